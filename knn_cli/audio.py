@@ -1,0 +1,245 @@
+"""The only door for sound: any file in, float32 mono at the asked rate out, whole or block by block.
+
+libsndfile decodes WAV, FLAC, OGG/Opus, MP3 and their kin; what it does not know goes through `ffmpeg` where that is
+installed. Both doors stream, so a file of any length costs the memory of one block.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from knn_cli.errors import AudioError
+from knn_cli.types import Floats, Waveform
+
+RATE = 16_000  # samples a second, what every shipped model hears
+BLOCK_SECONDS = 60.0
+NATIVE_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
+)
+FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .ts .wv .ape".split())
+SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
+
+_TRUNCATION_SECONDS = 0.1  # a header may promise this much more than there is before we call a file cut short
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; `seconds` is NaN where only decoding would tell."""
+
+    path: Path
+    rate: int
+    channels: int
+    seconds: float
+    format: str
+
+
+def find(root: Path) -> list[Path]:
+    """Audio files below a folder, by suffix, sorted by path; hidden files and folders are left out."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+
+
+def info(path: Path | str) -> AudioInfo:
+    """Read the header only. Raises AudioError for what is not audio."""
+    path = _existing(path)
+    try:
+        header = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        if shutil.which("ffmpeg") is None:
+            raise _unreadable(path) from error
+        for _ in blocks(path, seconds=1.0):  # ffmpeg names what it can't read
+            break
+        return AudioInfo(path, RATE, 1, float("nan"), "decoded by ffmpeg")
+    return AudioInfo(
+        path, header.samplerate, header.channels, header.duration, f"{header.format} {header.subtype}"
+    )
+
+
+def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
+    """The whole recording.
+
+    rate    : samples a second of what is returned
+    channel : "mix" (mean of all), "left", "right" or a number from 1
+
+    Returns a Waveform with (S,) float32 samples, nominally in [-1, 1].
+    Raises AudioError: missing or empty file, not audio, no samples, NaN or infinite samples, cut short, no such channel.
+    """
+    return Waveform(np.concatenate([block.samples for block in blocks(path, rate=rate, channel=channel)]), rate)
+
+
+def blocks(
+    path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float = BLOCK_SECONDS
+) -> Iterator[Waveform]:
+    """The recording as consecutive blocks of `seconds` (the last may be shorter); arguments and errors as `read`.
+
+    Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
+    """
+    path = _existing(path)
+    size = max(1, round(seconds * rate))
+    start = 0
+    for samples in _reblock(_resampled(path, rate, channel), size):
+        yield Waveform(samples, rate, start / rate)
+        start += len(samples)
+    if start == 0:
+        raise AudioError(f"{path} holds no samples.", "Check that the recording was written to its end.")
+
+
+def channels(path: Path | str) -> int:
+    """How many channels a file has (1 where only ffmpeg can read it: it is mixed there)."""
+    return info(path).channels
+
+
+def encode_flac(samples: Floats, rate: int) -> bytes:
+    """16-bit FLAC bytes of (S,) float32 samples; values beyond [-1, 1] are clipped."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1.0, 1.0), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes) -> Floats:
+    """(S,) float32 samples of what `encode_flac` wrote."""
+    from io import BytesIO
+
+    samples: Floats = soundfile.read(BytesIO(data), dtype="float32")[0]
+    return samples
+
+
+def _existing(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes).", "Copy or record it again.")
+    return path
+
+
+def _unreadable(path: Path) -> AudioError:
+    missing = shutil.which("ffmpeg") is None
+    other = "install ffmpeg for other formats" if missing else "ffmpeg could not read it either"
+    return AudioError(
+        f"{path} is not audio that can be read here.", f"WAV, FLAC, MP3, OGG and Opus are read as they are; {other}."
+    )
+
+
+def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
+    """(S,) float32 pieces at `rate`, checked for NaN."""
+    try:
+        file = soundfile.SoundFile(str(path))
+    except soundfile.LibsndfileError as error:
+        if shutil.which("ffmpeg") is None:
+            raise _unreadable(path) from error
+        yield from _checked(path, _ffmpeg(path, rate, channel))
+        return
+    except OSError as error:
+        raise AudioError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    with file:
+        pieces = _checked(path, _decoded(path, file, channel))
+        if file.samplerate == rate:
+            yield from pieces
+            return
+        resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
+        for piece in pieces:
+            yield resampler.resample_chunk(piece)
+        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _decoded(path: Path, file: soundfile.SoundFile, channel: str) -> Iterator[Floats]:
+    """(S,) float32 pieces at the file's own rate, one channel or the mean of all."""
+    pick = _channel_index(path, file.channels, channel)
+    promised, got = file.frames, 0
+    try:
+        while len(frames := file.read(1 << 19, dtype="float32", always_2d=True)):
+            got += len(frames)
+            yield frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path} is damaged after {got / file.samplerate:.1f} s.", "Copy or download it again."
+        ) from error
+    if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, and says so in its log only
+        note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+        if note and int(note[1]) < 0x7FFFF000:  # a streaming writer leaves the largest number there is
+            promised = promised * int(note[1]) // max(1, int(note[2]))
+    # Only these headers count samples exactly; MP3's is an estimate.
+    if file.format in {"WAV", "FLAC"} and promised - got > _TRUNCATION_SECONDS * file.samplerate:
+        raise AudioError(
+            f"{path} is cut short: its header promises {promised / file.samplerate:.1f} s, "
+            f"it holds {got / file.samplerate:.1f} s.",
+            "Copy or download it again.",
+        )
+
+
+def _channel_index(path: Path, count: int, channel: str) -> int | None:
+    """Index of the channel that a name asks for; None for the mix."""
+    if channel == "mix":
+        return None
+    number = {"left": "1", "right": "2"}.get(channel, channel)
+    if not number.isdigit() or int(number) == 0:
+        raise AudioError(f"There is no channel {channel!r}.", "Channels are mix, left, right, or a number from 1.")
+    if int(number) > count:
+        plural = "s" * (count > 1)
+        raise AudioError(f"{path} has {count} channel{plural}, not channel {number}.", "Try --channel mix.")
+    return int(number) - 1
+
+
+def _ffmpeg(path: Path, rate: int, channel: str) -> Iterator[Floats]:
+    """(S,) float32 pieces at `rate` from an ffmpeg process."""
+    number = {"left": "1", "right": "2"}.get(channel, channel)
+    mono = ["-ac", "1"] if channel == "mix" else ["-af", f"pan=mono|c0=c{int(number) - 1}"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn", *mono]
+    command += ["-ar", str(rate), "-f", "f32le", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while data := process.stdout.read(1 << 20):
+                data += process.stdout.read(-len(data) % 4)  # whole samples only
+                yield np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float32)
+        except GeneratorExit:  # the reader has heard enough
+            process.kill()
+            raise
+        if process.wait() > 0 or process.stderr.read().strip():
+            raise _unreadable(path)
+
+
+def _checked(path: Path, pieces: Iterable[Floats]) -> Iterator[Floats]:
+    for piece in pieces:
+        if not np.isfinite(piece).all():
+            raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
+        yield piece
+
+
+def _reblock(pieces: Iterator[Floats], size: int) -> Iterator[Floats]:
+    """The same samples in pieces of exactly `size`, the last one shorter."""
+    held: list[Floats] = []
+    count = 0
+    with closing(pieces):  # type: ignore[type-var]
+        for piece in pieces:
+            held.append(piece)
+            count += len(piece)
+            if count < size:
+                continue
+            joined = np.concatenate(held)
+            whole = count // size * size
+            for first in range(0, whole, size):
+                yield joined[first : first + size]
+            held, count = [joined[whole:]], count - whole
+    if count:
+        yield np.concatenate(held)

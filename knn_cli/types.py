@@ -1,0 +1,150 @@
+"""The values that pass between rooms: frozen, checked at birth, free of any path or device.
+
+Time spans and diarization results are `pyannote.core` values (Segment, Timeline, Annotation), so they are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Texts = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Mono sound.
+
+    samples : (S,) float32, nominally in [-1, 1]
+    rate    : samples a second
+    start   : seconds from the beginning of its recording to the first sample
+    """
+
+    samples: Floats
+    rate: int
+    start: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+    def crop(self, start: float, end: float) -> Waveform:
+        """The part between two times in seconds, both counted from the beginning of the recording."""
+        first = max(0, round((start - self.start) * self.rate))
+        last = max(first, round((end - self.start) * self.rate))
+        return Waveform(self.samples[first:last], self.rate, self.start + first / self.rate)
+
+
+def _texts(values: Iterable[str] | None, rows: int) -> Texts:
+    return np.full(rows, "", dtype=np.str_) if values is None else np.asarray(list(values), dtype=np.str_)
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """Embeddings with where they come from; row i of every array belongs to the same segment.
+
+    data      : (N, D) float32
+    name      : (N,) recording of the segment
+    group, subgroup, speaker : (N,) labels, "" where unknown
+    start, end: (N,) float64 seconds in the recording, NaN where unknown
+    embedder  : fingerprint of the bundle that made them, "" where unknown (see `bundle.Bundle.fingerprint`)
+    """
+
+    data: Floats
+    name: Texts
+    group: Texts
+    subgroup: Texts
+    speaker: Texts
+    start: Doubles
+    end: Doubles
+    embedder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 2:
+            raise ValueError(f"embeddings are (N, D), not {self.data.shape}")
+        for column in ("name", "group", "subgroup", "speaker", "start", "end"):
+            if len(getattr(self, column)) != len(self.data):
+                raise ValueError(f"{column} has {len(getattr(self, column))} rows, data has {len(self.data)}")
+
+    @classmethod
+    def of(
+        cls,
+        data: Any,
+        name: Iterable[str],
+        *,
+        group: Iterable[str] | None = None,
+        subgroup: Iterable[str] | None = None,
+        speaker: Iterable[str] | None = None,
+        start: Sequence[float] | Doubles | None = None,
+        end: Sequence[float] | Doubles | None = None,
+        embedder: str = "",
+    ) -> EmbeddingSet:
+        """Build from plain lists; columns that are left out are filled with "" and NaN."""
+        matrix = np.asarray(data, dtype=np.float32)
+        rows = len(matrix)
+        return cls(
+            matrix,
+            _texts(name, rows),
+            _texts(group, rows),
+            _texts(subgroup, rows),
+            _texts(speaker, rows),
+            np.full(rows, np.nan) if start is None else np.asarray(start, dtype=np.float64),
+            np.full(rows, np.nan) if end is None else np.asarray(end, dtype=np.float64),
+            embedder,
+        )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.data.shape[1])
+
+    def label(self, level: str) -> Texts:
+        """One label a row: `level` is group, subgroup, speaker or name."""
+        if level not in LABEL_LEVELS:
+            raise ValueError(f"no label level {level!r}")
+        column: Texts = getattr(self, level)
+        return column
+
+    def take(self, rows: Any) -> EmbeddingSet:
+        """The rows chosen by an index array, a boolean mask or a slice."""
+        columns = ("data", "name", "group", "subgroup", "speaker", "start", "end")
+        return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+
+
+LABEL_LEVELS = ("group", "subgroup", "speaker", "name")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """What a classifier says of N segments and C labels.
+
+    labels         : C names, in the order of the columns
+    log_likelihood : (N, C) float64, calibrated log-likelihoods up to a constant a row (natural logarithm)
+    name           : (N,) recording (or file) of the segment
+    start, end     : (N,) float64 seconds, NaN where unknown
+    truth          : (N,) true label, "" where unknown
+    """
+
+    labels: tuple[str, ...]
+    log_likelihood: Doubles
+    name: Texts
+    start: Doubles
+    end: Doubles
+    truth: Texts = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
+
+    def __post_init__(self) -> None:
+        if self.log_likelihood.shape != (len(self.name), len(self.labels)):
+            raise ValueError(
+                f"scores are {self.log_likelihood.shape}, rows and labels {(len(self.name), len(self.labels))}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.name)

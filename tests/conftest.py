@@ -1,0 +1,43 @@
+"""Shared fixtures. No test may reach the network: sockets are refused here, once, for all of them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("a test tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and reference answers beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("needs ../shared")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def example() -> Path:
+    return Path(__file__).resolve().parents[1] / "examples" / "meeting.flac"
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Path:
+    """Two seconds of a 440 Hz tone, 16 kHz mono WAV."""
+    path = tmp_path / "tone.wav"
+    time = np.arange(32000) / 16000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * time), 16000)
+    return path
