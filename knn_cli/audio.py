@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -20,6 +21,9 @@ import soxr
 
 from knn_cli.errors import AudioError
 from knn_cli.types import Floats, Waveform
+
+if TYPE_CHECKING:
+    from pyannote.core import Segment
 
 RATE = 16_000  # samples a second, what every shipped model hears
 BLOCK_SECONDS = 60.0
@@ -83,14 +87,14 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
 
 
 def blocks(
-    path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float = BLOCK_SECONDS
+    path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float | None = None
 ) -> Iterator[Waveform]:
-    """The recording as consecutive blocks of `seconds` (the last may be shorter); arguments and errors as `read`.
+    """The recording as consecutive blocks of `seconds` (a minute; the last may be shorter); arguments and errors as `read`.
 
     Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
     """
     path = _existing(path)
-    size = max(1, round(seconds * rate))
+    size = max(1, round((seconds or BLOCK_SECONDS) * rate))
     start = 0
     for samples in _reblock(_resampled(path, rate, channel), size):
         yield Waveform(samples, rate, start / rate)
@@ -99,9 +103,26 @@ def blocks(
         raise AudioError(f"{path} holds no samples.", "Check that the recording was written to its end.")
 
 
-def channels(path: Path | str) -> int:
-    """How many channels a file has (1 where only ffmpeg can read it: it is mixed there)."""
-    return info(path).channels
+def crops(
+    path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix"
+) -> Iterator[Floats]:
+    """(S,) float32 samples of each span of a recording, in one pass and the memory of the longest span and a block.
+
+    spans : pyannote.core Segments in seconds, sorted by start; they may overlap; what lies past the end is left out
+    """
+    stream = blocks(path, rate=rate, channel=channel)
+    held, first = np.zeros(0, dtype=np.float32), 0  # samples in hand, index of the first of them
+    with closing(stream):  # type: ignore[type-var]
+        for span in spans:
+            start, stop = round(span.start * rate), round(span.end * rate)
+            if start < first:
+                raise ValueError(f"spans must be sorted by start: {span} comes after {first / rate:.3f} s")
+            while first + len(held) < stop and (block := next(stream, None)) is not None:
+                drop = min(start - first, len(held))
+                held, first = np.concatenate([held[drop:], block.samples]), first + drop
+            drop = min(start - first, len(held))
+            held, first = held[drop:], first + drop
+            yield held[start - first : stop - first]
 
 
 def encode_flac(samples: Floats, rate: int) -> bytes:

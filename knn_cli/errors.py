@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class KnnError(Exception):
     """A mistake that the user can mend: one sentence that says what is wrong, one hint that says what to do."""
@@ -29,3 +31,11 @@ class StoreError(KnnError):
 
 class BundleError(KnnError):
     """A model bundle that is missing, incomplete, altered, or made for other embeddings."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that a command over many files could not do, and why; the others are done all the same."""
+
+    file: str
+    error: KnnError

@@ -1,10 +1,10 @@
-"""From the path of a recording to what it is: recording name, group, subgroup, speaker.
+r"""From the path of a recording to what it is: recording name, group, subgroup, speaker.
 
 Four kinds of rule, told apart by their look:
 
     folder                       subgroup = parent folder ("3-2"), group = its first part ("3")
     group/speaker/file           the last parts of the path, named in order; `*` passes one over
-    (?P<group>\\w+)-.*            a regular expression with named groups, searched in the relative path
+    (?P<group>\w+)-.*            a regular expression with named groups, searched in the relative path
     labels.csv, labels.tsv       a table with a column path, file or name, and label columns
 """
 
@@ -33,7 +33,7 @@ class Labels:
 
 Rule = Callable[[PurePath], Labels]
 
-_FIELDS = ("name", "group", "subgroup", "speaker")
+FIELDS = ("name", "group", "subgroup", "speaker")  # of Labels, in its order
 _COLUMNS = {  # column names of tables, as people write them
     "group": ("group", "language", "label"),
     "subgroup": ("subgroup", "dialect", "variety"),
@@ -59,7 +59,7 @@ def rule(spec: str) -> Rule:
     if spec.lower().endswith((".csv", ".tsv", ".txt")):
         return _by_table(Path(spec))
     parts = spec.split("/")
-    if len(parts) > 1 and parts[-1] in {"file", "*"} and set(parts[:-1]) <= {*_FIELDS, "*"}:
+    if len(parts) > 1 and parts[-1] in {"file", "*"} and set(parts[:-1]) <= {*FIELDS, "*"}:
         return _by_parts(parts)
     raise KnnError(
         f"There is no label rule {spec!r}.",
@@ -92,8 +92,8 @@ def _by_expression(spec: str) -> Rule:
         expression = re.compile(spec)
     except re.error as error:
         raise KnnError(f"The label expression {spec!r} is not a regular expression: {error}.") from error
-    if unknown := set(expression.groupindex) - set(_FIELDS):
-        raise KnnError(f"The label expression names {', '.join(sorted(unknown))}.", f"Known: {', '.join(_FIELDS)}.")
+    if unknown := set(expression.groupindex) - set(FIELDS):
+        raise KnnError(f"The label expression names {', '.join(sorted(unknown))}.", f"Known: {', '.join(FIELDS)}.")
 
     def apply(path: PurePath) -> Labels:
         match = expression.search(path.as_posix())

@@ -2,8 +2,8 @@
 
 Every pooling is built as `POOLINGS.build(name, layers=L, channels=C, **args)`, has the attribute `dimension`,
 and maps L tensors (B, T, C) and an optional mask (B, T), True at real frames, to embeddings (B, dimension).
-The layers may come from a generator: no pooling holds more than one of them, so nothing of size (L, B, T, C) or
-(B, T, heads, C) exists.
+The layers may come from a generator: no pooling holds more than one of them, so nothing of size (L, B, T, C)
+or (B, T, heads, C) exists.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class MHFA(nn.Module):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) float of `layers`, exactly L tensors (B, T, C) float.
 
-        `mask` (B, T) bool is True at real frames; each clip has at least one. Padded frames may hold anything.
+        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
 
         Raises:
             ValueError: when another number of layers comes.
@@ -78,7 +78,8 @@ class MHFA(nn.Module):
             values = values.masked_fill(~mask.unsqueeze(-1), 0.0)  # a weight of 0 times infinity would be NaN
         attention = logits.softmax(dim=1)  # (B, T, H), over time
         pooled = torch.bmm(attention.transpose(1, 2), values)  # (B, H, D)
-        return self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
+        embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
+        return embeddings
 
     def _weighted_sums(self, layers: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Both softmax-weighted sums over layers, each (B, T, C), as running sums."""
@@ -123,7 +124,7 @@ class MeanPooling(nn.Module):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, C) of `layers`; layers after the chosen one are never asked for.
 
-        `mask` (B, T) bool is True at real frames; each clip has at least one. Padded frames may hold anything.
+        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
 
         Raises:
             ValueError: when fewer layers come than the chosen one needs.

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyannote.core import Segment
 
 from knn_cli import audio
 from knn_cli.errors import AudioError
@@ -58,6 +61,21 @@ def test_blocks_join_to_the_whole(tmp_path: Path, rate: int, seconds: float) -> 
     assert [part.start * 16000 for part in parts] == pytest.approx(
         [i * round(seconds * 16000) for i in range(len(parts))]
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 3.2), st.floats(0, 2)), max_size=8), st.sampled_from([0.1, 0.5, 60.0]))
+def test_crops_are_slices_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, spans: list[tuple[float, float]], seconds: float
+) -> None:
+    path = tmp_path_factory.mktemp("crops") / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 16000, subtype="FLOAT")
+    whole = audio.read(path).samples
+    ordered = [Segment(start, start + length) for start, length in sorted(spans)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio, "BLOCK_SECONDS", seconds)
+        for span, crop in zip(ordered, audio.crops(path, ordered), strict=True):
+            assert np.array_equal(crop, whole[round(span.start * 16000) : round(span.end * 16000)])
 
 
 def test_flac_bytes_round_trip() -> None:

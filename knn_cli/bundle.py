@@ -1,0 +1,279 @@
+"""A model is a folder that explains itself. This is the only reader and writer of such folders, and it is strict.
+
+    config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
+                          views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder
+    weights.safetensors   the Network's weights, `encoder.*` and `pooling.*`
+    classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
+    README.md             the model's card
+
+A bundle's fingerprint names its weights and everything else that decides an embedding; stores and classifiers carry
+it, so that embeddings of two models never meet by mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from knn_cli.errors import BundleError
+from knn_cli.registry import ENCODERS, POOLINGS
+
+if TYPE_CHECKING:
+    import torch
+
+    from knn_cli.network import Network
+
+SCHEMA = 1
+DEFAULT = "small"
+
+CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
+_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what decides an embedding
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder and its config; weights are read by `load_network`."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def has_network(self) -> bool:
+        return "encoder" in self.config
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the network hears."""
+        return int(self.config["audio"]["rate"])
+
+    @property
+    def scale(self) -> float:
+        """Factor on [-1, 1] samples before the network."""
+        return float(self.config["audio"]["scale"])
+
+    @property
+    def fingerprint(self) -> str:
+        """`name@hash` of the embedder: what embeddings made with (or classified by) this bundle carry."""
+        if not self.has_network:
+            return str(self.config.get("embedder", ""))
+        identity = json.dumps({key: self.config[key] for key in _IDENTITY}, sort_keys=True)
+        origin = self.config.get("embedder_name", self.name)
+        return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+    @property
+    def classifier(self) -> Path | None:
+        """The classifier's file, None where the bundle has none."""
+        path = self.folder / CLASSIFIER
+        return path if path.is_file() else None
+
+    def view(self, name: str) -> slice:
+        """The part of the embedding that serves `name` (such as "speaker"); all of it where none is declared."""
+        first, last = self.config.get("views", {}).get(name, (0, None))
+        return slice(first, last)
+
+
+def search_path() -> list[Path]:
+    """Folders that hold bundles, first found first taken: KNN_MODELS, ./models, the user's folder, the shipped ones."""
+    package = Path(__file__).resolve().parent
+    named = [Path(part) for part in os.environ.get("KNN_MODELS", "").split(os.pathsep) if part]
+    shipped = package / "models" if (package / "models").is_dir() else package.parent / "models"
+    return [*named, Path("models"), user_folder(), shipped]
+
+
+def user_folder() -> Path:
+    """Where a user's own bundles lie (XDG data folder on Linux)."""
+    return Path(platformdirs.user_data_dir("knn")) / "models"
+
+
+def available() -> dict[str, Path]:
+    """Name -> folder of every bundle on the search path."""
+    found: dict[str, Path] = {}
+    for root in search_path():
+        for config in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
+            found.setdefault(config.parent.name, config.parent)
+    return found
+
+
+def find(model: str | Path | None = None) -> Bundle:
+    """A bundle by name or by path; None is the default one.
+
+    Raises BundleError: no such bundle (lists those there are), unreadable config, unknown schema, missing keys.
+    """
+    model = DEFAULT if model is None else model
+    as_path = Path(model)
+    if (as_path / CONFIG).is_file():
+        return _open(as_path)
+    known = available()
+    if str(model) in known:
+        return _open(known[str(model)])
+    if as_path.is_dir():
+        raise BundleError(f"{model} is a folder without {CONFIG}, so it is no model bundle.", _known(known))
+    raise BundleError(f"There is no model {str(model)!r}.", _known(known))
+
+
+def find_embedder(fingerprint: str) -> Bundle:
+    """The bundle on the search path that makes embeddings of this fingerprint; BundleError when there is none."""
+    known = available()
+    for folder in known.values():
+        bundle = _open(folder)
+        if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint):
+            return bundle
+    raise BundleError(f"No model here makes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
+
+
+def same_embedder(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one embedder: the hash counts, the name before it is for people."""
+    return one.rpartition("@")[2] == other.rpartition("@")[2]
+
+
+def check_embedder(made_by: str, needed: str, what: str) -> None:
+    """BundleError that names both when embeddings and model do not belong together; an unknown maker passes."""
+    if made_by and needed and not same_embedder(made_by, needed):
+        raise BundleError(
+            f"{what} holds embeddings of {made_by}, the model works on those of {needed}.",
+            "Make the embeddings again with that model, or train a model on these.",
+        )
+
+
+def load_network(bundle: Bundle) -> Network:
+    """The bundle's network with its weights, in evaluation mode, on the CPU.
+
+    Raises BundleError: no network in the bundle, weights missing or not those of the config, keys or sizes that do not
+    fit (all of them listed).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not bundle.has_network:
+        raise BundleError(f"The bundle {bundle.folder} has a classifier only.", "Name a model that embeds.")
+    path = bundle.folder / WEIGHTS
+    if not path.is_file():
+        raise BundleError(f"The bundle {bundle.folder} lacks {WEIGHTS}.", "Copy the whole folder again.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != bundle.config["weights_sha256"]:
+        raise BundleError(f"{path} is not the file that {CONFIG} names (sha256 differs).", "Copy the folder again.")
+    try:
+        state = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
+    network = build_network(bundle.config)
+    load_strictly(network, state, str(path))
+    return network.eval()
+
+
+def build_network(config: Mapping[str, Any]) -> Network:
+    """A network of the config's encoder and pooling with fresh weights; KnnError for unknown names or arguments."""
+    from knn_cli.network import Network
+
+    encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
+    sizes = {"layers": encoder.layers, "channels": encoder.channels}
+    pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
+    return Network(encoder, pooling)
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy `state` into `module`; BundleError that lists every missing, extra and mis-sized key."""
+    expected = module.state_dict()
+    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
+    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:20]) + ("; ..." if len(problems) > 20 else "")
+        raise BundleError(f"{source} does not fit the network: {len(problems)} keys differ ({shown}).")
+    module.load_state_dict(dict(state))
+
+
+def write(
+    folder: Path | str,
+    config: Mapping[str, Any],
+    *,
+    state: Mapping[str, torch.Tensor] | None = None,
+    classifier: Path | None = None,
+    card: str = "",
+    force: bool = False,
+) -> Bundle:
+    """Write a bundle folder, whole or not at all.
+
+    config     : without schema and weights_sha256, which are added
+    state      : weights of the Network; None for a classifier alone
+    classifier : a finished classifier.h5 to copy in
+    card       : text of README.md
+
+    Raises BundleError: the folder exists (and `force` is not set, or it is no bundle), or cannot be written.
+    """
+    folder = Path(folder)
+    check_free(folder, force)
+    full = {"schema": SCHEMA, **config}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            temporary.chmod(0o755)
+            if state is not None:
+                from safetensors.torch import save
+
+                data = save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
+                full["weights_sha256"] = hashlib.sha256(data).hexdigest()
+                (temporary / WEIGHTS).write_bytes(data)
+            if classifier is not None:
+                shutil.copyfile(classifier, temporary / CLASSIFIER)
+            (temporary / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (temporary / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BundleError(f"The bundle {folder} cannot be written: {reason}.", "Check permissions and space.") from error
+    return _open(folder)
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """BundleError when a bundle cannot go to `folder`: call it before hours of work, `write` calls it again."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file()):
+        raise BundleError(f"{folder} exists and is no model bundle.", "Name another folder; it will not be replaced.")
+    if (folder / CONFIG).is_file() and not force:
+        raise BundleError(f"The bundle {folder} exists already.", "Name another folder, or replace it with --force.")
+
+
+def _open(folder: Path) -> Bundle:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}.", "Copy the whole folder again.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("schema"), int):
+        raise BundleError(f"{path} is no model bundle's config: it has no schema number.")
+    if config["schema"] > SCHEMA:
+        raise BundleError(f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn.")
+    needed: Iterable[str] = ("name", "kind")
+    if "encoder" in config:
+        needed = (*needed, *_IDENTITY)
+    if missing := [key for key in needed if key not in config]:
+        raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
+    return Bundle(folder, config)
+
+
+def _known(known: Mapping[str, Path]) -> str:
+    return f"Models here: {', '.join(sorted(known)) or '(none)'}; a path to a bundle's folder works too."

@@ -1,0 +1,292 @@
+"""`knn convert` as functions: audio to stores, embeddings of other programs to stores, stores to other programs' files,
+checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides how it is written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from knn_cli import audio, bundle, exchange, kaldi, labels, store
+from knn_cli.errors import AudioError, Failure, KnnError, StoreError
+from knn_cli.store import AudioRow, Store, StoreWriter
+from knn_cli.types import EmbeddingSet
+
+SEGMENT_SECONDS = 40.0  # the mother project's
+MINIMUM_SECONDS = 1.0
+
+CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
+STORE_SUFFIXES = frozenset([".h5", ".hdf5"])
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass
+class Conversion:
+    """What was made.
+
+    kind    : audio, embeddings, bundle, or files for another program
+    rows    : segments or embeddings written, `earlier` sources already done by an interrupted run not counted
+    dropped : rests shorter than the minimum, `dropped_seconds` in all
+    """
+
+    out: Path
+    kind: str
+    sources: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    dropped: int = 0
+    dropped_seconds: float = 0.0
+    earlier: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def convert(
+    src: Path | str,
+    out: Path | str,
+    *,
+    label_rule: str = "folder",
+    segment: float = SEGMENT_SECONDS,
+    minimum: float = MINIMUM_SECONDS,
+    channel: str = "mix",
+    rate: int = audio.RATE,
+    recursive: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Make `out` of `src`.
+
+    src        : folder of audio, audio file; folder of .gz embeddings, .scp, .ark, .npz, .csv; store; checkpoint
+    label_rule : see `labels.rule`
+    segment, minimum : seconds a segment; shorter rests are dropped and counted
+    recursive  : look for .gz files in all folders below
+
+    Raises KnnError: nothing in `src` that can be converted, an output that exists, what readers and writers raise.
+    """
+    src, out = Path(src), Path(out)
+    if not src.exists():
+        raise KnnError(f"{src} does not exist.", "Check the path.")
+    store_kind = store.kind_of(src)
+    if store_kind is not None:
+        return _from_store(src, store_kind, out, force)
+    if src.suffix.lower() in STORE_SUFFIXES:
+        raise StoreError(f"{src} is not an HDF5 store, or is damaged.", "Make it again.")
+    if _is_checkpoint(src):
+        return _from_checkpoint(src, out, force)
+    if src.is_file() and src.suffix.lower() in exchange.READERS.names():
+        return _embeddings(src, out, recursive=False, force=force)
+    if src.is_dir() and (files := audio.find(src)):
+        relative = [PurePosixPath(path.relative_to(src).as_posix()) for path in files]
+        cut = _Cut(label_rule, segment, minimum, channel, rate)
+        return _audio(src, relative, out, cut, force, progress)
+    if src.is_dir() and any(src.rglob("*.gz") if recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
+        return _embeddings(src, out, recursive=recursive, force=force)
+    if src.is_dir():
+        hint = "Audio is found at any depth; embeddings in .gz files below the first level need -r."
+        raise KnnError(f"{src} holds no audio, no embeddings and no checkpoint that knn knows.", hint)
+    cut = _Cut(label_rule, segment, minimum, channel, rate)
+    return _audio(src.parent, [PurePosixPath(src.name)], out, cut, force, progress)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How recordings become rows."""
+
+    label_rule: str
+    segment: float
+    minimum: float
+    channel: str
+    rate: int
+
+
+def _audio(
+    root: Path, files: list[PurePosixPath], out: Path, cut: _Cut, force: bool, progress: Progress | None
+) -> Conversion:
+    _needs_suffix(out, STORE_SUFFIXES, "an audio store")
+    if cut.segment <= 0 or not 0 <= cut.minimum <= cut.segment:
+        raise KnnError(
+            f"Segments of {cut.segment:g} s with a minimum of {cut.minimum:g} s make no sense.",
+            "The segment is above 0, the minimum between 0 and the segment.",
+        )
+    apply = labels.rule(cut.label_rule)
+    labelled = [(file, apply(file)) for file in files]  # a mistake in the rule shows before any work
+    result = Conversion(out, "audio")
+    plan = {"root": root.resolve(), "files": [str(file) for file in files], "cut": vars(cut)}
+    with StoreWriter(out, "audio", {"rate": cut.rate}, plan=plan, force=force) as writer:
+        for done, (file, label) in enumerate(labelled, start=1):
+            if str(file) in writer.finished:
+                result.earlier += 1
+            else:
+                try:
+                    result.rows += writer.add(str(file), _rows(root / file, label, cut, result))
+                    result.sources += 1
+                except AudioError as error:
+                    result.failures.append(Failure(str(root / file), error))
+            if progress is not None:
+                progress(done, len(labelled))
+        if result.rows == 0 and not result.earlier:
+            _refuse_nothing(root, result)
+    return result
+
+
+def _rows(path: Path, label: labels.Labels, cut: _Cut, result: Conversion) -> Iterator[AudioRow]:
+    for block in audio.blocks(path, rate=cut.rate, channel=cut.channel, seconds=cut.segment):
+        if block.seconds < min(cut.minimum, cut.segment):
+            result.dropped += 1
+            result.dropped_seconds += block.seconds
+            continue
+        result.seconds += block.seconds
+        end = block.start + block.seconds
+        yield AudioRow(block, label.name, label.group, label.subgroup, label.speaker, block.start, end)
+
+
+def _refuse_nothing(root: Path, result: Conversion) -> None:
+    if result.failures:
+        first = result.failures[0].error
+        raise type(first)(first.message, first.hint) if len(result.failures) == 1 else KnnError(
+            f"None of the {len(result.failures)} files in {root} can be read; the first: {first.message}", first.hint
+        )
+    raise KnnError(
+        f"All of {root} is shorter than the minimum: {result.dropped} rests, {result.dropped_seconds:.2f} s.",
+        "Lower --min-segment.",
+    )
+
+
+def _embeddings(src: Path, out: Path, *, recursive: bool, force: bool) -> Conversion:
+    _needs_suffix(out, STORE_SUFFIXES, "an embedding store")
+    store.check_free(out, force)
+    embeddings = exchange.read_embeddings(src, recursive=recursive)
+    store.write(out, embeddings, force=force)
+    return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
+
+
+def _from_store(src: Path, kind: str, out: Path, force: bool) -> Conversion:
+    if out.suffix.lower() not in {*STORE_SUFFIXES, *exchange.WRITERS.names(), ""}:
+        known = ", ".join(sorted({*exchange.WRITERS.names(), ".h5"}))
+        raise KnnError(f"{out} has no suffix that a store can be written to.", f"Known: {known}; a folder for Kaldi.")
+    if out.exists() and out.resolve() == src.resolve():
+        raise KnnError(f"{out} is the source itself.", "Name another file.")
+    if out.suffix == "":
+        return _kaldi_folder(src, kind, out, force)
+    if kind == "audio":
+        raise StoreError(f"{src} holds audio; {out.suffix} is for embeddings.", "Embed it first with `knn embed`.")
+    store.check_free(out, force)
+    embeddings = store.read(src)
+    if out.suffix.lower() in STORE_SUFFIXES:
+        store.write(out, embeddings, force=force)
+    else:
+        exchange.write_embeddings(out, embeddings)
+    return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
+
+
+def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
+    """A Kaldi data directory: utt2spk, spk2utt, utt2lang and segments' sound or vectors."""
+    occupied = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if occupied and not (force and (out / "utt2spk").is_file()):
+        raise KnnError(f"{out} exists already.", "Name another folder, or replace a Kaldi folder with --force.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        with Store(src) as opened:
+            rows = opened.embeddings() if kind == "embeddings" else _columns(opened)
+            speakers = [one or name for one, name in zip(rows.speaker.tolist(), rows.name.tolist(), strict=True)]
+            # Kaldi sorts utterances and speakers side by side, so an utterance begins with its speaker.
+            named = [name if one == name else f"{one}-{name}" for one, name in zip(speakers, rows.name, strict=True)]
+            ids = exchange.utterance_ids(replace(rows, name=np.array(named)))
+            if kind == "audio":
+                _write_sound(opened, ids, temporary, out)
+            else:
+                _write_vectors(rows, ids, temporary, out)
+        words = ["_".join(speaker.split()) for speaker in speakers]
+        _write_lines(temporary / "utt2spk", [f"{utt} {word}" for utt, word in zip(ids, words, strict=True)])
+        _write_lines(temporary / "spk2utt", _grouped(words, ids))
+        languages = zip(ids, rows.group.tolist(), rows.subgroup.tolist(), strict=True)
+        _write_lines(temporary / "utt2lang", [f"{utt} {sub or group}" for utt, group, sub in languages if sub or group])
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    except OSError as error:
+        raise KnnError(f"{out} cannot be written: {error.strerror or error}.", "Check permissions and space.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Conversion(out, "Kaldi data directory", sources=len(set(rows.name.tolist())), rows=len(rows))
+
+
+def _columns(opened: Store) -> EmbeddingSet:
+    """The columns of an audio store as an EmbeddingSet of no dimensions."""
+    texts = {field: opened.column(field) for field in labels.FIELDS}
+    start, end = opened.times()
+    return EmbeddingSet(np.zeros((len(opened), 0), np.float32), start=start, end=end, **texts)
+
+
+def _write_sound(opened: Store, ids: list[str], folder: Path, final: Path) -> None:
+    (folder / "audio").mkdir()
+    lines = []
+    for row, (utt, segment) in enumerate(zip(ids, opened.segments(), strict=True)):
+        flac = audio.encode_flac(segment.waveform.samples, segment.waveform.rate)
+        (folder / "audio" / f"{row:07d}.flac").write_bytes(flac)
+        lines.append(f"{utt} {final.resolve() / 'audio'}/{row:07d}.flac")
+    _write_lines(folder / "wav.scp", lines)
+
+
+def _write_vectors(rows: EmbeddingSet, ids: list[str], folder: Path, final: Path) -> None:
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    with (folder / "embedding.ark").open("wb") as file:
+        offsets = kaldi.write_ark(file, [ids[row] for row in order], rows.data[order])
+    archive = final.resolve() / "embedding.ark"
+    lines = [f"{ids[row]} {archive}:{offset}" for row, offset in zip(order, offsets, strict=True)]
+    _write_lines(folder / "embedding.scp", lines)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    if lines:
+        path.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+
+
+def _grouped(keys: list[str], values: list[str]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for key, value in zip(keys, values, strict=True):
+        found.setdefault(key, []).append(value)
+    return [f"{key} {' '.join(sorted(members))}" for key, members in found.items()]
+
+
+def _is_checkpoint(src: Path) -> bool:
+    if src.is_dir():
+        return (src / "config.json").is_file() and any(src.glob("*.safetensors")) or any(src.glob("pytorch_model*.bin"))
+    return src.suffix.lower() in CHECKPOINT_SUFFIXES
+
+
+def _from_checkpoint(src: Path, out: Path, force: bool) -> Conversion:
+    from knn_cli import importers
+
+    bundle.check_free(out, force)
+    found = importers.import_checkpoint(src)
+    config = {
+        "name": out.name,
+        "kind": "embedder",
+        "audio": {"rate": audio.RATE, "scale": 1.0},
+        "encoder": {"name": found.name, "args": found.args},
+        "pooling": {"name": "mean", "args": {}},
+        "training": {"imported": found.source},
+    }
+    state = {f"encoder.{key}": value for key, value in found.state.items()}
+    bundle.write(out, config, state=state, card=_card(out.name, found.source), force=force)
+    values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
+    return Conversion(out, "bundle", sources=1, rows=values)
+
+
+def _card(name: str, source: str) -> str:
+    return (
+        f"# {name}\n\nImported from {source}. Its embedding is the mean over time of the last layer, until a pooling is"
+        "\ntrained. The licence is that of the imported weights.\n"
+    )
+
+
+def _needs_suffix(out: Path, suffixes: frozenset[str], what: str) -> None:
+    if out.suffix.lower() not in suffixes:
+        raise KnnError(f"{out} is no name for {what}.", f"Give it the suffix {' or '.join(sorted(suffixes))}.")

@@ -1,0 +1,149 @@
+"""Diarization results as text: RTTM, CSV and JSON, one table of writers; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from knn_cli.errors import KnnError
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
+
+# NIST RT-09 evaluation plan, appendix A: what else an RTTM file may hold; only SPEAKER lines are turns.
+OTHER_RTTM_TYPES = frozenset(
+    "SEGMENT NOSCORE NO_RT_METADATA LEXEME NON-LEX NON-SPEECH FILLER EDIT IP SU CB A/P SPKR-INFO".split()
+)
+
+
+def read_rttm(path: str | Path) -> dict[str, Annotation]:
+    """Speaker turns of an RTTM file, by recording, in the order in which recordings first appear.
+
+    Blank lines, `;;` comments and RTTM lines that are not turns are passed over, turns of no length left out.
+    Raises KnnError with the line's number for a line that is not RTTM, and for a file that cannot be read.
+    """
+    from pyannote.core import Annotation, Segment
+
+    recordings: dict[str, Annotation] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise KnnError(f"{path} cannot be read: {error.strerror}.", "Give the path of an RTTM file.") from error
+    except UnicodeDecodeError as error:
+        raise KnnError(f"{path} is not a text file.", "Give the path of an RTTM file.") from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or line.lstrip().startswith(";;") or fields[0] in OTHER_RTTM_TYPES:
+            continue
+        if fields[0] != "SPEAKER" or len(fields) < 8:
+            raise _broken(path, number, "is not an RTTM line")
+        uri, label = fields[1], fields[7]
+        try:
+            start, duration = float(fields[3]), float(fields[4])
+        except ValueError as error:
+            raise _broken(path, number, "has no number where start and duration should be") from error
+        if not (0 <= start < math.inf and 0 <= duration < math.inf):
+            raise _broken(path, number, "has a start or duration below zero or not finite")
+        turns = recordings.setdefault(uri, Annotation(uri=uri))
+        if duration > 0:
+            turns[Segment(start, start + duration), number] = label
+    return recordings
+
+
+def _broken(path: str | Path, number: int, what: str) -> KnnError:
+    return KnnError(
+        f"Line {number} of {path} {what}.",
+        "Expected: SPEAKER <file> 1 <start> <duration> <NA> <NA> <speaker> <NA> <NA>.",
+    )
+
+
+def _turns(annotation: Annotation) -> Iterator[tuple[int, int, str]]:
+    """(start, end, speaker) in whole milliseconds, by time; start and end are rounded each, so neighbours still meet."""
+    for segment, _, label in annotation.itertracks(yield_label=True):
+        start, end = round(segment.start * 1000), round(segment.end * 1000)
+        if end > start:
+            yield start, end, str(label)
+
+
+def _word(text: str | None) -> str:
+    """One RTTM field: no white space inside, never empty."""
+    return "_".join((text or "").split()) or "<NA>"
+
+
+def write_rttm(annotation: Annotation, file: TextIO) -> None:
+    """Write turns as RTTM SPEAKER lines, to the millisecond; white space in names becomes an underscore."""
+    for start, end, label in _turns(annotation):
+        file.write(
+            f"SPEAKER {_word(annotation.uri)} 1 {start / 1000:.3f} {(end - start) / 1000:.3f}"
+            f" <NA> <NA> {_word(label)} <NA> <NA>\n"
+        )
+
+
+def write_csv(annotation: Annotation, file: TextIO) -> None:
+    """Write turns as CSV with a header: file, start, end (seconds), speaker."""
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(("file", "start", "end", "speaker"))
+    for start, end, label in _turns(annotation):
+        rows.writerow((annotation.uri or "", f"{start / 1000:.3f}", f"{end / 1000:.3f}", label))
+
+
+def write_json(annotation: Annotation, file: TextIO) -> None:
+    """Write one line of JSON: {"file", "speakers": [...], "turns": [{"start", "end", "speaker"}, ...]}."""
+    turns = [
+        {"start": start / 1000, "end": end / 1000, "speaker": label} for start, end, label in _turns(annotation)
+    ]
+    speakers = list(dict.fromkeys(turn["speaker"] for turn in turns))
+    json.dump({"file": annotation.uri, "speakers": speakers, "turns": turns}, file, ensure_ascii=False)
+    file.write("\n")
+
+
+DIARIZATION_WRITERS: dict[str, Callable[[Annotation, TextIO], None]] = {
+    "rttm": write_rttm,
+    "csv": write_csv,
+    "json": write_json,
+}
+
+
+@contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """A text file to write that takes its name only when the block ends well; an existing file stays until then.
+
+    Written under a temporary name in the same folder, which is removed upon any error. A device or a pipe (as
+    /dev/stdout) is written straight. What the file system refuses is a KnnError.
+    """
+    wanted = Path(path)
+    temporary: Path | None = None
+    try:
+        if wanted.is_dir():
+            raise KnnError(f"{path} is a folder.", "Give the name of a file.")
+        if wanted.exists() and not wanted.is_file():
+            with wanted.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            return
+        target = wanted.resolve()  # a link stays a link to the new file
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(target)
+        temporary = None
+    except OSError as error:
+        if error.filename not in (None, str(wanted), str(temporary)):
+            raise  # about another file that the block opened
+        raise KnnError(f"{path} cannot be written: {error.strerror or error}.", _remedy(error)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "Create the folder first, or name one that exists."
+    if isinstance(error, PermissionError):
+        return "Name a folder that you may write to."
+    return "Name a place with room that can be written to."

@@ -1,0 +1,148 @@
+"""The HDF5 store: round trips, the mother project's files, kills and resumption, refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knn_cli import store
+from knn_cli.errors import StoreError
+from knn_cli.store import AudioRow, Store, StoreWriter
+from knn_cli.types import EmbeddingSet, Waveform
+
+
+def some(rows: int, seed: int = 0, dimension: int = 4, embedder: str = "m@1") -> EmbeddingSet:
+    generator = np.random.default_rng(seed)
+    names = [f"rec{seed}_{i} žluťoučký" for i in range(rows)]
+    return EmbeddingSet.of(
+        generator.normal(size=(rows, dimension)), names, group=["cs"] * rows, start=np.arange(rows), embedder=embedder
+    )
+
+
+def equal(a: EmbeddingSet, b: EmbeddingSet) -> bool:
+    texts = all((getattr(a, field) == getattr(b, field)).all() for field in ("name", "group", "subgroup", "speaker"))
+    times = np.array_equal(a.start, b.start, equal_nan=True) and np.array_equal(a.end, b.end, equal_nan=True)
+    return texts and times and np.array_equal(a.data, b.data) and a.embedder == b.embedder
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 2100), seed=st.integers(0, 9))
+def test_embeddings_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
+    path = tmp_path_factory.mktemp("store") / "e.h5"
+    store.write(path, some(rows, seed))
+    assert equal(store.read(path), some(rows, seed))
+    assert not path.with_name("e.h5.parts").exists()
+
+
+def test_audio_round_trip(tmp_path: Path) -> None:
+    samples = (np.arange(-800, 800, dtype=np.float32) / 32768) * 10
+    rows = [AudioRow(Waveform(samples, 16000), "a", "3", "3-2", "eva", 0.0, 0.1) for _ in range(3)]
+    with StoreWriter(tmp_path / "a.h5", "audio", {"rate": 16000}, plan={}) as writer:
+        writer.add("a.wav", rows)
+    with Store(tmp_path / "a.h5", "audio") as opened:
+        assert (len(opened), opened.rate, opened.kind) == (3, 16000, "audio")
+        for row in opened.segments():
+            assert np.allclose(row.waveform.samples, samples, atol=1 / 32768)
+            assert (row.name, row.group, row.subgroup, row.speaker) == ("a", "3", "3-2", "eva")
+            assert (row.start, row.end) == (0, 0.1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_mother_projects_files_are_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    data = np.arange(12, dtype=np.float32).reshape(3, 4)
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file["Data"] = data
+        file["Name"] = np.array([b"r1", b"r1", "ř2".encode()]).reshape(shape)
+        file["GroupID"] = np.array([b"1", b"1", b"3"]).reshape(shape)
+        file["SubgroupID"] = np.array([b"1-1", b"1-1", b"3-2"]).reshape(shape)
+    found = store.read(tmp_path / "old.h5")
+    assert np.array_equal(found.data, data)
+    assert list(found.name) == ["r1", "r1", "ř2"] and list(found.subgroup) == ["1-1", "1-1", "3-2"]
+    assert found.embedder == "" and np.isnan(found.start).all()
+
+
+def test_an_error_keeps_finished_sources_and_the_same_plan_goes_on(tmp_path: Path) -> None:
+    path, plan = tmp_path / "e.h5", {"sources": ["a", "b"]}
+    with pytest.raises(RuntimeError), StoreWriter(path, "embeddings", {}, plan=plan) as writer:
+        writer.add("a", some(5, 1, embedder=""))
+        raise RuntimeError("power cut")
+    assert not path.exists()
+    with pytest.raises(StoreError, match="unfinished work of another"), StoreWriter(path, "embeddings", {}, plan={}):
+        pass
+    with StoreWriter(path, "embeddings", {}, plan=plan) as writer:
+        assert writer.finished == {"a"}
+        writer.add("b", some(4, 2, embedder=""))
+    whole = store.read(path)
+    assert np.array_equal(whole.data, np.concatenate([some(5, 1).data, some(4, 2).data]))
+
+
+def test_a_killed_writer_leaves_the_old_store_and_resumable_shards(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    store.write(path, some(2))
+    script = f"""
+import os, signal
+from knn_cli.store import StoreWriter
+from tests.test_store import some
+with StoreWriter({str(path)!r}, "embeddings", {{}}, plan={{"n": 3}}, force=True) as writer:
+    for i in range(2):
+        writer.add(str(i), some(3, i)); writer.flush()
+    writer.add("2", some(3, 2))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert equal(store.read(path), some(2))  # the old one, whole
+    with StoreWriter(path, "embeddings", {}, plan={"n": 3}, force=True) as writer:
+        assert writer.finished == {"0", "1"}
+        writer.add("2", some(3, 2))
+    assert np.array_equal(store.read(path).data, np.concatenate([some(3, i).data for i in range(3)]))
+
+
+def test_refusals(tmp_path: Path) -> None:
+    store.write(tmp_path / "e.h5", some(2))
+    with pytest.raises(StoreError, match="exists already"):
+        store.write(tmp_path / "e.h5", some(3))
+    store.write(tmp_path / "e.h5", some(3), force=True)
+    assert len(store.read(tmp_path / "e.h5")) == 3
+    with pytest.raises(StoreError, match="holds embeddings, not audio"):
+        Store(tmp_path / "e.h5", "audio")
+    with pytest.raises(StoreError, match="does not exist"):
+        store.read(tmp_path / "none.h5")
+    (tmp_path / "text.h5").write_text("no")
+    with pytest.raises(StoreError, match="not an HDF5 store"):
+        store.read(tmp_path / "text.h5")
+    with pytest.raises(StoreError, match=r"folder .* does not exist"):
+        store.write(tmp_path / "no" / "e.h5", some(2))
+    with pytest.raises(StoreError, match="is a folder"):
+        store.write(tmp_path, some(2))
+    with h5py.File(tmp_path / "new.h5", "w") as file:
+        file.attrs["schema"] = 99
+    with pytest.raises(StoreError, match="schema 99"):
+        store.read(tmp_path / "new.h5")
+    with h5py.File(tmp_path / "half.h5", "w") as file:
+        file["Data"] = np.zeros((2, 3))
+    with pytest.raises(StoreError, match="lacks the dataset Name"):
+        store.read(tmp_path / "half.h5")
+    with pytest.raises(StoreError, match="nothing to write"), StoreWriter(tmp_path / "n.h5", "embeddings", {}, plan={}):
+        pass
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_append", full)
+    with pytest.raises(StoreError, match=r"cannot be written: No space left on device"):
+        store.write(tmp_path / "e.h5", some(2))
+    assert not (tmp_path / "e.h5").exists()

