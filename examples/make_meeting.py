@@ -96,9 +96,7 @@ class Speaker:
             raise RuntimeError("espeak-ng does not start")
         self._espeak.espeak_ng_SetRandSeed(ctypes.c_long(SEED))  # its hiss is seeded by the clock otherwise
         self._heard: list[NDArray[np.int16]] = []
-        callback = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
+        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._callback = callback(self._hear)  # kept: espeak holds only its address
         self._espeak.espeak_SetSynthCallback(self._callback)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        part.touch()  # so that it is this line that fails, in the system's own words, and not some library
         yield part
         part.replace(path)
     except OSError as error:
         raise KnnError(
             f"{path} cannot be written: {error.strerror or error}.",
             "Choose a folder that exists, that you may write to, and that has room.",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise KnnError(
+            f"{path} cannot be written: {error.object!r} is no valid Unicode.", "Rename the file that it comes from."
         ) from error
     finally:
         part.unlink(missing_ok=True)

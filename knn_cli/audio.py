@@ -69,9 +69,7 @@ def info(path: Path | str) -> AudioInfo:
         for _ in blocks(path, seconds=1.0):  # ffmpeg names what it can't read
             break
         return AudioInfo(path, RATE, 1, float("nan"), "decoded by ffmpeg")
-    return AudioInfo(
-        path, header.samplerate, header.channels, header.duration, f"{header.format} {header.subtype}"
-    )
+    return AudioInfo(path, header.samplerate, header.channels, header.duration, f"{header.format} {header.subtype}")
 
 
 def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
@@ -81,7 +79,7 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
     channel : "mix" (mean of all), "left", "right" or a number from 1
 
     Returns a Waveform with (S,) float32 samples, nominally in [-1, 1].
-    Raises AudioError: missing or empty file, not audio, no samples, NaN or infinite samples, cut short, no such channel.
+    Raises AudioError: missing, empty, not audio, no samples, NaN or infinite samples, cut short, no such channel.
     """
     return Waveform(np.concatenate([block.samples for block in blocks(path, rate=rate, channel=channel)]), rate)
 
@@ -89,7 +87,7 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
 def blocks(
     path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float | None = None
 ) -> Iterator[Waveform]:
-    """The recording as consecutive blocks of `seconds` (a minute; the last may be shorter); arguments and errors as `read`.
+    """The recording as consecutive blocks of `seconds` (a minute), the last maybe shorter; else as `read`.
 
     Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
     """
@@ -103,9 +101,7 @@ def blocks(
         raise AudioError(f"{path} holds no samples.", "Check that the recording was written to its end.")
 
 
-def crops(
-    path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix"
-) -> Iterator[Floats]:
+def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix") -> Iterator[Floats]:
     """(S,) float32 samples of each span of a recording, in one pass and the memory of the longest span and a block.
 
     spans : pyannote.core Segments in seconds, sorted by start; they may overlap; what lies past the end is left out

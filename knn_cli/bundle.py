@@ -243,7 +243,9 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BundleError(f"The bundle {folder} cannot be written: {reason}.", "Check permissions and space.") from error
+        raise BundleError(
+            f"The bundle {folder} cannot be written: {reason}.", "Check permissions and space."
+        ) from error
     return _open(folder)
 
 
@@ -266,7 +268,9 @@ def _open(folder: Path) -> Bundle:
     if not isinstance(config, dict) or not isinstance(config.get("schema"), int):
         raise BundleError(f"{path} is no model bundle's config: it has no schema number.")
     if config["schema"] > SCHEMA:
-        raise BundleError(f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn.")
+        raise BundleError(
+            f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn."
+        )
     needed: Iterable[str] = ("name", "kind")
     if "encoder" in config:
         needed = (*needed, *_IDENTITY)

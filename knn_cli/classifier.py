@@ -88,7 +88,7 @@ def _parse(file: h5py.File) -> ClassifierFile:
     if (kind := file.attrs.get("kind")) != "classifier":
         raise ValueError(f"its kind is {kind!r}, not 'classifier'")
     if (schema := file.attrs.get("schema")) != SCHEMA:
-        raise BundleError(f"The classifier file has schema {schema}, this program reads {SCHEMA}.", "Update knn.")
+        raise BundleError(f"{file.filename} has schema {schema}, this program reads {SCHEMA}.", "Update knn.")
     wanted = {"": {"meta", "classifier", "calibration"}, "classifier": _ARRAYS, "calibration": {"scale", "offsets"}}
     for place, names in wanted.items():
         found = set(file[place or "/"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class AgglomerativeClustering:
         min_speakers: int | None = None,
         max_speakers: int | None = None,
     ) -> Labels:
-        """embeddings : (N, D) -> (N,) labels."""
+        """Cluster embeddings (N, D) into labels (N,); see the module's head for what is promised."""
         points = _unit(embeddings)
         low, high = _bounds(len(points), num_speakers, min_speakers, max_speakers)
         if len(points) < 2:
@@ -116,7 +117,7 @@ class SpectralClustering:
         min_speakers: int | None = None,
         max_speakers: int | None = None,
     ) -> Labels:
-        """embeddings : (N, D) -> (N,) labels."""
+        """Cluster embeddings (N, D) into labels (N,); see the module's head for what is promised."""
         points = _unit(embeddings)
         low, high = _bounds(len(points), num_speakers, min_speakers, max_speakers)
         if len(points) < 2:
@@ -175,9 +176,7 @@ def _bounds(count: int, number: int | None, least: int | None, most: int | None)
     low, high = (1 if least is None else least), (count if most is None else most)
     if number is not None:
         if (least is not None and number < least) or (most is not None and number > most):
-            raise KnnError(
-                f"{number} speakers are not within the minimum and maximum given.", "Give the number alone."
-            )
+            raise KnnError(f"{number} speakers are not within the minimum and maximum given.", "Give the number alone.")
         low = high = number
     if low < 1 or (most is not None and most < 1):
         raise KnnError("The number of speakers must be 1 or more.", "Leave it out to have it estimated.")
@@ -198,7 +197,7 @@ def _in_order(labels: NDArray[np.integer]) -> Labels:
 
 def _means(points: Doubles, weights: Doubles, labels: NDArray[np.integer], count: int) -> tuple[Doubles, Doubles]:
     """Weighted mean (count, D) and summed weight (count,) of each label's points."""
-    total = np.bincount(labels, weights=weights, minlength=count)
+    total = np.bincount(labels, weights=weights, minlength=count).astype(np.float64)
     means = np.zeros((count, points.shape[1]))
     np.add.at(means, labels, points * weights[:, None])
     return means / np.maximum(total, 1e-300)[:, None], total
@@ -207,13 +206,14 @@ def _means(points: Doubles, weights: Doubles, labels: NDArray[np.integer], count
 def _blocks(count: int, size: int) -> Iterator[slice]:
     """Consecutive blocks of nearly equal length, none longer than `size`."""
     edges = np.linspace(0, count, math.ceil(count / size) + 1).round().astype(int)
-    return (slice(int(first), int(last)) for first, last in zip(edges[:-1], edges[1:], strict=True))
+    return (slice(first, last) for first, last in pairwise(edges.tolist()))
 
 
 def _condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np.integer]]:
     """At most `limit` weighted centroids that stand for all points, and which of them each point belongs to.
 
-    Each block of `limit` neighbours in time is merged down to a quarter, as often as needed. Means are not brought
+    Each block of `limit` neighbours in time is merged down to a quarter, as often as needed, by average linkage:
+    centroid linkage would grow one cluster that takes in everybody when embeddings are noisy. Means are not brought
     back to length 1: their products are then the mean cosines of their members, so average and centroid linkage go on
     as if all members were still there.
     """
@@ -225,7 +225,7 @@ def _condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np
         for block in _blocks(len(points), limit):
             size = len(points[block])
             left = max(1, size // 4)
-            merges, _ = _merge_order(points[block], weights[block], "centroid")
+            merges, _ = _merge_order(points[block], weights[block], "average")
             labels[block] = found + _cut(merges, size, size - left)
             found += left
         points, weights = _means(points, weights, labels, found)
@@ -297,9 +297,7 @@ def _cut(merges: Labels, count: int, steps: int) -> Labels:
     return _in_order(owner)
 
 
-def _nearest_cut(
-    merges: Labels, weights: Doubles, wanted: int, size: int, low: int, high: int
-) -> tuple[int, int]:
+def _nearest_cut(merges: Labels, weights: Doubles, wanted: int, size: int, low: int, high: int) -> tuple[int, int]:
     """The cut nearest to `wanted` whose number of clusters of at least `size` is within bounds; (steps, size)."""
     while size > 1:
         current = weights.copy()

@@ -1,5 +1,6 @@
-"""`knn convert` as functions: audio to stores, embeddings of other programs to stores, stores to other programs' files,
-checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides how it is written."""
+"""`knn convert` as functions: audio and other programs' embeddings to stores, stores to other programs' files,
+checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides how it is written.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from knn_cli import audio, bundle, exchange, kaldi, labels, store
 from knn_cli.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.store import AudioRow, Store, StoreWriter
 from knn_cli.types import EmbeddingSet
+
+if TYPE_CHECKING:
+    from knn_cli.importers import ImportedEncoder
 
 SEGMENT_SECONDS = 40.0  # the mother project's
 MINIMUM_SECONDS = 1.0
@@ -147,8 +152,13 @@ def _rows(path: Path, label: labels.Labels, cut: _Cut, result: Conversion) -> It
 def _refuse_nothing(root: Path, result: Conversion) -> None:
     if result.failures:
         first = result.failures[0].error
-        raise type(first)(first.message, first.hint) if len(result.failures) == 1 else KnnError(
-            f"None of the {len(result.failures)} files in {root} can be read; the first: {first.message}", first.hint
+        raise (
+            type(first)(first.message, first.hint)
+            if len(result.failures) == 1
+            else KnnError(
+                f"None of the {len(result.failures)} files in {root} can be read; the first: {first.message}",
+                first.hint,
+            )
         )
     raise KnnError(
         f"All of {root} is shorter than the minimum: {result.dropped} rests, {result.dropped_seconds:.2f} s.",
@@ -196,7 +206,8 @@ def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
             rows = opened.embeddings() if kind == "embeddings" else _columns(opened)
             speakers = [one or name for one, name in zip(rows.speaker.tolist(), rows.name.tolist(), strict=True)]
             # Kaldi sorts utterances and speakers side by side, so an utterance begins with its speaker.
-            named = [name if one == name else f"{one}-{name}" for one, name in zip(speakers, rows.name, strict=True)]
+            pairs = zip(speakers, rows.name.tolist(), strict=True)
+            named = [name if one == name else f"{one}-{name}" for one, name in pairs]
             ids = exchange.utterance_ids(replace(rows, name=np.array(named)))
             if kind == "audio":
                 _write_sound(opened, ids, temporary, out)
@@ -205,13 +216,15 @@ def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
         words = ["_".join(speaker.split()) for speaker in speakers]
         _write_lines(temporary / "utt2spk", [f"{utt} {word}" for utt, word in zip(ids, words, strict=True)])
         _write_lines(temporary / "spk2utt", _grouped(words, ids))
-        languages = zip(ids, rows.group.tolist(), rows.subgroup.tolist(), strict=True)
-        _write_lines(temporary / "utt2lang", [f"{utt} {sub or group}" for utt, group, sub in languages if sub or group])
+        languages = [sub or group for group, sub in zip(rows.group.tolist(), rows.subgroup.tolist(), strict=True)]
+        _write_lines(temporary / "utt2lang", [f"{utt} {one}" for utt, one in zip(ids, languages, strict=True) if one])
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
     except OSError as error:
-        raise KnnError(f"{out} cannot be written: {error.strerror or error}.", "Check permissions and space.") from error
+        raise KnnError(
+            f"{out} cannot be written: {error.strerror or error}.", "Check permissions and space."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Conversion(out, "Kaldi data directory", sources=len(set(rows.name.tolist())), rows=len(rows))
@@ -219,9 +232,8 @@ def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
 
 def _columns(opened: Store) -> EmbeddingSet:
     """The columns of an audio store as an EmbeddingSet of no dimensions."""
-    texts = {field: opened.column(field) for field in labels.FIELDS}
-    start, end = opened.times()
-    return EmbeddingSet(np.zeros((len(opened), 0), np.float32), start=start, end=end, **texts)
+    name, group, subgroup, speaker = (opened.column(field) for field in labels.FIELDS)
+    return EmbeddingSet(np.zeros((len(opened), 0), np.float32), name, group, subgroup, speaker, *opened.times())
 
 
 def _write_sound(opened: Store, ids: list[str], folder: Path, final: Path) -> None:
@@ -257,7 +269,8 @@ def _grouped(keys: list[str], values: list[str]) -> list[str]:
 
 def _is_checkpoint(src: Path) -> bool:
     if src.is_dir():
-        return (src / "config.json").is_file() and any(src.glob("*.safetensors")) or any(src.glob("pytorch_model*.bin"))
+        weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin")]
+        return (src / "config.json").is_file() and bool(weights)
     return src.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
@@ -275,15 +288,15 @@ def _from_checkpoint(src: Path, out: Path, force: bool) -> Conversion:
         "training": {"imported": found.source},
     }
     state = {f"encoder.{key}": value for key, value in found.state.items()}
-    bundle.write(out, config, state=state, card=_card(out.name, found.source), force=force)
+    bundle.write(out, config, state=state, card=_card(out.name, found), force=force)
     values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
     return Conversion(out, "bundle", sources=1, rows=values)
 
 
-def _card(name: str, source: str) -> str:
+def _card(name: str, found: ImportedEncoder) -> str:
     return (
-        f"# {name}\n\nImported from {source}. Its embedding is the mean over time of the last layer, until a pooling is"
-        "\ntrained. The licence is that of the imported weights.\n"
+        f"# {name}\n\nImported from {found.source}. Its embedding is the mean over time of the last layer, until a\n"
+        f"pooling is trained.\n\n{found.licence_note}\n"
     )
 
 

@@ -7,7 +7,8 @@ One embedding stands for a file, a segment of a file, a row of an audio store or
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -181,17 +182,40 @@ def embed_file(
     return _labelled(rows, [units[row] for row in kept], [label] * len(kept), embedder)
 
 
-def embed_store(store: Store, embedder: Embedder, *, use_vad: bool = True) -> Iterator[tuple[str, EmbeddingSet, int]]:
-    """Embeddings of an audio store's rows, many rows at a time: (key of the group, embeddings, rows left out as silent).
+@dataclass(frozen=True)
+class Group:
+    """Embeddings of neighbouring rows of an audio store.
 
-    Raises BundleError when the store's rate is not the model's.
+    key    : names the group, the same in every run with the same batch size
+    silent : rows left out for want of speech
+    done   : rows of the store up to here
+    """
+
+    key: str
+    embeddings: EmbeddingSet
+    silent: int
+    done: int
+
+
+def embed_store(
+    store: Store, embedder: Embedder, *, use_vad: bool = True, skip: Collection[str] = ()
+) -> Iterator[Group]:
+    """Embeddings of an audio store's rows, many rows at a time.
+
+    skip : keys of groups that are not wanted again
+
+    Raises KnnError when the store's rate is not the model's.
     """
     if store.rate != embedder.rate:
         raise KnnError(
             f"{store.path} holds sound at {store.rate} Hz, {embedder.bundle.name} hears {embedder.rate} Hz.",
             f"Convert again with --rate {embedder.rate}.",
         )
+    done = 0
     for number, group in enumerate(_groups(store.segments(), 4 * embedder.batch_seconds)):
+        done += len(group)
+        if str(number) in skip:
+            continue
         if use_vad:
             sound = [_for_vad(row.waveform) for row in group]
             regions = [
@@ -207,7 +231,7 @@ def embed_store(store: Store, embedder: Embedder, *, use_vad: bool = True) -> It
         rows = embedder.averages(_chunked(spoken, embedder.rate))
         spans = [Segment(group[row].start, group[row].end) for row in kept]
         known = [labels.Labels(*(getattr(group[row], field) for field in labels.FIELDS)) for row in kept]
-        yield str(number), _labelled(rows, spans, known, embedder), len(group) - len(kept)
+        yield Group(str(number), _labelled(rows, spans, known, embedder), len(group) - len(kept), done)
 
 
 def _for_vad(waveform: Waveform) -> Floats:

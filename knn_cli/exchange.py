@@ -117,7 +117,7 @@ def _gz_vector(path: Path) -> Floats:
         raise StoreError(f"{path} holds {len(lines)} lines; a text embedding is one line of numbers.")
     words = lines[0].split(",") if "," in lines[0] else lines[0].split()
     try:
-        return np.array(words, dtype=np.float64).astype(np.float32)
+        return _single(np.array(words, dtype=np.float64))
     except ValueError as error:
         raise StoreError(f"{path} holds something that is no number: {error}.") from error
 
@@ -136,7 +136,12 @@ def _stack(rows: Sequence[NDArray[Any]], sources: Sequence[str]) -> Floats:
                 f"The embedding in {source} has {len(row)} dimensions, that in {sources[0]} has {len(rows[0])}.",
                 "Convert embeddings of different models one by one.",
             )
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)
+    return _single(np.stack(rows)) if rows else np.zeros((0, 0), np.float32)
+
+
+def _single(numbers: NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore"):  # becomes infinite, which read_embeddings refuses
+        return numbers.astype(np.float32)
 
 
 def _filled(
@@ -228,18 +233,20 @@ def _write_kaldi(path: Path, embeddings: EmbeddingSet) -> None:
     archive, script = path.with_suffix(".ark"), path.with_suffix(".scp")
     if re.search(r"^\||\|$|^\s|\s$|[\r\n]", str(archive)):
         raise StoreError(f"A Kaldi script file cannot name {str(archive)!r}.", "Choose a plainer name.")
-    with ExitStack() as stack:
-        parts = {one: stack.enter_context(replacing(one)) for one in (archive, script)}
-        with parts[archive].open("wb") as file:
-            offsets = kaldi.write_ark(file, ids, embeddings.data)
-        _write_table(parts[script], ids, [f"{archive}:{offset}" for offset in offsets])
+    stale = []  # tables of the files that are replaced, when there are no such labels now
+    with ExitStack() as stack:  # moves the last entered first: the archive before what points into it
         for column, table in _TABLES.items():
-            values = getattr(embeddings, column).tolist()
-            beside = _side(path, table)
+            values = [re.sub(r"\s+", " ", one) for one in getattr(embeddings, column).tolist()]
             if any(values):
-                _write_table(stack.enter_context(replacing(beside)), ids, [re.sub(r"\s+", " ", one) for one in values])
+                _write_table(stack.enter_context(replacing(_side(path, table))), ids, values)
             else:
-                beside.unlink(missing_ok=True)  # of the file that is replaced
+                stale.append(_side(path, table))
+        script_part, archive_part = (stack.enter_context(replacing(one)) for one in (script, archive))
+        with archive_part.open("wb") as file:
+            offsets = kaldi.write_ark(file, ids, embeddings.data)
+        _write_table(script_part, ids, [f"{archive}:{offset}" for offset in offsets])
+    for table_path in stale:
+        table_path.unlink(missing_ok=True)
 
 
 def _side(path: Path, table: str) -> Path:
@@ -298,7 +305,7 @@ def _read_npz(path: Path) -> EmbeddingSet:
     except ValueError as error:
         raise StoreError(f"{path}: start or end are no numbers: {error}.") from error
     embedder = str(arrays["embedder"]) if "embedder" in arrays else ""
-    return _filled(data, texts, times, embedder)
+    return _filled(_single(data), texts, times, embedder)
 
 
 def _decoded(path: Path, array: NDArray[Any]) -> list[str]:
@@ -344,7 +351,7 @@ def _read_csv(path: Path) -> EmbeddingSet:
                     raise StoreError(
                         f"{path}, line {reader.line_num}, has {len(row)} fields, the header {len(header)}."
                     )
-                rows.append(np.array([row[number] for number in numbers], dtype=np.float64).astype(np.float32))
+                rows.append(_single(np.array([row[number] for number in numbers], dtype=np.float64)))
                 for column, index in place.items():
                     texts[column].append(row[index])
             times = {column: [float(one or "nan") for one in texts.pop(column)] for column in _TIMES if column in texts}
@@ -376,7 +383,7 @@ def _delimiter(path: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As RFC 4180 has it; the csv module of Python before 3.13 leaves a carriage return bare and cannot read it back."""
+    """As RFC 4180 has it; the csv module of Python 3.10 writes a bare carriage return and cannot read it back."""
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\t\r\n]', text) else text
 
 

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, sparse, special
+from scipy import linalg, sparse
 
 from knn_cli.errors import KnnError
 from knn_cli.types import Doubles, Texts
 
-BLOCK = 8192  # rows that are turned into float64 at a time
+BLOCK = 2048  # rows that are worked on at a time: what a processor's cache holds in float64
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -84,12 +84,10 @@ class Statistics:
         )
         counts = np.bincount(codes, minlength=len(self.classes))
         means = (members.T @ rows) / np.maximum(counts, 1)[:, None]  # (C, D)
-        if not np.isfinite(means).all():
-            _refuse_rows(rows)
-        rows -= means[codes]
+        centred = rows - means[codes]
         if np.any(self.weights != 1):
-            rows *= np.sqrt(self.weights)[codes][:, None]
-        return self + replace(self, counts=counts, means=means, scatter=rows.T @ rows)
+            centred *= np.sqrt(self.weights)[codes][:, None]
+        return self + replace(self, counts=counts, means=means, scatter=centred.T @ centred)
 
     def __add__(self, other: Statistics) -> Statistics:
         """The statistics of both sets of rows. ValueError unless both were made for the same classes and weights."""
@@ -183,7 +181,7 @@ class GaussianLinearClassifier:
         balanced: bool,
         shrinkage: float,
     ) -> GaussianLinearClassifier:
-        """The classifier that had these values after `fit` (`covariance` shrunk already); scores are the same bits."""
+        """The classifier that had these values after `fit` (`covariance` shrunk already): the same log-likelihoods."""
         return cls(balanced=balanced, shrinkage=shrinkage, priors=priors)._set(
             classes, counts, means, covariance, shrinkage
         )
@@ -219,7 +217,7 @@ class GaussianLinearClassifier:
         priors = self._resolve_priors(counts)
         self.classes_, self.counts_, self.means_ = classes, counts, means
         self.covariance_, self.shrinkage_, self.priors_ = covariance, shrinkage, priors
-        self._centre = means.mean(axis=0)  # scores are worked out about it, so that offsets cost no digits
+        self._centre = means.mean(axis=0)  # densities are worked out about it, so that offsets cost no digits
         centred = means - self._centre
         self.coef_: Doubles = linalg.cho_solve((factor, True), centred.T).T  # (C, D)
         self._bias = -0.5 * np.einsum("cd,cd->c", centred, self.coef_)
@@ -233,19 +231,18 @@ class GaussianLinearClassifier:
         if not hasattr(self, "coef_"):
             raise RuntimeError("the classifier is not fitted")
         rows = np.asarray(X)
-        bias = self._bias if density else self._bias + np.log(self.priors_)
         scores = np.empty((len(rows), len(self.classes_)))
         for first in range(0, len(rows), BLOCK):
-            block = _block(rows[first : first + BLOCK], self.coef_.shape[1])
-            out = scores[first : first + BLOCK]
-            if not np.isfinite(block.sum()):
-                _refuse_rows(block)
-            block -= self._centre
-            np.matmul(block, self.coef_.T, out=out)
-            out += bias
+            block, out = _block(rows[first : first + BLOCK], self.coef_.shape[1]), scores[first : first + BLOCK]
             if density:
+                block = block - self._centre
+                np.matmul(block, self.coef_.T, out=out)
+                out += self._bias
                 white = block @ self._whitener.T  # (n, D)
                 out += (self._normaliser - 0.5 * np.einsum("nd,nd->n", white, white))[:, None]
+            else:
+                np.matmul(block, self.coef_.T, out=out)
+                out += self.intercept_
         return scores
 
     def log_likelihood(self, X: ArrayLike) -> Doubles:
@@ -268,7 +265,13 @@ class GaussianLinearClassifier:
 
     def predict_proba(self, X: ArrayLike) -> Doubles:
         """(N, C) posteriors under `priors_`; not calibrated."""
-        return np.asarray(special.softmax(self.decision_function(X), axis=1))
+        scores = self.decision_function(X)
+        for first in range(0, len(scores), BLOCK):
+            block = scores[first : first + BLOCK]
+            block -= block.max(axis=1, keepdims=True)
+            np.exp(block, out=block)
+            block /= block.sum(axis=1, keepdims=True)
+        return scores
 
 
 def oas_shrinkage(covariance: Doubles, rows: float) -> float:
@@ -319,19 +322,18 @@ def cross_log_likelihood(
 
 
 def _block(X: ArrayLike, dimension: int) -> Doubles:
-    """A float64 copy of rows (n, D), which the caller may change."""
-    rows = np.array(X, dtype=np.float64)
+    """Rows (n, D) in float64, not copied where they are that already; KnnError for another D, NaN or infinity."""
+    rows = np.asarray(X, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != dimension:
         raise KnnError(
-            f"The classifier takes embeddings of {dimension} dimensions, these have {rows.shape[-1] if rows.ndim else 0}.",
+            f"The classifier takes rows of {dimension} dimensions, these have {rows.shape[-1] if rows.ndim else 0}.",
             "Use embeddings of the model that the classifier was trained with.",
         )
-    return rows
-
-
-def _refuse_rows(rows: Doubles) -> None:
-    if bad := int(np.sum(~np.isfinite(rows).all(axis=1))):
+    with np.errstate(invalid="ignore", over="ignore"):
+        suspect = not np.isfinite(rows.sum())  # one pass without a copy; looked at closely only where need be
+    if suspect and (bad := int(np.sum(~np.isfinite(rows).all(axis=1)))):
         raise KnnError(
             f"NaN or infinite values in {bad} of {len(rows)} embeddings.",
             "Leave these rows out, or embed their recordings again.",
         )
+    return rows

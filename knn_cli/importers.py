@@ -35,6 +35,25 @@ LICENCE_NOTE = (
     "The weights keep the licence of their source. Microsoft's model cards for WavLM point to the licence of its "
     "UniSpeech repository (CC BY-SA 3.0); torchaudio states MIT for the same weights. Check before you pass them on."
 )
+# What Microsoft's own reader takes for settings that a cfg leaves out.
+_MICROSOFT_DEFAULTS: dict[str, Any] = {
+    "extractor_mode": "default",
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "conv_bias": False,
+    "normalize": False,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "relative_position_embedding": False,
+    "num_buckets": 320,
+    "max_distance": 1280,
+    "gru_rel_pos": False,
+}
 _SHOWN = 20  # keys listed in an error
 
 
@@ -81,25 +100,27 @@ def import_checkpoint(path: Path | str) -> ImportedEncoder:
 
 def _from_microsoft(content: Mapping[str, Any], path: Path) -> ImportedEncoder:
     config, state = content["cfg"], content["model"]
+    if isinstance(config, dict):
+        config = {**_MICROSOFT_DEFAULTS, **config}
     if not isinstance(config, dict) or not isinstance(state, dict):
         raise KnnError(f"{path} is no WavLM checkpoint: its cfg and model are no dictionaries.", _known())
     _require(config, {"activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}, path)
-    mode = _take(config, "extractor_mode", path)
+    mode = config["extractor_mode"]
     sizes = _sizes(
         path,
-        convolutions=_convolutions(_take(config, "conv_feature_layers", path), path),
-        convolution_bias=_take(config, "conv_bias", path),
+        convolutions=_convolutions(config["conv_feature_layers"], path),
+        convolution_bias=config["conv_bias"],
         convolution_norm={"default": "group", "layer_norm": "layer"}.get(mode, mode),
-        channels=_take(config, "encoder_embed_dim", path),
-        blocks=_take(config, "encoder_layers", path),
-        heads=_take(config, "encoder_attention_heads", path),
-        inner=_take(config, "encoder_ffn_embed_dim", path),
-        position_kernel=_take(config, "conv_pos", path),
-        position_groups=_take(config, "conv_pos_groups", path),
-        buckets=_take(config, "num_buckets", path),
-        distance=_take(config, "max_distance", path),
-        norm_first=_take(config, "layer_norm_first", path),
-        normalize=_take(config, "normalize", path),
+        channels=config["encoder_embed_dim"],
+        blocks=config["encoder_layers"],
+        heads=config["encoder_attention_heads"],
+        inner=config["encoder_ffn_embed_dim"],
+        position_kernel=config["conv_pos"],
+        position_groups=config["conv_pos_groups"],
+        buckets=config["num_buckets"],
+        distance=config["max_distance"],
+        norm_first=config["layer_norm_first"],
+        normalize=config["normalize"],
     )
     return _imported(sizes, state, microsoft(sizes.convolution_norm), "Microsoft", path)
 
@@ -109,7 +130,7 @@ def _from_hugging_face(folder: Path) -> ImportedEncoder:
     if config.get("model_type") != "wavlm":
         raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", _known())
     gelu = {"hidden_act": "gelu", "feat_extract_activation": "gelu"}
-    _require(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, absent=True)
+    _require(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder)
     base = SIZES["base"]  # transformers takes Base's value for what a config leaves out
 
     def take(key: str, default: Any) -> Any:
@@ -277,16 +298,10 @@ def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
     return replace(WavLMSizes(), **sizes)
 
 
-def _take(config: Mapping[str, Any], key: str, path: Path) -> Any:
-    if key not in config:
-        raise KnnError(f"The cfg of {path} lacks {key}.", _known())
-    return config[key]
-
-
-def _require(config: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, *, absent: bool = False) -> None:
-    """KnnError where a setting is not the only one that our network knows; `absent` settings pass."""
+def _require(config: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """KnnError where a setting is there and is not the only one that our network knows."""
     for key, value in wanted.items():
-        if (found := config.get(key, value if absent else None)) != value:
+        if (found := config.get(key, value)) != value:
             raise KnnError(f"{path} has {key} {found!r}, and knn's WavLM knows {value!r} only.", _known())
 
 
@@ -298,7 +313,7 @@ def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return value(left) + value(right)
             case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if times < 100:
-                return value(left) * times
+                return ast.literal_eval(left) * times
             case _:
                 return ast.literal_eval(node)
 

@@ -183,7 +183,7 @@ def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: f
 
 
 def min_cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> float:
-    """The least `cavg` that one threshold, common to all labels, can give; `cavg` minus this is the calibration loss."""
+    """The least `cavg` that one threshold for all labels can give; `cavg` minus this is the calibration loss."""
     scores, miss_cost, accept_cost = _trials(llr, truth, beta)
     order = np.argsort(-scores, kind="stable")
     scores, step = scores[order], (accept_cost - miss_cost)[order]

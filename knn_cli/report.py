@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -64,7 +64,7 @@ def _broken(path: str | Path, number: int, what: str) -> KnnError:
 
 
 def _turns(annotation: Annotation) -> Iterator[tuple[int, int, str]]:
-    """(start, end, speaker) in whole milliseconds, by time; start and end are rounded each, so neighbours still meet."""
+    """(start, end, speaker) in milliseconds, by time; start and end are rounded each, so neighbours still meet."""
     for segment, _, label in annotation.itertracks(yield_label=True):
         start, end = round(segment.start * 1000), round(segment.end * 1000)
         if end > start:
@@ -95,9 +95,7 @@ def write_csv(annotation: Annotation, file: TextIO) -> None:
 
 def write_json(annotation: Annotation, file: TextIO) -> None:
     """Write one line of JSON: {"file", "speakers": [...], "turns": [{"start", "end", "speaker"}, ...]}."""
-    turns = [
-        {"start": start / 1000, "end": end / 1000, "speaker": label} for start, end, label in _turns(annotation)
-    ]
+    turns = [{"start": start / 1000, "end": end / 1000, "speaker": label} for start, end, label in _turns(annotation)]
     speakers = list(dict.fromkeys(turn["speaker"] for turn in turns))
     json.dump({"file": annotation.uri, "speakers": speakers, "turns": turns}, file, ensure_ascii=False)
     file.write("\n")
@@ -136,13 +134,16 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
         if error.filename not in (None, str(wanted), str(temporary)):
             raise  # about another file that the block opened
         raise KnnError(f"{path} cannot be written: {error.strerror or error}.", _remedy(error)) from error
+    except UnicodeEncodeError as error:
+        raise KnnError(f"{path} cannot be written: {error.object!r} is no valid text.", "Rename that file.") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have come to be
+                temporary.unlink()
 
 
 def _remedy(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "Create the folder first, or name one that exists."
     if isinstance(error, PermissionError):
         return "Name a folder that you may write to."

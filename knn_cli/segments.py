@@ -62,9 +62,7 @@ def binarize(
     return Timeline([Segment(max(0.0, start - pad), min(limit, stop + pad)) for start, stop in kept]).support()
 
 
-def windows(
-    speech: Timeline, *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0
-) -> list[Segment]:
+def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0) -> list[Segment]:
     """Windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
 
     The last window of a region is moved back to end with the region, so that all of it is covered; a region no
@@ -87,9 +85,7 @@ def windows(
             found.append(region)
             continue
         steps = math.floor(spare / step + EPSILON)
-        found += [
-            Segment(region.start + k * step, region.start + k * step + duration) for k in range(steps + 1)
-        ]
+        found += [Segment(region.start + k * step, region.start + k * step + duration) for k in range(steps + 1)]
         if spare - steps * step > EPSILON:
             found.append(Segment(region.end - duration, region.end))
     return found
@@ -152,7 +148,7 @@ def _join(pieces: Sequence[Piece], gap: float) -> list[Piece]:
 
 
 def _absorb(pieces: list[Piece], shortest: float) -> list[Piece]:
-    """Within one speech region, the shortest piece under `shortest` takes its longer neighbour's label, until none is."""
+    """In one speech region, the shortest piece takes its longer neighbour's label while it is under `shortest`."""
     while len(pieces) > 1:
         lengths = [stop - start for start, stop, _ in pieces]
         at = min(range(len(pieces)), key=lengths.__getitem__)

@@ -265,9 +265,7 @@ class StoreWriter:
         if not self._pending:
             return
         sources = [source for source, _ in self._pending]
-        joined = {
-            name: _concatenate([columns[name] for _, columns in self._pending]) for name in self._pending[0][1]
-        }
+        joined = {name: _concatenate([columns[name] for _, columns in self._pending]) for name in self._pending[0][1]}
         shard = self._folder / f"{len(self._shards()):06d}.h5"
 
         def write_shard(temporary: Path) -> None:
@@ -283,7 +281,7 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:
-            if self._pending and not isinstance(error, StoreError):
+            if any(len(columns["Name"]) for _, columns in self._pending) and not isinstance(error, StoreError):
                 self.flush()  # finished sources are kept for the next run
             if not self._shards():
                 shutil.rmtree(self._folder, ignore_errors=True)

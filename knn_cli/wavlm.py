@@ -25,8 +25,10 @@ from knn_cli.registry import ENCODERS
 
 __all__ = ["SIZES", "WavLM", "WavLMSizes"]
 
-_FRAMES_AT_ONCE = 500  # frames (of the whole batch) whose convolutions are held at once: 10 s
-_SCORES_AT_ONCE = 2**22  # attention scores held at once: 16 MB in float32
+# (frames whose convolutions are held at once, attention scores held at once): on a CPU 5 s of sound and 16 MB, what
+# its cache likes; elsewhere enough to keep the device busy.
+_AT_ONCE = {"cpu": (250, 2**22)}
+_AT_ONCE_ELSEWHERE = (5000, 2**26)
 
 
 @dataclass(frozen=True)
@@ -206,15 +208,22 @@ class FrontEnd(nn.Module):
         self.stride, self.minimum = sizes.stride, sizes.minimum
 
     def forward(self, waveforms: Tensor, ends: list[int]) -> Tensor:
-        kernels = self._folded_kernels(waveforms, ends) if self.folds else None
         count = (waveforms.shape[1] - self.minimum) // self.stride + 1
-        at_once = count if torch.is_grad_enabled() else max(1, _FRAMES_AT_ONCE // len(waveforms))
-        parts = []
-        for start in range(0, count, at_once):
-            stop = min(start + at_once, count)
-            block = waveforms[:, start * self.stride : (stop - 1) * self.stride + self.minimum]
-            parts.append(self._convolve(block, kernels))  # (B, stop - start, C)
-        return torch.cat(parts, dim=1)
+        at_once, _ = _AT_ONCE.get(waveforms.device.type, _AT_ONCE_ELSEWHERE)
+        if torch.is_grad_enabled():
+            at_once = count * len(waveforms)  # all of it is kept for the way back anyway
+        clips = max(1, at_once // count)
+        rows = []
+        for first in range(0, len(waveforms), clips):
+            some = slice(first, first + clips)
+            kernels = self._folded_kernels(waveforms[some], ends[some]) if self.folds else None
+            parts = []
+            for start in range(0, count, at_once):
+                stop = min(start + at_once, count)
+                block = waveforms[some, start * self.stride : (stop - 1) * self.stride + self.minimum]
+                parts.append(self._convolve(block, kernels))  # (clips, stop - start, C)
+            rows.append(torch.cat(parts, dim=1))  # (clips, T, C)
+        return torch.cat(rows)
 
     def _folded_kernels(self, waveforms: Tensor, ends: list[int]) -> tuple[Tensor, Tensor]:
         """First convolution with its norm: kernels (B * channels, 1, kernel) and biases (B * channels,).
@@ -327,7 +336,8 @@ class Attention(nn.Module):
         rows = bias.unfold(1, frames, 1)  # (H, T, T)
         gate, query = gate.flip(2), by_head(self.query(x)).flip(2)
         key, value = by_head(self.key(x)), by_head(self.value(x))
-        at_once = max(1, _SCORES_AT_ONCE // (batch * self.heads * frames))
+        _, scores = _AT_ONCE.get(x.device.type, _AT_ONCE_ELSEWHERE)
+        at_once = max(1, scores // (batch * self.heads * frames))
         parts = []
         for start in range(0, frames, at_once):
             some = slice(start, start + at_once)

@@ -20,7 +20,11 @@ from knn_cli.labels import Labels, recording_name, rule
         ("group/speaker/file", "deep/cs/anna/01.wav", Labels("01", "cs", "", "anna")),
         ("group/*/file", "cs/anna/01.wav", Labels("01", "cs")),
         ("name/file", "meeting7/01.wav", Labels("meeting7")),
-        (r"(?P<group>\w+)-(?P<subgroup>\w+)/(?P<speaker>\w+?)_", "cs-mor/jan_3.wav", Labels("jan_3", "cs", "mor", "jan")),
+        (
+            r"(?P<group>\w+)-(?P<subgroup>\w+)/(?P<speaker>\w+?)_",
+            "cs-mor/jan_3.wav",
+            Labels("jan_3", "cs", "mor", "jan"),
+        ),
     ],
 )
 def test_rules(spec: str, path: str, expected: Labels) -> None:

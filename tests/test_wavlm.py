@@ -152,11 +152,11 @@ def test_blocks_of_frames_and_queries_change_nothing(
     torch.manual_seed(0)
     network, waveforms, lengths = WavLM(**sizes).eval(), noise(2, 20000), torch.tensor([20000, 9000])
     whole = list(network(waveforms, lengths))
-    monkeypatch.setattr(wavlm, "_FRAMES_AT_ONCE", 7)
-    monkeypatch.setattr(wavlm, "_SCORES_AT_ONCE", 5000)
     real = torch.arange(whole[0].shape[1]) < network.frames(lengths)[:, None]
-    for one, other in zip(network(waveforms, lengths), whole, strict=True):
-        torch.testing.assert_close(one[real], other[real], atol=1e-5, rtol=0)
+    for frames, scores in ((7, 5000), (62, 2**22), (1, 1)):
+        monkeypatch.setitem(wavlm._AT_ONCE, "cpu", (frames, scores))
+        for one, other in zip(network(waveforms, lengths), whole, strict=True):
+            torch.testing.assert_close(one[real], other[real], atol=1e-5, rtol=0)
 
 
 @MODES
@@ -212,7 +212,8 @@ def test_frames_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "layers", "channels", "million"), [("base", 13, 768, 94), ("base-plus", 13, 768, 94), ("large", 25, 1024, 315)]
+    ("size", "layers", "channels", "million"),
+    [("base", 13, 768, 94), ("base-plus", 13, 768, 94), ("large", 25, 1024, 315)],
 )
 def test_named_sizes(size: str, layers: int, channels: int, million: int) -> None:
     with torch.device("meta"):
@@ -228,7 +229,7 @@ def test_sizes_survive_json() -> None:
 
 
 def test_relative_position_buckets() -> None:
-    """By hand: 320 buckets, half a direction, 80 exact, then logarithmic up to 800 frames; and as transformers has it."""
+    """By hand: 320 buckets, half a direction, 80 exact, then logarithmic up to 800 frames; then by transformers."""
     positions = RelativePositions(heads=2, buckets=320, distance=800)
     offsets = torch.tensor([0, -1, -79, -80, -5000, 1, 79, 80, 253, 799, 800, 5000])
     # 253: 80 + 80 * log(253 / 80) / log(10) = 80 + 40.00...
@@ -269,14 +270,14 @@ class LargestTensor(TorchDispatchMode):
 def test_nothing_is_quadratic_and_no_convolution_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     network, samples = WavLM(**SMALL).eval(), 16000 * 8
     frames = network.frames(samples)
-    monkeypatch.setattr(wavlm, "_FRAMES_AT_ONCE", 20)
-    monkeypatch.setattr(wavlm, "_SCORES_AT_ONCE", 2**14)
+    monkeypatch.setitem(wavlm._AT_ONCE, "cpu", (20, 2**14))
     with LargestTensor() as spy:
         for _ in network(noise(1, samples)):
             pass
-    assert spy.largest < 4 * frames * frames / 4  # heads x frames x frames
-    assert spy.largest < 24 * samples / 5 / 2  # first convolution
-    assert spy.largest <= 10 * samples / 5  # the clip's windows, in float64
+    windows = 10 * samples // 5  # of the clip, for the norm over time
+    assert windows < 24 * samples // 5 / 2  # the first convolution's output
+    assert windows < 4 * frames**2 / 2  # heads x frames x frames
+    assert spy.largest <= windows
 
 
 @pytest.mark.parametrize(

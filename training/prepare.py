@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,14 +38,15 @@ def log_mel(waveform: NDArray[np.float32], mel: MelPower) -> NDArray[np.float16]
         waveform = np.pad(waveform, (0, mel.length - len(waveform)))
     with torch.inference_mode():
         powers = mel(torch.from_numpy(waveform)[None])[0]  # (N, 80)
-        return powers.clamp_min(FLOOR).log().half().numpy()
+        logs: NDArray[np.float16] = powers.clamp_min(FLOOR).log().half().numpy()
+        return logs
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
     """Save under a temporary name, then rename: a killed run leaves no half file."""
     temporary = path.with_name(path.name + ".tmp.npy")
     np.save(temporary, array)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_cache(folder: Path, name: str, parts: Iterable[NDArray[np.float16]]) -> None:

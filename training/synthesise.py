@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import espeakng_loader
+import espeakng_loader  # type: ignore[import-untyped]
 import numpy as np
 import soxr
 import torch
@@ -41,8 +41,8 @@ OTHERS = {
     "ar": ("ar",), "id": ("id",), "ko": ("ko",), "vi": ("vi",), "fa": ("fa",), "bn": ("bn",),
 }  # fmt: skip
 SCRIPTS = {
-    "bg": "CYRILLIC", "ru": "CYRILLIC", "uk": "CYRILLIC", "mk": "CYRILLIC", "el": "GREEK", "zh": "CJK", "hi": "DEVANAGARI",
-    "ar": "ARABIC", "fa": "ARABIC", "ko": "HANGUL", "bn": "BENGALI",
+    "bg": "CYRILLIC", "ru": "CYRILLIC", "uk": "CYRILLIC", "mk": "CYRILLIC", "el": "GREEK", "zh": "CJK",
+    "hi": "DEVANAGARI", "ar": "ARABIC", "fa": "ARABIC", "ko": "HANGUL", "bn": "BENGALI",
 }  # fmt: skip
 UNFIT = ("whisper", "Demonic", "croak", "Storm", "announcer", "fast", "obo")  # no voice of a person
 
@@ -66,9 +66,7 @@ class Espeak:
     """espeak-ng through ctypes: text -> 22,050 Hz samples and phones with their times."""
 
     _PHONEME = 7
-    _CALLBACK = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event)
-    )
+    _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
 
     def __init__(self) -> None:
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -86,7 +84,7 @@ class Espeak:
 
     def _take(self, samples: object, count: int, events: object) -> int:
         if count and samples:
-            self._audio.append(np.ctypeslib.as_array(samples, (count,)).copy())  # type: ignore[call-overload]
+            self._audio.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
         while events[index].type != 0:  # type: ignore[index]
             event = events[index]  # type: ignore[index]
@@ -198,7 +196,7 @@ def main() -> None:
         write_cache(cache, f"synth-{language}", mels)
         table.write_text(json.dumps(names, ensure_ascii=False))
         write_array(cache / f"synth-{language}.phones.npy", np.concatenate(targets))
-        print(f"{language}: {len(mels)} reels, {frames / 6000:.0f} min, {len(words)} words, {len(names)} phones", flush=True)
+        print(f"{language}: {len(mels)} reels, {frames / 6000:.0f} min, {len(words)} words", flush=True)
 
 
 if __name__ == "__main__":

