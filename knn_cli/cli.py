@@ -305,8 +305,8 @@ def classify(
 ) -> None:
     """Language or dialect of files or of a store's rows, with calibrated probabilities."""
     from knn_cli import pipeline, present
+    from knn_cli.atomic import replacing_text
     from knn_cli.classification import Classifier
-    from knn_cli.report import atomic_text
 
     sources = pipeline.expand(src)
     classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds)
@@ -315,7 +315,7 @@ def classify(
     failures = []
     tables: list[ScoreTable] = []
     with (
-        nullcontext(sys.stdout) if out is None else atomic_text(out) as stream,
+        nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
         talk.progress("Classifying") as progress,
     ):
         table_wanted = out is None and sys.stdout.isatty() and not as_json
@@ -359,6 +359,7 @@ def diarize(
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM or JSON."""
     from knn_cli import pipeline, report
+    from knn_cli.atomic import replacing_text
     from knn_cli.diarization import check_speakers
     from knn_cli.embedder import Embedder
 
@@ -378,7 +379,7 @@ def diarize(
     write = report.DIARIZATION_WRITERS[ending]
     failures, done = [], 0
     turns = pipeline.diarize(sources, embedder, clusterer.value, settings, channel, **speakers)
-    with nullcontext(sys.stdout) if rttm is None else report.atomic_text(rttm) as stream:
+    with nullcontext(sys.stdout) if rttm is None else replacing_text(rttm) as stream:
         for path, found in turns:
             if isinstance(found, KnnError):
                 failures.append(_failed(str(path), found))
@@ -391,7 +392,7 @@ def diarize(
             if out_dir is None:
                 write(found, stream)
             else:
-                with report.atomic_text(out_dir / f"{path.stem}.{ending}") as own:
+                with replacing_text(out_dir / f"{path.stem}.{ending}") as own:
                     write(found, own)
         if rttm is not None and not done:
             _leave(failures)  # before an empty file takes the place of an older result

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -106,45 +104,3 @@ DIARIZATION_WRITERS: dict[str, Callable[[Annotation, TextIO], None]] = {
     "csv": write_csv,
     "json": write_json,
 }
-
-
-@contextmanager
-def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """A text file to write that takes its name only when the block ends well; an existing file stays until then.
-
-    Written under a temporary name in the same folder, which is removed upon any error. A device or a pipe (as
-    /dev/stdout) is written straight. What the file system refuses is a KnnError.
-    """
-    wanted = Path(path)
-    temporary: Path | None = None
-    try:
-        if wanted.is_dir():
-            raise KnnError(f"{path} is a folder.", "Give the name of a file.")
-        if wanted.exists() and not wanted.is_file():
-            with wanted.open("w", encoding="utf-8", newline="") as file:
-                yield file
-            return
-        target = wanted.resolve()  # a link stays a link to the new file
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(target)
-        temporary = None
-    except OSError as error:
-        if error.filename not in (None, str(wanted), str(temporary)):
-            raise  # about another file that the block opened
-        raise KnnError(f"{path} cannot be written: {error.strerror or error}.", _remedy(error)) from error
-    except UnicodeEncodeError as error:
-        raise KnnError(f"{path} cannot be written: {error.object!r} is no valid text.", "Rename that file.") from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):  # it may never have come to be
-                temporary.unlink()
-
-
-def _remedy(error: OSError) -> str:
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return "Create the folder first, or name one that exists."
-    if isinstance(error, PermissionError):
-        return "Name a folder that you may write to."
-    return "Name a place with room that can be written to."

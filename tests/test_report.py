@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
+from knn_cli.atomic import replacing_text
 from knn_cli.errors import KnnError
-from knn_cli.report import DIARIZATION_WRITERS, atomic_text, read_rttm, write_rttm
+from knn_cli.report import DIARIZATION_WRITERS, read_rttm, write_rttm
 
 
 def said(annotation: Annotation) -> list[tuple[int, int, str]]:
@@ -34,10 +33,6 @@ def meeting() -> Annotation:
     annotation[Segment(1.0, 2.5), 2] = "Zoë, the guest"
     annotation[Segment(3.0, 3.0002), 3] = "SPEAKER_01"  # nothing at 1 ms
     return annotation
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def written(form: str, annotation: Annotation) -> str:
@@ -80,7 +75,7 @@ def test_rttm_round_trip(tmp_path_factory: pytest.TempPathFactory, turns: list[t
     for track, (start, duration, label) in enumerate(turns):
         annotation[Segment(start, start + duration), track] = label
     path = tmp_path_factory.mktemp("rttm") / "talk.rttm"
-    with atomic_text(path) as file:
+    with replacing_text(path) as file:
         write_rttm(annotation, file)
     assert said(read_rttm(path)["talk"]) == said(annotation)
 
@@ -92,7 +87,7 @@ def test_ami_references(shared: Path, tmp_path: Path, name: str) -> None:
     assert list(found) == [name]
     lines = source.read_text().split("\n")[:-1]
     assert len(said(found[name])) == len(lines)
-    with atomic_text(tmp_path / "again.rttm") as file:
+    with replacing_text(tmp_path / "again.rttm") as file:
         write_rttm(found[name], file)
 
     def fields(text: str) -> list[tuple[str, float, float, str]]:
@@ -145,70 +140,6 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     for path in (tmp_path / "sound", tmp_path / "missing", tmp_path):
         with pytest.raises(KnnError):
             read_rttm(path)
-
-
-# ---- files appear whole or not at all ----
-
-
-def test_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("old")
-    with atomic_text(path) as file:
-        file.write("né\n")
-        file.flush()
-        assert path.read_text() == "old"
-    assert path.read_bytes() == "né\n".encode()
-    assert names(tmp_path) == ["out.txt"]
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), KnnError("no")])
-def test_nothing_is_left_of_a_failure(tmp_path: Path, error: BaseException) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("old")
-    with pytest.raises(type(error)), atomic_text(path) as file:
-        file.write("half")
-        raise error
-    assert path.read_text() == "old" and names(tmp_path) == ["out.txt"]
-
-
-def test_what_the_file_system_refuses(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "none" / "out.txt", tmp_path / "file" / "out.txt", tmp_path):
-        with pytest.raises(KnnError) as raised, atomic_text(path):
-            pass
-        assert raised.value.hint
-    with pytest.raises(KnnError, match="No space left"), atomic_text(tmp_path / "out.txt"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert names(tmp_path) == ["file"]
-
-
-def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(KnnError, match="no valid text"), atomic_text(tmp_path / "out.txt") as file:
-        file.write(os.fsdecode(b"SPEAKER caf\xe9 1"))
-    assert names(tmp_path) == []
-
-
-def test_errors_about_other_files_pass(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_text(tmp_path / "out.txt"):
-        (tmp_path / "other").read_text()
-    assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_devices_stay_devices() -> None:
-    with atomic_text("/dev/null") as file:
-        file.write("gone")
-    assert Path("/dev/null").is_char_device()
-    with pytest.raises(KnnError, match="No space left"), atomic_text("/dev/full") as file:
-        file.write("too much")
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to("real")
-    with atomic_text(tmp_path / "link") as file:
-        file.write("new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
 
 
 def test_importing_is_light() -> None:

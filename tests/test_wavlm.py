@@ -146,9 +146,7 @@ def test_gradients_equal_those_of_transformers(sizes: dict[str, Any]) -> None:
 
 @MODES
 @torch.no_grad()
-def test_blocks_of_frames_and_queries_change_nothing(
-    sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_of_frames_and_queries_change_nothing(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network, waveforms, lengths = WavLM(**sizes).eval(), noise(2, 20000), torch.tensor([20000, 9000])
     whole = list(network(waveforms, lengths))
