@@ -199,36 +199,31 @@ def test_microsoft_file(tmp_path: Path, size: str) -> None:
 
 def torchaudio_model(size: str) -> Any:
     torch.manual_seed(2)
-    model = (
-        load_torchaudio()
-        .models.wavlm_model(
-            extractor_mode="layer_norm" if size == "large" else "group_norm",
-            extractor_conv_layer_config=[
-                (WIDTH, kernel, stride) for kernel, stride in zip(KERNELS, STRIDES, strict=True)
-            ],
-            extractor_conv_bias=size == "large",
-            encoder_embed_dim=CHANNELS,
-            encoder_projection_dropout=0.0,
-            encoder_pos_conv_kernel=8,
-            encoder_pos_conv_groups=2,
-            encoder_num_layers=BLOCKS,
-            encoder_num_heads=HEADS,
-            encoder_num_buckets=320,
-            encoder_max_distance=800,
-            encoder_attention_dropout=0.0,
-            encoder_ff_interm_features=INNER,
-            encoder_ff_interm_dropout=0.0,
-            encoder_dropout=0.0,
-            encoder_layer_norm_first=size == "large",
-            encoder_layer_drop=0.0,
-            aux_num_out=5,
-        )
-        .eval()
+    build = load_torchaudio().models.wavlm_model
+    model = build(
+        extractor_mode="layer_norm" if size == "large" else "group_norm",
+        extractor_conv_layer_config=[(WIDTH, *shape) for shape in zip(KERNELS, STRIDES, strict=True)],
+        extractor_conv_bias=size == "large",
+        encoder_embed_dim=CHANNELS,
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=8,
+        encoder_pos_conv_groups=2,
+        encoder_num_layers=BLOCKS,
+        encoder_num_heads=HEADS,
+        encoder_num_buckets=320,
+        encoder_max_distance=800,
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=INNER,
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0,
+        encoder_layer_norm_first=size == "large",
+        encoder_layer_drop=0.0,
+        aux_num_out=5,
     )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
+    return model.eval()
 
 
 @pytest.mark.parametrize("size", SIZES)
