@@ -25,6 +25,7 @@ SEGMENT_SECONDS = 40.0  # the mother project's
 MINIMUM_SECONDS = 1.0
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
+HUB = "hf:"
 STORE_SUFFIXES = frozenset([".h5", ".hdf5"])
 
 Progress = Callable[[int, int], None]  # done, total
@@ -65,13 +66,16 @@ def convert(
 ) -> Conversion:
     """Make `out` of `src`.
 
-    src        : folder of audio, audio file; folder of .gz embeddings, .scp, .ark, .npz, .csv; store; checkpoint
+    src        : folder of audio, audio file; folder of .gz embeddings, .scp, .ark, .npz, .csv; store; checkpoint;
+                 `hf:OWNER/NAME`, a WavLM in the Hugging Face cache, or fetched into it
     label_rule : see `labels.rule`
     segment, minimum : seconds a segment; shorter rests are dropped and counted
     recursive  : look for .gz files in all folders below
 
     Raises KnnError: nothing in `src` that can be converted, an output that exists, what readers and writers raise.
     """
+    if str(src).startswith(HUB):
+        return _from_checkpoint(_fetched(str(src).removeprefix(HUB)), Path(out), force)
     src, out = Path(src), Path(out)
     if not src.exists():
         raise KnnError(f"{src} does not exist.", "Check the path.")
@@ -291,6 +295,24 @@ def _from_checkpoint(src: Path, out: Path, force: bool) -> Conversion:
     bundle.write(out, config, state=state, card=_card(out.name, found), force=force)
     values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
     return Conversion(out, "bundle", sources=1, rows=values)
+
+
+def _fetched(repository: str) -> Path:
+    """The folder of a Hugging Face model: from the cache where it is there, else downloaded, as `hf:` asks for."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise KnnError("hf: needs the package huggingface_hub.", "pip install 'knn-cli[hub]'") from error
+    wanted = ["config.json", "preprocessor_config.json", "*.safetensors", "pytorch_model*.bin"]
+    try:
+        try:
+            return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
+        except FileNotFoundError:
+            return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "Check the name and the network, or download the folder elsewhere and convert it."
+        raise KnnError(f"{repository} cannot be had from the Hugging Face hub: {reason}", hint) from error
 
 
 def _card(name: str, found: ImportedEncoder) -> str:

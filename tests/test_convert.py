@@ -199,6 +199,27 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
         convert(tmp_path / "hf", tmp_path / "models" / "mine")
 
 
+def test_hugging_face_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hf:` takes what the cache has; without cache and network it says so in a sentence."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    root = tmp_path / "hub" / "models--some--wavlm"
+    snapshot = root / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("a" * 40)
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')
+    (snapshot / "model.safetensors").touch()
+    with pytest.raises(KnnError, match=r"WavLM|wavlm"):  # found, read, and refused for what it is
+        convert("hf:some/wavlm", tmp_path / "m")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in ("other/wavlm", "a/b/c"):
+        with pytest.raises(KnnError, match="cannot be had from the Hugging Face hub"):
+            convert(f"hf:{name}", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_converted_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = bundle.find("tiny-test")
     state = bundle.load_network(source).state_dict()

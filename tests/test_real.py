@@ -1,0 +1,55 @@
+"""Real recordings, where ../shared is there: the chain of the README, and meetings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from knn_cli import store
+from knn_cli.cli import app
+from knn_cli.metrics import diarization_error
+from knn_cli.report import read_rttm
+
+
+def done(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_czech_from_folder_to_labels(shared: Path, tmp_path: Path) -> None:
+    """convert, embed, train and classify on the Czech recordings: which actor, and which recording, is it?"""
+    folder = shared / "data" / "speech" / "cs"
+    corpus, rows = tmp_path / "corpus.h5", tmp_path / "emb.h5"
+    rule = r"(?P<group>\w+)/.*?(?P<speaker>big_fish|small_fish|other|Eva)"
+    done("convert", folder, corpus, "--labels", rule, "--segment", "4", "--min-segment", "2")
+    done("embed", corpus, "-o", rows)
+    assert set(store.read(rows).speaker.tolist()) == {"big_fish", "small_fish", "other", "Eva"}
+    actors = done("train", rows, "--label", "speaker", "--ignore", "Eva,other", "-o", tmp_path / "actors").stdout
+    assert float(actors.split("accuracy")[1].split("%")[0]) > 90
+    some = min((folder / "fillets").glob("*small_fish*.opus"))
+    line = done("classify", some, "--model", tmp_path / "actors").stdout.splitlines()[1].split("\t")
+    assert line[0] == str(some) and line[3] == "small_fish"
+    names = done("train", rows, "--label", "name", "-o", tmp_path / "names", "--held-out", "0.4")
+    assert "segments disjoint" in names.stdout
+    assert len(done("classify", some, "--model", tmp_path / "names", "--top", "2").stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["dev00", "dev01", "trn00", "trn01", "trn03", "trn04"])
+def test_meetings(shared: Path, tmp_path: Path, name: str) -> None:
+    """Turns of real meetings are better than calling all speech one speaker's."""
+    from pyannote.core import Annotation, Segment, Timeline
+
+    meeting = shared / "data" / "diar" / "ami" / f"{name}.flac"
+    done("diarize", meeting, "--rttm", tmp_path / "out.rttm")
+    reference = next(iter(read_rttm(meeting.with_suffix(".rttm")).values()))
+    found = read_rttm(tmp_path / "out.rttm")[name]
+    uem = Timeline([Segment(0, 30)])
+    one = Annotation(uri=name)
+    for number, segment in enumerate(found.get_timeline().support()):
+        one[segment, number] = "all"
+    ours = diarization_error(reference, found, uem=uem).rate
+    assert ours <= diarization_error(reference, one, uem=uem).rate + 0.05
