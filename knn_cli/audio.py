@@ -6,9 +6,12 @@ installed. Both doors stream, so a file of any length costs the memory of one bl
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import struct
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ BLOCK_SECONDS = 60.0
 NATIVE_SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
 )
-FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .ts .wv .ape".split())
+FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split())
 SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
 
 _TRUNCATION_SECONDS = 0.1  # a header may promise this much more than there is before we call a file cut short
@@ -38,7 +41,7 @@ _TRUNCATION_SECONDS = 0.1  # a header may promise this much more than there is b
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says; `seconds` is NaN where only decoding would tell."""
+    """What a file's header says, or, where ffmpeg reads it, what decoding it found."""
 
     path: Path
     rate: int
@@ -62,14 +65,16 @@ def info(path: Path | str) -> AudioInfo:
     """Read the header only. Raises AudioError for what is not audio."""
     path = _existing(path)
     try:
-        header = soundfile.info(str(path))
+        with _open(path) as file:
+            kind = f"{file.format} {file.subtype}"
+            return AudioInfo(path, file.samplerate, file.channels, file.frames / file.samplerate, kind)
     except soundfile.LibsndfileError as error:
         if shutil.which("ffmpeg") is None:
             raise _unreadable(path) from error
-        for _ in blocks(path, seconds=1.0):  # ffmpeg names what it can't read
-            break
-        return AudioInfo(path, RATE, 1, float("nan"), "decoded by ffmpeg")
-    return AudioInfo(path, header.samplerate, header.channels, header.duration, f"{header.format} {header.subtype}")
+    rate, count, channels = 1, 0, 0
+    for own_rate, frames in _ffmpeg(path):  # only decoding tells the length
+        rate, count, channels = own_rate, count + len(frames), frames.shape[1]
+    return AudioInfo(path, rate, channels, count / rate, "decoded by ffmpeg")
 
 
 def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
@@ -144,6 +149,8 @@ def _existing(path: Path | str) -> Path:
         raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file.")
+    if not path.is_file():
+        raise AudioError(f"{path} is a pipe or a device.", "Sound is read from files, which can be looked at twice.")
     if path.stat().st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes).", "Copy or record it again.")
     return path
@@ -157,90 +164,128 @@ def _unreadable(path: Path) -> AudioError:
     )
 
 
+def channel_index(channel: str) -> int | None:
+    """Index of the channel that a name asks for, None for the mix. Raises AudioError for another name."""
+    if channel == "mix":
+        return None
+    number = {"left": "1", "right": "2"}.get(channel, channel)
+    if not (number.isascii() and number.isdecimal()) or int(number) == 0:
+        raise AudioError(f"There is no channel {channel!r}.", "Channels are mix, left, right, or a number from 1.")
+    return int(number) - 1
+
+
 def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
-    """(S,) float32 pieces at `rate`, checked for NaN."""
-    try:
-        file = soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError as error:
-        if shutil.which("ffmpeg") is None:
-            raise _unreadable(path) from error
-        yield from _checked(path, _ffmpeg(path, rate, channel))
-        return
-    except OSError as error:
-        raise AudioError(f"{path} cannot be opened: {error.strerror or error}.") from error
-    with file:
-        pieces = _checked(path, _decoded(path, file, channel))
-        if file.samplerate == rate:
-            yield from pieces
-            return
-        resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
-        for piece in pieces:
-            yield resampler.resample_chunk(piece)
+    """(S,) float32 pieces at `rate`, checked for NaN; one channel or the mean of all."""
+    pick = channel_index(channel)
+    resampler = None
+    for own_rate, frames in _decoded(path):
+        count = frames.shape[1]
+        if pick is not None and pick >= count:
+            plural = "s" * (count > 1)
+            raise AudioError(f"{path} has {count} channel{plural}, not channel {pick + 1}.", "Try --channel mix.")
+        samples = frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
+        if own_rate == rate:
+            yield samples
+            continue
+        resampler = resampler or soxr.ResampleStream(own_rate, rate, 1, dtype="float32")
+        yield resampler.resample_chunk(samples)
+    if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
 
-def _decoded(path: Path, file: soundfile.SoundFile, channel: str) -> Iterator[Floats]:
-    """(S,) float32 pieces at the file's own rate, one channel or the mean of all."""
-    pick = _channel_index(path, file.channels, channel)
-    promised, got = file.frames, 0
+def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
+    """(rate, (n, channels) float32) pieces at the file's own rate."""
     try:
-        while len(frames := file.read(1 << 19, dtype="float32", always_2d=True)):
-            got += len(frames)
-            yield frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
+        file = _open(path)
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path} is damaged after {got / file.samplerate:.1f} s.", "Copy or download it again."
-        ) from error
+        if shutil.which("ffmpeg") is None:
+            raise _unreadable(path) from error
+        yield from _ffmpeg(path)
+        return
+    with file:
+        promised, got = file.frames, 0
+        try:
+            while len(frames := file.read(1 << 19, dtype="float32", always_2d=True)):
+                got += len(frames)
+                yield file.samplerate, frames
+        except soundfile.LibsndfileError as error:
+            seconds = got / file.samplerate
+            raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
+        _check_length(path, file, promised, got)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    # Bytes, since a name need not be text; libsndfile on Windows wants text.
+    return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
+
+
+def _check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
+    """AudioError when less was decoded than the header promises, or when an Ogg stream lacks its last page."""
     if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, and says so in its log only
         note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
         if note and int(note[1]) < 0x7FFFF000:  # a streaming writer leaves the largest number there is
             promised = promised * int(note[1]) // max(1, int(note[2]))
-    # Only these headers count samples exactly; MP3's is an estimate.
-    if file.format in {"WAV", "FLAC"} and promised - got > _TRUNCATION_SECONDS * file.samplerate:
+    if file.format in {"WAV", "FLAC", "MP3"}:
+        # An MP3 without a Xing header is estimated, by its first frames; half of it missing is no estimate's error.
+        missing = promised - got > max(_TRUNCATION_SECONDS * file.samplerate, (file.format == "MP3") * promised * 0.02)
+        has_count = file.format != "MP3" or _has_xing(path)
+        if missing and has_count:
+            raise AudioError(
+                f"{path} is cut short: its header promises {promised / file.samplerate:.1f} s, "
+                f"it holds {got / file.samplerate:.1f} s.",
+                "Copy or download it again.",
+            )
+    if file.format == "OGG" and not _ends_well(path):
         raise AudioError(
-            f"{path} is cut short: its header promises {promised / file.samplerate:.1f} s, "
-            f"it holds {got / file.samplerate:.1f} s.",
+            f"{path} is cut short: it ends after {got / file.samplerate:.1f} s, without Ogg's last page.",
             "Copy or download it again.",
         )
 
 
-def _channel_index(path: Path, count: int, channel: str) -> int | None:
-    """Index of the channel that a name asks for; None for the mix."""
-    if channel == "mix":
-        return None
-    number = {"left": "1", "right": "2"}.get(channel, channel)
-    if not number.isdigit() or int(number) == 0:
-        raise AudioError(f"There is no channel {channel!r}.", "Channels are mix, left, right, or a number from 1.")
-    if int(number) > count:
-        plural = "s" * (count > 1)
-        raise AudioError(f"{path} has {count} channel{plural}, not channel {number}.", "Try --channel mix.")
-    return int(number) - 1
+def _has_xing(path: Path) -> bool:
+    """Whether an MP3 begins with a frame that counts the others (Xing or Info), after an ID3 tag if there is one."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        tag = 0
+        if head[:3] == b"ID3":
+            tag = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+        file.seek(tag)
+        frame = file.read(512)
+    return b"Xing" in frame or b"Info" in frame
 
 
-def _ffmpeg(path: Path, rate: int, channel: str) -> Iterator[Floats]:
-    """(S,) float32 pieces at `rate` from an ffmpeg process."""
-    number = {"left": "1", "right": "2"}.get(channel, channel)
-    mono = ["-ac", "1"] if channel == "mix" else ["-af", f"pan=mono|c0=c{int(number) - 1}"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn", *mono]
-    command += ["-ar", str(rate), "-f", "f32le", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+def _ends_well(path: Path) -> bool:
+    """Whether an Ogg file's last page says that it is the last (RFC 3533, header_type bit 0x04)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 17)))  # a page has at most 65,307 bytes
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
+
+
+def _ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
+    """(rate, (n, channels) float32) pieces from an ffmpeg process: Sun AU, since its header needs no seeking back."""
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn"]
+    command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
+    with tempfile.TemporaryFile() as talk, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk) as process:
+        assert process.stdout is not None
         try:
-            while data := process.stdout.read(1 << 20):
-                data += process.stdout.read(-len(data) % 4)  # whole samples only
-                yield np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float32)
+            head = process.stdout.read(24)
+            if len(head) == 24 and head[:4] == b".snd":
+                offset, _, _, rate, count = struct.unpack(">5I", head[4:])
+                process.stdout.read(offset - 24)
+                size = 4 * count * (1 << 17)
+                while data := process.stdout.read(size):
+                    whole = len(data) // (4 * count) * (4 * count)
+                    yield rate, np.frombuffer(data[:whole], dtype=">f4").astype(np.float32).reshape(-1, count)
         except GeneratorExit:  # the reader has heard enough
             process.kill()
             raise
-        if process.wait() > 0 or process.stderr.read().strip():
+        failed = process.wait() != 0  # below zero when a signal ended it
+        if failed or talk.seek(0, os.SEEK_END) > 0:
             raise _unreadable(path)
-
-
-def _checked(path: Path, pieces: Iterable[Floats]) -> Iterator[Floats]:
-    for piece in pieces:
-        if not np.isfinite(piece).all():
-            raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
-        yield piece
 
 
 def _reblock(pieces: Iterator[Floats], size: int) -> Iterator[Floats]:

@@ -1,8 +1,9 @@
 """A model is a folder that explains itself. This is the only reader and writer of such folders, and it is strict.
 
     config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
-                          views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder
-    weights.safetensors   the Network's weights, `encoder.*` and `pooling.*`
+                          views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
+                          optional: head {name, args, labels, level}, a trained network's own labels
+    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`
     classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
     README.md             the model's card
 
@@ -16,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from knn_cli.errors import BundleError
-from knn_cli.registry import ENCODERS, POOLINGS
+from knn_cli.atomic import check_folder, replacing_folder
+from knn_cli.errors import BundleError, KnnError
+from knn_cli.registry import ENCODERS, HEADS, POOLINGS
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,12 @@ SCHEMA = 1
 DEFAULT = "small"
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
+_PARTS = {
+    "audio": {"rate", "scale"},
+    "encoder": {"name", "args"},
+    "pooling": {"name", "args"},
+    "head": {"name", "args", "labels"},
+}
 _IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what decides an embedding
 
 
@@ -74,6 +81,16 @@ class Bundle:
         return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
     @property
+    def head_labels(self) -> tuple[str, ...]:
+        """The labels that the network's own head knows, in the order of its scores; none where it has no head."""
+        return tuple(str(label) for label in self.config.get("head", {}).get("labels", ()))
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether sound can be classified with this bundle."""
+        return self.classifier is not None or bool(self.head_labels)
+
+    @property
     def classifier(self) -> Path | None:
         """The classifier's file, None where the bundle has none."""
         path = self.folder / CLASSIFIER
@@ -103,7 +120,8 @@ def available() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in search_path():
         for config in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
-            found.setdefault(config.parent.name, config.parent)
+            if config.parent.name not in found and _is_bundle(config.parent):
+                found[config.parent.name] = config.parent
     return found
 
 
@@ -175,13 +193,16 @@ def load_network(bundle: Bundle) -> Network:
 
 
 def build_network(config: Mapping[str, Any]) -> Network:
-    """A network of the config's encoder and pooling with fresh weights; KnnError for unknown names or arguments."""
+    """A network of the config's encoder, pooling and head with fresh weights; KnnError for unknown names or args."""
     from knn_cli.network import Network
 
     encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
     sizes = {"layers": encoder.layers, "channels": encoder.channels}
     pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
-    return Network(encoder, pooling)
+    if "head" not in config:
+        return Network(encoder, pooling)
+    sizes = {"dimension": pooling.dimension, "classes": len(config["head"]["labels"])}
+    return Network(encoder, pooling, HEADS.build(config["head"]["name"], **sizes, **config["head"]["args"]))
 
 
 def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -205,6 +226,7 @@ def write(
     config: Mapping[str, Any],
     *,
     state: Mapping[str, torch.Tensor] | None = None,
+    weights: Path | None = None,
     classifier: Path | None = None,
     card: str = "",
     force: bool = False,
@@ -212,51 +234,53 @@ def write(
     """Write a bundle folder, whole or not at all.
 
     config     : without schema and weights_sha256, which are added
-    state      : weights of the Network; None for a classifier alone
+    state      : weights of the Network, or
+    weights    : a finished weights.safetensors to copy in, byte for byte; neither makes a classifier alone
     classifier : a finished classifier.h5 to copy in
     card       : text of README.md
 
-    Raises BundleError: the folder exists (and `force` is not set, or it is no bundle), or cannot be written.
+    Raises BundleError when the folder exists and may not be replaced, KnnError when it cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." would be another folder once it has been replaced
     check_free(folder, force)
     full = {"schema": SCHEMA, **config}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            temporary.chmod(0o755)
-            if state is not None:
-                from safetensors.torch import save
+    with replacing_folder(folder) as made:
+        if state is not None:
+            from safetensors.torch import save
 
-                data = save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
-                full["weights_sha256"] = hashlib.sha256(data).hexdigest()
-                (temporary / WEIGHTS).write_bytes(data)
-            if classifier is not None:
-                shutil.copyfile(classifier, temporary / CLASSIFIER)
-            (temporary / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            (temporary / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BundleError(
-            f"The bundle {folder} cannot be written: {reason}.", "Check permissions and space."
-        ) from error
+            data = save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
+        elif weights is not None:
+            data = weights.read_bytes()
+        if state is not None or weights is not None:
+            full["weights_sha256"] = hashlib.sha256(data).hexdigest()
+            (made / WEIGHTS).write_bytes(data)
+        if classifier is not None:
+            shutil.copyfile(classifier, made / CLASSIFIER)
+        (made / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
     return _open(folder)
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """BundleError when a bundle cannot go to `folder`: call it before hours of work, `write` calls it again."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file()):
+    """BundleError when a bundle cannot go to `folder`: call it before hours of work, `write` calls it again.
+
+    Only a folder that is a bundle, and holds nothing but a bundle's files, is ever replaced.
+    """
+    try:
+        check_folder(folder, "model bundle", (CONFIG, WEIGHTS, CLASSIFIER, CARD), force)
+    except KnnError as error:
+        raise BundleError(error.message, error.hint) from error
+    if (folder / CONFIG).exists() and not _is_bundle(folder):
         raise BundleError(f"{folder} exists and is no model bundle.", "Name another folder; it will not be replaced.")
-    if (folder / CONFIG).is_file() and not force:
-        raise BundleError(f"The bundle {folder} exists already.", "Name another folder, or replace it with --force.")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether the folder's config says that it is a bundle, of whatever schema; other programs have config.json too."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config
 
 
 def _open(folder: Path) -> Bundle:
@@ -276,6 +300,9 @@ def _open(folder: Path) -> Bundle:
         needed = (*needed, *_IDENTITY)
     if missing := [key for key in needed if key not in config]:
         raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
+    for part, keys in _PARTS.items():
+        if part in config and not (isinstance(config[part], dict) and keys <= config[part].keys()):
+            raise BundleError(f"{path}: {part} needs {', '.join(sorted(keys))}.", "Copy the whole folder again.")
     return Bundle(folder, config)
 
 

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from knn_cli import bundle, metrics, split, store
 from knn_cli.bundle import Bundle
 from knn_cli.calibration import Calibration
-from knn_cli.classifier import read_classifier, write_classifier
+from knn_cli.classifier import ClassifierFile, read_classifier, write_classifier
 from knn_cli.errors import BundleError, KnnError
 from knn_cli.glc import GaussianLinearClassifier, cross_log_likelihood
 from knn_cli.types import LABEL_LEVELS, Doubles, EmbeddingSet, Floats, ScoreTable, Texts
@@ -32,6 +32,7 @@ class Training:
     accuracy, cprimary, min_cprimary : on the held-out rows
     calibrated  : False when a class had too few recordings left to calibrate the measured classifier
     left_out    : rows without a label, or with an ignored one
+    not_found   : ignored labels that no row has
     units       : what the split keeps apart
     """
 
@@ -42,6 +43,7 @@ class Training:
     min_cprimary: float
     calibrated: bool
     left_out: int
+    not_found: tuple[str, ...]
     units: str
 
 
@@ -68,7 +70,7 @@ def train(
     The bundle takes the embedder along when that is on the search path, so that it classifies sound by itself.
     Raises KnnError: fewer than two classes, a class of one recording, an output that exists.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     bundle.check_free(out, force)
     if label not in LABEL_LEVELS:
         raise KnnError(f"There is no label level {label!r}.", f"Known: {', '.join(LABEL_LEVELS)}.")
@@ -99,8 +101,9 @@ def train(
     classifier.fit(data, truth)
     meta = {"label": label, "view": view, "held_out": figures, "units": units, "fraction": fraction, "seed": seed}
     made = _write(out, embeddings.embedder, embedder, classifier, final, meta, counts, force)
+    not_found = tuple(one for one in ignore if one not in set(embeddings.label(label).tolist()))
     left_out = int((~kept).sum())
-    return Training(made, counts, **figures, calibrated=calibrated, left_out=left_out, units=units)
+    return Training(made, counts, **figures, calibrated=calibrated, left_out=left_out, not_found=not_found, units=units)
 
 
 def _calibrate(
@@ -156,18 +159,17 @@ def _write(
         "labels": [str(one) for one in classifier.classes_],
         "training": meta,
     }
-    state = None
+    weights = None
     if embedder is not None:
-        network = bundle.load_network(embedder)
-        state = network.state_dict()
+        weights = embedder.folder / bundle.WEIGHTS
         config["embedder_name"] = embedder.config.get("embedder_name", embedder.name)
-        parts = ("audio", "encoder", "pooling", "views")
+        parts = ("audio", "encoder", "pooling", "head", "views")
         config |= {key: embedder.config[key] for key in parts if key in embedder.config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
         write_classifier(path, classifier, calibration, meta)
         card = _card(out.name, fingerprint, meta, counts)
-        return bundle.write(out, config, state=state, classifier=path, card=card, force=force)
+        return bundle.write(out, config, weights=weights, classifier=path, card=card, force=force)
 
 
 def _card(name: str, fingerprint: str, meta: dict[str, object], counts: dict[str, tuple[int, int]]) -> str:
@@ -187,23 +189,30 @@ def _card(name: str, fingerprint: str, meta: dict[str, object], counts: dict[str
 
 
 class Classifier:
-    """A bundle that knows labels; sound goes through its embedder, which is loaded when the first sound comes.
+    """A bundle that knows labels; its embedder is loaded when it is first needed.
 
-    Raises BundleError for a bundle without a classifier.
+    Scores come from the classifier, or, in a bundle that has none, from the head that the network was trained with.
+
+    Raises BundleError for a bundle with neither.
     """
 
     def __init__(
         self, model: str | Path | None = None, *, device: str = "auto", batch_seconds: float | None = None
     ) -> None:
         self.bundle = bundle.find(model)
-        if self.bundle.classifier is None:
-            have = [name for name, folder in bundle.available().items() if (folder / bundle.CLASSIFIER).is_file()]
+        if not self.bundle.knows_labels:
+            have = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
             raise BundleError(
                 f"The model {self.bundle.name} knows no labels.",
                 f"Train one with `knn train`; models with labels here: {', '.join(have) or '(none)'}.",
             )
-        self._classifier, self._calibration, self.meta = read_classifier(self.bundle.classifier)
-        self.labels = tuple(str(one) for one in self._classifier.classes_)
+        self._trained: ClassifierFile | None = None
+        self.labels = self.bundle.head_labels
+        self.meta: dict[str, Any] = {"label": self.bundle.config.get("head", {}).get("level", "group")}
+        if self.bundle.classifier is not None:
+            self._trained = read_classifier(self.bundle.classifier)
+            self.labels = tuple(str(one) for one in self._trained.classifier.classes_)
+            self.meta = self._trained.meta
         self._device, self._batch_seconds = device, batch_seconds
         self._embedder: Embedder | None = None
 
@@ -219,11 +228,17 @@ class Classifier:
         return self._embedder
 
     def score(self, embeddings: EmbeddingSet, what: str = "The store") -> ScoreTable:
-        """Calibrated log-likelihoods of (N, D) embeddings; BundleError when another model made them."""
+        """Log-likelihoods (calibrated, of a classifier) of (N, D) embeddings; BundleError when another model made them.
+
+        A head's scores are its logits: log-likelihoods up to a constant a row, if its training saw all classes alike.
+        """
         bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, what)
         view = str(self.meta.get("view") or "")
         data = embeddings.data[:, self.bundle.view(view)] if view else embeddings.data
-        scores = self._calibration.apply(self._classifier.log_likelihood(data))
+        if self._trained is None:
+            scores = self.embedder.scores(data).astype(np.float64)
+        else:
+            scores = self._trained.calibration.apply(self._trained.classifier.log_likelihood(data))
         truth = embeddings.label(str(self.meta.get("label", "group")))
         return ScoreTable(self.labels, scores, embeddings.name, embeddings.start, embeddings.end, truth)
 

@@ -7,76 +7,19 @@ Nothing heavy is imported before a command runs, so that `knn --help` answers at
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from knn_cli import __version__
-from knn_cli.errors import Failure, KnnError
+from knn_cli.errors import KnnError
+from knn_cli.terminal import Commands, failed, leave, talk
 
 if TYPE_CHECKING:
     from knn_cli.types import ScoreTable
-
-
-class Talk:
-    """What goes to stderr: notes (unless quiet), details (when verbose), errors (always), progress on a terminal."""
-
-    quiet = False
-    verbose = False
-
-    def note(self, text: str) -> None:
-        if not self.quiet:
-            typer.echo(text, err=True)
-
-    def detail(self, text: str) -> None:
-        if self.verbose:
-            typer.echo(text, err=True)
-
-    def error(self, error: KnnError) -> None:
-        typer.echo(f"knn: {error.message}", err=True)
-        if error.hint:
-            typer.echo(f"     {error.hint}", err=True)
-
-    @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A callback (done, total) that draws a bar while stderr is a terminal."""
-        if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: None
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-talk = Talk()
-
-
-class Commands(TyperGroup):
-    """Turns every mistake of the user, and every refusal of the system, into one sentence and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        talk.quiet = talk.verbose = False
-        try:
-            return super().invoke(ctx)
-        except KnnError as error:
-            talk.error(error)
-        except BrokenPipeError:  # whoever read our output has heard enough
-            sys.stderr.close()
-        except KeyboardInterrupt:
-            talk.error(KnnError("Stopped.", "Finished work is kept; the same command goes on with it where it can."))
-            raise typer.Exit(130) from None
-        except OSError as error:
-            name = f"{error.filename}: " if error.filename else ""
-            talk.error(KnnError(f"{name}{error.strerror or error}.", "Check the path, its permissions and free space."))
-        raise typer.Exit(1)
 
 
 app = typer.Typer(
@@ -114,6 +57,16 @@ class Clusterer(str, Enum):
     spectral = "spectral"
 
 
+def _quieter(value: bool) -> None:
+    talk.quiet = talk.quiet or value
+
+
+def _louder(value: bool) -> None:
+    talk.verbose = talk.verbose or value
+
+
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", callback=_quieter, help="Only errors on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", callback=_louder, help="More on stderr.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model by name or folder; `knn info` lists them.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
@@ -134,26 +87,38 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _common(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More on stderr.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="And leave.")] = False,
 ) -> None:
-    talk.quiet, talk.verbose = quiet, verbose
+    pass
 
 
 @app.command()
 def convert(
-    src: Annotated[Path, typer.Argument(help="Folder of audio or .gz embeddings, file, store, or WavLM checkpoint.")],
+    src: Annotated[Path, typer.Argument(help="Folder of audio or .gz embeddings, file, store, or checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, or a folder.")],
     labels: Annotated[
-        str, typer.Option("--labels", help="folder, group/speaker/file, a regular expression, or a table.csv.")
+        str,
+        typer.Option(
+            "--labels",
+            help="folder, group/speaker/file, a regular expression, or a table.csv; for a checkpoint of a training, "
+            "its classes a,b,c or a file of them.",
+        ),
     ] = "folder",
     segment: Annotated[float, typer.Option("--segment", help="Seconds a segment of sound.")] = 40.0,
     minimum: Annotated[float, typer.Option("--min-segment", help="Shorter rests are dropped.")] = 1.0,
     channel: ChannelOption = "mix",
-    rate: Annotated[int, typer.Option("--rate", min=1000, help="Samples a second of an audio store.")] = 16000,
+    rate: Annotated[
+        int, typer.Option("--rate", min=4000, max=192000, help="Samples a second of an audio store.")
+    ] = 16000,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Find .gz embeddings at any depth.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of the training that wrote the checkpoint.")
+    ] = None,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Turn recordings into a store, embeddings of other programs into a store and back, a checkpoint into a model."""
     from knn_cli import convert as room
@@ -168,6 +133,7 @@ def convert(
             channel=channel,
             rate=rate,
             recursive=recursive,
+            config=config,
             force=force,
             progress=progress,
         )
@@ -181,7 +147,7 @@ def convert(
         talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with --model.")
     else:
         talk.note(f"{made.out}: {made.rows} rows of {made.sources} recordings.")
-    _leave(made.failures)
+    leave(made.failures, unsaid=True)
 
 
 @app.command()
@@ -199,12 +165,16 @@ def embed(
     batch_seconds: BatchOption = 120.0,
     as_json: JsonOption = False,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Embeddings of sound: into a store, or as Kaldi text vectors or JSON lines on stdout."""
     from knn_cli import pipeline, present, store
     from knn_cli.embedder import Embedder
 
     if out is not None:
+        if as_json:
+            raise KnnError("--json is for stdout, -o writes a store.", "Choose one of the two.")
         store.check_free(out, force)
     options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
     stores = [path for path in src if pipeline.is_store(path)]
@@ -217,33 +187,46 @@ def embed(
         if out is not None:
             source: Any = stores[0] if stores else files
             made = pipeline.embed_into(source, out, embedder, options, force=force, progress=progress)
-            talk.note(f"{out}: {made.rows} embeddings of {embedder.dimension} values by {embedder.bundle.fingerprint}.")
-            if made.silent:
-                talk.note(f"Left out {made.silent} segments without enough speech.")
-            _leave(made.failures)
+            with store.Store(out) as written:
+                whole = len(written)
+            new = "" if whole == made.rows else f" ({made.rows} new, the rest from before)"
+            talk.note(
+                f"{out}: {whole} embeddings{new} of {embedder.dimension} values by {embedder.bundle.fingerprint}."
+            )
+            _say_silent(made.silent)
+            leave(made.failures, unsaid=True)
+            return
+        if stores:
+            for rows in pipeline.embed_store(stores[0], embedder, options):
+                if isinstance(rows, pipeline.Silent):
+                    _say_silent(rows.rows)
+                else:
+                    present.embeddings(sys.stdout, rows, as_json)
             return
         failures = []
-        total = len(files)
-        results = (
-            pipeline.embed_store(stores[0], embedder, options) if stores else pipeline.embed(files, embedder, options)
-        )
-        for done, (name, result) in enumerate(results, start=1):
-            progress(done, total)
-            if isinstance(result, KnnError):
-                failures.append(_failed(name, result))
-            elif as_json:
-                present.embedding_lines(sys.stdout, result, None if stores else name)
+        results = zip(pipeline.line_names(files), pipeline.embed(files, embedder, options), strict=True)
+        for done, (key, (file, found)) in enumerate(results, start=1):
+            progress(done, len(files))
+            if isinstance(found, KnnError):
+                failures.append(failed(file, found))
             else:
-                from knn_cli.exchange import write_text
-
-                write_text(sys.stdout, result)
-    _leave(failures)
+                present.embeddings(sys.stdout, found, as_json, key=key, file=file)
+    leave(failures)
 
 
 @app.command()
 def train(
-    src: Annotated[Path, typer.Argument(help="Embedding store, or audio store (embedded first).")],
+    ctx: typer.Context,
+    src: Annotated[
+        Path,
+        typer.Argument(
+            help="Embedding store, or audio store (embedded first); a folder of audio or .tar for --recipe."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="TOML file: train a network on sound (docs/training.md).")
+    ] = None,
     label: Annotated[Level, typer.Option("--label", help="What the classes are.")] = Level.subgroup,
     ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
     balanced: Annotated[
@@ -257,11 +240,18 @@ def train(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Train a classifier of languages, dialects or speakers on a store; minutes on a CPU."""
+    """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
+    if recipe is not None:
+        given = {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
+        return _train_network(src, out, recipe, given, device=device.value, use_vad=vad, force=force)
     from knn_cli import bundle, classification, pipeline
+    from knn_cli.atomic import check_output
 
     bundle.check_free(out, force)
+    check_output(out, [src])
     with talk.progress("Embedding") as progress:
         rows = pipeline.training_rows(src, model, device.value, batch_seconds, use_vad=vad, progress=progress)
     ignored = [one.strip() for one in ignore.split(",") if one.strip()]
@@ -276,6 +266,10 @@ def train(
         view=view,
         force=force,
     )
+    if done.not_found:
+        talk.note(f"No row has the ignored label {', '.join(done.not_found)}.")
+    if not done.bundle.has_network:
+        talk.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
     if done.left_out:
         talk.note(f"Left out {done.left_out} rows that are ignored or have no {label.value}.")
     if not done.calibrated:
@@ -290,6 +284,17 @@ def train(
     typer.echo(f"model       {out}")
 
 
+def _train_network(src: Path, out: Path, recipe: Path, given: set[str], **options: Any) -> None:
+    from knn_cli import recipe_reader, training
+
+    asked = recipe_reader.read(recipe, given)
+    with talk.progress("Training") as progress:
+        done = training.train(src, out, asked, progress=progress, report=lambda one: talk.note(one.line), **options)
+    if done.finished is not None:  # only the main process of a training has the word
+        talk.note(done.finished.note)
+        typer.echo("\n".join(done.lines))
+
+
 @app.command()
 def classify(
     src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or stores.")],
@@ -302,6 +307,8 @@ def classify(
     batch_seconds: BatchOption = 120.0,
     as_json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write instead of stdout.")] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Language or dialect of files or of a store's rows, with calibrated probabilities."""
     from knn_cli import pipeline, present
@@ -309,6 +316,7 @@ def classify(
     from knn_cli.classification import Classifier
 
     sources = pipeline.expand(src)
+    pipeline.check_text_output(out, sources)
     classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds)
     talk.detail(f"Model {classifier.bundle.name}, embeddings of {classifier.bundle.fingerprint}.")
     options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
@@ -319,24 +327,31 @@ def classify(
         talk.progress("Classifying") as progress,
     ):
         table_wanted = out is None and sys.stdout.isatty() and not as_json
-        first = True
+        first, done_any, counts = True, False, (0, 0)
         for done, (name, result) in enumerate(pipeline.classify(sources, classifier, options), start=1):
             progress(done, len(sources))
             if isinstance(result, KnnError):
-                failures.append(_failed(name, result))
+                failures.append(failed(name, result))
                 continue
-            tables.append(result)
-            if as_json:
+            if isinstance(result, pipeline.Silent):
+                _say_silent(result.rows)
+                continue
+            right, known = present.right_of(result)
+            counts = (counts[0] + right, counts[1] + known)
+            done_any = True
+            if table_wanted:
+                tables.append(result)
+            elif as_json:
                 present.score_lines(stream, result)
-            elif not table_wanted:
+            else:
                 present.score_rows(stream, result, top, header=first)
                 first = False
-        if out is not None and not tables and failures:
-            raise failures[0].error
+        if not done_any:
+            leave(failures)  # before an empty file takes the place of an older result
     if table_wanted and tables:
         present.score_table(tables, top, classifier.bundle.name)
-    _say_accuracy(present.right_of(tables))
-    _leave(failures)
+    _say_accuracy(counts)
+    leave(failures)
 
 
 @app.command()
@@ -356,6 +371,8 @@ def diarize(
     channel: ChannelOption = "mix",
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM or JSON."""
     from knn_cli import pipeline, report
@@ -370,11 +387,10 @@ def diarize(
     settings = {key: value for key, value in of_ahc.items() if value is not None}
     sources = pipeline.expand(files)
     ending = "json" if as_json else "rttm"
-    if out_dir is not None:
-        if len({path.stem for path in sources}) < len(sources):
-            raise KnnError("Two of the files have the same name, so their outputs would too.", "Rename one of them.")
-        out_dir.mkdir(parents=True, exist_ok=True)
+    pipeline.check_text_output(rttm, sources)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    if out_dir is not None:
+        out_dir.mkdir(parents=True, exist_ok=True)
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     write = report.DIARIZATION_WRITERS[ending]
     failures, done = [], 0
@@ -382,7 +398,7 @@ def diarize(
     with nullcontext(sys.stdout) if rttm is None else replacing_text(rttm) as stream:
         for path, found in turns:
             if isinstance(found, KnnError):
-                failures.append(_failed(str(path), found))
+                failures.append(failed(str(path), found))
                 continue
             done += 1
             if not found:
@@ -395,14 +411,16 @@ def diarize(
                 with replacing_text(out_dir / f"{path.stem}.{ending}") as own:
                     write(found, own)
         if rttm is not None and not done:
-            _leave(failures)  # before an empty file takes the place of an older result
-    _leave(failures)
+            leave(failures)  # before an empty file takes the place of an older result
+    leave(failures)
 
 
 @app.command()
 def info(
     what: Annotated[list[str] | None, typer.Argument(help="Stores, models, audio; none lists the models.")] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """What a store, a model or an audio file is."""
     from knn_cli import describe, present
@@ -441,18 +459,9 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _failed(name: str, error: KnnError) -> Failure:
-    talk.error(error)
-    return Failure(name, error)
-
-
-def _leave(failures: list[Failure]) -> None:
-    """Exit 1 with a list when files failed."""
-    if not failures:
-        return
-    if len(failures) > 1:
-        typer.echo(f"knn: {len(failures)} files failed: {', '.join(failure.file for failure in failures)}", err=True)
-    raise typer.Exit(1)
+def _say_silent(rows: int) -> None:
+    if rows:
+        talk.note(f"Left out {rows} segments without enough speech.")
 
 
 def main() -> NoReturn:

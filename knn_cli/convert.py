@@ -4,28 +4,31 @@ checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides h
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from knn_cli import audio, bundle, exchange, kaldi, labels, store
+from knn_cli.atomic import check_folder, check_output, replacing_folder
 from knn_cli.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.store import AudioRow, Store, StoreWriter
 from knn_cli.types import EmbeddingSet
 
 if TYPE_CHECKING:
-    from knn_cli.importers import ImportedEncoder
+    from knn_cli.importers import Imported
 
 SEGMENT_SECONDS = 40.0  # the mother project's
 MINIMUM_SECONDS = 1.0
+SHORTEST_SEGMENT = 0.1
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
+_KALDI_FILES = ("utt2spk", "spk2utt", "utt2lang", "embedding.ark", "embedding.scp", "wav.scp", "audio")
 HUB = "hf:"
+LABEL_RULE = "folder"
 STORE_SUFFIXES = frozenset([".h5", ".hdf5"])
 
 Progress = Callable[[int, int], None]  # done, total
@@ -55,27 +58,30 @@ def convert(
     src: Path | str,
     out: Path | str,
     *,
-    label_rule: str = "folder",
+    label_rule: str = LABEL_RULE,
     segment: float = SEGMENT_SECONDS,
     minimum: float = MINIMUM_SECONDS,
     channel: str = "mix",
     rate: int = audio.RATE,
     recursive: bool = False,
+    config: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Make `out` of `src`.
 
     src        : folder of audio, audio file; folder of .gz embeddings, .scp, .ark, .npz, .csv; store; checkpoint;
-                 `hf:OWNER/NAME`, a WavLM in the Hugging Face cache, or fetched into it
-    label_rule : see `labels.rule`
+                 `hf:OWNER/NAME`, a checkpoint in the Hugging Face cache, or fetched into it
+    label_rule : see `labels.rule`; for a checkpoint of a training, the names of its classes with commas between, or a
+                 text file with a name in each line
+    config     : YAML of the training that wrote a checkpoint
     segment, minimum : seconds a segment; shorter rests are dropped and counted
     recursive  : look for .gz files in all folders below
 
     Raises KnnError: nothing in `src` that can be converted, an output that exists, what readers and writers raise.
     """
     if str(src).startswith(HUB):
-        return _from_checkpoint(_fetched(str(src).removeprefix(HUB)), Path(out), force)
+        return _from_checkpoint(_fetched(str(src).removeprefix(HUB)), Path(out), force, config, label_rule)
     src, out = Path(src), Path(out)
     if not src.exists():
         raise KnnError(f"{src} does not exist.", "Check the path.")
@@ -85,7 +91,9 @@ def convert(
     if src.suffix.lower() in STORE_SUFFIXES:
         raise StoreError(f"{src} is not an HDF5 store, or is damaged.", "Make it again.")
     if _is_checkpoint(src):
-        return _from_checkpoint(src, out, force)
+        return _from_checkpoint(src, out, force, config, label_rule)
+    if config is not None:
+        raise KnnError(f"{src} is no checkpoint.", "--config is for checkpoints that a training wrote.")
     if src.is_file() and src.suffix.lower() in exchange.READERS.names():
         return _embeddings(src, out, recursive=False, force=force)
     if src.is_dir() and (files := audio.find(src)):
@@ -116,15 +124,18 @@ def _audio(
     root: Path, files: list[PurePosixPath], out: Path, cut: _Cut, force: bool, progress: Progress | None
 ) -> Conversion:
     _needs_suffix(out, STORE_SUFFIXES, "an audio store")
-    if cut.segment <= 0 or not 0 <= cut.minimum <= cut.segment:
+    if not (SHORTEST_SEGMENT <= cut.segment < math.inf and 0 <= cut.minimum <= cut.segment):
         raise KnnError(
             f"Segments of {cut.segment:g} s with a minimum of {cut.minimum:g} s make no sense.",
-            "The segment is above 0, the minimum between 0 and the segment.",
+            f"The segment is at least {SHORTEST_SEGMENT:g} s, the minimum between 0 and the segment.",
         )
-    apply = labels.rule(cut.label_rule)
-    labelled = [(file, apply(file)) for file in files]  # a mistake in the rule shows before any work
+    audio.channel_index(cut.channel)
+    # All labels first: a mistake in the rule shows before any work.
+    labelled = list(zip(files, labels.label_all(labels.rule(cut.label_rule), files), strict=True))
+    check_output(out, [root / file for file in files])
     result = Conversion(out, "audio")
-    plan = {"root": root.resolve(), "files": [str(file) for file in files], "cut": vars(cut)}
+    sources = [(str(file), store.stamp(root / file), vars(label)) for file, label in labelled]
+    plan = {"root": root.resolve(), "sources": sources, "cut": vars(cut)}
     with StoreWriter(out, "audio", {"rate": cut.rate}, plan=plan, force=force) as writer:
         for done, (file, label) in enumerate(labelled, start=1):
             if str(file) in writer.finished:
@@ -182,13 +193,14 @@ def _from_store(src: Path, kind: str, out: Path, force: bool) -> Conversion:
     if out.suffix.lower() not in {*STORE_SUFFIXES, *exchange.WRITERS.names(), ""}:
         known = ", ".join(sorted({*exchange.WRITERS.names(), ".h5"}))
         raise KnnError(f"{out} has no suffix that a store can be written to.", f"Known: {known}; a folder for Kaldi.")
-    if out.exists() and out.resolve() == src.resolve():
-        raise KnnError(f"{out} is the source itself.", "Name another file.")
+    check_output(out, [src])
     if out.suffix == "":
         return _kaldi_folder(src, kind, out, force)
     if kind == "audio":
-        raise StoreError(f"{src} holds audio; {out.suffix} is for embeddings.", "Embed it first with `knn embed`.")
-    store.check_free(out, force)
+        hint = "Embed it first with `knn embed`, or name a folder without a suffix for a Kaldi data directory."
+        raise StoreError(f"{src} holds audio, which cannot be written as {out.suffix}.", hint)
+    for written in exchange.outputs(out):
+        store.check_free(written, force)
     embeddings = store.read(src)
     if out.suffix.lower() in STORE_SUFFIXES:
         store.write(out, embeddings, force=force)
@@ -199,13 +211,8 @@ def _from_store(src: Path, kind: str, out: Path, force: bool) -> Conversion:
 
 def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
     """A Kaldi data directory: utt2spk, spk2utt, utt2lang and segments' sound or vectors."""
-    occupied = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if occupied and not (force and (out / "utt2spk").is_file()):
-        raise KnnError(f"{out} exists already.", "Name another folder, or replace a Kaldi folder with --force.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
+    check_folder(out, "Kaldi folder of knn's", _KALDI_FILES, force)
+    with replacing_folder(out) as made:
         with Store(src) as opened:
             rows = opened.embeddings() if kind == "embeddings" else _columns(opened)
             speakers = [one or name for one, name in zip(rows.speaker.tolist(), rows.name.tolist(), strict=True)]
@@ -214,23 +221,14 @@ def _kaldi_folder(src: Path, kind: str, out: Path, force: bool) -> Conversion:
             named = [name if one == name else f"{one}-{name}" for one, name in pairs]
             ids = exchange.utterance_ids(replace(rows, name=np.array(named)))
             if kind == "audio":
-                _write_sound(opened, ids, temporary, out)
+                _write_sound(opened, ids, made, out)
             else:
-                _write_vectors(rows, ids, temporary, out)
+                _write_vectors(rows, ids, made, out)
         words = ["_".join(speaker.split()) for speaker in speakers]
-        _write_lines(temporary / "utt2spk", [f"{utt} {word}" for utt, word in zip(ids, words, strict=True)])
-        _write_lines(temporary / "spk2utt", _grouped(words, ids))
+        _write_lines(made / "utt2spk", [f"{utt} {word}" for utt, word in zip(ids, words, strict=True)])
+        _write_lines(made / "spk2utt", _grouped(words, ids))
         languages = [sub or group for group, sub in zip(rows.group.tolist(), rows.subgroup.tolist(), strict=True)]
-        _write_lines(temporary / "utt2lang", [f"{utt} {one}" for utt, one in zip(ids, languages, strict=True) if one])
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    except OSError as error:
-        raise KnnError(
-            f"{out} cannot be written: {error.strerror or error}.", "Check permissions and space."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write_lines(made / "utt2lang", [f"{utt} {one}" for utt, one in zip(ids, languages, strict=True) if one])
     return Conversion(out, "Kaldi data directory", sources=len(set(rows.name.tolist())), rows=len(rows))
 
 
@@ -274,27 +272,40 @@ def _grouped(keys: list[str], values: list[str]) -> list[str]:
 def _is_checkpoint(src: Path) -> bool:
     if src.is_dir():
         weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin")]
-        return (src / "config.json").is_file() and bool(weights)
+        alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin")
+        return ((src / "config.json").is_file() and bool(weights)) or any((src / name).is_file() for name in alone)
     return src.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
-def _from_checkpoint(src: Path, out: Path, force: bool) -> Conversion:
+def _from_checkpoint(
+    src: Path, out: Path, force: bool, settings: Path | str | None = None, label_rule: str = LABEL_RULE
+) -> Conversion:
     from knn_cli import importers
 
     bundle.check_free(out, force)
-    found = importers.import_checkpoint(src)
-    config = {
+    names = None if label_rule == LABEL_RULE else _class_names(label_rule)
+    found = importers.import_checkpoint(src, config=settings, labels=names)
+    config: dict[str, Any] = {
         "name": out.name,
         "kind": "embedder",
-        "audio": {"rate": audio.RATE, "scale": 1.0},
-        "encoder": {"name": found.name, "args": found.args},
-        "pooling": {"name": "mean", "args": {}},
+        "audio": {"rate": audio.RATE, "scale": found.scale},
+        "encoder": {"name": found.encoder.name, "args": found.encoder.args},
+        "pooling": {"name": found.pooling.name, "args": found.pooling.args},
         "training": {"imported": found.source},
     }
-    state = {f"encoder.{key}": value for key, value in found.state.items()}
-    bundle.write(out, config, state=state, card=_card(out.name, found), force=force)
+    if found.head is not None:
+        head = {"name": found.head.name, "args": found.head.args, "labels": [*found.labels], "level": found.level}
+        config |= {"kind": "classifier", "head": head}
+    bundle.write(out, config, state=found.state, card=_card(out.name, found), force=force)
     values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
     return Conversion(out, "bundle", sources=1, rows=values)
+
+
+def _class_names(given: str) -> list[str]:
+    """Names out of a text file, a name in each line, or out of a text with commas between."""
+    if Path(given).is_file():
+        return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _fetched(repository: str) -> Path:
@@ -304,6 +315,8 @@ def _fetched(repository: str) -> Path:
     except ImportError as error:
         raise KnnError("hf: needs the package huggingface_hub.", "pip install 'knn-cli[hub]'") from error
     wanted = ["config.json", "preprocessor_config.json", "*.safetensors", "pytorch_model*.bin"]
+    wanted += ["hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt", "label_encoder.txt"]  # speechbrain's
+    wanted += ["avg_model.pt"]  # wespeaker's
     try:
         try:
             return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
@@ -315,11 +328,13 @@ def _fetched(repository: str) -> Path:
         raise KnnError(f"{repository} cannot be had from the Hugging Face hub: {reason}", hint) from error
 
 
-def _card(name: str, found: ImportedEncoder) -> str:
-    return (
-        f"# {name}\n\nImported from {found.source}. Its embedding is the mean over time of the last layer, until a\n"
-        f"pooling is trained.\n\n{found.licence_note}\n"
-    )
+def _card(name: str, found: Imported) -> str:
+    parts = f"encoder `{found.encoder.name}`, pooling `{found.pooling.name}`"
+    if found.pooling.name == "mean":
+        parts += " (the mean over time of the last layer, until a pooling is trained)"
+    if found.head is not None:
+        parts += f", head `{found.head.name}` of {len(found.labels)} labels: {', '.join(found.labels)}"
+    return f"# {name}\n\nImported from {found.source}: {parts}.\n\n{found.licence_note}\n"
 
 
 def _needs_suffix(out: Path, suffixes: frozenset[str], what: str) -> None:

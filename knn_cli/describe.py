@@ -72,7 +72,10 @@ def _bundle(found: Bundle) -> dict[str, Any]:
         facts["encoder"] = found.config["encoder"]["name"]
         facts["pooling"] = found.config["pooling"]["name"]
         facts["rate"] = found.rate
-        facts["bytes"] = (found.folder / bundle.WEIGHTS).stat().st_size
+        weights = found.folder / bundle.WEIGHTS
+        facts["bytes"] = weights.stat().st_size if weights.is_file() else f"{bundle.WEIGHTS} is missing"
+    if found.head_labels:
+        facts["head"], facts["labels"] = found.config["head"]["name"], list(found.head_labels)
     if found.classifier is not None:
         facts["labels"] = [str(one) for one in read_classifier(found.classifier).classifier.classes_]
     return facts

@@ -1,38 +1,57 @@
-"""How others name the weights of WavLM: one table of prefixes for each dialect that `importers` reads."""
+"""How others name the weights of our networks: one table of prefixes for each dialect that `importers` reads."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+DIALECTS = {
+    "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
+    "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM",
+    "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
+    "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
+    "wespeaker": "avg_model.pt, or pyannote's pytorch_model.bin, of a ResNet, and model_N.pt of a WavLM with its "
+    "config.yaml named by --config",
+    "3D-Speaker": "the .pt or .bin file of a CAM++",
+}
+
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a dialect names our weights: (our prefix, theirs) in order, `N` a number; and what it may hold besides."""
+    """How a dialect names our weights, and what it may hold besides.
+
+    Attributes:
+        prefixes: (ours, theirs) in order, the first that fits counts; #1 and #2 are numbers, #1+1 one more than #1.
+        extras: regular expression of keys that are left out.
+    """
 
     prefixes: tuple[tuple[str, str], ...]
-    extras: str
+    extras: str = ""
 
     def theirs(self, ours: str) -> str:
+        """Their name of a weight of ours."""
         for prefix, other in self.prefixes:
-            found = re.match(re.escape(prefix).replace("N", r"(\d+)"), ours)
+            found = re.match(re.sub(r"\\#\d", r"(\\d+)", re.escape(prefix)), ours)
             if found:
-                number = found.group(1) if found.groups() else ""
-                return other.replace("N", number) + ours[found.end() :]
+                for place, number in enumerate(found.groups(), start=1):
+                    other = other.replace(f"#{place}+1", str(int(number) + 1)).replace(f"#{place}", number)
+                return other + ours[found.end() :]
         raise AssertionError(f"{ours} has no name in this dialect")
 
 
+SAME = Spelling((("", ""),))
+
 _BLOCK = (
-    ("blocks.N.attention.gate_scale", "layers.N.attention.gru_rel_pos_const"),
-    ("blocks.N.attention.gate.", "layers.N.attention.gru_rel_pos_linear."),
-    ("blocks.N.attention.query.", "layers.N.attention.q_proj."),
-    ("blocks.N.attention.key.", "layers.N.attention.k_proj."),
-    ("blocks.N.attention.value.", "layers.N.attention.v_proj."),
-    ("blocks.N.attention.output.", "layers.N.attention.out_proj."),
-    ("blocks.N.attention_norm.", "layers.N.layer_norm."),
-    ("blocks.N.widen.", "layers.N.feed_forward.intermediate_dense."),
-    ("blocks.N.narrow.", "layers.N.feed_forward.output_dense."),
-    ("blocks.N.output_norm.", "layers.N.final_layer_norm."),
+    ("blocks.#1.attention.gate_scale", "layers.#1.attention.gru_rel_pos_const"),
+    ("blocks.#1.attention.gate.", "layers.#1.attention.gru_rel_pos_linear."),
+    ("blocks.#1.attention.query.", "layers.#1.attention.q_proj."),
+    ("blocks.#1.attention.key.", "layers.#1.attention.k_proj."),
+    ("blocks.#1.attention.value.", "layers.#1.attention.v_proj."),
+    ("blocks.#1.attention.output.", "layers.#1.attention.out_proj."),
+    ("blocks.#1.attention_norm.", "layers.#1.layer_norm."),
+    ("blocks.#1.widen.", "layers.#1.feed_forward.intermediate_dense."),
+    ("blocks.#1.narrow.", "layers.#1.feed_forward.output_dense."),
+    ("blocks.#1.output_norm.", "layers.#1.final_layer_norm."),
     ("distances.values.", "layers.0.attention.rel_attn_embed."),
     ("position.direction", "pos_conv_embed.conv.weight_v"),
     ("position.magnitude", "pos_conv_embed.conv.weight_g"),
@@ -40,8 +59,8 @@ _BLOCK = (
     ("norm.", "layer_norm."),
 )
 _CONVOLUTIONS = (
-    ("front.convolutions.N.", "feature_extractor.conv_layers.N.conv."),
-    ("front.norms.N.", "feature_extractor.conv_layers.N.layer_norm."),
+    ("front.convolutions.#1.", "feature_extractor.conv_layers.#1.conv."),
+    ("front.norms.#1.", "feature_extractor.conv_layers.#1.layer_norm."),
 )
 HUGGING_FACE = Spelling(
     (
@@ -57,33 +76,35 @@ HUGGING_FACE_HEADS = (
     r"(lm_head|project_hid|project_q|projector|classifier|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)"
     r"|quantizer\.(codevectors|weight_proj\.weight|weight_proj\.bias)|layer_weights|objective\.weight"
 )
+# Of these, what the x-vector pooling takes over.
+HUGGING_FACE_XVECTOR = r"(projector|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)|layer_weights"
 TORCHAUDIO = Spelling(
     (
         *_CONVOLUTIONS,
         ("front.norm.", "encoder.feature_projection.layer_norm."),
         ("front.projection.", "encoder.feature_projection.projection."),
         *(
-            (f"blocks.N.attention.{part}.{kind}", f"encoder.transformer.layers.N.{projection}_{kind}[{part}]")
+            (f"blocks.#1.attention.{part}.{kind}", f"encoder.transformer.layers.#1.{projection}_{kind}[{part}]")
             for part in ("query", "key", "value")
             for kind in ("weight", "bias")
             for projection in ("attention.attention.in_proj",)
         ),
-        ("blocks.N.attention.output.", "encoder.transformer.layers.N.attention.attention.out_proj."),
+        ("blocks.#1.attention.output.", "encoder.transformer.layers.#1.attention.attention.out_proj."),
         *((ours, f"encoder.transformer.{theirs}") for ours, theirs in _BLOCK),
     ),
     extras=r"aux\.(weight|bias)",
 )
 _MICROSOFT_BLOCK = (
-    ("blocks.N.attention.gate_scale", "self_attn.grep_a"),
-    ("blocks.N.attention.gate.", "self_attn.grep_linear."),
-    ("blocks.N.attention.query.", "self_attn.q_proj."),
-    ("blocks.N.attention.key.", "self_attn.k_proj."),
-    ("blocks.N.attention.value.", "self_attn.v_proj."),
-    ("blocks.N.attention.output.", "self_attn.out_proj."),
-    ("blocks.N.attention_norm.", "self_attn_layer_norm."),
-    ("blocks.N.widen.", "fc1."),
-    ("blocks.N.narrow.", "fc2."),
-    ("blocks.N.output_norm.", "final_layer_norm."),
+    ("blocks.#1.attention.gate_scale", "self_attn.grep_a"),
+    ("blocks.#1.attention.gate.", "self_attn.grep_linear."),
+    ("blocks.#1.attention.query.", "self_attn.q_proj."),
+    ("blocks.#1.attention.key.", "self_attn.k_proj."),
+    ("blocks.#1.attention.value.", "self_attn.v_proj."),
+    ("blocks.#1.attention.output.", "self_attn.out_proj."),
+    ("blocks.#1.attention_norm.", "self_attn_layer_norm."),
+    ("blocks.#1.widen.", "fc1."),
+    ("blocks.#1.narrow.", "fc2."),
+    ("blocks.#1.output_norm.", "final_layer_norm."),
 )
 
 
@@ -93,11 +114,11 @@ def microsoft(convolution_norm: str) -> Spelling:
     norm = "2." if convolution_norm == "group" else "2.1."
     return Spelling(
         (
-            ("front.convolutions.N.", "feature_extractor.conv_layers.N.0."),
-            ("front.norms.N.", f"feature_extractor.conv_layers.N.{norm}"),
+            ("front.convolutions.#1.", "feature_extractor.conv_layers.#1.0."),
+            ("front.norms.#1.", f"feature_extractor.conv_layers.#1.{norm}"),
             ("front.norm.", "layer_norm."),
             ("front.projection.", "post_extract_proj."),
-            *((ours, f"encoder.layers.N.{theirs}") for ours, theirs in _MICROSOFT_BLOCK),
+            *((ours, f"encoder.layers.#1.{theirs}") for ours, theirs in _MICROSOFT_BLOCK),
             ("distances.values.", "encoder.layers.0.self_attn.relative_attention_bias."),
             ("position.direction", "encoder.pos_conv.0.weight_v"),
             ("position.magnitude", "encoder.pos_conv.0.weight_g"),
@@ -106,3 +127,67 @@ def microsoft(convolution_norm: str) -> Spelling:
         ),
         extras="mask_emb",
     )
+
+
+_UNIT = (("conv.", "conv.conv."), ("norm.", "norm.norm."))  # speechbrain wraps a convolution and a norm in modules
+
+
+def _units(*places: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{place}.{ours}", f"{place}.{theirs}") for place in places for ours, theirs in _UNIT)
+
+
+ECAPA = Spelling(
+    (
+        ("blocks.#1.se_block.conv#2.", "blocks.#1.se_block.conv#2.conv."),
+        ("blocks.#1.shortcut.", "blocks.#1.shortcut.conv."),
+        *_units("blocks.#1.res2net_block.blocks.#2", "blocks.#1.tdnn#2", "blocks.#1", "mfa"),
+    )
+)
+ECAPA_POOLING = Spelling(
+    (
+        *((f"tdnn.{ours}", f"asp.tdnn.{theirs}") for ours, theirs in _UNIT),
+        ("conv.", "asp.conv.conv."),
+        ("norm.", "asp_bn.norm."),
+        ("fc.", "fc.conv."),
+    )
+)
+
+
+def speechbrain_classifier(hidden: int) -> Spelling:
+    """Names in speechbrain's x-vector classifier of `hidden` hidden layers."""
+    return Spelling(
+        (
+            ("norms.0.", "norm.norm."),
+            *((f"norms.{number + 1}.", f"DNN.block_{number}.norm.norm.") for number in range(hidden)),
+            *((f"linears.{number}.", f"DNN.block_{number}.linear.w.") for number in range(hidden)),
+            (f"linears.{hidden}.", "out.w."),
+        )
+    )
+
+
+_DENSE = "xvector.block#1+1.tdnnd#2+1."
+CAMPPLUS = Spelling(
+    (
+        ("head.", "head."),
+        ("tdnn.linear.", "xvector.tdnn.linear."),
+        ("tdnn.norm.", "xvector.tdnn.nonlinear.batchnorm."),
+        ("blocks.#1.#2.first.norm.", f"{_DENSE}nonlinear1.batchnorm."),
+        ("blocks.#1.#2.first.linear.", f"{_DENSE}linear1."),
+        ("blocks.#1.#2.norm.", f"{_DENSE}nonlinear2.batchnorm."),
+        ("blocks.#1.#2.local.", f"{_DENSE}cam_layer.linear_local."),
+        ("blocks.#1.#2.narrow.", f"{_DENSE}cam_layer.linear1."),
+        ("blocks.#1.#2.widen.", f"{_DENSE}cam_layer.linear2."),
+        ("transits.#1.norm.", "xvector.transit#1+1.nonlinear.batchnorm."),
+        ("transits.#1.linear.", "xvector.transit#1+1.linear."),
+        ("norm.", "xvector.out_nonlinear.batchnorm."),
+    )
+)
+CAMPPLUS_POOLING = Spelling((("linear.", "xvector.dense.linear."), ("norm.", "xvector.dense.nonlinear.batchnorm.")))
+XVECTOR = Spelling(
+    (
+        ("layer_weights", "layer_weights"),
+        ("projector.", "projector."),
+        ("tdnn.#1.", "tdnn.#1.kernel."),
+        ("linear.", "feature_extractor."),
+    )
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 
@@ -79,9 +79,19 @@ class Embedder:
                 clip[lead : lead + len(waveforms[row])] = waveforms[row]
             sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
             unequal = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self.device)
-            with torch.inference_mode():
-                result[rows] = self._network(sound, unequal).float().cpu().numpy()
+            try:
+                with torch.inference_mode():
+                    result[rows] = self._network(sound, unequal).float().cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                hint = f"Lower --batch-seconds, now {self.batch_seconds:g}, or take --device cpu."
+                raise KnnError(f"The {self.device.type} device has too little memory.", hint) from error
         return result
+
+    def scores(self, embeddings: Floats) -> Floats:
+        """(N, E) float32 embeddings -> (N, C) float32 scores of the network's head, in the order of `head_labels`."""
+        with torch.inference_mode():
+            scores: Floats = self._network.scores(torch.from_numpy(embeddings).to(self.device)).cpu().numpy()
+        return scores
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Row numbers in batches of like lengths, of at most `batch_seconds` with their padding."""
@@ -117,16 +127,24 @@ class Embedder:
 
 def _held(chunks: Iterable[tuple[int, Floats]], samples: float) -> Iterator[list[tuple[int, Floats]]]:
     held: list[tuple[int, Floats]] = []
+    count = 0
     for row, chunk in chunks:
         held.append((row, chunk))
-        if sum(len(other) for _, other in held) >= samples:
+        count += len(chunk)
+        if count >= samples:
             yield held
-            held = []
+            held, count = [], 0
     if held:
         yield held
 
 
-def silent(what: str, use_vad: bool) -> SilenceError:
+def _pieces(span: Segment) -> list[Segment]:
+    """A span in parts of up to CHUNK_SECONDS, so that reading it needs no more memory than one of them."""
+    edges = np.arange(span.start, span.end, CHUNK_SECONDS).tolist()
+    return [Segment(start, end) for start, end in pairwise([*edges, span.end])]
+
+
+def no_speech(what: str, use_vad: bool) -> SilenceError:
     hint = "If there is, --no-vad takes all of it." if use_vad else "Check the recording's level."
     return SilenceError(f"{what} holds no speech.", hint)
 
@@ -167,7 +185,7 @@ def embed_file(
         units, _ = segments.cut(seconds, segment, min(embedder.minimum_seconds, segment))
     spoken = {row: list(regions.crop(unit)) for row, unit in enumerate(units)}
     if not any(spoken.values()):
-        raise silent(str(path), use_vad)
+        raise no_speech(str(path), use_vad)
     needed = embedder.minimum_seconds
     kept = [row for row, spans in spoken.items() if sum(span.duration for span in spans) >= needed]
     if not kept:
@@ -175,7 +193,7 @@ def embed_file(
             f"{path} holds {regions.duration():.2f} s of speech, at least {needed:.2f} s are needed.",
             "Give a longer clip, or take all of it with --no-vad.",
         )
-    spans = [(row, span) for row in kept for span in spoken[row]]
+    spans = [(row, piece) for row in kept for span in spoken[row] for piece in _pieces(span)]
     crops = audio.crops(path, [span for _, span in spans], rate=embedder.rate, channel=channel)
     rows = embedder.averages(_chunked(zip((row for row, _ in spans), crops, strict=True), embedder.rate))
     label = label or labels.Labels(labels.recording_name(Path(path)))

@@ -72,6 +72,13 @@ def write_embeddings(path: Path, embeddings: EmbeddingSet) -> None:
     WRITERS.get(Path(path).suffix.lower())(Path(path), embeddings)
 
 
+def outputs(path: Path) -> list[Path]:
+    """All files that `write_embeddings(path, ...)` writes or removes: an archive of Kaldi's comes with its tables."""
+    if path.suffix.lower() not in {".ark", ".scp"}:
+        return [path]
+    return [path.with_suffix(".ark"), path.with_suffix(".scp"), *(_side(path, table) for table in _TABLES.values())]
+
+
 # ---------------------------------------------------------------------------------------------- text embeddings, gzip
 
 

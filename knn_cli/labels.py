@@ -11,9 +11,10 @@ Four kinds of rule, told apart by their look:
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from knn_cli.errors import KnnError
@@ -43,8 +44,41 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """The file's stem up to `_SPLIT`: pieces of one recording share its name."""
-    return path.stem.split(SPLIT_MARK)[0] or path.stem
+    """The file's stem up to `_SPLIT`: pieces of one recording share its name. Bytes that are no text become `?`."""
+    stem = os.fsencode(path.stem).decode("utf-8", "replace").replace("\ufffd", "?")
+    return stem.split(SPLIT_MARK)[0] or stem
+
+
+def label_all(apply: Rule, paths: Sequence[PurePath]) -> list[Labels]:
+    """The labels of many recordings; names that the rule leaves to the files are made `distinct`."""
+    found = [apply(path) for path in paths]
+    names = distinct([one.name for one in found], [path.parent for path in paths])
+    return [
+        replace(one, name=name) if one.name == recording_name(path) else one
+        for path, one, name in zip(paths, found, names, strict=True)
+    ]
+
+
+def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
+    """Names of files, those that stand in several folders with their folders in front: `r1/audio` and `r2/audio`.
+
+    Equal names in one folder stay equal: they are pieces of one recording.
+    """
+    homes: dict[str, set[PurePath]] = {}
+    for name, folder in zip(names, folders, strict=True):
+        homes.setdefault(name, set()).add(folder)
+    return [
+        "/".join([*folder.parts[_common(homes[name]) :], name]) if len(homes[name]) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def _common(folders: set[PurePath]) -> int:
+    """How many leading parts all of several folders share."""
+    count = 0
+    while len({folder.parts[count] if count < len(folder.parts) else None for folder in folders}) == 1:
+        count += 1
+    return count
 
 
 def rule(spec: str) -> Rule:

@@ -1,4 +1,4 @@
-"""What a bundle's weights are the weights of: an encoder and a pooling, from waveforms to embeddings."""
+"""What a bundle's weights are the weights of: an encoder, a pooling, and a head where the bundle has one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Encoder and pooling as one module.
+    """Encoder and pooling as one module, from waveforms to embeddings; the head, if any, goes from there to scores.
 
-    The parts keep the contracts of `registry.ENCODERS` and `registry.POOLINGS` (docs/architecture.md).
+    The parts keep the contracts of `registry.ENCODERS`, `POOLINGS` and `HEADS` (docs/architecture.md).
     """
 
-    def __init__(self, encoder: nn.Module, pooling: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, pooling: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
+        self.head = head
 
     @property
     def dimension(self) -> int:
@@ -28,6 +29,12 @@ class Network(nn.Module):
     def minimum(self) -> int:
         """Samples of the shortest clip that the encoder takes."""
         return cast(int, self.encoder.minimum)
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """(B, E) embeddings -> (B, C) float32 scores of the head's classes. Raises ValueError without a head."""
+        if self.head is None:
+            raise ValueError("the network has no head")
+        return cast(Tensor, cast(Any, self.head).logits(embeddings))
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32 waveforms, (B,) int64 lengths in samples where clips are padded -> (B, E) embeddings.

@@ -5,6 +5,7 @@ Every function here takes and returns plain values; the command line only prints
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knn_cli import audio, labels, store
-from knn_cli.embedder import BATCH_SECONDS, Embedder, embed_file
+from knn_cli.atomic import check_output
+from knn_cli.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedder import embed_store as embed_rows
-from knn_cli.errors import AudioError, Failure, KnnError, SilenceError
+from knn_cli.errors import AudioError, BundleError, Failure, KnnError, StoreError
 from knn_cli.labels import Labels
 from knn_cli.store import Store, StoreWriter
 from knn_cli.types import EmbeddingSet, ScoreTable
@@ -37,17 +39,25 @@ class EmbedOptions:
     channel: str = "mix"
 
     def __post_init__(self) -> None:
-        if self.segment is not None and self.segment <= 0:
-            raise KnnError(f"Segments of {self.segment:g} s hold nothing.", "Give --segment above 0.")
+        audio.channel_index(self.channel)
+        if self.segment is not None and not MINIMUM_SECONDS <= self.segment < math.inf:
+            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MINIMUM_SECONDS:g} s or more.")
 
 
 @dataclass
 class Embedding:
-    """What `embed_into` wrote: rows, and rows of a store left out for want of speech."""
+    """What `embed_into` wrote: rows of this run, rows of a store left out for want of speech, and files that failed."""
 
     rows: int = 0
     silent: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Rows of a store that were left out for want of speech."""
+
+    rows: int
 
 
 def is_store(path: Path) -> bool:
@@ -59,7 +69,7 @@ def is_store(path: Path) -> bool:
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the audio files below them. Raises AudioError for a folder without any."""
+    """Files as they are, folders as the audio files below them, each once. Raises AudioError for a folder without."""
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -68,18 +78,32 @@ def expand(paths: Sequence[Path]) -> list[Path]:
             found += below
         else:
             raise AudioError(f"{path} holds no audio files.", "Audio is found at any depth, by suffix.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def audio_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path, Labels]]:
     """`expand` with labels: of files in a folder by the rule, of files named one by one by their name only."""
     apply = labels.rule(rule)
-    found: list[tuple[Path, Labels]] = []
+    found: dict[Path, Labels] = {}
     for path in paths:
-        for file in expand([path]):
-            below = PurePosixPath(file.relative_to(path).as_posix()) if path.is_dir() else PurePosixPath(file.name)
-            found.append((file, apply(below)))
-    return found
+        files = expand([path])
+        below = [PurePosixPath(one.relative_to(path).as_posix() if path.is_dir() else one.name) for one in files]
+        for file, label in zip(files, labels.label_all(apply, below), strict=True):
+            found.setdefault(file, label)
+    names = labels.distinct([one.name for one in found.values()], [file.parent for file in found])
+    return [(file, replace(one, name=name)) for (file, one), name in zip(found.items(), names, strict=True)]
+
+
+def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
+    """KnnError when a text output would replace a source, or is called like sound or a store."""
+    check_output(out, sources)
+    if out is not None and out.suffix.lower() in {*audio.SUFFIXES, ".h5", ".hdf5"}:
+        raise KnnError(f"{out} is no name for a text file.", "Is it a recording? The output comes after the option.")
+
+
+def line_names(files: Sequence[tuple[Path, Labels]]) -> list[str]:
+    """What each file's line is called on stdout: its stem, so that pieces of one recording differ, made distinct."""
+    return labels.distinct([path.stem for path, _ in files], [path.parent for path, _ in files])
 
 
 def embed(
@@ -114,8 +138,8 @@ def embed_into(
     attributes = {"embedder": embedder.bundle.fingerprint}
     plan: dict[str, Any] = {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
     if isinstance(source, Path):
-        status = source.stat()
-        plan |= {"store": source.resolve(), "size": status.st_size, "time": status.st_mtime_ns}
+        check_output(out, [source])
+        plan |= {"store": store.stamp(source)}
         with (
             Store(source, "audio") as opened,
             StoreWriter(
@@ -130,9 +154,10 @@ def embed_into(
                 if progress is not None:
                     progress(group.done, total)
             if not result.rows and not writer.finished:
-                raise SilenceError(f"{source} holds no speech.", "If there is, --no-vad takes all of it.")
+                raise no_speech(str(source), options.use_vad)
         return result
-    plan["files"] = [str(path) for path, _ in source]
+    check_output(out, [path for path, _ in source])
+    plan["files"] = [(store.stamp(path) if path.exists() else str(path), vars(label)) for path, label in source]
     with StoreWriter(out, "embeddings", attributes, plan=plan, force=force) as writer:
         left = [(path, label) for path, label in source if str(path) not in writer.finished]
         for done, (name, found) in enumerate(embed(left, embedder, options), start=1):
@@ -152,12 +177,18 @@ def _refuse_segment(options: EmbedOptions) -> None:
         raise KnnError("A store's rows are segments already.", "Cut them otherwise with `knn convert --segment`.")
 
 
-def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-    """The embeddings of an audio store, group of rows after group of rows."""
+def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterator[EmbeddingSet | Silent]:
+    """The embeddings of an audio store, group of rows after group of rows; SilenceError when there are none at all."""
     _refuse_segment(options)
+    rows = silent = 0
     with Store(path, "audio") as opened:
         for group in embed_rows(opened, embedder, use_vad=options.use_vad):
-            yield str(path), group.embeddings
+            rows, silent = rows + len(group.embeddings), silent + group.silent
+            yield group.embeddings
+    if not rows:
+        raise no_speech(str(path), options.use_vad)
+    if silent:
+        yield Silent(silent)
 
 
 def training_rows(
@@ -181,27 +212,33 @@ def training_rows(
             parts.append(group.embeddings)
             if progress is not None:
                 progress(group.done, len(opened))
-    columns = ("data", "name", "group", "subgroup", "speaker", "start", "end")
-    joined = {column: np.concatenate([getattr(part, column) for part in parts]) for column in columns}
-    return EmbeddingSet(**joined, embedder=embedder.bundle.fingerprint)
+    if not sum(map(len, parts)):
+        raise no_speech(str(path), use_vad)
+    return EmbeddingSet.concatenate(parts)
 
 
 def classify(
     sources: Sequence[Path], classifier: Classifier, options: EmbedOptions
-) -> Iterator[tuple[str, ScoreTable | KnnError]]:
+) -> Iterator[tuple[str, ScoreTable | Silent | KnnError]]:
     """(source, its scores or why there are none); rows of files are named by path, rows of stores by recording."""
     for path in sources:
-        if is_store(path):
-            _refuse_segment(options)
-            for table in classifier.store(path, use_vad=options.use_vad):
-                yield str(path), table
-            continue
         try:
-            table = classifier.file(path, **vars(options))
-        except AudioError as error:
+            if is_store(path):
+                _refuse_segment(options)
+                scored = 0
+                for table in classifier.store(path, use_vad=options.use_vad):
+                    scored += len(table)
+                    yield str(path), table
+                if not scored:
+                    raise no_speech(str(path), options.use_vad)
+                with Store(path) as opened:
+                    if scored < len(opened):
+                        yield str(path), Silent(len(opened) - scored)
+            else:
+                table = classifier.file(path, **vars(options))
+                yield str(path), replace(table, name=np.full(len(table), str(path)))
+        except (AudioError, StoreError, BundleError) as error:
             yield str(path), error
-        else:
-            yield str(path), replace(table, name=np.full(len(table), str(path)))
 
 
 def diarize(
@@ -215,6 +252,8 @@ def diarize(
     """(file, its turns or why there are none), file after file; see `diarization.diarize`."""
     from knn_cli import diarization
 
+    if len({path.stem for path in files}) < len(files):
+        raise KnnError("Two of the files have the same name, so their turns could not be told apart.", "Rename one.")
     for path in files:
         try:
             turns = diarization.diarize(

@@ -58,6 +58,8 @@ class Registry:
             raise KnnError(f"The {self.kind} {name!r} does not take these arguments: {error}.") from error
 
 
-ENCODERS = Registry("encoder", "knn_cli.encoders", "knn_cli.wavlm")
-POOLINGS = Registry("pooling", "knn_cli.pooling")
+_SPEAKER = ("knn_cli.ecapa", "knn_cli.resnet", "knn_cli.campplus")  # encoders with poolings of their own
+ENCODERS = Registry("encoder", "knn_cli.encoders", "knn_cli.wavlm", *_SPEAKER)
+POOLINGS = Registry("pooling", "knn_cli.pooling", "knn_cli.pooling_statistics", "knn_cli.xvector", *_SPEAKER)
+HEADS = Registry("head", "knn_cli.heads", "knn_cli.heads_sphere", "knn_cli.ecapa")
 CLUSTERERS = Registry("clustering method", "knn_cli.clustering")

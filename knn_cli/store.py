@@ -13,26 +13,30 @@ attributes) are read as they are.
 
 Writing is atomic and resumable. `StoreWriter` puts finished shards into `OUT.parts/`, each renamed into place when it
 is whole, and makes OUT of them at the end by one rename. A killed writer leaves the old OUT or none, and shards from
-which the same command goes on; HDF5 files that were open when a process died are never looked at again.
+which the same command goes on, as long as neither it nor its sources have changed; HDF5 files that were open when a
+process died are never looked at again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli import audio
+from knn_cli.atomic import replacing
 from knn_cli.errors import StoreError
 from knn_cli.types import EmbeddingSet, Waveform
 
@@ -83,7 +87,9 @@ class Store:
 
     def _check(self, kind: str | None) -> None:
         file = self._file
-        schema = int(file.attrs.get("schema", SCHEMA))
+        schema = file.attrs.get("schema", SCHEMA)
+        if not isinstance(schema, (int, np.integer)):
+            raise StoreError(f"{self.path} has the schema {schema!r}, which is no number.", "Make it again.")
         if schema > SCHEMA:
             raise StoreError(f"{self.path} has schema {schema}; this knn reads up to {SCHEMA}.", "Install a newer knn.")
         found = _text(file.attrs.get("kind", "")) or ("embeddings" if "Data" in file else "")
@@ -96,12 +102,21 @@ class Store:
         needed = [_PAYLOAD[found], "Name"]
         if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
             raise StoreError(f"{self.path} lacks the dataset {', '.join(missing)}.")
-        if found == "embeddings" and file["Data"].ndim != 2:
-            raise StoreError(f"{self.path}: Data has shape {file['Data'].shape}, (rows, dimensions) is needed.")
-        rows = len(file[_PAYLOAD[found]])
+        payload = file[_PAYLOAD[found]]
+        if found == "embeddings" and (payload.ndim != 2 or payload.dtype.kind not in "fiu"):
+            raise StoreError(
+                f"{self.path}: Data is {payload.dtype} of shape {payload.shape}, not numbers (rows, dimensions)."
+            )
+        if found == "audio" and not isinstance(file.attrs.get("rate"), (int, np.integer)):
+            raise StoreError(f"{self.path} does not say how many samples a second it has.", "Convert it again.")
         for name in (*_COLUMNS.values(), "Start", "End"):
-            if name in file and file[name].shape not in {(rows,), (rows, 1)}:
-                raise StoreError(f"{self.path}: {name} has shape {file[name].shape}, {(rows,)} is needed.")
+            column = file.get(name)
+            if column is None:
+                continue
+            if not isinstance(column, h5py.Dataset) or column.shape not in {(len(payload),), (len(payload), 1)}:
+                raise StoreError(f"{self.path}: {name} must be a dataset of shape {(len(payload),)}.")
+            if name in {"Start", "End"} and column.dtype.kind not in "fiu":
+                raise StoreError(f"{self.path}: {name} must be seconds, it is {column.dtype}.")
 
     def __enter__(self) -> Store:
         return self
@@ -150,19 +165,42 @@ class Store:
 
     def embeddings(self) -> EmbeddingSet:
         """All rows of an embedding store."""
-        data = self._file["Data"][...].astype(np.float32, copy=False)
-        start, end = self.times()
-        texts = {field: self.column(field) for field in _COLUMNS}
+        with self._reading():
+            data = self._file["Data"][...].astype(np.float32, copy=False)
+            start, end = self.times()
+            texts = {field: self.column(field) for field in _COLUMNS}
+        bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
+        if len(bad):
+            raise StoreError(
+                f"{self.path} holds NaN or infinite values in {len(bad)} of {len(data)} embeddings, first in row "
+                f"{bad[0]} ({texts['name'][bad[0]]}).",
+                "Embed these recordings again.",
+            )
         return EmbeddingSet(data, start=start, end=end, embedder=self.embedder, **texts)
 
     def segments(self) -> Iterator[AudioRow]:
-        """The rows of an audio store, one after the other."""
-        name, group, subgroup, speaker = (self.column(field) for field in _COLUMNS)
-        starts, ends = self.times()
+        """The rows of an audio store, one after the other. Raises StoreError for a damaged row."""
+        with self._reading():
+            name, group, subgroup, speaker = (self.column(field) for field in _COLUMNS)
+            starts, ends = self.times()
         for row in range(len(self)):
-            samples = audio.decode_flac(self._file["Audio"][row].tobytes())
+            with self._reading(f", row {row},"):
+                samples = audio.decode_flac(self._file["Audio"][row].tobytes())
             labels = str(name[row]), str(group[row]), str(subgroup[row]), str(speaker[row])
             yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[row]), float(ends[row]))
+
+    @contextmanager
+    def _reading(self, where: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # what h5py and soundfile raise for bytes that make no sense
+            raise StoreError(f"{self.path}{where} is damaged.", "Copy it again, or make it again.") from error
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """(whole path, bytes, time of change) of a source: what makes it another source for an interrupted run."""
+    status = path.stat()
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def kind_of(path: Path) -> str | None:
@@ -180,10 +218,17 @@ def read(path: Path | str) -> EmbeddingSet:
 
 
 def write(path: Path | str, embeddings: EmbeddingSet, *, force: bool = False) -> None:
-    """An embedding store in one go. Raises StoreError as `StoreWriter` does."""
-    attributes = {"embedder": embeddings.embedder}
-    with StoreWriter(path, "embeddings", attributes, plan={"embeddings": len(embeddings)}, force=force) as writer:
-        writer.add("all", embeddings)
+    """An embedding store in one go. Raises StoreError when it exists and `force` is not set, KnnError from the disk."""
+    path = Path(path)
+    check_free(path, force)
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        file.attrs.update(_described("embeddings", {"embedder": embeddings.embedder}))
+        _append(file, _embedding_columns(embeddings))
+
+
+def _described(kind: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"schema": SCHEMA, "kind": kind, "created": created, **attributes}
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -200,11 +245,12 @@ class StoreWriter:
     path       : the store to be
     kind       : "audio" or "embeddings"
     attributes : more attributes of the file, such as `embedder` and `rate`
-    plan       : whatever decides the content (sources, settings); unfinished shards of the same plan are gone on with
+    plan       : whatever decides the content (`stamp`s of sources, labels, settings); unfinished shards of the same
+                 plan are gone on with
     force      : replace an existing store, drop unfinished shards of another plan
 
-    Raises StoreError: the store exists and `force` is not set, shards of another plan are there, the folder cannot
-    be written, the disk is full.
+    Raises StoreError: the store exists and `force` is not set, shards of another plan are there, another process is
+    writing it, the folder cannot be written, the disk is full.
     """
 
     def __init__(
@@ -218,8 +264,9 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         self.kind = kind
-        self._attributes = {"schema": SCHEMA, "kind": kind, **attributes}
-        self._plan = json.dumps({"kind": kind, **plan}, sort_keys=True, default=str)
+        self._attributes = attributes
+        text = json.dumps({"schema": SCHEMA, "kind": kind, **attributes, **plan}, sort_keys=True, default=str)
+        self._plan = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self._force = force
         self._folder = self.path.with_name(self.path.name + ".parts")
         self._pending: list[tuple[str, dict[str, Any]]] = []
@@ -231,18 +278,20 @@ class StoreWriter:
         with _disk(self.path):
             if not self.path.parent.is_dir():
                 raise StoreError(f"The folder {self.path.parent} does not exist.", "Make it first.")
-            plan = self._folder / "plan.json"
-            if self._folder.exists() and (not plan.exists() or plan.read_text() != self._plan):
-                if not self._force and any(self._folder.glob("*.h5")):
+            self._folder.mkdir(exist_ok=True)
+            self._lock = _lock(self._folder, self.path)
+            plan = self._folder / "plan"
+            if not plan.exists() or plan.read_text() != self._plan:
+                if not self._force and self._shards():
+                    _unlock(self._lock)
                     raise StoreError(
-                        f"{self._folder} holds unfinished work of another command.",
+                        f"{self._folder} holds unfinished work of another command, or of sources that have changed.",
                         "Repeat that command to go on with it, or drop it with --force.",
                     )
-                shutil.rmtree(self._folder)
-            self._folder.mkdir(exist_ok=True)
-            if not plan.exists():
+                for leftover in self._folder.glob("[0-9]*"):
+                    leftover.unlink()
                 _rename_into(plan, lambda temporary: temporary.write_text(self._plan))
-        self.finished: frozenset[str] = frozenset(source for shard in self._shards() for source in _sources(shard))
+        self.finished: frozenset[str] = frozenset(one for shard in self._shards() for one in _sources(shard))
         return self
 
     def add(self, source: str, rows: EmbeddingSet | Iterable[AudioRow]) -> int:
@@ -264,28 +313,35 @@ class StoreWriter:
         """Write what is pending into a shard of its own."""
         if not self._pending:
             return
-        sources = [source for source, _ in self._pending]
+        sources = json.dumps([source for source, _ in self._pending])
         joined = {name: _concatenate([columns[name] for _, columns in self._pending]) for name in self._pending[0][1]}
-        shard = self._folder / f"{len(self._shards()):06d}.h5"
+        number = max((int(shard.stem) for shard in self._shards()), default=-1) + 1
+        shard = self._folder / f"{number:06d}.h5"
 
         def write_shard(temporary: Path) -> None:
             with h5py.File(temporary, "w") as file:
-                file.attrs["sources"] = json.dumps(sources)
-                file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                file.attrs.update(self._attributes)
+                file.attrs.update(_described(self.kind, self._attributes))
                 _append(file, joined)
 
         with _disk(self.path):
+            # The list first: a shard counts once it has both, and is then whole.
+            _rename_into(shard.with_suffix(".json"), lambda temporary: temporary.write_text(sources))
             _rename_into(shard, write_shard)
         self._pending, self._pending_bytes, self._last_flush = [], 0, time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                self._finish()
+                return
             if any(len(columns["Name"]) for _, columns in self._pending) and not isinstance(error, StoreError):
                 self.flush()  # finished sources are kept for the next run
             if not self._shards():
                 shutil.rmtree(self._folder, ignore_errors=True)
-            return
+        finally:
+            _unlock(self._lock)
+
+    def _finish(self) -> None:
         self.flush()
         with _disk(self.path):
             shards = self._shards()
@@ -293,23 +349,22 @@ class StoreWriter:
                 shutil.rmtree(self._folder)
                 raise StoreError(f"There is nothing to write into {self.path}.")
             whole = shards[0] if len(shards) == 1 else self._merge(shards)
-            with h5py.File(whole, "r+") as file:
-                del file.attrs["sources"]
             whole.replace(self.path)
             shutil.rmtree(self._folder)
 
     def _merge(self, shards: list[Path]) -> Path:
         merged = self._folder / "merged.tmp"
         with h5py.File(merged, "w") as file:
+            file.attrs.update(_described(self.kind, self._attributes))
             for shard in shards:
                 with h5py.File(shard, "r") as part:
-                    if shard is shards[0]:
-                        file.attrs.update(part.attrs)
                     _append(file, {name: part[name][...] for name in part})
         return merged
 
     def _shards(self) -> list[Path]:
-        return sorted(self._folder.glob("[0-9]*.h5"))
+        """Shards that are whole; what a crash of the system may have left of others counts as not there."""
+        found = self._folder.glob("[0-9]*.h5")
+        return sorted(shard for shard in found if shard.with_suffix(".json").exists() and h5py.is_hdf5(shard))
 
 
 def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:
@@ -362,9 +417,28 @@ def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
 
 
 def _sources(shard: Path) -> list[str]:
-    with h5py.File(shard, "r") as file:
-        sources: list[str] = json.loads(file.attrs["sources"])
+    sources: list[str] = json.loads(shard.with_suffix(".json").read_text())
     return sources
+
+
+def _lock(folder: Path, store: Path) -> TextIO | None:
+    """An exclusive lock that dies with this process; None where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = (folder / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise StoreError(f"{store} is being written by another process.", "Wait for it to end.") from error
+    return file
+
+
+def _unlock(lock: TextIO | None) -> None:
+    if lock is not None:
+        lock.close()
 
 
 def _text(value: Any) -> str:

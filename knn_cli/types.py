@@ -115,10 +115,18 @@ class EmbeddingSet:
 
     def take(self, rows: Any) -> EmbeddingSet:
         """The rows chosen by an index array, a boolean mask or a slice."""
-        columns = ("data", "name", "group", "subgroup", "speaker", "start", "end")
-        return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+        return replace(self, **{column: getattr(self, column)[rows] for column in _COLUMNS})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[EmbeddingSet]) -> EmbeddingSet:
+        """The rows of one or more sets of one embedder, one after the other."""
+        if len({part.embedder for part in parts}) != 1:
+            raise ValueError("embeddings of several models, or none at all, make no set")
+        columns = {column: np.concatenate([getattr(part, column) for part in parts]) for column in _COLUMNS}
+        return cls(**columns, embedder=parts[0].embedder)
 
 
+_COLUMNS = ("data", "name", "group", "subgroup", "speaker", "start", "end")
 LABEL_LEVELS = ("group", "subgroup", "speaker", "name")
 
 

@@ -28,9 +28,12 @@ LANES = 16
 
 @cache
 def _network() -> Any:
+    threads = torch.get_num_threads()
     from silero_vad import load_silero_vad
 
-    return load_silero_vad()
+    network = load_silero_vad()
+    torch.set_num_threads(threads)  # importing silero_vad sets one thread for the whole process
+    return network
 
 
 def probabilities(waveforms: Sequence[Floats]) -> list[Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -125,16 +126,59 @@ def test_ffmpeg_reads_what_libsndfile_does_not(tmp_path: Path) -> None:
     assert np.argmax(np.abs(np.fft.rfft(waveform.samples[4000:12000]))) == 220
 
 
-def test_ffmpeg_door_reads_its_stream_and_names_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in ffmpeg proves the pipe where the real one is not installed."""
-    raw = tmp_path / "raw.f32"
-    sine(1.0, 16000).astype("<f4").tofile(raw)
-    tool = tmp_path / "ffmpeg"
-    tool.write_text(f'#!/bin/sh\ncase "$*" in *bad*) echo broken >&2; exit 1;; esac\ncat "{raw}"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    (tmp_path / "a.m4a").write_bytes(b"not for libsndfile")
-    (tmp_path / "bad.m4a").write_bytes(b"not for anyone")
-    assert np.allclose(audio.read(tmp_path / "a.m4a").samples, sine(1.0, 16000), atol=1e-6)
-    with pytest.raises(AudioError, match="ffmpeg could not read it either"):
-        audio.read(tmp_path / "bad.m4a")
+def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ffmpeg that does what the script says, so that the pipe is proved where the real one is not installed."""
+    soundfile.write(folder / "stereo.au", np.stack([sine(1.0, 8000), np.zeros(8000)], axis=1), 8000, subtype="FLOAT")
+    (folder / "ffmpeg").write_text(f'#!/bin/sh\nsound="{folder}/stereo.au"\n{script}\n')
+    (folder / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    (folder / "a.m4a").write_bytes(b"not for libsndfile")
+
+
+def test_ffmpeg_goes_through_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, 'cat "$sound"', monkeypatch)
+    same = audio.read(tmp_path / "stereo.au", channel="left")
+    assert np.array_equal(audio.read(tmp_path / "a.m4a", channel="left").samples, same.samples)
+    assert same.seconds == pytest.approx(1.0)
+    with pytest.raises(AudioError, match="2 channels, not channel 3"):
+        audio.read(tmp_path / "a.m4a", channel="3")
+    found = audio.info(tmp_path / "a.m4a")
+    assert (found.rate, found.channels, found.seconds) == (8000, 2, 1.0)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo broken >&2; exit 1",
+        'head -c 9000 "$sound"; kill -9 $$',  # ended by a signal
+        'yes error | head -c 200000 >&2; cat "$sound"',  # more talk than a pipe holds
+        "exit 0",
+    ],
+)
+def test_ffmpeg_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    stand_in(tmp_path, script, monkeypatch)
+    with pytest.raises(AudioError, match=r"ffmpeg could not read it either|holds no samples"):
+        audio.read(tmp_path / "a.m4a")
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_cut_downloads(tmp_path: Path, suffix: str) -> None:
+    soundfile.write(tmp_path / f"whole.{suffix}", np.random.default_rng(0).uniform(-0.3, 0.3, 80000), 16000)
+    data = (tmp_path / f"whole.{suffix}").read_bytes()
+    assert audio.read(tmp_path / f"whole.{suffix}").seconds == pytest.approx(5.0, abs=0.1)
+    (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="is cut short"):
+        audio.read(tmp_path / f"cut.{suffix}")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    soundfile.write(os.fsencode(path), sine(0.5, 16000), 16000, format="WAV")
+    assert audio.read(path).seconds == 0.5
+
+
+def test_channel_names() -> None:
+    assert [audio.channel_index(name) for name in ("mix", "left", "right", "3")] == [None, 0, 1, 2]
+    for name in ("0", "-1", "\u00b2", "\u0663", "middle", ""):
+        with pytest.raises(AudioError, match="no channel"):
+            audio.channel_index(name)

@@ -129,3 +129,19 @@ def test_nothing_is_replaced_unasked(tiny: bundle.Bundle, tmp_path: Path) -> Non
             bundle.write(tmp_path / "notes", config, force=force)
     assert (tmp_path / "notes" / "thesis.txt").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_folders_that_are_no_bundles_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "wavlm"}')
+    monkeypatch.setenv("KNN_MODELS", str(tmp_path))
+    assert "hf" not in bundle.available() and "tiny-test" in bundle.available()
+
+
+def test_weights_are_copied_to_the_byte(tiny: bundle.Bundle, tmp_path: Path) -> None:
+    """A bundle of half-precision weights keeps its fingerprint when a classifier takes it along."""
+    state = {key: value.half() for key, value in bundle.load_network(tiny).state_dict().items()}
+    config = {key: value for key, value in tiny.config.items() if key not in {"schema", "weights_sha256"}}
+    half = bundle.write(tmp_path / "half", config, state=state)
+    again = bundle.write(tmp_path / "again", config, weights=half.folder / WEIGHTS)
+    assert bundle.same_embedder(half.fingerprint, again.fingerprint)

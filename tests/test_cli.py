@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from knn_cli import bundle, store
 from knn_cli.cli import app
+from knn_cli.convert import convert as convert_folder
 from knn_cli.report import read_rttm
 from knn_cli.types import EmbeddingSet
 
@@ -119,7 +121,7 @@ def test_train_labels(chain: dict[str, Path], corpus: Path, tmp_path: Path) -> N
 def test_embed_prints_kaldi_text_and_json(corpus: Path) -> None:
     files = sorted(corpus.rglob("*.wav"))[:2]
     lines = done("embed", *files, "--no-vad", *TINY).stdout.splitlines()
-    assert [line.split("  [ ")[0] for line in lines] == ["rec1-10", "rec1-11"]
+    assert [line.split("  [ ")[0] for line in lines] == ["rec1-10_SPLIT_001", "rec1-11_SPLIT_001"]
     values = np.array(lines[0].split("  [ ")[1].removesuffix(" ]").split(), dtype=float)
     found = json.loads(done("embed", files[0], "--no-vad", "--json", *TINY).stdout)
     assert set(found) == {"file", "model", "start", "end", "embedding"}
@@ -228,7 +230,7 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
         (["embed", chain["audio"], "--segment", "2", *TINY], "rows are segments already"),
         (["train", tmp_path / "none.h5", "-o", tmp_path / "m"], "does not exist"),
         (["train", tmp_path / "text.h5", "-o", tmp_path / "m"], "not an HDF5 store"),
-        (["convert", chain["audio"], tmp_path / "x.npz"], "is for embeddings"),
+        (["convert", chain["audio"], tmp_path / "x.npz"], "which cannot be written as .npz"),
         (["convert", chain["embeddings"], tmp_path / "x.doc"], "no suffix that a store can be written to"),
         (["info", tmp_path / "nothing"], "no file, no folder and no model"),
         (["diarize", chain["audio"], "--min-speakers", "3", "--max-speakers", "2", *TINY], "above --max-speakers 2"),
@@ -309,6 +311,7 @@ def test_interrupted_embedding_goes_on(corpus: Path, tmp_path: Path) -> None:
 import os, signal
 from knn_cli import pipeline
 from knn_cli.cli import app
+from knn_cli.convert import convert as convert_folder
 real = pipeline.embed_file
 seen = 0
 def slow(*arguments, **settings):
@@ -325,3 +328,165 @@ app(["embed", {str(corpus)!r}, "-o", {str(out)!r}, "--no-vad", *{TINY!r}])
     assert not out.exists()
     done("embed", corpus, "-o", out, "--no-vad", *TINY)
     assert len(store.read(out)) == 10 and len(set(store.read(out).name.tolist())) == 10
+
+
+def test_sources_are_never_replaced(corpus: Path, chain: dict[str, Path], tmp_path: Path) -> None:
+    sound = tmp_path / "src.wav"
+    soundfile.write(sound, noise(2.0), 16000)
+    before = sound.read_bytes()
+    for arguments in (
+        ["diarize", sound, "--rttm", sound, *TINY],
+        ["diarize", sound, "--rttm", tmp_path / "other.wav", *TINY],
+        ["classify", sound, "-o", sound, "--model", chain["model"]],
+        ["convert", sound, sound, "--force"],
+        ["embed", chain["audio"], "-o", chain["audio"], "--force", *TINY],
+        ["convert", chain["embeddings"], chain["embeddings"], "--force"],
+    ):
+        result = knn(*arguments)
+        assert result.exit_code == 1 and "Traceback" not in result.output, result.output
+    assert sound.read_bytes() == before
+    with store.Store(chain["audio"], "audio"):
+        pass
+
+
+def test_force_never_removes_what_is_not_ours(chain: dict[str, Path], tmp_path: Path, monkeypatch: object) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "config.json").write_text('{"app": 1}')
+    assert "is no model bundle" in knn("train", chain["embeddings"], "-o", project, "--force").stderr
+    (project / "thesis.txt").write_text("years")
+    assert "it holds" in knn("train", chain["embeddings"], "-o", project, "--force").stderr
+    kaldi = tmp_path / "kaldi"
+    done("convert", chain["embeddings"], kaldi)
+    (kaldi / "text").write_text("by hand")
+    assert "it holds text" in knn("convert", chain["embeddings"], kaldi, "--force").stderr
+    (tmp_path / "x.scp").write_text("precious")
+    assert "exists already" in knn("convert", chain["embeddings"], tmp_path / "x.ark").stderr
+    assert (tmp_path / "x.scp").read_text() == "precious" and (project / "thesis.txt").exists()
+
+
+def test_a_bundle_is_replaced_from_inside_and_through_a_link(
+    chain: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("train", chain["embeddings"], "-o", tmp_path / "m")
+    (tmp_path / "link").symlink_to("m")
+    done("train", chain["embeddings"], "-o", tmp_path / "link", "--force", "--label", "group")
+    monkeypatch.chdir(tmp_path / "m")
+    done("train", chain["embeddings"], "-o", ".", "--force", "--seed", "3")
+    assert bundle.find(tmp_path / "m").config["training"]["seed"] == 3
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_resumption_sees_changed_sources_and_labels(corpus: Path, tmp_path: Path) -> None:
+    """Shards of other labels, or of recordings that have changed since, are refused; --force starts again."""
+    copy = tmp_path / "wavs"
+    shutil.copytree(corpus, copy)
+    out = tmp_path / "c.h5"
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    for change in ("labels", "sound"):
+        with pytest.raises(KeyboardInterrupt):
+            convert_folder(copy, out, progress=stop, force=True)
+        if change == "labels":
+            result = knn("convert", copy, out, "--labels", "group/file")
+        else:
+            soundfile.write(sorted(copy.rglob("*.wav"))[0], noise(3.0), 16000)
+            result = knn("convert", copy, out)
+        assert result.exit_code == 1 and "sources that have changed" in result.stderr
+    done("convert", copy, out, "--labels", "group/file", "--force")
+    with store.Store(out) as opened:
+        assert set(opened.column("group").tolist()) == {"1-1", "2-3"} and len(opened) == 10
+
+
+def test_failures_are_said_with_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    soundfile.write(tmp_path / "mixed" / "a.wav", noise(2), 16000)
+    for name in ("b", "c"):
+        (tmp_path / "mixed" / f"{name}.wav").write_text("no sound")
+    for arguments in (
+        ["convert", tmp_path / "mixed", tmp_path / "c.h5"],
+        ["embed", tmp_path / "mixed", "-o", tmp_path / "e.h5", "--no-vad", *TINY],
+        ["embed", tmp_path / "mixed", "--no-vad", *TINY],
+    ):
+        result = knn(*arguments)
+        assert result.exit_code == 1 and result.stderr.count("is not audio") == 2 and "2 files failed" in result.stderr
+
+
+def test_silent_stores_are_refused(tmp_path: Path, chain: dict[str, Path]) -> None:
+    (tmp_path / "silence").mkdir()
+    soundfile.write(tmp_path / "silence" / "s.wav", np.zeros(32000), 16000)
+    done("convert", tmp_path / "silence", tmp_path / "s.h5")
+    old = tmp_path / "old.tsv"
+    old.write_text("older result")
+    for arguments in (
+        ["embed", tmp_path / "s.h5", *TINY],
+        ["embed", tmp_path / "s.h5", "-o", tmp_path / "e.h5", *TINY],
+        ["classify", tmp_path / "s.h5", "--model", chain["model"], "-o", old],
+        ["train", tmp_path / "s.h5", "-o", tmp_path / "m", *TINY],
+    ):
+        result = knn(*arguments)
+        assert result.exit_code == 1 and "holds no speech" in result.stderr, result.output
+    assert old.read_text() == "older result"
+    assert {path.name for path in tmp_path.iterdir()} == {"silence", "s.h5", "old.tsv"}
+
+
+def test_one_bad_store_costs_none_of_the_others(corpus: Path, chain: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.h5").write_bytes(chain["embeddings"].read_bytes()[:3000])
+    files = sorted(corpus.rglob("*.wav"))
+    result = knn("classify", files[0], tmp_path / "cut.h5", files[-1], "--model", chain["model"], "--no-vad")
+    assert result.exit_code == 1 and len(result.stdout.splitlines()) == 3 and "cut.h5" in result.stderr
+
+
+def test_recordings_of_one_stem_are_kept_apart(tmp_path: Path) -> None:
+    for place in ("r1", "r2"):
+        (tmp_path / "in" / "de" / place).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / "de" / place / "audio.wav", noise(1.0), 16000)
+        soundfile.write(tmp_path / "in" / "de" / place / "x_SPLIT_001.wav", noise(1.0), 16000)
+        soundfile.write(tmp_path / "in" / "de" / place / "x_SPLIT_002.wav", noise(1.0), 16000)
+    done("convert", tmp_path / "in", tmp_path / "c.h5", "--labels", "group/*/file")
+    with store.Store(tmp_path / "c.h5") as opened:
+        assert set(opened.column("name").tolist()) == {"r1/audio", "r2/audio", "r1/x", "r2/x"}
+    keys = [line.split("  [")[0] for line in done("embed", tmp_path / "in", "--no-vad", *TINY).stdout.splitlines()]
+    assert len(set(keys)) == 6 and "r1/x_SPLIT_002" in keys
+    both = [tmp_path / "in" / "de" / place / "audio.wav" for place in ("r1", "r2")]
+    assert "same name" in knn("diarize", *both, *TINY).stderr
+
+
+def test_tabs_in_names_and_options_that_cannot_be(chain: dict[str, Path], tmp_path: Path) -> None:
+    odd = tmp_path / "tab\there [b]x[.wav"
+    soundfile.write(odd, noise(1.0), 16000)
+    rows = done("classify", odd, "--model", chain["model"], "--no-vad").stdout.splitlines()
+    assert len(rows) == 2 and "tab\\there" in rows[1]
+    for arguments in (
+        ["embed", odd, "--segment", "nan", *TINY],
+        ["embed", odd, "--segment", "inf", *TINY],
+        ["embed", odd, "--channel", "\u00b2", *TINY],
+        ["convert", odd, tmp_path / "x.h5", "--segment", "inf"],
+        ["convert", odd, tmp_path / "x.h5", "--segment", "1e-9", "--min-segment", "0"],
+        ["embed", odd, "-o", tmp_path / "x.h5", "--json", *TINY],
+    ):
+        result = knn(*arguments)
+        assert result.exit_code == 1 and result.exception.__class__ is SystemExit, result.output
+    assert list(tmp_path.iterdir()) == [odd]
+
+
+def test_quiet_and_verbose_stand_anywhere(corpus: Path, tmp_path: Path) -> None:
+    file = next(corpus.rglob("*.wav"))
+    assert done("embed", file, "--no-vad", "-q", "-o", tmp_path / "a.h5", *TINY).stderr == ""
+    assert "on cpu" in done("embed", file, "--no-vad", "-v", *TINY).stderr
+    assert "on cpu" in done("-v", "embed", file, "--no-vad", *TINY).stderr
+    assert "on cpu" not in done("embed", file, "--no-vad", *TINY).stderr
+
+
+def test_closed_and_broken_stdout(corpus: Path) -> None:
+    files = " ".join(str(path) for path in sorted(corpus.rglob("*.wav")))
+    knn_text = f"{sys.executable} -m knn_cli embed {files} --no-vad {' '.join(TINY)}"
+    closed = subprocess.run(["sh", "-c", f"{knn_text} >&-"], capture_output=True, text=True, timeout=120)
+    assert closed.returncode == 0 and "Traceback" not in closed.stderr
+    broken = subprocess.run(
+        ["bash", "-c", f"{knn_text} | head -c 10; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert broken.returncode in {0, 141} and "Traceback" not in broken.stderr and broken.stderr == ""

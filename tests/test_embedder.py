@@ -136,3 +136,32 @@ def test_probabilities_of_a_batch_are_those_of_each(example: Path) -> None:
     assert [len(found) for found in together] == [32, 79, 0, 1]
     for clip, found in zip(clips, together, strict=True):
         assert np.allclose(vad.probabilities([clip])[0], found, atol=1e-4)
+
+
+def test_threads_stay_as_they_were() -> None:
+    """Importing silero_vad sets one thread for the whole process; we set it back."""
+    import subprocess
+    import sys
+
+    script = "import torch; torch.set_num_threads(3); from knn_cli import vad; vad._network()"
+    script += "; print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"
+
+
+def test_a_long_span_is_read_in_pieces(tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from knn_cli import audio
+
+    soundfile.write(tmp_path / "a.wav", noise(9.0), 16000, subtype="FLOAT")
+    whole = embed_file(tmp_path / "a.wav", tiny, use_vad=False).data
+    monkeypatch.setattr(room, "CHUNK_SECONDS", 2.0)
+    asked: list[float] = []
+    real = audio.crops
+
+    def watched(path, spans, **settings):  # type: ignore[no-untyped-def]
+        asked.extend(span.duration for span in spans)
+        return real(path, spans, **settings)
+
+    monkeypatch.setattr(audio, "crops", watched)
+    embed_file(tmp_path / "a.wav", tiny, use_vad=False)
+    assert max(asked) <= 2.0 and sum(asked) == pytest.approx(9.0) and whole.shape == (1, tiny.dimension)

@@ -30,9 +30,9 @@ def waveforms() -> Tensor:
 
 def layers_of(path: Path) -> list[Tensor]:
     imported = import_checkpoint(path)
-    assert json.loads(json.dumps(imported.args)) == imported.args
-    network = ENCODERS.build(imported.name, **imported.args)
-    network.load_state_dict(imported.state)
+    assert json.loads(json.dumps(imported.encoder.args)) == imported.encoder.args
+    network = ENCODERS.build(imported.encoder.name, **imported.encoder.args)
+    network.load_state_dict(imported.encoder.state)
     with torch.no_grad():
         return list(network.eval()(waveforms()))
 
@@ -113,11 +113,12 @@ def saved_keys(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("model_class", ["WavLMForCTC", "WavLMForXVector", "WavLMForAudioFrameClassification"])
-def test_hugging_face_heads_are_left_out(tmp_path: Path, model_class: str) -> None:
+def test_hugging_face_heads_are_left_out_but_for_the_x_vector(tmp_path: Path, model_class: str) -> None:
     model = hugging_face_model("base", model_class, use_weighted_layer_sum=True)
     model.save_pretrained(tmp_path)
     assert any(not key.startswith("wavlm.") for key in saved_keys(tmp_path))
     assert_same(layers_of(tmp_path), hugging_face_layers(model.wavlm, "base"))
+    assert import_checkpoint(tmp_path).pooling.name == ("xvector" if "XVector" in model_class else "mean")
 
 
 def test_hugging_face_unknown_head_is_told(tmp_path: Path) -> None:
@@ -130,9 +131,9 @@ def test_hugging_face_unknown_head_is_told(tmp_path: Path) -> None:
 
 def test_hugging_face_preprocessor_says_whether_to_normalize(tmp_path: Path) -> None:
     folder = write_hugging_face(tmp_path, hugging_face_model("base"))
-    assert import_checkpoint(folder).args["normalize"] is False
+    assert import_checkpoint(folder).encoder.args["normalize"] is False
     (folder / "preprocessor_config.json").write_text('{"do_normalize": true}')
-    assert import_checkpoint(folder).args["normalize"] is True
+    assert import_checkpoint(folder).encoder.args["normalize"] is True
 
 
 MICROSOFT_NAMES = [  # (Hugging Face, Microsoft), as whole words of a key
@@ -292,8 +293,8 @@ def test_microsoft_faults(tmp_path: Path) -> None:
             import_checkpoint(path)
     del good["cfg"]["num_buckets"], good["cfg"]["max_distance"]  # absent means what Microsoft's own reader takes
     torch.save(good, path)
-    assert import_checkpoint(path).args["buckets"] == 320
-    assert import_checkpoint(path).args["distance"] == 1280
+    assert import_checkpoint(path).encoder.args["buckets"] == 320
+    assert import_checkpoint(path).encoder.args["distance"] == 1280
     del good["cfg"]["gru_rel_pos"]
     torch.save(good, path)
     with pytest.raises(KnnError, match="gru_rel_pos False"):
@@ -378,7 +379,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KnnError, match="no dictionary"):
         import_checkpoint(path)
     torch.save({"weight": torch.ones(1)}, path)
-    with pytest.raises(KnnError, match=r"no WavLM checkpoint that knn knows.*Known: Microsoft"):
+    with pytest.raises(KnnError, match=r"no checkpoint that knn knows.*Known: Microsoft"):
         import_checkpoint(path)
     with pytest.raises(KnnError, match=r"config\.json cannot be read"):
         import_checkpoint(tmp_path)

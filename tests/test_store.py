@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_cli import store
-from knn_cli.errors import StoreError
+from knn_cli.errors import KnnError, StoreError
 from knn_cli.store import AudioRow, Store, StoreWriter
 from knn_cli.types import EmbeddingSet, Waveform
 
@@ -122,8 +122,13 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(StoreError, match="not an HDF5 store"):
         store.read(tmp_path / "text.h5")
-    with pytest.raises(StoreError, match=r"folder .* does not exist"):
+    with pytest.raises(KnnError, match="No such file or directory"):
         store.write(tmp_path / "no" / "e.h5", some(2))
+    with (
+        pytest.raises(StoreError, match=r"folder .* does not exist"),
+        StoreWriter(tmp_path / "no" / "e.h5", "embeddings", {}, plan={}),
+    ):
+        pass
     with pytest.raises(StoreError, match="is a folder"):
         store.write(tmp_path, some(2))
     with h5py.File(tmp_path / "new.h5", "w") as file:
@@ -143,6 +148,80 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "_append", full)
-    with pytest.raises(StoreError, match=r"cannot be written: No space left on device"):
+    with pytest.raises(KnnError, match=r"cannot be written: No space left on device"):
         store.write(tmp_path / "e.h5", some(2))
+    with (
+        pytest.raises(StoreError, match=r"cannot be written: No space left on device"),
+        StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}) as writer,
+    ):
+        writer.add("a", some(2))
     assert not (tmp_path / "e.h5").exists()
+
+
+def test_a_shard_that_a_crash_left_empty_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    with pytest.raises(RuntimeError), StoreWriter(path, "embeddings", {}, plan={}) as writer:
+        for i in range(2):
+            writer.add(str(i), some(3, i))
+            writer.flush()
+        raise RuntimeError("power cut")
+    (tmp_path / "e.h5.parts" / "000001.h5").write_bytes(b"")
+    with StoreWriter(path, "embeddings", {}, plan={}) as writer:
+        assert writer.finished == {"0"}
+        writer.add("1", some(3, 1))
+    assert len(store.read(path)) == 6
+
+
+def test_two_writers_of_one_store(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}) as writer:
+        writer.add("a", some(2))
+        with (
+            pytest.raises(StoreError, match="is being written by another process"),
+            StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}),
+        ):
+            pass
+    assert len(store.read(tmp_path / "e.h5")) == 2
+
+
+def test_writes_in_one_go_never_meet(tmp_path: Path) -> None:
+    """Unfinished shards of a StoreWriter are none of `write`'s business."""
+    with pytest.raises(RuntimeError), StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}) as writer:
+        writer.add("a", some(2, 1))
+        raise RuntimeError
+    store.write(tmp_path / "e.h5", some(2, 2))
+    assert equal(store.read(tmp_path / "e.h5"), some(2, 2))
+
+
+def test_strange_stores_are_refused_not_stumbled_over(tmp_path: Path) -> None:
+    def made(name: str, **contents: object) -> Path:
+        path = tmp_path / f"{name}.h5"
+        with h5py.File(path, "w") as file:
+            for key, value in contents.items():
+                if key.islower():
+                    file.attrs[key] = value
+                elif isinstance(value, str):
+                    file.create_group(key)
+                else:
+                    file[key] = value
+        return path
+
+    for path, message in (
+        (made("schema", schema="x", Data=np.zeros((2, 3)), Name=[b"a", b"b"]), "which is no number"),
+        (made("text", Data=np.array([[b"a"], [b"b"]]), Name=[b"a", b"b"]), "not numbers"),
+        (made("start", Data=np.zeros((2, 3)), Name=[b"a", b"b"], Start=[b"x", b"y"]), "must be seconds"),
+        (made("group", Data=np.zeros((2, 3)), Name=[b"a", b"b"], Speaker="group"), "Speaker must be a dataset"),
+        (made("rate", kind="audio", Audio=np.zeros(2), Name=[b"a", b"b"]), "samples a second"),
+        (made("nan", Data=np.array([[0.0, 1], [np.nan, 0]]), Name=[b"a", b"b"]), r"first in row 1 \(b\)"),
+    ):
+        with pytest.raises(StoreError, match=message), Store(path) as opened:
+            opened.embeddings()
+
+
+def test_damaged_sound_names_its_row(tmp_path: Path) -> None:
+    row = AudioRow(Waveform(np.zeros(1600, dtype=np.float32), 16000), "a", "", "", "", 0.0, 0.1)
+    with StoreWriter(tmp_path / "a.h5", "audio", {"rate": 16000}, plan={}) as writer:
+        writer.add("a", [row, row])
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["Audio"][1] = np.zeros(50, dtype=np.uint8)
+    with Store(tmp_path / "a.h5") as opened, pytest.raises(StoreError, match="row 1, is damaged"):
+        list(opened.segments())

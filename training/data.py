@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.prepare import EXAM_LANGUAGES, read_manifest
 from training.synthesise import OTHERS
-from training.teach import several_voices, speaker_warps, warp_matrix
+from training.teach import QUOTAS, SYNTHETIC, several_voices, speaker_warps, warp_matrix
 
 Frames = NDArray[np.float16]
 LANGUAGES = EXAM_LANGUAGES + tuple(OTHERS)  # classes of the language head; those past the fifteen are synthetic only
@@ -95,8 +95,10 @@ class Material:
             if row["language"] in EXAM_LANGUAGES and row["family"] not in NO_LABELS:
                 families = self.by_language.setdefault(row["language"], {})
                 families.setdefault(row["family"], {}).setdefault(row["speaker"], []).append(i)
-        warps = speaker_warps([row["speaker"] for row in self.rows], seed=0)
-        self.twin = {speaker: warp_matrix(factor) for speaker, factor in warps.items()}
+        self.twins = [
+            {speaker: warp_matrix(factor) for speaker, factor in speaker_warps(self.speakers, version).items()}
+            for version in range(1, len(QUOTAS))
+        ]
         self.warps = torch.from_numpy(np.stack([warp_matrix(f) for f in np.linspace(0.84, 1.18, 18)]))
         self.reload_teacher()
 
@@ -111,26 +113,34 @@ class Material:
             if not several_voices(row["speaker"]):
                 own.setdefault(row["speaker"], []).append(index)
         for indices in own.values():  # one voice: what its recordings have in common is the target for all of them
-            for version in range(2):
+            for version in range(targets.shape[1]):
                 known = targets[indices, version][~np.isnan(targets[indices, version, 0])]
                 if len(known):
                     targets[indices, version] = known.mean(0)
         self.teacher = targets
+        self.synthetic_teacher = []
+        for language in EXAM_LANGUAGES:
+            taught = np.load(self.cache / f"teacher-synth-{language}.npy") - self.teacher_mean
+            self.synthetic_teacher.append(taught / np.linalg.norm(taught, axis=1, keepdims=True))
 
     def batch(self, rng: np.random.Generator, length: int, synthetic: int, labelled: int, voices: int) -> Batch:
         """A batch of `synthetic` + `labelled` (real, with a language) + `voices` (real, any language) crops."""
         crops: list[Frames] = []
         language, voice, teacher, phones = [], [], [], []
-        nothing = np.full(length, -1, np.int64)
+        nothing, nothing_taught = np.full(length, -1, np.int64), np.full(192, np.nan, np.float32)
+        may_warp: list[bool] = []
         for _ in range(synthetic):
             exam = rng.random() < 0.75
             label = int(rng.integers(15) if exam else rng.integers(15, len(LANGUAGES)))
             corpus = self.synthetic[label]
-            crop, places = corpus.crop(int(rng.integers(len(corpus))), length, rng)
+            taught = exam and rng.random() < 0.5
+            index = int(rng.integers(SYNTHETIC if taught else len(corpus)))
+            crop, places = corpus.crop(index, length, rng)
             crops.append(crop)
             language.append(label)
             voice.append(-1)
-            teacher.append(np.full(192, np.nan, np.float32))
+            teacher.append(self.synthetic_teacher[label][index] if taught else nothing_taught)
+            may_warp.append(not taught)
             phones.append(self.phones[label][places].astype(np.int64))
         names = sorted(self.by_language)
         for k in range(labelled + voices):
@@ -147,17 +157,18 @@ class Material:
             speaker = who[int(rng.choice(len(who), p=weights / weights.sum()))]
             index = int(rng.choice(people[speaker]))
             crop, _ = self.real.crop(index, length, rng)
-            twin = int(rng.random() < 0.4 and not np.isnan(self.teacher[index, 1, 0]))
-            if twin:
-                crop = (crop.astype(np.float32) @ self.twin[speaker]).astype(np.float16)
+            there = np.flatnonzero(~np.isnan(self.teacher[index, 1:, 0])) + 1
+            version = int(rng.choice(there)) if len(there) and rng.random() < 0.5 else 0
+            if version:
+                crop = (crop.astype(np.float32) @ self.twins[version - 1][speaker]).astype(np.float16)
             crops.append(crop)
-            known = not several_voices(speaker)
-            voice.append(self.speakers.index(speaker) + twin * len(self.speakers) if known else -1)
-            teacher.append(self.teacher[index, twin])
+            known = version < 2 and not several_voices(speaker)
+            voice.append(self.speakers.index(speaker) + version * len(self.speakers) if known else -1)
+            teacher.append(self.teacher[index, version])
+            may_warp.append(False)
             phones.append(nothing)
         logs = torch.from_numpy(np.stack(crops)).float()  # (B, N, 80)
-        may_warp = torch.arange(len(crops)) < synthetic
-        powers = self.augment(logs, may_warp, rng)
+        powers = self.augment(logs, torch.tensor(may_warp), rng)
         return Batch(
             powers, torch.tensor(language), torch.tensor(voice), torch.from_numpy(np.stack(teacher)),
             torch.from_numpy(np.stack(phones)),
@@ -198,6 +209,7 @@ class Material:
             torch.randn(size, 1, 1, generator=generator) * torch.cos(np.pi * k * place) / k**0.5 for k in range(1, 7)
         )
         powers = powers * torch.exp(uniform(0, 5) / NEPER * curve)
+        plain = torch.exp(logs + uniform(0, 5) / NEPER * curve)  # what a third of the clips stay at
         top, bottom = uniform(0.66, 0.98), uniform(0.02, 0.16)  # of the mel axis: 3 to 7.6 kHz, 30 to 330 Hz
         top = torch.where(chance(0.4), uniform(0.70, 0.75), top)  # a telephone
         cut = torch.where(chance(0.35) & (place > top), -50.0 / NEPER * ((place - top) * 20).clamp(0, 1), 0.0)
@@ -214,6 +226,8 @@ class Material:
         hiss = torch.exp(uniform(-6, 2) * place) * torch.empty(logs.shape).exponential_(generator=generator)
         hiss = hiss / hiss.mean((1, 2), keepdim=True)
         powers = powers + torch.where(chance(0.6), mean * 10 ** (-uniform(15, 55) / 10), 0.0) * hiss
+
+        powers = torch.where(chance(0.35), plain, powers)
 
         # gaps: bins and frames at their mean over time, which the encoder's normalisation turns to nothing
         flat = powers.log().mean(1, keepdim=True).exp()

@@ -45,7 +45,7 @@ def embed(network: Trained, corpus: Corpus, indices: list[int], limit: int = 150
     with torch.inference_mode():
         for index in indices:
             start, end = corpus.offsets[index], corpus.offsets[index + 1]
-            logs = torch.from_numpy(corpus.frames[start : min(end, start + limit)]).float()
+            logs = torch.from_numpy(corpus.frames[start : min(end, start + limit)].astype(np.float32))
             rows.append(network(logs.exp()[None])[0][0].double().numpy())
     return np.array(rows)
 
@@ -95,22 +95,30 @@ def balance(groups: list[tuple[str, ...]]) -> Array:
     return np.array([count[group] ** -0.5 for group in groups])
 
 
+def at_most(indices: list[int], rows: list[dict[str, str]], quota: int) -> list[int]:
+    """Up to `quota` recordings of each speaker in each language, spread over the list."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i in indices:
+        groups.setdefault((rows[i]["language"], rows[i]["speaker"]), []).append(i)
+    return sorted(i for group in groups.values() for i in group[:: -(-len(group) // quota)])
+
+
 def languages(work: Path, run: str) -> dict[str, object]:
     """Every back end's figures for one fold."""
     cache = work / "cache"
     rows = read_manifest(cache / "reels.tsv")
     network, real = load(work, run), Corpus(cache, "real")
-    family = run.split("-", 1)[1].removeprefix("v2-")
+    family = run.split("-", 1)[1]
     usable = [i for i, r in enumerate(rows) if r["language"] in EXAM_LANGUAGES and r["family"] not in NO_LABELS]
     test = [i for i in usable if rows[i]["family"] == family and float(rows[i]["seconds"]) >= 5]
     others = [i for i in usable if rows[i]["family"] != family]
-    split = [i for i in others if random_tenth(i) and float(rows[i]["seconds"]) >= 5]
-    fit = [i for i in others if not random_tenth(i)]
+    split = at_most([i for i in others if random_tenth(i) and float(rows[i]["seconds"]) >= 5], rows, 5)
+    fit = at_most([i for i in others if not random_tenth(i)], rows, 15)
     views = {name: embed(network, real, idx) for name, idx in (("fit", fit), ("test", test), ("split", split))}
     synthetic, synthetic_labels = [], []
     for language in EXAM_LANGUAGES:
         corpus = Corpus(cache, f"synth-{language}")
-        synthetic.append(embed(network, corpus, list(range(min(60, len(corpus))))))
+        synthetic.append(embed(network, corpus, list(range(40))))
         synthetic_labels += [language] * len(synthetic[-1])
     synth = np.concatenate(synthetic)
     truth = {name: [rows[i]["language"] for i in idx] for name, idx in (("test", test), ("split", split))}
@@ -152,6 +160,11 @@ def languages(work: Path, run: str) -> dict[str, object]:
                     result["test shipped back end each"] = each
                     path = work / "runs" / run / "scores.npz"
                     np.savez(path, scores=scores, truth=truth[name], classes=classes)
+    np.savez(
+        work / "runs" / run / "views.npz",
+        fit=views["fit"], fit_index=fit, test=views["test"], test_index=test, split=views["split"], split_index=split,
+        synth=synth, synth_labels=synthetic_labels,
+    )  # fmt: skip
     (work / "runs" / run / "languages.json").write_text(json.dumps(result, indent=1))
     return result
 
@@ -183,7 +196,7 @@ def speakers(work: Path, run: str, teacher_folder: Path | None) -> dict[str, flo
                 continue
             taken[row["speaker"]] = taken.get(row["speaker"], 0) + 1
             for start in (real.offsets[i], real.offsets[i + 1] - length):
-                logs = torch.from_numpy(real.frames[start : start + length]).float()
+                logs = torch.from_numpy(real.frames[start : start + length].astype(np.float32))
                 crops.append((row["speaker"], row["source"], logs))
         with torch.inference_mode():
             student = np.stack([network(c.exp()[None])[0][0, SPEAKER].double().numpy() for _, _, c in crops])

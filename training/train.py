@@ -86,7 +86,7 @@ def losses(network: nn.Module, heads: Heads, batch: Batch, args: argparse.Namesp
     named = batch.language >= 0
     if bool(named.any()):
         views, target = embeddings[named][:, LANGUAGE], batch.language[named]
-        result["language"] = margin_softmax(views, heads.language, target, 16.0, 0.1)
+        result["language"] = args.language * margin_softmax(views, heads.language, target, 16.0, 0.1)
         if args.contrast:
             result["contrast"] = args.contrast * contrast(views, target, 0.15)
     synthetic = batch.phones[:, 0] >= 0
@@ -120,6 +120,11 @@ def train(args: argparse.Namespace) -> None:
         start = torch.load(args.work / "runs" / args.init / "checkpoint.pt", weights_only=True)
         network.load_state_dict(start["average"], strict=True)
         heads.load_state_dict(start["heads"], strict=True)
+    for parameter in heads.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # a batch without a head's labels leaves it at zero
+    if args.ranks > 1:
+        meeting = f"file://{(folder / 'meeting').resolve()}"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=args.rank, world_size=args.ranks)
     average = {k: v.clone() for k, v in network.state_dict().items()}
     parameters = [*network.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.rate, weight_decay=0.02, betas=(0.9, 0.98))
@@ -133,6 +138,8 @@ def train(args: argparse.Namespace) -> None:
         average, step = state["average"], state["step"]
 
     def save() -> None:
+        if args.rank > 0:
+            return
         state = {
             "network": network.state_dict(), "heads": heads.state_dict(), "optimizer": optimizer.state_dict(),
             "average": average, "step": step,
@@ -148,7 +155,8 @@ def train(args: argparse.Namespace) -> None:
         if step % 200 == 0:
             material.reload_teacher()
         rng = np.random.default_rng([args.seed, args.stage == "b", step])
-        length = int(rng.integers(50, 150)) * 3  # 1.5 to 4.5 s
+        length = int(rng.integers(args.shortest // 3, args.longest // 3 + 1)) * 3
+        rng = np.random.default_rng([args.seed, args.stage == "b", step, args.rank])
         clips = args.frames // length
         shares = (0.8, 0.0, 0.2) if args.stage == "a" else (0.4, 0.35, 0.25)
         synthetic, labelled, voices = (round(clips * share) for share in shares)
@@ -158,8 +166,16 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
         parts = losses(network, heads, batch, args)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=False)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if args.ranks > 1:
+            gradients = nn.utils.parameters_to_vector([p.grad for p in parameters])  # type: ignore[misc]
+            torch.distributed.all_reduce(gradients)
+            place = 0
+            for parameter in parameters:
+                size = parameter.numel()
+                parameter.grad = (gradients[place : place + size] / args.ranks).view_as(parameter)
+                place += size
         nn.utils.clip_grad_norm_(parameters, 2.0)
         optimizer.step()
         step += 1
@@ -189,10 +205,15 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=14400, help="mel frames in a batch")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--contrast", type=float, default=0.5)
+    parser.add_argument("--shortest", type=int, default=150, help="mel frames of the shortest crop")
+    parser.add_argument("--longest", type=int, default=450, help="mel frames of the longest crop")
+    parser.add_argument("--language", type=float, default=1.0)
     parser.add_argument("--phone", type=float, default=0.5)
     parser.add_argument("--teacher", type=float, default=3.0)
     parser.add_argument("--voice", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train together, started one by one")
+    parser.add_argument("--rank", type=int, default=0)
     train(parser.parse_args())
 
 

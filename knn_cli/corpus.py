@@ -1,0 +1,290 @@
+"""Labelled sound for training: an audio store, a folder of recordings or tar shards, read clip by clip.
+
+A corpus knows its rows' labels and lengths, and decodes a row when a clip of it is asked for. Which clips an epoch
+hears, and where they begin, follows from (seed, epoch, place in the epoch) alone, so that it is the same in a run that
+was interrupted, and for any number of processes and workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from pyannote.core import Segment
+
+from knn_cli import audio, labels, split
+from knn_cli.errors import AudioError, KnnError, StoreError
+from knn_cli.labels import Labels
+from knn_cli.recipe import Data
+from knn_cli.store import Store, kind_of
+from knn_cli.types import Floats, Texts
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of a corpus's rows, each (N,): texts as in a store, and how many seconds a row has."""
+
+    name: Texts
+    group: Texts
+    subgroup: Texts
+    speaker: Texts
+    seconds: NDArray[np.float64]
+
+
+class Corpus(ABC):
+    """Rows of labelled sound at `rate` samples a second."""
+
+    def __init__(self, source: Path, rate: int, columns: Columns) -> None:
+        self.source, self.rate, self.columns = source, rate, columns
+
+    def __len__(self) -> int:
+        return len(self.columns.name)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all labels and lengths, by which an interrupted training knows its corpus again."""
+        digest = hashlib.sha256(str(self.rate).encode())
+        for column in vars(self.columns).values():
+            digest.update("\0".join(map(str, column.tolist())).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @abstractmethod
+    def samples(self, row: int, start: float, seconds: float) -> Floats:
+        """(S,) float32 of a row from `start` on, as much of `seconds` as there is."""
+
+    def clip(self, row: int, count: int, place: float) -> Floats:
+        """(count,) float32 of a row, repeated where it is shorter; `place` in [0, 1) says where the clip begins."""
+        seconds = count / self.rate
+        start = place * max(0.0, float(self.columns.seconds[row]) - seconds)
+        found = self.samples(row, start, seconds + 1 / self.rate)
+        if not len(found):
+            raise AudioError(f"Row {row} of {self.source} holds no samples.", "Make the corpus again.")
+        return np.resize(found, count) if len(found) < count else found[:count]
+
+
+class StoreCorpus(Corpus):
+    """The rows of an audio store. The file is opened again in every process that reads from it."""
+
+    def __init__(self, path: Path) -> None:
+        with Store(path, "audio") as store:
+            first, last = store.times()
+            seconds = last - first
+            for row in np.flatnonzero(~np.isfinite(seconds)):
+                seconds[row] = len(_decode(store, int(row))) / store.rate
+            texts = {field: store.column(field) for field in labels.FIELDS}
+            super().__init__(path, store.rate, Columns(**texts, seconds=seconds))
+        self._opened: tuple[int, Store] | None = None
+
+    def samples(self, row: int, start: float, seconds: float) -> Floats:
+        """As `Corpus.samples`."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), Store(self.source, "audio")
+        first = round(start * self.rate)
+        return _decode(self._opened[1], row)[first : first + round(seconds * self.rate)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_opened": None}  # an open file does not travel to another process
+
+
+def _decode(store: Store, row: int) -> Floats:
+    dataset: h5py.Dataset = store._file["Audio"]
+    return audio.decode_flac(dataset[row].tobytes())
+
+
+class FolderCorpus(Corpus):
+    """The audio files of a folder, labelled by a rule (see `labels`)."""
+
+    def __init__(self, folder: Path, rule: str, rate: int) -> None:
+        apply = labels.rule(rule)
+        self._files = audio.find(folder)
+        if not self._files:
+            raise AudioError(f"{folder} holds no audio files.", "Audio is found at any depth, by suffix.")
+        known = [apply(PurePosixPath(file.relative_to(folder).as_posix())) for file in self._files]
+        super().__init__(folder, rate, _columns(known, [_seconds(file) for file in self._files]))
+
+    def samples(self, row: int, start: float, seconds: float) -> Floats:
+        """As `Corpus.samples`."""
+        return next(iter(audio.crops(self._files[row], [Segment(start, start + seconds)], rate=self.rate)))
+
+
+class TarCorpus(Corpus):
+    """Shards as WebDataset writes them: files of one stem belong together, `key.flac` and its label.
+
+    The label is the text of `key.cls` or `key.txt`, or, without such, what the rule makes of the sound's path.
+    """
+
+    def __init__(self, shards: Sequence[Path], source: Path, rule: str, rate: int) -> None:
+        apply = labels.rule(rule)
+        self._members: list[tuple[Path, int, int]] = []  # shard, first byte, bytes
+        known: list[Labels] = []
+        seconds: list[float] = []
+        for shard in shards:
+            sounds, texts = _members(shard)
+            for path, (offset, size, length) in sounds.items():
+                name = labels.recording_name(PurePosixPath(path))
+                label = texts.get(_key(path))
+                known.append(Labels(name, label.split("-")[0], label) if label else apply(PurePosixPath(path)))
+                seconds.append(length)
+                self._members.append((shard, offset, size))
+        if not known:
+            raise AudioError(f"{source} holds no audio.", "Shards hold pairs such as 000.flac and 000.cls.")
+        super().__init__(source, rate, _columns(known, seconds))
+
+    def samples(self, row: int, start: float, seconds: float) -> Floats:
+        """As `Corpus.samples`."""
+        shard, offset, size = self._members[row]
+        with shard.open("rb") as file:
+            file.seek(offset)
+            data = io.BytesIO(file.read(size))
+        with soundfile.SoundFile(data) as sound:
+            sound.seek(min(round(start * sound.samplerate), sound.frames))
+            found: Floats = sound.read(math.ceil(seconds * sound.samplerate), dtype="float32", always_2d=True).mean(1)
+            own = sound.samplerate
+        return found if own == self.rate else soxr.resample(found, own, self.rate).astype(np.float32)
+
+
+def open_corpus(source: Path, *, rule: str = "folder", rate: int = audio.RATE) -> Corpus:
+    """The corpus at a path: an audio store, a tar shard, a folder of shards, or a folder of recordings.
+
+    rule : labels of recordings and shards (see `labels`)
+    rate : samples a second wanted; a store's own must be that
+
+    Raises StoreError for another kind of store or another rate, AudioError for a folder without sound.
+    """
+    if source.is_dir():
+        shards = sorted(source.glob("*.tar"))
+        return TarCorpus(shards, source, rule, rate) if shards else FolderCorpus(source, rule, rate)
+    if source.suffix.lower() == ".tar" and source.is_file():
+        return TarCorpus([source], source, rule, rate)
+    if not source.is_file() or kind_of(source) is None:
+        raise StoreError(f"{source} is no corpus.", "Name an audio store, a folder of recordings, or .tar shards.")
+    corpus = StoreCorpus(source)
+    if corpus.rate != rate:
+        raise StoreError(
+            f"{source} holds sound at {corpus.rate} Hz, the network hears {rate} Hz.",
+            f"Convert again with --rate {rate}.",
+        )
+    return corpus
+
+
+def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: int) -> Rows:
+    """(count,) int64 places in `classes` (N,) that an epoch draws, in its order.
+
+    balance : 0 draws from all rows without putting back, so that none comes twice before each came once; above, each
+              class's share of the draws is its share of the rows to the power of 1 - balance, rows within it likewise
+    """
+    random = np.random.default_rng([seed, epoch, 0])
+    if balance == 0:
+        return _rounds(np.arange(len(classes)), count, random)
+    sizes = np.bincount(classes)
+    weights = np.where(sizes > 0, sizes.astype(np.float64) ** (1 - balance), 0.0)
+    drawn = random.choice(len(sizes), size=count, p=weights / weights.sum())
+    rows = np.zeros(count, dtype=np.int64)
+    for one in np.unique(drawn):
+        here = drawn == one
+        rows[here] = _rounds(np.flatnonzero(classes == one), int(here.sum()), random)
+    return rows
+
+
+def _rounds(rows: Rows, count: int, random: np.random.Generator) -> Rows:
+    """`count` of `rows`: shuffled, and shuffled again when all have come."""
+    rounds = [random.permutation(rows) for _ in range(-(-count // len(rows)))]
+    return np.concatenate(rounds)[:count]
+
+
+def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> Columns:
+    texts = {field: np.asarray([getattr(one, field) for one in known], dtype=np.str_) for field in labels.FIELDS}
+    return Columns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
+
+
+def _seconds(path: Path) -> float:
+    told = audio.info(path).seconds
+    return told if math.isfinite(told) else sum(block.seconds for block in audio.blocks(path))
+
+
+def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
+    """Of one shard: path of a sound -> (first byte, bytes, seconds), and key -> text of its label."""
+    sounds: dict[str, tuple[int, int, float]] = {}
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                if file is None:
+                    continue
+                suffix = PurePosixPath(member.name).suffix.lower()
+                if suffix in (".cls", ".txt"):
+                    texts[_key(member.name)] = file.read().decode("utf-8").strip()
+                elif suffix in audio.NATIVE_SUFFIXES:
+                    length = soundfile.info(io.BytesIO(file.read())).duration
+                    sounds[member.name] = (member.offset_data, member.size, float(length))
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        raise AudioError(f"{shard} is no tar shard of sound: {error}.", "Shards are not compressed.") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{shard} holds a sound that cannot be read.", "WAV, FLAC, MP3, OGG and Opus are.") from error
+    return sounds, texts
+
+
+def _key(path: str) -> str:
+    """What files of one sample share: the path up to the first dot of its last part (WebDataset's convention)."""
+    folder, _, last = path.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}"
+
+
+def usable(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float) -> Rows:
+    """Numbers of the rows that have a label of this level, not an ignored one, and as many seconds as are asked for.
+
+    Raises KnnError when fewer than two labels are left.
+    """
+    found: Texts = getattr(corpus.columns, level)
+    seconds = corpus.columns.seconds
+    kept = (found != "") & ~np.isin(found, list(ignore)) & (seconds >= minimum) & (seconds <= maximum)
+    rows = np.flatnonzero(kept)
+    classes = sorted(set(found[rows].tolist()))
+    if len(classes) < 2:
+        there = f"only {classes[0]!r}" if classes else "none"
+        raise KnnError(
+            f"Training needs two labels or more at the level {level}, there is {there} in rows that can be used.",
+            "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose of it.",
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows and classes: `fitted` and `held` number rows of the corpus; `classes` (N,) is the class of every row."""
+
+    corpus: Corpus
+    labels: tuple[str, ...]
+    classes: Rows
+    fitted: Rows
+    held: Rows
+
+
+def make_task(corpus: Corpus, data: Data, seed: int) -> Task:
+    """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable` and `split.held_out`."""
+    rows = usable(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
+    texts: Texts = getattr(corpus.columns, data.label)[rows]
+    labels, codes = np.unique(texts, return_inverse=True)
+    classes = np.full(len(corpus), -1, dtype=np.int64)
+    classes[rows] = codes
+    fitted, held = rows, rows[:0]
+    if data.held_out:
+        units = None if data.unit == "recording" else getattr(corpus.columns, data.unit)[rows]
+        keep, test = split.held_out(corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units)
+        fitted, held = rows[keep], rows[test]
+    return Task(corpus, tuple(labels.tolist()), classes, fitted, held)

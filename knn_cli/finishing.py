@@ -1,0 +1,201 @@
+"""The end of a training: weights to a bundle, with a classifier fitted on its embeddings."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from torch import Tensor
+
+from knn_cli import bundle, metrics, split, vad
+from knn_cli.bundle import Bundle
+from knn_cli.calibration import Calibration
+from knn_cli.classifier import write_classifier
+from knn_cli.corpus import Rows, Task
+from knn_cli.embedder import CHUNK_SECONDS, QUIET, Embedder
+from knn_cli.errors import KnnError
+from knn_cli.glc import GaussianLinearClassifier, cross_log_likelihood
+from knn_cli.learner import Design, plain_state
+from knn_cli.recipe import Recipe
+from knn_cli.types import Floats, Texts, Waveform
+
+__all__ = ["Finished", "finish"]
+
+_HEARD_SECONDS = 60.0  # of a row, for the classifier
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A bundle, and its classifier's accuracy on held-out rows (NaN where none are held out or it has none).
+
+    note : why there is no classifier, or what it lacks; "" where all is well
+    """
+
+    bundle: Bundle
+    accuracy: float
+    note: str
+
+
+def finish(
+    task: Task,
+    design: Design,
+    state: dict[str, Tensor],
+    out: Path,
+    facts: Mapping[str, Any],
+    *,
+    accuracy: float,
+    work: Path,
+    device: str,
+    use_vad: bool,
+    force: bool,
+) -> Finished:
+    """Write the bundle of a trained network.
+
+    state    : weights of the network with its head, plain (see `tuning.merged_state`)
+    facts    : what the bundle says of the training
+    accuracy : of the head on held-out rows, for the card
+    work     : a folder for what is made on the way
+
+    The classifier is fitted on embeddings of the rows that were trained on, and calibrated on those of held-out rows,
+    which the network never heard; without held-out rows it is calibrated by cross-validation, which flatters it.
+    """
+    recipe = design.recipe
+    config = design.config(task.labels)
+    dimension = bundle.build_network(config).dimension
+    state = plain_state(design, state, dimension, len(task.labels))
+    facts = {**facts, "held_out_accuracy": None if math.isnan(accuracy) else accuracy, "recipe": _told(recipe)}
+    config = {"name": out.name, "kind": "embedder", **config, "labels": list(task.labels), "training": facts}
+    folder = work / "network"
+    shutil.rmtree(folder, ignore_errors=True)
+    network = bundle.write(folder, config, state=state)
+    card = _card(task, design, facts, accuracy)
+    if recipe.loop.classifier == "head":
+        return Finished(bundle.write(out, config, state=state, card=card, force=force), math.nan, "")
+    embedder = Embedder(network, device=device)
+    random = np.random.default_rng(recipe.seed)
+    fitted = _embedded(task, _some(task, task.fitted, recipe.data.fit, random), embedder, use_vad)
+    held = _embedded(task, _some(task, task.held, recipe.data.fit, random), embedder, use_vad)
+    try:
+        classifier, calibration, right, note = _classifier(fitted, held, task.labels, recipe.seed)
+    except KnnError as error:
+        made = bundle.write(out, config, state=state, card=card, force=force)
+        return Finished(
+            made, math.nan, f"The head classifies, for no other classifier could be fitted: {error.message}"
+        )
+    meta = {"label": recipe.data.label, "view": "", "held_out": {"accuracy": None if math.isnan(right) else right}}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / bundle.CLASSIFIER
+        write_classifier(path, classifier, calibration, meta)
+        return Finished(bundle.write(out, config, state=state, classifier=path, card=card, force=force), right, note)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Embeddings (N, E) with the label and recording of each."""
+
+    data: Floats
+    truth: Texts
+    names: Texts
+
+
+def _classifier(
+    fitted: _Rows, held: _Rows, labels: tuple[str, ...], seed: int
+) -> tuple[GaussianLinearClassifier, Calibration, float, str]:
+    """The classifier, its calibration, its accuracy on held-out rows, and what there is to say of it."""
+    if missing := sorted(set(labels) - set(fitted.truth.tolist())):
+        raise KnnError(f"no row of {missing[0]!r} holds speech.", "Try --no-vad.")
+    classifier = GaussianLinearClassifier(shrinkage="auto")
+    if set(held.truth.tolist()) == set(labels):
+        classifier.fit(fitted.data, fitted.truth)
+        scores = classifier.log_likelihood(held.data)
+        calibration = Calibration.fit(scores, held.truth, classifier.classes_)
+        truth = np.searchsorted(classifier.classes_, held.truth)
+        return classifier, calibration, metrics.balanced_accuracy(scores.argmax(axis=1), truth), ""
+    classes = np.unique(fitted.truth)
+    if any(len(set(fitted.names[fitted.truth == one].tolist())) < 2 for one in classes):
+        classifier.fit(fitted.data, fitted.truth)
+        return classifier, Calibration.identity(len(classes)), math.nan, "The classifier is not calibrated."
+    folds = split.folds(fitted.names, fitted.truth, count=FOLDS, seed=seed)
+    crossed = cross_log_likelihood(classifier, fitted.data, fitted.truth, folds)
+    calibration = Calibration.fit(crossed, fitted.truth, classes)
+    note = "The classifier was calibrated on rows that the network was trained on; its costs are too sure."
+    return classifier.fit(fitted.data, fitted.truth), calibration, math.nan, note
+
+
+def _some(task: Task, rows: Rows, most: int, random: np.random.Generator) -> Rows:
+    """At most so many rows of each class, drawn."""
+    chosen = [random.permutation(rows[task.classes[rows] == one])[:most] for one in range(len(task.labels))]
+    return np.sort(np.concatenate(chosen))
+
+
+def _embedded(task: Task, rows: Rows, embedder: Embedder, use_vad: bool) -> _Rows:
+    """Rows with enough speech."""
+    found = embedder.averages(_speech(task, rows, embedder, use_vad))
+    kept = np.asarray(sorted(found), dtype=np.int64)
+    data = np.stack([found[row] for row in kept]) if len(kept) else np.zeros((0, embedder.dimension), np.float32)
+    return _Rows(data, np.asarray(task.labels)[task.classes[kept]], task.corpus.columns.name[kept])
+
+
+def _speech(task: Task, rows: Rows, embedder: Embedder, use_vad: bool) -> Iterator[tuple[int, Floats]]:
+    """(row, (S,) samples) of the speech of each row, in chunks of the embedder's size."""
+    rate = embedder.rate
+    for row in rows.tolist():
+        sound = task.corpus.samples(row, 0.0, _HEARD_SECONDS)
+        if use_vad:
+            heard = sound if rate == vad.RATE else soxr.resample(sound, rate, vad.RATE)
+            spans = vad.speech([Waveform(heard, vad.RATE)])
+            parts = [sound[round(span.start * rate) : round(span.end * rate)] for span in spans]
+            sound = np.concatenate([np.zeros(0, np.float32), *parts])
+        if len(sound) >= embedder.minimum_seconds * rate and np.abs(sound).max() > QUIET:
+            for chunk in np.array_split(sound, math.ceil(len(sound) / (CHUNK_SECONDS * rate))):
+                yield row, chunk
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON has it, without what is left at its default."""
+    default, mine = asdict(Recipe()), asdict(recipe)
+    told: dict[str, Any] = {}
+    for key, value in mine.items():
+        if isinstance(value, dict) and isinstance(default[key], dict):
+            value = {one: own for one, own in value.items() if one not in default[key] or own != default[key][one]}
+        if value not in ({}, default[key]):
+            told[key] = value
+    return told
+
+
+def _card(task: Task, design: Design, facts: Mapping[str, Any], accuracy: float) -> str:
+    parts = ", ".join(f"{part} {one.name}" for part, one in design.parts.items())
+    counts = [
+        (int((task.classes[rows] == one).sum()) for rows in (task.fitted, task.held)) for one in range(len(task.labels))
+    ]
+    table = "\n".join(
+        f"| {label} | {' | '.join(map(str, pair))} |" for label, pair in zip(task.labels, counts, strict=True)
+    )
+    first = (
+        ""
+        if design.origin is None
+        else f" Its {', '.join(design.recipe.init.parts)} began as {design.origin.fingerprint}."
+    )
+    held = (
+        "No rows were held out, so nothing is known of its accuracy."
+        if math.isnan(accuracy)
+        else f"On held-out {design.recipe.data.unit}s ({design.recipe.data.held_out:.0%} of each label, seed "
+        f"{design.recipe.seed}) its head is right in {accuracy:.1%} of rows, the mean over labels. "
+        "The kept weights and the classifier's calibration were chosen on these rows, which flatters the figure."
+    )
+    return (
+        f"# Network trained with the recipe {design.recipe.name}\n\n{len(task.labels)} labels "
+        f"({design.recipe.data.label}); {parts}; {facts['epochs']} epochs, {facts['steps']} "
+        f"steps.{first}\n\n{held}\n\n"
+        f"| label | rows trained on | rows held out |\n|---|---|---|\n{table}\n\n"
+        "Held-out recordings of speakers, rooms and microphones that training also heard flatter the figure too: the\n"
+        "network may know the channel. Measure on recordings from elsewhere before trusting it.\n"
+    )

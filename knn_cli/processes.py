@@ -1,0 +1,68 @@
+"""One process or many: what `torchrun` started, as far as a training needs to know of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from knn_cli.embedder import torch_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among `count`."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, in each of them."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, text: str) -> str:
+        """The main process's text, in each of them."""
+        if self.count == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[Processes]:
+    """The processes of this training: those of `torchrun` (or of a group made before), else this one alone.
+
+    device : auto, cpu, cuda or mps; of several processes on one machine each takes the GPU of its number
+
+    NCCL joins GPUs, Gloo all else. Raises KnnError for a device that is not there.
+    """
+    chosen = torch_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
+        yield Processes(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        if mine:
+            dist.destroy_process_group()

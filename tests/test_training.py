@@ -1,0 +1,291 @@
+"""Training: it learns, goes on where it was killed, agrees with itself in two processes, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from knn_cli import bundle, store
+from knn_cli.classification import Classifier
+from knn_cli.errors import KnnError
+from knn_cli.recipe import Recipe
+from knn_cli.recipe_reader import parse, read
+from knn_cli.snapshots import load
+from knn_cli.store import AudioRow, StoreWriter
+from knn_cli.training import Epoch, Trained, train
+from knn_cli.types import Waveform
+
+RATE = 16000
+TINY = {
+    "name": "wavlm",
+    "convolutions": [[16, 10, 5], [16, 8, 8], [16, 4, 4]],
+    "channels": 32,
+    "blocks": 2,
+    "heads": 2,
+    "inner": 64,
+    "position_kernel": 16,
+    "position_groups": 4,
+}
+MHFA = {"name": "mhfa", "heads": 4, "compression": 16, "dimension": 16}
+
+
+def tones(path: Path, recordings: int = 8, seconds: float = 1.0, classes: int = 2) -> Path:
+    """An audio store of noisy tones: class 0 low, class 1 high, as many recordings each, of two rows."""
+    random = np.random.default_rng(0)
+    time = np.arange(round(seconds * RATE)) / RATE
+
+    def rows(label: int, number: int) -> list[AudioRow]:
+        hertz = 300 * 3**label * random.uniform(0.9, 1.1)
+        found = []
+        for part in range(2):
+            sound = 0.3 * np.sin(2 * np.pi * hertz * time) + 0.03 * random.standard_normal(len(time))
+            labels = f"r{label}{number:02d}", str(label), f"{label}-1", f"s{label}{number}"
+            found.append(
+                AudioRow(Waveform(sound.astype(np.float32), RATE), *labels, part * seconds, (part + 1) * seconds)
+            )
+        return found
+
+    with StoreWriter(path, "audio", {"rate": RATE}, plan={"tones": recordings}) as writer:
+        for label in range(classes):
+            for number in range(recordings):
+                writer.add(f"{label}/{number}", rows(label, number))
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tones(tmp_path_factory.mktemp("corpus") / "tones.h5")
+
+
+def tiny(**tables: Any) -> Recipe:
+    """A recipe of a tiny network; tables are laid over its own."""
+    base: dict[str, Any] = {
+        "encoder": TINY,
+        "pooling": MHFA,
+        "head": {"name": "aam-softmax", "margin": 0.1, "scale": 16.0},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25, "evaluate_seconds": 1.0},
+        "optimizer": {"rate": 2e-3},
+        "schedule": {"epochs": 2},
+        "loop": {"batch": 4, "log": 1, "checkpoint": 2},
+    }
+    for name, table in tables.items():
+        base[name] = {**base.get(name, {}), **table} if isinstance(table, dict) else table
+        if isinstance(table, dict):
+            base[name] = {key: value for key, value in base[name].items() if value is not None}
+    return parse(base, "tiny")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(bundle.load_network(bundle.find(folder)).state_dict())
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def run(corpus: Path, out: Path, recipe: Recipe, **options: Any) -> Trained:
+    return train(corpus, out, recipe, device="cpu", use_vad=False, **options)
+
+
+def test_32_clips_are_learnt_by_heart_and_the_bundle_classifies(corpus: Path, tmp_path: Path) -> None:
+    recipe = tiny(data={"held_out": 0.0}, schedule={"epochs": 15}, loop={"batch": 16, "checkpoint": 1000})
+    seen: list[Epoch] = []
+    done = run(corpus, tmp_path / "mine", recipe, report=seen.append)
+    assert (done.rows, done.held, done.epochs) == (32, 0, 15) and math.isnan(done.accuracy)
+    assert seen[-1].loss < 0.1 < seen[0].loss
+    found = bundle.find(tmp_path / "mine")
+    assert found.head_labels == ("0", "1") and found.classifier is not None
+    tables = list(Classifier(tmp_path / "mine", device="cpu").store(corpus, use_vad=False))
+    right = sum((table.log_likelihood.argmax(1) == table.truth.astype(int)).sum() for table in tables)
+    assert right == 32
+    rest = {path.name for path in (tmp_path / "mine.training").iterdir()}
+    assert rest == {"metrics.jsonl"}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_run_goes_on_to_the_same_weights(corpus: Path, tmp_path: Path, seed: int) -> None:
+    recipe = tiny(
+        seed=seed,
+        optimizer={"name": ["adamw", "sgd"][seed]},
+        augment={"speeds": [0.9, 1.1], "gain_decibels": 6.0, "speed_classes": bool(seed)},
+        loop={"ema": 0.9 * seed, "keep": ["best", "last"][seed], "clip": 1.0},
+        tuning={"layer_drop": 0.3},
+        schedule={"warmup": 1.0, "decay": 0.9},
+    )
+    whole = run(corpus, tmp_path / "whole", recipe)
+    kill = int(np.random.default_rng(seed).integers(3, 12))
+
+    def killer(step: int, total: int) -> None:
+        if step == kill:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "killed", recipe, progress=killer)
+    again: list[int] = []
+    resumed = run(corpus, tmp_path / "killed", recipe, progress=lambda step, total: again.append(step))
+    assert again[0] in (kill - 1, kill, kill + 1) and again[-1] == 12
+    assert losses(tmp_path / "killed.training") == losses(tmp_path / "whole.training")
+    assert resumed.accuracy == whole.accuracy
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert store.kind_of(corpus) == "audio"
+
+
+def toml(path: Path, recipe: dict[str, Any]) -> Path:
+    """Write nested tables of plain values as TOML."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in recipe.items() if not isinstance(value, dict)]
+    for name, table in recipe.items():
+        if isinstance(table, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_two_processes_of_torchrun_follow_the_losses_of_one(corpus: Path, tmp_path: Path) -> None:
+    tables = {
+        "encoder": TINY,
+        "pooling": MHFA,
+        "head": {"name": "aam-softmax", "scale": 16.0, "subcenters": 2, "top_k": 1},
+        "margin": {"start": 0.0, "end": 0.2, "last": 1.0},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25},
+        "augment": {"speeds": [0.9], "eq_share": 0.5, "band_share": 0.5},
+        "optimizer": {"rate": 0.01, "name": "sgd"},
+        "schedule": {"epochs": 2, "final_rate": 0.005},
+        "tuning": {"layer_drop": 0.3},
+        "loop": {"batch": 8, "accumulate": 2, "log": 1, "clip": 5.0},
+    }
+    recipe = toml(tmp_path / "tiny.toml", tables)
+    alone = run(corpus, tmp_path / "one", read(recipe))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "knn_cli", "train", corpus, "--recipe", recipe, "-o", tmp_path / "two", "--no-vad"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one.training"), losses(tmp_path / "two.training")
+    assert list(one) == list(range(1, 7)) and one.keys() == two.keys()
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-4
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max(float((value - second[name]).abs().max()) for name, value in first.items()) < 1e-4
+    assert done.stdout.count("labels      2: 0, 1") == 1  # one of the processes has the word
+    assert f"accuracy    {alone.accuracy:.1%} (head" in done.stdout
+
+
+def test_a_loss_that_is_no_number_is_one_sentence(corpus: Path, tmp_path: Path) -> None:
+    recipe = tiny(optimizer={"rate": 1e20, "name": "sgd"}, head={"name": "softmax", "margin": None, "scale": None})
+    with pytest.raises(KnnError, match="not a number at step 3; the checkpoint in .* is of before"):
+        run(corpus, tmp_path / "mine", recipe)
+    assert not (tmp_path / "mine").exists()
+    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 2
+
+
+def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) -> None:
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from knn_cli.errors import KnnError
+from knn_cli.snapshots import Metrics, load, save
+folder = Path(sys.argv[1])
+save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
+metrics = Metrics(folder / "metrics.jsonl", 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    save(folder / "last.pt", {"step": 2, "weights": torch.zeros(100000)})
+except KnnError as error:
+    print(error)
+try:
+    for step in range(100):
+        metrics.write({"step": step, "loss": 0.123456789})
+except KnnError as error:
+    print(error)
+assert load(folder / "last.pt")["step"] == 1
+assert {path.name for path in folder.iterdir()} == {"last.pt", "metrics.jsonl"}
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "last.pt cannot be written: File too large." in first
+    assert "metrics.jsonl cannot be written: File too large." in second
+
+
+def test_what_is_missing_is_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(KnnError, match="single recording"):
+        run(corpus, tmp_path / "a", tiny(data={"label": "speaker"}))
+    with pytest.raises(KnnError, match="only '0' in rows"):
+        run(corpus, tmp_path / "a", tiny(data={"ignore": ["1"]}))
+    with pytest.raises(KnnError, match="differ in 1"):
+        run(corpus, tmp_path / "a", tiny(loop={"class_weights": {"0": 1.0}}))
+    with pytest.raises(KnnError, match="fp16 needs a CUDA device"):
+        run(corpus, tmp_path / "a", tiny(loop={"precision": "fp16"}))
+    with pytest.raises(KnnError, match="the head has no margin"):
+        run(corpus, tmp_path / "a", tiny(head={"name": "softmax", "margin": None, "scale": None}, margin={"end": 0.3}))
+    with pytest.raises(KnnError, match="no corpus"):
+        run(tmp_path / "nothing.h5", tmp_path / "a", tiny())
+    assert not (tmp_path / "a").exists()
+
+
+def test_another_recipe_does_not_take_over_an_unfinished_training(corpus: Path, tmp_path: Path) -> None:
+    def stop(step: int, total: int) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "mine", tiny(), progress=stop)
+    with pytest.raises(KnnError, match="another training that is not finished"):
+        run(corpus, tmp_path / "mine", tiny(optimizer={"rate": 1e-4}))
+    (tmp_path / "mine.training" / "last.pt").write_bytes(b"PK half a file")
+    with pytest.raises(KnnError, match="cannot be read"):
+        run(corpus, tmp_path / "mine", tiny())
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+    def ask(step: int, total: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KnnError, match="asked to stop after step 4"):
+        run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=ask)
+    seen: list[int] = []
+    run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=lambda step, total: seen.append(step))
+    assert seen[0] == 5
+
+
+def test_large_margin_fine_tuning_begins_where_the_first_training_ended(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first", tiny(schedule={"epochs": 1}, loop={"classifier": "head"}))
+    init = {"model": str(tmp_path / "first"), "parts": ["encoder", "pooling", "head"]}
+    tables: dict[str, Any] = {
+        "init": init,
+        "head": {"margin": 0.5},
+        "data": {"label": "group", "seconds": 0.5, "held_out": 0.25},
+        "optimizer": {"rate": 1e-20, "weight_decay": 0.0},
+        "schedule": {"epochs": 1},
+        "loop": {"batch": 8, "log": 1, "average": 2},
+        "tuning": {"pull": 0.01},
+    }
+    run(corpus, tmp_path / "second", parse(tables))
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.allclose(value, second[name]) for name, value in first.items())
+    config = bundle.find(tmp_path / "second").config
+    assert config["head"]["args"] == {"margin": 0.5, "scale": 16.0} and config["training"]["init"]
+    assert bundle.find(tmp_path / "first").classifier is None
+    with pytest.raises(KnnError, match="knows other labels"):
+        run(corpus, tmp_path / "third", parse(tables | {"data": {"label": "subgroup", "held_out": 0.0}}))
+
+
+def test_early_stop(corpus: Path, tmp_path: Path) -> None:
+    recipe = tiny(optimizer={"rate": 1e-20}, schedule={"epochs": 9}, loop={"patience": 2, "classifier": "head"})
+    assert run(corpus, tmp_path / "mine", recipe).epochs == 3
