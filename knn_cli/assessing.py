@@ -1,10 +1,11 @@
-"""How good a network in training is on the rows that are held out from it."""
+"""How far a training is: its epochs, and how good the network is on rows that are held out from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,31 @@ from knn_cli.network import Network
 from knn_cli.processes import Processes
 from knn_cli.recipe import Recipe
 
-__all__ = ["assess"]
+__all__ = ["Epoch", "assess"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    accuracy, rows : share of held-out rows that are right, the mean over labels and over rows; NaN without such
+    """
+
+    number: int
+    step: int
+    loss: float
+    accuracy: float
+    rows: float
+    best: bool
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        if math.isnan(self.accuracy):
+            return f"Epoch {self.number}: loss {self.loss:.4f}."
+        return (
+            f"Epoch {self.number}: loss {self.loss:.4f}, held-out accuracy {self.accuracy:.1%}{' (best)' * self.best}."
+        )
 
 
 @torch.no_grad()
@@ -51,7 +76,7 @@ def assess(
         found, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(task.classes[rows])
         counts[0] += torch.bincount(truth[found == truth], minlength=count)
         counts[1] += torch.bincount(truth, minlength=count)
-    right, every = team.sum(counts.to(team.device)).cpu()
+    right, every = team.sum(counts)
     seen = every > 0
     if not seen.any():
         return math.nan, math.nan

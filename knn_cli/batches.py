@@ -11,33 +11,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from knn_cli.augment import Augmenter, resped
 from knn_cli.corpus import Corpus, Rows, epoch_rows
 from knn_cli.errors import KnnError
 from knn_cli.recipe import Recipe
+from knn_cli.types import Floats
 
 Key = tuple[int, int, int]  # epoch, place, number among the training rows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one pass through the network.
+    """Clips of one pass through the network, as arrays: tensors would take a file and a socket each between processes.
 
     waveforms : (B, S) float32
     labels    : (B,) int64
     masks     : (B, 4) float32, see `tuning.SpecAugment`
     """
 
-    waveforms: Tensor
-    labels: Tensor
-    masks: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        return Batch(*(one.to(device, non_blocking=True) for one in vars(self).values()))
+    waveforms: Floats
+    labels: Rows
+    masks: Floats
 
 
 class Clips(Dataset[Batch]):
@@ -64,7 +60,7 @@ class Clips(Dataset[Batch]):
         clip = self.augmenter(resped(raw, self.samples, speeds[chosen]), random)
         label = int(self.classes[number]) + (self.count * chosen if self.augmenter.folds > 1 else 0)
         masks = self.augmenter.masks(random)
-        return Batch(torch.from_numpy(clip)[None], torch.tensor([label]), torch.from_numpy(masks)[None])
+        return Batch(clip[None], np.asarray([label], dtype=np.int64), masks[None])
 
     def __getitem__(self, key: Key) -> Batch | KnnError:  # type: ignore[override]
         """As `clip`; a clip that cannot be read is returned as its error, which so crosses from a worker whole."""
@@ -125,6 +121,7 @@ class Plan:
             num_workers=self._recipe.data.workers,
             generator=torch.Generator(),  # so that the global one, which dropout uses, is left alone
         )
+        self._clips.corpus.close()
         stream = iter(loader)
         for step in steps:
             yield step, (_sound(next(stream)) for _ in range(accumulate))
@@ -135,7 +132,7 @@ def _stacked(clips: list[Batch | KnnError]) -> Batch | KnnError:
         if isinstance(one, KnnError):
             return one
     parts = [tuple(vars(one).values()) for one in clips]
-    return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Batch(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _sound(batch: Batch | KnnError) -> Batch:

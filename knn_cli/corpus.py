@@ -66,6 +66,9 @@ class Corpus(ABC):
     def samples(self, row: int, start: float, seconds: float) -> Floats:
         """(S,) float32 of a row from `start` on, as much of `seconds` as there is."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Let go of open files, as before processes are made that would share them; reading opens them again."""
+
     def clip(self, row: int, count: int, place: float) -> Floats:
         """(count,) float32 of a row, repeated where it is shorter; `place` in [0, 1) says where the clip begins."""
         seconds = count / self.rate
@@ -95,6 +98,12 @@ class StoreCorpus(Corpus):
             self._opened = os.getpid(), Store(self.source, "audio")
         first = round(start * self.rate)
         return _decode(self._opened[1], row)[first : first + round(seconds * self.rate)]
+
+    def close(self) -> None:
+        """As `Corpus.close`."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[1].__exit__()
+        self._opened = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_opened": None}  # an open file does not travel to another process
@@ -245,14 +254,16 @@ def _key(path: str) -> str:
     return f"{folder}/{last.partition('.')[0]}"
 
 
-def usable(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float) -> Rows:
+def usable(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float | None) -> Rows:
     """Numbers of the rows that have a label of this level, not an ignored one, and as many seconds as are asked for.
 
     Raises KnnError when fewer than two labels are left.
     """
     found: Texts = getattr(corpus.columns, level)
     seconds = corpus.columns.seconds
-    kept = (found != "") & ~np.isin(found, list(ignore)) & (seconds >= minimum) & (seconds <= maximum)
+    kept = (found != "") & ~np.isin(found, list(ignore)) & (seconds >= minimum)
+    if maximum is not None:
+        kept &= seconds <= maximum
     rows = np.flatnonzero(kept)
     classes = sorted(set(found[rows].tolist()))
     if len(classes) < 2:

@@ -26,7 +26,7 @@ from knn_cli.learner import Design, plain_state
 from knn_cli.recipe import Recipe
 from knn_cli.types import Floats, Texts, Waveform
 
-__all__ = ["Finished", "finish"]
+__all__ = ["Finished", "Trained", "finish"]
 
 _HEARD_SECONDS = 60.0  # of a row, for the classifier
 FOLDS = 5
@@ -42,6 +42,36 @@ class Finished:
     bundle: Bundle
     accuracy: float
     note: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    epochs   : how many were run
+    accuracy : of the network's head on held-out rows, the mean over labels, at the weights that were kept
+    finished : the bundle and its classifier; None in processes that are not the main one
+    """
+
+    labels: tuple[str, ...]
+    rows: int
+    held: int
+    epochs: int
+    accuracy: float
+    finished: Finished | None
+
+    @property
+    def lines(self) -> list[str]:
+        """The same for people."""
+        told = [
+            f"labels      {len(self.labels)}: {', '.join(self.labels)}",
+            f"trained on  {self.rows} rows, {self.epochs} epochs; held out {self.held} rows",
+        ]
+        by_classifier = math.nan if self.finished is None else self.finished.accuracy
+        for name, accuracy in (("head", self.accuracy), ("classifier", by_classifier)):
+            if not math.isnan(accuracy):
+                told.append(f"accuracy    {accuracy:.1%} ({name}, held-out rows, mean over labels)")
+        return told + ([] if self.finished is None else [f"model       {self.finished.bundle.folder}"])
 
 
 def finish(
@@ -72,7 +102,7 @@ def finish(
     dimension = bundle.build_network(config).dimension
     state = plain_state(design, state, dimension, len(task.labels))
     facts = {**facts, "held_out_accuracy": None if math.isnan(accuracy) else accuracy, "recipe": _told(recipe)}
-    config = {"name": out.name, "kind": "embedder", **config, "labels": list(task.labels), "training": facts}
+    config = {"name": out.name, "kind": "classifier", **config, "labels": list(task.labels), "training": facts}
     folder = work / "network"
     shutil.rmtree(folder, ignore_errors=True)
     network = bundle.write(folder, config, state=state)
@@ -188,8 +218,9 @@ def _card(task: Task, design: Design, facts: Mapping[str, Any], accuracy: float)
         "No rows were held out, so nothing is known of its accuracy."
         if math.isnan(accuracy)
         else f"On held-out {design.recipe.data.unit}s ({design.recipe.data.held_out:.0%} of each label, seed "
-        f"{design.recipe.seed}) its head is right in {accuracy:.1%} of rows, the mean over labels. "
-        "The kept weights and the classifier's calibration were chosen on these rows, which flatters the figure."
+        f"{design.recipe.seed}) its head is right in {accuracy:.1%} of rows, the mean over labels. The\n"
+        "classifier's calibration and, with keep = best, the weights were chosen on these rows, which flatters the "
+        "figure."
     )
     return (
         f"# Network trained with the recipe {design.recipe.name}\n\n{len(task.labels)} labels "

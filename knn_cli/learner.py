@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -148,7 +147,7 @@ def factor(schedule: Schedule, rate: float, step: int, steps: int) -> float:
     """
     epochs, decay, final = step / steps, schedule.decay, schedule.final_rate
     warm = min(1.0, (step + 1) / (schedule.warmup * steps)) if schedule.warmup else 1.0
-    if math.isnan(schedule.final_rate):
+    if final is None:
         return float(warm * decay**epochs)
     return float(warm * (final / rate) ** (epochs / schedule.epochs))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +31,12 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, in each of them."""
-        if self.count > 1:
-            dist.all_reduce(values)
-        return values
+        """The sum of a tensor on the CPU over all processes, in each of them."""
+        if self.count == 1:
+            return values
+        joined = values.to(self.device)  # where NCCL looks
+        dist.all_reduce(joined)
+        return joined.to(values.device)
 
     def agree(self, text: str) -> str:
         """The main process's text, in each of them."""
@@ -66,3 +70,17 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     finally:
         if mine:
             dist.destroy_process_group()
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, which schedulers send before they kill; only in a main thread."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,6 @@ A key that is missing takes the default written here. `recipe_reader` makes thes
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,7 +41,7 @@ class Data:
     labels: str = "folder"
     seconds: float = 3.0
     minimum: float = 0.5
-    maximum: float = math.inf
+    maximum: float | None = None
     balance: float = 0.0
     clips: int = 0
     held_out: float = 0.1
@@ -88,7 +87,7 @@ class Optimizer:
 
     name: str = "adamw"
     rate: float = 1e-3
-    encoder_rate: float = math.nan
+    encoder_rate: float | None = None
     layer_decay: float = 1.0
     weight_decay: float = 1e-4
     momentum: float = 0.9
@@ -105,7 +104,7 @@ class Schedule:
     epochs: int = 10
     warmup: float = 0.0
     decay: float = 1.0
-    final_rate: float = math.nan
+    final_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
@@ -190,7 +189,11 @@ def _check(recipe: Recipe) -> None:
     for wrong, what, hint in (
         (bool(recipe.init.model) and not recipe.init.parts, "init.parts is empty", "Name encoder, pooling or head."),
         (data.seconds <= 0 or data.evaluate_seconds <= 0, "seconds must be above 0", "Crops of 3 s are usual."),
-        (data.minimum > data.maximum, "data.minimum is above data.maximum", "Rows between the two are used."),
+        (
+            data.maximum is not None and data.minimum > data.maximum,
+            "data.minimum is above data.maximum",
+            "Rows between the two are used.",
+        ),
         (not 0 <= data.balance <= 1, "data.balance goes from 0 to 1", "0 draws rows alike, 1 classes."),
         (not 0 <= data.held_out < 1, "data.held_out goes from 0 to below 1", "0.1 holds a tenth out."),
         (data.fit < 2 or data.clips < 0 or data.workers < 0, "data has a count that is too small", "fit is 2 or more."),
@@ -215,17 +218,21 @@ def _check(recipe: Recipe) -> None:
             "",
         ),
         (augment.codec_share > 0 and not augment.codecs, "augment.codecs is empty", f"Known: {', '.join(CODECS)}."),
-        (recipe.optimizer.rate <= 0 or recipe.optimizer.encoder_rate < 0, "learning rates must be above 0", ""),
+        (
+            any(rate is not None and rate <= 0 for rate in (recipe.optimizer.rate, recipe.optimizer.encoder_rate)),
+            "learning rates must be above 0",
+            "",
+        ),
         (len(recipe.optimizer.betas) != 2, "optimizer.betas are two", "Usual: [0.9, 0.999]."),
         (not 0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay lies above 0, up to 1", "1 is none."),
         (schedule.epochs < 1 or not 0 <= schedule.warmup <= schedule.epochs, "schedule.epochs must hold warmup", ""),
         (not 0 < schedule.decay <= 1, "schedule.decay lies above 0, up to 1", "0.95 takes a twentieth off an epoch."),
         (
-            schedule.decay != 1 and not math.isnan(schedule.final_rate),
+            schedule.decay != 1 and schedule.final_rate is not None,
             "schedule.decay and schedule.final_rate exclude each other",
             "Take one out.",
         ),
-        (schedule.final_rate <= 0, "schedule.final_rate must be above 0", ""),
+        (schedule.final_rate is not None and schedule.final_rate <= 0, "schedule.final_rate must be above 0", ""),
         (loop.batch < 1 or loop.accumulate < 1 or loop.batch % loop.accumulate, "accumulate must divide batch", ""),
         (not 0 <= loop.ema < 1, "loop.ema goes from 0 to below 1", "0 is none, 0.999 usual."),
         (

@@ -16,7 +16,8 @@ import os
 import pickle  # only to catch what torch.load raises
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,15 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise KnnError(f"The checkpoint {path} cannot be read.", "Begin again with --force.") from error
     return state
+
+
+@contextmanager
+def board(folder: Path, step: int) -> Iterator[Any]:
+    """TensorBoard's writer, that forgets what came after `step`. Raises KnnError where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        hint = "Install it, or take the line out: metrics.jsonl has the same."
+        raise KnnError("loop.tensorboard needs the package tensorboard.", hint) from error
+    with SummaryWriter(str(folder), purge_step=step) as writer:
+        yield writer

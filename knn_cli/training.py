@@ -8,12 +8,9 @@ that was killed and goes on ends in the same weights, and two processes follow o
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,75 +20,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from knn_cli import bundle
-from knn_cli.assessing import assess
+from knn_cli.assessing import Epoch, assess
 from knn_cli.batches import Batch, Clips, Key, Plan
 from knn_cli.corpus import Rows, Task, make_task, open_corpus
 from knn_cli.errors import KnnError
-from knn_cli.finishing import Finished, finish
+from knn_cli.finishing import Trained, finish
 from knn_cli.learner import Design, Learner, class_weights, factor, margins, optimizer, takes_margin
-from knn_cli.processes import Processes, processes
+from knn_cli.processes import Processes, asked_to_stop, processes
 from knn_cli.recipe import Recipe
-from knn_cli.snapshots import Metrics, Snapshots, load, save
+from knn_cli.snapshots import Metrics, Snapshots, board, load, save
 from knn_cli.tuning import Tuned, merged_state
 
 Progress = Callable[[int, int], None]  # done steps, all steps
-Report = Callable[["Epoch"], None]
+Report = Callable[[Epoch], None]
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch came to.
-
-    accuracy, rows : share of held-out rows that are right, the mean over labels and over rows; NaN without such
-    """
-
-    number: int
-    step: int
-    loss: float
-    accuracy: float
-    rows: float
-    best: bool
-
-    @property
-    def line(self) -> str:
-        """The same for people."""
-        if math.isnan(self.accuracy):
-            return f"Epoch {self.number}: loss {self.loss:.4f}."
-        return (
-            f"Epoch {self.number}: loss {self.loss:.4f}, held-out accuracy {self.accuracy:.1%}{' (best)' * self.best}."
-        )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training.
-
-    epochs   : how many were run
-    accuracy : of the network's head on held-out rows, the mean over labels, at the weights that were kept
-    finished : the bundle and its classifier; None in processes that are not the main one
-    """
-
-    labels: tuple[str, ...]
-    rows: int
-    held: int
-    epochs: int
-    accuracy: float
-    finished: Finished | None
-
-    @property
-    def lines(self) -> list[str]:
-        """The same for people."""
-        told = [
-            f"labels      {len(self.labels)}: {', '.join(self.labels)}",
-            f"trained on  {self.rows} rows, {self.epochs} epochs; held out {self.held} rows",
-        ]
-        by_classifier = math.nan if self.finished is None else self.finished.accuracy
-        for name, accuracy in (("head", self.accuracy), ("classifier", by_classifier)):
-            if not math.isnan(accuracy):
-                told.append(f"accuracy    {accuracy:.1%} ({name}, held-out rows, mean over labels)")
-        return told + ([] if self.finished is None else [f"model       {self.finished.bundle.folder}"])
 
 
 def train(
@@ -179,12 +122,12 @@ class Run:
     def train(self, progress: Progress | None, report: Report | None) -> None:
         """Train to the end, or to where held-out recordings have no more to give."""
         loop, total = self.recipe.loop, self.recipe.schedule.epochs * self.plan.steps
-        with self._board() as board, _asked_to_stop() as asked:
+        with self._board() as writer, asked_to_stop() as asked:
             while self.epoch < self.recipe.schedule.epochs and not (loop.patience and self.stale >= loop.patience):
                 self.tuned.train()
                 for keys, batches in self.plan.batches(self.epoch, self.place):
                     loss, norm, stop = self._step(keys, batches, asked.is_set())
-                    self._log(loss, norm, board)
+                    self._log(loss, norm, writer)
                     if stop:
                         self._save()
                         raise KnnError(
@@ -195,7 +138,7 @@ class Run:
                         self._save()
                     if progress is not None and self.team.main:
                         progress(self.step, total)
-                done = self._end_epoch(board)
+                done = self._end_epoch(writer)
                 if report is not None and self.team.main:
                     report(done)
 
@@ -237,16 +180,16 @@ class Run:
         for number in range(recipe.loop.accumulate):
             batch = next(batches)
             # Parts of unequal class weights count as they would in one batch; joined processes take a mean, not a sum.
-            share = self._weight(batch.labels.numpy() % len(self.task.labels)) / whole
-            batch = batch.to(team.device)
+            share = self._weight(batch.labels % len(self.task.labels)) / whole
+            sound, labels, masks = (torch.from_numpy(one).to(team.device) for one in vars(batch).values())
             if self.tuned.spec is not None:
-                self.tuned.spec.shares = batch.masks
+                self.tuned.spec.shares = masks
             with self._joined(last=number == recipe.loop.accumulate - 1), self._autocast():
-                loss = self.model(batch.waveforms, None, batch.labels) * share
+                loss = self.model(sound, None, labels) * share
                 self.scaler.scale(loss * team.count).backward()
             total[0] += loss.detach().double().cpu()
         total[1] = float(asked)
-        total = team.sum(total.to(team.device) if team.device.type == "cuda" else total).cpu()
+        total = team.sum(total)
         loss = float(total[0])
         self.scaler.unscale_(self.optimizer)
         self.tuned.change_gradients()
@@ -269,7 +212,7 @@ class Run:
         self.step, self.place = self.step + 1, self.place + 1
         return loss, norm, bool(total[1])
 
-    def _end_epoch(self, board: Any) -> Epoch:
+    def _end_epoch(self, writer: Any) -> Epoch:
         loop, weights = self.recipe.loop, self.ema or self.network.state_dict()
         with self._holding(self.ema):
             accuracy, rows = self._evaluate()
@@ -284,8 +227,8 @@ class Run:
                 save(self.snapshots.best, weights)
             held = {"accuracy": accuracy, "accuracy_rows": rows, "best": better} if len(self.task.held) else {}
             self.metrics.write({"epoch": done.number, "step": self.step, "epoch_loss": loss, **held})
-            if board is not None and held:
-                board.add_scalar("held-out accuracy", accuracy, self.step)
+            if writer is not None and held:
+                writer.add_scalar("held-out accuracy", accuracy, self.step)
         self.epoch, self.place = self.epoch + 1, 0
         self._save()
         return done
@@ -302,7 +245,6 @@ class Run:
             "recipe": self.recipe.result,
             "corpus": self.task.corpus.identity,
             "init": None if origin is None else [origin.fingerprint, origin.config["weights_sha256"]],
-            "classes": self.network.state_dict()["head." + next(iter(self.learner.head.state_dict()))].shape,
         }
         failure = ""
         if self.team.main:
@@ -350,8 +292,11 @@ class Run:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Let the moving average follow: e <- decay e + (1 - decay) w; whole numbers are copied."""
-        decay = self.recipe.loop.ema
+        """Let the moving average follow: e <- decay e + (1 - decay) w; whole numbers are copied.
+
+        The decay rises to the recipe's, or the first weights, which know nothing, would stay for long.
+        """
+        decay = min(self.recipe.loop.ema, (1 + self.step) / (10 + self.step))
         for name, value in self.network.state_dict().items() if self.ema else ():
             if value.is_floating_point():
                 self.ema[name].lerp_(value, 1 - decay)
@@ -369,7 +314,7 @@ class Run:
         yield
         self.network.load_state_dict(own)
 
-    def _log(self, loss: float, norm: float, board: Any) -> None:
+    def _log(self, loss: float, norm: float, writer: Any) -> None:
         self.window = [self.window[0] + loss, self.window[1] + 1]
         if self.step % self.recipe.loop.log:
             return
@@ -385,24 +330,13 @@ class Run:
         self.window = [0.0, 0.0]
         if self.team.main:
             self.metrics.write({**facts, "time": round(time.time(), 1)})
-            for name in ("loss", "rate", "gradient") if board is not None else ():
+            for name in ("loss", "rate", "gradient") if writer is not None else ():
                 if facts[name] is not None:
-                    board.add_scalar(name, facts[name], self.step)
+                    writer.add_scalar(name, facts[name], self.step)
 
-    @contextmanager
-    def _board(self) -> Iterator[Any]:
-        """TensorBoard's writer where the recipe asks for one."""
-        if not self.recipe.loop.tensorboard or not self.team.main:
-            yield None
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise KnnError(
-                "loop.tensorboard needs the package tensorboard.", "Install it, or read metrics.jsonl."
-            ) from error
-        with SummaryWriter(str(self.snapshots.folder / "tensorboard"), purge_step=self.step) as board:
-            yield board
+    def _board(self) -> AbstractContextManager[Any]:
+        wanted = self.recipe.loop.tensorboard and self.team.main
+        return board(self.snapshots.folder / "tensorboard", self.step) if wanted else nullcontext()
 
     def _weight(self, labels: Rows) -> float:
         """What these clips weigh in the loss together."""
@@ -435,17 +369,3 @@ class Run:
 
 
 _COUNTERS = ("epoch", "place", "step", "best", "stale", "window", "total")
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, which schedulers send before they kill; only in a main thread."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)

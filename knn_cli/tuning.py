@@ -182,7 +182,7 @@ def groups(network: Network, recipe: Optimizer) -> list[dict[str, Any]]:
 
     Raises KnnError for a layer-wise rate of an encoder without blocks.
     """
-    rate = recipe.rate if math.isnan(recipe.encoder_rate) else recipe.encoder_rate
+    rate = recipe.rate if recipe.encoder_rate is None else recipe.encoder_rate
     count = len(blocks(network.encoder))
     if recipe.layer_decay != 1 and not count:
         raise KnnError("optimizer.layer_decay needs an encoder of blocks, such as wavlm.", "Take that line out.")

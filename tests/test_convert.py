@@ -156,7 +156,7 @@ def test_kaldi_folder_of_embeddings(embeddings: Path, tmp_path: Path) -> None:
     convert(embeddings, out, force=True)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").touch()
-    with pytest.raises(KnnError, match="exists already"):
+    with pytest.raises(KnnError, match="it holds text"):
         convert(embeddings, tmp_path / "thesis", force=True)
 
 

@@ -8,21 +8,26 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from knn_cli import bundle, store
+from knn_cli import bundle
+from knn_cli.assessing import Epoch
 from knn_cli.classification import Classifier
+from knn_cli.cli import app
 from knn_cli.errors import KnnError
-from knn_cli.recipe import Recipe
+from knn_cli.finishing import Trained
+from knn_cli.recipe import PartRecipe, Recipe
 from knn_cli.recipe_reader import parse, read
 from knn_cli.snapshots import load
 from knn_cli.store import AudioRow, StoreWriter
-from knn_cli.training import Epoch, Trained, train
+from knn_cli.training import train
 from knn_cli.types import Waveform
 
 RATE = 16000
@@ -143,7 +148,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(corpus: Path, tmp_path: Path, 
     assert resumed.accuracy == whole.accuracy
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert store.kind_of(corpus) == "audio"
 
 
 def toml(path: Path, recipe: dict[str, Any]) -> Path:
@@ -154,6 +158,30 @@ def toml(path: Path, recipe: dict[str, Any]) -> Path:
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     path.write_text("\n".join(lines))
     return path
+
+
+def test_a_process_that_is_killed_outright_leaves_what_is_needed(corpus: Path, tmp_path: Path) -> None:
+    tables = {"encoder": TINY, "pooling": MHFA, "head": {"name": "softmax"}, "schedule": {"epochs": 2}}
+    tables |= {"data": {"label": "group", "seconds": 0.3, "held_out": 0.25}, "loop": {"batch": 4, "checkpoint": 1}}
+    recipe = toml(tmp_path / "tiny.toml", tables)
+    kill = int(np.random.default_rng().integers(2, 12))
+    script = f"""
+import os, signal, sys, torch
+from knn_cli.recipe_reader import read
+from knn_cli.training import train
+torch.set_num_threads({torch.get_num_threads()})
+def killer(step, total):
+    if step == {kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(sys.argv[1], sys.argv[2], read(sys.argv[3]), device="cpu", use_vad=False, progress=killer)
+"""
+    command = [sys.executable, "-c", script, str(corpus), str(tmp_path / "killed"), str(recipe)]
+    done = subprocess.run(command)
+    assert done.returncode == -signal.SIGKILL and load(tmp_path / "killed.training" / "last.pt")["step"] >= kill - 1
+    for name in ("killed", "whole"):
+        run(corpus, tmp_path / name, read(recipe))
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(value, second[name]) for name, value in first.items()), f"killed at step {kill}"
 
 
 def test_two_processes_of_torchrun_follow_the_losses_of_one(corpus: Path, tmp_path: Path) -> None:
@@ -186,11 +214,12 @@ def test_two_processes_of_torchrun_follow_the_losses_of_one(corpus: Path, tmp_pa
 
 
 def test_a_loss_that_is_no_number_is_one_sentence(corpus: Path, tmp_path: Path) -> None:
-    recipe = tiny(optimizer={"rate": 1e20, "name": "sgd"}, head={"name": "softmax", "margin": None, "scale": None})
-    with pytest.raises(KnnError, match="not a number at step 3; the checkpoint in .* is of before"):
+    head = {"name": "softmax", "margin": None, "scale": None}
+    recipe = tiny(optimizer={"rate": 1e20, "name": "sgd"}, head=head, loop={"checkpoint": 1})
+    with pytest.raises(KnnError, match=r"not a number at step 2; the checkpoint in .* is of before"):
         run(corpus, tmp_path / "mine", recipe)
     assert not (tmp_path / "mine").exists()
-    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 2
+    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 1
 
 
 def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) -> None:
@@ -198,6 +227,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) ->
 import resource, sys, torch
 from pathlib import Path
 from knn_cli.errors import KnnError
+from knn_cli.finishing import Trained
 from knn_cli.snapshots import Metrics, load, save
 folder = Path(sys.argv[1])
 save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
@@ -289,3 +319,86 @@ def test_large_margin_fine_tuning_begins_where_the_first_training_ended(corpus: 
 def test_early_stop(corpus: Path, tmp_path: Path) -> None:
     recipe = tiny(optimizer={"rate": 1e-20}, schedule={"epochs": 9}, loop={"patience": 2, "classifier": "head"})
     assert run(corpus, tmp_path / "mine", recipe).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("bf16", {"loop": {"precision": "bf16", "ema": 0.5}}),
+        ("speed-classes", {"augment": {"speeds": [0.8, 1.2], "speed_classes": True}, "head": {"subcenters": 2}}),
+        ("workers", {"data": {"workers": 1, "balance": 1.0, "clips": 8}, "loop": {"class_weights": "balanced"}}),
+        (
+            "resnet",
+            {
+                "encoder": None,
+                "pooling": None,
+                "head": {"name": "softmax", "margin": None, "scale": None, "label_smoothing": 0.1},
+                "augment": {"mask_share": 1.0, "mask_bins": 4},
+                "tuning": {"freeze": ["encoder.conv1"]},
+            },
+        ),
+    ],
+)
+def test_a_recipe_of_each_kind_makes_a_bundle(
+    corpus: Path, tmp_path: Path, name: str, tables: dict[str, dict[str, Any]]
+) -> None:
+    recipe = tiny(schedule={"epochs": 1}, **{key: table for key, table in tables.items() if table})
+    if name == "resnet":
+        parts = {"encoder": {"name": "resnet", "depth": 18, "width": 4, "bins": 16}, "pooling": {"name": "resnet"}}
+        recipe = replace(recipe, **{key: PartRecipe(str(one.pop("name")), one) for key, one in parts.items()})
+    done = run(corpus, tmp_path / "mine", recipe)
+    assert 0 <= done.accuracy <= 1 and done.finished is not None
+    found = bundle.find(tmp_path / "mine")
+    head = bundle.load_network(found).head
+    assert head is not None and found.config["head"]["labels"] == ["0", "1"] and found.config["labels"] == ["0", "1"]
+    assert found.config["training"]["recipe"]["schedule"] == {"epochs": 1}
+    assert "| 0 | 12 | 4 |" in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_lora_is_resumed_and_merged_into_a_plain_bundle(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first", tiny(schedule={"epochs": 1}, loop={"classifier": "head"}))
+
+    tables: dict[str, Any] = {
+        "init": {"model": str(tmp_path / "first"), "parts": ["encoder"]},
+        "pooling": MHFA,
+        "head": {"name": "am-softmax"},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25},
+        "schedule": {"epochs": 2},
+        "tuning": {"lora": {"rank": 2}},
+        "loop": {"batch": 4, "checkpoint": 2, "average": 2},
+    }
+
+    def stop(step: int, total: int) -> None:
+        if step == 9:
+            raise Killed
+
+    run(corpus, tmp_path / "whole", parse(tables))
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "killed", parse(tables), progress=stop)
+    run(corpus, tmp_path / "killed", parse(tables))
+    first, whole, killed = (weights(tmp_path / name) for name in ("first", "whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    changed = {name for name, value in first.items() if name.startswith("encoder.") and not value.equal(whole[name])}
+    assert {name.split(".")[-2] for name in changed} == {"query", "value"}
+
+
+def test_the_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"encoder": TINY, "pooling": MHFA, "head": {"name": "softmax"}, "loop": {"batch": 4}}
+    tables |= {"data": {"label": "group", "seconds": 0.3, "held_out": 0.25}, "schedule": {"epochs": 1}}
+    recipe = toml(tmp_path / "tiny.toml", tables)
+    command = ["train", str(corpus), "--recipe", str(recipe), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    runner = CliRunner()
+    refused = runner.invoke(app, [*command, "--seed", "3"])
+    assert refused.exit_code == 1 and "--seed does not go with --recipe" in refused.stderr
+    done = runner.invoke(app, [*command, "--no-vad"])
+    assert done.exit_code == 0, done.stderr
+    assert "labels      2: 0, 1" in done.stdout and "accuracy" in done.stdout and "Epoch 1: loss" in done.stderr
+    heard = runner.invoke(app, ["classify", str(corpus), "--model", str(tmp_path / "mine"), "--no-vad"])
+    assert heard.exit_code == 0 and len(heard.stdout.splitlines()) >= 32
+    again = runner.invoke(app, command)
+    assert again.exit_code == 1 and "exists already" in again.stderr
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    board = toml(tmp_path / "board.toml", tables | {"loop": {"batch": 4, "tensorboard": True}})
+    command[3], command[5] = str(board), str(tmp_path / "other")
+    missing = runner.invoke(app, command)
+    assert missing.exit_code == 1 and "needs the package tensorboard" in missing.stderr

@@ -86,7 +86,7 @@ def test_frozen_parts_stay_and_are_in_evaluation_mode(network: Network) -> None:
     assert sum(len(group["params"]) for group in groups(network, Optimizer())) + len(frozen) == len(
         list(network.parameters())
     )
-    with pytest.raises(KnnError, match="nothing named 'encoder.frnt'"):
+    with pytest.raises(KnnError, match=r"nothing named 'encoder\.frnt'"):
         Tuned(network, recipe(freeze=("encoder.frnt",)))
     with pytest.raises(KnnError, match="nothing to train"):
         Tuned(network, recipe(freeze=("encoder", "pooling", "head")))

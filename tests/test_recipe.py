@@ -1,0 +1,154 @@
+"""Recipes: every key checked, and every shipped one built as it stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from knn_cli import bundle
+from knn_cli.errors import KnnError
+from knn_cli.learner import Design, class_weights, factor, margins, optimizer
+from knn_cli.recipe import Augment, Data, Init, Loop, Lora, Margin, Optimizer, Recipe, Schedule, Tuning
+from knn_cli.recipe_reader import parse, read
+from knn_cli.tuning import Tuned
+
+TOP = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((TOP / "examples" / "recipes").glob("*.toml"))
+
+BASE: dict[str, Any] = {
+    "encoder": {"name": "fbank-tdnn", "channels": 8},
+    "pooling": {"name": "mean"},
+    "head": {"name": "softmax"},
+}
+
+
+def test_defaults_and_numbers() -> None:
+    recipe = parse(BASE | {"seed": 3, "data": {"seconds": 2, "ignore": ["7"]}, "augment": {"speeds": [1, 0.9]}})
+    assert (recipe.seed, recipe.data.seconds, recipe.data.ignore) == (3, 2.0, ("7",))
+    assert recipe.augment.speeds == (1.0, 0.9) and isinstance(recipe.data.seconds, float)
+    assert recipe.encoder.args == {"channels": 8} and recipe.schedule.final_rate is None
+    other = parse(BASE | {"seed": 3, "data": {"seconds": 2, "ignore": ["7"], "workers": 4}, "loop": {"log": 1}})
+    assert other.result["data"] == recipe.result["data"] and other.result["loop"] == recipe.result["loop"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimiser": {}}, "no key 'optimiser' in the recipe. Did you mean 'optimizer'?"),
+        ({"data": {"secnds": 3}}, "no key 'secnds' in [data]. Did you mean 'seconds'?"),
+        ({"encoder": {"name": "wavml"}}, "no encoder named 'wavml'. Did you mean 'wavlm'?"),
+        ({"encoder": {"name": "wavlm", "blokcs": 2}}, "no key 'blokcs' in [encoder] wavlm. Did you mean 'blocks'?"),
+        ({"pooling": {"name": "mhfa", "head": 2}}, "no key 'head' in [pooling] mhfa. Did you mean 'heads'?"),
+        ({"pooling": {"name": "mhfa", "layers": 2}}, "[pooling] cannot set 'layers'"),
+        ({"head": {"name": "aam-softmax", "class_weights": [1]}}, "See loop.class_weights."),
+        ({"head": {"scale": 1}}, "[head] has no name"),
+        ({"data": {"label": "langauge"}}, "data.label cannot be 'langauge'"),
+        ({"augment": {"codecs": ["mp4"]}}, "augment.codecs cannot be 'mp4'. Did you mean 'mp3'?"),
+        ({"loop": {"batch": "32"}}, "[loop] batch cannot be '32'. It takes a whole number."),
+        ({"loop": {"batch": True}}, "It takes a whole number."),
+        ({"loop": {"batch": 8, "accumulate": 3}}, "accumulate must divide batch"),
+        ({"loop": {"ema": 0.9, "average": 3}}, "exclude each other"),
+        ({"loop": {"class_weights": "blanced"}}, "class_weights cannot be 'blanced'"),
+        ({"augment": {"noise_share": 1.5}}, "noise_share must go from 0 to 1"),
+        ({"augment": {"noise_snr": [5]}}, "pairs such as [5, 20]"),
+        ({"schedule": {"decay": 0.9, "final_rate": 0.1}}, "exclude each other"),
+        ({"tuning": {"lora": {"rnak": 2}}}, "no key 'rnak' in [lora]. Did you mean 'rank'?"),
+        ({"tuning": {"pull": 0.1}}, "need weights to start from"),
+        ({"init": {"model": "x"}}, "[encoder] comes from init.model"),
+        ({"init": {"model": "x", "parts": ["encodr"]}}, "init.parts cannot be 'encodr'"),
+        ({"name": "x"}, "no key 'name' in the recipe"),
+        ({"head": 3}, "[head] is a table."),
+        ({"data": 3}, "data cannot be 3. It takes a table."),
+    ],
+)
+def test_mistakes_are_one_sentence_with_the_nearest_word(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(KnnError) as found:
+        parse(BASE | change)
+    assert message in str(found.value)
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(KnnError, match="cannot be read: No such file"):
+        read(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("seed = = 3")
+    with pytest.raises(KnnError, match="is not TOML"):
+        read(tmp_path / "bad.toml")
+    with pytest.raises(KnnError, match="--held-out does not go with --recipe"):
+        read(tmp_path / "bad.toml", {"out", "held_out"})
+
+
+def test_rates_over_time() -> None:
+    """Final and decayed rates by hand, and wespeaker's warm-up, which goes with the decay."""
+    falling = Schedule(epochs=40, final_rate=4.4e-3)
+    assert factor(falling, 1e-2, 0, 100) == 1.0
+    assert 1e-2 * factor(falling, 1e-2, 4000, 100) == pytest.approx(4.4e-3)
+    assert 1e-2 * factor(falling, 1e-2, 2000, 100) == pytest.approx(math.sqrt(1e-2 * 4.4e-3))
+    decayed = Schedule(epochs=10, decay=0.95, warmup=2.0)
+    assert factor(decayed, 1.0, 300, 100) == pytest.approx(0.95**3)
+    assert factor(decayed, 1.0, 99, 100) == pytest.approx(0.5 * 0.95**0.99)
+
+
+def test_margin_and_class_weights() -> None:
+    recipe = parse(BASE | {"margin": {"end": 0.4, "first": 1, "last": 3, "kind": "linear"}})
+    schedule = margins(recipe, 10)
+    assert schedule is not None
+    assert [schedule.at(step) for step in (0, 10, 20, 30, 99)] == pytest.approx([0.0, 0.0, 0.2, 0.4, 0.4])
+    assert margins(parse(BASE), 10) is None
+    classes = torch.tensor([0, 0, 0, 1]).numpy()
+    balanced = parse(BASE | {"loop": {"class_weights": "balanced"}})
+    assert class_weights(balanced, ["a", "b"], classes) == pytest.approx([4 / 6, 2.0])
+    named = parse(BASE | {"loop": {"class_weights": {"b": 2, "a": 1}}})
+    assert class_weights(named, ["a", "b"], classes) == [1.0, 2.0]
+    assert class_weights(parse(BASE), ["a", "b"], classes) is None
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_a_shipped_recipe_builds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device: every name, argument and size fits, and every tuned weight gets a rate."""
+    recipe = read(path)
+    text = path.read_text()
+    assert text.startswith("# ") and text.count("#") > 1, "a recipe says what it is for"
+    labels = ["1-1", "1-2", "2-1"]
+    monkeypatch.setattr(Design, "_take", lambda *args: None)
+    if recipe.init.model:
+        encoder, pooling, head = original(recipe)
+        parts = {"encoder": encoder, "pooling": pooling, "head": head}
+        config = {"audio": {"rate": 16000, "scale": 1.0}, **parts}
+        found = bundle.Bundle(tmp_path, {"name": "x", "schema": 1, "kind": "embedder", "weights_sha256": "", **config})
+        monkeypatch.setattr(bundle, "find", lambda model: found)
+    design = Design(recipe)
+    with torch.device("meta"):
+        network = design.build(labels, None, 1)
+        tuned = Tuned(network, recipe)
+    made = optimizer(network, recipe.optimizer)
+    moving = [one for one in network.parameters() if one.requires_grad]
+    assert sum(len(group["params"]) for group in made.param_groups) == len(moving) > 0
+    assert tuned.network is network and design.config(labels)["head"]["labels"] == labels
+    margins(recipe, 100)
+    if recipe.tuning.lora is not None:
+        assert sum(one.numel() for one in network.encoder.parameters() if one.requires_grad) < 2e6
+
+
+def original(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The config of the bundle that a recipe begins with, as `knn convert` and an earlier recipe make it."""
+    if "pooling" not in recipe.init.parts:
+        return {"name": "wavlm", "args": {"size": "base-plus"}}, {"name": "mean", "args": {}}, {}
+    first = read(TOP / "examples" / "recipes" / "voxlingua107-wavlm-mhfa.toml")
+    return (
+        {"name": "wavlm", "args": {"size": "base-plus"}},
+        {"name": first.pooling.name, "args": first.pooling.args},
+        {"name": first.head.name, "args": first.head.args},
+    )
+
+
+def test_the_documentation_names_every_recipe_and_every_key() -> None:
+    text = (TOP / "docs" / "training.md").read_text(encoding="utf-8")
+    assert SHIPPED and all(f"`{path.name}`" in text for path in SHIPPED)
+    tables = (Init, Data, Augment, Optimizer, Schedule, Margin, Lora, Tuning, Loop)
+    named = {one.name for table in tables for one in fields(table)} - {"model", "lora"}
+    assert not {name for name in named if f"`{name}`" not in text}
