@@ -239,7 +239,7 @@ def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, 
                 if suffix in (".cls", ".txt"):
                     texts[_key(member.name)] = file.read().decode("utf-8").strip()
                 elif suffix in audio.NATIVE_SUFFIXES:
-                    length = soundfile.info(io.BytesIO(file.read())).duration
+                    length = soundfile.info(file).duration  # reads the header, not the sound
                     sounds[member.name] = (member.offset_data, member.size, float(length))
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise AudioError(f"{shard} is no tar shard of sound: {error}.", "Shards are not compressed.") from error

@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 from torch import Tensor
 
-from knn_cli import bundle, metrics, split, vad
+from knn_cli import bundle, metrics, segments, split, vad
 from knn_cli.bundle import Bundle
 from knn_cli.calibration import Calibration
 from knn_cli.classifier import write_classifier
@@ -24,11 +24,12 @@ from knn_cli.errors import KnnError
 from knn_cli.glc import GaussianLinearClassifier, cross_log_likelihood
 from knn_cli.learner import Design, plain_state
 from knn_cli.recipe import Recipe
-from knn_cli.types import Floats, Texts, Waveform
+from knn_cli.types import Floats, Texts
 
 __all__ = ["Finished", "Trained", "finish"]
 
 _HEARD_SECONDS = 60.0  # of a row, for the classifier
+_ROWS_AT_ONCE = 32  # whose speech is looked for side by side
 FOLDS = 5
 
 
@@ -177,16 +178,24 @@ def _embedded(task: Task, rows: Rows, embedder: Embedder, use_vad: bool) -> _Row
 def _speech(task: Task, rows: Rows, embedder: Embedder, use_vad: bool) -> Iterator[tuple[int, Floats]]:
     """(row, (S,) samples) of the speech of each row, in chunks of the embedder's size."""
     rate = embedder.rate
-    for row in rows.tolist():
-        sound = task.corpus.samples(row, 0.0, _HEARD_SECONDS)
-        if use_vad:
-            heard = sound if rate == vad.RATE else soxr.resample(sound, rate, vad.RATE)
-            spans = vad.speech([Waveform(heard, vad.RATE)])
-            parts = [sound[round(span.start * rate) : round(span.end * rate)] for span in spans]
-            sound = np.concatenate([np.zeros(0, np.float32), *parts])
-        if len(sound) >= embedder.minimum_seconds * rate and np.abs(sound).max() > QUIET:
-            for chunk in np.array_split(sound, math.ceil(len(sound) / (CHUNK_SECONDS * rate))):
-                yield row, chunk
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE].tolist()
+        sounds = [task.corpus.samples(row, 0.0, _HEARD_SECONDS) for row in some]
+        for row, sound in zip(some, _spoken(sounds, rate) if use_vad else sounds, strict=True):
+            if len(sound) >= embedder.minimum_seconds * rate and np.abs(sound).max() > QUIET:
+                for chunk in np.array_split(sound, math.ceil(len(sound) / (CHUNK_SECONDS * rate))):
+                    yield row, chunk
+
+
+def _spoken(sounds: list[Floats], rate: int) -> list[Floats]:
+    """What is speech of each of (S,) waveforms."""
+    heard = [sound if rate == vad.RATE else soxr.resample(sound, rate, vad.RATE) for sound in sounds]
+    result = []
+    for sound, found in zip(sounds, vad.probabilities(heard), strict=True):
+        spans = segments.binarize(found, vad.FRAME / vad.RATE, end=len(sound) / rate)
+        parts = [sound[round(span.start * rate) : round(span.end * rate)] for span in spans]
+        result.append(np.concatenate([np.zeros(0, np.float32), *parts]))
+    return result
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from knn_cli import bundle
+from knn_cli import audio, bundle, vad
 from knn_cli.assessing import Epoch
 from knn_cli.classification import Classifier
 from knn_cli.cli import app
 from knn_cli.errors import KnnError
-from knn_cli.finishing import Trained
+from knn_cli.finishing import Trained, _spoken
 from knn_cli.recipe import PartRecipe, Recipe
 from knn_cli.recipe_reader import parse, read
 from knn_cli.snapshots import load
@@ -65,6 +66,15 @@ def tones(path: Path, recordings: int = 8, seconds: float = 1.0, classes: int = 
             for number in range(recordings):
                 writer.add(f"{label}/{number}", rows(label, number))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are fastest so, and the last bit is the same in every process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +179,7 @@ def test_a_process_that_is_killed_outright_leaves_what_is_needed(corpus: Path, t
 import os, signal, sys, torch
 from knn_cli.recipe_reader import read
 from knn_cli.training import train
-torch.set_num_threads({torch.get_num_threads()})
+torch.set_num_threads(1)
 def killer(step, total):
     if step == {kill}:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -195,7 +205,7 @@ def test_two_processes_of_torchrun_follow_the_losses_of_one(corpus: Path, tmp_pa
         "optimizer": {"rate": 0.01, "name": "sgd"},
         "schedule": {"epochs": 2, "final_rate": 0.005},
         "tuning": {"layer_drop": 0.3},
-        "loop": {"batch": 8, "accumulate": 2, "log": 1, "clip": 5.0},
+        "loop": {"batch": 8, "accumulate": 2, "log": 1, "clip": 5.0, "classifier": "head"},
     }
     recipe = toml(tmp_path / "tiny.toml", tables)
     alone = run(corpus, tmp_path / "one", read(recipe))
@@ -227,7 +237,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) ->
 import resource, sys, torch
 from pathlib import Path
 from knn_cli.errors import KnnError
-from knn_cli.finishing import Trained
+from knn_cli.finishing import Trained, _spoken
 from knn_cli.snapshots import Metrics, load, save
 folder = Path(sys.argv[1])
 save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
@@ -402,3 +412,13 @@ def test_the_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     command[3], command[5] = str(board), str(tmp_path / "other")
     missing = runner.invoke(app, command)
     assert missing.exit_code == 1 and "needs the package tensorboard" in missing.stderr
+
+
+def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, example: Path) -> None:
+    sound = audio.read(example).samples[: 20 * RATE]
+    spoken, none = _spoken([sound, np.zeros(RATE, np.float32)], RATE)
+    assert len(spoken) / RATE == pytest.approx(vad.speech([Waveform(sound, RATE)]).duration(), abs=0.5)
+    assert len(spoken) < len(sound) and len(none) == 0
+    done = train(corpus, tmp_path / "mine", tiny(schedule={"epochs": 1}), device="cpu")
+    assert done.finished is not None and "holds speech" in done.finished.note
+    assert done.finished.bundle.classifier is None and done.finished.bundle.knows_labels
