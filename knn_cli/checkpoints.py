@@ -161,7 +161,16 @@ def read(path: Path) -> dict[str, Any]:
                 raise KnnError(f"{path} is no PyTorch file.", known())
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", "Download it again.") from error
     except UnpicklingError as error:
         raise KnnError(
@@ -208,7 +217,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Inert)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", known()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", known())

@@ -28,7 +28,7 @@ Labels = NDArray[np.int64]
 
 # The linkages, each with the threshold taken when none is given. Means of noisy embeddings lie closer together than the
 # embeddings do, so centroid linkage needs the lower one.
-LINKAGES = {"average": 0.6, "centroid": 0.3}
+LINKAGES = {"average": 0.75, "centroid": 0.3}
 
 
 @CLUSTERERS.register("ahc")

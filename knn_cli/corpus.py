@@ -122,7 +122,8 @@ class FolderCorpus(Corpus):
         self._files = audio.find(folder)
         if not self._files:
             raise AudioError(f"{folder} holds no audio files.", "Audio is found at any depth, by suffix.")
-        known = [apply(PurePosixPath(file.relative_to(folder).as_posix())) for file in self._files]
+        below = [PurePosixPath(file.relative_to(folder).as_posix()) for file in self._files]
+        known = labels.label_all(apply, below)
         super().__init__(folder, rate, _columns(known, [_seconds(file) for file in self._files]))
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from knn_cli.embedder import Embedder
 
-WINDOW_SECONDS = 1.5
+WINDOW_SECONDS = 2.0
 STEP_SECONDS = 0.75
 MINIMUM_WINDOW_SECONDS = 0.4  # a region of speech shorter than this takes the label of the nearest window
 MAX_GAP_SECONDS = 0.5  # pauses up to this long inside one speaker's turn are part of it

@@ -194,6 +194,8 @@ def _check(recipe: Recipe) -> None:
             "data.minimum is above data.maximum",
             "Rows between the two are used.",
         ),
+        (recipe.seed < 0, "seed must be 0 or more", ""),
+        (loop.clip < 0, "loop.clip must be 0 (none) or more", "It bounds the gradient's norm."),
         (not 0 <= data.balance <= 1, "data.balance goes from 0 to 1", "0 draws rows alike, 1 classes."),
         (not 0 <= data.held_out < 1, "data.held_out goes from 0 to below 1", "0.1 holds a tenth out."),
         (data.fit < 2 or data.clips < 0 or data.workers < 0, "data has a count that is too small", "fit is 2 or more."),

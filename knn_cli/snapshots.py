@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import pickle  # only to catch what torch.load raises
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -29,19 +30,29 @@ from knn_cli.errors import KnnError
 
 State = Mapping[str, Tensor]
 
+# What torch.load raises for bytes that are no checkpoint: it does not promise one kind of error.
+_UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+_OURS = re.compile(r"plan\.json|last\.pt|best\.pt|metrics\.jsonl|epoch-\d+\.pt|network|tensorboard|.*\.(part|tmp)")
+
 
 class Snapshots:
     """The folder beside the bundle to be.
 
     out  : the bundle's folder
     plan : what decides the result; a folder of the same plan is gone on with
-    force: begin again where the folder is of another plan
+    force: begin again where the folder is of another plan, or its checkpoint is damaged
+    main : False in the other processes of a training, which leave the making to the main one
 
-    Raises KnnError: the folder holds another training and `force` is not set, or cannot be made.
+    Raises KnnError: the folder holds another training and `force` is not set, or what is not ours, or cannot be made.
     """
 
-    def __init__(self, out: Path, plan: Mapping[str, Any], *, force: bool = False) -> None:
+    def __init__(self, out: Path, plan: Mapping[str, Any], *, force: bool = False, main: bool = True) -> None:
         self.folder = out.with_name(out.name + ".training")
+        if not main:
+            return
         text = json.dumps(plan, sort_keys=True, default=str, indent=1)
         file = self.folder / "plan.json"
         try:
@@ -51,13 +62,28 @@ class Snapshots:
                         f"{self.folder} holds another training that is not finished.",
                         "Repeat its command to go on with it, name another model, or drop it with --force.",
                     )
-                shutil.rmtree(self.folder)
+                self._drop()
+            elif force and self.last.is_file() and not _loads(self.last):
+                self._drop()
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise KnnError(f"{self.folder} cannot be written: {error.strerror or error}.", "Name another.") from error
         if not file.exists():
             with replacing_text(file) as stream:
                 stream.write(text)
+
+    def _drop(self) -> None:
+        """Remove what a training left; KnnError, and nothing removed, when anything else is in the folder."""
+        found = sorted(self.folder.iterdir())
+        if foreign := [one.name for one in found if not _OURS.fullmatch(one.name)]:
+            raise KnnError(
+                f"{self.folder} holds {foreign[0]}, which no training wrote.", "Move it, or name another model."
+            )
+        for one in found:
+            if one.is_dir():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
 
     @property
     def last(self) -> Path:
@@ -143,11 +169,19 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         raise KnnError(f"{path} cannot be written: {said}.", "Make room; the checkpoint before is kept.") from error
 
 
+def _loads(path: Path) -> bool:
+    try:
+        load(path)
+    except KnnError:
+        return False
+    return True
+
+
 def load(path: Path) -> dict[str, Any]:
     """What `save` wrote, on the CPU. Raises KnnError for a file that is missing or damaged."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise KnnError(f"The checkpoint {path} cannot be read.", "Begin again with --force.") from error
     return state
 

@@ -255,7 +255,7 @@ class Run:
         if failure := self.team.agree(failure):
             raise KnnError(*failure.split("\0"))
         if not self.team.main:
-            self.snapshots = Snapshots(out, plan)
+            self.snapshots = Snapshots(out, plan, main=False)
         if self.snapshots.last.is_file():
             self._restore(load(self.snapshots.last))
         self.team.agree("")  # nobody writes before all have read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -165,3 +165,13 @@ def test_processes_workers_and_resumption_change_no_clip(corpus: Corpus) -> None
     np.testing.assert_array_equal([np.concatenate([*one, *other]) for one, other in two], whole)
     with pytest.raises(KnnError, match="cannot be shared by 3 processes"):
         batches(0, 3)
+
+
+def test_videos_of_voxlingua_stay_whole(tmp_path: Path) -> None:
+    """Segments of one video have one name under the recipes' rule, so that no split can part them."""
+    from knn_cli import labels, recipe_reader
+
+    recipes = Path(__file__).resolve().parents[1] / "examples" / "recipes"
+    rule = labels.rule(recipe_reader.read(recipes / "voxlingua107-wavlm-mhfa.toml").data.labels)
+    found = [rule(PurePosixPath(f"cs/abc-_9__U__S{n}---0010.0-0020.0.wav")) for n in (1, 2)]
+    assert found[0] == found[1] == labels.Labels("abc-_9", "cs")

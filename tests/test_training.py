@@ -422,3 +422,24 @@ def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, exampl
     done = train(corpus, tmp_path / "mine", tiny(schedule={"epochs": 1}), device="cpu")
     assert done.finished is not None and "holds speech" in done.finished.note
     assert done.finished.bundle.classifier is None and done.finished.bundle.knows_labels
+
+
+def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path: Path) -> None:
+    from knn_cli.snapshots import Snapshots
+
+    folder = tmp_path / "mine.training"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years")
+    for force in (False, True):
+        with pytest.raises(KnnError, match=r"holds thesis\.txt"):
+            Snapshots(tmp_path / "mine", {"seed": 0}, force=force)
+    assert (folder / "thesis.txt").exists()
+
+
+def test_force_begins_again_after_a_damaged_checkpoint(tmp_path: Path) -> None:
+    from knn_cli.snapshots import Snapshots
+
+    first = Snapshots(tmp_path / "mine", {"seed": 0})
+    first.last.write_bytes(b"half a checkpoint")
+    assert Snapshots(tmp_path / "mine", {"seed": 0}).last.is_file()
+    assert not Snapshots(tmp_path / "mine", {"seed": 0}, force=True).last.is_file()
