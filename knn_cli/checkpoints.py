@@ -75,6 +75,10 @@ class Wanted:
     prefix: str = ""
 
 
+# What torch.load and safetensors raise for bytes that are no checkpoint: torch does not promise one kind of error.
+_UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+
+
 def wanted_encoder(name: str, args: dict[str, Any], spelling: Spelling, prefix: str = "") -> Wanted:
     """An encoder to be filled. Raises KnnError for arguments that it does not take."""
     with torch.device("meta"):
@@ -161,16 +165,7 @@ def read(path: Path) -> dict[str, Any]:
                 raise KnnError(f"{path} is no PyTorch file.", known())
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", "Download it again.") from error
     except UnpicklingError as error:
         raise KnnError(
