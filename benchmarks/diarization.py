@@ -133,7 +133,7 @@ def main() -> int:
     default = Path(__file__).resolve().parents[2] / "shared" / "data" / "diar"
     parser.add_argument("--data", type=Path, default=default, help="folder of sets of NAME.flac and NAME.rttm")
     parser.add_argument("--model", help="bundle of the embedder; the one that ships with knn by default")
-    parser.add_argument("--clusterer", default="ahc", help="clustering method")
+    parser.add_argument("--clusterer", default="spectral", help="clustering method")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-speakers", type=int, help="tell the system how many there are")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")

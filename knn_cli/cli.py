@@ -363,7 +363,9 @@ def diarize(
     num_speakers: Annotated[int | None, typer.Option("--num-speakers", help="How many there are.")] = None,
     min_speakers: Annotated[int | None, typer.Option("--min-speakers", help="How many at least.")] = None,
     max_speakers: Annotated[int | None, typer.Option("--max-speakers", help="How many at most.")] = None,
-    clusterer: Annotated[Clusterer, typer.Option("--clusterer", help="How voices are told apart.")] = Clusterer.ahc,
+    clusterer: Annotated[
+        Clusterer, typer.Option("--clusterer", help="How voices are told apart.")
+    ] = Clusterer.spectral,
     linkage: Annotated[Linkage | None, typer.Option("--linkage", help="Of ahc.")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Of ahc: cosine distance, 0 to 2.")] = None,
     min_cluster: Annotated[int | None, typer.Option("--min-cluster-size", help="Of ahc: windows a speaker.")] = None,

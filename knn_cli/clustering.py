@@ -28,7 +28,7 @@ Labels = NDArray[np.int64]
 
 # The linkages, each with the threshold taken when none is given. Means of noisy embeddings lie closer together than the
 # embeddings do, so centroid linkage needs the lower one.
-LINKAGES = {"average": 0.75, "centroid": 0.3}
+LINKAGES = {"average": 0.8, "centroid": 0.3}
 
 
 @CLUSTERERS.register("ahc")
@@ -98,7 +98,7 @@ class SpectralClustering:
     limit              : embeddings above which blocks are condensed first; memory is about 5 * 8 * limit^2 bytes
     """
 
-    neighbours: float = 0.1
+    neighbours: float = 0.05
     minimum_neighbours: int = 10
     most: int = 10
     limit: int = 1500

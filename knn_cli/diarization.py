@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from knn_cli.embedder import Embedder
 
-WINDOW_SECONDS = 2.0
+WINDOW_SECONDS = 1.5
 STEP_SECONDS = 0.75
 MINIMUM_WINDOW_SECONDS = 0.4  # a region of speech shorter than this takes the label of the nearest window
 MAX_GAP_SECONDS = 0.5  # pauses up to this long inside one speaker's turn are part of it
@@ -24,7 +24,7 @@ def diarize(
     path: Path | str,
     *,
     model: str | Path | Embedder | None = None,
-    clusterer: str = "ahc",
+    clusterer: str = "spectral",
     settings: dict[str, object] | None = None,
     num_speakers: int | None = None,
     min_speakers: int | None = None,

@@ -244,7 +244,7 @@ def classify(
 def diarize(
     files: Sequence[Path],
     embedder: Embedder,
-    clusterer: str = "ahc",
+    clusterer: str = "spectral",
     settings: dict[str, Any] | None = None,
     channel: str = "mix",
     **speakers: Any,
