@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from knn_cli.errors import KnnError
 from knn_cli.fbank import LogMel, real_frames, refuse_short
-from knn_cli.pooling import check_sizes, time_mean, time_variance
+from knn_cli.pooling import check_sizes, last_layer, time_mean, time_variance
 from knn_cli.registry import ENCODERS, POOLINGS
-from knn_cli.resnet import BasicBlock, ended, last_layer
+from knn_cli.resnet import BasicBlock, ended
 
 __all__ = ["CAMPPlus", "CAMPPlusPooling"]
 

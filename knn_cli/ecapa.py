@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from knn_cli.errors import KnnError
 from knn_cli.fbank import DecibelMel, real_frames, refuse_short
 from knn_cli.heads import Head
-from knn_cli.pooling import blank, check_sizes
+from knn_cli.pooling import blank, check_sizes, last_layer
 from knn_cli.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.resnet import last_layer
 
 __all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
 

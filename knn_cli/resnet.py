@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from knn_cli.errors import KnnError
 from knn_cli.fbank import LogMel, real_frames, refuse_short
-from knn_cli.pooling import SMALLEST_VARIANCE, check_sizes, time_mean, time_variance
+from knn_cli.pooling import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
 from knn_cli.registry import ENCODERS, POOLINGS
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
@@ -183,13 +183,3 @@ class ResNetPooling(nn.Module):
         if self.seg_2 is not None and self.seg_bn_1 is not None:
             x = self.seg_2(self.seg_bn_1(F.relu(x)))
         return cast(Tensor, x)
-
-
-def last_layer(layers: Iterable[Tensor], count: int) -> Tensor:
-    """The last of exactly `count` layers (B, T, C); ValueError when another number of them comes."""
-    found, layer = 0, None
-    for found, each in enumerate(layers, start=1):  # noqa: B007 - counted to the end
-        layer = each
-    if layer is None or found != count:
-        raise ValueError(f"{found} layers came, {count} expected")
-    return layer

@@ -20,7 +20,7 @@ from knn_cli.errors import KnnError
 from knn_cli.network import Network
 from knn_cli.recipe import Augment, Lora, Optimizer, Recipe
 
-__all__ = ["LayerDrop", "LowRank", "Pull", "SpecAugment", "Tuned", "groups", "merged"]
+__all__ = ["LayerDrop", "LowRank", "Pull", "SpecAugment", "Tuned", "groups"]
 
 
 class LowRank(nn.Module):
@@ -200,13 +200,6 @@ def groups(network: Network, recipe: Optimizer) -> list[dict[str, Any]]:
     return [
         {"params": weights, "lr": own, "base": own, "weight_decay": decay} for (own, decay), weights in found.items()
     ]
-
-
-def merged(network: Network) -> None:
-    """Make low-rank changes part of the weights that they change, for good: the network is a plain one again."""
-    for module in list(network.modules()):
-        if parametrize.is_parametrized(module):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def merged_state(network: Network) -> Mapping[str, Tensor]:

@@ -8,6 +8,7 @@ each after a few seconds of warm-up on what comes before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -28,12 +29,21 @@ LANES = 16
 
 @cache
 def _network() -> Any:
-    threads = torch.get_num_threads()
-    from silero_vad import load_silero_vad
+    with _one_thread():  # importing silero_vad sets one thread for the whole process; this sets it back
+        from silero_vad import load_silero_vad
 
-    network = load_silero_vad()
-    torch.set_num_threads(threads)  # importing silero_vad sets one thread for the whole process
-    return network
+        return load_silero_vad()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch: in calls as small as these, more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def probabilities(waveforms: Sequence[Floats]) -> list[Floats]:
@@ -63,7 +73,7 @@ def _run(lanes: Floats) -> Floats:
     network = _network()
     network.reset_states()
     frames = torch.from_numpy(lanes).view(len(lanes), -1, FRAME)  # (B, n, 512)
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         columns = [network(frames[:, index], RATE) for index in range(frames.shape[1])]  # n of (B, 1)
     result: Floats = torch.cat(columns, dim=1).numpy()
     return result

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from knn_cli.errors import KnnError
 from knn_cli.fbank import real_frames
-from knn_cli.pooling import blank, check_sizes, layer_sums, time_mean, time_variance
+from knn_cli.pooling import blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
 from knn_cli.registry import POOLINGS
-from knn_cli.resnet import last_layer
 
 __all__ = ["XVector"]
 
