@@ -228,7 +228,7 @@ def _check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int
         if note and int(note[1]) < 0x7FFFF000:  # a streaming writer leaves the largest number there is
             promised = promised * int(note[1]) // max(1, int(note[2]))
     if file.format in {"WAV", "FLAC", "MP3"}:
-        # An MP3 without a Xing header is estimated, by its first frames; half of it missing is no estimate's error.
+        # An MP3 counts its frames in a Xing header only (else libsndfile estimates); 2 % of it may be missing.
         missing = promised - got > max(_TRUNCATION_SECONDS * file.samplerate, (file.format == "MP3") * promised * 0.02)
         has_count = file.format != "MP3" or _has_xing(path)
         if missing and has_count:

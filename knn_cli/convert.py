@@ -5,7 +5,7 @@ checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from knn_cli import audio, bundle, exchange, kaldi, labels, store
 from knn_cli.atomic import check_folder, check_output, replacing_folder
 from knn_cli.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.store import AudioRow, Store, StoreWriter
-from knn_cli.types import EmbeddingSet
+from knn_cli.types import EmbeddingSet, Progress
 
 if TYPE_CHECKING:
     from knn_cli.importers import Imported
@@ -29,9 +29,6 @@ CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"]
 _KALDI_FILES = ("utt2spk", "spk2utt", "utt2lang", "embedding.ark", "embedding.scp", "wav.scp", "audio")
 HUB = "hf:"
 LABEL_RULE = "folder"
-STORE_SUFFIXES = frozenset([".h5", ".hdf5"])
-
-Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass
@@ -88,7 +85,7 @@ def convert(
     store_kind = store.kind_of(src)
     if store_kind is not None:
         return _from_store(src, store_kind, out, force)
-    if src.suffix.lower() in STORE_SUFFIXES:
+    if src.suffix.lower() in store.SUFFIXES:
         raise StoreError(f"{src} is not an HDF5 store, or is damaged.", "Make it again.")
     if _is_checkpoint(src):
         return _from_checkpoint(src, out, force, config, label_rule)
@@ -123,7 +120,7 @@ class _Cut:
 def _audio(
     root: Path, files: list[PurePosixPath], out: Path, cut: _Cut, force: bool, progress: Progress | None
 ) -> Conversion:
-    _needs_suffix(out, STORE_SUFFIXES, "an audio store")
+    _needs_suffix(out, store.SUFFIXES, "an audio store")
     if not (SHORTEST_SEGMENT <= cut.segment < math.inf and 0 <= cut.minimum <= cut.segment):
         raise KnnError(
             f"Segments of {cut.segment:g} s with a minimum of {cut.minimum:g} s make no sense.",
@@ -167,14 +164,10 @@ def _rows(path: Path, label: labels.Labels, cut: _Cut, result: Conversion) -> It
 def _refuse_nothing(root: Path, result: Conversion) -> None:
     if result.failures:
         first = result.failures[0].error
-        raise (
-            type(first)(first.message, first.hint)
-            if len(result.failures) == 1
-            else KnnError(
-                f"None of the {len(result.failures)} files in {root} can be read; the first: {first.message}",
-                first.hint,
-            )
-        )
+        if len(result.failures) == 1:
+            raise first
+        count = len(result.failures)
+        raise KnnError(f"None of the {count} files in {root} can be read; the first: {first.message}", first.hint)
     raise KnnError(
         f"All of {root} is shorter than the minimum: {result.dropped} rests, {result.dropped_seconds:.2f} s.",
         "Lower --min-segment.",
@@ -182,7 +175,7 @@ def _refuse_nothing(root: Path, result: Conversion) -> None:
 
 
 def _embeddings(src: Path, out: Path, *, recursive: bool, force: bool) -> Conversion:
-    _needs_suffix(out, STORE_SUFFIXES, "an embedding store")
+    _needs_suffix(out, store.SUFFIXES, "an embedding store")
     store.check_free(out, force)
     embeddings = exchange.read_embeddings(src, recursive=recursive)
     store.write(out, embeddings, force=force)
@@ -190,7 +183,7 @@ def _embeddings(src: Path, out: Path, *, recursive: bool, force: bool) -> Conver
 
 
 def _from_store(src: Path, kind: str, out: Path, force: bool) -> Conversion:
-    if out.suffix.lower() not in {*STORE_SUFFIXES, *exchange.WRITERS.names(), ""}:
+    if out.suffix.lower() not in {*store.SUFFIXES, *exchange.WRITERS.names(), ""}:
         known = ", ".join(sorted({*exchange.WRITERS.names(), ".h5"}))
         raise KnnError(f"{out} has no suffix that a store can be written to.", f"Known: {known}; a folder for Kaldi.")
     check_output(out, [src])
@@ -202,7 +195,7 @@ def _from_store(src: Path, kind: str, out: Path, force: bool) -> Conversion:
     for written in exchange.outputs(out):
         store.check_free(written, force)
     embeddings = store.read(src)
-    if out.suffix.lower() in STORE_SUFFIXES:
+    if out.suffix.lower() in store.SUFFIXES:
         store.write(out, embeddings, force=force)
     else:
         exchange.write_embeddings(out, embeddings)

@@ -6,7 +6,7 @@ Every function here takes and returns plain values; the command line only prints
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,12 @@ from knn_cli.embedder import embed_store as embed_rows
 from knn_cli.errors import AudioError, BundleError, Failure, KnnError, StoreError
 from knn_cli.labels import Labels
 from knn_cli.store import Store, StoreWriter
-from knn_cli.types import EmbeddingSet, ScoreTable
+from knn_cli.types import EmbeddingSet, Progress, ScoreTable
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
     from knn_cli.classification import Classifier
-
-Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Silent:
 
 def is_store(path: Path) -> bool:
     """Whether a path is an HDF5 store; StoreError for a damaged one, or another file with a store's suffix."""
-    if path.suffix.lower() in {".h5", ".hdf5"}:
+    if path.suffix.lower() in store.SUFFIXES:
         with Store(path):
             return True
     return store.kind_of(path) is not None
@@ -97,7 +95,7 @@ def audio_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path,
 def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
     """KnnError when a text output would replace a source, or is called like sound or a store."""
     check_output(out, sources)
-    if out is not None and out.suffix.lower() in {*audio.SUFFIXES, ".h5", ".hdf5"}:
+    if out is not None and out.suffix.lower() in {*audio.SUFFIXES, *store.SUFFIXES}:
         raise KnnError(f"{out} is no name for a text file.", "Is it a recording? The output comes after the option.")
 
 

@@ -42,6 +42,7 @@ from knn_cli.types import EmbeddingSet, Waveform
 
 SCHEMA = 1
 KINDS = ("audio", "embeddings")
+SUFFIXES = frozenset([".h5", ".hdf5"])
 
 _TEXT = h5py.string_dtype("utf-8")
 _BYTES = h5py.vlen_dtype(np.uint8)

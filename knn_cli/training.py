@@ -30,8 +30,8 @@ from knn_cli.processes import Processes, asked_to_stop, processes
 from knn_cli.recipe import Recipe
 from knn_cli.snapshots import Metrics, Snapshots, board, load, save
 from knn_cli.tuning import Tuned, merged_state
+from knn_cli.types import Progress
 
-Progress = Callable[[int, int], None]  # done steps, all steps
 Report = Callable[[Epoch], None]
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

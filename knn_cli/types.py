@@ -5,7 +5,7 @@ Time spans and diarization results are `pyannote.core` values (Segment, Timeline
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Texts = NDArray[np.str_]
+Progress = Callable[[int, int], None]  # done, total: what long work tells whoever waits for it
 
 
 @dataclass(frozen=True)
