@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knn_cli._torchaudio import load_torchaudio
 from knn_cli.importers import import_checkpoint
@@ -41,29 +41,48 @@ def write_model(folder: Path) -> None:
     torch.save(MHFA(13, 768).state_dict(), folder / "mhfa.pt")
 
 
-def ours(folder: Path) -> Callable[[Tensor], Tensor]:
-    imported = import_checkpoint(folder)
+def our_network(folder: Path) -> nn.Module:
+    found = import_checkpoint(folder).encoder
     with torch.device("meta"):
-        encoder = ENCODERS.build(imported.name, **imported.args)
-    encoder.load_state_dict(imported.state, assign=True)
+        encoder = ENCODERS.build(found.name, **found.args)
+    encoder.load_state_dict(found.state, assign=True)
     return Network(encoder, head(folder)).eval()
 
 
-def theirs(folder: Path) -> Callable[[Tensor], Tensor]:
+def their_network(folder: Path) -> nn.Module:
     load_torchaudio()
     from transformers import WavLMModel
 
-    wavlm, mhfa = WavLMModel.from_pretrained(folder).eval(), head(folder)
+    still = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
+    settings: dict[str, object] = {**dict.fromkeys(still, 0.0), "apply_spec_augment": False}  # for training
+    return Literal(WavLMModel.from_pretrained(folder, **settings), LiteralMHFA(head(folder))).eval()
 
-    def embed(waveforms: Tensor) -> Tensor:
-        stack = torch.stack(wavlm(waveforms, output_hidden_states=True).hidden_states, dim=-1)  # (B, T, C, L)
+
+class LiteralMHFA(nn.Module):
+    """The published arithmetic: all layers stacked, every head's frames times its weights at once."""
+
+    def __init__(self, mhfa: MHFA) -> None:
+        super().__init__()
+        self.mhfa = mhfa
+
+    def forward(self, layers: Sequence[Tensor]) -> Tensor:
+        mhfa, stack = self.mhfa, torch.stack(tuple(layers), dim=-1)  # (B, T, C, L)
         keys = mhfa.cmp_linear_k((stack * mhfa.weights_k.softmax(dim=0)).sum(dim=-1))  # (B, T, D)
         values = mhfa.cmp_linear_v((stack * mhfa.weights_v.softmax(dim=0)).sum(dim=-1))  # (B, T, D)
         attention = mhfa.att_head(keys).softmax(dim=1)  # (B, T, H)
         pooled = (values.unsqueeze(-2) * attention.unsqueeze(-1)).sum(dim=1)  # (B, T, H, D) -> (B, H, D)
-        return mhfa.pooling_fc(pooled.flatten(1))
+        embeddings: Tensor = mhfa.pooling_fc(pooled.flatten(1))
+        return embeddings
 
-    return embed
+
+class Literal(nn.Module):
+    def __init__(self, wavlm: nn.Module, pooling: nn.Module) -> None:
+        super().__init__()
+        self.wavlm, self.pooling = wavlm, pooling
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        embeddings: Tensor = self.pooling(self.wavlm(waveforms, output_hidden_states=True).hidden_states)
+        return embeddings
 
 
 def head(folder: Path) -> MHFA:
@@ -90,7 +109,7 @@ def forget_peak() -> None:
 @torch.inference_mode()
 def measure(model: str, folder: Path, seconds: float, threads: int, runs: int) -> dict[str, object]:
     torch.set_num_threads(threads)
-    embed = {"ours": ours, "transformers": theirs}[model](folder)
+    embed = {"ours": our_network, "transformers": their_network}[model](folder)
     clip = torch.randn(1, int(seconds * 16000), generator=torch.Generator().manual_seed(1)) * 0.1
     embed(clip[:, :8000])
     gc.collect()

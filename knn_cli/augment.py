@@ -34,13 +34,24 @@ class Augmenter:
     recipe : the recipe's table [augment]
     rate   : samples a second of the clips
 
-    Raises KnnError for a folder of noise, music or rooms that is missing or holds no sound.
+    Raises KnnError for a folder of noise, music or rooms that is missing or holds no sound, and for a codec that this
+    machine's libsndfile does not have.
     """
 
     def __init__(self, recipe: Augment, rate: int) -> None:
         self.recipe, self.rate = recipe, rate
         self.speeds = (1.0, *[speed for speed in recipe.speeds if speed != 1.0])
+        if recipe.band_share and max(recipe.band) >= rate / 2:
+            hint = f"Sound at {rate} Hz has frequencies up to {rate / 2:g} Hz."
+            raise KnnError(f"augment.band goes up to {max(recipe.band):g} Hz.", hint)
         self._noise, self._music, self._rooms = map(_folder, (recipe.noise, recipe.music, recipe.rir))
+        for codec in recipe.codecs if recipe.codec_share else ():
+            if codec in _FORMATS and not soundfile.check_format(*_FORMATS[codec]):
+                version = soundfile.__libsndfile_version__
+                raise KnnError(
+                    f"The codec {codec} of augment.codecs is missing from libsndfile {version}.",
+                    "Take it out of augment.codecs, or install a newer libsndfile.",
+                )
 
     @property
     def folds(self) -> int:
@@ -72,13 +83,6 @@ class Augmenter:
         if recipe.gain_decibels:
             clip = clip * np.float32(10 ** (random.uniform(-recipe.gain_decibels, recipe.gain_decibels) / 20))
         return clip.astype(np.float32, copy=False)
-
-    def masks(self, random: np.random.Generator) -> Floats:
-        """(4,) shares that place one mask over mel bins and one over frames (see `SpecAugment`); 0 widths for none."""
-        where = random.random(4).astype(np.float32)  # bins: width, place; frames: width, place
-        if random.random() >= self.recipe.mask_share:
-            where[[0, 2]] = 0
-        return where
 
     def _other(self, files: list[Path], count: int, random: np.random.Generator) -> Floats:
         """(count,) float32 of one of the files, from a random place, repeated where it is shorter."""

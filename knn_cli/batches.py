@@ -6,6 +6,7 @@ about it follows from that and the recipe's seed.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,12 +29,12 @@ class Batch:
 
     waveforms : (B, S) float32
     labels    : (B,) int64
-    masks     : (B, 4) float32, see `tuning.SpecAugment`
+    seeds     : (B,) int64, of each clip's masks, see `masks.SpecAugment`
     """
 
     waveforms: Floats
     labels: Rows
-    masks: Floats
+    seeds: Rows
 
 
 class Clips(Dataset[Batch]):
@@ -59,8 +60,7 @@ class Clips(Dataset[Batch]):
         raw = self.corpus.clip(int(self.rows[number]), needed, float(random.random()))
         clip = self.augmenter(resped(raw, self.samples, speeds[chosen]), random)
         label = int(self.classes[number]) + (self.count * chosen if self.augmenter.folds > 1 else 0)
-        masks = self.augmenter.masks(random)
-        return Batch(clip[None], np.asarray([label], dtype=np.int64), masks[None])
+        return Batch(clip[None], np.asarray([label], dtype=np.int64), random.integers(2**63, size=1, dtype=np.int64))
 
     def __getitem__(self, key: Key) -> Batch | KnnError:  # type: ignore[override]
         """As `clip`; a clip that cannot be read is returned as its error, which so crosses from a worker whole."""
@@ -120,11 +120,18 @@ class Plan:
             collate_fn=_stacked,
             num_workers=self._recipe.data.workers,
             generator=torch.Generator(),  # so that the global one, which dropout uses, is left alone
+            worker_init_fn=_outlive,
         )
         self._clips.corpus.close()
         stream = iter(loader)
         for step in steps:
             yield step, (_sound(next(stream)) for _ in range(accumulate))
+
+
+def _outlive(worker: int) -> None:
+    """Let a worker go on for a minute after SIGTERM, which schedulers send to every process: its step needs it."""
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))  # SIGALRM ends the process
 
 
 def _stacked(clips: list[Batch | KnnError]) -> Batch | KnnError:

@@ -88,7 +88,7 @@ class CAMPPlus(nn.Module):
         x = self.front(waveforms, lengths).transpose(1, 2)  # (B, bins, T)
         x = self.tdnn(self.head(x, None if lengths is None else self.front.frames(lengths)))  # (B, C, T / 2)
         counts = None if lengths is None else self.frames(lengths)
-        mask = torch.ones(len(x), 1, x.shape[2], dtype=x.dtype, device=x.device)
+        mask = torch.ones_like(x[:, :1])
         if counts is not None:
             mask = real_frames(counts, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
         for block, transit in zip(self.blocks, self.transits, strict=True):
@@ -160,7 +160,7 @@ class Dense(nn.Module):
 def _context(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the clip plus mean over each segment, of real frames: (B, C, T), zero elsewhere -> (B, C, segments)."""
     rest = -x.shape[2] % SEGMENT
-    sums, counts = (F.pad(each, (0, rest)).unfold(2, SEGMENT, SEGMENT).sum(3) for each in (x, mask))
+    sums, counts = (torch.unflatten(F.pad(each, (0, rest)), 2, (-1, SEGMENT)).sum(3) for each in (x, mask))
     # (B, C, segments), (B, 1, segments)
     return sums.sum(2, keepdim=True) / counts.sum(2, keepdim=True) + sums / counts.clamp_min(1)
 

@@ -23,6 +23,7 @@ from knn_cli.registry import ENCODERS, HEADS, POOLINGS
 __all__ = ["Imported", "Part", "fitted", "known", "listed", "read", "read_json", "read_yaml", "require"]
 
 _SHOWN = 20  # keys listed in an error
+_LARGEST = 100_000  # values in a file of settings, what it repeats counted as often as it does
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The settings in a JSON file; KnnError when there are none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", known()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", known())
@@ -217,7 +218,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", known())
 
+    seen = 0
+
     def value(found: Any, depth: int = 0) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen > _LARGEST:
+            raise KnnError(f"{path} repeats itself without end.", known())
         if isinstance(found, dict):
             return {key: value(one, depth) for key, one in found.items()}
         if isinstance(found, list):
@@ -227,7 +234,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
             return found
         return value(content[reference[1]], depth + 1)
 
-    return {str(key): value(one) for key, one in content.items()}
+    try:
+        return {str(key): value(one) for key, one in content.items()}
+    except RecursionError as error:
+        raise KnnError(f"{path} is nested too deep.", known()) from error
 
 
 def require(settings: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, network: str) -> None:

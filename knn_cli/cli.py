@@ -19,6 +19,7 @@ from knn_cli.errors import KnnError
 from knn_cli.terminal import Commands, failed, leave, talk
 
 if TYPE_CHECKING:
+    from knn_cli.bundle import Bundle
     from knn_cli.types import ScoreTable
 
 
@@ -96,8 +97,8 @@ def _common(
 
 @app.command()
 def convert(
-    src: Annotated[Path, typer.Argument(help="Folder of audio or .gz embeddings, file, store, or checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, or a folder.")],
+    src: Annotated[Path, typer.Argument(help="Folder of audio or .gz embeddings, file, store, checkpoint, or model.")],
+    out: Annotated[Path, typer.Argument(help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, a folder, or .onnx.")],
     labels: Annotated[
         str,
         typer.Option(
@@ -116,11 +117,12 @@ def convert(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML of the training that wrote the checkpoint.")
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights in an .onnx file.")] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Turn recordings into a store, embeddings of other programs into a store and back, a checkpoint into a model."""
+    """Turn sound into a store, others' embeddings into a store and back, a checkpoint into a model, a model to ONNX."""
     from knn_cli import convert as room
 
     with talk.progress("Converting") as progress:
@@ -134,6 +136,7 @@ def convert(
             rate=rate,
             recursive=recursive,
             config=config,
+            int8=int8,
             force=force,
             progress=progress,
         )
@@ -145,6 +148,11 @@ def convert(
             talk.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
     elif made.kind == "bundle":
         talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with --model.")
+    elif made.export is not None:
+        was = f", {made.export.float_size / 1e6:.1f} MB without --int8" if int8 else ""
+        talk.note(f"{made.out}: {made.rows / 1e6:.1f} M parameters, {made.export.size / 1e6:.1f} MB{was}.")
+        near = f"within {made.export.difference:.1e}, cosine at least {made.export.cosine:.6f}"
+        talk.note(f"onnxruntime agrees with torch on {made.export.clips} random clips: {near}.")
     else:
         talk.note(f"{made.out}: {made.rows} rows of {made.sources} recordings.")
     leave(made.failures, unsaid=True)
@@ -182,7 +190,7 @@ def embed(
         raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
     files = [] if stores else pipeline.audio_files(src, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    talk.detail(f"Model {embedder.bundle.fingerprint} on {embedder.device}.")
+    _say_model(model, embedder.bundle, f"on {embedder.device}")
     with talk.progress("Embedding") as progress:
         if out is not None:
             source: Any = stores[0] if stores else files
@@ -212,6 +220,11 @@ def embed(
             else:
                 present.embeddings(sys.stdout, found, as_json, key=key, file=file)
     leave(failures)
+
+
+def _say_model(asked: str | None, found: Bundle, more: str) -> None:
+    """Which model is at work: said of one that the user did not name, else only where details are wanted."""
+    (talk.detail if asked else talk.note)(f"Model {found.fingerprint}, {more}.")
 
 
 @app.command()
@@ -253,7 +266,11 @@ def train(
     bundle.check_free(out, force)
     check_output(out, [src])
     with talk.progress("Embedding") as progress:
-        rows = pipeline.training_rows(src, model, device.value, batch_seconds, use_vad=vad, progress=progress)
+        rows = pipeline.training_rows(
+            src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress
+        )
+    if model is None:
+        talk.note(f"Embeddings of {rows.embedder or 'an unknown model'}.")
     ignored = [one.strip() for one in ignore.split(",") if one.strip()]
     done = classification.train(
         rows,
@@ -318,7 +335,7 @@ def classify(
     sources = pipeline.expand(src)
     pipeline.check_text_output(out, sources)
     classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds)
-    talk.detail(f"Model {classifier.bundle.name}, embeddings of {classifier.bundle.fingerprint}.")
+    _say_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
     options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
     failures = []
     tables: list[ScoreTable] = []
@@ -391,6 +408,7 @@ def diarize(
     ending = "json" if as_json else "rttm"
     pipeline.check_text_output(rttm, sources)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    _say_model(model, embedder.bundle, f"on {embedder.device}")
     if out_dir is not None:
         out_dir.mkdir(parents=True, exist_ok=True)
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}

@@ -1,5 +1,5 @@
 """`knn convert` as functions: audio and other programs' embeddings to stores, stores to other programs' files,
-checkpoints to bundles. What SRC is decides what is made; OUT's suffix decides how it is written.
+checkpoints to bundles, bundles to ONNX. What SRC is decides what is made; OUT's suffix decides how it is written.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from knn_cli.store import AudioRow, Store, StoreWriter
 from knn_cli.types import EmbeddingSet, Progress
 
 if TYPE_CHECKING:
+    from knn_cli.export import Export
     from knn_cli.importers import Imported
 
 SEGMENT_SECONDS = 40.0  # the mother project's
@@ -28,6 +29,7 @@ SHORTEST_SEGMENT = 0.1
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
 _KALDI_FILES = ("utt2spk", "spk2utt", "utt2lang", "embedding.ark", "embedding.scp", "wav.scp", "audio")
 HUB = "hf:"
+ONNX = ".onnx"
 LABEL_RULE = "folder"
 
 
@@ -35,7 +37,7 @@ LABEL_RULE = "folder"
 class Conversion:
     """What was made.
 
-    kind    : audio, embeddings, bundle, or files for another program
+    kind    : audio, embeddings, bundle, onnx, or files for another program
     rows    : segments or embeddings written, `earlier` sources already done by an interrupted run not counted
     dropped : rests shorter than the minimum, `dropped_seconds` in all
     """
@@ -49,6 +51,7 @@ class Conversion:
     dropped_seconds: float = 0.0
     earlier: int = 0
     failures: list[Failure] = field(default_factory=list)
+    export: Export | None = None  # of a bundle as ONNX
 
 
 def convert(
@@ -62,21 +65,31 @@ def convert(
     rate: int = audio.RATE,
     recursive: bool = False,
     config: Path | str | None = None,
+    int8: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Make `out` of `src`.
 
     src        : folder of audio, audio file; folder of .gz embeddings, .scp, .ark, .npz, .csv; store; checkpoint;
-                 `hf:OWNER/NAME`, a checkpoint in the Hugging Face cache, or fetched into it
+                 `hf:OWNER/NAME`, a checkpoint in the Hugging Face cache, or fetched into it; where `out` is .onnx a
+                 bundle, by folder or by name
     label_rule : see `labels.rule`; for a checkpoint of a training, the names of its classes with commas between, or a
                  text file with a name in each line
     config     : YAML of the training that wrote a checkpoint
+    int8       : of an .onnx file, see `export.export_onnx`
     segment, minimum : seconds a segment; shorter rests are dropped and counted
     recursive  : look for .gz files in all folders below
 
     Raises KnnError: nothing in `src` that can be converted, an output that exists, what readers and writers raise.
     """
+    if Path(out).suffix.lower() == ONNX:
+        given = (label_rule, segment, minimum, channel, rate, recursive, config)
+        if given != (LABEL_RULE, SEGMENT_SECONDS, MINIMUM_SECONDS, "mix", audio.RATE, False, None):
+            raise KnnError(f"{out} is made of a model, as it is.", "Of the options only --int8 and --force go with it.")
+        return _exported(src, Path(out), int8, force)
+    if int8:
+        raise KnnError(f"{out} is no ONNX file.", "--int8 is for a model that goes into an .onnx file.")
     if str(src).startswith(HUB):
         return _from_checkpoint(_fetched(str(src).removeprefix(HUB)), Path(out), force, config, label_rule)
     src, out = Path(src), Path(out)
@@ -292,6 +305,15 @@ def _from_checkpoint(
     bundle.write(out, config, state=found.state, card=_card(out.name, found), force=force)
     values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
     return Conversion(out, "bundle", sources=1, rows=values)
+
+
+def _exported(src: Path | str, out: Path, int8: bool, force: bool) -> Conversion:
+    from knn_cli.export import export_onnx
+
+    if str(src).startswith(HUB) or Path(src).suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise KnnError(f"{src} is a checkpoint.", "Convert it to a model's folder first, and that to ONNX.")
+    made = export_onnx(src, out, int8=int8, force=force)
+    return Conversion(out, "onnx", sources=1, rows=made.parameters, export=made)
 
 
 def _class_names(given: str) -> list[str]:

@@ -14,7 +14,8 @@ import os
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -54,7 +55,7 @@ class Corpus(ABC):
     def __len__(self) -> int:
         return len(self.columns.name)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A hash of all labels and lengths, by which an interrupted training knows its corpus again."""
         digest = hashlib.sha256(str(self.rate).encode())
@@ -111,7 +112,10 @@ class StoreCorpus(Corpus):
 
 def _decode(store: Store, row: int) -> Floats:
     dataset: h5py.Dataset = store._file["Audio"]
-    return audio.decode_flac(dataset[row].tobytes())
+    try:
+        return audio.decode_flac(dataset[row].tobytes())
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"Row {row} of {store.path} cannot be read.", "Make the store again.") from error
 
 
 class FolderCorpus(Corpus):
@@ -134,12 +138,14 @@ class FolderCorpus(Corpus):
 class TarCorpus(Corpus):
     """Shards as WebDataset writes them: files of one stem belong together, `key.flac` and its label.
 
-    The label is the text of `key.cls` or `key.txt`, or, without such, what the rule makes of the sound's path.
+    The label is the text of `key.cls` or `key.txt`, or, without such, what the rule makes of the sound's path. Names
+    of recordings come from the keys; where a key is in several shards, which then number their own samples, the
+    shard's name stands in front.
     """
 
     def __init__(self, shards: Sequence[Path], source: Path, rule: str, rate: int) -> None:
         apply = labels.rule(rule)
-        self._members: list[tuple[Path, int, int]] = []  # shard, first byte, bytes
+        self._members: list[tuple[Path, str, int, int]] = []  # shard, path in it, first byte, bytes
         known: list[Labels] = []
         seconds: list[float] = []
         for shard in shards:
@@ -149,21 +155,25 @@ class TarCorpus(Corpus):
                 label = texts.get(_key(path))
                 known.append(Labels(name, label.split("-")[0], label) if label else apply(PurePosixPath(path)))
                 seconds.append(length)
-                self._members.append((shard, offset, size))
+                self._members.append((shard, path, offset, size))
+        known = _apart(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
         if not known:
             raise AudioError(f"{source} holds no audio.", "Shards hold pairs such as 000.flac and 000.cls.")
         super().__init__(source, rate, _columns(known, seconds))
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
         """As `Corpus.samples`."""
-        shard, offset, size = self._members[row]
-        with shard.open("rb") as file:
-            file.seek(offset)
-            data = io.BytesIO(file.read(size))
-        with soundfile.SoundFile(data) as sound:
-            sound.seek(min(round(start * sound.samplerate), sound.frames))
-            found: Floats = sound.read(math.ceil(seconds * sound.samplerate), dtype="float32", always_2d=True).mean(1)
-            own = sound.samplerate
+        shard, path, offset, size = self._members[row]
+        try:
+            with shard.open("rb") as file:
+                file.seek(offset)
+                data = io.BytesIO(file.read(size))
+            with soundfile.SoundFile(data) as sound:
+                own, wanted = sound.samplerate, math.ceil(seconds * sound.samplerate)
+                sound.seek(min(round(start * own), sound.frames))
+                found: Floats = sound.read(wanted, dtype="float32", always_2d=True).mean(1)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise _unreadable(shard, path, error) from error
         return found if own == self.rate else soxr.resample(found, own, self.rate).astype(np.float32)
 
 
@@ -240,13 +250,44 @@ def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, 
                 if suffix in (".cls", ".txt"):
                     texts[_key(member.name)] = file.read().decode("utf-8").strip()
                 elif suffix in audio.NATIVE_SUFFIXES:
-                    length = soundfile.info(file).duration  # reads the header, not the sound
+                    try:
+                        length = soundfile.info(file).duration  # reads the header, not the sound
+                    except soundfile.LibsndfileError as error:
+                        raise _unreadable(shard, member.name, error) from error
                     sounds[member.name] = (member.offset_data, member.size, float(length))
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise AudioError(f"{shard} is no tar shard of sound: {error}.", "Shards are not compressed.") from error
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{shard} holds a sound that cannot be read.", "WAV, FLAC, MP3, OGG and Opus are.") from error
     return sounds, texts
+
+
+def _unreadable(shard: Path, path: str, error: Exception) -> AudioError:
+    reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    return AudioError(
+        f"{path} in {shard} cannot be read: {reason}.",
+        "It is damaged, or its codec is missing here; WAV, FLAC, MP3, OGG and Opus are read.",
+    )
+
+
+def _apart(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
+    """Labels of the sounds at these paths of shards, whose names that come from their files are made distinct.
+
+    Names are told apart by folders as `labels.label_all` does, and by shards where these number their own samples:
+    where a path stands in several. Pieces of one recording that lie in several shards have paths of their own there,
+    and stay one recording.
+    """
+    homes: dict[PurePosixPath, set[Path]] = {}
+    for shard, path in members:
+        homes.setdefault(path, set()).add(shard)
+    own = [labels.recording_name(path) for _, path in members]
+    repeated = {name for name, (_, path) in zip(own, members, strict=True) if len(homes[path]) > 1}
+    folders = [
+        PurePosixPath(shard.stem, path.parent) if name in repeated else path.parent
+        for name, (shard, path) in zip(own, members, strict=True)
+    ]
+    names = labels.distinct(own, folders)
+    return [
+        replace(one, name=name) if one.name == mine else one for one, mine, name in zip(known, own, names, strict=True)
+    ]
 
 
 def _key(path: str) -> str:

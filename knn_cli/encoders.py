@@ -41,6 +41,26 @@ def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDAr
     return cast(NDArray[np.float32], np.maximum(triangles, 0.0).astype(np.float32))
 
 
+def windows(x: Tensor, size: int, step: int) -> Tensor:
+    """(B, S, ...) -> (B, N, ..., size): windows over the second axis every `step`, only whole ones."""
+    if not torch.onnx.is_in_onnx_export():
+        return x.unfold(1, size, step)
+    # ONNX has no unfold: a graph picks each window's values, however many windows a clip has
+    first = torch.arange((x.shape[1] - size) // step + 1, device=x.device) * step
+    return x[:, first[:, None] + torch.arange(size, device=x.device)].movedim(2, -1)
+
+
+def power_spectra(frames: Tensor, size: int) -> Tensor:
+    """Frames (B, N, L) of L <= `size` samples -> powers (B, N, size // 2 + 1) of their `size`-point transform."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no transform that is fast everywhere: a product with its matrix
+        angles = np.outer(np.arange(frames.shape[2]), np.arange(size // 2 + 1)) * (2 * math.pi / size)
+        matrix = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        real, imaginary = (frames @ torch.from_numpy(matrix).to(frames.device)).chunk(2, dim=2)
+        return real.square() + imaginary.square()
+    spectra = torch.fft.rfft(frames, n=size)
+    return cast(Tensor, spectra.real.square() + spectra.imag.square())
+
+
 class MelPower(nn.Module):
     """Mel powers of waveforms: 25 ms povey windows every 10 ms at 16 kHz, no dither, only whole windows.
 
@@ -63,12 +83,11 @@ class MelPower(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """(B, S) float32 in [-1, 1] -> (B, N, bins) float32, N = (S - 400) // 160 + 1."""
         with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
-            frames = waveforms.float().unfold(1, self.length, self.shift)  # (B, N, 400)
+            frames = windows(waveforms.float(), self.length, self.shift)  # (B, N, 400)
             frames = frames - frames.mean(2, keepdim=True)
             before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
-            spectra = torch.fft.rfft((frames - 0.97 * before) * self.window, n=self.size)  # (B, N, 257)
-            powers = spectra.real.square() + spectra.imag.square()
-            return cast(Tensor, powers @ self.filters)
+            powers = power_spectra((frames - 0.97 * before) * self.window, self.size)  # (B, N, 257)
+            return powers @ self.filters
 
 
 class Block(nn.Module):
@@ -152,7 +171,7 @@ class FbankTDNN(nn.Module):
     def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:
         """Mel powers (B, N, bins), the first `counts` (B,) int64 of them a clip's own -> layers (B, N // 3, C)."""
         x = self.normalise(powers, counts)
-        x = F.pad(x, (0, 0, 1, 1)).unfold(1, 5, self.step)  # (B, T, bins, 5): mel frames 3t - 1 to 3t + 3
+        x = windows(F.pad(x, (0, 0, 1, 1)), 5, self.step)  # (B, T, bins, 5): mel frames 3t - 1 to 3t + 3
         x = self.stem(x.flatten(2))  # (B, T, C)
         mask = None
         if counts is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 class KnnError(Exception):
     """A mistake that the user can mend: one sentence that says what is wrong, one hint that says what to do."""
 
+    code = 1  # what the command exits with
+
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from knn_cli.encoders import MelPower
+from knn_cli.encoders import MelPower, power_spectra, windows
 from knn_cli.errors import AudioError, KnnError
 
 __all__ = ["DecibelMel", "LogMel", "real_frames", "refuse_short"]
@@ -91,10 +92,8 @@ class DecibelMel(nn.Module):
             waveforms = waveforms.float()
             if lengths is not None:
                 waveforms = waveforms * real_frames(lengths, waveforms.shape[1])  # silence behind the clip
-            spectra = torch.stft(
-                waveforms, self.size, self.stride, window=self.window, pad_mode="constant", return_complex=True
-            )  # (B, size // 2 + 1, T)
-            powers = (spectra.real.square() + spectra.imag.square()).transpose(1, 2) @ self.filters  # (B, T, F)
+            frames = windows(F.pad(waveforms, (self.size // 2, self.size // 2)), self.size, self.stride)
+            powers = power_spectra(frames * self.window, self.size) @ self.filters  # (B, T, F)
             decibels = 10 * powers.clamp_min(1e-10).log10()
             mask = None if lengths is None else real_frames(self.frames(lengths), decibels.shape[1])
             heard = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)

@@ -31,6 +31,7 @@ __all__ = ["Finished", "Trained", "finish"]
 _HEARD_SECONDS = 60.0  # of a row, for the classifier
 _ROWS_AT_ONCE = 32  # whose speech is looked for side by side
 FOLDS = 5
+_PATHS = (("init", "model"), ("augment", "noise"), ("augment", "music"), ("augment", "rir"))  # in recipes
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def finish(
     facts: Mapping[str, Any],
     *,
     accuracy: float,
+    past: str,
     work: Path,
     device: str,
     use_vad: bool,
@@ -93,6 +95,7 @@ def finish(
     state    : weights of the network with its head, plain (see `tuning.merged_state`)
     facts    : what the bundle says of the training
     accuracy : of the head on held-out rows, for the card
+    past     : for the card, what the model that this one began with heard (see `lineage`)
     work     : a folder for what is made on the way
 
     The classifier is fitted on embeddings of the rows that were trained on, and calibrated on those of held-out rows,
@@ -107,7 +110,7 @@ def finish(
     folder = work / "network"
     shutil.rmtree(folder, ignore_errors=True)
     network = bundle.write(folder, config, state=state)
-    card = _card(task, design, facts, accuracy)
+    card = _card(task, design, facts, accuracy, past)
     if recipe.loop.classifier == "head":
         return Finished(bundle.write(out, config, state=state, card=card, force=force), math.nan, "")
     embedder = Embedder(network, device=device)
@@ -199,8 +202,14 @@ def _spoken(sounds: list[Floats], rate: int) -> list[Floats]:
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON has it, without what is left at its default."""
+    """The recipe as JSON has it, without what is left at its default; of paths, which are this machine's, the last
+    part only.
+    """
     default, mine = asdict(Recipe()), asdict(recipe)
+    for table, key in _PATHS:
+        mine[table][key] = Path(mine[table][key]).name
+    if mine["data"]["labels"].endswith((".csv", ".tsv")):  # else it is a rule, not a file
+        mine["data"]["labels"] = Path(mine["data"]["labels"]).name
     told: dict[str, Any] = {}
     for key, value in mine.items():
         if isinstance(value, dict) and isinstance(default[key], dict):
@@ -210,7 +219,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
     return told
 
 
-def _card(task: Task, design: Design, facts: Mapping[str, Any], accuracy: float) -> str:
+def _card(task: Task, design: Design, facts: Mapping[str, Any], accuracy: float, past: str) -> str:
     parts = ", ".join(f"{part} {one.name}" for part, one in design.parts.items())
     counts = [
         (int((task.classes[rows] == one).sum()) for rows in (task.fitted, task.held)) for one in range(len(task.labels))
@@ -238,4 +247,4 @@ def _card(task: Task, design: Design, facts: Mapping[str, Any], accuracy: float)
         f"| label | rows trained on | rows held out |\n|---|---|---|\n{table}\n\n"
         "Held-out recordings of speakers, rooms and microphones that training also heard flatter the figure too: the\n"
         "network may know the channel. Measure on recordings from elsewhere before trusting it.\n"
-    )
+    ) + (f"\n{past}\n" if past else "")

@@ -14,6 +14,7 @@ from knn_cli.dialects import DIALECTS
 from knn_cli.errors import KnnError
 from knn_cli.importers_speaker import EXTRACTOR, from_3d_speaker, from_speechbrain, from_training, from_wespeaker
 from knn_cli.importers_wavlm import from_hugging_face, from_microsoft, from_torchaudio
+from knn_cli.importers_whisper import from_hugging_face_whisper, from_openai, is_whisper
 
 __all__ = ["DIALECTS", "Imported", "Part", "import_checkpoint"]
 
@@ -36,10 +37,15 @@ def import_checkpoint(
         path = next((path / name for name in ("avg_model.pt", "pytorch_model.bin") if (path / name).is_file()), path)
     if path.is_dir():
         _refuse(path, config, labels)
-        return from_speechbrain(path) if (path / "hyperparams.yaml").is_file() else from_hugging_face(path)
+        if (path / "hyperparams.yaml").is_file():
+            return from_speechbrain(path)
+        return from_hugging_face_whisper(path) if is_whisper(path) else from_hugging_face(path)
     if not path.is_file():
         raise KnnError(f"There is no checkpoint {path}.", known())
     content = read(path)
+    if {"dims", "model_state_dict"} <= content.keys():
+        _refuse(path, config, labels)
+        return from_openai(content, path)
     if isinstance(content.get("model"), dict) and "cfg" not in content:
         content = content["model"]
     elif isinstance(content.get("state_dict"), dict):  # Lightning's, pyannote's

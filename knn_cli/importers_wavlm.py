@@ -69,6 +69,13 @@ _MICROSOFT_DEFAULTS: dict[str, Any] = {
 
 
 def from_microsoft(content: Mapping[str, Any], path: Path) -> Imported:
+    """A WavLM of Microsoft's release: `cfg` holds its settings, `model` its weights.
+
+    content : the checkpoint's dictionary
+    path    : its file, for messages
+
+    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    """
     config, state = content["cfg"], content["model"]
     if isinstance(config, dict):
         config = {**_MICROSOFT_DEFAULTS, **config}
@@ -96,6 +103,12 @@ def from_microsoft(content: Mapping[str, Any], path: Path) -> Imported:
 
 
 def from_hugging_face(folder: Path) -> Imported:
+    """A WavLM of transformers: a folder of config.json and model.safetensors or pytorch_model.bin.
+
+    An x-vector head becomes the pooling; heads for other tasks, and what only pretraining needs, are left out.
+
+    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    """
     config = read_json(folder / "config.json")
     if config.get("model_type") != "wavlm":
         raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", known())

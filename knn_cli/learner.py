@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from knn_cli import audio, bundle
+from knn_cli.adapters import adapters_of
 from knn_cli.bundle import Bundle
 from knn_cli.corpus import Rows
 from knn_cli.errors import KnnError
 from knn_cli.heads import Head, MarginSchedule
 from knn_cli.network import Network
-from knn_cli.recipe import PARTS, Optimizer, PartRecipe, Recipe, Schedule
+from knn_cli.recipe import PARTS, Adapters, Optimizer, PartRecipe, Recipe, Schedule
 from knn_cli.recipe_reader import check_args
-from knn_cli.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.tuning import groups
+from knn_cli.registry import ENCODERS, HEADS, POOLINGS, Registry
+from knn_cli.tuning import Tuned, groups
+
+# What networks raise for arguments that make no network, where they do not say it themselves.
+_IMPOSSIBLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Learner(nn.Module):
@@ -71,6 +76,27 @@ class Design:
         parts["head"] |= {"labels": list(labels), "level": self.recipe.data.label}
         return {"audio": {"rate": self.rate, "scale": self.scale}, **parts}
 
+    def check(self) -> None:
+        """Build everything without weights, before any sound is read.
+
+        Raises KnnError for arguments that make no network, for what the recipe asks of a network that has no such
+        thing, for margins that the head cannot have, and for crops that are too short.
+        """
+        with torch.device("meta"):
+            network = self._network(["", " "], None, 1)
+            Tuned(network, self.recipe)
+        optimizer(network, self.recipe.optimizer)
+        head, margin = cast(Head, network.head), self.recipe.margin
+        if margin is not None and not takes_margin(head):
+            raise KnnError(
+                "[margin] is there, and the head has no margin.", "Take [margin] out, or choose aam-softmax."
+            )
+        for one in () if margin is None else (margin.start, margin.end):
+            head.set_margin(one)
+        if round(self.recipe.data.seconds * self.rate) < network.minimum:
+            needed = network.minimum / self.rate
+            raise KnnError(f"data.seconds is too short for this encoder: it needs {needed:.3f} s.", "3 s are usual.")
+
     def build(self, labels: Sequence[str], weights: Sequence[float] | None, folds: int) -> Network:
         """A network with its first weights, drawn with the recipe's seed or taken from the bundle.
 
@@ -80,33 +106,64 @@ class Design:
         Raises KnnError for a bundle's head that knows other labels.
         """
         torch.manual_seed(self.recipe.seed)
-        encoder = ENCODERS.build(self.parts["encoder"].name, **self.parts["encoder"].args)
-        sizes = {"layers": encoder.layers, "channels": encoder.channels}
-        pooling = POOLINGS.build(self.parts["pooling"].name, **sizes, **self.parts["pooling"].args)
-        head = self._head(pooling.dimension, len(labels) * folds, None if weights is None else [*weights] * folds)
-        network = Network(encoder, pooling, head)
+        network = self._network(labels, weights, folds)
         if self.origin is not None:
             self._take(network, labels, folds)
         return network
+
+    def _network(self, labels: Sequence[str], weights: Sequence[float] | None, folds: int) -> Network:
+        encoder = self._built(ENCODERS, "encoder")
+        pooling = self._built(POOLINGS, "pooling", layers=encoder.layers, channels=encoder.channels)
+        head = self._head(pooling.dimension, len(labels) * folds, None if weights is None else [*weights] * folds)
+        return Network(encoder, pooling, head)
 
     def plain_head(self, dimension: int, classes: int) -> Head:
         """A head of so many classes, without class weights."""
         return self._head(dimension, classes, None)
 
     def _head(self, dimension: int, classes: int, weights: list[float] | None) -> Head:
-        part = self.parts["head"]
         sizes = {"dimension": dimension, "classes": classes, "class_weights": weights}
-        return cast(Head, HEADS.build(part.name, **sizes, **part.args))
+        return cast(Head, self._built(HEADS, "head", **sizes))
+
+    def _built(self, registry: Registry, part: str, **sizes: Any) -> Any:
+        mine = self.parts[part]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about empty weights
+                built = registry.build(mine.name, **sizes, **mine.args)
+            if any(weight.numel() == 0 for weight in built.parameters()):
+                raise ValueError("a weight would be empty")
+        except _IMPOSSIBLE as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            args = ", ".join(f"{key} = {value}" for key, value in mine.args.items()) or "its defaults"
+            raise KnnError(f"[{part}] {mine.name} cannot be built so ({args}): {said}.", "Change its sizes.") from error
+        return built
 
     def _part(self, part: str) -> PartRecipe:
         mine: PartRecipe = getattr(self.recipe, part)
         if self.origin is None or part not in self.recipe.init.parts:
-            return mine
+            return mine  # adapters come with an encoder that is taken: see `recipe_reader`
         if part not in self.origin.config:
             raise KnnError(f"The model {self.origin.name} has no {part} to begin with.", "Take it out of init.parts.")
         theirs = self.origin.config[part]
         check_args(part, theirs["name"], mine.args)
-        return PartRecipe(theirs["name"], {**theirs["args"], **mine.args})
+        found = PartRecipe(theirs["name"], {**theirs["args"], **mine.args})
+        asked = self.recipe.tuning.adapters
+        return found if part != "encoder" or asked is None else self._adapted(found, asked)
+
+    def _adapted(self, encoder: PartRecipe, asked: Adapters) -> PartRecipe:
+        """The encoder that is taken, with the adapters that the recipe asks for in its blocks."""
+        assert self.origin is not None
+        if "adapters" not in inspect.signature(ENCODERS.get(encoder.name)).parameters:
+            raise KnnError(f"tuning.adapters needs wavlm, and {self.origin.name} has {encoder.name}.", "Take it out.")
+        wanted = {"bottleneck": asked.bottleneck, "kind": asked.kind}
+        there = encoder.args.get("adapters")
+        if there is not None and {"kind": "houlsby", **there} != wanted:
+            raise KnnError(
+                f"{self.origin.name} has adapters of its own, other than those of [tuning.adapters].",
+                f"They are {', '.join(f'{key} = {value!r}' for key, value in there.items())}: write these.",
+            )
+        return PartRecipe(encoder.name, {**encoder.args, "adapters": wanted})
 
     def _take(self, network: Network, labels: Sequence[str], folds: int) -> None:
         assert self.origin is not None
@@ -117,7 +174,9 @@ class Design:
                     f"The head of {self.origin.name} knows other labels than this corpus.",
                     "Take head out of init.parts and give the recipe a [head].",
                 )
-            theirs = getattr(source, part).state_dict()
+            theirs = dict(getattr(source, part).state_dict())
+            if part == "encoder" and not self.origin.config["encoder"]["args"].get("adapters"):
+                theirs |= adapters_of(network.encoder)  # new ones stay as they were drawn
             bundle.load_strictly(getattr(network, part), theirs, f"{part} of {self.origin.name}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knn_cli import audio, labels, store
+from knn_cli import audio, bundle, labels, store
 from knn_cli.atomic import check_output
 from knn_cli.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedder import embed_store as embed_rows
@@ -195,16 +195,21 @@ def training_rows(
     device: str = "auto",
     batch_seconds: float = BATCH_SECONDS,
     *,
+    label: str = "group",
     use_vad: bool = True,
     progress: Progress | None = None,
 ) -> EmbeddingSet:
-    """The rows of an embedding store, or those that a model makes of an audio store."""
+    """The rows of an embedding store, or those that a model makes of an audio store.
+
+    Without a `model` it is the shipped one of voices where `label` is speaker, else that of languages.
+    """
     with Store(path) as opened:
         if opened.kind == "embeddings":
             if model is not None:
                 raise KnnError(f"{path} holds embeddings already, so --model has nothing to do.", "Leave it out.")
             return opened.embeddings()
-        embedder = Embedder(model, device=device, batch_seconds=batch_seconds)
+        usual = bundle.VOICE if label == "speaker" else bundle.LANGUAGE
+        embedder = Embedder(usual if model is None else model, device=device, batch_seconds=batch_seconds)
         parts = []
         for group in embed_rows(opened, embedder, use_vad=use_vad):
             parts.append(group.embeddings)

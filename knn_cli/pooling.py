@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ __all__ = [
     "SharedKeyMHFA",
     "SharedValueMHFA",
 ]
+
+Count = TypeVar("Count", int, Tensor)
 
 # Variances below this count as this, so that the gradient of their square root stays finite.
 SMALLEST_VARIANCE = 1e-7
@@ -106,11 +108,16 @@ def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
     return blank(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
+def at_least(count: Count, least: int) -> Count:
+    """The larger of the two; a length is a tensor while a graph is traced, in which no branch can depend on it."""
+    return count.clamp(min=least) if isinstance(count, Tensor) else max(count, least)
+
+
 def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
     """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 where there is one frame."""
     squares = blank(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
     if mask is None:
-        return squares / max(frames.shape[1] - 1, 1)
+        return squares / at_least(frames.shape[1] - 1, 1)
     return squares / (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
 
 

@@ -92,7 +92,7 @@ class LayerSpans(nn.Module):
     def _means(self, layer: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, C) -> means (B, S, C) over each clip's spans."""
         real = torch.ones_like(layer[:1, :, 0], dtype=torch.bool) if mask is None else mask  # (1 or B, T)
-        position = real.cumsum(dim=1).sub(1).unsqueeze(1)  # (B, 1, T), among the real frames
+        position = real.long().cumsum(dim=1).sub(1).unsqueeze(1)  # (B, 1, T), among the real frames
         count = real.sum(dim=1).view(-1, 1, 1)  # (B, 1, 1)
         width = (count // self.spans).clamp(min=1)
         number = torch.arange(self.spans, device=layer.device).unsqueeze(1)  # (S, 1)
@@ -262,6 +262,8 @@ class Correlation(nn.Module):
         dropout: share of the channels that a clip lacks in training (0.25 in `CorrelationPoolingDrop`).
     """
 
+    pairs: Tensor
+
     def __init__(
         self, layers: int, channels: int, compression: int = 128, dimension: int = 256, dropout: float = 0.0
     ) -> None:
@@ -275,6 +277,7 @@ class Correlation(nn.Module):
         self.weights_k = nn.Parameter(torch.ones(layers))
         self.cmp_linear_k = nn.Linear(channels, compression)
         self.pooling_fc = nn.Linear(compression * (compression - 1) // 2, dimension)
+        self.register_buffer("pairs", torch.triu_indices(compression, compression, offset=1), persistent=False)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
@@ -287,6 +290,6 @@ class Correlation(nn.Module):
             frames = frames * (torch.rand_like(variance) >= self.dropout).unsqueeze(1)
         count = frames.shape[1] if mask is None else mask.sum(dim=1).view(-1, 1, 1)
         correlations = frames.transpose(1, 2) @ frames / count  # (B, D, D)
-        rows, columns = torch.triu_indices(frames.shape[2], frames.shape[2], offset=1, device=frames.device)
-        embeddings: Tensor = self.pooling_fc(correlations[:, rows, columns])  # (B, D (D - 1) / 2) -> (B, E)
+        pairs = correlations[:, self.pairs[0], self.pairs[1]]  # (B, D (D - 1) / 2)
+        embeddings: Tensor = self.pooling_fc(pairs)
         return embeddings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +15,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from knn_cli.embedder import torch_device
+from knn_cli.errors import KnnError
+
+
+class Stopped(KnnError):
+    """A training that was asked to stop and left a checkpoint: nothing is wrong, and the same command goes on."""
+
+    code = 75  # what the command exits with: EX_TEMPFAIL of sysexits.h, try again later
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,15 @@ class Processes:
         joined = values.to(self.device)  # where NCCL looks
         dist.all_reduce(joined)
         return joined.to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in one of them, in each of them."""
+        return bool(self.sum(torch.tensor([float(flag)])))
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give these tensors, which lie where this process computes, the main process's values in each of them."""
+        for one in tensors if self.count > 1 else ():
+            dist.broadcast(one, src=0)
 
     def agree(self, text: str) -> str:
         """The main process's text, in each of them."""
@@ -74,13 +90,15 @@ def processes(device: str = "auto") -> Iterator[Processes]:
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, which schedulers send before they kill; only in a main thread."""
+    """An event that SIGTERM and SIGUSR1 set, which schedulers send before they kill; only in a main thread."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has the first only
+    before = {name: signal.signal(getattr(signal, name), lambda number, frame: asked.set()) for name in names}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

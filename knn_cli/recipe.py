@@ -23,10 +23,13 @@ class PartRecipe:
 
 @dataclass(frozen=True)
 class Init:
-    """A bundle to begin with, and which parts of it are taken with their weights."""
+    """A bundle to begin with, and which parts of it are taken with their weights; `heard` says what happens when it
+    was trained on rows that are held out now.
+    """
 
     model: str = ""
     parts: tuple[str, ...] = ("encoder",)
+    heard: str = "refuse"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training clips: each `..._share` is the share of clips that it is done to."""
+    """What is done to training clips: each `..._share` is the share of clips that it is done to, but for
+    `mask_time_share` and `mask_feature_share`, which are shares of a clip's frames and channels (see `masks`).
+    """
 
     speeds: tuple[float, ...] = ()
     speed_classes: bool = False
@@ -77,12 +82,16 @@ class Augment:
     mask_share: float = 0.0
     mask_bins: int = 10
     mask_frames: int = 5
+    mask_time_share: float = 0.0
+    mask_time_length: int = 10
+    mask_feature_share: float = 0.0
+    mask_feature_length: int = 64
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`rate` is the learning rate of pooling and head; `encoder_rate` the encoder's (the same where it is missing),
-    which each block below the last has `layer_decay` times that of the block above.
+    """`rate` is the learning rate of pooling and head; `encoder_rate` that of the encoder's top (the same where it is
+    missing), of which each block has `layer_decay` times what is above it (see `tuning.groups`).
     """
 
     name: str = "adamw"
@@ -128,6 +137,17 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """Bottleneck adapters in the encoder's blocks (see `adapters`); everything else of the encoder is frozen, but for
+    the blocks' layer norms where `norms` says so.
+    """
+
+    bottleneck: int = 64
+    kind: str = "houlsby"
+    norms: bool = False
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How a network that knows something is changed: see docs/training.md."""
 
@@ -136,6 +156,7 @@ class Tuning:
     layer_drop: float = 0.0
     pull: float = 0.0
     lora: Lora | None = None
+    adapters: Adapters | None = None
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from knn_cli.adapters import KINDS
 from knn_cli.errors import KnnError
-from knn_cli.recipe import CODECS, PARTS, UNITS, Augment, Data, Init, Loop, Margin, Optimizer, PartRecipe, Recipe
+from knn_cli.recipe import (
+    CODECS,
+    PARTS,
+    UNITS,
+    Adapters,
+    Augment,
+    Data,
+    Init,
+    Loop,
+    Margin,
+    Optimizer,
+    PartRecipe,
+    Recipe,
+)
 from knn_cli.registry import ENCODERS, HEADS, POOLINGS, Registry
 from knn_cli.types import LABEL_LEVELS
 
@@ -28,6 +44,7 @@ __all__ = ["check_args", "parse", "read"]
 Table = TypeVar("Table")
 
 # Options of `knn train` that concern classifiers on embeddings, or have their place in the recipe.
+_LARGEST = 10**300  # what a float still holds
 _ITS_OWN = {"label", "ignore", "balanced", "held_out", "seed", "view", "model", "batch_seconds"}
 
 REGISTRIES: dict[str, Registry] = {"encoder": ENCODERS, "pooling": POOLINGS, "head": HEADS}
@@ -37,13 +54,16 @@ _GIVEN: dict[str, set[str]] = {
     "pooling": {"layers", "channels"},
     "head": {"dimension", "classes", "class_weights"},
 }
+_SPREADS = ("eq_decibels", "pitch_semitones", "gain_decibels")  # of [augment], to both sides of 0
 _CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (Init, "parts"): PARTS,
+    (Init, "heard"): ("refuse", "allow"),
     (Data, "label"): tuple(LABEL_LEVELS),
     (Data, "unit"): UNITS,
     (Augment, "codecs"): CODECS,
     (Optimizer, "name"): ("adamw", "sgd"),
     (Margin, "kind"): ("exponential", "linear"),
+    (Adapters, "kind"): tuple(KINDS),
     (Loop, "precision"): ("fp32", "bf16", "fp16"),
     (Loop, "keep"): ("best", "last"),
     (Loop, "classifier"): ("glc", "head"),
@@ -66,9 +86,10 @@ def read(path: Path | str, given: Collection[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise KnnError(f"The recipe {path} cannot be read: {reason}.", "Name a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise KnnError(
-            f"The recipe {path} is not TOML: {error}.", "docs/training.md shows what it looks like."
+            f"The recipe {path} is not TOML: {reason}.", "docs/training.md shows what it looks like."
         ) from error
     return parse(table, path.stem)
 
@@ -76,6 +97,7 @@ def read(path: Path | str, given: Collection[str] = ()) -> Recipe:
 def parse(table: Mapping[str, Any], name: str = "recipe") -> Recipe:
     """The recipe that a parsed TOML table describes. Raises KnnError as `read`."""
     table = dict(table)
+    _refuse_endless(table, "")
     parts = {part: _part(part, table.pop(part)) for part in PARTS if part in table}
     if "name" in table:
         raise _unknown("name", "the recipe", [one.name for one in fields(Recipe) if one.name != "name"])
@@ -100,19 +122,59 @@ def _part(part: str, table: Any) -> PartRecipe:
 
 
 def check_args(part: str, name: str, args: Mapping[str, Any]) -> None:
-    """KnnError for an argument that the encoder, pooling or head does not take."""
-    parameters = inspect.signature(REGISTRIES[part].get(name)).parameters
+    """KnnError for an argument that the encoder, pooling or head does not take, or of another type."""
+    built = REGISTRIES[part].get(name)
+    parameters = inspect.signature(built).parameters
     known = {one for one, kind in parameters.items() if kind.kind is not kind.VAR_KEYWORD} - _GIVEN[part]
+    hints = get_type_hints(built.__init__ if inspect.isclass(built) else built)
     if name == "wavlm":
         from knn_cli.wavlm import WavLMSizes
 
         known |= {one.name for one in fields(WavLMSizes)}
+        hints |= get_type_hints(WavLMSizes)
     if given := sorted(set(args) & _GIVEN[part]):
         hint = "See loop.class_weights." if given[0] == "class_weights" else "Take that line out."
         raise KnnError(f"[{part}] cannot set {given[0]!r}: it follows from other things.", hint)
-    for key in args:
+    for key, value in args.items():
         if key not in known:
             raise _unknown(key, f"[{part}] {name}", known)
+        if not _fits(hints.get(key, Any), value):
+            raise KnnError(
+                f"[{part}] {name} {key} cannot be {value!r}.", f"It takes {_describe(_options(hints[key]))}."
+            )
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether an argument's value is of the type that it is declared as."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in inner
+    if isinstance(value, Mapping) or origin in (Mapping, dict):
+        return isinstance(value, Mapping) and any(get_origin(one) in (Mapping, dict) for one in _options(hint))
+    if origin is tuple and Ellipsis not in inner:
+        return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(_fits, inner, value))
+    if origin in (tuple, Sequence, list):
+        return isinstance(value, (list, tuple)) and all(_fits(inner[0], one) for one in value)
+    if inner:  # a union
+        return any(_fits(one, value) for one in inner)
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _refuse_endless(value: Any, where: str) -> None:
+    """KnnError for a number anywhere in a table that is infinite or none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise KnnError(f"{where} is {value}.", "Only finite numbers can be worked with.")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise KnnError(f"{where} is larger than any number that is worked with.", "Take a smaller one.")
+    if isinstance(value, list):
+        for one in value:
+            _refuse_endless(one, where)
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            inside = f"[{key}]" if isinstance(one, Mapping) and not where else str(key)
+            _refuse_endless(one, f"{where} {inside}".strip())
 
 
 def _table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
@@ -129,14 +191,14 @@ def _table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
 
 
 def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    options = [one for one in get_args(hint) if one is not type(None)] if _is_union(hint) else [hint]
+    options = _options(hint)
     if any(is_dataclass(one) and isinstance(value, one) for one in options if isinstance(one, type)):
         return value
     for one in options:
         if is_dataclass(one) and isinstance(value, Mapping):
             return _table(cast(type, one), value, f"[{key}]")
         if get_origin(one) is dict and isinstance(value, Mapping):
-            return {str(name): float(number) for name, number in value.items()}
+            return {str(name): _value(get_args(one)[1], number, where, key) for name, number in value.items()}
         if get_origin(one) is tuple and isinstance(value, list):
             return tuple(_value(get_args(one)[0], item, where, key) for item in value)
         if one is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -150,18 +212,23 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
     raise KnnError(f"{where} cannot be {value!r}.", f"It takes {_describe(options)}.")
 
 
-def _is_union(hint: Any) -> bool:
-    return (get_origin(hint) is not None and type(None) in get_args(hint)) or "|" in str(hint)
+def _options(hint: Any) -> list[Any]:
+    """What a type may be: the members of a union but None, else itself."""
+    union = get_origin(hint) in (Union, UnionType)
+    return [one for one in get_args(hint) if one is not type(None)] if union else [hint]
 
 
 def _describe(options: Iterable[Any]) -> str:
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    return " or ".join(
-        words.get(one, "a list" if get_origin(one) is tuple else "a table")
-        if isinstance(one, type)
-        else ("a list" if get_origin(one) is tuple else "a table")
-        for one in options
-    )
+    told = []
+    for one in options:
+        if get_origin(one) is Literal:
+            told.append(" or ".join(map(repr, get_args(one))))
+        elif get_origin(one) in (tuple, Sequence, list):
+            told.append("a list")
+        else:
+            told.append(words.get(one, "a table"))
+    return " or ".join(told)
 
 
 def _check_choice(kind: type, key: str, value: Any) -> None:
@@ -185,16 +252,21 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def _check(recipe: Recipe) -> None:
     """What no single key can tell."""
     data, augment, loop, schedule = recipe.data, recipe.augment, recipe.loop, recipe.schedule
+    tuning, margin = recipe.tuning, recipe.margin or Margin()
+    detour = "lora" if tuning.lora is not None else "adapters" if tuning.adapters is not None else ""
     shares = [one.name for one in fields(Augment) if one.name.endswith("_share")]
     for wrong, what, hint in (
         (bool(recipe.init.model) and not recipe.init.parts, "init.parts is empty", "Name encoder, pooling or head."),
         (data.seconds <= 0 or data.evaluate_seconds <= 0, "seconds must be above 0", "Crops of 3 s are usual."),
+        (max(data.seconds, data.evaluate_seconds) > 3600, "seconds are an hour at most", "Crops of 3 s are usual."),
         (
             data.maximum is not None and data.minimum > data.maximum,
             "data.minimum is above data.maximum",
             "Rows between the two are used.",
         ),
-        (recipe.seed < 0, "seed must be 0 or more", ""),
+        (not 0 <= recipe.seed < 2**63, "seed must be 0 or more, and below 2^63", ""),
+        (recipe.scale <= 0, "scale must be above 0", "1 leaves waveforms as they are."),
+        (data.minimum < 0, "data.minimum is below 0", ""),
         (loop.clip < 0, "loop.clip must be 0 (none) or more", "It bounds the gradient's norm."),
         (not 0 <= data.balance <= 1, "data.balance goes from 0 to 1", "0 draws rows alike, 1 classes."),
         (not 0 <= data.held_out < 1, "data.held_out goes from 0 to below 1", "0.1 holds a tenth out."),
@@ -219,6 +291,10 @@ def _check(recipe: Recipe) -> None:
             "ranges of [augment] are pairs such as [5, 20], the lower number first",
             "",
         ),
+        (min(augment.band, default=1) <= 0, "augment.band are frequencies above 0", "Usual: [3000, 7000]."),
+        *((getattr(augment, key) < 0, f"augment.{key} must be 0 or more", "") for key in _SPREADS),
+        (min(augment.mask_bins, augment.mask_frames) < 0, "sizes of masks must be 0 or more", ""),
+        (min(augment.mask_time_length, augment.mask_feature_length) < 1, "lengths of masks must be 1 or more", ""),
         (augment.codec_share > 0 and not augment.codecs, "augment.codecs is empty", f"Known: {', '.join(CODECS)}."),
         (
             any(rate is not None and rate <= 0 for rate in (recipe.optimizer.rate, recipe.optimizer.encoder_rate)),
@@ -226,6 +302,13 @@ def _check(recipe: Recipe) -> None:
             "",
         ),
         (len(recipe.optimizer.betas) != 2, "optimizer.betas are two", "Usual: [0.9, 0.999]."),
+        (
+            any(not 0 <= beta < 1 for beta in recipe.optimizer.betas),
+            "optimizer.betas go from 0 to below 1",
+            "Usual: [0.9, 0.999].",
+        ),
+        (recipe.optimizer.weight_decay < 0, "optimizer.weight_decay must be 0 or more", ""),
+        (not 0 <= recipe.optimizer.momentum < 1, "optimizer.momentum goes from 0 to below 1", "0.9 is usual."),
         (not 0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay lies above 0, up to 1", "1 is none."),
         (schedule.epochs < 1 or not 0 <= schedule.warmup <= schedule.epochs, "schedule.epochs must hold warmup", ""),
         (not 0 < schedule.decay <= 1, "schedule.decay lies above 0, up to 1", "0.95 takes a twentieth off an epoch."),
@@ -244,26 +327,34 @@ def _check(recipe: Recipe) -> None:
         ),
         (loop.ema > 0 and loop.average > 1, "loop.ema and loop.average exclude each other", "Take one out."),
         (
-            recipe.tuning.pull > 0 and recipe.tuning.lora is not None,
-            "tuning.pull and tuning.lora exclude each other",
-            "",
+            tuning.adapters is not None and tuning.lora is not None,
+            "tuning.adapters and tuning.lora exclude each other",
+            "Take one out.",
         ),
+        (tuning.pull > 0 and bool(detour), f"tuning.pull and tuning.{detour} exclude each other", "Take one out."),
         (loop.patience > 0 and data.held_out == 0, "loop.patience needs held-out rows", "Set data.held_out."),
+        (
+            isinstance(loop.class_weights, dict) and min(loop.class_weights.values(), default=0) <= 0,
+            "weights of loop.class_weights must be above 0",
+            "A label that should not count is left out by data.ignore.",
+        ),
+        (margin.first < 0, "margin.first is below 0", "It counts epochs."),
+        (margin.first > margin.last, "margin.first is above margin.last", "The margin moves between the two epochs."),
         (
             isinstance(loop.class_weights, str) and loop.class_weights not in ("none", "balanced"),
             f"loop.class_weights cannot be {loop.class_weights!r}",
             "Known: none, balanced, or a table of labels and weights.",
         ),
-        (recipe.tuning.cnn_gradient < 0 or recipe.tuning.pull < 0, "[tuning] holds a number below 0", ""),
-        (not 0 <= recipe.tuning.layer_drop < 1, "tuning.layer_drop goes from 0 to below 1", ""),
+        (tuning.cnn_gradient < 0 or tuning.pull < 0, "[tuning] holds a number below 0", ""),
+        (not 0 <= tuning.layer_drop < 1, "tuning.layer_drop goes from 0 to below 1", ""),
         (
-            recipe.tuning.lora is not None and (recipe.tuning.lora.rank < 1 or not recipe.tuning.lora.targets),
-            "tuning.lora needs a rank of 1 or more and targets",
-            'Usual: rank = 8, targets = ["query", "value"].',
+            tuning.lora is not None and (tuning.lora.rank < 1 or tuning.lora.alpha <= 0 or not tuning.lora.targets),
+            "tuning.lora needs a rank of 1 or more, an alpha above 0, and targets",
+            'Usual: rank = 8, alpha = 16, targets = ["query", "value"].',
         ),
         (
-            (recipe.tuning.pull > 0 or recipe.tuning.lora is not None) and "encoder" not in _taken(recipe),
-            "tuning.pull and tuning.lora need weights to start from",
+            (tuning.pull > 0 or bool(detour)) and "encoder" not in _taken(recipe),
+            f"tuning.{detour or 'pull'} needs weights to start from",
             "Name them in [init].",
         ),
     ):

@@ -59,7 +59,7 @@ class Registry:
 
 
 _SPEAKER = ("knn_cli.ecapa", "knn_cli.resnet", "knn_cli.campplus")  # encoders with poolings of their own
-ENCODERS = Registry("encoder", "knn_cli.encoders", "knn_cli.wavlm", *_SPEAKER)
+ENCODERS = Registry("encoder", "knn_cli.encoders", "knn_cli.wavlm", "knn_cli.whisper", *_SPEAKER)
 POOLINGS = Registry("pooling", "knn_cli.pooling", "knn_cli.pooling_statistics", "knn_cli.xvector", *_SPEAKER)
 HEADS = Registry("head", "knn_cli.heads", "knn_cli.heads_sphere", "knn_cli.ecapa")
 CLUSTERERS = Registry("clustering method", "knn_cli.clustering")

@@ -5,6 +5,7 @@
                  best.pt         weights of the epoch that did best on held-out recordings
                  epoch-0007.pt   weights of the last epochs, where they will be averaged
                  metrics.jsonl   one JSON object a line: steps and epochs
+                 metrics.1.jsonl those of an earlier training in this folder, and so on; tensorboard.1 likewise
 
 Each file is written whole under another name and then renamed, so a crash or a full disk leaves the one before.
 """
@@ -35,7 +36,10 @@ _UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
 )
-_OURS = re.compile(r"plan\.json|last\.pt|best\.pt|metrics\.jsonl|epoch-\d+\.pt|network|tensorboard|.*\.(part|tmp)")
+_OURS = re.compile(
+    r"plan\.json|last\.pt|best\.pt|metrics(\.\d+)?\.jsonl|epoch-\d+\.pt|network|tensorboard(\.\d+)?|.*\.(part|tmp)"
+)
+_KEPT = re.compile(r"(?:metrics|tensorboard)\.(\d+)(?:\.jsonl)?")
 
 
 class Snapshots:
@@ -73,14 +77,25 @@ class Snapshots:
                 stream.write(text)
 
     def _drop(self) -> None:
-        """Remove what a training left; KnnError, and nothing removed, when anything else is in the folder."""
+        """Remove what a training left, but for its metrics, which get the next free number.
+
+        KnnError, and nothing removed, when anything else is in the folder.
+        """
         found = sorted(self.folder.iterdir())
         if foreign := [one.name for one in found if not _OURS.fullmatch(one.name)]:
             raise KnnError(
                 f"{self.folder} holds {foreign[0]}, which no training wrote.", "Move it, or name another model."
             )
+        numbers = [int(match[1]) for one in found if (match := _KEPT.fullmatch(one.name))]
+        number = max(numbers, default=0) + 1
         for one in found:
-            if one.is_dir():
+            if _KEPT.fullmatch(one.name):
+                continue
+            if one == self.metrics and one.stat().st_size:
+                one.rename(self.folder / f"metrics.{number}.jsonl")
+            elif one.name == "tensorboard":
+                one.rename(self.folder / f"tensorboard.{number}")
+            elif one.is_dir():
                 shutil.rmtree(one)
             else:
                 one.unlink()
@@ -129,13 +144,13 @@ class Snapshots:
 
 
 class Metrics:
-    """The log of a training, cut back to the step that it goes on from."""
+    """The log of a training, cut back to the step and to the epochs that it goes on from."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, epochs: int) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         with replacing_text(path) as file:
-            file.writelines(f"{line}\n" for line in lines if _before(line, step))
+            file.writelines(f"{line}\n" for line in lines if _before(line, step, epochs))
 
     def write(self, facts: Mapping[str, Any]) -> None:
         """Add one line, which is on the disk when this returns. Raises KnnError when it cannot be written."""
@@ -146,10 +161,11 @@ class Metrics:
             raise KnnError(f"{self.path} cannot be written: {error.strerror or error}.", "Make room.") from error
 
 
-def _before(line: str, step: int) -> bool:
+def _before(line: str, step: int, epochs: int) -> bool:
     try:
-        return int(json.loads(line)["step"]) <= step
-    except (ValueError, KeyError):
+        facts = json.loads(line)
+        return int(facts["step"]) <= step and int(facts.get("epoch", 0)) <= epochs
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False  # half a line of a process that died
 
 
@@ -194,5 +210,5 @@ def board(folder: Path, step: int) -> Iterator[Any]:
     except ImportError as error:
         hint = "Install it, or take the line out: metrics.jsonl has the same."
         raise KnnError("loop.tensorboard needs the package tensorboard.", hint) from error
-    with SummaryWriter(str(folder), purge_step=step) as writer:
+    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
         yield writer

@@ -67,6 +67,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KnnError as error:
             talk.error(error)
+            raise typer.Exit(error.code) from None
         except BrokenPipeError:  # whoever read our output has heard enough; the exit code is the shell's for SIGPIPE
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None

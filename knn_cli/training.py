@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from knn_cli import bundle
+from knn_cli import bundle, lineage
 from knn_cli.assessing import Epoch, assess
 from knn_cli.batches import Batch, Clips, Key, Plan
 from knn_cli.corpus import Rows, Task, make_task, open_corpus
 from knn_cli.errors import KnnError
 from knn_cli.finishing import Trained, finish
-from knn_cli.learner import Design, Learner, class_weights, factor, margins, optimizer, takes_margin
-from knn_cli.processes import Processes, asked_to_stop, processes
+from knn_cli.learner import Design, Learner, class_weights, factor, margins, optimizer
+from knn_cli.processes import Processes, Stopped, asked_to_stop, processes
 from knn_cli.recipe import Recipe
 from knn_cli.snapshots import Metrics, Snapshots, board, load, save
 from knn_cli.tuning import Tuned, merged_state
@@ -57,13 +57,16 @@ def train(
 
     A training that was interrupted goes on where its last checkpoint is. Under `torchrun` all processes call this.
 
-    Raises KnnError: whatever the recipe or the corpus lacks; a loss that is not a number; a full disk.
+    Raises KnnError: whatever the recipe or the corpus lacks; a loss that is not a number; a full disk; `Stopped` when
+    SIGTERM or SIGUSR1 came.
     """
     source, out = Path(source), Path(out)
     bundle.check_free(out, force)
     with processes(device) as team:
         design = Design(recipe)
+        design.check()
         task = make_task(open_corpus(source, rule=recipe.data.labels, rate=design.rate), recipe.data, recipe.seed)
+        past = lineage.check(task, design)
         run = Run(task, design, out, team, force=force)
         run.train(progress, report)
         state, accuracy = run.chosen()
@@ -74,8 +77,9 @@ def train(
                 design,
                 state,
                 out,
-                run.facts(),
+                run.facts() | {"splits": past.splits},
                 accuracy=accuracy,
+                past=past.note,
                 work=run.snapshots.folder,
                 device=str(team.device),
                 use_vad=use_vad,
@@ -100,15 +104,11 @@ class Run:
         self.plan = Plan(clips, recipe, team.rank, team.count)
         weights = class_weights(recipe, task.labels, clips.classes)
         self.network = design.build(task.labels, weights, clips.augmenter.folds).to(team.device)
-        self._check_sizes(clips)
+        self._check_sizes()
         self.tuned = Tuned(self.network, recipe)
         self.optimizer = optimizer(self.network, recipe.optimizer)
         self.learner = Learner(self.network, design.scale)
         self.margins = margins(recipe, self.plan.steps)
-        if self.margins is not None and not takes_margin(self.learner.head):
-            raise KnnError(
-                "[margin] is there, and the head has no margin.", "Take [margin] out, or choose aam-softmax."
-            )
         self.moving = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.ema = {name: one.clone() for name, one in self.network.state_dict().items()} if recipe.loop.ema else {}
         self.epoch, self.place, self.step = 0, 0, 0  # epochs done, steps done of this one, steps done in all
@@ -130,10 +130,7 @@ class Run:
                     self._log(loss, norm, writer)
                     if stop:
                         self._save()
-                        raise KnnError(
-                            f"The training was asked to stop after step {self.step}.",
-                            "The same command goes on with it.",
-                        )
+                        raise self._stopped()
                     if self.step % loop.checkpoint == 0 and self.place < self.plan.steps:
                         self._save()
                     if progress is not None and self.team.main:
@@ -141,6 +138,8 @@ class Run:
                 done = self._end_epoch(writer)
                 if report is not None and self.team.main:
                     report(done)
+                if self.team.any(asked.is_set()):
+                    raise self._stopped()
 
     def chosen(self) -> tuple[dict[str, Tensor], float]:
         """The weights that the recipe keeps, and their accuracy on held-out rows (NaN without such)."""
@@ -166,6 +165,10 @@ class Run:
         facts |= {"rows": len(self.task.fitted), "held_out": len(self.task.held)}
         return facts | ({"init": self.design.origin.fingerprint} if self.design.origin is not None else {})
 
+    def _stopped(self) -> Stopped:
+        hint = f"The checkpoint is in {self.snapshots.folder}; the same command goes on with it."
+        return Stopped(f"The training was asked to stop after step {self.step}.", hint)
+
     def _step(self, keys: list[Key], batches: Iterator[Batch], asked: bool) -> tuple[float, float, bool]:
         """One step of the optimizer: loss, gradient norm, and whether any process was asked to stop."""
         recipe, team = self.recipe, self.team
@@ -181,9 +184,9 @@ class Run:
             batch = next(batches)
             # Parts of unequal class weights count as they would in one batch; joined processes take a mean, not a sum.
             share = self._weight(batch.labels % len(self.task.labels)) / whole
-            sound, labels, masks = (torch.from_numpy(one).to(team.device) for one in vars(batch).values())
+            sound, labels = (torch.from_numpy(one).to(team.device) for one in (batch.waveforms, batch.labels))
             if self.tuned.spec is not None:
-                self.tuned.spec.shares = masks
+                self.tuned.spec.seeds = batch.seeds
             with self._joined(last=number == recipe.loop.accumulate - 1), self._autocast():
                 loss = self.model(sound, None, labels) * share
                 self.scaler.scale(loss * team.count).backward()
@@ -213,6 +216,8 @@ class Run:
         return loss, norm, bool(total[1])
 
     def _end_epoch(self, writer: Any) -> Epoch:
+        self._save()  # measuring takes its time, and may be killed
+        self._align()
         loop, weights = self.recipe.loop, self.ema or self.network.state_dict()
         with self._holding(self.ema):
             accuracy, rows = self._evaluate()
@@ -226,12 +231,19 @@ class Run:
             elif better and len(self.task.held):
                 save(self.snapshots.best, weights)
             held = {"accuracy": accuracy, "accuracy_rows": rows, "best": better} if len(self.task.held) else {}
-            self.metrics.write({"epoch": done.number, "step": self.step, "epoch_loss": loss, **held})
-            if writer is not None and held:
-                writer.add_scalar("held-out accuracy", accuracy, self.step)
+            told = {"step": self.step, "epoch_loss": loss, **held}
+            self.metrics.write({"epoch": done.number, **told})
+            _draw(writer, told)
         self.epoch, self.place = self.epoch + 1, 0
         self._save()
         return done
+
+    def _align(self) -> None:
+        """The main process's statistics of batch norms in all of them, which each has taken from its own clips."""
+        whole = self.network.state_dict()
+        names = [name for name, _ in self.network.named_buffers() if name in whole]
+        for state in filter(None, (whole, self.ema)):
+            self.team.align(state[name] for name in names)
 
     def _evaluate(self) -> tuple[float, float]:
         return assess(
@@ -260,7 +272,7 @@ class Run:
             self._restore(load(self.snapshots.last))
         self.team.agree("")  # nobody writes before all have read
         if self.team.main:
-            self.metrics = Metrics(self.snapshots.metrics, self.step)
+            self.metrics = Metrics(self.snapshots.metrics, self.step, self.epoch)
 
     def _save(self) -> None:
         if not self.team.main:
@@ -318,7 +330,7 @@ class Run:
         self.window = [self.window[0] + loss, self.window[1] + 1]
         if self.step % self.recipe.loop.log:
             return
-        facts = {
+        facts: dict[str, Any] = {
             "step": self.step,
             "loss": self.window[0] / self.window[1],
             "rate": max(group["lr"] for group in self.optimizer.param_groups),
@@ -330,9 +342,7 @@ class Run:
         self.window = [0.0, 0.0]
         if self.team.main:
             self.metrics.write({**facts, "time": round(time.time(), 1)})
-            for name in ("loss", "rate", "gradient") if writer is not None else ():
-                if facts[name] is not None:
-                    writer.add_scalar(name, facts[name], self.step)
+            _draw(writer, facts)
 
     def _board(self) -> AbstractContextManager[Any]:
         wanted = self.recipe.loop.tensorboard and self.team.main
@@ -359,13 +369,17 @@ class Run:
             raise KnnError(f"loop.precision fp16 needs a CUDA device, not {device.type}.", "Take bf16 or fp32.")
         self.scaler = torch.amp.GradScaler("cuda", enabled=wanted == "fp16")
 
-    def _check_sizes(self, clips: Clips) -> None:
-        if clips.samples < self.network.minimum:
-            needed = self.network.minimum / self.task.corpus.rate
-            raise KnnError(f"data.seconds is too short for this encoder: it needs {needed:.3f} s.", "3 s are usual.")
+    def _check_sizes(self) -> None:
         norms = [one for one in self.network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
         if norms and self.plan.part < 2:
             raise KnnError("Batch norm needs two clips at once or more.", "Raise loop.batch or lower loop.accumulate.")
+
+
+def _draw(writer: Any, facts: dict[str, Any]) -> None:
+    """The numbers among facts of a step to TensorBoard, where it is asked for."""
+    for name, value in facts.items() if writer is not None else ():
+        if name != "step" and isinstance(value, float):
+            writer.add_scalar(name, value, facts["step"])
 
 
 _COUNTERS = ("epoch", "place", "step", "best", "stale", "window", "total")

@@ -3,6 +3,7 @@
 Layer-wise rates after Clark et al., "ELECTRA" (ICLR 2020, appendix A); the pull towards the first weights is L2-SP
 (Li et al., ICML 2018, arXiv:1802.01483, equation 2), as CA-MHFA's training uses it; low-rank changes are LoRA (Hu et
 al., ICLR 2022, arXiv:2106.09685, equation 3); dropping layers is LayerDrop (Fan et al., ICLR 2020, arXiv:1909.11556).
+Bottleneck adapters are in `adapters`, masks in `masks`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from knn_cli.adapters import adapters_of
 from knn_cli.errors import KnnError
+from knn_cli.masks import SpecAugment
 from knn_cli.network import Network
-from knn_cli.recipe import Augment, Lora, Optimizer, Recipe
+from knn_cli.recipe import Adapters, Lora, Optimizer, Recipe
 
-__all__ = ["LayerDrop", "LowRank", "Pull", "SpecAugment", "Tuned", "groups"]
+__all__ = ["LayerDrop", "LowRank", "Pull", "Tuned", "groups", "merged_state", "steps_down"]
+
+_MASKS = ("mask_share", "mask_time_share", "mask_feature_share")  # of [augment]
 
 
 class LowRank(nn.Module):
@@ -38,51 +43,6 @@ class LowRank(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The changed weight (out, in)."""
         return weight + self.factor * (self.b @ self.a)
-
-
-class SpecAugment:
-    """Masks over mel bins and frames of a filter bank's features (Park et al., Interspeech 2019, section 2).
-
-    The masks of the clips that come next are set as `shares` (B, 4): for bins and for frames, how wide a mask is as a
-    share of the widest, and where it lies as a share of the free room. Masked features are 0, their mean.
-
-    Raises KnnError for an encoder without a filter bank.
-    """
-
-    def __init__(self, encoder: nn.Module, recipe: Augment) -> None:
-        self.shares: Tensor | None = None
-        self._widest = recipe.mask_bins, recipe.mask_frames
-        self._encoder = encoder
-        stem, front = getattr(encoder, "stem", None), getattr(encoder, "front", None)
-        if front is not None and hasattr(front, "bins"):
-            front.register_forward_hook(lambda module, args, features: self(features))
-        elif stem is not None and hasattr(encoder, "mel"):
-            stem.register_forward_pre_hook(lambda module, args: (self._spliced(args[0]),))
-        else:
-            raise KnnError("augment.mask_share needs an encoder with a filter bank.", "Take that line out.")
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Features (B, T, bins) with this batch's masks, in training."""
-        if self.shares is None or not self._encoder.training:
-            return features
-        bins = self._masked(features.shape[2], self.shares[:, :2], self._widest[0], features.device)
-        frames = self._masked(features.shape[1], self.shares[:, 2:], self._widest[1], features.device)
-        return features.masked_fill(bins[:, None, :] | frames[:, :, None], 0.0)
-
-    def _spliced(self, features: Tensor) -> Tensor:
-        """The same of frames that lie side by side: (B, T, bins * 5), bins slowest."""
-        split = features.view(*features.shape[:2], -1, 5)  # (B, T, bins, 5)
-        folded = split.permute(0, 3, 1, 2)  # (B, 5, T, bins)
-        return torch.stack([self(one) for one in folded.unbind(1)], dim=3).flatten(2)  # (B, T, bins * 5)
-
-    @staticmethod
-    def _masked(size: int, shares: Tensor, widest: int, device: torch.device) -> Tensor:
-        """(B, size) bool, True where masked."""
-        shares = shares.to(device)
-        width = (shares[:, 0] * (min(widest, size) + 1)).floor()  # (B,) 0 to widest
-        first = (shares[:, 1] * (size - width + 1)).floor()
-        places = torch.arange(size, device=device)
-        return (places >= first[:, None]) & (places < (first + width)[:, None])
 
 
 class LayerDrop:
@@ -138,19 +98,29 @@ class Pull:
 
 
 class Tuned:
-    """A network made ready for a recipe: frozen parts, low-rank changes, hooks, and what is done to gradients."""
+    """A network made ready for a recipe: frozen parts, detours, hooks, and what is done to gradients.
+
+    Raises KnnError for what the recipe asks of a network that has no such thing, or of one where it would do nothing.
+    """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         encoder = network.encoder
         self.network = network
         if recipe.tuning.lora is not None:
             _add_low_rank(encoder, recipe.tuning.lora)
+        if recipe.tuning.adapters is not None:
+            _leave_adapters(encoder, recipe.tuning.adapters)
         _freeze(network, recipe.tuning.freeze)
+        if not any(one.requires_grad for one in encoder.parameters()):
+            _refuse_for_frozen(recipe)
         self.pull = Pull(encoder, recipe.tuning.pull)
         self.drop = LayerDrop(encoder, recipe.tuning.layer_drop) if recipe.tuning.layer_drop else None
-        self.spec = SpecAugment(encoder, recipe.augment) if recipe.augment.mask_share else None
+        masked = any(getattr(recipe.augment, key) for key in _MASKS)
+        self.spec = SpecAugment(encoder, recipe.augment) if masked else None
         self._cnn_factor = recipe.tuning.cnn_gradient
         self._cnn = list(_convolutions(encoder)) if recipe.tuning.cnn_gradient != 1 else []
+        if self._cnn and not any(one.requires_grad for one in self._cnn):
+            raise KnnError("tuning.cnn_gradient does nothing to convolutions that are frozen.", "Take that line out.")
 
     def train(self) -> None:
         """Training mode, but for what is frozen whole: its batch norms keep their statistics."""
@@ -177,15 +147,15 @@ def blocks(encoder: nn.Module) -> list[nn.Module]:
 def groups(network: Network, recipe: Optimizer) -> list[dict[str, Any]]:
     """Parameter groups of an optimizer, one for each learning rate and weight decay; frozen weights are in none.
 
-    Block i of n has encoder_rate * layer_decay^(n - i), what comes before the blocks layer_decay^(n + 1) of it;
-    whatever else the encoder has (its last norm) belongs to what comes before. Norms and biases do not decay.
+    Pooling and head have `rate`, weights of the encoder encoder_rate * layer_decay^(`steps_down`). Norms and biases do
+    not decay.
 
     Raises KnnError for a layer-wise rate of an encoder without blocks.
     """
     rate = recipe.rate if recipe.encoder_rate is None else recipe.encoder_rate
-    count = len(blocks(network.encoder))
-    if recipe.layer_decay != 1 and not count:
+    if recipe.layer_decay != 1 and not blocks(network.encoder):
         raise KnnError("optimizer.layer_decay needs an encoder of blocks, such as wavlm.", "Take that line out.")
+    down = steps_down(network.encoder)
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
@@ -193,13 +163,35 @@ def groups(network: Network, recipe: Optimizer) -> list[dict[str, Any]]:
         part, _, rest = name.partition(".")
         own = recipe.rate
         if part == "encoder":
-            number = int(rest.split(".")[1]) + 1 if rest.startswith("blocks.") else 0
-            own = rate * recipe.layer_decay ** ((count - number) if number else (count + 1))
+            own = rate * recipe.layer_decay ** down[rest]
         decay = recipe.weight_decay if weight.ndim > 1 else 0.0
         found.setdefault((own, decay), []).append(weight)
     return [
         {"params": weights, "lr": own, "base": own, "weight_decay": decay} for (own, decay), weights in found.items()
     ]
+
+
+def steps_down(encoder: nn.Module) -> dict[str, int]:
+    """How far each weight of an encoder lies under its top, by name: 0 behind the blocks, 1 in the last of n blocks,
+    n in the first, n + 1 before them.
+
+    What stands behind `blocks` in the encoder lies behind them, but a list as long as they are, whose parts go with
+    them. All weights of an encoder without blocks lie at 1.
+    """
+    children, count = dict(encoder.named_children()), len(blocks(encoder))
+    order = list(children)
+    place = order.index("blocks") if count else len(order)
+    norm_last = bool(getattr(getattr(encoder, "sizes", None), "norm_first", False))  # WavLM-Large's, of its last layer
+    found = {}
+    for name, _ in encoder.named_parameters():
+        child, _, rest = name.partition(".")
+        module = children.get(child)
+        behind = child in order[place:] or (child == "norm" and norm_last)
+        if behind and isinstance(module, nn.ModuleList) and len(module) == count:
+            found[name] = count - int(rest.partition(".")[0])
+        else:
+            found[name] = 0 if behind else count + 1
+    return found
 
 
 def merged_state(network: Network) -> Mapping[str, Tensor]:
@@ -227,6 +219,33 @@ def _add_low_rank(encoder: nn.Module, recipe: Lora) -> None:
     encoder.requires_grad_(False)
     for linear in chosen.values():
         parametrize.register_parametrization(linear, "weight", LowRank(linear.weight, recipe.rank, recipe.alpha))
+
+
+def _leave_adapters(encoder: nn.Module, recipe: Adapters) -> None:
+    """Freeze all of the encoder but its adapters, and the norms of its blocks where they are asked for."""
+    encoder.requires_grad_(False)
+    for weight in adapters_of(encoder).values():
+        weight.requires_grad_(True)
+    for block in blocks(encoder) if recipe.norms else ():
+        for norm in block.modules():
+            if isinstance(norm, nn.LayerNorm):
+                norm.requires_grad_(True)
+
+
+def _refuse_for_frozen(recipe: Recipe) -> None:
+    """KnnError for what changes how an encoder learns, where it does not."""
+    for key, asked in (
+        *((f"augment.{one}", getattr(recipe.augment, one) > 0) for one in _MASKS),
+        ("tuning.layer_drop", recipe.tuning.layer_drop > 0),
+        ("tuning.pull", recipe.tuning.pull > 0),
+        ("optimizer.encoder_rate", recipe.optimizer.encoder_rate is not None),
+        ("optimizer.layer_decay", recipe.optimizer.layer_decay != 1),
+    ):
+        if asked:
+            raise KnnError(
+                f"{key} does nothing to an encoder that is frozen whole.",
+                "Take that line out, or shorten tuning.freeze.",
+            )
 
 
 def _freeze(network: Network, prefixes: tuple[str, ...]) -> None:

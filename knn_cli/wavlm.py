@@ -6,21 +6,33 @@ Chen et al., "WavLM: large-scale self-supervised pre-training for full stack spe
 - a clip gives the same frames in a padded batch as alone, also where the first convolution is normalised over time;
 - the relative position bias is a Toeplitz matrix a head, kept as one row of 2 T - 1 values; rows of queries are
   attended in blocks, so that nothing of size (B, heads, T, T) is made;
-- without gradients the convolutions run over blocks of the clip: their output at full rate is never held whole.
+- without gradients, and in training on a CPU, the convolutions run over blocks of the clip: their output at full rate
+  is never held whole;
+- training keeps for the way back what is dear to make, and makes the rest again (`recompute`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from math import log, prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from knn_cli.adapters import insert
 from knn_cli.errors import AudioError, KnnError
+from knn_cli.recompute import (
+    ConvolutionOfActivation,
+    NormalizedConvolution,
+    gated_attention,
+    release,
+    release_on_the_way_back,
+)
 from knn_cli.registry import ENCODERS
 
 __all__ = ["SIZES", "WavLM", "WavLMSizes"]
@@ -29,6 +41,7 @@ __all__ = ["SIZES", "WavLM", "WavLMSizes"]
 # its cache likes; elsewhere enough to keep the device busy.
 _AT_ONCE = {"cpu": (250, 2**22)}
 _AT_ONCE_ELSEWHERE = (5000, 2**26)
+_FRAMES_ON_THE_WAY_BACK = 50  # whose convolutions are held at once in training on a CPU; fewer are slower
 
 
 @dataclass(frozen=True)
@@ -116,10 +129,11 @@ class WavLM(nn.Module):
 
     Args:
         size: named sizes that fill in what `sizes` leaves out: "base", "base-plus" or "large".
+        adapters: `bottleneck` and `kind` of adapters in the blocks (see `adapters.insert`), None for none.
         sizes: fields of `WavLMSizes`.
     """
 
-    def __init__(self, size: str = "base", **sizes: Any) -> None:
+    def __init__(self, size: str = "base", adapters: Mapping[str, Any] | None = None, **sizes: Any) -> None:
         super().__init__()
         if size not in SIZES:
             raise KnnError(f"There is no WavLM of size {size!r}.", f"Known: {', '.join(SIZES)}.")
@@ -132,6 +146,8 @@ class WavLM(nn.Module):
         self.norm = nn.LayerNorm(self.channels)
         self.distances = RelativePositions(self.sizes.heads, self.sizes.buckets, self.sizes.distance)
         self.blocks = nn.ModuleList(Block(self.sizes) for _ in range(self.sizes.blocks))
+        if adapters is not None:
+            insert(self.blocks, self.channels, **adapters)
 
     def frames(self, samples: Any) -> Any:
         """Number of frames of a clip of `samples` samples: int, or int64 tensor of any shape; 0 below `minimum`."""
@@ -159,7 +175,10 @@ class WavLM(nn.Module):
         return self._layers(waveforms, ends)
 
     def _layers(self, waveforms: Tensor, ends: list[int]) -> Iterator[Tensor]:
-        if self.sizes.normalize:
+        if self.sizes.normalize and torch.onnx.is_in_onnx_export():  # layer_norm wants a number for the length
+            centred = waveforms - waveforms.mean(dim=1, keepdim=True)
+            waveforms = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)
+        elif self.sizes.normalize:
             clips = [F.layer_norm(clip[:end], (end,)) for clip, end in zip(waveforms, ends, strict=True)]
             size = waveforms.shape[1]
             waveforms = torch.stack([F.pad(clip, (0, size - len(clip))) for clip in clips])  # (B, S)
@@ -172,13 +191,25 @@ class WavLM(nn.Module):
         x = x + self.position(x)
         if not self.sizes.norm_first:
             x = self.norm(x)
+        release(x)
+        release_on_the_way_back(x)
         yield x
         bias = self.distances(x.shape[1])  # (H, 2 T - 1)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, bias, padding)
             if number == len(self.blocks) and self.sizes.norm_first:
                 x = self.norm(x)
+            if number % 2 == 0:  # it is not free either
+                release_on_the_way_back(x)
             yield x
+
+
+def _lean(x: Tensor) -> bool:
+    """Whether convolutions of `x` are to be those of `recompute`: for training on a CPU.
+
+    Half precision and other devices have convolutions that are better than products of matrices.
+    """
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class FrontEnd(nn.Module):
@@ -208,9 +239,15 @@ class FrontEnd(nn.Module):
         self.stride, self.minimum = sizes.stride, sizes.minimum
 
     def forward(self, waveforms: Tensor, ends: list[int]) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self._convolve(waveforms, None)  # a graph has neither loops nor clips of unequal lengths
         count = (waveforms.shape[1] - self.minimum) // self.stride + 1
         at_once, _ = _AT_ONCE.get(waveforms.device.type, _AT_ONCE_ELSEWHERE)
-        if torch.is_grad_enabled():
+        convolve = self._convolve
+        if _lean(waveforms):
+            at_once = min(at_once, _FRAMES_ON_THE_WAY_BACK)
+            convolve = partial(self._convolve_lean, self._matrices())
+        elif torch.is_grad_enabled():
             at_once = count * len(waveforms)  # all of it is kept for the way back anyway
         clips = max(1, at_once // count)
         rows = []
@@ -221,7 +258,7 @@ class FrontEnd(nn.Module):
             for start in range(0, count, at_once):
                 stop = min(start + at_once, count)
                 block = waveforms[some, start * self.stride : (stop - 1) * self.stride + self.minimum]
-                parts.append(self._convolve(block, kernels))  # (clips, stop - start, C)
+                parts.append(convolve(block, kernels))  # (clips, stop - start, C)
             rows.append(torch.cat(parts, dim=1))  # (clips, T, C)
         return torch.cat(rows)
 
@@ -260,10 +297,50 @@ class FrontEnd(nn.Module):
             x = F.gelu(x.view(len(waveforms), -1, x.shape[2]))  # (1, B * channels, T) -> (B, channels, T)
             for convolution in self.convolutions[1:]:
                 x = F.gelu(convolution(x))
+        elif self.folds:
+            x = F.gelu(self.norms[0](self.convolutions[0](x)))
+            for convolution in self.convolutions[1:]:
+                x = F.gelu(convolution(x))
         else:
             for convolution, norm in zip(self.convolutions, self.norms, strict=True):
                 x = F.gelu(norm(convolution(x).transpose(1, 2)).transpose(1, 2))  # (B, channels, T)
         projected: Tensor = self.projection(self.norm(x.transpose(1, 2)))
+        return projected
+
+    def _matrices(self) -> list[Tensor]:
+        """Kernels (taps * C, O) of all convolutions but the first."""
+        others = cast(list[nn.Conv1d], list(self.convolutions)[1:])
+        return [one.weight.permute(2, 1, 0).flatten(0, 1) for one in others]
+
+    def _convolve_lean(
+        self, matrices: list[Tensor], waveforms: Tensor, kernels: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """`_convolve` for training on a CPU: no activation is kept, and not what the first convolution puts out."""
+        first, *others = cast(list[nn.Conv1d], list(self.convolutions))
+        taps, stride = first.kernel_size[0], first.stride[0]
+        norms: list[list[Tensor]] = [[]] * len(self.convolutions)
+        if kernels is None:
+            norms = [[norm.weight, norm.bias] for norm in cast(list[nn.LayerNorm], list(self.norms))]
+
+        def begin(waveforms: Tensor, kernel: Tensor, shift: Tensor | None, *norm: Tensor) -> Tensor:
+            x = waveforms.unfold(1, taps, stride) @ kernel  # (B, T, taps) @ (B or 1, taps, C)
+            return activate(x if shift is None else x + shift, *norm)
+
+        def activate(x: Tensor, *norm: Tensor) -> Tensor:
+            return F.gelu(F.layer_norm(x, x.shape[2:], norm[0], norm[1]) if norm else x)  # (B, T, C)
+
+        kernel, shift = first.weight.view(1, -1, taps), first.bias
+        if kernels is not None:
+            kernel, shift = kernels[0].view(len(waveforms), -1, taps), kernels[1].view(len(waveforms), 1, -1)
+        activation: Callable[..., Tensor] = begin
+        tensors = [waveforms, kernel.transpose(1, 2), shift, *norms[0]]
+        for convolution, matrix, norm in zip(others, matrices, norms[1:], strict=True):
+            shape = convolution.kernel_size[0], convolution.stride[0]
+            x: Tensor = cast(Any, ConvolutionOfActivation).apply(activation, matrix, convolution.bias, *shape, *tensors)
+            if activation is begin:
+                release_on_the_way_back(x)
+            activation, tensors = activate, [x, *norm]
+        projected: Tensor = self.projection(self.norm(activation(*tensors)))
         return projected
 
 
@@ -282,7 +359,13 @@ class PositionConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.direction.square().sum(dim=(0, 1), keepdim=True).sqrt()  # 8 times as fast as norm() here
+        if _lean(x):
+            near: Tensor = cast(Any, NormalizedConvolution).apply(x, self.direction, self.magnitude)
+            return F.gelu(near + self.bias)
+        if torch.onnx.is_in_onnx_export():  # the exporter makes one weight of norm(), and keeps two of the other
+            size = self.direction.norm(dim=(0, 1), keepdim=True)
+        else:
+            size = self.direction.square().sum(dim=(0, 1), keepdim=True).sqrt()  # 8 times as fast as norm() here
         weight = self.direction * (self.magnitude / size)
         y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)  # an even kernel gives one frame too many
@@ -330,23 +413,13 @@ class Attention(nn.Module):
         def by_head(y: Tensor) -> Tensor:
             return y.view(batch, frames, self.heads, -1).transpose(1, 2)  # (B, H, T, D)
 
-        update, reset = self.gate(by_head(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
+        gates = self.gate(x.reshape(batch, frames, self.heads, -1)).unflatten(-1, (2, 4)).sum(-1)  # (B, T, H, 2)
+        update, reset = gates.sigmoid().transpose(1, 2).chunk(2, dim=-1)  # (B, H, T, 1)
         gate = update * (reset * self.gate_scale - 1.0) + 2.0  # (B, H, T, 1)
-        # Row r of `rows` is a view that starts at position r - (T - 1): the bias of query T - 1 - r. So the queries
-        # are taken from the last to the first.
-        rows = bias.unfold(1, frames, 1)  # (H, T, T)
-        gate, query = gate.flip(2), by_head(self.query(x)).flip(2)
-        key, value = by_head(self.key(x)), by_head(self.value(x))
+        query, key, value = by_head(self.query(x)), by_head(self.key(x)), by_head(self.value(x))
         _, scores = _AT_ONCE.get(x.device.type, _AT_ONCE_ELSEWHERE)
-        at_once = max(1, scores // (batch * self.heads * frames))
-        parts = []
-        for start in range(0, frames, at_once):
-            some = slice(start, start + at_once)
-            gated = gate[:, :, some] * rows[:, some]  # (B, H, some, T)
-            if padding is not None:
-                gated = gated.masked_fill(padding[:, None, None, :], float("-inf"))
-            parts.append(F.scaled_dot_product_attention(query[:, :, some], key, value, attn_mask=gated))
-        y = torch.cat(parts, dim=2).flip(2).transpose(1, 2).reshape(batch, frames, channels)
+        y = gated_attention(query, key, value, gate, bias, padding, scores)
+        y = y.transpose(1, 2).reshape(batch, frames, channels)
         attended: Tensor = self.output(y)
         return attended
 
@@ -362,15 +435,24 @@ class Block(nn.Module):
         self.widen = nn.Linear(sizes.channels, sizes.inner)
         self.narrow = nn.Linear(sizes.inner, sizes.channels)
         self.output_norm = nn.LayerNorm(sizes.channels)
+        self.attention_adapter: nn.Module = nn.Identity()  # places for `adapters.insert`
+        self.output_adapter: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
         if self.norm_first:
-            x = x + self.attention(self.attention_norm(x), bias, padding)
+            x = x + self.attention_adapter(self.attention(self.attention_norm(x), bias, padding))
             return x + self._feed_forward(self.output_norm(x))
-        x = self.attention_norm(x + self.attention(x, bias, padding))
+        x = self.attention_norm(x + self.attention_adapter(self.attention(x, bias, padding)))
         y: Tensor = self.output_norm(x + self._feed_forward(x))
         return y
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.narrow(F.gelu(self.widen(x)))
-        return y
+        wide = self.widen(x)
+        if torch.is_grad_enabled():  # its activation is made again on the way back, the linear layer is not run again
+            y: Tensor = checkpoint(
+                lambda wide: self.narrow(F.gelu(wide)), wide, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            y = self.narrow(F.gelu(wide))
+        adapted: Tensor = self.output_adapter(y)
+        return adapted

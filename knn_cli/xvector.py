@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from knn_cli.errors import KnnError
 from knn_cli.fbank import real_frames
-from knn_cli.pooling import blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
+from knn_cli.pooling import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
 from knn_cli.registry import POOLINGS
 
 __all__ = ["XVector"]
@@ -67,7 +67,7 @@ class XVector(nn.Module):
         """
         frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
         frames = self.projector(blank(frames, mask))  # (B, T, D)
-        if mask is not None or frames.shape[1] < self.span:
+        if mask is not None or frames.shape[1] < self.span or torch.onnx.is_in_onnx_export():  # a graph has no branches
             frames, mask = self._lengthened(frames, mask)
         x = frames.transpose(1, 2)  # (B, D, T)
         for linear, kernel, dilation in zip(self.tdnn, self.kernels, self.dilations, strict=True):
@@ -86,9 +86,9 @@ class XVector(nn.Module):
     def _lengthened(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Frames (B, T, D) and mask (B, T) with clips of fewer than `span` frames lengthened to `span`."""
         batch, time, width = frames.shape
-        counts = torch.full((batch,), time, device=frames.device) if mask is None else mask.sum(1)
+        counts = torch.full((batch,), time, dtype=torch.int64, device=frames.device) if mask is None else mask.sum(1)
         lead = (self.span - counts).clamp_min(0) // 2  # frames to put in front
-        steps = torch.arange(max(time, self.span), device=frames.device)
+        steps = torch.arange(at_least(time, self.span), device=frames.device)
         steps = torch.minimum((steps - lead[:, None]).clamp_min(0), counts[:, None] - 1)  # (B, T')
         frames = frames.gather(1, steps.unsqueeze(2).expand(-1, -1, width))  # (B, T', D)
         return frames, real_frames(counts.clamp_min(self.span), frames.shape[1])

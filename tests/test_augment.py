@@ -33,6 +33,11 @@ def level(clip: Floats, low: float, high: float) -> float:
     return float(10 * np.log10(spectrum[(hertz >= low) & (hertz < high)].sum() + 1e-12))
 
 
+def test_a_band_above_half_the_rate_is_refused() -> None:
+    with pytest.raises(KnnError, match="goes up to 10000 Hz"):
+        Augmenter(Augment(band_share=0.5, band=(3000.0, 10000.0)), 16000)
+
+
 def test_speed_changes_pitch_and_length() -> None:
     faster = augment.resped(tone(400, 1.1), RATE, 1.1)
     assert len(faster) == RATE and loudest(faster[:15000]) == pytest.approx(440, abs=2)
@@ -97,6 +102,13 @@ def test_everything_at_once_is_repeated_by_its_seed(tmp_path: Path) -> None:
     assert all(clip.shape == (RATE,) and clip.dtype == np.float32 and np.isfinite(clip).all() for clip in clips)
     np.testing.assert_array_equal(clips[0], clips[1])
     assert not np.array_equal(clips[0], clips[2]) and not np.array_equal(clips[2], clips[3])
+
+
+def test_a_codec_that_libsndfile_lacks_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile, "check_format", lambda form, subtype: form != "MP3")
+    Augmenter(Augment(codec_share=0.5, codecs=("vorbis", "mu-law")), RATE)
+    with pytest.raises(KnnError, match=r"The codec mp3 of augment\.codecs is missing from libsndfile"):
+        Augmenter(Augment(codec_share=0.5, codecs=("vorbis", "mp3")), RATE)
 
 
 def test_no_augmentation_is_none_and_folders_are_checked(tmp_path: Path) -> None:

@@ -105,6 +105,51 @@ def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
     assert task.classes.tolist() == [0, 0, 1, 1] and task.labels == ("1", "2")
 
 
+def test_recordings_of_shards_have_names_of_their_own(tmp_path: Path) -> None:
+    """Shards that number their samples anew, folders within a shard, and pieces of a recording in several shards."""
+    ramp = sounds()["1-1/a.flac"][:1600]
+    for number in range(2):
+        mine = {"000.flac": ramp, f"long_SPLIT_{number}.flac": ramp, "x/000.flac": ramp, f"y{number}/9.flac": ramp}
+        shard(tmp_path / f"s-{number}.tar", mine, {"000.cls": "1-1"})
+    names = open_corpus(tmp_path).columns.name.tolist()
+    assert names == [
+        *("s-0/000", "long", "s-0/x/000", "y0/9"),
+        *("s-1/000", "long", "s-1/x/000", "y1/9"),
+    ]
+
+
+def test_a_damaged_member_of_a_shard_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        add(tar, "1/000.flac", b"fLaC and nothing else")
+    with pytest.raises(AudioError, match=r"1/000\.flac in .*bad\.tar cannot be read: .*codec is missing here"):
+        open_corpus(tmp_path / "bad.tar")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    shard(tmp_path / "one.tar", {"1/a.flac": noise, "2/b.flac": noise}, {})
+    corpus = open_corpus(tmp_path / "one.tar")
+    data = bytearray((tmp_path / "one.tar").read_bytes())
+    data[1200:6000] = bytes(4800)  # the header of a.flac stays
+    (tmp_path / "one.tar").write_bytes(data)
+    with pytest.raises(AudioError, match=r"1/a\.flac in .*one\.tar cannot be read"):
+        corpus.samples(0, 0.0, 1.0)
+    (tmp_path / "one.tar").write_bytes(data[:700])
+    with pytest.raises(AudioError, match=r"2/b\.flac in .*one\.tar cannot be read"):
+        corpus.samples(1, 0.0, 1.0)
+    (tmp_path / "one.tar").unlink()
+    with pytest.raises(AudioError, match=r"2/b\.flac in .*one\.tar cannot be read: .*No such file"):
+        corpus.samples(1, 0.0, 1.0)
+
+
+def test_a_damaged_row_of_a_store_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StoreWriter(tmp_path / "c.h5", "audio", {"rate": RATE}, plan={}) as writer:
+        writer.add("a", [AudioRow(Waveform(np.zeros(800, np.float32), RATE), "a", "1", "1", "", 0.0, 0.05)])
+    import h5py
+
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        file["Audio"][0] = np.frombuffer(b"no flac", dtype=np.uint8)
+    with pytest.raises(AudioError, match=r"Row 0 of .*c\.h5 cannot be read"):
+        open_corpus(tmp_path / "c.h5").samples(0, 0.0, 1.0)
+
+
 def test_what_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar")
     with pytest.raises(AudioError, match="no tar shard"):

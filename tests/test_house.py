@@ -16,11 +16,16 @@ LEVELS = [
     {"audio", "store", "labels", "report", "kaldi"},
     {"segments", "clustering", "glc", "calibration", "classifier", "metrics", "split", "exchange", "convert", "bundle"},
     {
+        "adapters",
+        "masks",
+        "recompute",
         "wavlm",
+        "whisper",
         "dialects",
         "importers",
         "importers_speaker",
         "importers_wavlm",
+        "importers_whisper",
         "checkpoints",
         "fbank",
         "ecapa",
@@ -35,6 +40,7 @@ LEVELS = [
         "network",
         "vad",
         "embedder",
+        "export",
         "_torchaudio",
         "recipe",
         "recipe_reader",
@@ -43,6 +49,7 @@ LEVELS = [
         "batches",
         "tuning",
         "learner",
+        "lineage",
         "processes",
         "snapshots",
         "assessing",
@@ -52,7 +59,7 @@ LEVELS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Rooms below level 3 that reach up: only inside functions, and only to build what a bundle or checkpoint names.
-LAZY = {("bundle", "network"), ("convert", "importers")}
+LAZY = {("bundle", "network"), ("convert", "export"), ("convert", "importers")}
 
 
 def imports(room: str) -> dict[str, bool]:

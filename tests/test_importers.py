@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from knn_cli import importers_wavlm
 from knn_cli._torchaudio import load_torchaudio
+from knn_cli.checkpoints import read_json, read_yaml
 from knn_cli.errors import KnnError
 from knn_cli.importers import import_checkpoint
 from knn_cli.registry import ENCODERS
@@ -358,6 +361,27 @@ def test_torchaudio_faults(tmp_path: Path) -> None:
 
 class Planted:
     """An object that a checkpoint has no business to hold."""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 5000 + "]" * 5000, "cannot be read|nested too deep"),
+        ("a: &one\n  - *one\n", "nested too deep|repeats itself"),
+        ("\n".join(f"a{n}: [{', '.join([f'!ref <a{n + 1}>'] * 9)}]" for n in range(9)) + "\na9: 1", "repeats itself"),
+    ],
+)
+def test_settings_without_end_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(KnnError, match=message):
+        read_yaml(tmp_path / "config.yaml")
+    (tmp_path / "config.json").write_text('{"a": ' + "[" * 200_000)
+    with pytest.raises(KnnError, match="cannot be read"):
+        read_json(tmp_path / "config.json")
+
+
+def test_public_importers_say_what_they_take() -> None:
+    assert all(inspect.getdoc(getattr(importers_wavlm, name)) for name in importers_wavlm.__all__)
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,15 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner
 
-from knn_cli import audio, bundle, vad
-from knn_cli.assessing import Epoch
+from knn_cli import audio, bundle, training, vad
+from knn_cli.assessing import Epoch, assess
 from knn_cli.classification import Classifier
 from knn_cli.cli import app
+from knn_cli.embedder import Embedder
 from knn_cli.errors import KnnError
 from knn_cli.finishing import Trained, _spoken
+from knn_cli.learner import Design
+from knn_cli.processes import Stopped
 from knn_cli.recipe import PartRecipe, Recipe
 from knn_cli.recipe_reader import parse, read
 from knn_cli.snapshots import load
@@ -241,7 +247,7 @@ from knn_cli.finishing import Trained, _spoken
 from knn_cli.snapshots import Metrics, load, save
 folder = Path(sys.argv[1])
 save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
-metrics = Metrics(folder / "metrics.jsonl", 1)
+metrics = Metrics(folder / "metrics.jsonl", 1, 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     save(folder / "last.pt", {"step": 2, "weights": torch.zeros(100000)})
@@ -292,16 +298,119 @@ def test_another_recipe_does_not_take_over_an_unfinished_training(corpus: Path, 
         run(corpus, tmp_path / "mine", tiny())
 
 
-def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(corpus: Path, tmp_path: Path, name: str) -> None:
     def ask(step: int, total: int) -> None:
         if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), getattr(signal, name))
 
-    with pytest.raises(KnnError, match="asked to stop after step 4"):
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(Stopped, match=r"asked to stop after step 4.*mine\.training; the same command") as found:
         run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=ask)
+    assert found.value.code == 75 and signal.getsignal(getattr(signal, name)) == before
     seen: list[int] = []
     run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=lambda step, total: seen.append(step))
     assert seen[0] == 5
+
+
+def test_a_signal_to_every_process_lets_workers_finish_the_step(corpus: Path, tmp_path: Path) -> None:
+    def ask(step: int, total: int) -> None:
+        if step == 2:
+            pids = [str(process.pid) for process in multiprocessing.active_children()]
+            assert pids
+            subprocess.run(["kill", "-TERM", *pids, str(os.getpid())], check=True)  # as a stranger does
+
+    recipe = tiny(data={"workers": 1}, loop={"checkpoint": 1000})
+    with pytest.raises(Stopped, match="after step 3"):
+        run(corpus, tmp_path / "mine", recipe, progress=ask)
+
+
+def test_a_run_that_dies_while_it_is_measured_goes_on_from_there(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is written before held-out rows are heard, and a signal in between stops after them."""
+    recipe = tiny(loop={"checkpoint": 1000, "average": 2})
+    run(corpus, tmp_path / "whole", recipe)
+
+    def die(*args: Any) -> tuple[float, float]:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "assess", die)
+        run(corpus, tmp_path / "mine", recipe)
+    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 6
+
+    def ask(*args: Any) -> tuple[float, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return assess(*args)
+
+    seen: list[int] = []
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after step 6"):
+        patch.setattr(training, "assess", ask)
+        run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
+    run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
+    assert seen == list(range(7, 13))
+    logs = [(tmp_path / f"{name}.training" / "metrics.jsonl").read_text().splitlines() for name in ("whole", "mine")]
+    one, two = ([{**json.loads(line), "time": 0} for line in log] for log in logs)
+    assert one == two and [line["epoch"] for line in two if "epoch" in line] == [1, 2]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "mine")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_full_disk_stops_a_run_that_then_goes_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(corpus, tmp_path / "whole", tiny())
+    saved = torch.save
+    count = 0
+
+    def full(state: Any, file: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved(state, file)
+
+    with monkeypatch.context() as patch, pytest.raises(KnnError, match=r"last\.pt cannot be written: No space left"):
+        patch.setattr(torch, "save", full)
+        run(corpus, tmp_path / "mine", tiny())
+    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 4
+    assert {path.name for path in (tmp_path / "mine.training").iterdir()} == {"plan.json", "last.pt", "metrics.jsonl"}
+    run(corpus, tmp_path / "mine", tiny())
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "mine")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_metrics_of_earlier_runs_stay(corpus: Path, tmp_path: Path) -> None:
+    recipe = tiny(schedule={"epochs": 1}, loop={"classifier": "head"})
+    for number, force in enumerate((False, True, True)):
+        run(corpus, tmp_path / "mine", replace(recipe, seed=number), force=force)
+    folder = tmp_path / "mine.training"
+    assert {path.name for path in folder.iterdir()} == {"metrics.jsonl", "metrics.1.jsonl", "metrics.2.jsonl"}
+    first = [json.loads(line)["loss"] for line in (folder / "metrics.1.jsonl").read_text().splitlines()[:1]]
+    second = [json.loads(line)["loss"] for line in (folder / "metrics.2.jsonl").read_text().splitlines()[:1]]
+    assert first != second
+
+
+def test_tensorboard_shows_every_step_once(corpus: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def stop(step: int, total: int) -> None:
+        if step == 8:
+            raise Killed
+
+    recipe = tiny(loop={"tensorboard": True, "classifier": "head"}, margin={"end": 0.2})
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "mine", recipe, progress=stop)
+    run(corpus, tmp_path / "mine", recipe)
+    found = accumulator.EventAccumulator(str(tmp_path / "mine.training" / "tensorboard"))
+    found.Reload()
+    expected = losses(tmp_path / "mine.training")
+    assert [one.step for one in found.Scalars("loss")] == list(expected) == list(range(1, 13))
+    assert [one.value for one in found.Scalars("loss")] == pytest.approx(list(expected.values()))
+    assert [one.step for one in found.Scalars("accuracy")] == [6, 12]
+    assert {"rate", "gradient", "margin", "epoch_loss"} <= set(found.Tags()["scalars"])
 
 
 def test_large_margin_fine_tuning_begins_where_the_first_training_ended(corpus: Path, tmp_path: Path) -> None:
@@ -324,6 +433,160 @@ def test_large_margin_fine_tuning_begins_where_the_first_training_ended(corpus: 
     assert bundle.find(tmp_path / "first").classifier is None
     with pytest.raises(KnnError, match="knows other labels"):
         run(corpus, tmp_path / "third", parse(tables | {"data": {"label": "subgroup", "held_out": 0.0}}))
+
+
+def test_a_second_stage_is_not_measured_on_what_the_first_heard(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first", tiny(schedule={"epochs": 1}, loop={"classifier": "head"}))
+    assert "began as" not in (tmp_path / "first" / "README.md").read_text()
+    tables: dict[str, Any] = {
+        "init": {"model": str(tmp_path / "first"), "parts": ["encoder", "pooling"]},
+        "head": {"name": "softmax"},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25},
+        "schedule": {"epochs": 1},
+        "loop": {"batch": 8, "classifier": "head"},
+    }
+    for change in ({"seed": 5}, {"data": {**tables["data"], "held_out": 0.5}}):
+        with pytest.raises(
+            KnnError, match=r"held-out rows are of recordings that first, .* was trained on. Split as"
+        ) as e:
+            run(corpus, tmp_path / "second", parse(tables | change))
+        assert "seed = 0, label = 'group'" in str(e.value)
+    run(corpus, tmp_path / "second", parse(tables))
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "with which this training began" not in card
+    splits = bundle.find(tmp_path / "second").config["training"]["splits"]
+    assert len(splits) == 1 and splits[0]["data"]["held_out"] == 0.25
+    run(corpus, tmp_path / "blind", parse(tables | {"seed": 5, "data": {**tables["data"], "held_out": 0.0}}))
+    again = {**tables["init"], "model": str(tmp_path / "blind")}
+    with pytest.raises(KnnError, match="8 of 8 held-out rows"):  # the grandchild's split is the first one's
+        run(corpus, tmp_path / "third", parse(tables | {"init": again}))
+    run(corpus, tmp_path / "third", parse(tables | {"init": {**again, "heard": "allow"}}))
+    card = " ".join((tmp_path / "third" / "README.md").read_text().split())
+    assert "8 of the 8 held-out rows are of recordings that blind" in card and "the accuracy is too good" in card
+    other = tones(tmp_path / "other.h5", recordings=6)
+    run(other, tmp_path / "fourth", parse(tables))
+    card = " ".join((tmp_path / "fourth" / "README.md").read_text().split())
+    assert "first, with which this training began, was trained on other sound too" in card
+
+
+def test_bundles_hold_no_paths_of_this_machine(corpus: Path, tmp_path: Path) -> None:
+    noise = tmp_path / "secret" / "noise"
+    noise.mkdir(parents=True)
+    soundfile.write(noise / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    run(corpus, tmp_path / "secret" / "first", tiny(schedule={"epochs": 1}, loop={"classifier": "head"}))
+    recipe = tiny(
+        init={"model": str(tmp_path / "secret" / "first")},
+        augment={"noise": str(noise)},
+        data={"labels": str(tmp_path / "secret" / "labels.csv")},
+        schedule={"epochs": 1},
+        loop={"classifier": "head"},
+        encoder={key: None for key in TINY},
+    )
+    run(corpus, tmp_path / "second", recipe)
+    for name in ("config.json", "README.md"):
+        assert "secret" not in (tmp_path / "second" / name).read_text()
+    told = bundle.find(tmp_path / "second").config["training"]["recipe"]
+    assert (told["init"]["model"], told["augment"]["noise"]) == ("first", "noise")
+    assert told["data"]["labels"] == "labels.csv"
+
+
+def test_adapters_are_trained_resumed_and_carried_by_the_bundle(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first", tiny(schedule={"epochs": 1}, loop={"classifier": "head"}))
+    tables: dict[str, Any] = {
+        "init": {"model": str(tmp_path / "first"), "parts": ["encoder"]},
+        "pooling": MHFA,
+        "head": {"name": "am-softmax"},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25},
+        "optimizer": {"rate": 5e-3},
+        "schedule": {"epochs": 4},
+        "tuning": {"adapters": {"bottleneck": 8}, "layer_drop": 0.1},
+        "augment": {"mask_time_share": 0.2, "mask_time_length": 3, "mask_feature_share": 0.1, "mask_feature_length": 2},
+        "loop": {"batch": 4, "checkpoint": 2},
+    }
+
+    def stop(step: int, total: int) -> None:
+        if step == 9:
+            raise Killed
+
+    seen: list[Epoch] = []
+    run(corpus, tmp_path / "whole", parse(tables), report=seen.append)
+    assert seen[-1].loss < 0.5 * seen[0].loss
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "killed", parse(tables), progress=stop)
+    run(corpus, tmp_path / "killed", parse(tables))
+    first, whole, killed = (weights(tmp_path / name) for name in ("first", "whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    kept = {name for name, value in first.items() if name.startswith("encoder.") and value.equal(whole[name])}
+    assert kept == {name for name in first if name.startswith("encoder.")}
+    found = bundle.find(tmp_path / "whole")
+    assert found.config["encoder"]["args"]["adapters"] == {"bottleneck": 8, "kind": "houlsby"}
+    made = Design(parse(tables)).build(["0", "1"], None, 1)
+    made.load_state_dict(whole)
+    sound = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    with torch.inference_mode():
+        expected = made.eval()(torch.from_numpy(sound)[None]).numpy()
+    np.testing.assert_allclose(Embedder(found, device="cpu")([sound]), expected, atol=1e-6)
+    again = tables | {"init": {"model": str(tmp_path / "whole"), "parts": ["encoder"]}, "schedule": {"epochs": 1}}
+    run(corpus, tmp_path / "more", parse(again))
+    more = weights(tmp_path / "more")
+    assert {name for name in whole if name.startswith("encoder.") and not whole[name].equal(more[name])} == {
+        name for name in whole if "adapter" in name
+    }
+    with pytest.raises(KnnError, match="adapters of its own, other than those"):
+        Design(parse(again | {"tuning": {"adapters": {"bottleneck": 4}}}))
+    runner = CliRunner()
+    done = runner.invoke(
+        app, ["embed", str(corpus), "--model", str(tmp_path / "whole"), "--no-vad", "-o", str(tmp_path / "e.h5")]
+    )
+    assert done.exit_code == 0, done.stderr
+
+
+def test_masks_are_the_same_for_any_cut_of_a_step(corpus: Path, tmp_path: Path) -> None:
+    """Each clip's masks follow from its own seed: two parts of a step give the losses of one, and a run repeats."""
+    masks = {"mask_time_share": 0.3, "mask_time_length": 2, "mask_feature_share": 0.2, "mask_feature_length": 4}
+    tables = {"augment": masks, "optimizer": {"name": "sgd", "rate": 0.01}, "schedule": {"epochs": 1}}
+    for name, loop in (("a", {}), ("b", {}), ("c", {"accumulate": 2}), ("plain", {})):
+        mine = tables if name != "plain" else {**tables, "augment": {}}
+        run(corpus, tmp_path / name, tiny(**mine, loop={"batch": 8, "classifier": "head", **loop}))
+    a, b, c, plain = (losses(tmp_path / f"{name}.training") for name in ("a", "b", "c", "plain"))
+    assert a == b and a != plain
+    assert list(a.values()) == pytest.approx(list(c.values()), abs=1e-5)
+
+
+def test_two_processes_agree_on_batch_norms_when_they_are_measured(corpus: Path, tmp_path: Path) -> None:
+    tables = {
+        "encoder": {"name": "fbank-tdnn", "channels": 8, "hidden": 8, "dilations": [1]},
+        "pooling": {"name": "mean"},
+        "head": {"name": "softmax"},
+        "data": {"label": "group", "seconds": 0.3, "held_out": 0.25},
+        "schedule": {"epochs": 2},
+        "loop": {"batch": 8, "accumulate": 2, "ema": 0.9, "classifier": "head"},
+    }
+    recipe = toml(tmp_path / "tiny.toml", tables)
+    script = tmp_path / "measured.py"
+    script.write_text("""
+import os, sys, torch
+from pathlib import Path
+from knn_cli import training
+from knn_cli.recipe_reader import read
+kept, seen = training.assess, []
+def assess(network, *rest):
+    seen.append({name: value.clone() for name, value in network.state_dict().items()})
+    return kept(network, *rest)
+training.assess = assess
+training.train(sys.argv[1], sys.argv[2], read(sys.argv[3]), device="cpu", use_vad=False)
+torch.save(seen, Path(sys.argv[2]).with_name(os.environ["RANK"] + ".pt"))
+""")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, script, corpus, tmp_path / "mine", recipe]
+    path = os.pathsep.join([str(Path(training.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert len(one) == len(two) == 3 and any("running_var" in name for name in one[0])
+    for first, second in zip(one, two, strict=True):
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_early_stop(corpus: Path, tmp_path: Path) -> None:
@@ -412,6 +675,23 @@ def test_the_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     command[3], command[5] = str(board), str(tmp_path / "other")
     missing = runner.invoke(app, command)
     assert missing.exit_code == 1 and "needs the package tensorboard" in missing.stderr
+
+
+def test_the_command_that_was_asked_to_stop_has_a_code_of_its_own(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {"encoder": TINY, "pooling": MHFA, "head": {"name": "softmax"}, "loop": {"batch": 4}}
+    tables |= {"data": {"label": "group", "seconds": 0.3, "held_out": 0.25}, "schedule": {"epochs": 1}}
+    recipe = toml(tmp_path / "tiny.toml", tables)
+
+    def ask(*args: Any) -> tuple[float, float]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return assess(*args)
+
+    monkeypatch.setattr(training, "assess", ask)
+    command = ["train", str(corpus), "--recipe", str(recipe), "-o", str(tmp_path / "mine"), "--device", "cpu"]
+    stopped = CliRunner().invoke(app, command)
+    assert stopped.exit_code == 75 and "asked to stop after step 6" in stopped.stderr
 
 
 def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, example: Path) -> None:

@@ -1,0 +1,316 @@
+"""Steps of WavLM whose way back makes again what is cheap to make, instead of keeping it (Chen et al. 2016,
+"Training deep nets with sublinear memory cost", arXiv:1604.06174, section 4.1).
+
+- `ConvolutionOfActivation`: a strided convolution of an activation keeps what goes into the activation;
+- `NormalizedConvolution`: a grouped convolution with weight norm keeps no kernels but the learnt ones;
+- `gated_attention`: attention with WavLM's gated position bias keeps queries, keys, values and gates, nothing of size
+  (B, heads, T, T);
+- `release`: what was freed is given back to the system.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+__all__ = ["ConvolutionOfActivation", "NormalizedConvolution", "gated_attention", "release", "release_on_the_way_back"]
+
+
+class ConvolutionOfActivation(Function):
+    """Convolution (B, T', O) over time of `activation(*tensors)` (B, T, C).
+
+    Frames lie one after the other, so `stride` neighbours of them are one row of a matrix product, without a copy: on
+    a CPU the way back takes half the time of the convolution's of channels first.
+
+    Args of `apply`:
+        activation: makes (B, T, C) contiguous of `tensors`, differentiably, and uses no other tensor with a gradient.
+        matrix: the kernels (taps * C, O), taps slowest.
+        bias: (O,) or None.
+        taps: length of a kernel.
+        stride: frames from one output to the next.
+        tensors: what is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activation: Callable[..., Tensor],
+        matrix: Tensor,
+        bias: Tensor | None,
+        taps: int,
+        stride: int,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        ctx.activation, ctx.shape = activation, (taps, stride)
+        ctx.save_for_backward(matrix, *tensors)
+        x = activation(*tensors)
+        y = x.new_empty(len(x), (x.shape[1] - taps) // stride + 1, matrix.shape[1])
+        for rows, some in _rows(x, y.shape[1], taps, stride):
+            for source, target in zip(rows, y, strict=True):
+                if some.start:
+                    target.addmm_(source, matrix[some])
+                else:
+                    torch.mm(source, matrix[some], out=target)
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        matrix, *saved = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[5:]
+        with torch.enable_grad():
+            tensors = [
+                None if one is None else one.detach().requires_grad_(want)
+                for one, want in zip(saved, wanted, strict=True)
+            ]
+            x = ctx.activation(*tensors)
+        frames, of_matrix = gradient.shape[1], None
+        if ctx.needs_input_grad[1]:
+            of_matrix = torch.zeros_like(matrix)
+            for rows, some in _rows(x.detach(), frames, *ctx.shape):
+                for source, one in zip(rows, gradient, strict=True):
+                    of_matrix[some].addmm_(source.T, one)
+        found: list[Tensor | None] = [None] * len(tensors)
+        if any(wanted):
+            of_x = torch.zeros_like(x)
+            for rows, some in _rows(of_x, frames, *ctx.shape):
+                for target, one in zip(rows, gradient, strict=True):
+                    target.addmm_(one, matrix[some].T)
+            moving = {place: one for place, one in enumerate(tensors) if one is not None and one.requires_grad}
+            for place, one in zip(moving, torch.autograd.grad(x, list(moving.values()), of_x), strict=True):
+                found[place] = one
+        of_bias = gradient.sum(dim=(0, 1)) if ctx.needs_input_grad[2] else None
+        return None, of_matrix, of_bias, None, None, *found
+
+
+def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tensor, slice]]:
+    """Views (B, frames, up to stride * C) of contiguous `x` (B, T, C), each with the rows of a matrix that see it.
+
+    Row t of the first holds the frames that the first `stride` taps see at output t, and so on.
+    """
+    batch, _, channels = x.shape
+    for first in range(0, taps, stride):
+        some = slice(first * channels, min(first + stride, taps) * channels)
+        size = (batch, frames, some.stop - some.start)
+        yield x.as_strided(size, (x.stride(0), stride * channels, 1), x.storage_offset() + some.start), some
+
+
+class NormalizedConvolution(Function):
+    """Grouped convolution (B, T, C) over time of `x` (B, T, C), its kernels normalised tap by tap: w = g v / |v|.
+
+    Output t sees inputs t - K // 2 to t - K // 2 + K - 1, zeros outside. The kernels are made a group at a time, and
+    what a few neighbouring taps see lies side by side, for matrix products that are worth their name.
+
+    Args of `apply`:
+        direction: v (C, C / groups, K).
+        magnitude: g (1, 1, K).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, direction: Tensor, magnitude: Tensor) -> Tensor:
+        ctx.save_for_backward(x, direction, magnitude)
+        y, taps = torch.empty_like(x), direction.shape[2]
+        scale = magnitude / _size(direction)
+        for own in _groups(direction):
+            matrix = (direction[own] * scale).permute(2, 1, 0).flatten(0, 1)  # (K * D, D)
+            y[..., own] = _slide(_neighbours(x[..., own], taps // 2, taps), matrix, x.shape[1])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, direction, magnitude = ctx.saved_tensors
+        taps, frames = direction.shape[2], x.shape[1]
+        size = _size(direction)
+        scale = magnitude / size
+        of_x, of_direction, dot = torch.empty_like(x), torch.empty_like(direction), torch.zeros_like(magnitude)
+        for own in _groups(direction):
+            theirs = gradient[..., own]
+            matrix = (direction[own] * scale).flip(2).permute(2, 0, 1).flatten(0, 1)  # (K * D, D), in for out
+            of_x[..., own] = _slide(_neighbours(theirs, taps - 1 - taps // 2, taps), matrix, frames)
+            of_matrix = _slide_gradient(_neighbours(x[..., own], taps // 2, taps), theirs, taps)  # (K * D, D)
+            of_direction[own] = of_matrix.view(taps, -1, of_matrix.shape[1]).permute(2, 1, 0)
+            dot += (of_direction[own] * direction[own]).sum(dim=(0, 1), keepdim=True)
+        of_direction.mul_(scale).addcmul_(direction, dot * scale / size.square(), value=-1)
+        return of_x, of_direction, dot / size
+
+
+_SIDE_BY_SIDE = 8  # taps
+
+
+def _size(direction: Tensor) -> Tensor:
+    """Length (1, 1, K) of what (C, D, K) holds for each tap."""
+    squares = [direction[own].square().sum(dim=(0, 1), keepdim=True) for own in _groups(direction)]
+    return torch.stack(squares).sum(dim=0).sqrt()
+
+
+def _groups(direction: Tensor) -> Iterator[slice]:
+    """The channels of each group of (C, D, K), C out, D of the group's C in."""
+    width = direction.shape[1]
+    return (slice(first, first + width) for first in range(0, direction.shape[0], width))
+
+
+def _neighbours(x: Tensor, before: int, taps: int) -> Tensor:
+    """Frames (B, T + taps - 1, 8 * D) of `x` (B, T, D) padded: each with the seven that follow it."""
+    x = F.pad(x, (0, 0, before, taps + _SIDE_BY_SIDE - 2 - before))
+    batch, frames, width = x.shape
+    size = (batch, frames - _SIDE_BY_SIDE + 1, _SIDE_BY_SIDE * width)
+    return x.as_strided(size, (x.stride(0), width, 1)).contiguous()
+
+
+def _slide(near: Tensor, matrix: Tensor, frames: int) -> Tensor:
+    """Convolution (B, T, O) of `_neighbours` with kernels (taps * D, O)."""
+    y = near.new_zeros(len(near), frames, matrix.shape[1])
+    width = near.shape[2]
+    for place, first in enumerate(range(0, len(matrix), width)):
+        part = matrix[first : first + width]
+        rows = near[:, place * _SIDE_BY_SIDE :][:, :frames, : len(part)]
+        y.baddbmm_(rows, part.expand(len(near), -1, -1))
+    return y
+
+
+def _slide_gradient(near: Tensor, gradient: Tensor, taps: int) -> Tensor:
+    """Gradient (taps * D, O) of `_slide`'s kernels, of its `gradient` (B, T, O)."""
+    width, frames = near.shape[2], gradient.shape[1]
+    parts = [
+        (near[:, first : first + frames].transpose(1, 2) @ gradient).sum(dim=0)  # (8 * D, O)
+        for first in range(0, taps, _SIDE_BY_SIDE)
+    ]
+    return torch.cat(parts)[: taps * width // _SIDE_BY_SIDE]
+
+
+def gated_attention(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, at_once: int
+) -> Tensor:
+    """Attention (B, H, T, D) with a gated bias of relative positions (WavLM, equations 4 to 6).
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, H, T, D).
+        value: (B, H, T, D).
+        gate: (B, H, T, 1), by which the biases of a query are multiplied.
+        bias: (H, 2 T - 1), of key position minus query position from 1 - T to T - 1.
+        padding: (B, T), True at keys that are not looked at.
+        at_once: scores that may be held at a time; no less than those of a query of each clip and head are.
+    """
+    if torch.is_grad_enabled():
+        return cast(Tensor, cast(Any, _GatedAttention).apply(query, key, value, gate, bias, padding, at_once))
+    return _attend(query, key, value, gate, bias, padding, at_once)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, at_once: int
+) -> Tensor:
+    gate, query = gate.flip(2), query.flip(2)
+    parts = []
+    for some, rows in _positions(query, bias, at_once):
+        gated = gate[:, :, some] * rows  # (B, H, some, T)
+        if padding is not None:
+            gated = gated.masked_fill(padding[:, None, None, :], float("-inf"))
+        parts.append(F.scaled_dot_product_attention(query[:, :, some], key, value, attn_mask=gated))
+    return torch.cat(parts, dim=2).flip(2)
+
+
+def _positions(query: Tensor, bias: Tensor, at_once: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of queries, the last query first, each with its biases (H, block, T), a view."""
+    batch, heads, frames, _ = query.shape
+    # Row r is a view that starts at position r - (T - 1): the bias of query T - 1 - r.
+    if torch.onnx.is_in_onnx_export():  # ONNX has neither unfold nor loops
+        steps = torch.arange(frames, device=bias.device)
+        rows, block = bias[:, steps[:, None] + steps], frames  # (H, T, T)
+    else:
+        rows, block = bias.unfold(1, frames, 1), max(1, at_once // (batch * heads * frames))
+    for start in range(0, frames, block):
+        some = slice(start, start + block)
+        yield some, rows[:, some]
+
+
+class _GatedAttention(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gate: Tensor,
+        bias: Tensor,
+        padding: Tensor | None,
+        at_once: int,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value, gate, bias, padding)
+        ctx.at_once = at_once
+        return _attend(query, key, value, gate, bias, padding, at_once)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, gate, bias, padding = ctx.saved_tensors
+        kind, scale = query.dtype, query.shape[-1] ** -0.5
+        query, gate, gradient = query.flip(2), gate.flip(2), gradient.flip(2)
+        key, value = key.contiguous(), value.contiguous()
+        of_query, of_gate = torch.empty_like(query), torch.empty_like(gate)
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+        of_bias = torch.zeros_like(bias)
+        frames = query.shape[2]
+        for some, rows in _positions(query, bias, ctx.at_once):
+            scores = (query[:, :, some] @ key.transpose(2, 3)) * scale + gate[:, :, some] * rows  # (B, H, some, T)
+            if padding is not None:
+                scores = scores.masked_fill_(padding[:, None, None, :], float("-inf"))
+            weights = scores.softmax(dim=-1)
+            of_value += weights.to(kind).transpose(2, 3) @ gradient[:, :, some]
+            of_scores = (gradient[:, :, some] @ value.transpose(2, 3)).to(weights.dtype)
+            of_scores = of_scores.sub_((of_scores * weights).sum(dim=-1, keepdim=True)).mul_(weights)
+            of_gate[:, :, some] = (of_scores * rows).sum(dim=-1, keepdim=True)
+            of_rows = (of_scores * gate[:, :, some]).sum(dim=0)  # (H, some, T)
+            of_bias[:, some.start : some.start + of_rows.shape[1] + frames - 1] += _diagonal_sums(of_rows)
+            of_scores = of_scores.to(kind)
+            of_query[:, :, some] = (of_scores @ key) * scale
+            of_key += (of_scores.transpose(2, 3) @ query[:, :, some]) * scale
+        return of_query.flip(2), of_key, of_value, of_gate.flip(2), of_bias, None, None
+
+
+def _diagonal_sums(rows: Tensor) -> Tensor:
+    """Sums (H, R + T - 1) of `rows` (H, R, T) over places with the same row + column."""
+    heads, count, frames = rows.shape
+    width = count + frames - 1
+    padded = F.pad(rows, (0, count)).flatten(1)  # row r begins at r (T + R), one more than r rows of `width`
+    return padded[:, : count * width].view(heads, count, width).sum(dim=1)
+
+
+_WORTH_IT = 2**20  # bytes
+
+
+def release(layer: Tensor) -> None:
+    """Give memory that is free back to the system, where `layer` is part of a training on a CPU and not small.
+
+    The GNU allocator keeps what is freed, and gradients seldom fit the places of activations, nor activations those of
+    gradients (before glibc 2.38 an aligned block does not even fit the place of one of its own size). Without this, a
+    step of WavLM-Base holds half as much again as it uses.
+    """
+    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= _WORTH_IT and _trim() is not None:
+        _give_back()
+
+
+def release_on_the_way_back(layer: Tensor) -> None:
+    """The same at the moment when the gradient of `layer` is known."""
+    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= _WORTH_IT and _trim() is not None:
+        cast(Any, layer).register_hook(_give_back)
+
+
+def _give_back(gradient: Tensor | None = None) -> None:
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
