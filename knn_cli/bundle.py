@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from knn_cli.network import Network
 
 SCHEMA = 1
-DEFAULT = "small"
+VOICE, LANGUAGE = "voice", "language"  # the shipped ones, for whoever names none
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
 _PARTS = {
@@ -126,11 +126,11 @@ def available() -> dict[str, Path]:
 
 
 def find(model: str | Path | None = None) -> Bundle:
-    """A bundle by name or by path; None is the default one.
+    """A bundle by name or by path; None is the shipped speaker embedding.
 
     Raises BundleError: no such bundle (lists those there are), unreadable config, unknown schema, missing keys.
     """
-    model = DEFAULT if model is None else model
+    model = VOICE if model is None else model
     as_path = Path(model)
     if (as_path / CONFIG).is_file():
         return _open(as_path)

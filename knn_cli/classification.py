@@ -199,7 +199,7 @@ class Classifier:
     def __init__(
         self, model: str | Path | None = None, *, device: str = "auto", batch_seconds: float | None = None
     ) -> None:
-        self.bundle = bundle.find(model)
+        self.bundle = bundle.find(bundle.LANGUAGE if model is None else model)
         if not self.bundle.knows_labels:
             have = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
             raise BundleError(

@@ -1,8 +1,8 @@
-"""Make the bundle of a trained run: network, config and card; the classifier comes with fit_classifier.py.
+"""Make the bundle of the trained voice network, its embeddings whitened (`whiten`).
 
-python -m training.export --work WORK --run b --out models/small --card training/card.md
+    python -m training.export --work WORK [--run voice] [--out models/voice] [--card training/card-voice.md]
 
-The weights are checked by loading the bundle back.
+The weights are kept in half precision and checked by loading the bundle back.
 """
 
 from __future__ import annotations
@@ -10,43 +10,38 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from knn_cli import bundle
-from training.train import ENCODER, ENCODER_ARGS, LANGUAGE, POOLING_ARGS, SPEAKER
-
-
-def config(name: str, training: dict[str, Any]) -> dict[str, Any]:
-    """The bundle's config.json, without what `bundle.write` adds."""
-    return {
-        "name": name,
-        "kind": "embedder",
-        "audio": {"rate": 16000, "scale": 1.0},
-        "encoder": {"name": ENCODER, "args": ENCODER_ARGS},
-        "pooling": {"name": "mhfa", "args": POOLING_ARGS},
-        "views": {"speaker": [SPEAKER.start, SPEAKER.stop], "language": [LANGUAGE.start, LANGUAGE.stop]},
-        "training": training,
-    }
+from training.voice import ENCODER_ARGS, POOLING_ARGS, Material, build
+from training.whiten import whiten
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--out", type=Path, default=Path("models/small"))
-    parser.add_argument("--card", type=Path, help="text of README.md in the bundle")
+    parser.add_argument("--run", default="voice")
+    parser.add_argument("--out", type=Path, default=Path("models/voice"))
+    parser.add_argument("--card", type=Path, default=Path("training/card-voice.md"))
     args = parser.parse_args()
     folder: Path = args.work / "runs" / args.run
-    training = json.loads((folder / "arguments.json").read_text())
-    made = bundle.write(
-        args.out,
-        config(args.out.name, {"script": "training/run.sh", "arguments": training}),
-        state=load_file(str(folder / "final.safetensors")),
-        card=args.card.read_text(encoding="utf-8") if args.card else "",
-        force=True,
-    )
+    config = {
+        "name": args.out.name,
+        "kind": "embedder",
+        "audio": {"rate": 16000, "scale": 1.0},
+        "encoder": {"name": "whisper", "args": ENCODER_ARGS},
+        "pooling": {"name": "mhfa", "args": POOLING_ARGS},
+        "views": {"speaker": [0, POOLING_ARGS["dimension"]]},
+        "training": {"script": "training/run.sh", "arguments": json.loads((folder / "arguments.json").read_text())},
+    }
+    torch.set_num_threads(1)
+    network = build(None)
+    network.load_state_dict(load_file(str(folder / "final.safetensors")), strict=True)
+    whiten(network.eval(), Material(args.work / "cache"))
+    state = {key: value.half() for key, value in network.state_dict().items()}
+    made = bundle.write(args.out, config, state=state, card=args.card.read_text(encoding="utf-8"), force=True)
     bundle.load_network(made)  # strict: what was written can be read
     print(made.fingerprint)
 

