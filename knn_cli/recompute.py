@@ -56,10 +56,7 @@ class ConvolutionOfActivation(Function):
         y = x.new_empty(len(x), (x.shape[1] - taps) // stride + 1, matrix.shape[1])
         for rows, some in _rows(x, y.shape[1], taps, stride):
             for source, target in zip(rows, y, strict=True):
-                if some.start:
-                    target.addmm_(source, matrix[some])
-                else:
-                    torch.mm(source, matrix[some], out=target)
+                _product(source, matrix[some], target, first=not some.start)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
@@ -75,21 +72,31 @@ class ConvolutionOfActivation(Function):
             x = ctx.activation(*tensors)
         frames, of_matrix = gradient.shape[1], None
         if ctx.needs_input_grad[1]:
-            of_matrix = torch.zeros_like(matrix)
+            of_matrix = torch.empty_like(matrix)
             for rows, some in _rows(x.detach(), frames, *ctx.shape):
-                for source, one in zip(rows, gradient, strict=True):
-                    of_matrix[some].addmm_(source.T, one)
+                for clip, (source, one) in enumerate(zip(rows, gradient, strict=True)):
+                    _product(source.T, one, of_matrix[some], first=not clip)
         found: list[Tensor | None] = [None] * len(tensors)
         if any(wanted):
-            of_x = torch.zeros_like(x)
-            for rows, some in _rows(of_x, frames, *ctx.shape):
+            taps, stride = ctx.shape
+            of_x = torch.empty_like(x)
+            of_x[:, 0 if taps < stride else frames * stride :] = 0.0  # what the first rows below leave out
+            for rows, some in _rows(of_x, frames, taps, stride):
                 for target, one in zip(rows, gradient, strict=True):
-                    target.addmm_(one, matrix[some].T)
+                    _product(one, matrix[some].T, target, first=not some.start)
             moving = {place: one for place, one in enumerate(tensors) if one is not None and one.requires_grad}
             for place, one in zip(moving, torch.autograd.grad(x, list(moving.values()), of_x), strict=True):
                 found[place] = one
         of_bias = gradient.sum(dim=(0, 1)) if ctx.needs_input_grad[2] else None
         return None, of_matrix, of_bias, None, None, *found
+
+
+def _product(one: Tensor, other: Tensor, target: Tensor, first: bool) -> None:
+    """Write the product of two matrices to `target`, or add it to what is there."""
+    if first:
+        torch.mm(one, other, out=target)
+    else:
+        target.addmm_(one, other)
 
 
 def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tensor, slice]]:

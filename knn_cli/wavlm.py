@@ -337,8 +337,6 @@ class FrontEnd(nn.Module):
         for convolution, matrix, norm in zip(others, matrices, norms[1:], strict=True):
             shape = convolution.kernel_size[0], convolution.stride[0]
             x: Tensor = cast(Any, ConvolutionOfActivation).apply(activation, matrix, convolution.bias, *shape, *tensors)
-            if activation is begin:
-                release_on_the_way_back(x)
             activation, tensors = activate, [x, *norm]
         projected: Tensor = self.projection(self.norm(activation(*tensors)))
         return projected

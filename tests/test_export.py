@@ -153,7 +153,7 @@ def test_int8_of_the_shipped_model(tmp_path: Path, example: Path) -> None:
     with torch.inference_mode():
         expected = bundle.load_network(bundle.find(shipped))(torch.from_numpy(sounds)).numpy()
     for one, other in zip(outputs(file, torch.from_numpy(sounds))[0], expected, strict=True):
-        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.999
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.998
 
 
 def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
