@@ -41,7 +41,7 @@ __all__ = ["SIZES", "WavLM", "WavLMSizes"]
 # its cache likes; elsewhere enough to keep the device busy.
 _AT_ONCE = {"cpu": (250, 2**22)}
 _AT_ONCE_ELSEWHERE = (5000, 2**26)
-_FRAMES_ON_THE_WAY_BACK = 50  # whose convolutions are held at once in training on a CPU; fewer are slower
+_FRAMES_ON_THE_WAY_BACK = 30  # whose convolutions are held at once in training on a CPU; fewer are slower
 
 
 @dataclass(frozen=True)
