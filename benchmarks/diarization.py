@@ -23,7 +23,7 @@ import soundfile
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate
 
-from knn_cli.metrics import diarization_error
+from knn_cli.der import diarization_error
 from knn_cli.report import read_rttm
 
 Diarize = Callable[[Path], Annotation]

@@ -1,33 +1,48 @@
 """Gaussian linear classifier against scikit-learn's LDA and against a solve a batch, in one run, as ratios.
 
-    python -m benchmarks.glc --rows 20000 --dimension 256 --classes 107
+    python -m benchmarks.glc --rows 100000 --dimension 256 --classes 107
+    python -m benchmarks.glc --store 2000000 --folder DIR
 
 CPU seconds, all threads together (set OMP_NUM_THREADS=1 to compare algorithms and not thread pools), so that other
-programs on the machine matter little; the best of `--repeats`, one after the other, on the same rows.
+programs on the machine matter little; the best of `--repeats`, in turns, on the same rows. LDA works in the precision
+of its rows and is timed in both; ours counts in double precision whatever the rows are, and gets float32 ones, as
+stores hold them. Only LDA in double precision gives the same posteriors.
+
+With `--store` an HDF5 store of that many rows is made under DIR, fitted and scored block by block in a process of its
+own, whose peak memory is printed, and removed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from time import process_time
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from knn_cli.glc import BLOCK, GaussianLinearClassifier
+from knn_cli.glc import BLOCK, GaussianLinearClassifier, Statistics, class_codes
+from knn_cli.store import Store
 
 
-def best(call: Callable[[], Any], repeats: int) -> float:
-    """CPU seconds of the fastest of `repeats` calls."""
-    times = []
+def best(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """CPU seconds of the fastest of `repeats` runs of each call, in turns: a busy moment hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        start = process_time()
-        call()
-        times.append(process_time() - start)
-    return min(times)
+        for name, call in calls.items():
+            start = process_time()
+            call()
+            times[name].append(process_time() - start)
+    return {name: min(seconds) for name, seconds in times.items()}
 
 
 def solve_a_batch(means: NDArray[Any], covariance: NDArray[Any], X: NDArray[Any], batch: int = 64) -> NDArray[Any]:
@@ -40,47 +55,117 @@ def solve_a_batch(means: NDArray[Any], covariance: NDArray[Any], X: NDArray[Any]
     return scores
 
 
+def write_store(path: Path, rows: int, dimension: int, classes: int) -> None:
+    """An embedding store (see `knn_cli.store`) of random rows, in the memory of one block."""
+    rng = np.random.default_rng(0)
+    means = 0.3 * rng.normal(size=(classes, dimension)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"], file.attrs["kind"] = 1, "embeddings"
+        settings = {"chunks": (1024, dimension), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+        data = file.create_dataset("Data", (rows, dimension), dtype="f4", **settings)
+        texts = [file.create_dataset(name, (rows,), dtype=h5py.string_dtype()) for name in ("Name", "SubgroupID")]
+        for first in range(0, rows, BLOCK):
+            count = min(BLOCK, rows - first)
+            codes = rng.integers(classes, size=count)
+            data[first : first + count] = means[codes] + rng.standard_normal((count, dimension), dtype=np.float32)
+            texts[0][first : first + count] = [f"recording-{(first + row) // 40}" for row in range(count)]
+            texts[1][first : first + count] = [f"language-{code:03d}" for code in codes]
+
+
+def stream(path: Path) -> dict[str, float]:
+    """Fit a classifier on a store and score the store with it, block by block."""
+    start = process_time()
+    with Store(path, "embeddings") as store:
+        labels = store.column("subgroup")
+        reading = process_time() - start
+        statistics = Statistics.empty(labels, store.dimension)
+        for first in range(0, len(store), BLOCK):
+            statistics = statistics.add(store.data(first, first + BLOCK), labels[first : first + BLOCK])
+        classifier = GaussianLinearClassifier(shrinkage="auto").fit_statistics(statistics)
+        fitting = process_time() - start - reading
+        right = 0
+        for first in range(0, len(store), BLOCK):
+            odds = classifier.predict_proba(store.data(first, first + BLOCK))
+            right += int((odds.argmax(axis=1) == class_codes(labels[first : first + BLOCK], classifier.classes_)).sum())
+        scoring = process_time() - start - reading - fitting
+        rows = len(store)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {"rows": rows, "labels": reading, "fit": fitting, "score": scoring}
+    return figures | {"accuracy": right / rows, "peak_gb": peak / 1e9}
+
+
+def streamed(rows: int, dimension: int, classes: int, folder: str | None) -> None:
+    """Make the store, stream it in a fresh process, print what that says."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / "rows.h5"
+        write_store(path, rows, dimension, classes)
+        size = path.stat().st_size / 1e9
+        command = [sys.executable, "-m", "benchmarks.glc", "--stream", str(path)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout)
+    print(f"{found['rows']} x {dimension} float32 from HDF5 ({size:.2f} GB), {classes} classes, blocks of {BLOCK} rows")
+    print(f"CPU seconds: labels {found['labels']:.1f}, fit {found['fit']:.1f}, posteriors {found['score']:.1f}")
+    print(f"peak memory {found['peak_gb']:.2f} GB; accuracy {found['accuracy']:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--classes", type=int, default=107)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of the rows")
     parser.add_argument("--solve-rows", type=int, default=128, help="rows of the solve-a-batch scorer, scaled up")
+    parser.add_argument("--store", type=int, metavar="ROWS", help="stream a store of so many rows instead")
+    parser.add_argument("--folder", help="where that store is made")
+    parser.add_argument("--stream", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.stream:
+        print(json.dumps(stream(args.stream)))
+        return
+    if args.store:
+        streamed(args.store, args.dimension, args.classes, args.folder)
+        return
     rng = np.random.default_rng(0)
     codes = np.concatenate([np.arange(args.classes), rng.integers(args.classes, size=args.rows - args.classes)])
     X = rng.normal(size=(args.classes, args.dimension))[codes] * 0.3 + rng.normal(size=(args.rows, args.dimension))
-    X = X.astype(args.dtype)
+    X = X.astype(np.float32)
+    double = X.astype(np.float64)
     y = np.asarray([f"language-{code:03d}" for code in codes])
 
     ours, balanced = GaussianLinearClassifier(priors="empirical"), GaussianLinearClassifier(balanced=True)
-    theirs = LinearDiscriminantAnalysis(solver="lsqr")
-    seconds = {
-        "fit": best(lambda: ours.fit(X, y), args.repeats),
-        "fit, balanced": best(lambda: balanced.fit(X, y), args.repeats),
-        "posteriors": best(lambda: ours.predict_proba(X), args.repeats),
-        "log densities": best(lambda: ours.log_likelihood(X), args.repeats),
-    }
-    lda = {
-        "fit": best(lambda: theirs.fit(X, y), args.repeats),
-        "posteriors": best(lambda: theirs.predict_proba(X), args.repeats),
-    }
-    plain = best(lambda: solve_a_batch(ours.means_, ours.covariance_, X[: args.solve_rows].astype(float)), 1)
-    plain *= args.rows / args.solve_rows
-    double = LinearDiscriminantAnalysis(solver="lsqr").fit(X.astype(float), y)
-    difference = np.abs(ours.predict_proba(X) - double.predict_proba(X.astype(float))).max()
+    lda, lda32 = (LinearDiscriminantAnalysis(solver="lsqr") for _ in range(2))
+    seconds = best(
+        {
+            "fit": lambda: ours.fit(X, y),
+            "posteriors": lambda: ours.predict_proba(X),
+            "fit, balanced": lambda: balanced.fit(X, y),
+            "log densities": lambda: ours.log_likelihood(X),
+            "LDA fit": lambda: lda.fit(double, y),
+            "LDA posteriors": lambda: lda.predict_proba(double),
+            "LDA32 fit": lambda: lda32.fit(X, y),
+            "LDA32 posteriors": lambda: lda32.predict_proba(X),
+        },
+        args.repeats,
+    )
+    part = double[: args.solve_rows]
+    plain = best({"": lambda: solve_a_batch(ours.means_, ours.covariance_, part)}, 1)[""] * args.rows / args.solve_rows
+    probabilities, theirs = ours.predict_proba(X), lda.predict_proba(double)
+    single = np.abs(lda32.predict_proba(X) - theirs).max()
 
-    print(f"{args.rows} x {args.dimension} {args.dtype}, {args.classes} classes, blocks of {BLOCK} rows\n")
-    print(f"{'':<22}{'knn':>10}{'LDA':>10}{'LDA/knn':>10}")
-    for name, time in seconds.items():
-        other = lda.get(name)
-        print(f"{name:<22}{time:>10.3f}" + (f"{other:>10.3f}{other / time:>10.1f}" if other else ""))
-    both = seconds["fit"] + seconds["posteriors"]
-    print(f"{'fit and posteriors':<22}{both:>10.3f}{sum(lda.values()):>10.3f}{sum(lda.values()) / both:>10.1f}")
+    print(f"{args.rows} x {args.dimension} float32, {args.classes} classes; LDA in double and in single precision\n")
+    print(f"{'':<22}{'knn':>10}{'LDA':>10}{'LDA/knn':>10}{'LDA32':>10}{'LDA32/knn':>11}")
+    for name in ("fit", "posteriors"):
+        _line(name, *(seconds[kind + name] for kind in ("", "LDA ", "LDA32 ")))
+    _line("both", *(seconds[f"{kind}fit"] + seconds[f"{kind}posteriors"] for kind in ("", "LDA ", "LDA32 ")))
+    for name in ("fit, balanced", "log densities"):
+        print(f"{name:<22}{seconds[name]:>10.3f}")
     print(f"\nsolve a batch / log densities: {plain / seconds['log densities']:.0f} (from {args.solve_rows} rows)")
-    print(f"posteriors, largest difference from LDA in float64: {difference:.1e}")
+    difference = np.abs(probabilities - theirs).max()
+    print(f"largest difference from LDA's posteriors in double precision: {difference:.1e}; of LDA32: {single:.1e}")
+
+
+def _line(name: str, knn: float, lda: float, lda32: float) -> None:
+    print(f"{name:<22}{knn:>10.3f}{lda:>10.3f}{lda / knn:>10.1f}{lda32:>10.3f}{lda32 / knn:>11.1f}")
 
 
 if __name__ == "__main__":

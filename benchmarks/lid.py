@@ -4,14 +4,17 @@
 
 WORK is the folder of `training/run.sh` after `training.features`. For each family that is left out: the pooling and the
 classifier of `training.language`, trained without it on real and synthetic speech (`mixed`), on real speech alone and
-on synthetic speech alone; and Gaussian mixture supervectors with linear discriminant analysis on cepstra (Campbell et
-al. 2006), which need scikit-learn. Accuracy is averaged over the languages that a family has, then over families;
-intervals come from resampling languages and speakers. `mixed` and the supervectors also on a random tenth of all
-recordings that they did not hear: the gap is the channel's. Choices were made while looking at the four families of
-FOLDS; CHECKED are two more.
+on synthetic speech alone; the seeds of `mixed` together, which is what the bundle is (`ensemble`); and Gaussian mixture
+supervectors with linear discriminant analysis on cepstra (Campbell et al. 2006), which need scikit-learn. Accuracy is
+averaged over the languages that a family has, then over families; intervals come from resampling languages and
+speakers. The ensemble and the supervectors also on a random tenth of all recordings that they did not hear: the gap is
+the channel's. Choices were made while looking at the four families of FOLDS; CHECKED are two more.
 
-Calibration is cross-validated: each family is scored with the scale that the other families' scores gave.
-Scores stay in WORK/lid (a run that was stopped goes on), and WORK/left-out-scores.npz for the bundle's calibration.
+Calibration is cross-validated: each family is scored with the scale that the other families' scores gave; so is the
+threshold below which a recording is of none of the fifteen languages, chosen for equal error on the other families and
+on half of the languages outside the fifteen, and tried on this family and the other half.
+Scores stay in WORK/lid (a run that was stopped goes on), and WORK/left-out-scores.npz for the bundle's calibration and
+its threshold.
 """
 
 from __future__ import annotations
@@ -29,13 +32,18 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from scipy.special import logsumexp
 
-from knn_cli.metrics import cprimary, detection_llr, min_cprimary
+from knn_cli.calibration import Calibration
+from knn_cli.metrics import cllr, cprimary, detection_llr, min_cprimary
+from knn_cli.open_set import choose
 from training.data import CHECKED, EXAM_LANGUAGES, FOLDS, Corpus
 from training.language import STEPS, TESTED, Array, Backend, Learner, Material, calibrate, embed, fit, train
+
+Lines = dict[str, dict[str, float]]
 
 SYSTEMS = {"mixed": (True, True), "real only": (True, False), "synthetic only": (False, True)}
 DURATIONS = {"3 s": 75, "5 s": 125, "whole": None}
 RANDOM = "random tenth"
+OTHERS = "others"  # what a fold's network says of languages outside the fifteen
 
 
 def supervectors(corpus: Corpus, numbers: Sequence[int], mixture: Any) -> Array:
@@ -148,6 +156,7 @@ def scored(
                 name: backend.scores(embed(learner, material.real, tested, frames))
                 for name, frames in DURATIONS.items()
             }
+            result[OTHERS] = backend.scores(embed(learner, material.others, range(len(material.strange))))
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path.with_suffix(".tmp.npz"), **result)  # type: ignore[arg-type]
         path.with_suffix(".tmp.npz").replace(path)
@@ -166,65 +175,109 @@ def main() -> None:
     torch.set_num_threads(1)
     material, names = Material.read(args.work), np.array(EXAM_LANGUAGES)
     report: dict[str, object] = {}
-    for system in (*SYSTEMS, "supervectors"):
-        more = {"mixed": (RANDOM, *CHECKED), "supervectors": (RANDOM,)}
-        folds = [*FOLDS, *more.get(system, ())]
-        for duration in DURATIONS if system == "mixed" else ("whole",):
-            parts = {}
-            for fold in folds:
-                found = [scored(args, material, system, fold, seed) for seed in range(args.seeds)]
-                truth, who = found[0][1:]
-                right = np.mean([names[scores[duration].argmax(1)] == truth for scores, _, _ in found], axis=0)
-                parts[fold] = (right, truth, who)
-            each = {fold: 100 * macro(right, truth) for fold, (right, truth, _) in parts.items()}
-            line: dict[str, object] = {fold: round(value, 1) for fold, value in each.items()}
-            for name, some in (("mean", FOLDS), ("mean of families not looked at", CHECKED)):
-                if all(fold in parts for fold in some):
-                    edges = interval([parts[fold] for fold in some])
-                    line[name] = round(float(np.mean([each[fold] for fold in some])), 1)
-                    line[f"{name}, 95 %"] = [round(100 * edge, 1) for edge in edges]
-            report[f"{system}, {duration}"] = line
-            print(f"{system}, {duration}: {json.dumps(line)}", flush=True)
-            if (system, duration) == ("mixed", "whole"):
-                right, truth = (np.concatenate([parts[fold][k] for fold in FOLDS]) for k in (0, 1))
-                report["each language"] = {x: round(100 * float(right[truth == x].mean()), 1) for x in np.unique(truth)}
-                report["pooled over families, mean over languages"] = round(100 * macro(right, truth), 1)
-    report["calibration"] = calibration(args, material)
+    for system, duration in (
+        *(("ensemble", duration) for duration in DURATIONS),
+        *((system, "whole") for system in (*SYSTEMS, "supervectors")),
+    ):
+        more = {"ensemble": (RANDOM, *CHECKED), "mixed": (RANDOM, *CHECKED), "supervectors": (RANDOM,)}
+        parts = {}
+        for fold in (*FOLDS, *more.get(system, ())):
+            found, truth, who = seeds(args, material, system, fold, duration)
+            parts[fold] = (np.mean([names[scores.argmax(1)] == truth for scores in found], axis=0), truth, who)
+        each = {fold: 100 * macro(right, truth) for fold, (right, truth, _) in parts.items()}
+        line: dict[str, object] = {fold: round(value, 1) for fold, value in each.items()}
+        for name, some in (("mean", FOLDS), ("mean of families not looked at", CHECKED)):
+            if all(fold in parts for fold in some):
+                edges = interval([parts[fold] for fold in some])
+                line[name] = round(float(np.mean([each[fold] for fold in some])), 1)
+                line[f"{name}, 95 %"] = [round(100 * edge, 1) for edge in edges]
+        report[f"{system}, {duration}"] = line
+        print(f"{system}, {duration}: {json.dumps(line)}", flush=True)
+        if (system, duration) == ("ensemble", "whole"):
+            right, truth = (np.concatenate([parts[fold][k] for fold in FOLDS]) for k in (0, 1))
+            report["each language"] = {x: round(100 * float(right[truth == x].mean()), 1) for x in np.unique(truth)}
+            report["pooled over families, mean over languages"] = round(100 * macro(right, truth), 1)
+    report["calibration"], report["open set"] = calibration(args, material)
     print(json.dumps(report, indent=1))
     (args.work / "lid" / "report.json").write_text(json.dumps(report, indent=1))
 
 
-def calibration(args: argparse.Namespace, material: Material) -> dict[str, dict[str, float]]:
-    """Actual and least Cprimary of each family, with a scale learnt on the others; keeps all scores for the bundle."""
+def seeds(
+    args: argparse.Namespace, material: Material, system: str, fold: str, key: str
+) -> tuple[list[Array], NDArray[np.str_], NDArray[np.str_]]:
+    """Scores of each seed, or of all seeds together for the "ensemble", with languages and speakers of the test."""
+    several = [scored(args, material, "mixed" if system == "ensemble" else system, fold, n) for n in range(args.seeds)]
+    found = [scores[key] for scores, _, _ in several]
+    if system == "ensemble":  # the classifiers' log-likelihoods add up, as those of independent embeddings would
+        found = [np.sum(found, axis=0)]
+    return found, *several[0][1:]
+
+
+def calibration(args: argparse.Namespace, material: Material) -> tuple[Lines, Lines]:
+    """Costs and Cllr of each family, and of a random tenth, with a scale learnt on the others; then the open set.
+
+    Keeps all scores, those of other languages too, for the bundle.
+    """
     parts: dict[str, tuple[Array, list[str]]] = {}
-    for fold in FOLDS:
-        found = [scored(args, material, "mixed", fold, seed) for seed in range(args.seeds)]
-        parts[fold] = (np.concatenate([scores["whole"] for scores, _, _ in found]), [*found[0][1]] * args.seeds)
-    result = {}
-    every: list[tuple[Array, list[int]]] = []
+    for fold in (*FOLDS, RANDOM):
+        (whole,), truth, _ = seeds(args, material, "ensemble", fold, "whole")
+        parts[fold] = (whole, truth.tolist())
+    others = {fold: seeds(args, material, "ensemble", fold, OTHERS)[0][0] for fold in FOLDS}
+    strange = np.array(material.strange)
+    half = np.isin(strange, np.unique(strange)[::2])
+    costs: Lines = {}
+    opened: Lines = {}
+    every: list[tuple[Array, list[int], Array, Array]] = []
     for fold, (scores, truth) in parts.items():
-        others = {key: value for key, value in parts.items() if key != fold}
+        rest = {key: value for key, value in parts.items() if key not in (fold, RANDOM)}
         fitted = calibrate(
-            np.concatenate([part[0] for part in others.values()]),
-            [each for part in others.values() for each in part[1]],
-            [key for key, part in others.items() for _ in part[1]],
+            np.concatenate([part[0] for part in rest.values()]),
+            [each for part in rest.values() for each in part[1]],
+            [key for key, part in rest.items() for _ in part[1]],
         )
-        calibrated = fitted.apply(scores)
         columns = [EXAM_LANGUAGES.index(each) for each in truth]
-        llr = detection_llr(calibrated)
-        every.append((llr, columns))
-        actual, least = cprimary(llr, columns), min_cprimary(llr, columns)
-        result[fold] = {"scale": fitted.scale, "actual": actual, "least": least, "loss": actual - least}
-    llr, columns = np.concatenate([part[0] for part in every]), [each for part in every for each in part[1]]
-    actual, least = cprimary(llr, columns), min_cprimary(llr, columns)
-    result["all families together"] = {"actual": actual, "least": least, "loss": actual - least}
+        costs[fold] = {"scale": fitted.scale, **figures(fitted.apply(scores), columns)}
+        if fold == RANDOM:
+            continue
+
+        def best(some: Array, scale: Calibration = fitted) -> Array:
+            largest: Array = detection_llr(scale.apply(some)).max(axis=1)
+            return largest
+
+        chosen = choose(
+            np.concatenate([best(part[0]) for part in rest.values()]),
+            np.concatenate([best(others[key][half]) for key in rest]),
+        )
+        known, unknown = best(scores), best(others[fold][~half])
+        opened[fold] = rates(known, unknown, chosen.threshold)
+        every.append((fitted.apply(scores), columns, known - chosen.threshold, unknown - chosen.threshold))
+    calibrated, known, unknown = (np.concatenate([part[k] for part in every]) for k in (0, 2, 3))
+    costs["all families together"] = figures(calibrated, [each for part in every for each in part[1]])
+    opened["all families together"] = rates(known, unknown, 0.0)
+    kept = [parts[fold] for fold in FOLDS]
     np.savez(
         args.work / "left-out-scores.npz",
-        scores=np.concatenate([part[0] for part in parts.values()]),
-        truth=[each for part in parts.values() for each in part[1]],
-        families=[key for key, part in parts.items() for _ in part[1]],
+        scores=np.concatenate([part[0] for part in kept]),
+        truth=[each for part in kept for each in part[1]],
+        families=[fold for fold in FOLDS for _ in parts[fold][1]],
+        others=np.concatenate([others[fold] for fold in FOLDS]),
     )
-    return {key: {name: round(value, 3) for name, value in row.items()} for key, row in result.items()}
+    return tuple(  # type: ignore[return-value]
+        {key: {name: round(value, 3) for name, value in row.items()} for key, row in lines.items()}
+        for lines in (costs, opened)
+    )
+
+
+def figures(scores: Array, columns: Sequence[int]) -> dict[str, float]:
+    """Costs of calibrated log-likelihoods (N, 15)."""
+    llr = detection_llr(scores)
+    actual, least = cprimary(llr, columns), min_cprimary(llr, columns)
+    return {"actual": actual, "least": least, "loss": actual - least, "Cllr": cllr(scores, columns)}
+
+
+def rates(known: Array, unknown: Array, threshold: float) -> dict[str, float]:
+    """Shares of the fifteen languages that are called none of them, and of other languages that are named."""
+    return {"false reject": float(np.mean(known < threshold)), "false accept": float(np.mean(unknown >= threshold))}
 
 
 if __name__ == "__main__":

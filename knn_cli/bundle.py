@@ -58,6 +58,12 @@ class Bundle:
         return str(self.config["name"])
 
     @property
+    def card(self) -> str:
+        """Text of README.md, "" where the folder has none."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @property
     def has_network(self) -> bool:
         return "encoder" in self.config
 

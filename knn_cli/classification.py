@@ -1,39 +1,51 @@
-"""`knn train` and `knn classify` as functions: embeddings to a classifier's bundle, sound or embeddings to scores."""
+"""`knn train` on embeddings as a function: a store, of any size, to a classifier's bundle."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from knn_cli import bundle, metrics, split, store
+from knn_cli import bundle, fitting, metrics, partition, splitting
 from knn_cli.bundle import Bundle
 from knn_cli.calibration import Calibration
-from knn_cli.classifier import ClassifierFile, read_classifier, write_classifier
+from knn_cli.classifier import write_classifier
+from knn_cli.classifying import Classifier, posteriors, prior_weights
 from knn_cli.errors import BundleError, KnnError
-from knn_cli.glc import GaussianLinearClassifier, cross_log_likelihood
-from knn_cli.types import LABEL_LEVELS, Doubles, EmbeddingSet, Floats, ScoreTable, Texts
+from knn_cli.fitting import Model, Options, Source
+from knn_cli.measuring import Rows, Scoring, group_accuracy, operating_point, stranger_halves
+from knn_cli.open_set import UNKNOWN, OpenSet
+from knn_cli.partition import Keys, Part
+from knn_cli.plda import PLDA
+from knn_cli.split import Mask
+from knn_cli.splitting import Split
+from knn_cli.transforms import parse
+from knn_cli.types import LABEL_LEVELS, EmbeddingSet, Texts
 
-if TYPE_CHECKING:
-    from knn_cli.embedder import Embedder
+__all__ = ["Classifier", "Training", "posteriors", "train"]
 
-FOLDS = 5
+_PLURAL = {"name": "recordings", "speaker": "speakers", "subgroup": "subgroups", "group": "groups"}
 
 
 @dataclass(frozen=True)
 class Training:
-    """A trained bundle and what it did on recordings that were held out (the bundle itself is fitted on all rows).
+    """A trained bundle and what its like, or it itself (`refitted`), did on recordings that were held out.
 
-    counts      : label -> (rows trained on, rows held out) of the measurement
-    accuracy, cprimary, min_cprimary : on the held-out rows
-    calibrated  : False when a class had too few recordings left to calibrate the measured classifier
-    left_out    : rows without a label, or with an ignored one
-    not_found   : ignored labels that no row has
+    counts      : label -> (rows trained on, rows held out) of the measurement; with folds every row is both, in turn
+    accuracy, cprimary, min_cprimary, cllr : on the held-out rows; cllr in bits
+    calibrated  : False when a class had too few recordings left to calibrate the measured classifier, or none was asked
+    left_out    : rows without a label, with an ignored one, or on no side of the split
+    not_found   : ignored labels and strangers that no row has
     units       : what the split keeps apart
+    group_accuracy : of posteriors summed over groups, None without groups
+    open_set    : the threshold in the bundle, with its rates on held-out rows and on strangers that did not choose it
+    not_in_store: recordings of the split that the rows lack
+    plda        : whether the bundle has a PLDA
+    refitted    : whether the bundle is fitted on all rows; else it is the measured one and has not seen the others
     """
 
     bundle: Bundle
@@ -45,10 +57,16 @@ class Training:
     left_out: int
     not_found: tuple[str, ...]
     units: str
+    cllr: float
+    group_accuracy: float | None = None
+    open_set: OpenSet | None = None
+    not_in_store: tuple[str, ...] = ()
+    plda: bool = False
+    refitted: bool = True
 
 
 def train(
-    embeddings: EmbeddingSet,
+    embeddings: EmbeddingSet | Path | str,
     out: Path | str,
     *,
     label: str = "subgroup",
@@ -58,72 +76,204 @@ def train(
     seed: int = 0,
     view: str = "",
     force: bool = False,
+    split: Split | None = None,
+    units: str = "name",
+    transforms: str = "",
+    calibration: Literal["affine", "temperature", "none"] = "affine",
+    duration_aware: bool = False,
+    priors: Literal["empirical"] | Mapping[str, float] | None = None,
+    groups: Mapping[str, str] | None = None,
+    strangers: Sequence[str] = (),
+    stranger_class: bool = False,
+    false_reject: float | None = None,
+    refit: bool | None = None,
 ) -> Training:
     """Fit a Gaussian linear classifier with calibration and write it as a bundle.
 
-    label    : level of the classes: group, subgroup, speaker or name
-    ignore   : labels to leave out
-    balanced : within-class covariance averaged over classes instead of pooled over rows
-    fraction : of each class's recordings to hold out for the figures
-    view     : part of the embedding to use, as the embedder's bundle names it; "" is all of it
+    embeddings : rows, or the path of an embedding store that may be larger than memory: vectors are gone through in
+                 blocks, and the two give the same bundle, bit for bit
+    label      : level of the classes: group, subgroup, speaker or name; at the level speaker the bundle gets a PLDA,
+                 where there are rows enough for one
+    ignore     : labels to leave out
+    balanced   : within-class covariance averaged over classes instead of pooled over rows
+    fraction   : of each class's recordings to hold out for the figures
+    view       : part of the embedding to use, as the embedder's bundle names it; "" is all of it
+    split      : what to hold out instead: its side "test", or each of its folds in turn
+    units      : level that neither the held-out rows nor the folds of calibration cut, where no split says it
+    transforms : steps before the classifier, as `transforms.parse` reads them; learnt anew for each training set
+    calibration: affine (scale and offsets), temperature (scale alone) or none
+    duration_aware : the scale may depend on how long a row is
+    priors     : how likely the labels are, kept with the classifier; scores and figures are of labels all alike
+    groups     : label -> group, for all labels (others are passed over); kept in the bundle
+    strangers  : labels outside the closed set. One half of their recordings chooses the threshold of the open set, the
+                 other half reports on it
+    stranger_class : they are trained as the class "unknown" instead
+    false_reject : share of known rows that the threshold may lose; None: equal error
+    refit      : whether the bundle is fitted on the held-out rows too, once they have been measured on. None: unless a
+                 split has a side "test", which whoever made it will want to test the bundle on
 
-    The bundle takes the embedder along when that is on the search path, so that it classifies sound by itself.
-    Raises KnnError: fewer than two classes, a class of one recording, an output that exists.
+    Calibration is learnt on at most `measuring.CALIBRATING` rows, the figures are of at most `measuring.MEASURED`;
+    both are drawn with the seed. Transforms and `balanced` cost more passes (`fitting`).
+    Raises KnnError: fewer than two classes, a class of one recording or that a side lacks, a recording that the split
+    does not know, an output that exists.
     """
     out = Path(out).resolve()
     bundle.check_free(out, force)
-    if label not in LABEL_LEVELS:
-        raise KnnError(f"There is no label level {label!r}.", f"Known: {', '.join(LABEL_LEVELS)}.")
-    embedder = _embedder_of(embeddings.embedder)
-    data, truth = _view(embeddings.data, embedder, view), embeddings.label(label)
-    kept = (truth != "") & ~np.isin(truth, list(ignore))
-    data, truth, names = data[kept], truth[kept], embeddings.name[kept]
-    _check_classes(truth, label, ignore)
-    # When every recording is a class of its own, segments are what can be kept apart.
-    units = "segments" if label == "name" else "recordings"
-    recordings = names if units == "recordings" else np.arange(len(names)).astype(np.str_)
-    classifier = GaussianLinearClassifier(balanced=balanced, shrinkage="auto")
+    for level in (label, units):
+        if level not in LABEL_LEVELS:
+            raise KnnError(f"There is no label level {level!r}.", f"Known: {', '.join(LABEL_LEVELS)}.")
+    if calibration not in {"affine", "temperature", "none"}:
+        raise KnnError(f"There is no calibration {calibration!r}.", "Known: affine, temperature, none.")
+    if stranger_class and false_reject is not None:
+        raise KnnError("A class of strangers has no threshold.", "Leave out the one or the other.")
+    sided = split is not None and not split.folded
+    refit = not sided if refit is None else refit
+    if not refit and split is not None and split.folded:
+        raise KnnError("A split into folds has no side to fit the model on.", "Leave --no-refit out.")
+    specs = tuple(parse(transforms))
+    source = Source(embeddings)
+    embedder = _embedder_of(source.embedder)
+    source.part = _view(embedder, view)
+    chosen = _choose(source, label, ignore, strangers, stranger_class, split, units, seed)
+    rows, classes = chosen.rows, chosen.rows.classes
+    weights = prior_weights(priors, classes.tolist()) if isinstance(priors, Mapping) else priors
+    map_of = _groups_of(groups, classes) if groups else {}
 
-    fitted, held = split.held_out(recordings, truth, fraction=fraction, seed=seed)
-    calibration, calibrated = _calibrate(classifier, data[fitted], truth[fitted], recordings[fitted], seed)
-    scores = calibration.apply(classifier.fit(data[fitted], truth[fitted]).log_likelihood(data[held]))
-    classes = classifier.classes_
-    index = np.searchsorted(classes, truth[held])
+    parts = partition.parts(rows.keys, split, fraction=fraction, seed=seed)
+    tests = parts[:-1]
+    parts = parts if refit else tests  # the last is what the bundle is fitted on
+    key_cell, sets, places = partition.cells(parts)
+    cell = rows.keys.spread(key_cell)
+    models = fitting.fit(source, rows.truth, classes, cell, sets, Options(balanced, weights, specs))
+    scoring = Scoring(source, rows, parts, kind=calibration, duration_aware=duration_aware, seed=seed)
+    done = [scoring.part(part, [models[place] for place in own]) for part, own in zip(parts, places, strict=True)]
+    measured, final, model = done[: len(tests)], done[-1], models[places[-1][0]]
+
+    scores, index = (np.concatenate([getattr(one, name) for one in measured]) for name in ("scores", "index"))
     llr = metrics.detection_llr(scores)
     figures = {
         "accuracy": metrics.accuracy(scores.argmax(axis=1), index),
         "cprimary": metrics.cprimary(llr, index),
         "min_cprimary": metrics.min_cprimary(llr, index),
+        "cllr": metrics.cllr(scores, index),
     }
-    counts = {str(one): (int((truth[fitted] == one).sum()), int((truth[held] == one).sum())) for one in classes}
+    by_group = group_accuracy(scores, index, [map_of[one] for one in classes.tolist()]) if map_of else None
+    opened = operating_point(final, measured, classes, false_reject)
+    fitted = np.isin(cell, sets[places[-1][0]])
+    plda = _plda(source, rows, model, balanced, fitted) if label == "speaker" else None
+    counts = _counts(rows, tests)
+    units = "segments" if label == "name" else _PLURAL[units if split is None else split.units]
+    meta: dict[str, object] = {"label": label, "view": view, "held_out": figures, "units": units, "seed": seed}
+    meta |= {"fraction": fraction} if split is None else {"split": {**split.rule, "seed": split.seed}}
+    meta |= ({"group_accuracy": by_group} if map_of else {}) | {"refitted": refit}
+    parts_of_file = {"transforms": model.chain, "plda": plda, "groups": map_of, "open_set": opened}
+    made = _write(out, source.embedder, embedder, model, final.calibration, meta, counts, force, parts_of_file)
+    return Training(
+        made,
+        counts,
+        **figures,
+        calibrated=all(one.calibrated for one in measured),
+        left_out=chosen.left_out,
+        not_found=chosen.not_found,
+        units=units,
+        group_accuracy=by_group,
+        open_set=opened,
+        not_in_store=chosen.not_in_store,
+        plda=plda is not None,
+        refitted=refit,
+    )
 
-    final, _ = _calibrate(classifier, data, truth, recordings, seed)
-    classifier.fit(data, truth)
-    meta = {"label": label, "view": view, "held_out": figures, "units": units, "fraction": fraction, "seed": seed}
-    made = _write(out, embeddings.embedder, embedder, classifier, final, meta, counts, force)
-    not_found = tuple(one for one in ignore if one not in set(embeddings.label(label).tolist()))
-    left_out = int((~kept).sum())
-    return Training(made, counts, **figures, calibrated=calibrated, left_out=left_out, not_found=not_found, units=units)
+
+class _Chosen(NamedTuple):
+    rows: Rows
+    left_out: int
+    not_found: tuple[str, ...]
+    not_in_store: tuple[str, ...]
 
 
-def _calibrate(
-    classifier: GaussianLinearClassifier, data: Floats, truth: Texts, recordings: Texts, seed: int
-) -> tuple[Calibration, bool]:
-    """A calibration from scores of rows whose recordings the scoring classifier never saw; identity without such."""
-    classes = np.unique(truth)
-    alone = [one for one in classes if len(set(recordings[truth == one].tolist())) < 2]
-    if alone:
-        return Calibration.identity(len(classes)), False
-    folds = split.folds(recordings, truth, count=FOLDS, seed=seed)
-    return Calibration.fit(cross_log_likelihood(classifier, data, truth, folds), truth, classes), True
+def _choose(
+    source: Source,
+    label: str,
+    ignore: Sequence[str],
+    strangers: Sequence[str],
+    stranger_class: bool,
+    split: Split | None,
+    units: str,
+    seed: int,
+) -> _Chosen:
+    """Which rows are trained on, as what, and which are strangers."""
+    names, truth = source.column("name"), source.column(label)
+    found = set(np.unique(truth).tolist())
+    used = (truth != "") & ~np.isin(truth, list(ignore))
+    strange = used & np.isin(truth, list(strangers))
+    if strangers and not strange.any():
+        raise KnnError(f"No row has a label outside the closed set: {', '.join(strangers)}.", "See `knn info`.")
+    if stranger_class:
+        truth, strange = np.where(strange, UNKNOWN, truth), np.zeros_like(strange)
+    used &= ~strange
+    left_out = ~used & ~strange
+    whole = None
+    if label == "name":
+        if split is not None or units != "name":
+            raise KnnError("Recordings as classes cannot be kept whole.", "Choose another label level (--label).")
+        # When every recording is a class of its own, segments are what can be kept apart.
+        names = (np.cumsum(used | strange) - 1).astype(np.str_)
+    elif split is None and units != "name":
+        whole = splitting.whole_units(source.column(units), names, units)
+    absent: tuple[str, ...] = ()
+    if split is not None:
+        absent = split.absent_from(names)
+        sided = np.zeros(len(used), dtype=np.bool_)
+        sided[used] = split.part_of(names[used]) != ""
+        left_out, used = left_out | (used & ~sided), used & sided
+        if split.units != "name" and used.any():
+            whole = np.zeros(len(used), dtype=f"<U{max(len(line.unit) for line in split.lines) or 1}")
+            whole[used] = split.unit_of(names[used])
+    _check_classes(truth[used], label)
+    classes, own = np.unique(truth[used], return_inverse=True)
+    codes = np.zeros(len(used), dtype=np.int64)
+    codes[used] = own
+    half = stranger_halves(names, None if split is not None else whole, strange, seed)
+    keys = Keys.of(names, whole, truth, used)
+    missing = tuple(one for one in (*ignore, *strangers) if one not in found)
+    return _Chosen(Rows(classes, codes, keys, half), int(left_out.sum()), missing, absent)
 
 
-def _check_classes(truth: Texts, label: str, ignore: Sequence[str]) -> None:
-    classes = sorted(set(truth.tolist()))
+def _check_classes(truth: Texts, label: str) -> None:
+    classes = np.unique(truth).tolist()
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         hint = f"Levels: {', '.join(LABEL_LEVELS)}; `knn info` shows what a store holds."
         raise KnnError(f"Training needs two labels or more at the level {label}, there is {found}.", hint)
+
+
+def _groups_of(groups: Mapping[str, str], classes: Texts) -> dict[str, str]:
+    whole = {UNKNOWN: UNKNOWN, **groups}
+    if missing := [one for one in classes.tolist() if one not in whole]:
+        raise KnnError(f"The label {missing[0]!r} is in no group.", "Give every label one, or leave it out (--ignore).")
+    return {one: str(whole[one]) for one in classes.tolist()}
+
+
+def _counts(rows: Rows, parts: Sequence[Part]) -> dict[str, tuple[int, int]]:
+    each = np.bincount(rows.keys.row[rows.keys.row >= 0], minlength=len(rows.keys.label))  # (P,) rows of a key
+    sides = [np.any([getattr(part, side) for part in parts], axis=0) for side in ("trained", "tested")]
+    labels = rows.keys.label
+    return {
+        one: (int(each[sides[0] & (labels == one)].sum()), int(each[sides[1] & (labels == one)].sum()))
+        for one in rows.classes.tolist()
+    }
+
+
+def _plda(source: Source, rows: Rows, model: Model, balanced: bool, fitted: Mask) -> PLDA | None:
+    """None where the speakers have too few rows, or are not all speakers."""
+    if UNKNOWN in rows.classes:
+        return None
+    statistics = model.statistics
+    if balanced:
+        statistics = fitting.pooled(source, rows.truth, rows.classes, fitted, model.chain)
+    if statistics.rows - len(rows.classes) < statistics.dimension:
+        return None
+    return PLDA.fit_statistics(statistics)
 
 
 def _embedder_of(fingerprint: str) -> Bundle | None:
@@ -133,140 +283,81 @@ def _embedder_of(fingerprint: str) -> Bundle | None:
         return None  # the embeddings' maker is not here; the classifier will serve stores
 
 
-def _view(data: Floats, embedder: Bundle | None, view: str) -> Floats:
+def _view(embedder: Bundle | None, view: str) -> slice:
     if not view:
-        return data
+        return slice(None)
     views = {} if embedder is None else embedder.config.get("views", {})
     if embedder is None or view not in views:
         raise KnnError(f"The embeddings have no view {view!r}.", f"Known: {', '.join(views) or '(none)'}.")
-    return data[:, embedder.view(view)]
+    return embedder.view(view)
 
 
 def _write(
     out: Path,
     fingerprint: str,
     embedder: Bundle | None,
-    classifier: GaussianLinearClassifier,
+    model: Model,
     calibration: Calibration,
     meta: dict[str, object],
     counts: dict[str, tuple[int, int]],
     force: bool,
+    parts: dict[str, Any],
 ) -> Bundle:
     config: dict[str, object] = {
         "name": out.name,
         "kind": "classifier",
         "embedder": fingerprint,
-        "labels": [str(one) for one in classifier.classes_],
+        "labels": list(counts),
         "training": meta,
     }
     weights = None
     if embedder is not None:
         weights = embedder.folder / bundle.WEIGHTS
         config["embedder_name"] = embedder.config.get("embedder_name", embedder.name)
-        parts = ("audio", "encoder", "pooling", "head", "views")
-        config |= {key: embedder.config[key] for key in parts if key in embedder.config}
+        carried = ("audio", "encoder", "pooling", "head", "views")
+        config |= {key: embedder.config[key] for key in carried if key in embedder.config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, classifier, calibration, meta)
-        card = _card(out.name, fingerprint, meta, counts)
+        write_classifier(path, model.classifier, calibration, meta, **parts)
+        card = _card(out.name, fingerprint, meta, counts, parts["open_set"], model.chain.spec)
         return bundle.write(out, config, weights=weights, classifier=path, card=card, force=force)
 
 
-def _card(name: str, fingerprint: str, meta: dict[str, object], counts: dict[str, tuple[int, int]]) -> str:
-    held = meta["held_out"]
+def _card(
+    name: str,
+    fingerprint: str,
+    meta: dict[str, object],
+    counts: dict[str, tuple[int, int]],
+    opened: OpenSet | None,
+    chain: str,
+) -> str:
+    held, drawn = meta["held_out"], meta.get("split")
     assert isinstance(held, dict)
+    if isinstance(drawn, dict):
+        how = f"a split of the kind {drawn['kind']}, seed {drawn['seed']}"
+    else:
+        how = f"{float(str(meta['fraction'])):.0%} of each label, seed {meta['seed']}"
+    more = f" Before it: {chain}." if chain else ""
+    groups = f", groups {float(str(meta['group_accuracy'])):.1%}" if "group_accuracy" in meta else ""
+    if opened is not None:
+        more += (
+            f" Rows below the threshold {opened.threshold:.3f} are unknown: {opened.false_reject:.1%} of "
+            f"{opened.known} held-out rows"
+        )
+        more += (
+            f", and all but {opened.false_accept:.1%} of {opened.unknown} of other labels." if opened.unknown else "."
+        )
+    after = "The classifier in this bundle was then fitted on all rows."
+    if not meta["refitted"]:
+        after = "The classifier in this bundle is that one: it was not fitted on the held-out rows."
     table = "\n".join(f"| {label} | {fitted} | {kept} |" for label, (fitted, kept) in counts.items())
     return (
         f"# {name}\n\nGaussian linear classifier of {len(counts)} labels ({meta['label']}) on embeddings of "
-        f"{fingerprint or 'an unknown model'}.\n\n"
-        f"On held-out {meta['units']} ({float(str(meta['fraction'])):.0%} of each label, seed {meta['seed']}): "
-        f"accuracy {held['accuracy']:.1%}, Cprimary {held['cprimary']:.3f} (minimum {held['min_cprimary']:.3f}). "
-        "The classifier in this bundle was then fitted on all rows.\n\n"
+        f"{fingerprint or 'an unknown model'}.{more}\n\n"
+        f"On held-out {meta['units']} ({how}): accuracy {held['accuracy']:.1%}{groups}, "
+        f"Cprimary {held['cprimary']:.3f} (minimum {held['min_cprimary']:.3f}), Cllr {held['cllr']:.3f} bits. "
+        f"{after}\n\n"
         f"| label | rows fitted | rows held out |\n|---|---|---|\n{table}\n\n"
         "Held-out recordings of speakers, rooms and microphones that training also heard flatter the figures: the\n"
         "classifier may know the channel. Measure on recordings from elsewhere before trusting it.\n"
     )
-
-
-class Classifier:
-    """A bundle that knows labels; its embedder is loaded when it is first needed.
-
-    Scores come from the classifier, or, in a bundle that has none, from the head that the network was trained with.
-
-    Raises BundleError for a bundle with neither.
-    """
-
-    def __init__(
-        self, model: str | Path | None = None, *, device: str = "auto", batch_seconds: float | None = None
-    ) -> None:
-        self.bundle = bundle.find(bundle.LANGUAGE if model is None else model)
-        if not self.bundle.knows_labels:
-            have = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
-            raise BundleError(
-                f"The model {self.bundle.name} knows no labels.",
-                f"Train one with `knn train`; models with labels here: {', '.join(have) or '(none)'}.",
-            )
-        self._trained: ClassifierFile | None = None
-        self.labels = self.bundle.head_labels
-        self.meta: dict[str, Any] = {"label": self.bundle.config.get("head", {}).get("level", "group")}
-        if self.bundle.classifier is not None:
-            self._trained = read_classifier(self.bundle.classifier)
-            self.labels = tuple(str(one) for one in self._trained.classifier.classes_)
-            self.meta = self._trained.meta
-        self._device, self._batch_seconds = device, batch_seconds
-        self._embedder: Embedder | None = None
-
-    @property
-    def embedder(self) -> Embedder:
-        """The network in front of the classifier."""
-        if self._embedder is None:
-            from knn_cli.embedder import BATCH_SECONDS, Embedder
-
-            source = self.bundle if self.bundle.has_network else bundle.find_embedder(self.bundle.fingerprint)
-            seconds = BATCH_SECONDS if self._batch_seconds is None else self._batch_seconds
-            self._embedder = Embedder(source, device=self._device, batch_seconds=seconds)
-        return self._embedder
-
-    def score(self, embeddings: EmbeddingSet, what: str = "The store") -> ScoreTable:
-        """Log-likelihoods (calibrated, of a classifier) of (N, D) embeddings; BundleError when another model made them.
-
-        A head's scores are its logits: log-likelihoods up to a constant a row, if its training saw all classes alike.
-        """
-        bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, what)
-        view = str(self.meta.get("view") or "")
-        data = embeddings.data[:, self.bundle.view(view)] if view else embeddings.data
-        if self._trained is None:
-            scores = self.embedder.scores(data).astype(np.float64)
-        else:
-            scores = self._trained.calibration.apply(self._trained.classifier.log_likelihood(data))
-        truth = embeddings.label(str(self.meta.get("label", "group")))
-        return ScoreTable(self.labels, scores, embeddings.name, embeddings.start, embeddings.end, truth)
-
-    def file(
-        self, path: Path | str, *, segment: float | None = None, use_vad: bool = True, channel: str = "mix"
-    ) -> ScoreTable:
-        """Scores of one audio file: one row, or one every `segment` seconds. Raises as `embedder.embed_file`."""
-        from knn_cli.embedder import embed_file
-
-        embeddings = embed_file(path, self.embedder, segment=segment, use_vad=use_vad, channel=channel)
-        return self.score(embeddings, str(path))
-
-    def store(self, path: Path | str, *, use_vad: bool = True) -> Iterator[ScoreTable]:
-        """Scores of a store, group of rows after group of rows; an audio store is embedded on the way."""
-        with store.Store(path) as opened:
-            if opened.kind == "embeddings":
-                yield self.score(opened.embeddings(), str(path))
-                return
-            from knn_cli.embedder import embed_store
-
-            for group in embed_store(opened, self.embedder, use_vad=use_vad):
-                if len(group.embeddings):
-                    yield self.score(group.embeddings, str(path))
-
-
-def posteriors(table: ScoreTable) -> Doubles:
-    """(N, C) probabilities of a score table for labels that are all as likely beforehand; rows sum to 1."""
-    shifted = table.log_likelihood - table.log_likelihood.max(axis=1, keepdims=True)
-    odds = np.exp(shifted)
-    result: Doubles = odds / odds.sum(axis=1, keepdims=True)
-    return result

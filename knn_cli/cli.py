@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from knn_cli import __version__
+from knn_cli import __version__, cli_classify, cli_recognition
 from knn_cli.errors import KnnError
+from knn_cli.options import (
+    BatchOption,
+    ChannelOption,
+    Device,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SegmentOption,
+    VadOption,
+    VerboseOption,
+    say_model,
+    say_silent,
+)
 from knn_cli.terminal import Commands, failed, leave, talk
 
 if TYPE_CHECKING:
-    from knn_cli.bundle import Bundle
-    from knn_cli.types import ScoreTable
+    pass
 
 
 app = typer.Typer(
@@ -34,20 +48,6 @@ app = typer.Typer(
 )
 
 
-class Device(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Level(str, Enum):
-    group = "group"
-    subgroup = "subgroup"
-    speaker = "speaker"
-    name = "name"
-
-
 class Linkage(str, Enum):
     average = "average"
     centroid = "centroid"
@@ -56,28 +56,6 @@ class Linkage(str, Enum):
 class Clusterer(str, Enum):
     ahc = "ahc"
     spectral = "spectral"
-
-
-def _quieter(value: bool) -> None:
-    talk.quiet = talk.quiet or value
-
-
-def _louder(value: bool) -> None:
-    talk.verbose = talk.verbose or value
-
-
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", callback=_quieter, help="Only errors on stderr.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", callback=_louder, help="More on stderr.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model by name or folder; `knn info` lists them.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines.")]
-ChannelOption = Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 1.")]
-VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Use speech only, or all of the sound.")]
-BatchOption = Annotated[float, typer.Option("--batch-seconds", help="Sound that goes through the network at once.")]
-SegmentOption = Annotated[
-    float | None, typer.Option("--segment", help="A result every so many seconds instead of one a file.")
-]
 
 
 def _version(show: bool) -> None:
@@ -190,7 +168,7 @@ def embed(
         raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
     files = [] if stores else pipeline.audio_files(src, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    _say_model(model, embedder.bundle, f"on {embedder.device}")
+    say_model(model, embedder.bundle, f"on {embedder.device}")
     with talk.progress("Embedding") as progress:
         if out is not None:
             source: Any = stores[0] if stores else files
@@ -201,13 +179,13 @@ def embed(
             talk.note(
                 f"{out}: {whole} embeddings{new} of {embedder.dimension} values by {embedder.bundle.fingerprint}."
             )
-            _say_silent(made.silent)
+            say_silent(made.silent)
             leave(made.failures, unsaid=True)
             return
         if stores:
             for rows in pipeline.embed_store(stores[0], embedder, options):
                 if isinstance(rows, pipeline.Silent):
-                    _say_silent(rows.rows)
+                    say_silent(rows.rows)
                 else:
                     present.embeddings(sys.stdout, rows, as_json)
             return
@@ -222,153 +200,9 @@ def embed(
     leave(failures)
 
 
-def _say_model(asked: str | None, found: Bundle, more: str) -> None:
-    """Which model is at work: said of one that the user did not name, else only where details are wanted."""
-    (talk.detail if asked else talk.note)(f"Model {found.fingerprint}, {more}.")
-
-
-@app.command()
-def train(
-    ctx: typer.Context,
-    src: Annotated[
-        Path,
-        typer.Argument(
-            help="Embedding store, or audio store (embedded first); a folder of audio or .tar for --recipe."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="TOML file: train a network on sound (docs/training.md).")
-    ] = None,
-    label: Annotated[Level, typer.Option("--label", help="What the classes are.")] = Level.subgroup,
-    ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Average the covariance over classes, not rows.")
-    ] = False,
-    held_out: Annotated[float, typer.Option("--held-out", help="Share of recordings kept for the figures.")] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", help="Of the split.")] = 0,
-    view: Annotated[str, typer.Option("--view", help="Part of the embedding, such as language; default all.")] = "",
-    model: Annotated[str | None, typer.Option("--model", help="Model that embeds an audio store.")] = None,
-    vad: VadOption = True,
-    device: DeviceOption = Device.auto,
-    batch_seconds: BatchOption = 120.0,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
-    if recipe is not None:
-        given = {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
-        return _train_network(src, out, recipe, given, device=device.value, use_vad=vad, force=force)
-    from knn_cli import bundle, classification, pipeline
-    from knn_cli.atomic import check_output
-
-    bundle.check_free(out, force)
-    check_output(out, [src])
-    with talk.progress("Embedding") as progress:
-        rows = pipeline.training_rows(
-            src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress
-        )
-    if model is None:
-        talk.note(f"Embeddings of {rows.embedder or 'an unknown model'}.")
-    ignored = [one.strip() for one in ignore.split(",") if one.strip()]
-    done = classification.train(
-        rows,
-        out,
-        label=label.value,
-        ignore=ignored,
-        balanced=balanced,
-        fraction=held_out,
-        seed=seed,
-        view=view,
-        force=force,
-    )
-    if done.not_found:
-        talk.note(f"No row has the ignored label {', '.join(done.not_found)}.")
-    if not done.bundle.has_network:
-        talk.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
-    if done.left_out:
-        talk.note(f"Left out {done.left_out} rows that are ignored or have no {label.value}.")
-    if not done.calibrated:
-        talk.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
-    held = sum(kept for _, kept in done.counts.values())
-    typer.echo(f"labels      {len(done.counts)}: {', '.join(done.counts)}")
-    typer.echo(
-        f"held out    {held} rows, {done.units} disjoint from the {sum(n for n, _ in done.counts.values())} fitted"
-    )
-    typer.echo(f"accuracy    {done.accuracy:.1%}")
-    typer.echo(f"Cprimary    {done.cprimary:.3f} (minimum {done.min_cprimary:.3f})")
-    typer.echo(f"model       {out}")
-
-
-def _train_network(src: Path, out: Path, recipe: Path, given: set[str], **options: Any) -> None:
-    from knn_cli import recipe_reader, training
-
-    asked = recipe_reader.read(recipe, given)
-    with talk.progress("Training") as progress:
-        done = training.train(src, out, asked, progress=progress, report=lambda one: talk.note(one.line), **options)
-    if done.finished is not None:  # only the main process of a training has the word
-        talk.note(done.finished.note)
-        typer.echo("\n".join(done.lines))
-
-
-@app.command()
-def classify(
-    src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or stores.")],
-    model: ModelOption = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Labels to show, best first.")] = 3,
-    segment: SegmentOption = None,
-    vad: VadOption = True,
-    channel: ChannelOption = "mix",
-    device: DeviceOption = Device.auto,
-    batch_seconds: BatchOption = 120.0,
-    as_json: JsonOption = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write instead of stdout.")] = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Language or dialect of files or of a store's rows, with calibrated probabilities."""
-    from knn_cli import pipeline, present
-    from knn_cli.atomic import replacing_text
-    from knn_cli.classification import Classifier
-
-    sources = pipeline.expand(src)
-    pipeline.check_text_output(out, sources)
-    classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds)
-    _say_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
-    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
-    failures = []
-    tables: list[ScoreTable] = []
-    with (
-        nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
-        talk.progress("Classifying") as progress,
-    ):
-        table_wanted = out is None and sys.stdout.isatty() and not as_json
-        first, done_any, counts = True, False, (0, 0)
-        for done, (name, result) in enumerate(pipeline.classify(sources, classifier, options), start=1):
-            progress(done, len(sources))
-            if isinstance(result, KnnError):
-                failures.append(failed(name, result))
-                continue
-            if isinstance(result, pipeline.Silent):
-                _say_silent(result.rows)
-                continue
-            right, known = present.right_of(result)
-            counts = (counts[0] + right, counts[1] + known)
-            done_any = True
-            if table_wanted:
-                tables.append(result)
-            elif as_json:
-                present.score_lines(stream, result)
-            else:
-                present.score_rows(stream, result, top, header=first)
-                first = False
-        if not done_any:
-            leave(failures)  # before an empty file takes the place of an older result
-    if table_wanted and tables:
-        present.score_table(tables, top, classifier.bundle.name)
-    _say_accuracy(counts)
-    leave(failures)
+app.command()(cli_recognition.split)
+app.command()(cli_recognition.train)
+app.command()(cli_classify.classify)
 
 
 @app.command()
@@ -408,7 +242,7 @@ def diarize(
     ending = "json" if as_json else "rttm"
     pipeline.check_text_output(rttm, sources)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    _say_model(model, embedder.bundle, f"on {embedder.device}")
+    say_model(model, embedder.bundle, f"on {embedder.device}")
     if out_dir is not None:
         out_dir.mkdir(parents=True, exist_ok=True)
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
@@ -457,12 +291,6 @@ def info(
             typer.echo(f"{key:<{width}}  {_plain(value)}")
 
 
-def _say_accuracy(counts: tuple[int, int]) -> None:
-    right, known = counts
-    if known:
-        talk.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
-
-
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {count}" for key, count in value.items())
@@ -477,11 +305,6 @@ def _duration(seconds: float) -> str:
         if seconds < 7200
         else f"{seconds / 3600:.2f} h"
     )
-
-
-def _say_silent(rows: int) -> None:
-    if rows:
-        talk.note(f"Left out {rows} segments without enough speech.")
 
 
 def main() -> NoReturn:

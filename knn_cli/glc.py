@@ -6,18 +6,24 @@ The same model is linear discriminant analysis in scikit-learn; the words `fit`,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, sparse
+from scipy.linalg import blas
 
 from knn_cli.errors import KnnError
 from knn_cli.types import Doubles, Texts
 
-BLOCK = 2048  # rows that are worked on at a time: what a processor's cache holds in float64
+BLOCK = 16384  # rows that are added at a time, one correction for all of them: what to stream
+CHUNK = 1024  # rows that are worked on at a time: what a processor's cache holds in float64
+LANES = 16  # columns of scores come in multiples of it: matrix products are slow at ragged edges
+TINY = 1e-250  # sums of odds above have lost no digits to underflow
+LEAST = 1 / 16  # of the spread about the pivot that is left about the means: below, digits are lost
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -46,7 +52,9 @@ class Statistics:
     @classmethod
     def empty(cls, labels: ArrayLike, dimension: int, *, balanced: bool = False) -> Statistics:
         """No rows yet, for the rows to come with `labels`: (N,) all of them, those of other processes too."""
-        classes, counts = np.unique(np.asarray(labels).astype(np.str_), return_counts=True)
+        found = Counter(np.asarray(labels).astype(np.str_, copy=False).reshape(-1).tolist())
+        classes = np.asarray(sorted(found), dtype=np.str_)
+        counts = np.asarray([found[one] for one in sorted(found)], dtype=np.int64)
         weights = counts.sum() / (len(classes) * counts) if balanced else np.ones(len(classes))
         zeros = np.zeros((len(classes), dimension))
         return cls(classes, weights, np.zeros(len(classes), np.int64), zeros, np.zeros((dimension, dimension)))
@@ -57,12 +65,13 @@ class Statistics:
 
         A caller that streams the same blocks through `add` gets the same bits.
         """
-        rows, labels = np.asarray(X), np.asarray(y).astype(np.str_)
+        rows, labels = np.asarray(X), np.asarray(y).astype(np.str_, copy=False)
         if rows.ndim != 2 or labels.shape != rows.shape[:1]:
             raise KnnError(f"Rows of shape {rows.shape} and labels of shape {labels.shape} do not go together.")
         statistics = cls.empty(labels, rows.shape[1], balanced=balanced)
+        codes = class_codes(labels, statistics.classes)
         for first in range(0, len(rows), BLOCK):
-            statistics = statistics.add(rows[first : first + BLOCK], labels[first : first + BLOCK])
+            statistics = statistics._add(rows[first : first + BLOCK], codes[first : first + BLOCK])
         return statistics
 
     @property
@@ -78,16 +87,48 @@ class Statistics:
 
         Raises KnnError for NaN or infinite rows, another dimension, or a label that was not announced in `empty`.
         """
-        rows, codes = _block(X, self.dimension), class_codes(y, self.classes)
-        members = sparse.csr_array(
-            (np.ones(len(rows)), codes, np.arange(len(rows) + 1)), (len(rows), len(self.classes))
-        )
+        rows, codes = _shaped(X, self.dimension), class_codes(y, self.classes)
+        if codes.shape != rows.shape[:1]:
+            raise KnnError(f"Rows of shape {rows.shape} and labels of shape {codes.shape} do not go together.")
+        return self._add(rows, codes)
+
+    def _add(self, rows: NDArray[Any], codes: NDArray[np.int64]) -> Statistics:
         counts = np.bincount(codes, minlength=len(self.classes))
-        means = (members.T @ rows) / np.maximum(counts, 1)[:, None]  # (C, D)
-        centred = rows - means[codes]
-        if np.any(self.weights != 1):
-            centred *= np.sqrt(self.weights)[codes][:, None]
-        return self + replace(self, counts=counts, means=means, scatter=centred.T @ centred)
+        size = np.maximum(counts, 1)[:, None]
+        # About one point near all rows: one pass and no copy. Where the classes lie so far apart that the difference
+        # of the two squares would cost digits, about the means that it found: the corrected two-pass algorithm.
+        some = rows[:: max(1, len(rows) // 256)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            means = np.asarray(np.sum(some, axis=0, dtype=np.float64) / max(len(some), 1))
+        scatter = left = products = np.zeros(0)
+        for _ in range(2):
+            sums, products = self._moments(rows, codes, means)
+            if not np.isfinite(sums).all():
+                _refuse_bad(rows)
+            means = means + sums / size  # (C, D)
+            left = np.sqrt(self.weights[:, None] / size) * sums
+            scatter = products - left.T @ left
+            if (np.diag(scatter) >= LEAST * np.diag(products)).all():
+                break
+        return self + replace(self, counts=counts, means=means, scatter=scatter)
+
+    def _moments(self, rows: NDArray[Any], codes: NDArray[np.int64], about: Doubles) -> tuple[Doubles, Doubles]:
+        """Of rows (n, D) less a point (D,) or their class's (C, D): sums (C, D), weighted second moment (D, D)."""
+        sums, products = np.zeros(self.means.shape), np.zeros(self.scatter.shape, order="F")
+        buffer = np.empty((CHUNK, self.dimension))
+        roots = np.sqrt(self.weights) if np.any(self.weights != 1) else None
+        with np.errstate(invalid="ignore", over="ignore"):  # the caller looks at the sums
+            for first in range(0, len(rows), CHUNK):
+                own = codes[first : first + CHUNK]
+                chunk = buffer[: len(own)]
+                np.copyto(chunk, rows[first : first + CHUNK])
+                chunk -= about if about.ndim == 1 else about[own]
+                shape = len(own), len(self.classes)
+                sums += sparse.csr_array((np.ones(len(own)), own, np.arange(len(own) + 1)), shape).T @ chunk
+                if roots is not None:
+                    chunk *= roots[own][:, None]
+                products = blas.dsyrk(1.0, chunk.T, beta=1.0, c=products, overwrite_c=1)  # upper triangle
+        return sums, np.triu(products) + np.triu(products, 1).T
 
     def __add__(self, other: Statistics) -> Statistics:
         """The statistics of both sets of rows. ValueError unless both were made for the same classes and weights."""
@@ -203,13 +244,8 @@ class GaussianLinearClassifier:
     ) -> GaussianLinearClassifier:
         """Take the learned values and work out what scoring needs: one Cholesky factor."""
         dimension = means.shape[1]
-        try:
-            factor = linalg.cholesky(covariance, lower=True)
-            # Squared pivots are residual variances: relative to the variance itself they do not depend on scale.
-            singular = bool((np.diag(factor) ** 2 <= 10 * dimension * np.finfo(float).eps * np.diag(covariance)).any())
-        except linalg.LinAlgError:
-            singular = True
-        if singular:
+        factor = cholesky(covariance)
+        if factor is None:
             raise KnnError(
                 f"The within-class covariance of {counts.sum()} rows in {dimension} dimensions has no inverse.",
                 "Use shrinkage (auto, or 0.1), or more rows than dimensions, several a class.",
@@ -222,28 +258,43 @@ class GaussianLinearClassifier:
         self.coef_: Doubles = linalg.cho_solve((factor, True), centred.T).T  # (C, D)
         self._bias = -0.5 * np.einsum("cd,cd->c", centred, self.coef_)
         self.intercept_: Doubles = self._bias + np.log(priors) - self.coef_ @ self._centre
-        self._whitener = linalg.solve_triangular(factor, np.eye(dimension), lower=True)
+        self._weights = np.zeros((dimension + 1, -(-len(means) // LANES) * LANES))
+        self._weights[:-1, : len(means)] = self.coef_.T
+        self._weights[-1, : len(means)] = self.intercept_
+        self._whitener = np.asfortranarray(linalg.solve_triangular(factor, np.eye(dimension), lower=True))
         self._normaliser = -0.5 * dimension * LOG_2PI - float(np.log(np.diag(factor)).sum())
         return self
 
-    def _scores(self, X: ArrayLike, *, density: bool) -> Doubles:
-        """log_likelihood (`density`), or decision_function."""
+    def _fitted(self) -> Doubles:
         if not hasattr(self, "coef_"):
             raise RuntimeError("the classifier is not fitted")
-        rows = np.asarray(X)
-        scores = np.empty((len(rows), len(self.classes_)))
-        for first in range(0, len(rows), BLOCK):
-            block, out = _block(rows[first : first + BLOCK], self.coef_.shape[1]), scores[first : first + BLOCK]
+        return self.coef_
+
+    def _chunks(self, X: ArrayLike, *, density: bool = False) -> Iterator[tuple[slice, Doubles]]:
+        """CHUNK rows after CHUNK rows: which, and their (n, C) log densities or decision function, to be written to."""
+        classes, dimension = self._fitted().shape
+        rows = _shaped(X, dimension)
+        scores = np.empty((CHUNK, self._weights.shape[1]))
+        if density:
+            buffer, weights = np.empty((CHUNK, dimension)), self._weights[:-1]
+        else:  # a column of ones takes the intercept along
+            buffer, weights = np.ones((CHUNK, dimension + LANES))[:, : dimension + 1], self._weights
+        for first in range(0, len(rows), CHUNK):
+            where = slice(first, min(first + CHUNK, len(rows)))
+            chunk, wide = buffer[: where.stop - first], scores[: where.stop - first]
+            np.copyto(chunk[:, :dimension], rows[where])
+            with np.errstate(invalid="ignore", over="ignore"):
+                if density:
+                    chunk -= self._centre
+                np.matmul(chunk, weights, out=wide)
+                if not np.isfinite(wide[:, 0].sum()):  # NaN and infinity spoil every score of their row
+                    _refuse_bad(rows)
+            out = wide[:, :classes]
             if density:
-                block = block - self._centre
-                np.matmul(block, self.coef_.T, out=out)
                 out += self._bias
-                white = block @ self._whitener.T  # (n, D)
+                white = blas.dtrmm(1.0, self._whitener, chunk.T, lower=1, overwrite_b=1).T  # (n, D)
                 out += (self._normaliser - 0.5 * np.einsum("nd,nd->n", white, white))[:, None]
-            else:
-                np.matmul(block, self.coef_.T, out=out)
-                out += self.intercept_
-        return scores
+            yield where, out
 
     def log_likelihood(self, X: ArrayLike) -> Doubles:
         """(N, C) float64: log N(x; mean_c, covariance_), natural logarithm, the whole density with its constants.
@@ -252,26 +303,48 @@ class GaussianLinearClassifier:
         open-set decisions need. The level costs a second matrix product, which `decision_function` saves.
         Raises KnnError for another dimension than that of the training rows, or NaN or infinite rows.
         """
-        return self._scores(X, density=True)
+        scores = np.empty((len(np.asarray(X)), len(self._fitted())))
+        for where, chunk in self._chunks(X, density=True):
+            scores[where] = chunk
+        return scores
 
     def decision_function(self, X: ArrayLike) -> Doubles:
         """(N, C) float64: log posteriors up to a constant a row; one matrix product. Also for two classes (N, 2)."""
-        return self._scores(X, density=False)
+        scores = np.empty((len(np.asarray(X)), len(self._fitted())))
+        for where, chunk in self._chunks(X):
+            scores[where] = chunk
+        return scores
 
     def predict(self, X: ArrayLike) -> Texts:
         """(N,) the likeliest class of each row."""
-        best = self.decision_function(X).argmax(axis=1)
+        best = np.empty(len(np.asarray(X)), dtype=np.int64)
+        for where, chunk in self._chunks(X):
+            best[where] = chunk.argmax(axis=1)
         return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: ArrayLike) -> Doubles:
         """(N, C) posteriors under `priors_`; not calibrated."""
-        scores = self.decision_function(X)
-        for first in range(0, len(scores), BLOCK):
-            block = scores[first : first + BLOCK]
-            block -= block.max(axis=1, keepdims=True)
-            np.exp(block, out=block)
-            block /= block.sum(axis=1, keepdims=True)
-        return scores
+        odds = np.empty((len(np.asarray(X)), len(self._fitted())))
+        ones = np.ones(odds.shape[1])
+        for where, chunk in self._chunks(X):
+            out = odds[where]
+            with np.errstate(over="ignore", under="ignore"):
+                total = np.exp(chunk, out=out) @ ones
+            if not (total.min() > TINY and total.max() < np.inf):  # seldom, so that others need not pay for it
+                total = np.exp(chunk - chunk.max(axis=1, keepdims=True), out=out) @ ones
+            out /= total[:, None]
+        return odds
+
+
+def cholesky(covariance: Doubles) -> Doubles | None:
+    """The lower factor (D, D) of a covariance, None where it has no inverse in this precision."""
+    try:
+        factor: Doubles = linalg.cholesky(covariance, lower=True)
+    except linalg.LinAlgError:
+        return None
+    # Squared pivots are residual variances: relative to the variance itself they do not depend on scale.
+    least = 10 * len(covariance) * np.finfo(float).eps * np.diag(covariance)
+    return None if (np.diag(factor) ** 2 <= least).any() else factor
 
 
 def oas_shrinkage(covariance: Doubles, rows: float) -> float:
@@ -288,12 +361,13 @@ def oas_shrinkage(covariance: Doubles, rows: float) -> float:
 
 
 def class_codes(labels: ArrayLike, classes: Texts) -> NDArray[np.int64]:
-    """(N,) index of each label in the sorted `classes`; KnnError for a label that is not there."""
-    texts = np.asarray(labels).astype(np.str_)
-    codes = np.minimum(np.searchsorted(classes, texts), len(classes) - 1)
-    if (strange := classes[codes] != texts).any():
-        raise KnnError(f"The label {str(texts[strange][0])!r} is none of the {len(classes)} classes.")
-    return codes.astype(np.int64)
+    """(N,) index of each label in `classes`; KnnError for a label that is not there."""
+    texts = np.asarray(labels).astype(np.str_, copy=False).tolist()
+    columns = {label: column for column, label in enumerate(classes.tolist())}
+    try:
+        return np.fromiter(map(columns.__getitem__, texts), dtype=np.int64, count=len(texts))
+    except KeyError as error:
+        raise KnnError(f"The label {error.args[0]!r} is none of the {len(classes)} classes.") from error
 
 
 def cross_log_likelihood(
@@ -321,19 +395,30 @@ def cross_log_likelihood(
     return scores
 
 
-def _block(X: ArrayLike, dimension: int) -> Doubles:
+def float64_rows(X: ArrayLike, dimension: int) -> Doubles:
     """Rows (n, D) in float64, not copied where they are that already; KnnError for another D, NaN or infinity."""
-    rows = np.asarray(X, dtype=np.float64)
+    rows: Doubles = _shaped(X, dimension).astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        suspect = not np.isfinite(rows.sum())  # one pass without a copy; looked at closely only where need be
+    if suspect:
+        _refuse_bad(rows)
+    return rows
+
+
+def _shaped(X: ArrayLike, dimension: int) -> NDArray[Any]:
+    rows = np.asarray(X)
     if rows.ndim != 2 or rows.shape[1] != dimension:
         raise KnnError(
             f"The classifier takes rows of {dimension} dimensions, these have {rows.shape[-1] if rows.ndim else 0}.",
             "Use embeddings of the model that the classifier was trained with.",
         )
-    with np.errstate(invalid="ignore", over="ignore"):
-        suspect = not np.isfinite(rows.sum())  # one pass without a copy; looked at closely only where need be
-    if suspect and (bad := int(np.sum(~np.isfinite(rows).all(axis=1)))):
+    return rows
+
+
+def _refuse_bad(rows: NDArray[Any]) -> None:
+    """KnnError if there are NaN or infinite values; none of large ones, whose sum alone is infinite."""
+    if bad := int(np.sum(~np.isfinite(rows).all(axis=1))):
         raise KnnError(
             f"NaN or infinite values in {bad} of {len(rows)} embeddings.",
             "Leave these rows out, or embed their recordings again.",
         )
-    return rows

@@ -165,3 +165,29 @@ def _by_table(table: Path) -> Rule:
         raise KnnError(f"The label table {table} has no row for {path}.", f"Its column {key!r} must name every file.")
 
     return apply
+
+
+def read_groups(table: Path) -> dict[str, str]:
+    """Label -> group, such as dialect -> region, of a table with the columns `label` and `group` (commas or tabs).
+
+    Raises KnnError for another header, an empty cell, or a label that is there twice.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KnnError(f"{table} cannot be read as a table of groups.", "Give a .csv or .tsv of UTF-8 text.") from error
+    hint = "Expected: a header `label,group`, then a line for each label; commas or tabs."
+    lines = list(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
+    if not lines or [cell.strip() for cell in lines[0]] != ["label", "group"]:
+        raise KnnError(f"{table} has not the columns label and group.", hint)
+    groups: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise KnnError(f"Line {number} of {table} has not a label and its group.", hint)
+        if cells[0] in groups:
+            raise KnnError(f"{table} has the label {cells[0]!r} twice.", "Leave one of the lines out.")
+        groups[cells[0]] = cells[1]
+    return groups

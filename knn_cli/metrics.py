@@ -1,20 +1,16 @@
-"""How good: diarization error rate, and the language recognition measures of NIST.
+"""How good language recognition is: the measures of NIST, and the scores that they are taken of.
 
-References: NIST RT-09 evaluation plan (diarization error rate); NIST 2022 Language Recognition Evaluation Plan,
-section 3 (Cavg, Cprimary); N. Brummer and D. van Leeuwen, "On calibration of language recognition scores",
-Odyssey 2006 (detection log-likelihood ratios).
+References: NIST 2022 Language Recognition Evaluation Plan, section 3 (Cavg, Cprimary); N. Brummer and D. van Leeuwen,
+"On calibration of language recognition scores", Odyssey 2006 (detection log-likelihood ratios, Cllr).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pyannote.core import Annotation, Timeline
-from scipy.optimize import linear_sum_assignment
 
 from knn_cli.errors import KnnError
 from knn_cli.types import Doubles
@@ -22,106 +18,9 @@ from knn_cli.types import Doubles
 Indices = NDArray[np.int64]
 
 LRE_BETAS = (1.0, 9.0)  # NIST LRE 2022: target priors 0.5 and 0.1, unit costs
-
-
-# ---- diarization ----
-
-
-@dataclass(frozen=True)
-class DiarizationError:
-    """Seconds of speaker time: `total` in the reference, and the three ways to lose it. `a + b` pools files."""
-
-    total: float
-    missed: float
-    false_alarm: float
-    confusion: float
-
-    @property
-    def rate(self) -> float:
-        """(missed + false alarm + confusion) / total; without reference speech 0 if nothing was claimed, else 1."""
-        errors = self.missed + self.false_alarm + self.confusion
-        if self.total > 0:
-            return errors / self.total
-        return 1.0 if errors > 0 else 0.0
-
-    def __add__(self, other: DiarizationError) -> DiarizationError:
-        return DiarizationError(
-            self.total + other.total,
-            self.missed + other.missed,
-            self.false_alarm + other.false_alarm,
-            self.confusion + other.confusion,
-        )
-
-    def __radd__(self, other: int) -> DiarizationError:
-        """Lets `sum(errors)` begin with its 0."""
-        return self if other == 0 else NotImplemented
-
-
-def diarization_error(
-    reference: Annotation,
-    hypothesis: Annotation,
-    *,
-    collar: float = 0.0,
-    skip_overlap: bool = False,
-    uem: Timeline | None = None,
-) -> DiarizationError:
-    """Diarization error under the one-to-one speaker mapping that shares most time, exact to rounding.
-
-    collar       : seconds on *each side* of every reference turn's start and end that are not scored, as in md-eval
-                   (pyannote.metrics' `collar` is both sides together: twice this)
-    skip_overlap : leave out where two or more reference speakers talk
-    uem          : what is scored; None is all of both, as dscore does
-
-    Turns of one speaker that overlap count once. The mapping is chosen on what is scored.
-    """
-    if collar < 0:
-        raise ValueError("the collar cannot be negative")
-    turns_ref, turns_hyp = _spans(reference), _spans(hypothesis)
-    borders_ref = np.concatenate([np.zeros(0), *(spans.ravel() for spans in turns_ref)])
-    collars = np.stack([borders_ref - collar, borders_ref + collar], axis=1)  # (2 turns, 2)
-    scored = np.zeros((0, 2)) if uem is None else np.array([(s.start, s.end) for s in uem]).reshape(-1, 2)
-    edges = np.unique(np.concatenate([np.zeros(0), *(x.ravel() for x in (*turns_ref, *turns_hyp, collars, scored))]))
-    if len(edges) < 2:
-        return DiarizationError(0.0, 0.0, 0.0, 0.0)
-    # Between two neighbouring edges nothing changes, so the whole score is sums over these cells.
-    seconds = np.diff(edges)  # (cells,)
-    in_ref = np.stack([np.zeros(len(seconds), dtype=bool), *(_inside(s, edges) for s in turns_ref)])[1:]
-    in_hyp = np.stack([np.zeros(len(seconds), dtype=bool), *(_inside(s, edges) for s in turns_hyp)])[1:]
-    count_ref, count_hyp = in_ref.sum(axis=0), in_hyp.sum(axis=0)  # speakers talking in each cell
-    if uem is not None:
-        seconds = seconds * _inside(scored, edges)
-    if collar > 0:
-        seconds = seconds * ~_inside(collars, edges)
-    if skip_overlap:
-        seconds = seconds * (count_ref < 2)
-    shared = (in_ref * seconds) @ in_hyp.T.astype(np.float64)  # (reference speakers, hypothesis speakers)
-    correct = shared[linear_sum_assignment(shared, maximize=True)].sum()
-    both = np.minimum(count_ref, count_hyp) @ seconds
-    return DiarizationError(
-        total=float(count_ref @ seconds),
-        missed=float(np.maximum(count_ref - count_hyp, 0) @ seconds),
-        false_alarm=float(np.maximum(count_hyp - count_ref, 0) @ seconds),
-        confusion=max(0.0, float(both - correct)),
-    )
-
-
-def _spans(annotation: Annotation) -> list[Doubles]:
-    """One (turns, 2) array of start and end a speaker."""
-    speakers: dict[object, list[tuple[float, float]]] = {}
-    for segment, _, label in annotation.itertracks(yield_label=True):
-        speakers.setdefault(label, []).append((segment.start, segment.end))
-    return [np.array(spans, dtype=np.float64) for spans in speakers.values()]
-
-
-def _inside(spans: Doubles, edges: Doubles) -> NDArray[np.bool_]:
-    """For spans (n, 2) whose ends are all among `edges` (m,): which of the m - 1 cells lie in any of them."""
-    change = np.zeros(len(edges), dtype=np.int64)
-    np.add.at(change, np.searchsorted(edges, spans[:, 0]), 1)
-    np.add.at(change, np.searchsorted(edges, spans[:, 1]), -1)
-    return np.cumsum(change)[:-1] > 0
-
-
-# ---- languages ----
+DIGITS = (
+    10  # of detection scores, in nats: what differs further on differs by rounding, and equal scores are to be equal
+)
 
 
 def accuracy(predicted: Sequence[int] | Indices, truth: Sequence[int] | Indices) -> float:
@@ -150,6 +49,8 @@ def detection_llr(log_likelihood: Doubles, priors: Sequence[float] | Doubles | N
 
     log_likelihood : (N, C) natural logarithms, up to a constant a row, C >= 2
     priors         : (C,) weights of the labels, equal when None
+
+    Rounded to DIGITS decimals.
     """
     count = log_likelihood.shape[1]
     if count < 2:
@@ -157,12 +58,21 @@ def detection_llr(log_likelihood: Doubles, priors: Sequence[float] | Doubles | N
     weights = np.ones(count) if priors is None else np.asarray(priors, dtype=np.float64)
     if weights.shape != (count,) or not (weights > 0).all():
         raise ValueError(f"priors are {count} numbers above 0")
-    llr = np.empty(log_likelihood.shape, dtype=np.float64)
-    for label in range(count):
-        others = np.arange(count) != label
-        rest = log_likelihood[:, others] + np.log(weights[others] / weights[others].sum())
-        llr[:, label] = log_likelihood[:, label] - np.logaddexp.reduce(rest, axis=1)
-    return llr
+    weighted = log_likelihood + np.log(weights)
+    rows, top = np.arange(len(weighted)), weighted.argmax(axis=1)
+    # All less one is safe but for the largest, which may be all that is left of the sum: that one's others anew.
+    odds = np.exp(weighted - weighted[rows, top][:, None])
+    rest = np.log(np.maximum(odds.sum(axis=1, keepdims=True) - odds, 1e-300)) + weighted[rows, top][:, None]
+    others = weighted.copy()
+    others[rows, top] = -np.inf
+    rest[rows, top] = np.logaddexp.reduce(others, axis=1)
+    llr: Doubles = log_likelihood - rest + np.log(weights.sum() - weights)
+    return np.round(llr, DIGITS)
+
+
+def bayes_threshold(beta: float) -> float:
+    """log(beta), and no more than what `detection_llr` may have rounded off a score that is just that."""
+    return math.log(beta) - 10.0**-DIGITS
 
 
 def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: float | None = None) -> float:
@@ -178,13 +88,17 @@ def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: f
     truth : (segments,) column of the true label
     """
     scores, miss_cost, accept_cost = _trials(llr, truth, beta)
-    accepted = scores >= (math.log(beta) if threshold is None else threshold)
+    accepted = scores >= (bayes_threshold(beta) if threshold is None else threshold)
     return float(miss_cost[~accepted].sum() + accept_cost[accepted].sum())
 
 
 def min_cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> float:
     """The least `cavg` that one threshold for all labels can give; `cavg` minus this is the calibration loss."""
-    scores, miss_cost, accept_cost = _trials(llr, truth, beta)
+    return _least(*_trials(llr, truth, beta))
+
+
+def _least(scores: Doubles, miss_cost: Doubles, accept_cost: Doubles) -> float:
+    """The least cost of any threshold on (trials,) scores, given what rejecting and accepting each trial costs."""
     order = np.argsort(-scores, kind="stable")
     scores, step = scores[order], (accept_cost - miss_cost)[order]
     costs = miss_cost.sum() + np.cumsum(step)  # of accepting the k + 1 best trials
@@ -201,6 +115,42 @@ def cprimary(llr: Doubles, truth: Sequence[int] | Indices) -> float:
 def min_cprimary(llr: Doubles, truth: Sequence[int] | Indices) -> float:
     """The mean of `min_cavg` at beta = 1 and beta = 9."""
     return sum(min_cavg(llr, truth, beta) for beta in LRE_BETAS) / len(LRE_BETAS)
+
+
+def min_cavg_by_label(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> float:
+    """The least `cavg` that a threshold a label can give: the mean over labels of the least cost of each."""
+    true = np.asarray(truth, dtype=np.int64)
+    scores, miss_cost, accept_cost = _trials(llr, true, beta)
+    count = len(np.unique(true))
+    table = (each.reshape(-1, count).T for each in (scores, miss_cost, accept_cost))  # (N, segments) each
+    return sum(_least(*label) for label in zip(*table, strict=True))
+
+
+def min_cprimary_by_label(llr: Doubles, truth: Sequence[int] | Indices) -> float:
+    """The mean of `min_cavg_by_label` at beta = 1 and beta = 9."""
+    return sum(min_cavg_by_label(llr, truth, beta) for beta in LRE_BETAS) / len(LRE_BETAS)
+
+
+def cllr(log_likelihood: Doubles, truth: Sequence[int] | Indices) -> float:
+    """Multiclass Cllr in bits (Brummer & van Leeuwen 2006; Cmxe of the FoCal Multi-class toolkit).
+
+    The mean over the labels that occur of the mean over their segments of -log2 P(true label | segment), with the same
+    prior for all C labels. 0 is perfect; log2(C) is what scores that say nothing give.
+
+    log_likelihood : (N, C) natural logarithms, up to a constant a row
+    truth          : (N,) column of the true label, N > 0
+    """
+    true = np.asarray(truth, dtype=np.int64)
+    _some(true)
+    bits = surprise(log_likelihood, true)
+    return float(np.mean([bits[true == label].mean() for label in np.unique(true)]))
+
+
+def surprise(log_likelihood: Doubles, truth: Indices) -> Doubles:
+    """(N,) -log2 of the posterior of each segment's true label, with the same prior for all labels."""
+    whole = np.logaddexp.reduce(log_likelihood, axis=1)
+    bits: Doubles = (whole - log_likelihood[np.arange(len(truth)), truth]) / math.log(2)
+    return bits
 
 
 def _trials(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> tuple[Doubles, Doubles, Doubles]:

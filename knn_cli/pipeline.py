@@ -25,7 +25,8 @@ from knn_cli.types import EmbeddingSet, Progress, ScoreTable
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
-    from knn_cli.classification import Classifier
+    from knn_cli.classifying import Classifier
+    from knn_cli.timeline import LanguageTimeline
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterat
         yield Silent(silent)
 
 
-def training_rows(
+def training_source(
     path: Path,
     model: str | None = None,
     device: str = "auto",
@@ -198,8 +199,8 @@ def training_rows(
     label: str = "group",
     use_vad: bool = True,
     progress: Progress | None = None,
-) -> EmbeddingSet:
-    """The rows of an embedding store, or those that a model makes of an audio store.
+) -> EmbeddingSet | Path:
+    """An embedding store as it is, to be gone through in blocks, or the rows that a model makes of an audio store.
 
     Without a `model` it is the shipped one of voices where `label` is speaker, else that of languages.
     """
@@ -207,7 +208,7 @@ def training_rows(
         if opened.kind == "embeddings":
             if model is not None:
                 raise KnnError(f"{path} holds embeddings already, so --model has nothing to do.", "Leave it out.")
-            return opened.embeddings()
+            return path
         usual = bundle.VOICE if label == "speaker" else bundle.LANGUAGE
         embedder = Embedder(usual if model is None else model, device=device, batch_seconds=batch_seconds)
         parts = []
@@ -242,6 +243,30 @@ def classify(
                 yield str(path), replace(table, name=np.full(len(table), str(path)))
         except (AudioError, StoreError, BundleError) as error:
             yield str(path), error
+
+
+def timelines(
+    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
+) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
+    """(file, its languages over time or why there are none), file after file; see `timeline.timeline`.
+
+    rttm : turns of speakers, looked up by the file's stem; those of an only recording go with an only file
+    """
+    from knn_cli import report, timeline
+
+    turns = report.read_rttm(rttm) if rttm is not None else {}
+    for path in files:
+        speakers = None
+        if rttm is not None:
+            alone = len(turns) == 1 and len(files) == 1
+            speakers = next(iter(turns.values())) if alone else turns.get(path.stem)
+            if speakers is None:
+                yield path, KnnError(f"{rttm} has no turns of {path.stem}.", f"It has those of {', '.join(turns)}.")
+                continue
+        try:
+            yield path, timeline.timeline(path, classifier, speakers=speakers, **settings)
+        except AudioError as error:
+            yield path, error
 
 
 def diarize(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ __all__ = [
     "ChannelAttention",
     "ContextMHFA",
     "ContextStatisticsMHFA",
+    "EnsembleMHFA",
     "GroupedMHFA",
     "MeanPooling",
     "SharedKeyMHFA",
@@ -176,10 +177,55 @@ class MHFA(nn.Module):
             ValueError: when another number of layers comes.
         """
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
+        return self.pool(keys, values, mask)
+
+    def pool(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Embeddings (B, E) of the two weighted sums over the layers, (B, T, C) each."""
         weights = attention(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
         pooled = weights @ blank(self.cmp_linear_v(values), mask)  # (B, H, D)
         embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
         return embeddings
+
+
+@POOLINGS.register("mhfa-ensemble")
+class EnsembleMHFA(nn.Module):
+    """Several MHFA poolings of one encoder, such as those of several seeds, their embeddings side by side.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        heads: number of attention heads H of each member.
+        compression: width D to which keys and values are compressed, in each member.
+        dimension: width E of the embedding, of all members together.
+        members: number of poolings M, which divides `dimension`.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        heads: int = 64,
+        compression: int = 128,
+        dimension: int = 256,
+        members: int = 2,
+    ) -> None:
+        super().__init__()
+        check_sizes("Ensemble MHFA", dimension=dimension, members=members)
+        if dimension % members:
+            raise KnnError(f"Ensemble MHFA pooling cannot share {dimension} values among {members} members evenly.")
+        self.dimension = dimension
+        self.members = nn.ModuleList(
+            MHFA(layers, channels, heads, compression, dimension // members) for _ in range(members)
+        )
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E), member after member; the contract is that of `MHFA.forward`."""
+        members = [cast(MHFA, member) for member in self.members]
+        sums = layer_sums(layers, *(weights for each in members for weights in (each.weights_k, each.weights_v)))
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        return torch.cat(
+            [each.pool(keys, values, mask) for each, (keys, values) in zip(members, pairs, strict=True)], 1
+        )
 
 
 @POOLINGS.register("mhfa-grouped")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from knn_cli.classification import posteriors
+from knn_cli.classifying import posteriors
+from knn_cli.evaluation_tables import FIGURES
 from knn_cli.exchange import write_text
 from knn_cli.metrics import detection_llr
-from knn_cli.types import EmbeddingSet, ScoreTable
+from knn_cli.open_set import UNKNOWN, is_unknown
+from knn_cli.types import Doubles, EmbeddingSet, ScoreTable
+
+if TYPE_CHECKING:
+    from knn_cli.evaluating import Tested
+    from knn_cli.evaluation import Figure
+    from knn_cli.splitting import Count
+    from knn_cli.trials import TrialFigures
 
 
 def embeddings(
@@ -28,38 +37,54 @@ def embeddings(
         json_line(stream, {**line, "embedding": [float(f"{value:.7g}") for value in vector]})
 
 
-def score_lines(stream: TextIO, table: ScoreTable) -> None:
+def score_lines(stream: TextIO, table: ScoreTable, priors: Mapping[str, float] | None = None) -> None:
     llr = detection_llr(table.log_likelihood)
-    for row, chances in enumerate(posteriors(table)):
+    unknown = is_unknown(table)
+    group_names, group_chances = _group_chances(table, priors)
+    for row, chances in enumerate(posteriors(table, priors)):
         best = int(chances.argmax())
         line = {
             "file": str(table.name[row]),
             "start": _seconds(table.start[row]),
             "end": _seconds(table.end[row]),
-            "label": table.labels[best],
-            "probability": round(float(chances[best]), 6),
+            "label": UNKNOWN if unknown[row] else table.labels[best],
+            "probability": None if unknown[row] else round(float(chances[best]), 6),
             "probabilities": {one: round(float(p), 6) for one, p in zip(table.labels, chances, strict=True)},
             "llr": {one: round(float(x), 4) for one, x in zip(table.labels, llr[row], strict=True)},
         }
+        if group_names:
+            own = group_chances[row]
+            line["group"] = group_names[int(own.argmax())]
+            line["groups"] = {one: round(float(p), 6) for one, p in zip(group_names, own, strict=True)}
         json_line(stream, line)
 
 
-def score_rows(stream: TextIO, table: ScoreTable, top: int, *, header: bool) -> None:
+def score_rows(
+    stream: TextIO, table: ScoreTable, top: int, priors: Mapping[str, float] | None = None, *, header: bool
+) -> None:
+    group_names, group_chances = _group_chances(table, priors)
     if header:
         more = [
             f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
         ]
+        more += ["group", "group_probability"] if group_names else []
         stream.write("\t".join(["file", "start", "end", "label", "probability", *more]) + "\n")
-    for row, chances in enumerate(posteriors(table)):
+    unknown = is_unknown(table)
+    for row, chances in enumerate(posteriors(table, priors)):
         best = chances.argsort()[::-1][:top]
         ranked = [field for one in best for field in (table.labels[one], f"{chances[one]:.4f}")]
+        if unknown[row]:
+            ranked[:2] = UNKNOWN, ""
+        if group_names:
+            likeliest = int(group_chances[row].argmax())
+            ranked += [group_names[likeliest], f"{group_chances[row, likeliest]:.4f}"]
         times = [
             "" if (value := _seconds(time)) is None else f"{value:g}" for time in (table.start[row], table.end[row])
         ]
         stream.write("\t".join(map(_field, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
-def score_table(tables: list[ScoreTable], top: int, model: str) -> None:
+def score_table(tables: list[ScoreTable], top: int, model: str, priors: Mapping[str, float] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -69,13 +94,111 @@ def score_table(tables: list[ScoreTable], top: int, model: str) -> None:
     shown.add_column("seconds", justify="right")
     for rank in range(1, min(top, len(tables[0].labels)) + 1):
         shown.add_column(f"{rank}.")
+    if tables[0].groups:
+        shown.add_column("group")
     for table in tables:
-        for row, chances in enumerate(posteriors(table)):
+        unknown = is_unknown(table)
+        group_names, group_chances = _group_chances(table, priors)
+        for row, chances in enumerate(posteriors(table, priors)):
             best = chances.argsort()[::-1][:top]
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
-            cells = [str(table.name[row]), span, *(f"{table.labels[one]} {chances[one]:.1%}" for one in best)]
-            shown.add_row(*map(Text, cells))  # Text: a name may hold what rich takes for markup
+            ranked = [f"{table.labels[one]} {chances[one]:.1%}" for one in best]
+            if unknown[row]:
+                ranked[0] = UNKNOWN
+            if group_names:
+                likeliest = int(group_chances[row].argmax())
+                ranked.append(f"{group_names[likeliest]} {group_chances[row, likeliest]:.1%}")
+            shown.add_row(*map(Text, [str(table.name[row]), span, *ranked]))  # Text: a name may hold rich's markup
     Console().print(shown)
+
+
+def _group_chances(table: ScoreTable, priors: Mapping[str, float] | None) -> tuple[tuple[str, ...], Doubles]:
+    """The groups of a table's labels, if it has any, and (N, G) the summed posteriors of their labels."""
+    names = tuple(dict.fromkeys(table.groups))
+    member = np.array([[group == name for name in names] for group in table.groups], dtype=float)  # (C, G)
+    return names, posteriors(table, priors) @ member if names else np.zeros((len(table), 0))
+
+
+def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None:
+    """What each class has on each side or in each fold."""
+    if not as_json:
+        stream.write("class\tpart\trows\trecordings\tseconds\n")
+    for one in counts:
+        if as_json:
+            json_line(stream, {**one._asdict(), "seconds": _seconds(one.seconds)})
+            continue
+        seconds = "" if (value := _seconds(one.seconds)) is None else f"{value:g}"
+        stream.write("\t".join(map(_field, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n")
+
+
+def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
+    """Figures of each model, one a line with its interval; then its curve."""
+    for model in found.models:
+        curve = found.curves.get(model.name, ())
+        if as_json:
+            line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
+            ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.figures.items()}
+            line["figures"] = {name: [_number(value) for value in values] for name, values in ends.items()}
+            if model.evaluation.groups is not None:
+                of_groups = model.evaluation.groups.figures
+                line["groups"] = {name: _number(one.value) for name, one in of_groups.items()}
+            if (opened := model.evaluation.open_set) is not None:
+                line["open_set"] = {
+                    "threshold": _number(opened.threshold),
+                    "false_reject": _number(opened.false_reject.value),
+                    "false_accept": _number(opened.false_accept.value),
+                    "eer": _number(opened.eer),
+                }
+            line["curve"] = [
+                {
+                    "segments": one.segments,
+                    "seconds": _number(one.seconds),
+                    "rows": one.rows,
+                    "accuracy": _number(one.accuracy.value),
+                    "cprimary": _number(one.cprimary),
+                    "min_cprimary": _number(one.min_cprimary),
+                }
+                for one in curve
+            ]
+            json_line(stream, line)
+            continue
+        stream.write(f"{model.name}: {model.counts}\n")
+        for name, figure in model.evaluation.figures.items():
+            stream.write(f"  {name:<22}{_with_interval(figure, FIGURES[name][1] if name in FIGURES else False)}\n")
+        if model.evaluation.groups is not None:
+            by_group = model.evaluation.groups.figures["accuracy"]
+            stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")
+        if (opened := model.evaluation.open_set) is not None:
+            rates = f"false reject {opened.false_reject.value:.1%}, false accept {opened.false_accept.value:.1%}"
+            stream.write(f"  {'open set':<22}{rates}, equal error {opened.eer:.1%}\n")
+        if curve:
+            stream.write("  segments\tseconds\trows\taccuracy\tcprimary\tmin_cprimary\n")
+        for point in curve:
+            costs = f"{point.cprimary:.4f}\t{point.min_cprimary:.4f}"
+            accuracy = _with_interval(point.accuracy, True)
+            stream.write(f"  {point.segments}\t{point.seconds:.1f}\t{point.rows}\t{accuracy}\t{costs}\n")
+
+
+def _with_interval(figure: Figure, share: bool) -> str:
+    form = "{:.1%}" if share else "{:.4f}"
+    value = form.format(figure.value)
+    ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
+    return value + ends
+
+
+def trial_lines(found: TrialFigures) -> Iterator[tuple[str, str]]:
+    """Name and value of each figure of labelled trials."""
+    yield "trials", f"{found.targets} of one speaker, {found.nontargets} of two"
+    yield "EER", f"{found.eer:.2%}"
+    for prior, least in found.min_dcf.items():
+        actual = f", actual {found.dcf[prior]:.3f}" if prior in found.dcf else ""
+        yield f"minDCF {prior:g}", f"{least:.3f}{actual}"
+    if found.cllr is not None:
+        yield "Cllr", f"{found.cllr:.3f} bits"
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 6)
 
 
 def right_of(table: ScoreTable) -> tuple[int, int]:

@@ -7,14 +7,16 @@ Nothing depends on the order of the rows: units and classes are sorted before an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.errors import KnnError
-from knn_cli.types import Texts
+from knn_cli.types import Doubles, Texts
 
 Mask = NDArray[np.bool_]
 
@@ -37,7 +39,7 @@ def _plan(
     if not len(texts):
         raise KnnError("There are no rows to split.")
     if units is not None:
-        keys = _joined(np.asarray(recordings, dtype=np.str_), keys)
+        keys = joined(np.asarray(recordings, dtype=np.str_), keys)
     names, unit = np.unique(keys, return_inverse=True)
     classes, label = np.unique(texts, return_inverse=True)
     rank = np.random.default_rng(seed).permutation(len(names))
@@ -56,7 +58,7 @@ def _plan(
     return _Plan(unit, len(names), [(str(classes[code]), members[code]) for code in order])
 
 
-def _joined(recordings: Texts, units: Texts) -> Texts:
+def joined(recordings: Texts, units: Texts) -> Texts:
     """Units that share a recording become one, named by the first of them, so that no recording is ever cut."""
     above = {name: name for name in np.unique(units).tolist()}
 
@@ -144,3 +146,99 @@ def folds(
             raise _cannot(name)
     numbers = np.asarray([fold[unit] for unit in range(plan.units)])[plan.unit]
     return [(numbers != number, numbers == number) for number in range(count) if (numbers == number).any()]
+
+
+def leave_one_out(
+    recordings: Sequence[str] | Texts, labels: Sequence[str] | Texts, units: Sequence[str] | Texts
+) -> list[tuple[str, Mask, Mask]]:
+    """(unit, train, test) for every unit: it is tested by rows of all the others. Units in sorted order.
+
+    units : (N,) the value that is left out, such as the corpus, family or speaker of each row
+
+    A test side may lack classes, a train side may not. Raises KnnError for a single unit, a recording of two units,
+    and a class that occurs in one unit alone.
+    """
+    keys, names, texts = (np.asarray(column, dtype=np.str_) for column in (units, recordings, labels))
+    if not len(keys) == len(names) == len(texts):
+        raise ValueError(f"{len(names)} recordings, {len(keys)} units, {len(texts)} labels")
+    values = np.unique(keys)
+    if len(values) < 2:
+        found = f"only {str(values[0])!r}" if len(values) else "none"
+        raise KnnError(f"Leaving one out needs two or more, there is {found}.", "Choose another level of units.")
+    owner: dict[str, str] = {}
+    for recording, unit in zip(names.tolist(), keys.tolist(), strict=True):
+        if owner.setdefault(recording, unit) != unit:
+            raise KnnError(
+                f"The recording {recording!r} belongs to {owner[recording]!r} and to {unit!r}; leaving one of them out "
+                "would cut it.",
+                "Choose another level of units.",
+            )
+    for label in np.unique(texts):
+        if len(own := np.unique(keys[texts == label])) < 2:
+            raise KnnError(
+                f"The class {str(label)!r} occurs in {str(own[0])!r} alone, so nothing would be left to train it.",
+                "Leave the class out (--ignore), or choose another level of units.",
+            )
+    return [(str(value), keys != value, keys == value) for value in values]
+
+
+def between_quartiles(
+    recordings: Sequence[str] | Texts,
+    labels: Sequence[str] | Texts,
+    seconds: Sequence[float] | Doubles,
+    *,
+    number: int,
+    seed: int = 0,
+) -> Mask:
+    """(N,) rows of `number` recordings a class whose length lies between the class's quartiles, both included.
+
+    seconds : (N,) length of each row; a recording is as long as its rows together. Quartiles are those of linear
+              interpolation over the class's recordings.
+
+    So every class weighs alike and neither scraps nor recordings of an hour are drawn. Raises KnnError that names the
+    class with fewer such recordings, or with none beside those drawn; for a recording of two classes; for rows
+    without a length.
+    """
+    names, codes = np.unique(np.asarray(recordings, dtype=np.str_), return_inverse=True)
+    texts, lengths = np.asarray(labels, dtype=np.str_), np.asarray(seconds, dtype=np.float64)
+    if not len(codes) == len(texts) == len(lengths):
+        raise ValueError(f"{len(codes)} recordings, {len(texts)} labels, {len(lengths)} lengths")
+    if number < 1:
+        raise KnnError(f"{number} recordings a class cannot be drawn.", "Ask for 1 or more.")
+    if np.isnan(lengths).any():
+        where = str(names[codes[np.isnan(lengths)][0]])
+        raise KnnError(f"The rows of {where!r} have no start and end, so how long it is cannot be told.")
+    classes = np.unique(texts)
+    owner = np.full(len(names), -1)
+    for code, label in enumerate(classes):
+        own = np.unique(codes[texts == label])
+        if (taken := own[owner[own] >= 0]).size:
+            other = str(classes[owner[taken[0]]])
+            raise KnnError(
+                f"The recording {str(names[taken[0]])!r} holds the classes {other!r} and {str(label)!r}.",
+                "Choose another label level, or another kind of split.",
+            )
+        owner[own] = code
+    # Sums that do not depend on the order of the rows: exact, rounded once.
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    total = np.asarray([math.fsum(lengths[order[a:b]].tolist()) for a, b in pairwise(bounds.tolist())])
+    rank = np.random.default_rng(seed).permutation(len(names))
+    drawn = np.zeros(len(names), dtype=np.bool_)
+    for code, label in enumerate(classes):
+        own = np.flatnonzero(owner == code)
+        first, third = np.quantile(total[own], [0.25, 0.75])
+        middle = own[(total[own] >= first) & (total[own] <= third)]
+        if len(middle) < number:
+            raise KnnError(
+                f"The class {str(label)!r} has {len(middle)} recordings between the quartiles of length "
+                f"({first:.4g} s to {third:.4g} s), {number} were asked for.",
+                "Ask for fewer, or leave the class out (--ignore).",
+            )
+        if len(own) == number:
+            raise KnnError(
+                f"All {number} recordings of the class {str(label)!r} would be on one side.",
+                "Ask for fewer, or leave the class out (--ignore).",
+            )
+        drawn[middle[np.argsort(rank[middle])[:number]]] = True
+    return np.asarray(drawn[codes])

@@ -25,7 +25,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from knn_cli import audio
 from knn_cli.atomic import replacing
 from knn_cli.errors import StoreError
-from knn_cli.types import EmbeddingSet, Waveform
+from knn_cli.types import EmbeddingSet, Floats, Waveform
 
 SCHEMA = 1
 KINDS = ("audio", "embeddings")
@@ -47,6 +47,7 @@ SUFFIXES = frozenset([".h5", ".hdf5"])
 _TEXT = h5py.string_dtype("utf-8")
 _BYTES = h5py.vlen_dtype(np.uint8)
 _ROWS_A_CHUNK = 1024
+_TEXTS_AT_ONCE = 1 << 16
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
 _COLUMNS = {"name": "Name", "group": "GroupID", "subgroup": "SubgroupID", "speaker": "Speaker"}
@@ -147,37 +148,60 @@ class Store:
     def attributes(self) -> dict[str, str]:
         return {key: _text(value) for key, value in self._file.attrs.items()}
 
-    def column(self, field: str) -> NDArray[np.str_]:
-        """(N,) text of name, group, subgroup or speaker; "" where the store lacks it."""
+    def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
+        """(n,) text of name, group, subgroup or speaker, of all rows or some; "" where the store lacks it."""
+        rows = range(len(self))[first:last]
         dataset = self._file.get(_COLUMNS[field])
         if dataset is None:
-            return np.full(len(self), "", dtype=np.str_)
-        return np.array([_text(value) for value in dataset[...].reshape(-1)], dtype=np.str_)
+            return np.full(len(rows), "", dtype=np.str_)
+        parts = [np.zeros(0, dtype=np.str_)]
+        for at in range(rows.start, rows.stop, _TEXTS_AT_ONCE):  # Python's texts are many times as large as numpy's
+            texts = dataset[at : min(at + _TEXTS_AT_ONCE, rows.stop)].reshape(-1)
+            parts.append(np.array([_text(value) for value in texts], dtype=np.str_))
+        return np.concatenate(parts)
 
-    def times(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(N,) start and (N,) end in seconds, NaN where unknown."""
-        first, last = (
-            np.asarray(self._file[name][...], dtype=np.float64).reshape(-1)
+    def times(self, first: int = 0, last: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n,) start and (n,) end in seconds, of all rows or some; NaN where unknown."""
+        start, end = (
+            np.asarray(self._file[name][first:last], dtype=np.float64).reshape(-1)
             if name in self._file
-            else np.full(len(self), np.nan)
+            else np.full(len(range(len(self))[first:last]), np.nan)
             for name in ("Start", "End")
         )
-        return first, last
+        return start, end
+
+    def labels(self, first: int = 0, last: int | None = None) -> EmbeddingSet:
+        """Rows of a store of either kind without their vectors or sound: names, labels, times, and `data` (n, 0)."""
+        with self._reading():
+            start, end = self.times(first, last)
+            texts = {field: self.column(field, first, last) for field in _COLUMNS}
+        empty = np.zeros((len(start), 0), np.float32)
+        return EmbeddingSet(empty, start=start, end=end, embedder=self.embedder, **texts)
+
+    def data(self, first: int = 0, last: int | None = None) -> Floats:
+        """(n, D) float32 embeddings of all rows or some. Raises StoreError for NaN or infinite values."""
+        with self._reading():
+            data: Floats = self._file["Data"][first:last].astype(np.float32, copy=False)
+        with np.errstate(invalid="ignore"):
+            suspect = not np.isfinite(data.sum(dtype=np.float64))  # one pass without a copy
+        if suspect and len(bad := np.flatnonzero(~np.isfinite(data).all(axis=1))):
+            row = first + int(bad[0])
+            raise StoreError(
+                f"{self.path} holds NaN or infinite values in {len(bad)} of {len(data)} embeddings, first in row "
+                f"{row} ({self.column('name', row, row + 1)[0]}).",
+                "Embed these recordings again.",
+            )
+        return data
+
+    def blocks(self, size: int) -> Iterator[EmbeddingSet]:
+        """The rows of an embedding store, `size` at a time, in the memory of one block."""
+        for first in range(0, len(self), size):
+            last = first + size
+            yield replace(self.labels(first, last), data=self.data(first, last))
 
     def embeddings(self) -> EmbeddingSet:
         """All rows of an embedding store."""
-        with self._reading():
-            data = self._file["Data"][...].astype(np.float32, copy=False)
-            start, end = self.times()
-            texts = {field: self.column(field) for field in _COLUMNS}
-        bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
-        if len(bad):
-            raise StoreError(
-                f"{self.path} holds NaN or infinite values in {len(bad)} of {len(data)} embeddings, first in row "
-                f"{bad[0]} ({texts['name'][bad[0]]}).",
-                "Embed these recordings again.",
-            )
-        return EmbeddingSet(data, start=start, end=end, embedder=self.embedder, **texts)
+        return replace(self.labels(), data=self.data())
 
     def segments(self) -> Iterator[AudioRow]:
         """The rows of an audio store, one after the other. Raises StoreError for a damaged row."""
@@ -186,9 +210,22 @@ class Store:
             starts, ends = self.times()
         for row in range(len(self)):
             with self._reading(f", row {row},"):
-                samples = audio.decode_flac(self._file["Audio"][row].tobytes())
+                samples = audio.decode_flac(self.flac(row))
             labels = str(name[row]), str(group[row]), str(subgroup[row]), str(speaker[row])
             yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[row]), float(ends[row]))
+
+    def find(self, name: str, start: float) -> int | None:
+        """The row of a recording that begins at `start` seconds (of several the first), None where there is none."""
+        with self._reading():
+            starts, _ = self.times()
+            rows = np.flatnonzero((self.column("name") == name) & np.isclose(starts, start, atol=1e-3))
+        return int(rows[0]) if len(rows) else None
+
+    def flac(self, row: int) -> bytes:
+        """The sound of a row as a FLAC file."""
+        with self._reading(f", row {row},"):
+            data: bytes = self._file["Audio"][row].tobytes()
+        return data
 
     @contextmanager
     def _reading(self, where: str = "") -> Iterator[None]:
@@ -210,6 +247,12 @@ def kind_of(path: Path) -> str | None:
         return None
     with Store(path) as store:
         return store.kind
+
+
+def labels(path: Path | str) -> EmbeddingSet:
+    """Names, labels and times of a store of either kind, without its vectors or sound; see `Store.labels`."""
+    with Store(path) as store:
+        return store.labels()
 
 
 def read(path: Path | str) -> EmbeddingSet:

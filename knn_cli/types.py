@@ -140,6 +140,8 @@ class ScoreTable:
     name           : (N,) recording (or file) of the segment
     start, end     : (N,) float64 seconds, NaN where unknown
     truth          : (N,) true label, "" where unknown
+    threshold      : a row whose largest detection LLR is below is of no label here; None: every row has one
+    groups         : (C,) the group that each label belongs to, such as a dialect region; () without groups
     """
 
     labels: tuple[str, ...]
@@ -148,12 +150,37 @@ class ScoreTable:
     start: Doubles
     end: Doubles
     truth: Texts = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
+    threshold: float | None = None
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.log_likelihood.shape != (len(self.name), len(self.labels)):
             raise ValueError(
                 f"scores are {self.log_likelihood.shape}, rows and labels {(len(self.name), len(self.labels))}"
             )
+        if len(self.groups) not in (0, len(self.labels)):
+            raise ValueError(f"{len(self.groups)} groups, {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.name)
+
+    @property
+    def seconds(self) -> Doubles:
+        """(N,) length of each row, NaN where unknown."""
+        return self.end - self.start
+
+    def take(self, rows: Any) -> ScoreTable:
+        """The rows chosen by an index array, a boolean mask or a slice."""
+        fields = ("log_likelihood", "name", "start", "end")
+        columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in fields}
+        return replace(self, **columns, truth=self.truth[rows] if len(self.truth) else self.truth)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ScoreTable]) -> ScoreTable:
+        """The rows of one or more tables of one classifier, one after the other."""
+        first = parts[0]
+        if len({(part.labels, part.threshold, part.groups) for part in parts}) > 1:
+            raise ValueError("scores of several classifiers make no table")
+        fields = ("log_likelihood", "name", "start", "end", "truth")
+        columns: dict[str, Any] = {field: np.concatenate([getattr(one, field) for one in parts]) for field in fields}
+        return replace(first, **columns)

@@ -37,6 +37,17 @@ def test_gradient(seed: int, classes: int) -> None:
     np.testing.assert_allclose(objective(at, scores, truth, 0.1)[1], numeric, atol=1e-5)
 
 
+@given(st.integers(0, 10**6), st.integers(2, 5), st.booleans(), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_gradient_of_temperature_and_exponent(seed: int, classes: int, lasting: bool, affine: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scores, truth = rng.normal(size=(12, classes)) * 3, np.arange(12) % classes
+    lengths = rng.normal(size=12) if lasting else None
+    at = rng.normal(size=1 + lasting + classes * affine) / 2
+    numeric = optimize.approx_fprime(at, lambda x: objective(x, scores, truth, 0.1, lengths)[0], 1e-7)
+    np.testing.assert_allclose(objective(at, scores, truth, 0.1, lengths)[1], numeric, atol=2e-5)
+
+
 def test_objective_by_hand() -> None:
     scores = np.log([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
     loss, _ = objective(np.zeros(3), scores, np.asarray([0, 0, 1]), 0.3)
@@ -55,6 +66,57 @@ def test_recovers_an_affine_distortion() -> None:
     already = Calibration.fit(scores, names[truth], names)
     assert already.scale == pytest.approx(1, abs=0.03)
     np.testing.assert_allclose(already.offsets, 0, atol=0.06)
+
+
+def test_recovers_a_temperature() -> None:
+    scores, truth = drawn(20_000, 4, seed=4)
+    found = Calibration.fit(5 * scores, truth.astype(str), list("0123"), kind="temperature")
+    assert found.scale == pytest.approx(1 / 5, rel=0.03) and found.exponent == 0
+    np.testing.assert_array_equal(found.offsets, 0)
+    # Offsets that only the affine kind can take away stay.
+    bent = 5 * scores + [10.0, 0, 0, 0]
+    both = [Calibration.fit(bent, truth.astype(str), list("0123"), kind=kind) for kind in ("temperature", "affine")]
+    assert cross_entropy(both[0], bent, truth) > cross_entropy(both[1], bent, truth) + 0.1
+
+
+@pytest.mark.parametrize("kind", ["affine", "temperature"])
+def test_recovers_how_scores_grow_with_length(kind: str) -> None:
+    """Scores that are calibrated, made too sure by twice the root of their length over 4 s."""
+    scores, truth = drawn(20_000, 3, seed=5)
+    seconds = np.exp(np.random.default_rng(5).normal(size=len(scores)))
+    bent = scores * (2 * np.sqrt(seconds / 4))[:, None]
+    names = truth.astype(str)
+    found = Calibration.fit(bent, names, list("012"), kind=kind, seconds=seconds)  # type: ignore[arg-type]
+    assert found.exponent == pytest.approx(-0.5, abs=0.03)
+    assert found.reference == pytest.approx(np.exp(np.log(seconds).mean()))
+    assert found.scale * found.reference**0.5 == pytest.approx(1, rel=0.04)  # a = 1 / 2 at 4 s, 1 at 1 s
+    np.testing.assert_allclose(found.apply(bent, seconds), scores, atol=0.8)
+    blind = Calibration.fit(bent, names, list("012"), kind=kind)  # type: ignore[arg-type]
+    own = special.log_softmax(found.apply(bent, seconds), axis=1)[np.arange(len(truth)), truth]
+    assert -own.mean() < cross_entropy(blind, bent, truth) - 0.01
+
+
+def test_lengths_that_say_nothing_change_nothing() -> None:
+    scores, truth = drawn(300, 3, seed=6)
+    names = truth.astype(str)
+    plain = Calibration.fit(2 * scores, names, list("012"))
+    unknown = Calibration.fit(2 * scores, names, list("012"), seconds=np.full(300, np.nan))
+    assert (unknown.scale, unknown.exponent, unknown.reference) == (plain.scale, 0, 1)
+    alike = Calibration.fit(2 * scores, names, list("012"), seconds=np.full(300, 7.0))
+    assert alike.scale == pytest.approx(plain.scale, rel=1e-6)
+    assert (alike.exponent, alike.reference) == (pytest.approx(0, abs=1e-6), pytest.approx(7))
+
+
+def test_lengths_by_hand() -> None:
+    calibration = Calibration(2.0, np.asarray([0.0, 1.0]), exponent=0.5, reference=4.0)
+    scores = [[1.0, 3.0]] * 5
+    seconds = [4.0, 16.0, 1.0, np.nan, 0.0]  # nothing lasts 0 s: unknown
+    wanted = [[2, 7], [4, 13], [1, 4], [2, 7], [2, 7]]
+    np.testing.assert_allclose(calibration.apply(scores, seconds), wanted)
+    np.testing.assert_allclose(calibration.apply(scores), [[2, 7]] * 5)
+    np.testing.assert_allclose(
+        calibration.posteriors(scores, [1, 1], seconds), special.softmax(np.asarray(wanted, dtype=float), axis=1)
+    )
 
 
 def test_classes_weigh_alike() -> None:
@@ -126,3 +188,11 @@ def test_mistakes_are_named() -> None:
             Calibration.identity(3).posteriors([[1.0, 2.0, 3.0]], priors)
     with pytest.raises(ValueError, match="positive"):
         Calibration(0.0, np.zeros(2))
+    for exponent, reference in ((np.nan, 1.0), (0.5, 0.0), (0.5, np.inf)):
+        with pytest.raises(ValueError, match="exponent"):
+            Calibration(1.0, np.zeros(2), exponent, reference)
+    scores, _ = drawn(12, 3, seed=0)
+    with pytest.raises(KnnError, match="no calibration 'isotonic'"):
+        Calibration.fit(scores, labels, ["0", "1", "2"], kind="isotonic")  # type: ignore[arg-type]
+    with pytest.raises(KnnError, match="12 rows of scores and lengths of shape"):
+        Calibration.fit(scores, labels, ["0", "1", "2"], seconds=[1.0])

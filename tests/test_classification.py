@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
-from knn_cli import bundle, metrics
+from knn_cli import bundle, fitting, measuring, metrics, partition, split, splitting, store
+from knn_cli.calibration import Calibration
 from knn_cli.classification import Classifier, posteriors, train
 from knn_cli.errors import BundleError, KnnError
-from knn_cli.types import EmbeddingSet
+from knn_cli.glc import GaussianLinearClassifier, cross_log_likelihood
+from knn_cli.types import EmbeddingSet, ScoreTable
 
 
 def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0, embedder: str = "") -> EmbeddingSet:
@@ -110,3 +115,226 @@ def test_a_bundle_takes_its_embedder_along(tmp_path: Path) -> None:
 def test_a_model_without_labels_is_refused() -> None:
     with pytest.raises(BundleError, match="knows no labels"):
         Classifier("tiny-test")
+
+
+def labelled(seed: int = 0, recordings: int = 6, rows: int = 6) -> EmbeddingSet:
+    """Five classes in 6 dimensions, with sources, speakers and times; rows in a drawn order."""
+    generator = np.random.default_rng(seed)
+    data, columns = [], []
+    for index, one in enumerate("abcde"):
+        for recording in range(recordings):
+            centre = 3 * np.eye(6)[index] + 0.4 * generator.normal(size=6)
+            data.append(centre + generator.normal(size=(rows, 6)))
+            columns += [(f"{one}{recording}", f"g{recording % 3}", one, f"{one}-{recording // 2}")] * rows
+    order = generator.permutation(len(columns))
+    name, group, subgroup, speaker = zip(*[columns[row] for row in order], strict=True)
+    start = generator.uniform(0, 5, size=len(order))
+    return EmbeddingSet.of(
+        np.concatenate(data)[order],
+        name,
+        group=group,
+        subgroup=subgroup,
+        speaker=speaker,
+        start=start,
+        end=start + generator.uniform(1, 9, size=len(order)),
+    )
+
+
+EVERYTHING: list[dict[str, Any]] = [
+    {},
+    {"balanced": True, "priors": "empirical", "calibration": "temperature"},
+    {"transforms": "center,whiten,lda:3,length", "duration_aware": True, "ignore": ["e"]},
+    {"units": "speaker", "strangers": ["d", "e"], "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"strangers": ["d", "e"], "stranger_class": True, "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"calibration": "none", "priors": {"a": 2, "b": 1, "c": 1, "d": 1, "e": 1}, "false_reject": 0.1},
+    {"label": "speaker", "transforms": "length", "balanced": True, "refit": False},
+    {"label": "name"},
+]
+
+
+@pytest.mark.parametrize("options", EVERYTHING)
+def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)  # several blocks
+    monkeypatch.setattr(fitting, "BLOCK", 64)
+    monkeypatch.setattr(measuring, "CALIBRATING", 100)
+    rows = labelled()
+    store.write(tmp_path / "rows.h5", rows)
+    kept = dataclasses.asdict(train(rows, tmp_path / "memory" / "m", **options))
+    done = train(tmp_path / "rows.h5", tmp_path / "store" / "m", **options)
+    assert repr({**dataclasses.asdict(done), "bundle": 0}) == repr({**kept, "bundle": 0})
+    with (
+        h5py.File(tmp_path / "memory" / "m" / "classifier.h5") as one,
+        h5py.File(tmp_path / "store" / "m" / "classifier.h5") as two,
+    ):
+        names: list[str] = []
+        one.visit(names.append)
+        other: list[str] = []
+        two.visit(other.append)
+        assert names == other
+        for name in names:
+            if isinstance(one[name], h5py.Dataset):
+                assert np.asarray(one[name][()]).tobytes() == np.asarray(two[name][()]).tobytes() or (
+                    one[name].dtype.kind == "O" and np.array_equal(one[name][()], two[name][()])
+                )
+    model = Classifier(tmp_path / "store" / "m")
+    assert sum(model.priors.values()) == pytest.approx(1) and list(model.priors) == list(model.labels)
+    if isinstance(options.get("priors"), dict):
+        assert model.priors["a"] == pytest.approx(2 / 6)
+    assert model.trained is not None
+    assert model.trained.transforms.spec == options.get("transforms", "")
+    assert (model.trained.plda is not None) == done.plda == (options.get("label") == "speaker")
+    assert repr(model.trained.open_set) == repr(done.open_set)  # NaN for what there was no row for
+    assert (model.trained.calibration.exponent != 0) == options.get("duration_aware", False)
+    whole = model.score(rows)
+    parts = list(model.store(tmp_path / "rows.h5"))
+    np.testing.assert_array_equal(ScoreTable.concatenate(parts).log_likelihood, whole.log_likelihood)
+    assert whole.threshold == (None if done.open_set is None else done.open_set.threshold)
+    if groups := options.get("groups"):
+        assert whole.groups == tuple({**groups, "unknown": "unknown"}[one] for one in whole.labels)
+    assert model.rows(rows).shape == (len(rows), model.trained.classifier.means_.shape[1])
+
+
+def test_figures_are_of_classifiers_that_saw_none_of_the_rows(tmp_path: Path) -> None:
+    """By brute force: each fold of a split of sources, a plain classifier of the others, its own calibration folds."""
+    rows = labelled(recordings=9)
+    made = splitting.make(rows, kind="leave-one-out", units="group")
+    done = train(rows, tmp_path / "m", split=made, calibration="none")
+    scores = np.empty((len(rows), 5))
+    for group in ("g0", "g1", "g2"):
+        test = rows.group == group
+        plain = GaussianLinearClassifier(shrinkage="auto").fit(rows.data[~test], rows.subgroup[~test])
+        scores[test] = plain.log_likelihood(rows.data[test])
+    index = np.searchsorted(list("abcde"), rows.subgroup)
+    assert done.accuracy == metrics.accuracy(scores.argmax(axis=1), index)
+    assert done.cllr == pytest.approx(metrics.cllr(scores, index), rel=1e-9)
+    assert done.counts == {one: (54, 54) for one in "abcde"} and done.units == "groups"
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balanced: bool) -> None:
+    rows = labelled()
+    train(rows, tmp_path / "m", balanced=balanced)
+    plain = GaussianLinearClassifier(shrinkage="auto", balanced=balanced)
+    folds = split.folds(rows.name, rows.subgroup, count=5, seed=0)
+    crossed = cross_log_likelihood(plain, rows.data, rows.subgroup, folds)
+    expected = Calibration.fit(crossed, rows.subgroup, list("abcde"))
+    found = Classifier(tmp_path / "m").trained
+    assert found is not None and found.calibration.scale == pytest.approx(expected.scale, rel=1e-6)
+    np.testing.assert_allclose(found.calibration.offsets, expected.offsets, atol=1e-6)
+    plain.fit(rows.data, rows.subgroup)
+    np.testing.assert_allclose(found.classifier.covariance_, plain.covariance_, rtol=1e-12, atol=1e-12)
+
+
+def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
+    rows = labelled()
+    made = splitting.make(rows, kind="quartiles", number=2, ignore=["e"])
+    splitting.write(tmp_path / "s.tsv", made)
+    done = train(rows, tmp_path / "m", split=splitting.read(tmp_path / "s.tsv"))
+    assert done.counts == {one: (12, 24) for one in "abcd"} and done.left_out == 36
+    assert done.bundle.config["training"]["split"] == {**made.rule, "seed": 0}
+    # The bundle has not seen the side test, and is what the figures are of.
+    side = made.part_of(rows.name)
+    model = Classifier(tmp_path / "m")
+    assert not done.refitted and model.trained is not None and model.trained.classifier.counts_.tolist() == [12] * 4
+    table = model.score(rows.take(side == "test"))
+    index = np.searchsorted(table.labels, table.truth)
+    assert done.accuracy == metrics.accuracy(table.log_likelihood.argmax(axis=1), index)
+    assert done.cllr == metrics.cllr(table.log_likelihood, index)
+    again = train(rows, tmp_path / "r", split=made, refit=True)
+    assert again.cllr == pytest.approx(done.cllr, rel=1e-9) and again.refitted
+    assert Classifier(tmp_path / "r").trained.classifier.counts_.tolist() == [36] * 4  # type: ignore[union-attr]
+    with pytest.raises(KnnError, match="no side to fit"):
+        train(rows, tmp_path / "o", split=splitting.make(rows, kind="folds"), refit=False)
+    some = rows.take(~np.isin(rows.name, ["a5", "e0"]))
+    test_side = [line.recording for line in made.lines if line.part == "test"]
+    assert train(some, tmp_path / "n", split=made).not_in_store == ("a5",)
+    with pytest.raises(KnnError, match="'b' has no recording on the side test"):
+        gone = np.isin(rows.name, test_side) & (rows.subgroup == "b")
+        train(rows.take(~gone), tmp_path / "o", split=made)
+    with pytest.raises(KnnError, match="does not know the recording 'zz'"):
+        rows.name[3] = "zz"
+        train(rows, tmp_path / "o", split=made)
+
+
+def test_units_are_cut_by_no_fold() -> None:
+    rows = labelled()
+    keys = partition.Keys.of(rows.name, rows.speaker, rows.subgroup, rows.subgroup != "e")
+    for part in partition.parts(keys, None, fraction=0.4, seed=1):
+        sides = np.where(part.trained, part.fold, -2)
+        for speaker in np.unique(keys.unit):
+            assert len(np.unique(sides[keys.unit == speaker])) == 1
+    assert (keys.row >= 0).tolist() == (rows.subgroup != "e").tolist()
+    np.testing.assert_array_equal(keys.recording[keys.row[keys.row >= 0]], rows.name[rows.subgroup != "e"])
+
+
+def test_the_cells_of_a_cross_validation() -> None:
+    """Six recordings of one class each side, by hand: every set is the keys that it trains on."""
+    trained = np.array([True, True, True, False])
+    first = partition.Part("test", trained, ~trained, np.array([0, 1, 1, -1]))
+    last = partition.Part("", np.ones(4, bool), np.zeros(4, bool), np.array([0, 0, 1, 1]))
+    cell, sets, places = partition.cells([first, last])
+    members = [{key for key in range(4) if cell[key] in own} for own in sets]
+    assert members == [{0, 1, 2}, {1, 2}, {0}, {0, 1, 2, 3}, {2, 3}, {0, 1}]
+    assert places == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_strangers_choose_the_threshold_and_others_report(tmp_path: Path) -> None:
+    rows = labelled(recordings=10)
+    done = train(rows, tmp_path / "m", strangers=["d", "e"])
+    opened = done.open_set
+    assert opened is not None and list(done.counts) == ["a", "b", "c"]
+    assert opened.unknown == 60 and opened.known == sum(held for _, held in done.counts.values())
+    assert opened.false_accept < 0.5 and opened.false_reject < 0.5
+    assert 0 < opened.threshold < 20 and "held-out" in opened.chosen
+    assert Classifier(tmp_path / "m").score(rows).threshold == opened.threshold
+    assert Classifier(tmp_path / "m", open_set=False).score(rows).threshold is None
+    strict = train(rows, tmp_path / "n", strangers=["d", "e"], false_reject=0.0).open_set
+    assert strict is not None and strict.threshold < opened.threshold and strict.false_accept > opened.false_accept
+    explicit = train(rows, tmp_path / "o", strangers=["d", "e"], stranger_class=True)
+    assert explicit.open_set is None and list(explicit.counts) == ["a", "b", "c", "unknown"]
+
+
+def test_groups_by_hand() -> None:
+    scores = np.log([[0.4, 0.3, 0.3], [0.1, 0.45, 0.45], [0.8, 0.1, 0.1]])
+    assert measuring.group_accuracy(scores, np.array([1, 2, 2]), ["x", "y", "y"]) == pytest.approx(2 / 3)
+
+
+def test_few_rows_are_drawn_of_every_class_alike() -> None:
+    codes = np.repeat([0, 1, 2], [50, 3, 20])
+    drawn = fitting.draw(codes, 23, seed=0)
+    assert np.bincount(codes[drawn]).tolist() == [10, 3, 10] and (np.diff(drawn) > 0).all()
+    np.testing.assert_array_equal(drawn, fitting.draw(codes, 23, seed=0))
+    assert (drawn != fitting.draw(codes, 23, seed=1)).any()
+    np.testing.assert_array_equal(fitting.draw(codes, 73, seed=0), np.arange(73))
+
+
+def test_more_refusals(tmp_path: Path) -> None:
+    rows = labelled(recordings=2)
+    for arguments, message in (
+        ({"calibration": "isotonic"}, "no calibration 'isotonic'"),
+        ({"units": "colour"}, "no label level 'colour'"),
+        ({"transforms": "rotate"}, "no transform 'rotate'"),
+        ({"transforms": "lda:9"}, "keeps at most 4"),
+        ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is no label"),
+        ({"priors": dict.fromkeys("abcde", 0)}, "positive"),
+        ({"groups": {"a": "x"}}, "'b' is in no group"),
+        ({"strangers": ["z"]}, "outside the closed set: z"),
+        ({"strangers": ["d"], "stranger_class": True, "false_reject": 0.1}, "no threshold"),
+        ({"strangers": ["e"]}, "too few recordings to choose"),
+        ({"units": "speaker"}, "'a' has a single"),
+        ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
+    ):
+        with pytest.raises(KnnError, match=message):
+            train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
+    silent = EmbeddingSet.of(rows.data, rows.name, subgroup=rows.subgroup)
+    with pytest.raises(KnnError, match="no start and end"):
+        train(silent, tmp_path / "m", duration_aware=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_posteriors_with_priors() -> None:
+    blank, none = np.array([""]), np.array([np.nan])
+    table = ScoreTable(("a", "b"), np.log([[0.5, 0.5]]), blank, none, none)
+    np.testing.assert_allclose(posteriors(table, {"a": 3}), [[0.75, 0.25]])  # others 1

@@ -15,8 +15,8 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score
 
 from knn_cli.clustering import AgglomerativeClustering, _condense, _merge_order
+from knn_cli.der import diarization_error
 from knn_cli.errors import KnnError
-from knn_cli.metrics import diarization_error
 from knn_cli.registry import CLUSTERERS
 from knn_cli.report import read_rttm
 from knn_cli.segments import turns

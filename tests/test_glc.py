@@ -81,7 +81,7 @@ def test_log_likelihood_is_the_whole_density() -> None:
 def test_two_classes_by_hand() -> None:
     X = [[0.0], [2.0], [4.0], [6.0]]  # means 1 and 5, variance 1
     ours = GaussianLinearClassifier().fit(X, ["a", "a", "b", "b"])
-    assert ours.covariance_ == [[1.0]]
+    np.testing.assert_allclose(ours.covariance_, [[1.0]])
     np.testing.assert_allclose(ours.log_likelihood([[1.0]]), [[-0.5 * np.log(2 * np.pi), -0.5 * np.log(2 * np.pi) - 8]])
     np.testing.assert_allclose(ours.predict_proba([[3.0]]), [[0.5, 0.5]])
     skewed = GaussianLinearClassifier(priors=[3, 1]).fit(X, ["a", "a", "b", "b"])
@@ -125,6 +125,27 @@ def test_a_large_offset_costs_no_digits() -> None:
     near = GaussianLinearClassifier().fit(X, y)
     far = GaussianLinearClassifier().fit(X + 1e6, y)
     np.testing.assert_allclose(far.log_likelihood(X + 1e6), near.log_likelihood(X), rtol=1e-7)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_classes_far_apart_cost_no_digits(balanced: bool) -> None:
+    X, y = overlapping(rows=300, dimension=4, classes=3)
+    far = X + 1e5 * glc.class_codes(y, np.unique(y))[:, None]  # the spread about any one point is all offset
+    near = GaussianLinearClassifier(balanced=balanced).fit(X, y).covariance_
+    ours = GaussianLinearClassifier(balanced=balanced).fit(far, y)
+    np.testing.assert_allclose(ours.covariance_, near, rtol=1e-8, atol=1e-8)
+    assert (ours.predict(far) == y).all()
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 1e4), (60, 0), (-60, 0), (1e-3, 0)])
+def test_posteriors_of_any_scores(scale: float, offset: float) -> None:
+    X, y = overlapping(rows=300, dimension=4, classes=3)
+    fitted = GaussianLinearClassifier(priors="empirical").fit(X + offset, y)
+    rows = scale * (X - X.mean(axis=0)) + X.mean(axis=0) + offset
+    joint = fitted.log_likelihood(rows) + np.log(fitted.priors_)
+    expected = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
+    np.testing.assert_allclose(fitted.predict_proba(rows), expected, rtol=0, atol=1e-8)
+    assert fitted.predict_proba(rows[:0]).shape == (0, 3) and len(fitted.predict(rows[:0])) == 0
 
 
 def test_float32_rows_are_accumulated_in_float64() -> None:
@@ -200,6 +221,8 @@ def test_mistakes_are_named() -> None:
         fit(X, y).predict(_rows(2, 5))
     with pytest.raises(KnnError, match="do not go together"):
         fit(X, y[:-1])
+    with pytest.raises(KnnError, match="do not go together"):
+        Statistics.empty(y, 3).add(X, y[:-1])
     with pytest.raises(KnnError, match="'z' is none of the 2 classes"):
         Statistics.empty(y, 3).add(X[:1], ["z"])
     for priors in ([1.0, 2.0, 3.0], [0.0, 1.0], "flat"):
@@ -307,7 +330,10 @@ def test_damaged_classifier_files(tmp_path: Path) -> None:
                 del file[place]
             file[place] = value
         refused(match)
-    for name, text, match in [("schema", 99, "schema 99, this program reads 1"), ("kind", "audio", "kind is 'audio'")]:
+    for name, text, match in [
+        ("schema", 99, "schema 99, this program reads up to 2"),
+        ("kind", "audio", "kind is 'audio'"),
+    ]:
         _saved(path)
         with h5py.File(path, "a") as file:
             file.attrs[name] = text

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from knn_cli import store
 from knn_cli.cli import app
-from knn_cli.metrics import diarization_error
+from knn_cli.der import diarization_error
 from knn_cli.report import read_rttm
 
 

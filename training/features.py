@@ -3,15 +3,17 @@
     python -m training.features --work WORK
 
 Writes WORK/feats/<set>-<copy>.npy (frames of 40 ms, layers, 384) float16 with <set>-<copy>.npz (offsets, and the
-recordings' numbers): `real-0` as recorded, `real-1` and `synth-1` through another voice, room, line and noise.
-Frames of 20 ms are averaged in pairs. At most 40 recordings of a speaker in a
-language and family are heard, 160 synthetic ones of a language, 12 seconds of each.
+recordings' numbers): `real-0` as recorded, `real-1` and `synth-1` through another voice, room, line and noise, and
+`other-0`, languages outside the fifteen, which no training hears. Frames of 20 ms are averaged in pairs. At most 40
+recordings of a speaker in a language and family are heard, 4 of other languages, 160 synthetic ones of a language, 12
+seconds of each.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from training.augment import augment
 from training.data import EXAM_LANGUAGES, NO_LABELS, Corpus, Row, read_manifest, write_array
 
 ENCODER_ARGS = {"blocks": 3, "final_norm": False, "level": 0.97, "normalised": True}
-SETS = ("real-0", "synth-1", "real-1")
+SETS = ("real-0", "synth-1", "real-1", "other-0")
 LIMIT = 1200  # mel frames of a recording
 SYNTHETIC = 160  # recordings a language; synthetic recording i of language l has the number 1000 l + i
 
@@ -42,13 +44,18 @@ def labelled(row: Row) -> bool:
     return row["language"] in EXAM_LANGUAGES and row["family"] not in NO_LABELS
 
 
-def chosen(rows: list[Row], quota: int, seconds: float) -> list[int]:
-    """Up to `quota` labelled recordings of each speaker in each language and family, in order."""
+def other(row: Row) -> bool:
+    """Whether a recording is of none of the fifteen languages."""
+    return row["language"] not in EXAM_LANGUAGES
+
+
+def chosen(rows: list[Row], quota: int, seconds: float, kind: Callable[[Row], bool] = labelled) -> list[int]:
+    """Up to `quota` recordings of a kind of each speaker in each language and family, in order."""
     taken: dict[tuple[str, str, str], int] = {}
     result = []
     for index in np.random.default_rng(0).permutation(len(rows)).tolist():
         row = rows[index]
-        if not labelled(row) or float(row["seconds"]) < seconds:
+        if not kind(row) or float(row["seconds"]) < seconds:
             continue
         key = (row["language"], row["family"], row["speaker"])
         taken[key] = taken.get(key, 0) + 1
@@ -64,7 +71,7 @@ def sources(cache: Path, kind: str) -> tuple[list[tuple[Corpus, int]], list[int]
         pairs = [(number, i) for number, corpus in enumerate(corpora) for i in range(min(SYNTHETIC, len(corpus)))]
         return [(corpora[number], i) for number, i in pairs], [1000 * number + i for number, i in pairs]
     rows, real = read_manifest(cache / "reels.tsv"), Corpus(cache, "mel-real")
-    numbers = chosen(rows, 40, 3.0)
+    numbers = chosen(rows, 4, 5.0, other) if kind == "other" else chosen(rows, 40, 3.0)
     return [(real, number) for number in numbers], numbers
 
 

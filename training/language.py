@@ -11,8 +11,10 @@ Two steps, each small, because the trunk is not trained:
 2. A Gaussian linear classifier on the embeddings. What synthetic speech has in common that real speech has not is
    taken off first: the mean difference of the languages that have both (`Backend`).
 
-Given a bundle, the network that hears everything is trained, and the classifier is fitted on its embeddings of whole
-recordings and calibrated with the scores that `benchmarks/lid.py` left of families that were left out.
+Given a bundle, MEMBERS networks that hear everything are trained from as many seeds, and their embeddings put side by
+side. The classifier is fitted on embeddings of whole recordings, each member's by itself (so that log-likelihoods add
+up), and calibrated with the scores that `benchmarks/lid.py` left of families that were left out; likewise the threshold
+for languages outside the fifteen.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
@@ -36,7 +39,9 @@ from knn_cli import bundle
 from knn_cli.calibration import Calibration
 from knn_cli.classifier import write_classifier
 from knn_cli.glc import GaussianLinearClassifier
+from knn_cli.metrics import detection_llr
 from knn_cli.network import Network
+from knn_cli.open_set import choose
 from knn_cli.registry import POOLINGS
 from training.augment import augment
 from training.data import EXAM_LANGUAGES, Corpus, Row, read_manifest
@@ -51,6 +56,7 @@ SHORTEST, LONGEST = 75, 250  # frames of 40 ms in a crop
 SHARE = 0.4  # of crops that are synthetic, where a language has real ones too
 FITTED, TESTED, SYNTHETIC_FITTED = 6, 25, 25  # recordings of a speaker and language, and of a synthetic language
 SYNTHETIC_WEIGHT, SHRINKAGE = 0.3, 0.1
+MEMBERS = 3
 
 
 class Layers:
@@ -86,14 +92,18 @@ class Material:
     rows: list[Row]  # of `real`, in its order
     real: Layers
     synthetic: Layers
+    others: Layers  # languages outside the fifteen
     spoken: list[str]  # language of each synthetic recording
+    strange: list[str]  # language of each of `others`
 
     @classmethod
     def read(cls, work: Path) -> Material:
         manifest = read_manifest(work / "cache" / "reels.tsv")
         real, synthetic = Layers(work / "feats", "real-0", "real-1"), Layers(work / "feats", "synth-1")
+        others = Layers(work / "feats", "other-0")
         spoken = [EXAM_LANGUAGES[number // 1000] for number in synthetic.numbers]
-        return cls([manifest[number] for number in real.numbers], real, synthetic, spoken)
+        strange = [manifest[number]["language"] for number in others.numbers]
+        return cls([manifest[number] for number in real.numbers], real, synthetic, others, spoken, strange)
 
     def groups(self, rows: Iterable[int]) -> dict[str, dict[str, dict[str, list[int]]]]:
         """Rows of `real` by language, family and speaker."""
@@ -259,24 +269,28 @@ class Backend:
         size = len(scatter)
         self.covariance = (1 - SHRINKAGE) * scatter + SHRINKAGE * np.trace(scatter) / size * np.eye(size)
 
-    def classifier(self) -> GaussianLinearClassifier:
-        """The same as a bundle keeps it."""
-        return GaussianLinearClassifier.restored(
-            classes=np.array(self.classes),
-            counts=self.counts,
-            means=self.means,
-            covariance=self.covariance,
-            priors=np.full(len(self.classes), 1 / len(self.classes)),
-            balanced=True,
-            shrinkage=SHRINKAGE,
-        )
-
     def scores(self, x: Array) -> Array:
         """(N, 15) log-likelihoods up to a constant a row, a very small one for languages that the back end lacks."""
-        found = self.classifier().log_likelihood(x)
+        found = side_by_side([self]).log_likelihood(x)
         result = np.full((len(x), len(EXAM_LANGUAGES)), found.min() - 1e3)
         result[:, [EXAM_LANGUAGES.index(each) for each in self.classes]] = found
         return result
+
+
+def side_by_side(backends: Sequence[Backend]) -> GaussianLinearClassifier:
+    """One classifier of embeddings that stand side by side, as if independent: its log-likelihoods are the sums."""
+    first = backends[0]
+    if any(each.classes != first.classes for each in backends):
+        raise ValueError("back ends of several sets of classes")
+    return GaussianLinearClassifier.restored(
+        classes=np.array(first.classes),
+        counts=first.counts,
+        means=np.hstack([each.means for each in backends]),
+        covariance=block_diag(*(each.covariance for each in backends)),
+        priors=np.full(len(first.classes), 1 / len(first.classes)),
+        balanced=True,
+        shrinkage=SHRINKAGE,
+    )
 
 
 def calibrate(scores: Array, truth: Sequence[str], families: Sequence[str]) -> Calibration:
@@ -309,8 +323,12 @@ def main() -> None:
     torch.set_num_threads(1)
     material = Material.read(args.work)
     everything = range(len(material.rows))
-    learner = train(material, everything, True, args.seed, args.steps)
-    network = Network(trunk(args.work), learner.pooling).eval()
+    members = [train(material, everything, True, args.seed + n, args.steps).pooling for n in range(MEMBERS)]
+    pooling_args = {**POOLING_ARGS, "dimension": MEMBERS * POOLING_ARGS["dimension"], "members": MEMBERS}
+    pooling = POOLINGS.build("mhfa-ensemble", layers=LAYERS, channels=384, **pooling_args)
+    for own, trained in zip(pooling.members, members, strict=True):
+        own.load_state_dict(trained.state_dict(), strict=True)
+    network = Network(trunk(args.work), pooling).eval()
 
     # The classifier sees what the finished network makes of sound: frames of 20 ms, not the averages of the caches.
     noise = Corpus(args.work / "cache", "mel-noise")
@@ -332,11 +350,17 @@ def main() -> None:
         number = material.synthetic.numbers[row]
         corpus = Corpus(args.work / "cache", f"mel-synth-{EXAM_LANGUAGES[number // 1000]}")
         parts.append(heard(corpus, number % 1000, number))
-    backend = Backend(
-        real, material.labels(fitted), torch.cat(parts).double().numpy(), [material.spoken[row] for row in made]
-    )
+    synthetic = torch.cat(parts).double().numpy()
+    spoken = [material.spoken[row] for row in made]
+    backends = [
+        Backend(ours, material.labels(fitted), theirs, spoken)
+        for ours, theirs in zip(np.split(real, MEMBERS, 1), np.split(synthetic, MEMBERS, 1), strict=True)
+    ]
+    classifier = side_by_side(backends)
     with np.load(args.work / "left-out-scores.npz") as file:
         calibration = calibrate(file["scores"], file["truth"].tolist(), file["families"].tolist())
+        known, unknown = (detection_llr(calibration.apply(file[key])).max(axis=1) for key in ("scores", "others"))
+    open_set = choose(known, unknown)
     meta = {
         "label": "group",
         "view": "language",
@@ -347,20 +371,20 @@ def main() -> None:
         "kind": "embedder",
         "audio": {"rate": 16000, "scale": 1.0},
         "encoder": {"name": "whisper", "args": ENCODER_ARGS},
-        "pooling": {"name": "mhfa", "args": POOLING_ARGS},
-        "views": {"language": [0, POOLING_ARGS["dimension"]]},
-        "labels": list(backend.classes),
+        "pooling": {"name": "mhfa-ensemble", "args": pooling_args},
+        "views": {"language": [0, pooling_args["dimension"]]},
+        "labels": classifier.classes_.tolist(),
         "training": {"script": "training/run.sh", "seed": args.seed, "steps": args.steps},
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, backend.classifier(), calibration, meta)
+        write_classifier(path, classifier, calibration, meta, open_set=open_set)
         state = {key: value.half() for key, value in network.state_dict().items()}
         written = bundle.write(
             args.bundle, config, state=state, classifier=path, card=args.card.read_text(encoding="utf-8"), force=True
         )
     bundle.load_network(written)  # strict: what was written can be read
-    print(json.dumps({"bundle": written.fingerprint, "scale": calibration.scale}))
+    print(json.dumps({"bundle": written.fingerprint, "scale": calibration.scale, "open set": asdict(open_set)}))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from pyannote.core import Annotation, Segment, Timeline
 from scipy.signal import fftconvolve
 
 from knn_cli import audio, segments, vad
+from knn_cli.der import DiarizationError, diarization_error
 from knn_cli.embedder import Embedder
-from knn_cli.metrics import DiarizationError, diarization_error
 from knn_cli.registry import CLUSTERERS
 from knn_cli.types import Floats, Waveform
 from training.data import read_manifest

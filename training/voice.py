@@ -1,14 +1,16 @@
 """Train the speaker embedding: the trunk's first blocks and MHFA, taught by CAM++ through rooms, noise and lines.
 
-    python -m training.voice --work WORK [--name voice] [--steps 1900]
+    python -m training.voice --work WORK [--name voice] [--steps 3300] [--start RUN]
 
 Resumes from WORK/runs/<name>/checkpoint.pt. Every batch comes from a generator seeded by (seed, step), so a run that
 was interrupted ends as one that was not. The result is WORK/runs/<name>/final.safetensors, a moving average of the
 weights.
 
 A crop's target is the teacher's embedding of the same crop, clean, less the mean of all targets. Losses: 1 - cosine to
-the target; squared difference of all cosines within a batch from the teacher's; and additive margin softmax (Wang et
-al. 2018, eq. 6) over the speakers with one voice whose crop is not warped.
+the target; squared difference of all cosines within a batch from the teacher's; squared difference of a linear map of
+the last layer's frames from the frames that the teacher pools (Romero et al. 2015, "FitNets"), which is dropped
+afterwards; and additive margin softmax (Wang et al. 2018, eq. 6) over the speakers with one voice whose crop is not
+warped. Step s draws from the first FIRST + GROWTH s crops, so that `training.teach` may still be at work.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from training.teach import LENGTH, corpora
 ENCODER_ARGS = {"blocks": 2, "final_norm": False, "level": 0.97, "normalised": True}
 POOLING_ARGS = {"heads": 16, "compression": 64, "dimension": 192}
 SCALE, MARGIN = 24.0, 0.15
+FIRST, GROWTH = 2000, 12
+PLAIN = 0.5  # of the clips, through a line's response only
 
 
 def build(trunk: Path | None) -> Network:
@@ -49,22 +53,24 @@ def build(trunk: Path | None) -> Network:
 
 def embed(network: Network, logs: Tensor) -> Tensor:
     """Natural log mel powers (B, N, 80) -> embeddings (B, E)."""
+    return embed_with_frames(network, logs)[0]
+
+
+def embed_with_frames(network: Network, logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Natural log mel powers (B, N, 80) -> embeddings (B, E), and the encoder's last layer (B, N / 2, C)."""
     encoder: Whisper = network.encoder
-    embeddings: Tensor = network.pooling(encoder.encode(logs.exp()))
-    return embeddings
+    layers = list(encoder.encode(logs.exp()))
+    embeddings: Tensor = network.pooling(iter(layers))
+    return embeddings, layers[-1]
 
 
 class Material:
     """Taught crops, with the speaker of each: a number, or -1 for warped, synthetic and shared voices."""
 
     def __init__(self, cache: Path) -> None:
+        self.cache = cache
         self.crops = np.load(cache / "crops.npy")
-        taught = np.load(cache / "crops-taught.npy")[: len(self.crops)]
-        self.crops = self.crops[: len(taught)]
-        done = ~np.isnan(taught[:, 0])
-        self.crops, taught = self.crops[done], taught[done]
-        self.centre = taught.mean(0)
-        self.targets = F.normalize(torch.from_numpy(taught - self.centre), dim=1)
+        self.frames = np.load(cache / "crops-frames.npy", mmap_mode="r")
         self.heard, self.noise = corpora(cache, "mel"), Corpus(cache, "mel-noise")
         rows = read_manifest(cache / "reels.tsv")
         names = sorted({row["speaker"] for row in rows if not several_voices(row["speaker"])})
@@ -76,24 +82,57 @@ class Material:
                 for corpus, index, _, warp in self.crops
             ]
         )
+        self.read()
 
-    def batch(self, rng: np.random.Generator, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Crops `rows` (B,): log mel powers (B, N, 80) after augmentation, targets (B, 192), speakers (B,)."""
-        length = int(rng.integers(LENGTH // 2, LENGTH + 1))
-        logs = []
-        for corpus, index, at, warp in self.crops[rows]:
+    def read(self) -> None:
+        """The targets that there are by now; their centre is that of the first FIRST crops, and never moves."""
+        taught = np.load(self.cache / "crops-taught.npy")
+        done = ~np.isnan(taught[:, 0])
+        self.ready = len(done) if done.all() else int(done.argmin())
+        if self.ready < min(FIRST, len(done)):
+            raise ValueError(f"{self.ready} crops are taught, {FIRST} are needed to begin: run training.teach")
+        self.targets = F.normalize(torch.from_numpy(taught - taught[:FIRST].mean(0)), dim=1)
+
+    def wait(self, step: int) -> int:
+        """How many crops step number `step` draws from, as soon as so many are taught."""
+        wanted = min(len(self.crops), FIRST + GROWTH * step)
+        while self.ready < wanted:
+            time.sleep(20)
+            self.read()
+        return wanted
+
+    def batch(self, rng: np.random.Generator, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of crops `rows` (B,): log mel powers (B, N, 80) after augmentation, targets (B, 192), frames, speakers (B,).
+
+        The teacher's frames are (B, N / 2, A), NaN for synthetic crops, whose renderings for student and teacher may
+        differ by some frames.
+        """
+        length = 2 * int(rng.integers(LENGTH // 4, LENGTH // 2 + 1))
+        logs, frames = [], []
+        for row, (corpus, index, at, warp) in zip(rows, self.crops[rows], strict=True):
             recording = self.heard[int(corpus)].whole(int(index))
-            first = min(int(at) + int(rng.integers(LENGTH - length + 1)), len(recording) - length)
+            later = 2 * int(rng.integers((LENGTH - length) // 2 + 1))  # even, as a frame of the teacher is two long
+            first = min(int(at) + later, len(recording) - length)
             crop = torch.from_numpy(recording[first : first + length].astype(np.float32))
             logs.append(crop if warp == 1 else crop @ warp_matrix(warp))
-        heard = augment(torch.stack(logs), self.noise, rng, warp=0.0, plain=0.35)
-        return heard, self.targets[rows], self.who[rows]
+            taught = self.frames[row, later // 2 : (later + length) // 2]
+            frames.append(taught if corpus == 0 else np.full_like(taught, np.nan))
+        heard = augment(torch.stack(logs), self.noise, rng, warp=0.0, plain=PLAIN)
+        return heard, self.targets[rows], torch.from_numpy(np.stack(frames)).float(), self.who[rows]
 
 
-def losses(embeddings: Tensor, targets: Tensor, who: Tensor, voices: Tensor) -> dict[str, Tensor]:
-    """Embeddings (B, E), targets (B, E) of length one, speakers (B,), their directions (K, E) -> losses by name."""
+def losses(
+    embeddings: Tensor, targets: Tensor, mapped: Tensor, frames: Tensor, who: Tensor, voices: Tensor
+) -> dict[str, Tensor]:
+    """Losses by name.
+
+    embeddings (B, E), targets (B, E) of length one; mapped frames and the teacher's (B, T, A); speakers (B,), -1 where
+    unknown, and their directions (K, E).
+    """
     units = F.normalize(embeddings, dim=1)
     result = {"target": 4 * (1 - (units * targets).sum(1)).mean()}
+    aligned = ~frames[:, 0, 0].isnan()
+    result["frames"] = 2 * (mapped[aligned] - frames[aligned]).square().mean()
     result["relation"] = 4 * (units @ units.T - targets @ targets.T).square().mean()
     if bool((who >= 0).any()):
         known = who[who >= 0]
@@ -110,10 +149,18 @@ def train(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     material = Material(args.work / "cache")
     network = build(args.work / "trunk.safetensors").train()
+    if args.start:
+        began_with = load_file(str(args.work / "runs" / args.start / "final.safetensors"))
+        network.load_state_dict(began_with, strict=True)
     voices = nn.Parameter(torch.randn(material.speakers, 192) * 0.1)
+    to_frames = nn.Linear(network.encoder.channels, material.frames.shape[2])
     groups = [
         {"params": list(network.encoder.parameters()), "lr": args.trunk_rate, "base": args.trunk_rate},
-        {"params": [*network.pooling.parameters(), voices], "lr": args.rate, "base": args.rate},
+        {
+            "params": [*network.pooling.parameters(), *to_frames.parameters(), voices],
+            "lr": args.rate,
+            "base": args.rate,
+        },
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
     average = {key: value.clone() for key, value in network.state_dict().items()}
@@ -126,13 +173,14 @@ def train(args: argparse.Namespace) -> None:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"], strict=True)
         voices.data.copy_(state["voices"])
+        to_frames.load_state_dict(state["to_frames"], strict=True)
         optimizer.load_state_dict(state["optimizer"])
         average, step = state["average"], state["step"]
 
     def save() -> None:
         state = {
-            "network": network.state_dict(), "voices": voices.data, "optimizer": optimizer.state_dict(),
-            "average": average, "step": step,
+            "network": network.state_dict(), "voices": voices.data, "to_frames": to_frames.state_dict(),
+            "optimizer": optimizer.state_dict(), "average": average, "step": step,
         }  # fmt: skip
         torch.save(state, folder / "checkpoint.tmp")
         (folder / "checkpoint.tmp").replace(checkpoint)
@@ -142,12 +190,13 @@ def train(args: argparse.Namespace) -> None:
     sums: dict[str, float] = {}
     while step < args.steps:
         rng = np.random.default_rng([args.seed, step])
-        rows = rng.choice(len(material.crops), args.batch, replace=False)
-        logs, targets, who = material.batch(rng, rows)
+        rows = rng.choice(material.wait(step), args.batch, replace=False)
+        logs, targets, frames, who = material.batch(rng, rows)
         share = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = float(group["base"] * share)
-        parts = losses(embed(network, logs), targets, who, voices)
+        embeddings, layer = embed_with_frames(network, logs)
+        parts = losses(embeddings, targets, to_frames(layer), frames, who, voices)
         optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 2.0)  # type: ignore[attr-defined]
@@ -174,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--name", default="voice", help="of the run: the folder WORK/runs/<name>")
-    parser.add_argument("--steps", type=int, default=1900)
+    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--start", default="", help="run whose weights to begin with, else the trunk's")
     parser.add_argument("--batch", type=int, default=48, help="crops a step, of 1.5 to 3 seconds")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--trunk-rate", type=float, default=3e-4)

@@ -40,7 +40,7 @@ def whiten(network: Network, material: Material, shrinkage: float = SHRINKAGE) -
     for _ in range(PASSES):
         order = rng.permutation(known)
         for first in range(0, len(order), BATCH):
-            logs, _, speakers = material.batch(rng, order[first : first + BATCH])
+            logs, _, _, speakers = material.batch(rng, order[first : first + BATCH])
             with torch.inference_mode():
                 rows.append(embed(network, logs).double().numpy())
             who.append(speakers.numpy())

@@ -1,0 +1,301 @@
+"""`knn classify`: labels of files and stores; and of test sets, long recordings and speaker trials."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from knn_cli.errors import KnnError
+from knn_cli.options import (
+    BatchOption,
+    ChannelOption,
+    Device,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SegmentOption,
+    VadOption,
+    VerboseOption,
+    parse_priors,
+    say_model,
+    say_silent,
+)
+from knn_cli.terminal import failed, leave, talk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from knn_cli.classifying import Classifier
+    from knn_cli.pipeline import EmbedOptions
+    from knn_cli.types import ScoreTable
+
+TESTING, TIMELINE, TRIALS = "Test sets", "Long recordings", "Speaker trials"
+
+
+class Scorer(str, Enum):
+    auto = "auto"
+    cosine = "cosine"
+    plda = "plda"
+
+
+def classify(
+    ctx: typer.Context,
+    src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or stores.")],
+    model: ModelOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Labels to show, best first.")] = 3,
+    priors: Annotated[str, typer.Option("--priors", help="How likely labels are: cs=3,de=1, or model's own.")] = "",
+    open_set: Annotated[
+        bool, typer.Option("--open-set", help="Say unknown below the model's threshold, or from a class of its own.")
+    ] = False,
+    segment: SegmentOption = None,
+    vad: VadOption = True,
+    channel: ChannelOption = "mix",
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write instead of stdout.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder for a page with all figures.", rich_help_panel=TESTING)
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", help="Further model beside it.", rich_help_panel=TESTING)
+    ] = None,
+    curve: Annotated[
+        int, typer.Option("--curve", min=0, help="Average 1 to N segments of a recording.", rich_help_panel=TESTING)
+    ] = 0,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="Only the test side of `knn split`.", rich_help_panel=TESTING)
+    ] = None,
+    part: Annotated[str, typer.Option("--part", help="Side or fold of it.", rich_help_panel=TESTING)] = "test",
+    draws: Annotated[
+        int, typer.Option("--draws", min=0, help="Of the bootstrap over recordings.", rich_help_panel=TESTING)
+    ] = 1000,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="The language of each stretch of speech.", rich_help_panel=TIMELINE)
+    ] = False,
+    rttm: Annotated[
+        Path | None, typer.Option("--rttm", help="Turns of speakers, each labelled.", rich_help_panel=TIMELINE)
+    ] = None,
+    window: Annotated[float, typer.Option("--window", help="Seconds a score is from.", rich_help_panel=TIMELINE)] = 3.0,
+    step: Annotated[float, typer.Option("--step", help="Seconds between windows.", rich_help_panel=TIMELINE)] = 1.0,
+    switch: Annotated[
+        float, typer.Option("--switch", help="Chance of another label a second later.", rich_help_panel=TIMELINE)
+    ] = 0.1,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="table, json, textgrid, audacity, srt, vtt or rttm; else by the suffix of -o.",
+            rich_help_panel=TIMELINE,
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out-dir", help="Folder for one file a recording.", rich_help_panel=TIMELINE)
+    ] = None,
+    trials: Annotated[
+        Path | None, typer.Option("--trials", help="List of pairs of recordings to score.", rich_help_panel=TRIALS)
+    ] = None,
+    scorer: Annotated[
+        Scorer, typer.Option("--scorer", help="auto: PLDA where the model has one.", rich_help_panel=TRIALS)
+    ] = Scorer.auto,
+    cohort: Annotated[
+        Path | None, typer.Option("--cohort", help="Store of other speakers, centres.", rich_help_panel=TRIALS)
+    ] = None,
+    as_norm: Annotated[
+        int | None, typer.Option("--as-norm", help="Normalise by the N best of it.", rich_help_panel=TRIALS)
+    ] = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Language or dialect of files or of a store's rows, with calibrated probabilities."""
+    from knn_cli import pipeline
+    from knn_cli.classifying import Classifier
+
+    mode = _mode({one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"})
+    if mode == "trials":
+        assert trials is not None
+        return _trials(src, trials, model, out, cohort, as_norm, scorer)
+    sources = pipeline.expand(src)
+    pipeline.check_text_output(out, sources)
+    models = [
+        Classifier(one, device=device.value, batch_seconds=batch_seconds, open_set=open_set or mode == "test")
+        for one in (model, *(compare or []))
+    ]
+    for one in models:
+        say_model(model, one.bundle, f"which knows {len(one.labels)} labels")
+    if mode == "timeline":
+        settings = {"window": window, "step": step, "switch": switch, "use_vad": vad, "channel": channel}
+        return _timeline(sources, models[0], rttm, out, out_dir, "json" if as_json else form, settings)
+    if mode == "test":
+        return _test(sources, models, report, curve, split, part, draws, vad, as_json, force)
+    weights = models[0].priors if priors == "model" else parse_priors(priors)
+    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
+    _files(sources, models[0], options, top, weights, as_json, out)
+
+
+_LEADING = {"trials": ("trials",), "timeline": ("timeline",), "test": ("report", "compare", "curve")}
+_FOLLOWING = {
+    "trials": {"scorer": "--scorer", "cohort": "--cohort", "as_norm": "--as-norm"},
+    "timeline": {name: f"--{name}" for name in ("rttm", "window", "step", "switch")}
+    | {"form": "--format", "out_dir": "--out-dir"},
+    "test": {name: f"--{name}" for name in ("split", "part", "draws", "force")},
+}
+
+
+def _mode(given: set[str]) -> str:
+    """What kind of work the options ask for; KnnError for options of several kinds, or without the one they go with."""
+    asked = {mode: [one for one in names if one in given] for mode, names in _LEADING.items()}
+    modes = [mode for mode, names in asked.items() if names]
+    if len(modes) > 1:
+        raise KnnError(f"--{asked[modes[0]][0]} and --{asked[modes[1]][0]} do not go together.", "Choose one of them.")
+    for mode, options in _FOLLOWING.items():
+        if mode not in modes and (idle := [text for name, text in options.items() if name in given]):
+            raise KnnError(f"{idle[0]} goes with {' or '.join(f'--{one}' for one in _LEADING[mode])}.", "Add it.")
+    return modes[0] if modes else "files"
+
+
+def _files(
+    sources: list[Path],
+    classifier: Classifier,
+    options: EmbedOptions,
+    top: int,
+    priors: Mapping[str, float] | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    from knn_cli import pipeline, present
+    from knn_cli.atomic import replacing_text
+
+    failures = []
+    tables: list[ScoreTable] = []
+    with (
+        nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
+        talk.progress("Classifying") as progress,
+    ):
+        table_wanted = out is None and sys.stdout.isatty() and not as_json
+        first, done_any, counts = True, False, (0, 0)
+        for done, (name, result) in enumerate(pipeline.classify(sources, classifier, options), start=1):
+            progress(done, len(sources))
+            if isinstance(result, KnnError):
+                failures.append(failed(name, result))
+                continue
+            if isinstance(result, pipeline.Silent):
+                say_silent(result.rows)
+                continue
+            right, known = present.right_of(result)
+            counts = (counts[0] + right, counts[1] + known)
+            done_any = True
+            if table_wanted:
+                tables.append(result)
+            elif as_json:
+                present.score_lines(stream, result, priors)
+            else:
+                present.score_rows(stream, result, top, priors, header=first)
+                first = False
+        if not done_any:
+            leave(failures)  # before an empty file takes the place of an older result
+    if table_wanted and tables:
+        present.score_table(tables, top, classifier.bundle.name, priors)
+    right, known = counts
+    if known:
+        talk.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
+    leave(failures)
+
+
+def _timeline(
+    sources: list[Path],
+    classifier: Classifier,
+    rttm: Path | None,
+    out: Path | None,
+    out_dir: Path | None,
+    form: str | None,
+    settings: dict[str, Any],
+) -> None:
+    from knn_cli import pipeline, timeline_writers
+
+    if out is not None and (out_dir is not None or len(sources) > 1):
+        raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
+    names = timeline_writers.SUFFIXES.items()
+    suffix = next((suffix for suffix, name in names if name == (form or "table")), "")
+    write = timeline_writers.writer(out or f"stdout{suffix}", form)
+    failures = []
+    with talk.progress("Listening") as progress:
+        for done, (path, found) in enumerate(pipeline.timelines(sources, classifier, rttm, **settings), start=1):
+            progress(done, len(sources))
+            if isinstance(found, KnnError):
+                failures.append(failed(str(path), found))
+                continue
+            target = out if out_dir is None else out_dir / f"{path.stem}{suffix}"
+            if target is None:
+                write(found.spans, found.about(), sys.stdout)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                timeline_writers.write(target, found.spans, found.about(), form)
+            parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in found.durations.items())
+            talk.note(f"{path}: {parts or 'no speech'}.")
+            for one in found.switches:
+                of = f" ({one.speaker})" if one.speaker else ""
+                talk.note(f"{path}: at {one.time:.1f} s from {one.before} to {one.after}{of}.")
+            for who in found.speakers:
+                talk.note(f"{path}: {who.speaker} speaks {who.label} ({who.probability:.0%}, {who.heard:.0f} s heard).")
+    leave(failures)
+
+
+def _test(
+    sources: list[Path],
+    models: list[Classifier],
+    report: Path | None,
+    most: int,
+    split: Path | None,
+    part: str,
+    draws: int,
+    use_vad: bool,
+    as_json: bool,
+    force: bool,
+) -> None:
+    from knn_cli import evaluating, evaluation_report, present
+
+    if report is not None:
+        evaluation_report.check(report, sources=sources, force=force)
+    with talk.progress("Classifying") as progress:
+        tested = evaluating.test(
+            sources, models, split=split, part=part, most=most, draws=draws, use_vad=use_vad, progress=progress
+        )
+    for one in tested.missing:
+        talk.note(one)
+    present.tested(sys.stdout, tested, as_json)
+    if report is not None:
+        page = evaluating.write(report, tested, command=shlex.join(["knn", *sys.argv[1:]]), force=force)
+        talk.note(f"{page}: open it in a browser.")
+
+
+def _trials(
+    sources: list[Path],
+    path: Path,
+    model: str | None,
+    out: Path | None,
+    cohort: Path | None,
+    as_norm: int | None,
+    scorer: Scorer,
+) -> None:
+    from knn_cli import evaluating, pipeline, present, trials
+    from knn_cli.atomic import replacing_text
+
+    pipeline.check_text_output(out, [*sources, path])
+    listed = trials.read_trials(path)
+    scores, figures, by = evaluating.trials_of(sources, listed, model, cohort=cohort, top=as_norm, scorer=scorer.value)
+    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+        trials.write_scores(listed, scores, stream)
+    talk.note(f"{len(listed)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
+    if figures is not None:
+        for name, text in present.trial_lines(figures):
+            talk.note(f"{name:<14}{text}")

@@ -1,0 +1,151 @@
+"""What a training tests, and on what it calibrates: the parts of its rows, and the cells that they share.
+
+Recordings are split, not rows, so that everything here is as small as the number of recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli import split as splits
+from knn_cli.errors import KnnError
+from knn_cli.split import Mask
+from knn_cli.splitting import Split
+from knn_cli.types import Texts
+
+FOLDS = 5
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """The distinct (recording, unit, class) of some rows.
+
+    row       : (N,) key of each row, -1 for rows that are not among them
+    recording, label : (P,)
+    unit      : (P,) what is never cut, or None: recordings
+    """
+
+    row: Indices
+    recording: Texts
+    label: Texts
+    unit: Texts | None
+
+    @classmethod
+    def of(cls, names: Texts, units: Texts | None, truth: Texts, used: Mask) -> Keys:
+        """The keys of the rows (N,) that are used (N,)."""
+        recordings, recording = np.unique(names[used], return_inverse=True)
+        labels, label = np.unique(truth[used], return_inverse=True)
+        wholes, unit = (None, np.zeros_like(label)) if units is None else np.unique(units[used], return_inverse=True)
+        size = 1 if wholes is None else len(wholes)
+        keys, inverse = np.unique((recording * size + unit) * len(labels) + label, return_inverse=True)
+        row = np.full(len(used), -1)
+        row[used] = inverse
+        rest, label = np.divmod(keys, max(1, len(labels)))
+        recording, unit = np.divmod(rest, size)
+        return cls(row, recordings[recording], labels[label], None if wholes is None else wholes[unit])
+
+    def spread(self, values: Indices) -> Indices:
+        """(N,) values of the keys (P,) for each row, -1 for rows that have none."""
+        return np.where(self.row >= 0, values[self.row], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Recordings to train on, others to test on, and the folds of a cross-validation among the first.
+
+    trained, tested : (P,) masks over keys
+    fold            : (P,) fold of each key, to be read where `trained`; None: a class has too few recordings
+    """
+
+    name: str
+    trained: Mask
+    tested: Mask
+    fold: Indices | None
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds that there are."""
+        return [] if self.fold is None else np.unique(self.fold[self.trained]).tolist()
+
+
+def parts(keys: Keys, made: Split | None, *, fraction: float, seed: int) -> list[Part]:
+    """What is measured, one part or one a fold of the split, and last the whole, which is not tested.
+
+    Raises KnnError that names a class which a side lacks.
+    """
+    everything = np.ones(len(keys.label), dtype=np.bool_)
+    whole = Part("", everything, ~everything, _folds(keys, everything, seed))
+    if made is None:
+        train, test = splits.held_out(keys.recording, keys.label, fraction=fraction, seed=seed, units=keys.unit)
+        return [Part("test", train, test, _folds(keys, train, seed)), whole]
+    measured = []
+    for name, train, test in made.masks(keys.recording):
+        side = f"when the fold {name!r} is held out" if made.folded else "on the side train"
+        _complete(keys, train, side)
+        if not made.folded:
+            _complete(keys, test, "on the side test")
+            measured.append(Part(name, train, test, _folds(keys, train, seed)))
+        elif test.any():  # a fold of recordings that this store lacks tests nothing
+            # Folds of the whole serve the parts too, so that each fold of the split shares its cells with the others.
+            measured.append(Part(name, train, test, whole.fold if _serves(keys, train, whole.fold) else None))
+    return [*measured, whole]
+
+
+def cells(found: Sequence[Part]) -> tuple[Indices, list[list[int]], list[list[int]]]:
+    """(cell of each key (P,), the cells of every training set, which set each part has for which fold).
+
+    The last is, for each part, the set that it trains on, then one a fold, without that fold.
+    """
+    columns = [np.where(part.trained, 0 if part.fold is None else part.fold, -1).astype(np.int16) for part in found]
+    table, cell = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)  # (cells, parts), (P,)
+    sets: list[list[int]] = []
+    places = []
+    for column, part in zip(table.T, found, strict=True):
+        wanted = [column >= 0, *((column >= 0) & (column != fold) for fold in part.folds)]
+        places.append(list(range(len(sets), len(sets) + len(wanted))))
+        sets += [np.flatnonzero(mask).tolist() for mask in wanted]
+    return cell.reshape(-1).astype(np.int64), sets, places
+
+
+def halves(recordings: Texts, units: Texts | None, seed: int) -> Mask:
+    """(N,) rows of one half of the recordings, or units. Raises KnnError for a single one."""
+    same = np.full(len(recordings), "unknown")
+    return splits.held_out(recordings, same, fraction=0.5, seed=seed, units=units)[1]
+
+
+def _folds(keys: Keys, trained: Mask, seed: int) -> Indices | None:
+    """(P,) fold of the trained keys, -1 of the others; None when a class could not be on both sides of each."""
+    unit = None if keys.unit is None else keys.unit[trained]
+    try:
+        masks = splits.folds(keys.recording[trained], keys.label[trained], count=FOLDS, seed=seed, units=unit)
+    except KnnError:
+        return None
+    fold = np.full(len(trained), -1)
+    own = np.zeros(int(trained.sum()), dtype=np.int64)
+    for number, (_, test) in enumerate(masks):
+        own[test] = number
+    fold[trained] = own
+    return fold
+
+
+def _serves(keys: Keys, trained: Mask, fold: Indices | None) -> bool:
+    """Whether every class is left when any one fold is taken from the trained keys."""
+    if fold is None:
+        return False
+    classes = len(np.unique(keys.label))
+    numbers = np.unique(fold[trained]).tolist()
+    return len(numbers) > 1 and all(len(np.unique(keys.label[trained & (fold != one)])) == classes for one in numbers)
+
+
+def _complete(keys: Keys, side: Mask, where: str) -> None:
+    if lacking := sorted(set(keys.label.tolist()) - set(keys.label[side].tolist())):
+        raise KnnError(
+            f"The class {lacking[0]!r} has no recording {where}.",
+            "Leave the class out (--ignore), or make another split.",
+        )
