@@ -169,8 +169,10 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
             by_group = model.evaluation.groups.figures["accuracy"]
             stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")
         if (opened := model.evaluation.open_set) is not None:
-            rates = f"false reject {opened.false_reject.value:.1%}, false accept {opened.false_accept.value:.1%}"
-            stream.write(f"  {'open set':<22}{rates}, equal error {opened.eer:.1%}\n")
+            rates = {"false reject": opened.false_reject, "false accept": opened.false_accept}
+            known = [f"{name} {_with_interval(rate, True)}" for name, rate in rates.items() if rate.value == rate.value]
+            equal = [f"equal error {opened.eer:.1%}"] if opened.eer == opened.eer else []
+            stream.write(f"  {'open set':<22}{', '.join(known + equal)}\n")
         if curve:
             stream.write("  segments\tseconds\trows\taccuracy\tcprimary\tmin_cprimary\n")
         for point in curve:
