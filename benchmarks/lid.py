@@ -174,7 +174,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     material, names = Material.read(args.work), np.array(EXAM_LANGUAGES)
-    report: dict[str, object] = {}
+    report: dict[str, Any] = {}
     for system, duration in (
         *(("ensemble", duration) for duration in DURATIONS),
         *((system, "whole") for system in (*SYSTEMS, "supervectors")),
@@ -199,6 +199,10 @@ def main() -> None:
             report["pooled over families, mean over languages"] = round(100 * macro(right, truth), 1)
     report["calibration"], report["open set"] = calibration(args, material)
     print(json.dumps(report, indent=1))
+    print("\n| left out | accuracy | Cprimary | minimum | loss | Cllr (bits) |\n|---|--:|--:|--:|--:|--:|")
+    for fold, row in report["calibration"].items():
+        share = f"{100 * row['accuracy']:.1f}" if "accuracy" in row else ""
+        print(f"| {fold} | {share} | {row['actual']} | {row['least']} | {row['loss']} | {row['Cllr']} |")
     (args.work / "lid" / "report.json").write_text(json.dumps(report, indent=1))
 
 
@@ -236,7 +240,9 @@ def calibration(args: argparse.Namespace, material: Material) -> tuple[Lines, Li
             [key for key, part in rest.items() for _ in part[1]],
         )
         columns = [EXAM_LANGUAGES.index(each) for each in truth]
-        costs[fold] = {"scale": fitted.scale, **figures(fitted.apply(scores), columns)}
+        right = np.array(EXAM_LANGUAGES)[scores.argmax(1)] == np.array(truth)
+        share = {"accuracy": macro(right, np.array(truth)), "scale": fitted.scale}
+        costs[fold] = {**share, **figures(fitted.apply(scores), columns)}
         if fold == RANDOM:
             continue
 

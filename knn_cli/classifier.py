@@ -127,7 +127,7 @@ def write_classifier(
         group.create_dataset("classes", data=[json.dumps(label) for label in classifier.classes_.tolist()], dtype=text)
         group.create_dataset("counts", data=classifier.counts_)
         for name in ("means", "covariance", "priors"):
-            group.create_dataset(name, data=getattr(classifier, f"{name}_"))
+            group.create_dataset(name, data=getattr(classifier, f"{name}_"), compression="gzip")
         _put(file, "calibration", {name: getattr(calibration, name) for name in _CALIBRATION[SCHEMA]})
         if whole.transforms.steps:
             _put(file, "transforms", whole.transforms.to_arrays())

@@ -1,4 +1,4 @@
-"""Make the bundle of the trained voice network, its embeddings whitened (`whiten`).
+"""Make the bundle of the trained voice network, its embeddings about the mean of training speakers (`centre`).
 
     python -m training.export --work WORK [--run voice] [--out models/voice] [--card training/card-voice.md]
 
@@ -11,12 +11,34 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from knn_cli import bundle
-from training.voice import ENCODER_ARGS, POOLING_ARGS, Material, build
-from training.whiten import whiten
+from knn_cli.network import Network
+from training.voice import ENCODER_ARGS, POOLING_ARGS, Material, build, embed
+
+BATCH, CROPS = 32, 4000
+
+
+def centre(network: Network, material: Material) -> None:
+    """Take the mean over training speakers off every embedding, in the last layer's bias, so that cosines are about it.
+
+    Crops of whole voices only, clean and through rooms, noise and lines.
+    """
+    rng = np.random.default_rng(3)
+    rows = rng.permutation(np.flatnonzero(material.who.numpy() >= 0))[:CROPS]
+    embeddings, who = [], []
+    for first in range(0, len(rows), BATCH):
+        logs, _, _, speakers = material.batch(rng, rows[first : first + BATCH])
+        with torch.inference_mode():
+            embeddings.append(embed(network, logs))
+        who.append(speakers)
+    x, said = torch.cat(embeddings), torch.cat(who)
+    mean = torch.stack([x[said == speaker].mean(0) for speaker in said.unique()]).mean(0)
+    with torch.no_grad():
+        network.pooling.pooling_fc.bias.sub_(mean)
 
 
 def main() -> None:
@@ -39,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(1)
     network = build(None)
     network.load_state_dict(load_file(str(folder / "final.safetensors")), strict=True)
-    whiten(network.eval(), Material(args.work / "cache"))
+    centre(network.eval(), Material(args.work / "cache"))
     state = {key: value.half() for key, value in network.state_dict().items()}
     made = bundle.write(args.out, config, state=state, card=args.card.read_text(encoding="utf-8"), force=True)
     bundle.load_network(made)  # strict: what was written can be read
