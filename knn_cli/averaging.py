@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from knn_cli.errors import KnnError
 from knn_cli.evaluation import CurvePoint, accuracy, evaluate
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Texts
+
+Score = Callable[[EmbeddingSet, Doubles], ScoreTable]  # (N, D) embeddings and (N,) seconds of sound to (N, C) scores
 
 
 def average(embeddings: EmbeddingSet, segments: int) -> EmbeddingSet:
@@ -19,37 +22,46 @@ def average(embeddings: EmbeddingSet, segments: int) -> EmbeddingSet:
     Runs come in the order of their first rows. A new row lasts from its first start to its last end.
     Raises KnnError for fewer than one segment.
     """
-    return _averaged(embeddings, segments)[0]
+    return _averaged(embeddings, segments).rows
 
 
 def curve(
     embeddings: EmbeddingSet,
-    score: Callable[[EmbeddingSet], ScoreTable],
+    score: Score,
     counts: Iterable[int],
     *,
     bootstrap: int = 1000,
     seed: int = 0,
+    priors: Mapping[str, float] | None = None,
 ) -> tuple[CurvePoint, ...]:
     """How good the scores are of rows of each count of consecutive segments (see `average`).
 
-    score     : embeddings to scores with the truth beside them, such as `Classifier.score`
+    score     : embeddings and how long each is to scores with the truth beside them, such as `Classifier.score`
+    counts    : beyond the first that leaves every recording whole nothing changes, so those are left out
     bootstrap : draws of recordings for the interval of the accuracy
+    priors    : how likely the labels are beforehand, see `evaluation.evaluate`
 
-    A point's `seconds` are of speech: time that segments share counts once, time between them not at all. Costs are NaN
-    where the rows have one label alone. Raises KnnError as `average` and `evaluation.evaluate`.
+    Seconds, of a point and of what is scored, are those that segments cover: time that they share counts once, time
+    between them not at all. Costs are NaN where the rows have one label alone.
+    Raises KnnError as `average` and `evaluation.evaluate`.
     """
     points = []
+    most = None
     for count in counts:
-        rows, seconds = _averaged(embeddings, count)
-        table = score(rows)
-        figures = evaluate(table, bootstrap=0).figures
+        if most is not None and count > most:
+            continue
+        rows, seconds, whole = _averaged(embeddings, count)
+        if whole:
+            most = count
+        table = score(rows, seconds)
+        figures = evaluate(table, bootstrap=0, priors=priors).figures
         known = np.isin(table.truth, table.labels)
         points.append(
             CurvePoint(
                 segments=count,
                 seconds=float(seconds[known].mean()),
                 rows=int(known.sum()),
-                accuracy=accuracy(table, bootstrap=bootstrap, seed=seed),
+                accuracy=accuracy(table, bootstrap=bootstrap, seed=seed, priors=priors),
                 cprimary=figures["cprimary"].value,
                 min_cprimary=figures["min_cprimary"].value,
             )
@@ -57,13 +69,20 @@ def curve(
     return tuple(points)
 
 
-def _averaged(embeddings: EmbeddingSet, segments: int) -> tuple[EmbeddingSet, Doubles]:
-    """What `average` gives, and the (M,) seconds that the segments of each row cover."""
+class _Averaged(NamedTuple):
+    """What `average` gives, the (M,) seconds that the segments of each row cover, and whether each run is one row."""
+
+    rows: EmbeddingSet
+    seconds: Doubles
+    whole: bool
+
+
+def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
     if segments < 1:
         raise KnnError(f"Nothing is the mean of {segments} segments.", "Give 1 or more.")
     rows = embeddings.take(np.isfinite(embeddings.data).all(axis=1))
     if not len(rows):
-        return rows, np.zeros(0)
+        return _Averaged(rows, np.zeros(0), True)
     columns = [np.unique(column, return_inverse=True)[1] for column in _labels(rows)]
     _, first, run = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
     run = first[run.ravel()]  # a run is called by its first row
@@ -96,7 +115,7 @@ def _averaged(embeddings: EmbeddingSet, segments: int) -> tuple[EmbeddingSet, Do
         end=np.maximum.reduceat(rows.end, edges),
         embedder=embeddings.embedder,
     )
-    return made, seconds
+    return _Averaged(made, seconds, len(edges) == len(begins))
 
 
 def _labels(rows: EmbeddingSet) -> tuple[Texts, ...]:

@@ -121,18 +121,6 @@ class Calibration:
             scale = (self.scale * np.where(np.isnan(ratio), 1.0, ratio) ** self.exponent)[:, None]
         return scale * scores + self.offsets
 
-    def posteriors(
-        self, log_likelihood: ArrayLike, priors: ArrayLike | None = None, seconds: ArrayLike | None = None
-    ) -> Doubles:
-        """(N, C) calibrated probabilities; `priors` (C,) positive, all alike where left out. Rows sum to 1."""
-        scores = self.apply(log_likelihood, seconds)
-        if priors is not None:
-            weights = np.asarray(priors, dtype=np.float64)
-            if weights.shape != self.offsets.shape or not np.isfinite(weights).all() or (weights <= 0).any():
-                raise KnnError(f"There are {len(self.offsets)} classes: the priors must be as many positive numbers.")
-            scores = scores + np.log(weights)
-        return np.asarray(special.softmax(scores, axis=-1))
-
 
 def objective(
     parameters: Doubles, scores: Doubles, codes: NDArray[np.int64], ridge: float, lengths: Doubles | None = None

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from knn_cli import bundle, fitting, metrics, partition, splitting
+from knn_cli import bundle, fitting, metrics, open_set, partition, splitting
 from knn_cli.bundle import Bundle
 from knn_cli.calibration import Calibration
 from knn_cli.classifier import write_classifier
 from knn_cli.classifying import Classifier, posteriors, prior_weights
 from knn_cli.errors import BundleError, KnnError
 from knn_cli.fitting import Model, Options, Source
-from knn_cli.measuring import Rows, Scoring, group_accuracy, operating_point, stranger_halves
+from knn_cli.measuring import Rows, Scoring, group_accuracy, operating_point
 from knn_cli.open_set import UNKNOWN, OpenSet
-from knn_cli.partition import Keys, Part
+from knn_cli.partition import Column, Keys, Part
 from knn_cli.plda import PLDA
-from knn_cli.split import Mask
+from knn_cli.split import Mask, check_seed
 from knn_cli.splitting import Split
 from knn_cli.transforms import parse
 from knn_cli.types import LABEL_LEVELS, EmbeddingSet, Texts
 
-__all__ = ["Classifier", "Training", "posteriors", "train"]
+__all__ = ["Classifier", "Training", "fitted_hash", "posteriors", "train"]
+
+FRACTION = 0.2  # of each class's recordings that is held out, where nobody says otherwise
+NOTED = 100_000  # recordings at most that a bundle remembers it was fitted on
 
 _PLURAL = {"name": "recordings", "speaker": "speakers", "subgroup": "subgroups", "group": "groups"}
 
@@ -46,6 +50,9 @@ class Training:
     not_in_store: recordings of the split that the rows lack
     plda        : whether the bundle has a PLDA
     refitted    : whether the bundle is fitted on all rows; else it is the measured one and has not seen the others
+    apart       : what strangers that choose the threshold do not share with those that report on it: labels, where
+                  there are two or more, else `units`; "" without strangers
+    split_label : level that the split was drawn by, where that is another than the one that is trained
     """
 
     bundle: Bundle
@@ -63,6 +70,13 @@ class Training:
     not_in_store: tuple[str, ...] = ()
     plda: bool = False
     refitted: bool = True
+    apart: str = ""
+    split_label: str = ""
+
+
+def fitted_hash(name: str) -> str:
+    """What a classifier's `meta["fitted"]` has of the name of a recording: the first 12 digits of its SHA-256."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def train(
@@ -72,12 +86,12 @@ def train(
     label: str = "subgroup",
     ignore: Sequence[str] = (),
     balanced: bool = False,
-    fraction: float = 0.2,
+    fraction: float | None = None,
     seed: int = 0,
     view: str = "",
     force: bool = False,
     split: Split | None = None,
-    units: str = "name",
+    units: str | None = None,
     transforms: str = "",
     calibration: Literal["affine", "temperature", "none"] = "affine",
     duration_aware: bool = False,
@@ -96,17 +110,19 @@ def train(
                  where there are rows enough for one
     ignore     : labels to leave out
     balanced   : within-class covariance averaged over classes instead of pooled over rows
-    fraction   : of each class's recordings to hold out for the figures
+    fraction   : of each class's recordings to hold out for the figures, 0.2 where no split says it
     view       : part of the embedding to use, as the embedder's bundle names it; "" is all of it
     split      : what to hold out instead: its side "test", or each of its folds in turn
-    units      : level that neither the held-out rows nor the folds of calibration cut, where no split says it
+    units      : level that neither the held-out rows nor the folds of calibration cut: recordings (`name`), or what
+                 the split says
     transforms : steps before the classifier, as `transforms.parse` reads them; learnt anew for each training set
     calibration: affine (scale and offsets), temperature (scale alone) or none
     duration_aware : the scale may depend on how long a row is
     priors     : how likely the labels are, kept with the classifier; scores and figures are of labels all alike
     groups     : label -> group, for all labels (others are passed over); kept in the bundle
-    strangers  : labels outside the closed set. One half of their recordings chooses the threshold of the open set, the
-                 other half reports on it
+    strangers  : labels outside the closed set. One half of the labels (of a single one: of its recordings) chooses the
+                 threshold of the open set, the other half reports on it. Those on a split's side test do neither;
+                 those in a fold choose for the other folds and report on their own
     stranger_class : they are trained as the class "unknown" instead
     false_reject : share of known rows that the threshold may lose; None: equal error
     refit      : whether the bundle is fitted on the held-out rows too, once they have been measured on. None: unless a
@@ -114,18 +130,32 @@ def train(
 
     Calibration is learnt on at most `measuring.CALIBRATING` rows, the figures are of at most `measuring.MEASURED`;
     both are drawn with the seed. Transforms and `balanced` cost more passes (`fitting`).
+    The meta of the classifier has `split`, with the SHA-256 of its file, and `fitted`: sorted, the `fitted_hash` of
+    each recording that the bundle was fitted on or its threshold chosen on, where they are no more than `NOTED`.
+
     Raises KnnError: fewer than two classes, a class of one recording or that a side lacks, a recording that the split
-    does not know, an output that exists.
+    does not know, an output that exists, options that contradict each other.
     """
     out = Path(out).resolve()
     bundle.check_free(out, force)
-    for level in (label, units):
+    for level in (label, units or "name"):
         if level not in LABEL_LEVELS:
             raise KnnError(f"There is no label level {level!r}.", f"Known: {', '.join(LABEL_LEVELS)}.")
     if calibration not in {"affine", "temperature", "none"}:
         raise KnnError(f"There is no calibration {calibration!r}.", "Known: affine, temperature, none.")
+    if calibration == "none" and duration_aware:
+        raise KnnError("What is not calibrated cannot depend on how long a row is.", "Leave --duration-aware out.")
+    if stranger_class and not strangers:
+        raise KnnError("The class of labels outside the closed set needs such labels.", "Name them (--out-of-set).")
     if stranger_class and false_reject is not None:
         raise KnnError("A class of strangers has no threshold.", "Leave out the one or the other.")
+    open_set.check_share(false_reject)
+    check_seed(seed)
+    if split is not None and fraction is not None:
+        raise KnnError("The split says what is held out.", "Leave --held-out or --split out.")
+    if split is not None and units is not None:
+        raise KnnError(f"The split says what is kept apart: {_PLURAL[split.units]}.", "Leave --units or --split out.")
+    fraction, units = FRACTION if fraction is None else fraction, units or "name"
     sided = split is not None and not split.folded
     refit = not sided if refit is None else refit
     if not refit and split is not None and split.folded:
@@ -158,16 +188,24 @@ def train(
         "cllr": metrics.cllr(scores, index),
     }
     by_group = group_accuracy(scores, index, [map_of[one] for one in classes.tolist()]) if map_of else None
-    opened = operating_point(final, measured, classes, false_reject)
+    word = "segments" if label == "name" else _PLURAL[units if split is None else split.units]
+    apart = {None: "", True: "labels", False: word}[chosen.by_label]
+    opened = operating_point(final, measured, classes, false_reject, apart)
     fitted = np.isin(cell, sets[places[-1][0]])
     plda = _plda(source, rows, model, balanced, fitted) if label == "speaker" else None
     counts = _counts(rows, tests)
-    units = "segments" if label == "name" else _PLURAL[units if split is None else split.units]
-    meta: dict[str, object] = {"label": label, "view": view, "held_out": figures, "units": units, "seed": seed}
-    meta |= {"fraction": fraction} if split is None else {"split": {**split.rule, "seed": split.seed}}
+    meta: dict[str, object] = {"label": label, "view": view, "held_out": figures, "units": word, "seed": seed}
+    if split is None:
+        meta["fraction"] = fraction
+    else:
+        meta["split"] = {**split.rule, "seed": split.seed, "sha256": split.sha256}
     meta |= ({"group_accuracy": by_group} if map_of else {}) | {"refitted": refit}
+    meta |= {"strangers_apart": apart} if apart else {}
+    names = (rows.keys.label if label == "name" else rows.keys.recording)[parts[-1].trained]
+    names = np.union1d(names, chosen.choosing)
+    noted = {"fitted": sorted(map(fitted_hash, names.tolist()))} if len(names) <= NOTED else {}
     parts_of_file = {"transforms": model.chain, "plda": plda, "groups": map_of, "open_set": opened}
-    made = _write(out, source.embedder, embedder, model, final.calibration, meta, counts, force, parts_of_file)
+    made = _write(out, source.embedder, embedder, model, final.calibration, meta, noted, counts, force, parts_of_file)
     return Training(
         made,
         counts,
@@ -175,20 +213,31 @@ def train(
         calibrated=all(one.calibrated for one in measured),
         left_out=chosen.left_out,
         not_found=chosen.not_found,
-        units=units,
+        units=word,
         group_accuracy=by_group,
         open_set=opened,
         not_in_store=chosen.not_in_store,
         plda=plda is not None,
         refitted=refit,
+        apart=apart,
+        split_label=split.label if split is not None and split.label != label else "",
     )
 
 
-class _Chosen(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """What `_choose` finds.
+
+    by_label : whether the halves of the strangers share no label; None without strangers
+    choosing : recordings whose rows choose the threshold
+    """
+
     rows: Rows
     left_out: int
     not_found: tuple[str, ...]
     not_in_store: tuple[str, ...]
+    by_label: bool | None
+    choosing: Texts
 
 
 def _choose(
@@ -201,42 +250,70 @@ def _choose(
     units: str,
     seed: int,
 ) -> _Chosen:
-    """Which rows are trained on, as what, and which are strangers."""
-    names, truth = source.column("name"), source.column(label)
-    found = set(np.unique(truth).tolist())
-    used = (truth != "") & ~np.isin(truth, list(ignore))
+    """Which rows are trained on, as what, and which are strangers: told of keys, which are fewer than rows."""
+    keys = _keys(source, label, split, units)
+    truth = keys.label
+    found = set(truth.tolist())
+    used = (truth != "") & ~np.isin(truth, list(ignore))  # (P,)
     strange = used & np.isin(truth, list(strangers))
     if strangers and not strange.any():
         raise KnnError(f"No row has a label outside the closed set: {', '.join(strangers)}.", "See `knn info`.")
     if stranger_class:
-        truth, strange = np.where(strange, UNKNOWN, truth), np.zeros_like(strange)
+        keys = replace(keys, label=np.where(strange, UNKNOWN, truth))
+        strange = np.zeros_like(strange)
     used &= ~strange
     left_out = ~used & ~strange
-    whole = None
+    absent: tuple[str, ...] = ()
+    fold, folds = np.full(len(used), -1, dtype=np.int32), tuple[str, ...]()
+    if split is not None:
+        absent = split.absent_from(keys.recording)
+        part = np.full(len(used), "", dtype=object)
+        part[used | strange] = split.part_of(keys.recording[used | strange])
+        left_out |= used & (part == "")
+        used &= part != ""
+        if split.folded:
+            folds = split.parts
+            fold[strange] = [folds.index(one) if one else -1 for one in part[strange]]
+        elif strange.any():
+            strange &= part != "test"  # they are for testing, as all of that side
+            if not strange.any():
+                hint = "Put some on the side train, or leave them out of the split (--ignore of `knn split`)."
+                raise KnnError("All rows outside the closed set are on the side test of the split.", hint)
+        if split.units != "name":
+            unit = keys.recording.astype(object)
+            unit[used | strange] = split.unit_of(keys.recording[used | strange])
+            keys = replace(keys, unit=unit.astype(np.str_))
+    if stranger_class and UNKNOWN not in keys.label[used]:
+        raise KnnError("No row outside the closed set is on a side of the split.", "Make the split without --ignore.")
+    _check_classes(keys.label[used], label)
+    half, by_label = np.full(len(used), -1, dtype=np.int8), None
+    if strange.any():
+        half[strange], by_label = partition.halves(keys.only(strange), seed)
+    rows, own = keys.rows, keys.only(used)
+    classes, codes = np.unique(own.label, return_inverse=True)
+    column = np.maximum(own.spread(codes.astype(np.int32)), 0)
+    missing = tuple(one for one in (*ignore, *strangers) if one not in found)
+    chosen = Rows(classes, column, own, keys.spread(half), keys.spread(fold), folds)
+    choosing = (truth if label == "name" else keys.recording)[half == 0]
+    return _Chosen(chosen, int(rows[left_out].sum()), missing, absent, by_label, choosing)
+
+
+def _keys(source: Source, label: str, split: Split | None, units: str) -> Keys:
+    """Of all rows; `unit` as `units` says, whatever the split's are."""
+    truth = source.column(label)
     if label == "name":
         if split is not None or units != "name":
             raise KnnError("Recordings as classes cannot be kept whole.", "Choose another label level (--label).")
         # When every recording is a class of its own, segments are what can be kept apart.
-        names = (np.cumsum(used | strange) - 1).astype(np.str_)
-    elif split is None and units != "name":
-        whole = splitting.whole_units(source.column(units), names, units)
-    absent: tuple[str, ...] = ()
-    if split is not None:
-        absent = split.absent_from(names)
-        sided = np.zeros(len(used), dtype=np.bool_)
-        sided[used] = split.part_of(names[used]) != ""
-        left_out, used = left_out | (used & ~sided), used & sided
-        if split.units != "name" and used.any():
-            whole = np.zeros(len(used), dtype=f"<U{max(len(line.unit) for line in split.lines) or 1}")
-            whole[used] = split.unit_of(names[used])
-    _check_classes(truth[used], label)
-    classes, own = np.unique(truth[used], return_inverse=True)
-    codes = np.zeros(len(used), dtype=np.int64)
-    codes[used] = own
-    half = stranger_halves(names, None if split is not None else whole, strange, seed)
-    keys = Keys.of(names, whole, truth, used)
-    missing = tuple(one for one in (*ignore, *strangers) if one not in found)
-    return _Chosen(Rows(classes, codes, keys, half), int(left_out.sum()), missing, absent)
+        numbers = np.arange(len(source)).astype(f"<U{len(str(len(source)))}")
+        order = np.argsort(numbers)
+        codes = np.empty(len(numbers), dtype=np.int32)
+        codes[order] = np.arange(len(numbers))
+        return Keys.of(Column(codes, numbers[order]), None, truth)
+    keys = Keys.of(source.column("name"), None if units == "name" else source.column(units), truth)
+    if keys.unit is None:
+        return keys
+    return replace(keys, unit=splitting.whole_units(keys.unit, keys.recording, units))
 
 
 def _check_classes(truth: Texts, label: str) -> None:
@@ -255,7 +332,7 @@ def _groups_of(groups: Mapping[str, str], classes: Texts) -> dict[str, str]:
 
 
 def _counts(rows: Rows, parts: Sequence[Part]) -> dict[str, tuple[int, int]]:
-    each = np.bincount(rows.keys.row[rows.keys.row >= 0], minlength=len(rows.keys.label))  # (P,) rows of a key
+    each = rows.keys.rows
     sides = [np.any([getattr(part, side) for part in parts], axis=0) for side in ("trained", "tested")]
     labels = rows.keys.label
     return {
@@ -299,6 +376,7 @@ def _write(
     model: Model,
     calibration: Calibration,
     meta: dict[str, object],
+    noted: dict[str, list[str]],
     counts: dict[str, tuple[int, int]],
     force: bool,
     parts: dict[str, Any],
@@ -318,7 +396,7 @@ def _write(
         config |= {key: embedder.config[key] for key in carried if key in embedder.config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, model.classifier, calibration, meta, **parts)
+        write_classifier(path, model.classifier, calibration, {**meta, **noted}, **parts)
         card = _card(out.name, fingerprint, meta, counts, parts["open_set"], model.chain.spec)
         return bundle.write(out, config, weights=weights, classifier=path, card=card, force=force)
 
@@ -345,7 +423,10 @@ def _card(
             f"{opened.known} held-out rows"
         )
         more += (
-            f", and all but {opened.false_accept:.1%} of {opened.unknown} of other labels." if opened.unknown else "."
+            f", and all but {opened.false_accept:.1%} of {opened.unknown} of labels outside the closed set; those that "
+            f"chose the threshold are of other {meta['strangers_apart']}."
+            if opened.unknown
+            else "."
         )
     after = "The classifier in this bundle was then fitted on all rows."
     if not meta["refitted"]:

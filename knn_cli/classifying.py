@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from knn_cli import bundle, store
 from knn_cli.classifier import ClassifierFile, read_classifier
-from knn_cli.errors import BundleError, KnnError
+from knn_cli.errors import BundleError
+from knn_cli.metrics import prior_weights as prior_weights
 from knn_cli.types import Doubles, EmbeddingSet, Floats, ScoreTable
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ class Classifier:
             self._embedder = Embedder(source, device=self._device, batch_seconds=seconds)
         return self._embedder
 
-    def score(self, embeddings: EmbeddingSet, what: str = "The store") -> ScoreTable:
+    def score(self, embeddings: EmbeddingSet, what: str = "The store", *, seconds: Doubles | None = None) -> ScoreTable:
         """Log-likelihoods (calibrated, of a classifier) of (N, D) embeddings; BundleError when another model made them.
+
+        seconds : (N,) of sound in each row, for a calibration that asks how long it is; None: from its start to its end
 
         A head's scores are its logits: log-likelihoods up to a constant a row, if its training saw all classes alike.
         """
@@ -84,7 +87,7 @@ class Classifier:
         if self.trained is None:
             scores = self.embedder.scores(data).astype(np.float64)
         else:
-            scores = self.trained.score(data, embeddings.end - embeddings.start)
+            scores = self.trained.score(data, embeddings.end - embeddings.start if seconds is None else seconds)
             threshold = self.trained.threshold if self._open_set else None
             groups = self.trained.label_groups
         truth = embeddings.label(str(self.meta.get("label", "group")))
@@ -139,16 +142,3 @@ def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> 
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: Doubles = odds / odds.sum(axis=1, keepdims=True)
     return result
-
-
-def prior_weights(priors: Mapping[str, float], labels: Sequence[str]) -> Doubles:
-    """(C,) priors of the labels, summing to 1; labels that are not named count 1 before that.
-
-    Raises KnnError for a name that is no label, and for priors that are not positive.
-    """
-    if strange := sorted(set(priors) - set(labels)):
-        raise KnnError(f"{strange[0]!r} has a prior and is no label of the model.", f"Labels: {', '.join(labels)}.")
-    weights = np.asarray([priors.get(label, 1.0) for label in labels], dtype=np.float64)
-    if not np.isfinite(weights).all() or (weights <= 0).any():
-        raise KnnError("Priors are positive numbers.", "A label that cannot occur is left out of the training.")
-    return np.asarray(weights / weights.sum())

@@ -51,7 +51,7 @@ def classify(
     src: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio, or stores.")],
     model: ModelOption = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Labels to show, best first.")] = 3,
-    priors: Annotated[str, typer.Option("--priors", help="How likely labels are: cs=3,de=1, or model's own.")] = "",
+    priors: Annotated[str, typer.Option("--priors", help="How likely labels are: cs=3,de=1, or model: its own.")] = "",
     open_set: Annotated[
         bool, typer.Option("--open-set", help="Say unknown below the model's threshold, or from a class of its own.")
     ] = False,
@@ -107,10 +107,12 @@ def classify(
         Scorer, typer.Option("--scorer", help="auto: PLDA where the model has one.", rich_help_panel=TRIALS)
     ] = Scorer.auto,
     cohort: Annotated[
-        Path | None, typer.Option("--cohort", help="Store of other speakers, centres.", rich_help_panel=TRIALS)
+        Path | None,
+        typer.Option("--cohort", help="Store of other speakers; their mean is taken off.", rich_help_panel=TRIALS),
     ] = None,
     as_norm: Annotated[
-        int | None, typer.Option("--as-norm", help="Normalise by the N best of it.", rich_help_panel=TRIALS)
+        int | None,
+        typer.Option("--as-norm", help="Normalise by the N best scores with the cohort.", rich_help_panel=TRIALS),
     ] = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -125,7 +127,7 @@ def classify(
         assert trials is not None
         return _trials(src, trials, model, out, cohort, as_norm, scorer)
     sources = pipeline.expand(src)
-    pipeline.check_text_output(out, sources)
+    pipeline.check_text_output(out, [*sources, *filter(None, (rttm, split))])
     models = [
         Classifier(one, device=device.value, batch_seconds=batch_seconds, open_set=open_set or mode == "test")
         for one in (model, *(compare or []))
@@ -134,33 +136,65 @@ def classify(
         say_model(model, one.bundle, f"which knows {len(one.labels)} labels")
     if mode == "timeline":
         settings = {"window": window, "step": step, "switch": switch, "use_vad": vad, "channel": channel}
-        return _timeline(sources, models[0], rttm, out, out_dir, "json" if as_json else form, settings)
+        return _timeline(sources, models[0], rttm, out, out_dir, _form(as_json, form, out), settings)
     if mode == "test":
-        return _test(sources, models, report, curve, split, part, draws, vad, as_json, force)
+        of_models = "model" if priors == "model" else parse_priors(priors)
+        settings = {"split": split, "part": part, "most": curve, "draws": draws, "priors": of_models, "use_vad": vad}
+        return _test(sources, models, report, settings, as_json, out, force)
     weights = models[0].priors if priors == "model" else parse_priors(priors)
     options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
     _files(sources, models[0], options, top, weights, as_json, out)
 
 
 _LEADING = {"trials": ("trials",), "timeline": ("timeline",), "test": ("report", "compare", "curve")}
-_FOLLOWING = {
-    "trials": {"scorer": "--scorer", "cohort": "--cohort", "as_norm": "--as-norm"},
-    "timeline": {name: f"--{name}" for name in ("rttm", "window", "step", "switch")}
-    | {"form": "--format", "out_dir": "--out-dir"},
-    "test": {name: f"--{name}" for name in ("split", "part", "draws", "force")},
+_OWN = {  # options of one kind of work, besides those that lead to it
+    "trials": ("scorer", "cohort", "as_norm"),
+    "timeline": ("rttm", "window", "step", "switch", "form", "out_dir"),
+    "test": ("split", "part", "draws", "force"),
 }
+_SHARED = {  # options of several kinds of work
+    "files": {"top", "priors", "open_set", "segment", "vad", "channel", "device", "batch_seconds", "as_json"},
+    "test": {"priors", "open_set", "vad", "device", "batch_seconds", "as_json"},
+    "timeline": {"open_set", "vad", "channel", "device", "batch_seconds", "as_json"},
+    "trials": set[str](),
+}
+_NEEDS = {"part": "split", "force": "report"}
+_FLAGS = {"as_json": "--json", "form": "--format", "vad": "--vad/--no-vad"}
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def _mode(given: set[str]) -> str:
-    """What kind of work the options ask for; KnnError for options of several kinds, or without the one they go with."""
+    """What kind of work the options ask for; KnnError for those of several kinds, and for one that would do nothing."""
     asked = {mode: [one for one in names if one in given] for mode, names in _LEADING.items()}
     modes = [mode for mode, names in asked.items() if names]
     if len(modes) > 1:
         raise KnnError(f"--{asked[modes[0]][0]} and --{asked[modes[1]][0]} do not go together.", "Choose one of them.")
-    for mode, options in _FOLLOWING.items():
-        if mode not in modes and (idle := [text for name, text in options.items() if name in given]):
-            raise KnnError(f"{idle[0]} goes with {' or '.join(f'--{one}' for one in _LEADING[mode])}.", "Add it.")
-    return modes[0] if modes else "files"
+    mode = modes[0] if modes else "files"
+    for other, names in _OWN.items():
+        if other != mode and (idle := [name for name in names if name in given]):
+            raise KnnError(f"{_flag(idle[0])} goes with {' or '.join(map(_flag, _LEADING[other]))}.", "Add it.")
+    if idle := sorted(given & set.union(*_SHARED.values()) - _SHARED[mode]):
+        raise KnnError(f"{_flag(idle[0])} does nothing with {_flag(asked[mode][0])}.", "Leave it out.")
+    for name, needed in _NEEDS.items():
+        if name in given and needed not in given:
+            raise KnnError(f"{_flag(name)} goes with {_flag(needed)}.", "Add it.")
+    return mode
+
+
+def _form(as_json: bool, form: str | None, out: Path | None) -> str | None:
+    """The form of a timeline that is asked for, None to go by the suffix; KnnError where two are."""
+    from knn_cli.timeline_writers import SUFFIXES
+
+    if not as_json:
+        return form
+    by_suffix = None if out is None else SUFFIXES.get(out.suffix.lower())
+    for other, text in ((form, f"--format {form}"), (by_suffix, f"the suffix of {out}")):
+        if other not in (None, "json"):
+            raise KnnError(f"--json and {text} do not go together.", "Choose one of them.")
+    return "json"
 
 
 def _files(
@@ -191,7 +225,7 @@ def _files(
             if isinstance(result, pipeline.Silent):
                 say_silent(result.rows)
                 continue
-            right, known = present.right_of(result)
+            right, known = present.right_of(result, priors)
             counts = (counts[0] + right, counts[1] + known)
             done_any = True
             if table_wanted:
@@ -221,24 +255,39 @@ def _timeline(
     settings: dict[str, Any],
 ) -> None:
     from knn_cli import pipeline, timeline_writers
+    from knn_cli.timeline import ALTERNATIVES
 
     if out is not None and (out_dir is not None or len(sources) > 1):
         raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
     names = timeline_writers.SUFFIXES.items()
     suffix = next((suffix for suffix, name in names if name == (form or "table")), "")
     write = timeline_writers.writer(out or f"stdout{suffix}", form)
-    failures = []
+    targets = dict.fromkeys(sources, out)
+    several = len(sources) > 1 and out_dir is None
+    if several and form not in {None, *timeline_writers.TOGETHER}:
+        raise KnnError(
+            f"Several recordings in one {form} file could not be told apart.", "Give --out-dir for a file each."
+        )
+    if out_dir is not None:
+        called = pipeline.recording_names(sources)
+        targets = {path: out_dir / f"{name}{suffix}" for path, name in zip(sources, called, strict=True)}
+        pipeline.check_folder_output(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
+    failures, first = [], True
     with talk.progress("Listening") as progress:
         for done, (path, found) in enumerate(pipeline.timelines(sources, classifier, rttm, **settings), start=1):
             progress(done, len(sources))
             if isinstance(found, KnnError):
                 failures.append(failed(str(path), found))
                 continue
-            target = out if out_dir is None else out_dir / f"{path.stem}{suffix}"
-            if target is None:
-                write(found.spans, found.about(), sys.stdout)
+            if (target := targets[path]) is None:
+                if several and form in {None, "table"}:
+                    timeline_writers.write_table(
+                        found.spans, found.about(), sys.stdout, header=first, alternatives=ALTERNATIVES
+                    )
+                    first = False
+                else:
+                    write(found.spans, found.about(), sys.stdout)
             else:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 timeline_writers.write(target, found.spans, found.about(), form)
             parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in found.durations.items())
             talk.note(f"{path}: {parts or 'no speech'}.")
@@ -254,25 +303,25 @@ def _test(
     sources: list[Path],
     models: list[Classifier],
     report: Path | None,
-    most: int,
-    split: Path | None,
-    part: str,
-    draws: int,
-    use_vad: bool,
+    settings: dict[str, Any],
     as_json: bool,
+    out: Path | None,
     force: bool,
 ) -> None:
     from knn_cli import evaluating, evaluation_report, present
+    from knn_cli.atomic import replacing_text
 
     if report is not None:
-        evaluation_report.check(report, sources=sources, force=force)
+        listed = [] if settings["split"] is None else [settings["split"]]
+        evaluation_report.check(report, sources=[*sources, *listed], force=force)
+        if out is not None and report.resolve() in out.resolve().parents:
+            raise KnnError(f"{out} is in the folder of the report, which is written whole.", "Name another file.")
     with talk.progress("Classifying") as progress:
-        tested = evaluating.test(
-            sources, models, split=split, part=part, most=most, draws=draws, use_vad=use_vad, progress=progress
-        )
+        tested = evaluating.test(sources, models, **settings, progress=progress)
     for one in tested.missing:
         talk.note(one)
-    present.tested(sys.stdout, tested, as_json)
+    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+        present.tested(stream, tested, as_json)
     if report is not None:
         page = evaluating.write(report, tested, command=shlex.join(["knn", *sys.argv[1:]]), force=force)
         talk.note(f"{page}: open it in a browser.")
@@ -290,7 +339,7 @@ def _trials(
     from knn_cli import evaluating, pipeline, present, trials
     from knn_cli.atomic import replacing_text
 
-    pipeline.check_text_output(out, [*sources, path])
+    pipeline.check_text_output(out, [*sources, path, *([cohort] if cohort else [])])
     listed = trials.read_trials(path)
     scores, figures, by = evaluating.trials_of(sources, listed, model, cohort=cohort, top=as_norm, scorer=scorer.value)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:

@@ -48,7 +48,19 @@ class Side(str, Enum):
     test = "test"
 
 
+# Options of `knn split` that not all kinds look at: the kinds that do.
+_OF_KINDS = {
+    "held_out": ("--held-out", {SplitKind.held_out}),
+    "count": ("--folds", {SplitKind.folds}),
+    "number": ("--number", {SplitKind.quartiles}),
+    "side": ("--side", {SplitKind.quartiles}),
+    "units": ("--units", {SplitKind.held_out, SplitKind.folds, SplitKind.leave_one_out}),
+    "seed": ("--seed", {SplitKind.held_out, SplitKind.folds, SplitKind.quartiles}),
+}
+
+
 def split(
+    ctx: typer.Context,
     src: Annotated[Path, typer.Argument(help="Store of sound or embeddings.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Table (.tsv) to write.")],
     kind: Annotated[
@@ -62,7 +74,7 @@ def split(
         int | None, typer.Option("--number", help="Recordings a class of --kind quartiles, of middling length.")
     ] = None,
     side: Annotated[Side, typer.Option("--side", help="Where those recordings go.")] = Side.train,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
     ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
     as_json: JsonOption = False,
     force: ForceOption = False,
@@ -72,6 +84,11 @@ def split(
     """Which recordings are held out: drawn once, written to a file that `knn train` and `classify` take."""
     from knn_cli import pipeline, present, splitting, store
 
+    for one in ctx.params:
+        option, kinds = _OF_KINDS.get(one, ("", {kind}))
+        if kind not in kinds and _given(ctx, one):
+            which = " or ".join(sorted(wanted.value for wanted in kinds))
+            raise KnnError(f"{option} is of --kind {which}; {kind.value} has no use for it.", "Leave it out.")
     pipeline.check_text_output(out, [src])
     if out.exists() and not force:
         raise KnnError(f"{out} exists.", "Use --force to replace it.")
@@ -135,18 +152,24 @@ def train(
         float | None,
         typer.Option("--false-reject", help="Share of known rows it may lose; else equal error."),
     ] = None,
-    held_out: Annotated[float, typer.Option("--held-out", help="Share of recordings kept for the figures.")] = 0.2,
+    held_out: Annotated[
+        float | None,
+        typer.Option("--held-out", help="Share of recordings kept for the figures.", show_default="0.2"),
+    ] = None,
     split: Annotated[
         Path | None, typer.Option("--split", help="What to hold out instead: a file of `knn split`.")
     ] = None,
-    units: Annotated[Level, typer.Option("--units", help="What held-out rows never share with others.")] = Level.name,
+    units: Annotated[
+        Level | None,
+        typer.Option("--units", help="What held-out rows never share with others.", show_default="name"),
+    ] = None,
     refit: Annotated[
         bool | None,
         typer.Option(
             "--refit/--no-refit", help="Fit on all rows at last; by default unless the split has a test side."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is drawn.")] = 0,
     view: Annotated[str, typer.Option("--view", help="Part of the embedding, such as language; default all.")] = "",
     model: Annotated[str | None, typer.Option("--model", help="Model that embeds an audio store.")] = None,
     vad: VadOption = True,
@@ -158,7 +181,7 @@ def train(
 ) -> None:
     """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
     if recipe is not None:
-        given = {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
+        given = {one for one in ctx.params if _given(ctx, one)}
         return _train_network(src, out, recipe, given, device=device.value, use_vad=vad, force=force)
     from knn_cli import bundle, classification, labels, pipeline, splitting
     from knn_cli.atomic import check_output
@@ -183,7 +206,7 @@ def train(
         view=view,
         force=force,
         split=made_split,
-        units=units.value,
+        units=None if units is None else units.value,
         transforms=transforms,
         calibration=calibration.value,
         duration_aware=duration_aware,
@@ -200,6 +223,8 @@ def train(
         talk.note(f"No row has the label {', '.join(done.not_found)}.")
     if done.not_in_store:
         talk.note(f"{len(done.not_in_store)} recordings of the split are not here, such as {done.not_in_store[0]}.")
+    if done.split_label:
+        talk.note(f"The split was drawn by {done.split_label}, the labels here are of the level {label.value}.")
     if not done.bundle.has_network:
         talk.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
     if not done.refitted:
@@ -224,9 +249,16 @@ def _lines(done: Training, out: Path) -> Iterator[tuple[str, str]]:
     if done.open_set is not None:
         rates = f"false reject {done.open_set.false_reject:.1%}, false accept {done.open_set.false_accept:.1%}"
         yield "open set", f"detection LLR from {done.open_set.threshold:.2f} on: {rates}"
+        if done.apart:
+            yield "", f"(false accept: of {done.open_set.unknown} rows of other {done.apart} than chose the threshold)"
     if done.plda:
         yield "trials", "with a PLDA"
     yield "model", str(out)
+
+
+def _given(ctx: typer.Context, option: str) -> bool:
+    """Whether the command line says it, rather than a default."""
+    return getattr(ctx.get_parameter_source(option), "name", "") == "COMMANDLINE"
 
 
 def _listed(text: str) -> list[str]:

@@ -6,6 +6,8 @@ says what they mean.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
@@ -29,11 +31,19 @@ class ClosedSet:
     log_likelihood : (N, C) the same for labels that are alike before
     index          : (N,) column of the true label
     name           : (N,) recording, the unit of the weights; None: the label is, for where all weigh alike
+    rivals         : (C,) priors of the other labels in detection LLRs; None: alike
 
     present : (P,) columns that occur
     """
 
-    def __init__(self, scores: Doubles, log_likelihood: Doubles, index: Indices, name: Texts | None) -> None:
+    def __init__(
+        self,
+        scores: Doubles,
+        log_likelihood: Doubles,
+        index: Indices,
+        name: Texts | None,
+        rivals: Sequence[float] | None = None,
+    ) -> None:
         self.present, self.own = np.unique(index, return_inverse=True)
         self.count = len(self.present)
         self.units = Units.of_labels(self.own) if name is None else Units.of(name, self.own)
@@ -45,11 +55,11 @@ class ClosedSet:
         chosen = np.searchsorted(self.present, self.predicted)  # a prediction that does not occur is nobody's
         occurs = np.isin(self.predicted, self.present)
         self._chosen = self._by_unit(chosen[occurs], occurs, self.count)
-        self._bin = np.clip(np.ceil(self.confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        self.bin = np.clip(np.ceil(self.confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)  # holds its upper edge
         every = np.ones(len(index), dtype=bool)
-        self._gap = self._by_unit(self._bin, every, BINS, self.confidence - self.right)
+        self._gap = self._by_unit(self.bin, every, BINS, self.confidence - self.right)
         if self.count > 1:
-            self.llr = metrics.detection_llr(log_likelihood)[:, self.present]
+            self.llr = metrics.detection_llr(log_likelihood, rivals)[:, self.present]
             self.sweep = Sweep(self.llr, self.own, self.units, limit=None if name is None else THRESHOLDS)
 
     def figures(self, weights: Doubles) -> dict[str, Doubles]:
@@ -101,10 +111,8 @@ class ClosedSet:
 
     def costs(self, beta: float) -> Doubles:
         """(P,) detection cost of each label at the threshold log(beta), rows of a label alike."""
-        accepted = self.llr >= metrics.bayes_threshold(beta)
-        rates = np.stack([accepted[self.own == label].mean(axis=0) for label in range(self.count)])  # (true, accepting)
-        hit = np.diagonal(rates)
-        return np.asarray(1 - hit + beta * (rates.sum(axis=0) - hit) / (self.count - 1))
+        miss, alarm = metrics.error_rates(self.llr, self.own, metrics.bayes_threshold(beta))
+        return miss + beta * alarm
 
     def _by_label(self, values: Doubles) -> Doubles:
         """(P, B) sums of (U, B) values of units."""

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.evaluation_tables import Table
@@ -39,20 +40,34 @@ class Plot:
     def title(self) -> str:
         return self.table.title
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as an SVG file, for the page and for the folder beside it."""
+        return _saved(self.figure, "svg")
+
 
 def render(plot: Plot, kind: str) -> bytes:
     """The figure as a file of one of FORMATS: the same bytes for the same numbers, without any date."""
+    return plot.svg if kind == "svg" else _saved(plot.figure, kind)
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     into = io.BytesIO()
     quiet = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # SVG leaves letters to the viewer's fonts
-        plot.figure.savefig(into, format=kind, metadata=quiet, dpi=160)
+        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+            figure.draw_without_rendering()  # laid out once for all formats: it takes as long as drawing
+            figure.set_layout_engine("none")
+        figure.savefig(into, format=kind, metadata=quiet, dpi=160)
     return into.getvalue()
 
 
 def svg_element(plot: Plot) -> str:
     """The figure as an <svg> element to stand among others in a page: no prologue, no links, ids of its own."""
-    text = render(plot, "svg").decode("utf-8")
+    text = plot.svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
     prefix = re.sub(r"[^\w-]", "_", plot.name)

@@ -10,6 +10,7 @@ function of how much each recording weighs: once each for the value, as often as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -118,7 +119,7 @@ class CurvePoint:
 class Evaluation:
     """What `evaluate` finds.
 
-    table      : the scores it is of, rows whose label the model knows
+    table      : the scores it is of, rows whose label the model knows; with `priors` they are log-posteriors
     index      : (N,) column of the true label of each row
     figures    : by name, in the order to be shown: accuracy, balanced_accuracy, macro_f1, cavg_1, cavg_9 (threshold
                  log(beta)), min_cavg_1, min_cavg_9, cprimary (mean of the two cavg), min_cprimary (one threshold for
@@ -132,8 +133,9 @@ class Evaluation:
     confusion  : (C, C) counts, row = true label, column = predicted, both in the order of table.labels
     detections : "all", then one a class; () where one label alone occurs
     groups     : the same of summed posteriors (`grouped`) where the model declares two groups or more
-    priors     : (C,) of the labels, held by the table's posteriors; () is alike. Detection LLRs, costs, EER and Cllr
-                 are those of labels alike, so that a group of many labels is not favoured by its size
+    priors     : (C,) of the labels, held by the table's scores and so by what is said, posteriors and ECE; () is alike
+    rivals     : (C,) how likely the other labels are before in detection LLRs, and so in costs and EER; () is alike.
+                 Groups are alike where no priors were asked for, so that none is favoured by its many labels
     lone       : labels with one recording, which intervals cannot see vary
     """
 
@@ -150,6 +152,7 @@ class Evaluation:
     open_set: OpenSetFigures | None = None
     groups: Evaluation | None = None
     priors: tuple[float, ...] = ()
+    rivals: tuple[float, ...] = ()
     lone: tuple[str, ...] = ()
 
     @cached_property
@@ -159,8 +162,8 @@ class Evaluation:
 
     @cached_property
     def llr(self) -> Doubles:
-        """(N, C) detection log-likelihood ratios, the other labels alike before."""
-        return metrics.detection_llr(self.log_likelihood)
+        """(N, C) detection log-likelihood ratios, the other labels as likely before as `rivals` says."""
+        return metrics.detection_llr(self.log_likelihood, self.rivals or None)
 
     @cached_property
     def posteriors(self) -> Doubles:
@@ -168,17 +171,26 @@ class Evaluation:
         return np.asarray(special.softmax(self.table.log_likelihood, axis=1))
 
 
-def evaluate(table: ScoreTable, *, bootstrap: int = 1000, seed: int = 0) -> Evaluation:
+def evaluate(
+    table: ScoreTable, *, bootstrap: int = 1000, seed: int = 0, priors: Mapping[str, float] | None = None
+) -> Evaluation:
     """Every figure of the rows of a table that have a label.
+
+    priors : how likely each label is beforehand, as `metrics.prior_weights` takes them; None: all alike. They are in
+             the posteriors, so in what a row is called and all that counts right answers, in the calibration error, and
+             as weights of the other labels in detection LLRs, so in costs, EER and curves; thresholds stay log(beta).
+             A group is as likely as its labels together. Cllr is of labels alike by definition, and so are the scores
+             that the threshold of the open set is on, as it was chosen on such; a label `unknown` has its prior
 
     Rows whose label the model does not know count in the open set alone, which is there where such rows, a threshold or
     a label `unknown` are; figures of the closed set take the most likely label (of equals the first) whatever the
     threshold. Intervals: `bootstrap` draws of recordings, the same for the same rows and seed; 0 makes none.
-    Raises KnnError for fewer than two labels in the model, no row of a label that it knows, or scores that are not
-    finite.
+    Raises KnnError for fewer than two labels in the model, no row of a label that it knows, scores that are not
+    finite, or priors that are not positive or of other labels.
     """
     if bootstrap < 0:
         raise ValueError("draws are counted from 0")
+    weights = _weights(table, priors)
     if not np.isfinite(table.log_likelihood).all():
         raise KnnError("The scores hold NaN or infinite values.", "Leave out the segments that have them.")
     truth = table.truth if len(table.truth) else np.full(len(table), "", dtype=np.str_)
@@ -187,27 +199,29 @@ def evaluate(table: ScoreTable, *, bootstrap: int = 1000, seed: int = 0) -> Eval
         labels = ", ".join(table.labels[:5]) + (", ..." if len(table.labels) > 5 else "")
         raise KnnError("No row has a label that the model knows.", f"It knows {labels}.")
     names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
-    found = _closed(table.take(known), (), bootstrap, seed)
+    found = _closed(_weighted(table.take(known), weights), weights, weights, bootstrap, seed)
     parts = None
     if table.groups:
-        whole, priors = grouped(found.table)
+        whole, shares = grouped(found.table, weights)
         if len(whole.labels) > 1:
-            parts = _closed(whole, priors, bootstrap, seed)
+            parts = _closed(whole, shares, shares if weights else (), bootstrap, seed)
     return replace(
         found,
         strangers=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled=int(unlabelled.sum()),
-        open_set=_open(table.take(~unlabelled), bootstrap, seed),
+        open_set=_open(table.take(~unlabelled), weights, bootstrap, seed),
         groups=parts,
     )
 
 
-def grouped(table: ScoreTable) -> tuple[ScoreTable, tuple[float, ...]]:
+def grouped(table: ScoreTable, priors: tuple[float, ...] = ()) -> tuple[ScoreTable, tuple[float, ...]]:
     """Scores of the groups of a table's labels: log of the *summed* posteriors of each group's labels.
 
-    The labels are alike before, so that a group of n of C labels has the prior n / C, which its posterior holds; the
-    priors come second. A label without a group (`""`) is a group of its own name. Groups are in the order of their
-    first labels; rows of labels outside the model keep their truth.
+    priors : (C,) that the table's scores hold, summing to 1; () is alike, so that a group of n of C labels has n / C
+
+    The groups' priors, which their posteriors hold, come second: the sums of their labels'. A label without a group
+    (`""`) is a group of its own name. Groups are in the order of their first labels; rows of labels outside the model
+    keep their truth.
     """
     group = [one or label for one, label in zip(table.groups or table.labels, table.labels, strict=True)]
     names = tuple(dict.fromkeys(group))
@@ -216,28 +230,44 @@ def grouped(table: ScoreTable) -> tuple[ScoreTable, tuple[float, ...]]:
     summed = np.stack([special.logsumexp(logs[:, column == one], axis=1) for one in range(len(names))], axis=1)
     of = dict(zip(table.labels, group, strict=True))
     truth = np.array([of.get(one, one) for one in table.truth.tolist()], dtype=np.str_)
-    priors = tuple((np.bincount(column) / len(column)).tolist())
-    return replace(table, labels=names, log_likelihood=summed, truth=truth, threshold=None, groups=()), priors
+    shares = np.bincount(column, weights=priors) if priors else np.bincount(column) / len(column)
+    made = replace(table, labels=names, log_likelihood=summed, truth=truth, threshold=None, groups=())
+    return made, tuple(shares.tolist())
 
 
-def accuracy(table: ScoreTable, *, bootstrap: int = 1000, seed: int = 0) -> Figure:
+def accuracy(
+    table: ScoreTable, *, bootstrap: int = 1000, seed: int = 0, priors: Mapping[str, float] | None = None
+) -> Figure:
     """The share of rows whose label is right of those whose label the model knows, with its interval."""
     some = table.take(np.isin(table.truth, table.labels)) if len(table.truth) else table.take(slice(0))
+    some = _weighted(some, _weights(table, priors))
     right = np.asarray(table.labels)[some.log_likelihood.argmax(axis=1)] == some.truth
     return _share(right, some.name, some.truth, bootstrap, seed)
 
 
-def _closed(table: ScoreTable, priors: tuple[float, ...], bootstrap: int, seed: int) -> Evaluation:
-    """Everything but the open set, of rows whose labels are all known."""
+def _weights(table: ScoreTable, priors: Mapping[str, float] | None) -> tuple[float, ...]:
+    """(C,) priors that sum to 1, () for none."""
+    return () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())
+
+
+def _weighted(table: ScoreTable, priors: tuple[float, ...]) -> ScoreTable:
+    """The table with the priors in its scores."""
+    return replace(table, log_likelihood=table.log_likelihood + np.log(priors)) if priors else table
+
+
+def _closed(
+    table: ScoreTable, priors: tuple[float, ...], rivals: tuple[float, ...], bootstrap: int, seed: int
+) -> Evaluation:
+    """Everything but the open set, of rows whose labels are all known; the scores hold the priors."""
     column = {label: number for number, label in enumerate(table.labels)}
     index = np.array([column[label] for label in table.truth.tolist()], dtype=np.int64)
     log_likelihood = table.log_likelihood - np.log(priors) if priors else table.log_likelihood
-    rows = ClosedSet(table.log_likelihood, log_likelihood, index, None)
+    rows = ClosedSet(table.log_likelihood, log_likelihood, index, None, rivals or None)
     values = rows.figures(np.ones((len(rows.units), 1)))
     figures = {name: Figure(float(value[0])) for name, value in values.items()}
     units = Units.of(table.name, rows.own)
     if bootstrap and len(units) > rows.count:
-        drawn = ClosedSet(table.log_likelihood, log_likelihood, index, table.name)
+        drawn = ClosedSet(table.log_likelihood, log_likelihood, index, table.name, rivals or None)
         blocks = [drawn.figures(weights) for weights in units.draws(bootstrap, seed)]
         ends = {name: interval(np.concatenate([block[name] for block in blocks])) for name in figures}
         figures = {name: Figure(figure.value, *ends[name]) for name, figure in figures.items()}
@@ -254,8 +284,9 @@ def _closed(table: ScoreTable, priors: tuple[float, ...], bootstrap: int, seed: 
         unlabelled=0,
         confusion=confusion,
         detections=detections,
-        reliability=_reliability(rows.confidence, rows.right),
+        reliability=_reliability(rows),
         priors=priors,
+        rivals=rivals,
         lone=tuple(labels[number] for number in units.lone),
     )
 
@@ -300,24 +331,24 @@ def _detection(
     return Detection(name, thresholds[kept], miss[kept, 0], alarm[kept, 0], targets, nontargets)
 
 
-def _reliability(confidence: Doubles, right: NDArray[np.bool_]) -> Reliability:
-    edges = np.linspace(0, 1, BINS + 1)
-    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    sums = [np.bincount(place, weights=values, minlength=BINS) for values in (confidence, right)]
+def _reliability(rows: ClosedSet) -> Reliability:
+    count = np.bincount(rows.bin, minlength=BINS)
+    sums = [np.bincount(rows.bin, weights=values, minlength=BINS) for values in (rows.confidence, rows.right)]
     sure, often = (np.divide(each, count, out=np.full(BINS, np.nan), where=count > 0) for each in sums)
-    ece = float(np.abs(sums[0] - sums[1]).sum() / len(right))
-    return Reliability(edges, count.astype(np.int64), sure, often, ece)
+    ece = float(np.abs(sums[0] - sums[1]).sum() / len(rows.bin))
+    return Reliability(np.linspace(0, 1, BINS + 1), count.astype(np.int64), sure, often, ece)
 
 
-def _open(table: ScoreTable, bootstrap: int, seed: int) -> OpenSetFigures | None:
+def _open(table: ScoreTable, priors: tuple[float, ...], bootstrap: int, seed: int) -> OpenSetFigures | None:
     """Figures of the open set of rows that all have a label."""
     named = [label for label in table.labels if label != open_set.UNKNOWN]
     known = np.isin(table.truth, named)
     if known.all() and table.threshold is None and open_set.UNKNOWN not in table.labels:
         return None
-    rejected = open_set.is_unknown(table)
+    rejected = open_set.is_unknown(replace(_weighted(table, priors), threshold=None))
     best = open_set.best_llr(table)
+    if table.threshold is not None:
+        rejected |= best < table.threshold
     outside = table.truth[~known]
     by_label = {
         str(label): (int((outside == label).sum()), float((~rejected[~known])[outside == label].mean()))

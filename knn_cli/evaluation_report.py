@@ -18,6 +18,7 @@ from knn_cli.evaluation_tables import (
     headline,
     known,
     open_set_table,
+    unlike,
     worst_errors,
 )
 from knn_cli.figures import plots
@@ -134,15 +135,24 @@ def _write_list(new: Path, models: Sequence[Named], command: str, version: str, 
                 name: {"value": known(figure.value), "low": known(figure.low), "high": known(figure.high)}
                 for name, figure in one.evaluation.figures.items()
             },
+            "priors": dict(zip(one.evaluation.table.labels, one.evaluation.priors, strict=True))
+            if one.evaluation.priors
+            else None,
             "absent": one.evaluation.absent,
             "strangers": one.evaluation.strangers,
             "unlabelled": one.evaluation.unlabelled,
         }
         for one in models
     ]
+    note = unlike(models)
     made = {"schema": 1, "kind": "evaluation report", "command": command, "version": version, "date": date}
     files = sorted([*_files(new), f"{DATA}/{LIST}"])
-    text = json.dumps({**made, "models": described, "files": files}, ensure_ascii=False, allow_nan=False, indent=1)
+    text = json.dumps(
+        {**made, "notes": [note] if note else [], "models": described, "files": files},
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=1,
+    )
     (new / DATA / LIST).write_text(text + "\n", encoding="utf-8", newline="")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from knn_cli.evaluation import Evaluation, Figure
+from knn_cli.timeline_writers import cell
 
 Value = str | int | float | None
 
@@ -60,7 +61,7 @@ class Table:
 class Error:
     """A row that the model got wrong.
 
-    log_ratio : log-likelihood of what was said minus that of the truth, natural logarithm, above 0
+    log_ratio : natural logarithm of the probability of what was said over that of the truth, above 0
     posterior : probability of what was said, in [0, 1]
     """
 
@@ -138,7 +139,7 @@ def worst_errors(model: Named, most: int) -> tuple[Error, ...]:
     table, index = model.evaluation.table, model.evaluation.index
     if not len(table):
         return ()
-    scores = table.log_likelihood  # (N, C)
+    scores = table.log_likelihood  # (N, C), with the priors
     said = scores.argmax(axis=1)
     rows = np.arange(len(table))
     gaps = scores[rows, said] - scores[rows, index]
@@ -199,6 +200,43 @@ def recall_intervals(evaluation: Evaluation, confidence: float = 0.95) -> dict[s
     return found
 
 
+def in_title(models: Sequence[Named]) -> str:
+    """How many rows of how many recordings, for a title; of several models, of which each may know others, nothing."""
+    return f": {models[0].counts}" if len(models) == 1 else ""
+
+
+def unlike(models: Sequence[Named]) -> str:
+    """A sentence where the models' figures are not of the same labels, "" where they are."""
+    known = [set(one.evaluation.table.labels) for one in models]
+    occur = [{label.label for label in one.evaluation.classes} for one in models]
+    if all(one == known[0] for one in known) and all(one == occur[0] for one in occur):
+        return ""
+    shared, scored = set.intersection(*known), set.intersection(*occur)
+    told = []
+    for model, labels, own in zip(models, known, occur, strict=True):
+        more = sorted(own - scored) or sorted(labels - shared)
+        words = f" ({', '.join(more)} not in all)" if more else ""
+        told.append(f"{model.name} knows {counted(len(labels), 'label')}, of which {len(own)} occur{words}")
+    return (
+        "These figures are means over different labels, or against different rivals, so costs, error rates and shares "
+        f"cannot be compared as they stand: {'; '.join(told)}."
+    )
+
+
+def prior_words(model: Named, most: int = 12) -> str:
+    """A sentence where labels were not alike beforehand, "" where they were."""
+    found = model.evaluation
+    if not found.priors:
+        return ""
+    order = np.argsort(-np.array(found.priors), kind="stable")
+    told = [f"{found.table.labels[one]} {100 * found.priors[one]:.3g}\u00a0%" for one in order[:most]]
+    rest = f" and {len(order) - most} others" if len(order) > most else ""
+    return (
+        f"{model.name}: labels are as likely before as {', '.join(told)}{rest}. Answers, calibration error and "
+        "detection costs are under these priors; Cllr and the threshold of `unknown` are of labels alike."
+    )
+
+
 def counted(count: int, thing: str) -> str:
     """1 row, 1,200 rows."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
@@ -212,10 +250,4 @@ def known(value: Value) -> Value:
 def _field(value: Value) -> str:
     if (value := known(value)) is None:
         return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    for plain, escaped in _ESCAPES:
-        text = text.replace(plain, escaped)
-    return text
-
-
-_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
+    return cell(f"{value:.6g}" if isinstance(value, float) else str(value))

@@ -11,7 +11,7 @@ import numpy as np
 
 from knn_cli.drawing import COLOURS, GREY, HATCHES, LINES, PALE, Plot, add_title, new_figure, style
 from knn_cli.evaluation import CurvePoint
-from knn_cli.evaluation_tables import Named, Table, Value, counted, recall_intervals
+from knn_cli.evaluation_tables import Named, Table, Value, counted, in_title, recall_intervals
 from knn_cli.figures_scores import det, histograms
 
 
@@ -137,7 +137,7 @@ def recall(models: Sequence[Named]) -> Plot:
         axes.set_xlabel("recall / % (line: 95 % interval)")
         axes.set_ylabel("true label (rows)")
         axes.grid(axis="x", color=PALE, linewidth=0.6)
-        title = f"Recall of {counted(len(labels), 'label')}: {models[0].counts}"
+        title = f"Recall of {counted(len(labels), 'label')}{in_title(models)}"
         add_title(figure, title)
         if len(models) > 1:
             figure.legend(loc="outside lower center", ncols=1)
@@ -166,7 +166,8 @@ def reliability(models: Sequence[Named]) -> Plot:
                 clip_on=False,
                 label="bins of rows",
             )
-            top.set_title(f"{model.name}: ECE {found.ece:.1%}")
+            counts = f"\n{model.counts}" if len(models) > 1 else ""
+            top.set_title(f"{model.name}: ECE {found.ece:.1%}{counts}")
             top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right answers")
             top.legend(loc="lower right")
             bottom.bar(middle, found.count, width, color=colour, edgecolor="white", hatch=HATCHES[rank % 4])
@@ -176,7 +177,7 @@ def reliability(models: Sequence[Named]) -> Plot:
                 (model.name, float(low), float(high), int(count), float(sure), float(right))
                 for low, high, count, sure, right in zip(*columns, strict=True)
             ]
-        title = f"Reliability: {models[0].counts}"
+        title = f"Reliability{in_title(models)}"
         add_title(figure, title)
     eces = ", ".join(f"{one.name} {one.evaluation.reliability.ece:.1%}" for one in models)
     alt = f"Reliability diagram. Expected calibration error: {eces}."

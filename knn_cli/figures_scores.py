@@ -15,8 +15,8 @@ from scipy.special import ndtri
 
 from knn_cli.drawing import COLOURS, GREY, LINES, PALE, Plot, add_title, new_figure, style
 from knn_cli.evaluation import Detection, Evaluation
-from knn_cli.evaluation_tables import Named, Table, Value, counted
-from knn_cli.metrics import LRE_BETAS
+from knn_cli.evaluation_tables import Named, Table, Value, counted, in_title
+from knn_cli.metrics import LRE_BETAS, bayes_threshold, error_rates
 from knn_cli.types import Doubles, EmbeddingSet
 
 _RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # ticks of a DET curve
@@ -39,6 +39,7 @@ def det(models: Sequence[Named]) -> Plot:
                 _, alarm, miss = points
                 colour = rank if not alone else place - 1
                 label = f"{model.name}: all labels" if pooled else one.name
+                label += "" if alone else f", {model.counts}"
                 axes.plot(
                     _probit(alarm),
                     _probit(miss),
@@ -48,10 +49,10 @@ def det(models: Sequence[Named]) -> Plot:
                     label=None if many and not pooled else f"{label} ({one.targets:,} / {one.nontargets:,})",
                 )
                 for beta, marker in zip(LRE_BETAS, "os", strict=True) if pooled else ():
-                    at = min(int(np.searchsorted(one.threshold, math.log(beta))), len(one.miss) - 1)
+                    missed, accepted = operating_point(model.evaluation, beta)
                     axes.plot(
-                        _probit(one.false_alarm[at]),
-                        _probit(one.miss[at]),
+                        _probit(accepted),
+                        _probit(missed),
                         marker=marker,
                         color="black" if alone else COLOURS[rank % 7],
                         markerfacecolor="white",
@@ -64,7 +65,7 @@ def det(models: Sequence[Named]) -> Plot:
             axes.grid(axis=along, color=PALE, linewidth=0.5)  # type: ignore[arg-type]
         axes.set_xlabel("false alarm rate / % (probit scale)")
         axes.set_ylabel("miss rate / % (probit scale)")
-        title = f"DET: {models[0].counts}"
+        title = f"DET{in_title(models)}"
         add_title(figure, title)
         handles, names = axes.get_legend_handles_labels()
         legend = figure.legend(
@@ -80,6 +81,12 @@ def det(models: Sequence[Named]) -> Plot:
     ]
     alt = f"Detection error trade-off curves. Equal error rate, mean over labels: {', '.join(eers) or 'not known'}."
     return Plot("det", alt, figure, Table(title, ("model", "label", "threshold", "false alarm", "miss"), tuple(rows)))
+
+
+def operating_point(evaluation: Evaluation, beta: float) -> tuple[float, float]:
+    """Miss and false alarm rate at the threshold log(beta), means over labels: miss + beta * alarm is Cavg."""
+    miss, alarm = error_rates(evaluation.llr, evaluation.index, bayes_threshold(beta))
+    return float(miss.mean()), float(alarm.mean())
 
 
 def histograms(models: Sequence[Named], bins: int = 60) -> Plot:
@@ -112,7 +119,7 @@ def histograms(models: Sequence[Named], bins: int = 60) -> Plot:
                 axes.axvline(
                     math.log(beta), color="black", linewidth=1, linestyle=line, label=f"threshold log {beta:g}"
                 )
-            if model.evaluation.table.threshold is not None:
+            if model.evaluation.table.threshold is not None and not model.evaluation.rivals:  # it is of labels alike
                 mark: dict[str, Any] = {"color": GREY, "linewidth": 1.5, "linestyle": ":"}
                 axes.axvline(model.evaluation.table.threshold, label="below: unknown", **mark)
             axes.set_title(f"{model.name}: {model.counts}")

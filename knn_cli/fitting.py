@@ -13,7 +13,7 @@ same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 
 from knn_cli import transforms
 from knn_cli.glc import BLOCK, GaussianLinearClassifier, Statistics
+from knn_cli.partition import Column, Indices
+from knn_cli.split import Mask
 from knn_cli.store import Store
 from knn_cli.transforms import Chain, Spec
 from knn_cli.types import Doubles, EmbeddingSet, Floats, Texts
 
-Indices = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Priors = Literal["empirical"] | Doubles | None
 
 _VALUES_A_BLOCK = 1 << 23  # 32 MiB of float32
+_LABELS_A_BLOCK = 1 << 15
 
 
 class Source:
-    """Embeddings with their labels, in memory or in a store; vectors are only ever read a block at a time.
+    """Embeddings with their labels, in memory or in a store; a store is only ever read a block at a time.
 
     Raises StoreError as `Store`.
     """
@@ -61,19 +62,26 @@ class Source:
         """Values of an embedding that are used."""
         return len(range(self.width)[self.part])
 
-    def column(self, level: str) -> Texts:
+    def column(self, level: str) -> Column:
         """(N,) labels of a level."""
         if self._rows is not None:
-            return self._rows.label(level)
+            return Column.of([self._rows.label(level)])
         with self._open() as store:
-            return store.column(level)
+            firsts = range(0, len(store), _LABELS_A_BLOCK)
+            return Column.of(store.column(level, first, first + _LABELS_A_BLOCK) for first in firsts)
 
-    def times(self) -> tuple[Doubles, Doubles]:
-        """(N,) start and (N,) end in seconds, NaN where unknown."""
+    def seconds(self, rows: Indices) -> Doubles:
+        """(n,) how long the rows (n,), ascending, are; NaN where unknown."""
         if self._rows is not None:
-            return self._rows.start, self._rows.end
+            return self._rows.end[rows] - self._rows.start[rows]
+        parts = [np.zeros(0)]
         with self._open() as store:
-            return store.times()
+            for first in range(0, len(store), _LABELS_A_BLOCK):
+                last = first + _LABELS_A_BLOCK
+                a, b = np.searchsorted(rows, [first, last])
+                start, end = store.times(first, last)
+                parts.append((end - start)[rows[a:b] - first])
+        return np.concatenate(parts)
 
     def blocks(self, wanted: Mask) -> Iterator[tuple[Indices, Floats]]:
         """(row numbers (n,), embeddings (n, D)) of the wanted rows (N,), n > 0, in order."""
@@ -159,14 +167,15 @@ def pooled(source: Source, truth: Indices, classes: Texts, wanted: Mask, chain: 
 
 
 def _chain(source: Source, truth: Indices, classes: Texts, wanted: Mask, options: Options) -> Chain:
-    labels = _announced(truth[wanted], classes)
+    # `Statistics.empty` counts the labels for weights that balance, and else asks only which there are.
+    labels = np.repeat(classes, _counts(truth, wanted, classes)) if options.balanced else classes
     blocks = lambda: ((X, classes[truth[rows]]) for rows, X in source.blocks(wanted))  # noqa: E731
     return transforms.fit(list(options.transforms), blocks, labels, balanced=options.balanced)
 
 
-def _announced(truth: Indices, classes: Texts) -> Texts:
-    """(n,) the labels of the rows to come, sorted, which is all that `Statistics.empty` needs."""
-    return np.repeat(classes, np.bincount(truth, minlength=len(classes)))
+def _counts(truth: Indices, wanted: Mask, classes: Texts) -> NDArray[np.int64]:
+    """(C,) wanted rows of each class."""
+    return np.bincount(truth[wanted], minlength=len(classes))
 
 
 def _merged(
@@ -197,14 +206,13 @@ def _apart(
     chains: Sequence[Chain],
     balanced: bool,
 ) -> list[Statistics]:
-    counts = [np.isin(cell, one) for one in sets]
-    found = [
-        Statistics.empty(
-            _announced(truth[mine], classes), chain.output_dimension or source.dimension, balanced=balanced
-        )
-        for mine, chain in zip(counts, chains, strict=True)
-    ]
-    del counts
+    found = []
+    for own, chain in zip(sets, chains, strict=True):
+        nothing = Statistics.empty(classes, chain.output_dimension or source.dimension)
+        if balanced:
+            counts = _counts(truth, np.isin(cell, own), classes)
+            nothing = replace(nothing, weights=counts.sum() / (len(classes) * counts))
+        found.append(nothing)
     for rows, X in source.blocks(cell >= 0):
         labels, which = classes[truth[rows]], cell[rows]
         for number, (own, chain) in enumerate(zip(sets, chains, strict=True)):

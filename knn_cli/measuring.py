@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli import open_set, partition
+from knn_cli import open_set
 from knn_cli.calibration import Calibration
 from knn_cli.errors import KnnError
-from knn_cli.fitting import Indices, Mask, Model, Source, draw
+from knn_cli.fitting import Model, Source, draw
 from knn_cli.open_set import OpenSet
-from knn_cli.partition import Keys, Part
+from knn_cli.partition import Indices, Keys, Part
 from knn_cli.types import Doubles, ScoreTable, Texts
 
 CALIBRATING = 50_000  # rows that calibration and threshold are learnt from at most, as many a class as can be
@@ -36,12 +36,16 @@ class Rows:
     truth   : (N,) column of the class, 0 for rows that are not trained on (those without a key)
     keys    : of the rows that are trained on
     half    : (N,) 0: rows of strangers that choose the threshold, 1: those that report on it, -1: all others
+    fold    : (N,) for strangers that a fold of a split holds out, its place in `folds`; -1: all others
+    folds   : names of these folds
     """
 
     classes: Texts
     truth: Indices
     keys: Keys
     half: Indices
+    fold: Indices
+    folds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,9 @@ class Outcome:
 
     scores, index  : (n, C), (n,) of the rows that it is tested on
     known, choosing, reporting : the largest detection LLR of rows of known labels under classifiers that did not see
-        them (None: too few recordings), and of the two halves of the strangers
+        them (None: too few recordings), and of the two halves of the strangers; where the part is a fold, the first
+        are those outside of it, the second those inside and those of no fold
+    reported       : numbers of the rows of `reporting`
     """
 
     calibration: Calibration
@@ -60,6 +66,7 @@ class Outcome:
     known: Doubles | None
     choosing: Doubles
     reporting: Doubles
+    reported: Indices
 
 
 class Scoring:
@@ -83,8 +90,7 @@ class Scoring:
         strange = [np.flatnonzero(rows.half == half) for half in (0, 1)]
         self._strange = [one[draw(np.zeros(len(one), np.int64), STRANGERS, seed)] for one in strange]
         self._read = np.unique(np.concatenate([self._calibrating, self._measured, *self._strange]))
-        start, end = source.times()
-        self._seconds = (end - start)[self._read]
+        self._seconds = source.seconds(self._read)
         if duration_aware and np.isnan(self._seconds).all():
             raise KnnError(
                 "The rows have no start and end, so calibration cannot tell how long they are.",
@@ -108,7 +114,14 @@ class Scoring:
                 calibration = Calibration.fit(crossed, classes[truth], classes, kind=self._kind, seconds=seconds)
             known = self._best(calibration.apply(crossed, seconds))
         tested = self._measured[part.tested[keys.row[self._measured]]]
-        choosing, reporting = (self._best(self._score(models[0], calibration, one)) for one in self._strange)
+        strange = self._strange
+        if part.name in rows.folds:
+            held = rows.folds.index(part.name)
+            strange = [
+                strange[0][rows.fold[strange[0]] != held],
+                strange[1][np.isin(rows.fold[strange[1]], [held, -1])],
+            ]
+        choosing, reporting = (self._best(self._score(models[0], calibration, one)) for one in strange)
         return Outcome(
             calibration,
             known is not None and self._kind != "none",
@@ -117,6 +130,7 @@ class Scoring:
             known,
             choosing,
             reporting,
+            strange[1],
         )
 
     def _score(self, model: Model, calibration: Calibration, rows: Indices) -> Doubles:
@@ -139,9 +153,11 @@ def best_llr(scores: Doubles, classes: Texts) -> Doubles:
 
 
 def operating_point(
-    final: Outcome, measured: Sequence[Outcome], classes: Texts, false_reject: float | None
+    final: Outcome, measured: Sequence[Outcome], classes: Texts, false_reject: float | None, apart: str = ""
 ) -> OpenSet | None:
     """The threshold of the final classifier, with the rates of the measured ones on rows that did not choose theirs.
+
+    apart : what the strangers that choose do not share with those that report: labels, recordings, speakers, ...
 
     None without strangers, unless `false_reject` says what to lose. Raises KnnError where a class has too few
     recordings to choose a threshold, and as `open_set.choose`.
@@ -155,6 +171,11 @@ def operating_point(
                 "A class has too few recordings to choose the threshold of an open set.",
                 "Each needs three or more; add recordings, or leave the class out (--ignore).",
             )
+        if not len(one.choosing) and false_reject is None:
+            raise KnnError(
+                "Outside one of the folds there are no rows of labels outside the closed set to choose a threshold on.",
+                "Leave them out of the split (--ignore of `knn split`), or make another one.",
+            )
         chosen.append(open_set.choose(one.known, one.choosing, false_reject=false_reject))
     limits = [one.threshold for one in chosen[1:]]
     rejected = np.concatenate(
@@ -166,8 +187,8 @@ def operating_point(
         false_accept=float(accepted.mean()) if len(accepted) else float("nan"),
         false_reject=float(rejected.mean()),
         known=len(rejected),
-        unknown=len(final.reporting),
-        chosen=f"{chosen[0].chosen}; rates on held-out recordings",
+        unknown=len(np.unique(np.concatenate([one.reported for one in measured]))),
+        chosen=f"{chosen[0].chosen}; rates on held-out recordings" + (f" and strangers of other {apart}" * bool(apart)),
     )
 
 
@@ -177,11 +198,3 @@ def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> fl
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     sums = odds @ np.eye(len(names))[member]  # (N, C) (C, G)
     return float(np.mean(sums.argmax(axis=1) == member[index]))
-
-
-def stranger_halves(names: Texts, units: Texts | None, strange: Mask, seed: int) -> Indices:
-    """(N,) 0 and 1 for the halves of the strange rows (N,), disjoint in recordings and units; -1 for others."""
-    half = np.full(len(strange), -1)
-    if strange.any():
-        half[strange] = partition.halves(names[strange], None if units is None else units[strange], seed)
-    return half

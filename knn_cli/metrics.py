@@ -7,7 +7,7 @@ References: NIST 2022 Language Recognition Evaluation Plan, section 3 (Cavg, Cpr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,19 @@ def detection_llr(log_likelihood: Doubles, priors: Sequence[float] | Doubles | N
     return np.round(llr, DIGITS)
 
 
+def prior_weights(priors: Mapping[str, float], labels: Sequence[str]) -> Doubles:
+    """(C,) priors of the labels, summing to 1; labels that are not named count 1 before that.
+
+    Raises KnnError for a name that is no label, and for priors that are not positive.
+    """
+    if strange := sorted(set(priors) - set(labels)):
+        raise KnnError(f"{strange[0]!r} has a prior and is no label of the model.", f"Labels: {', '.join(labels)}.")
+    weights = np.asarray([priors.get(label, 1.0) for label in labels], dtype=np.float64)
+    if not np.isfinite(weights).all() or (weights <= 0).any():
+        raise KnnError("Priors are positive numbers.", "A label that cannot occur is left out of the training.")
+    return np.asarray(weights / weights.sum())
+
+
 def bayes_threshold(beta: float) -> float:
     """log(beta), and no more than what `detection_llr` may have rounded off a score that is just that."""
     return math.log(beta) - 10.0**-DIGITS
@@ -87,18 +100,25 @@ def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: f
     llr   : (segments, C) detection log-likelihood ratios (`detection_llr`)
     truth : (segments,) column of the true label
     """
-    scores, miss_cost, accept_cost = _trials(llr, truth, beta)
-    accepted = scores >= (bayes_threshold(beta) if threshold is None else threshold)
-    return float(miss_cost[~accepted].sum() + accept_cost[accepted].sum())
+    if beta <= 0:
+        raise ValueError("cavg needs beta > 0")
+    miss, alarm = error_rates(llr, truth, bayes_threshold(beta) if threshold is None else threshold)
+    return float((miss + beta * alarm).mean())
+
+
+def error_rates(llr: Doubles, truth: Sequence[int] | Indices, threshold: float) -> tuple[Doubles, Doubles]:
+    """(N,) P_miss of each label that occurs, and the mean over the others of P_fa; arguments as in `cavg`."""
+    true = np.asarray(truth, dtype=np.int64)
+    present, own = _present(llr, true)
+    accepted = llr[:, present] >= threshold
+    rates = np.stack([accepted[own == label].mean(axis=0) for label in range(len(present))])  # (true, accepting)
+    hit = np.diagonal(rates)
+    return 1 - hit, (rates.sum(axis=0) - hit) / (len(present) - 1)
 
 
 def min_cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> float:
     """The least `cavg` that one threshold for all labels can give; `cavg` minus this is the calibration loss."""
-    return _least(*_trials(llr, truth, beta))
-
-
-def _least(scores: Doubles, miss_cost: Doubles, accept_cost: Doubles) -> float:
-    """The least cost of any threshold on (trials,) scores, given what rejecting and accepting each trial costs."""
+    scores, miss_cost, accept_cost = _trials(llr, truth, beta)
     order = np.argsort(-scores, kind="stable")
     scores, step = scores[order], (accept_cost - miss_cost)[order]
     costs = miss_cost.sum() + np.cumsum(step)  # of accepting the k + 1 best trials
@@ -115,20 +135,6 @@ def cprimary(llr: Doubles, truth: Sequence[int] | Indices) -> float:
 def min_cprimary(llr: Doubles, truth: Sequence[int] | Indices) -> float:
     """The mean of `min_cavg` at beta = 1 and beta = 9."""
     return sum(min_cavg(llr, truth, beta) for beta in LRE_BETAS) / len(LRE_BETAS)
-
-
-def min_cavg_by_label(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> float:
-    """The least `cavg` that a threshold a label can give: the mean over labels of the least cost of each."""
-    true = np.asarray(truth, dtype=np.int64)
-    scores, miss_cost, accept_cost = _trials(llr, true, beta)
-    count = len(np.unique(true))
-    table = (each.reshape(-1, count).T for each in (scores, miss_cost, accept_cost))  # (N, segments) each
-    return sum(_least(*label) for label in zip(*table, strict=True))
-
-
-def min_cprimary_by_label(llr: Doubles, truth: Sequence[int] | Indices) -> float:
-    """The mean of `min_cavg_by_label` at beta = 1 and beta = 9."""
-    return sum(min_cavg_by_label(llr, truth, beta) for beta in LRE_BETAS) / len(LRE_BETAS)
 
 
 def cllr(log_likelihood: Doubles, truth: Sequence[int] | Indices) -> float:
@@ -156,19 +162,27 @@ def surprise(log_likelihood: Doubles, truth: Indices) -> Doubles:
 def _trials(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> tuple[Doubles, Doubles, Doubles]:
     """Each segment against each label that occurs, flat: score, cost when rejected, cost when accepted."""
     true = np.asarray(truth, dtype=np.int64)
-    if beta <= 0 or len(true) != len(llr):
-        raise ValueError("cavg needs beta > 0 and one true label a row")
-    present, column, segments = np.unique(true, return_inverse=True, return_counts=True)
+    if beta <= 0:
+        raise ValueError("cavg needs beta > 0")
+    present, column = _present(llr, true)
     count = len(present)
-    if count < 2:
-        raise KnnError(
-            "Cavg needs test segments of at least two labels.", "Add segments of another label, or read the accuracy."
-        )
-    share = 1 / (count * segments[column])  # (segments,) weight of a segment: every label weighs 1/N
+    share = 1 / (count * np.bincount(column)[column])  # (segments,) weight of a segment: every label weighs 1/N
     is_target = column[:, None] == np.arange(count)  # (segments, N)
     miss_cost = np.where(is_target, share[:, None], 0.0)
     accept_cost = np.where(is_target, 0.0, share[:, None] * beta / (count - 1))
     return llr[:, present].ravel(), miss_cost.ravel(), accept_cost.ravel()
+
+
+def _present(llr: Doubles, true: Indices) -> tuple[Indices, Indices]:
+    """(N,) columns that occur, and (segments,) which of these is the true one."""
+    if len(true) != len(llr):
+        raise ValueError("cavg needs one true label a row")
+    present, own = np.unique(true, return_inverse=True)
+    if len(present) < 2:
+        raise KnnError(
+            "Cavg needs test segments of at least two labels.", "Add segments of another label, or read the accuracy."
+        )
+    return present, own
 
 
 def eer(target_scores: Sequence[float] | Doubles, nontarget_scores: Sequence[float] | Doubles) -> float:

@@ -21,14 +21,15 @@ UNKNOWN = "unknown"  # the label of rows of no known label, learnt or not
 
 @dataclass(frozen=True)
 class OpenSet:
-    """An operating point and what it did on the rows that it was chosen on.
+    """An operating point and what it does: on the rows that chose it (`choose`), or, in a bundle, on held-out rows and
+    on strangers that did not choose theirs (`measuring.operating_point`); `chosen` says which.
 
     threshold    : a row whose largest detection LLR (natural logarithm) is below is `unknown`
     false_accept : share of rows of labels that the model does not know that reach it; NaN where there were none
     false_reject : share of rows of known labels that do not
     known        : rows of known labels
     unknown      : rows of other labels
-    chosen       : how, in words
+    chosen       : how, and on what the rates are, in words
     """
 
     threshold: float
@@ -56,6 +57,12 @@ def is_unknown(table: ScoreTable) -> NDArray[np.bool_]:
     return called
 
 
+def check_share(false_reject: float | None) -> None:
+    """KnnError for a share of rows to lose that `choose` would refuse."""
+    if false_reject is not None and not 0 <= false_reject < 1:
+        raise KnnError(f"A share of rows to lose lies in [0, 1), {false_reject:g} does not.", "Try 0.05.")
+
+
 def choose(best_llr_known: ArrayLike, best_llr_unknown: ArrayLike, *, false_reject: float | None = None) -> OpenSet:
     """The threshold that suits rows which neither classifier nor calibration has seen.
 
@@ -78,8 +85,7 @@ def choose(best_llr_known: ArrayLike, best_llr_unknown: ArrayLike, *, false_reje
             if len(known)
             else "Give rows of labels that the model knows.",
         )
-    if false_reject is not None and not 0 <= false_reject < 1:
-        raise KnnError(f"A share of rows to lose lies in [0, 1), {false_reject:g} does not.", "Try 0.05.")
+    check_share(false_reject)
     scores = np.unique(np.concatenate([known, unknown]))
     rejected = np.searchsorted(known, scores) / len(known)  # with each score the lowest that is accepted
     accepted = 1 - np.searchsorted(unknown, scores) / max(1, len(unknown))

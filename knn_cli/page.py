@@ -9,8 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from knn_cli.drawing import Plot, svg_element
-from knn_cli.evaluation import Figure
-from knn_cli.evaluation_tables import FIGURES, Error, Named, Table, Value, class_table, counted, known, open_set_table
+from knn_cli.evaluation import Evaluation, Figure
+from knn_cli.evaluation_tables import (
+    FIGURES,
+    Error,
+    Named,
+    Table,
+    Value,
+    class_table,
+    counted,
+    known,
+    open_set_table,
+    prior_words,
+    unlike,
+)
+from knn_cli.open_set import UNKNOWN
 
 GENERATOR = "knn evaluation report"
 Clip = Callable[[str, float, float], bytes | None]  # recording, start, end in seconds -> a FLAC or WAV file
@@ -140,7 +153,10 @@ def _headline(models: Sequence[Named]) -> str:
         if any(found):
             cells = "".join(f"<td>{_number(one, share)}</td>" for one in found)
             rows.append(f'<tr><th scope="row" class="text">{title}</th>{cells}<td class="text">{words}</td></tr>')
-    return f"""<table><caption>In brackets: 95 % interval by bootstrap over recordings</caption>
+    notes = [f"<strong>{escape(words)}</strong>"] if (words := unlike(models)) else []
+    notes += [escape(words) for one in models if (words := prior_words(one))]
+    note = "".join(f"<p>{words}</p>\n" for words in notes)
+    return f"""{note}<table><caption>In brackets: 95 % interval by bootstrap over recordings</caption>
 <thead><tr><th scope="col" class="text">Figure</th>{heads}<th scope="col" class="text">What it is</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table>"""
 
@@ -205,15 +221,27 @@ def _open_set(models: Sequence[Named]) -> str:
     rows = "".join(
         f'<tr><th scope="row" class="text">{escape(name)}</th><td>{_shown(found.threshold)}</td>'
         f"<td>{_number(found.false_reject, True)}</td><td>{found.known:,}</td>"
-        f"<td>{_number(found.false_accept, True)}</td><td>{found.unknown:,}</td></tr>"
+        f"<td>{_number(found.false_accept, True)}</td><td>{found.unknown:,}</td><td>{_shown(found.eer, True)}</td></tr>"
         for name, found in judged
     )
-    heads = ("Known, called unknown", "of rows", "Unknown, taken for known", "of rows")
+    heads = ("Known, called unknown", "of rows", "Unknown, taken for known", "of rows", "Equal error")
     cells = "".join(f'<th scope="col">{head}</th>' for head in ("Threshold / nats", *heads))
     shares = {"accepted"}
-    return f"""<table><caption>At the threshold on the largest detection log-likelihood ratio</caption>
+    said = {_rejects(one.evaluation): None for one in models if one.evaluation.open_set}
+    return f"""<table><caption>{". ".join(said)}.</caption>
 <thead><tr><th scope="col" class="text">Model</th>{cells}</tr></thead><tbody>{rows}</tbody></table>
 {_sortable(open_set_table(models), "Rows of each label outside the model", shares)}"""
+
+
+def _rejects(found: Evaluation) -> str:
+    """What calls a row unknown."""
+    label = UNKNOWN in found.table.labels
+    if found.open_set is not None and not math.isnan(found.open_set.threshold):
+        words = "A row is called unknown below the threshold on its largest detection log-likelihood ratio"
+        return words + (f", or where the label {UNKNOWN} is the likeliest" if label else "")
+    if label:
+        return f"No threshold: a row is called unknown where the label {UNKNOWN} is the likeliest"
+    return "No threshold: no row is called unknown"
 
 
 def _classes(models: Sequence[Named]) -> str:
@@ -282,7 +310,7 @@ def _errors(errors: Sequence[Error], clip: Clip | None, several: bool, most: int
     words = (
         f"Rows that were called wrong with most certainty, one of a recording; sound: the first {seconds:g} s at most."
     )
-    words += " Log ratio: likelihood of what it was called over that of what it is."
+    words += " Log ratio: probability of what it was called over that of what it is."
     return f"""<table><caption>{words}</caption><thead><tr>{heads}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table>"""
 

@@ -5,8 +5,9 @@ Recordings are split, not rows, so that everything here is as small as the numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,38 @@ from knn_cli.types import Texts
 
 FOLDS = 5
 
-Indices = NDArray[np.int64]
+Indices = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """The texts of rows as numbers, `values[codes]`: four bytes a row, however long the texts are.
+
+    codes  : (N,) int32
+    values : (V,) sorted and distinct
+    """
+
+    codes: NDArray[np.int32]
+    values: Texts
+
+    @classmethod
+    def of(cls, blocks: Iterable[Texts]) -> Column:
+        """Of texts that come a block at a time."""
+        book: dict[str, int] = {}
+        parts = [np.zeros(0, dtype=np.int32)]
+        for block in blocks:
+            found, inverse = np.unique(block, return_inverse=True)
+            numbers = [book.setdefault(one, len(book)) for one in found.tolist()]
+            parts.append(np.asarray(numbers, dtype=np.int32)[inverse])
+        values, inverse = np.unique(np.asarray(list(book), dtype=np.str_), return_inverse=True)
+        return cls(inverse.astype(np.int32)[np.concatenate(parts)], values)
 
 
 @dataclass(frozen=True, eq=False)
 class Keys:
     """The distinct (recording, unit, class) of some rows.
 
-    row       : (N,) key of each row, -1 for rows that are not among them
+    row       : (N,) int32 key of each row, -1 for rows that are not among them
     recording, label : (P,)
     unit      : (P,) what is never cut, or None: recordings
     """
@@ -37,22 +62,35 @@ class Keys:
     unit: Texts | None
 
     @classmethod
-    def of(cls, names: Texts, units: Texts | None, truth: Texts, used: Mask) -> Keys:
-        """The keys of the rows (N,) that are used (N,)."""
-        recordings, recording = np.unique(names[used], return_inverse=True)
-        labels, label = np.unique(truth[used], return_inverse=True)
-        wholes, unit = (None, np.zeros_like(label)) if units is None else np.unique(units[used], return_inverse=True)
-        size = 1 if wholes is None else len(wholes)
-        keys, inverse = np.unique((recording * size + unit) * len(labels) + label, return_inverse=True)
-        row = np.full(len(used), -1)
-        row[used] = inverse
-        rest, label = np.divmod(keys, max(1, len(labels)))
+    def of(cls, names: Column, units: Column | None, truth: Column) -> Keys:
+        """The keys of all rows."""
+        size, labels = 1 if units is None else max(1, len(units.values)), max(1, len(truth.values))
+        code = names.codes.astype(np.int64) * size
+        code += 0 if units is None else units.codes
+        code *= labels
+        code += truth.codes
+        keys, inverse = np.unique(code, return_inverse=True)
+        rest, label = np.divmod(keys, labels)
         recording, unit = np.divmod(rest, size)
-        return cls(row, recordings[recording], labels[label], None if wholes is None else wholes[unit])
+        own = None if units is None else units.values[unit]
+        return cls(inverse.astype(np.int32), names.values[recording], truth.values[label], own)
+
+    @property
+    def rows(self) -> Indices:
+        """(P,) rows of each key."""
+        return np.bincount(self.row[self.row >= 0], minlength=len(self.label))
+
+    def only(self, wanted: Mask) -> Keys:
+        """Those of the keys that are wanted (P,), for their rows."""
+        place = np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32)
+        unit = None if self.unit is None else self.unit[wanted]
+        return replace(
+            self, row=self.spread(place), recording=self.recording[wanted], label=self.label[wanted], unit=unit
+        )
 
     def spread(self, values: Indices) -> Indices:
-        """(N,) values of the keys (P,) for each row, -1 for rows that have none."""
-        return np.where(self.row >= 0, values[self.row], -1)
+        """(N,) values of the keys (P,) for each row, -1 for rows that have none; of the values' type."""
+        return np.append(values, values.dtype.type(-1))[self.row]  # the last of them is that of row -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +148,32 @@ def cells(found: Sequence[Part]) -> tuple[Indices, list[list[int]], list[list[in
         wanted = [column >= 0, *((column >= 0) & (column != fold) for fold in part.folds)]
         places.append(list(range(len(sets), len(sets) + len(wanted))))
         sets += [np.flatnonzero(mask).tolist() for mask in wanted]
-    return cell.reshape(-1).astype(np.int64), sets, places
+    return cell.reshape(-1).astype(np.int32), sets, places
 
 
-def halves(recordings: Texts, units: Texts | None, seed: int) -> Mask:
-    """(N,) rows of one half of the recordings, or units. Raises KnnError for a single one."""
-    same = np.full(len(recordings), "unknown")
-    return splits.held_out(recordings, same, fraction=0.5, seed=seed, units=units)[1]
+def halves(keys: Keys, seed: int) -> tuple[Mask, bool]:
+    """(P,) keys of one half, and whether the two halves share no label.
+
+    They share no recording or unit ever. Labels go to one half whole, about as many rows to each, where there are two
+    or more that do not share recordings or units; those that do count as one. Raises KnnError for a single recording,
+    or unit, of a single label.
+    """
+    apart = splits.joined(keys.recording, keys.label)
+    if keys.unit is not None:
+        apart = splits.joined(keys.unit, apart)
+    labels, label = np.unique(apart, return_inverse=True)
+    if len(labels) < 2:
+        same = np.full(len(keys.label), "unknown")
+        return splits.held_out(keys.recording, same, fraction=0.5, seed=seed, units=keys.unit)[1], False
+    rows = np.bincount(label, weights=keys.rows)
+    random = np.random.default_rng(seed)
+    rank, first = random.permutation(len(labels)), int(random.integers(2))
+    filled = [0.0, 0.0]
+    half = np.zeros(len(labels), dtype=np.int64)
+    for one in np.lexsort((rank, -rows)).tolist():  # large ones first, each to the half that has less
+        half[one] = first if filled[first] <= filled[1 - first] else 1 - first
+        filled[half[one]] += rows[one]
+    return np.asarray(half[label] == 1), True
 
 
 def _folds(keys: Keys, trained: Mask, seed: int) -> Indices | None:

@@ -245,26 +245,55 @@ def classify(
             yield str(path), error
 
 
+def recording_names(files: Sequence[Path]) -> list[str]:
+    """What each recording is called: its stem, where that stands in several folders with those that tell it apart.
+
+    Raises KnnError for two files of one name in one folder.
+    """
+    names = labels.distinct([path.stem for path in files], [path.parent.resolve() for path in files])
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KnnError(f"Two of the files are called {twice}, so they could not be told apart.", "Rename one.")
+    return names
+
+
+def check_folder_output(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:
+    """KnnError when the files of an output folder cannot be made, or one would replace a source; makes the folder."""
+    for target in targets:
+        check_output(target, sources)
+    if folder.exists() and not folder.is_dir():
+        raise KnnError(f"{folder} is a file.", "Name a folder for one file a recording, or one file with -o.")
+    try:
+        for parent in dict.fromkeys([folder, *(target.parent for target in targets)]):
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KnnError(f"The folder {folder} cannot be made: {error.strerror}.", "Name another folder.") from error
+
+
 def timelines(
     files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """(file, its languages over time or why there are none), file after file; see `timeline.timeline`.
 
-    rttm : turns of speakers, looked up by the file's stem; those of an only recording go with an only file
+    rttm : turns of speakers, looked up by the file's name in `recording_names`; those of an only recording go with an
+           only file
+
+    What is found has that name too. Raises KnnError as `recording_names`.
     """
     from knn_cli import report, timeline
 
+    names = recording_names(files)
     turns = report.read_rttm(rttm) if rttm is not None else {}
-    for path in files:
+    for path, name in zip(files, names, strict=True):
         speakers = None
         if rttm is not None:
             alone = len(turns) == 1 and len(files) == 1
-            speakers = next(iter(turns.values())) if alone else turns.get(path.stem)
+            speakers = next(iter(turns.values())) if alone else turns.get(name)
             if speakers is None:
-                yield path, KnnError(f"{rttm} has no turns of {path.stem}.", f"It has those of {', '.join(turns)}.")
+                yield path, KnnError(f"{rttm} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
                 continue
         try:
-            yield path, timeline.timeline(path, classifier, speakers=speakers, **settings)
+            yield path, replace(timeline.timeline(path, classifier, speakers=speakers, **settings), name=name)
         except AudioError as error:
             yield path, error
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knn_cli.classifying import posteriors
+from knn_cli.evaluation import grouped
 from knn_cli.evaluation_tables import FIGURES
 from knn_cli.exchange import write_text
-from knn_cli.metrics import detection_llr
-from knn_cli.open_set import UNKNOWN, is_unknown
-from knn_cli.types import Doubles, EmbeddingSet, ScoreTable
+from knn_cli.metrics import detection_llr, prior_weights
+from knn_cli.open_set import UNKNOWN, best_llr
+from knn_cli.timeline_writers import cell
+from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Texts
 
 if TYPE_CHECKING:
     from knn_cli.evaluating import Tested
@@ -37,51 +40,101 @@ def embeddings(
         json_line(stream, {**line, "embedding": [float(f"{value:.7g}") for value in vector]})
 
 
+class Said(NamedTuple):
+    """What is said of each row of a score table.
+
+    chances : (N, C) probabilities of the labels
+    ranks   : (N, C) their columns, the likeliest first
+    unknown : (N,) whether the row is of no known label; the likeliest of them are then said second and later
+    label   : (N,) the label that is said, `unknown` with the rest
+    groups  : (G,) names of the groups; () without
+    group_chances : (N, G) sums of the labels' probabilities
+    """
+
+    chances: Doubles
+    ranks: NDArray[np.int64]
+    unknown: NDArray[np.bool_]
+    label: Texts
+    groups: tuple[str, ...]
+    group_chances: Doubles
+
+    def ranked(self, labels: Sequence[str], row: int, top: int) -> list[tuple[str, float | None]]:
+        """At most `top` labels of a row and their probabilities: that it is unknown has none."""
+        found = [(labels[one], float(self.chances[row, one])) for one in self.ranks[row]]
+        return [*([(UNKNOWN, None)] if self.unknown[row] else []), *found][: min(top, len(labels))]
+
+    def group(self, row: int) -> tuple[str, float] | None:
+        """The likeliest group of a row, None where the row is unknown or there are no groups."""
+        if not self.groups or self.label[row] == UNKNOWN:
+            return None
+        best = int(self.group_chances[row].argmax())
+        return self.groups[best], float(self.group_chances[row, best])
+
+
+def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
+    weighted = table
+    if priors is not None:
+        logs = np.log(prior_weights(priors, table.labels))
+        weighted = replace(table, log_likelihood=table.log_likelihood + logs)
+    chances = posteriors(weighted)
+    ranks = np.argsort(-chances, axis=1, kind="stable")
+    best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
+    unknown = np.zeros(len(table), dtype=bool)
+    if table.threshold is not None:  # it was chosen on scores of labels alike
+        unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
+    groups: tuple[str, ...] = ()
+    group_chances = np.zeros((len(table), 0))
+    if table.groups:
+        summed, _ = grouped(weighted)
+        groups, group_chances = summed.labels, np.exp(summed.log_likelihood)
+    return Said(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_chances)
+
+
 def score_lines(stream: TextIO, table: ScoreTable, priors: Mapping[str, float] | None = None) -> None:
-    llr = detection_llr(table.log_likelihood)
-    unknown = is_unknown(table)
-    group_names, group_chances = _group_chances(table, priors)
-    for row, chances in enumerate(posteriors(table, priors)):
-        best = int(chances.argmax())
+    llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
+    found = said(table, priors)
+    for row, chances in enumerate(found.chances):
+        ((label, probability),) = found.ranked(table.labels, row, 1)
         line = {
             "file": str(table.name[row]),
             "start": _seconds(table.start[row]),
             "end": _seconds(table.end[row]),
-            "label": UNKNOWN if unknown[row] else table.labels[best],
-            "probability": None if unknown[row] else round(float(chances[best]), 6),
+            "label": label,
+            "probability": None if probability is None else round(probability, 6),
             "probabilities": {one: round(float(p), 6) for one, p in zip(table.labels, chances, strict=True)},
             "llr": {one: round(float(x), 4) for one, x in zip(table.labels, llr[row], strict=True)},
         }
-        if group_names:
-            own = group_chances[row]
-            line["group"] = group_names[int(own.argmax())]
-            line["groups"] = {one: round(float(p), 6) for one, p in zip(group_names, own, strict=True)}
+        if found.groups:
+            group = found.group(row)
+            line["group"] = None if group is None else group[0]
+            own = found.group_chances[row]
+            line["groups"] = {one: round(float(p), 6) for one, p in zip(found.groups, own, strict=True)}
         json_line(stream, line)
 
 
 def score_rows(
     stream: TextIO, table: ScoreTable, top: int, priors: Mapping[str, float] | None = None, *, header: bool
 ) -> None:
-    group_names, group_chances = _group_chances(table, priors)
+    found = said(table, priors)
     if header:
         more = [
             f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
         ]
-        more += ["group", "group_probability"] if group_names else []
+        more += ["group", "group_probability"] if found.groups else []
         stream.write("\t".join(["file", "start", "end", "label", "probability", *more]) + "\n")
-    unknown = is_unknown(table)
-    for row, chances in enumerate(posteriors(table, priors)):
-        best = chances.argsort()[::-1][:top]
-        ranked = [field for one in best for field in (table.labels[one], f"{chances[one]:.4f}")]
-        if unknown[row]:
-            ranked[:2] = UNKNOWN, ""
-        if group_names:
-            likeliest = int(group_chances[row].argmax())
-            ranked += [group_names[likeliest], f"{group_chances[row, likeliest]:.4f}"]
+    for row in range(len(table)):
+        ranked = [
+            text
+            for label, chance in found.ranked(table.labels, row, top)
+            for text in (label, "" if chance is None else f"{chance:.4f}")
+        ]
+        if found.groups:
+            group = found.group(row)
+            ranked += ["", ""] if group is None else [group[0], f"{group[1]:.4f}"]
         times = [
             "" if (value := _seconds(time)) is None else f"{value:g}" for time in (table.start[row], table.end[row])
         ]
-        stream.write("\t".join(map(_field, [str(table.name[row]), *times, *ranked])) + "\n")
+        stream.write("\t".join(map(cell, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
 def score_table(tables: list[ScoreTable], top: int, model: str, priors: Mapping[str, float] | None = None) -> None:
@@ -97,26 +150,18 @@ def score_table(tables: list[ScoreTable], top: int, model: str, priors: Mapping[
     if tables[0].groups:
         shown.add_column("group")
     for table in tables:
-        unknown = is_unknown(table)
-        group_names, group_chances = _group_chances(table, priors)
-        for row, chances in enumerate(posteriors(table, priors)):
-            best = chances.argsort()[::-1][:top]
+        found = said(table, priors)
+        for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
-            ranked = [f"{table.labels[one]} {chances[one]:.1%}" for one in best]
-            if unknown[row]:
-                ranked[0] = UNKNOWN
-            if group_names:
-                likeliest = int(group_chances[row].argmax())
-                ranked.append(f"{group_names[likeliest]} {group_chances[row, likeliest]:.1%}")
+            ranked = [
+                label if chance is None else f"{label} {chance:.1%}"
+                for label, chance in found.ranked(table.labels, row, top)
+            ]
+            if found.groups:
+                group = found.group(row)
+                ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")
             shown.add_row(*map(Text, [str(table.name[row]), span, *ranked]))  # Text: a name may hold rich's markup
     Console().print(shown)
-
-
-def _group_chances(table: ScoreTable, priors: Mapping[str, float] | None) -> tuple[tuple[str, ...], Doubles]:
-    """The groups of a table's labels, if it has any, and (N, G) the summed posteriors of their labels."""
-    names = tuple(dict.fromkeys(table.groups))
-    member = np.array([[group == name for name in names] for group in table.groups], dtype=float)  # (C, G)
-    return names, posteriors(table, priors) @ member if names else np.zeros((len(table), 0))
 
 
 def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None:
@@ -128,7 +173,7 @@ def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None
             json_line(stream, {**one._asdict(), "seconds": _seconds(one.seconds)})
             continue
         seconds = "" if (value := _seconds(one.seconds)) is None else f"{value:g}"
-        stream.write("\t".join(map(_field, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n")
+        stream.write("\t".join(map(cell, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n")
 
 
 def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
@@ -203,18 +248,12 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def right_of(table: ScoreTable) -> tuple[int, int]:
-    """(right, all) of the rows whose true label the model knows."""
+def right_of(table: ScoreTable, priors: Mapping[str, float] | None = None) -> tuple[int, int]:
+    """(right, all) of the rows whose true label the model knows; right is what is said, so `unknown` is not."""
     if not len(table.truth):
         return 0, 0
     known = np.isin(table.truth, table.labels)
-    right = np.asarray(table.labels)[table.log_likelihood.argmax(axis=1)] == table.truth
-    return int((known & right).sum()), int(known.sum())
-
-
-def _field(text: str) -> str:
-    """One field of a tab-separated line; what would break the line is escaped."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    return int((known & (said(table, priors).label == table.truth)).sum()), int(known.sum())
 
 
 def _seconds(value: float) -> float | None:

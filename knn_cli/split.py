@@ -21,6 +21,12 @@ from knn_cli.types import Doubles, Texts
 Mask = NDArray[np.bool_]
 
 
+def check_seed(seed: int) -> None:
+    """KnnError for a seed that nothing can be drawn with."""
+    if seed < 0:
+        raise KnnError(f"The seed {seed} is negative.", "Take 0 or more.")
+
+
 class _Plan(NamedTuple):
     """unit: (N,) unit of each row; classes: for each class, rarest first, its name and its units in drawn order."""
 
@@ -32,6 +38,7 @@ class _Plan(NamedTuple):
 def _plan(
     recordings: Sequence[str] | Texts, labels: Sequence[str] | Texts, units: Sequence[str] | Texts | None, seed: int
 ) -> _Plan:
+    check_seed(seed)
     keys = np.asarray(recordings if units is None else units, dtype=np.str_)
     texts = np.asarray(labels, dtype=np.str_)
     if len(keys) != len(texts) or len(recordings) != len(texts):
@@ -203,6 +210,7 @@ def between_quartiles(
     texts, lengths = np.asarray(labels, dtype=np.str_), np.asarray(seconds, dtype=np.float64)
     if not len(codes) == len(texts) == len(lengths):
         raise ValueError(f"{len(codes)} recordings, {len(texts)} labels, {len(lengths)} lengths")
+    check_seed(seed)
     if number < 1:
         raise KnnError(f"{number} recordings a class cannot be drawn.", "Ask for 1 or more.")
     if np.isnan(lengths).any():

@@ -14,8 +14,9 @@ those without a label, or with an ignored one.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +76,14 @@ class Split:
     def folded(self) -> bool:
         """Whether every recording is tested once, rather than one side by the other."""
         return self.kind in {"folds", "leave-one-out"}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file that `write` makes of it."""
+        found = hashlib.sha256()
+        for text in _texts(self):
+            found.update(text.encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -167,6 +176,7 @@ def make(
     Nothing depends on the order of the rows. Raises KnnError that names the class which would lack on a side; see
     `split.held_out`, `split.folds`, `split.leave_one_out` and `split.between_quartiles`.
     """
+    split.check_seed(seed)
     for level in (label, units):
         if level not in LABEL_LEVELS:
             raise KnnError(f"There is no label level {level!r}.", f"Known: {', '.join(LABEL_LEVELS)}.")
@@ -258,14 +268,15 @@ def write(path: Path | str, made: Split) -> None:
     for line in made.lines:
         if strange := [text for text in line if "\t" in text or "\n" in text]:
             raise KnnError(f"{strange[0]!r} holds a tab or a line break, which a split file cannot.", "Rename it.")
-    head = (
-        f"# knn split\t{SCHEMA}\n# rule\t{json.dumps(made.rule, sort_keys=True)}\n# seed\t{made.seed}\n"
-        + "\t".join((*_COLUMNS, _last_column(made.kind)))
-        + "\n"
-    )
     with replacing_text(path) as file:
-        file.write(head)
-        file.writelines("\t".join(line) + "\n" for line in made.lines)
+        file.writelines(_texts(made))
+
+
+def _texts(made: Split) -> Iterator[str]:
+    """The lines of the file."""
+    yield f"# knn split\t{SCHEMA}\n# rule\t{json.dumps(made.rule, sort_keys=True)}\n# seed\t{made.seed}\n"
+    for line in ((*_COLUMNS, _last_column(made.kind)), *made.lines):
+        yield "\t".join(line) + "\n"
 
 
 def read(path: Path | str) -> Split:
@@ -320,6 +331,7 @@ def _is_rule(rule: object) -> bool:
         and rule.get("kind") in KINDS
         and all(rule.get(key) in LABEL_LEVELS for key in ("label", "units"))
         and isinstance(rule.get("ignore"), list)
+        and all(isinstance(one, str) for one in rule["ignore"])
     )
 
 

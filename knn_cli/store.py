@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -73,8 +74,9 @@ class Store:
     Raises StoreError when the path is missing, is not HDF5, is of an unknown schema, or lacks a dataset.
     """
 
-    def __init__(self, path: Path | str, kind: str | None = None) -> None:
+    def __init__(self, path: Path | str, kind: str | None = None, *, rows: NDArray[np.int64] | None = None) -> None:
         self.path = Path(path)
+        self._rows = rows
         if not self.path.is_file():
             raise StoreError(f"{self.path} does not exist.", "Make a store with `knn convert` or `knn embed -o`.")
         try:
@@ -204,11 +206,11 @@ class Store:
         return replace(self.labels(), data=self.data())
 
     def segments(self) -> Iterator[AudioRow]:
-        """The rows of an audio store, one after the other. Raises StoreError for a damaged row."""
+        """The rows of an audio store, or the `rows` that it was opened for. Raises StoreError for a damaged row."""
         with self._reading():
             name, group, subgroup, speaker = (self.column(field) for field in _COLUMNS)
             starts, ends = self.times()
-        for row in range(len(self)):
+        for row in range(len(self)) if self._rows is None else self._rows.tolist():
             with self._reading(f", row {row},"):
                 samples = audio.decode_flac(self.flac(row))
             labels = str(name[row]), str(group[row]), str(subgroup[row]), str(speaker[row])
@@ -216,16 +218,21 @@ class Store:
 
     def find(self, name: str, start: float) -> int | None:
         """The row of a recording that begins at `start` seconds (of several the first), None where there is none."""
-        with self._reading():
-            starts, _ = self.times()
-            rows = np.flatnonzero((self.column("name") == name) & np.isclose(starts, start, atol=1e-3))
+        starts, hashes = self._index
+        rows = np.flatnonzero((hashes == hash(name)) & np.isclose(starts, start, atol=1e-3))
         return int(rows[0]) if len(rows) else None
+
+    @cached_property
+    def _index(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(N,) starts and (N,) hashes of the names, read once: 16 bytes a row however long the names are."""
+        with self._reading():
+            names = (self.column("name", at, at + _TEXTS_AT_ONCE) for at in range(0, len(self), _TEXTS_AT_ONCE))
+            return self.times()[0], np.fromiter((hash(str(one)) for some in names for one in some), np.int64, len(self))
 
     def flac(self, row: int) -> bytes:
         """The sound of a row as a FLAC file."""
         with self._reading(f", row {row},"):
-            data: bytes = self._file["Audio"][row].tobytes()
-        return data
+            return bytes(self._file["Audio"][row].tobytes())
 
     @contextmanager
     def _reading(self, where: str = "") -> Iterator[None]:
@@ -461,8 +468,7 @@ def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
 
 
 def _sources(shard: Path) -> list[str]:
-    sources: list[str] = json.loads(shard.with_suffix(".json").read_text())
-    return sources
+    return list(json.loads(shard.with_suffix(".json").read_text()))
 
 
 def _lock(folder: Path, store: Path) -> TextIO | None:

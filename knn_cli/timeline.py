@@ -12,6 +12,7 @@ from pyannote.core import Segment, Timeline
 
 from knn_cli import audio, segments, smoothing
 from knn_cli.diarization import MAX_GAP_SECONDS, MINIMUM_WINDOW_SECONDS
+from knn_cli.open_set import UNKNOWN
 from knn_cli.timeline_writers import About, Span
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Waveform
 
@@ -24,7 +25,6 @@ WINDOW_SECONDS = 3.0
 STEP_SECONDS = 1.0
 SWITCH = 0.1  # probability that the language is another one a second later; smaller ones lose switches of a few seconds
 ALTERNATIVES = 3
-UNKNOWN = "unknown"
 TIER = "language"
 QUIET = 1e-4  # peak under which a recording is silence whatever a detector says: -80 dBFS
 
@@ -59,7 +59,7 @@ class SpeakerLanguage:
 class LanguageTimeline:
     """What `timeline` finds in one recording.
 
-    name     : the file's stem
+    name     : the file's stem, or of several recordings what tells them apart (`pipeline.timelines`)
     seconds  : length of the recording
     spans    : by start, speech only; with speakers each in its speaker's tier, and those of two speakers may overlap
     switches : changes from one known language to another, pauses and unknown speech between them passed over

@@ -11,13 +11,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from knn_cli.atomic import replacing_text
 from knn_cli.errors import KnnError
-
-if TYPE_CHECKING:
-    from pyannote.core import Annotation
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,6 @@ Timed = tuple[int, int, Span]  # start and end in milliseconds
 Writer = Callable[[Sequence[Span], About, TextIO], None]
 
 
-def turn_spans(annotation: Annotation) -> list[Span]:
-    """Speaker turns as spans, each in the tier of its speaker."""
-    tracks = annotation.itertracks(yield_label=True)
-    return [Span(one.start, one.end, str(label), str(label)) for one, _, label in tracks]
-
-
 def _timed(spans: Iterable[Span]) -> list[Timed]:
     """Spans by time, rounded; those of no length are left out."""
     found = ((round(span.start * 1000), round(span.end * 1000), span) for span in spans)
@@ -89,21 +80,30 @@ def _seconds(milliseconds: int, digits: int = 3) -> str:
     return f"{milliseconds / 1000:.{digits}f}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """One field of a tab-separated line: what would break the line is escaped by a backslash."""
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def write_table(spans: Sequence[Span], about: About, file: TextIO) -> None:
-    """Tab-separated, with a header: file, start, end, tier, label, probability, label_2, probability_2, ..."""
+def write_table(
+    spans: Sequence[Span], about: About, file: TextIO, *, header: bool = True, alternatives: int | None = None
+) -> None:
+    """Tab-separated, with a header: file, start, end, tier, label, probability, label_2, probability_2, ...
+
+    header       : whether to write one; a table of several recordings has it once
+    alternatives : columns for so many of them, though these spans have fewer
+    """
     timed = _timed(spans)
-    ranks = range(2, 2 + max((len(span.alternatives) for _, _, span in timed), default=0))
+    count = max((len(span.alternatives) for _, _, span in timed), default=0)
+    ranks = range(2, 2 + max(count, alternatives or 0))
     more = [f"{word}_{rank}" for rank in ranks for word in ("label", "probability")]
-    file.write("\t".join(["file", "start", "end", "tier", "label", "probability", *more]) + "\n")
+    if header:
+        file.write("\t".join(["file", "start", "end", "tier", "label", "probability", *more]) + "\n")
     for start, end, span in timed:
         ranked = [(span.label, span.probability), *span.alternatives]
         cells = [text for label, chance in ranked for text in (label, "" if chance is None else f"{chance:.4f}")]
         row = [about.name, _seconds(start), _seconds(end), span.tier, *cells, *[""] * (2 + len(more) - len(cells))]
-        file.write("\t".join(map(_cell, row)) + "\n")
+        file.write("\t".join(map(cell, row)) + "\n")
 
 
 def write_json(spans: Sequence[Span], about: About, file: TextIO) -> None:
@@ -227,6 +227,7 @@ WRITERS: dict[str, Writer] = {
     "vtt": write_vtt,
     "rttm": write_rttm,
 }
+TOGETHER = frozenset({"table", "json", "rttm"})  # forms that can hold several recordings, as each span names its own
 SUFFIXES = {
     ".tsv": "table",
     ".json": "json",

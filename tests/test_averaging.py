@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from knn_cli.averaging import average, curve
 from knn_cli.errors import KnnError
-from knn_cli.types import EmbeddingSet, ScoreTable
+from knn_cli.types import Doubles, EmbeddingSet, ScoreTable
 
 
 def test_remainder_by_hand() -> None:
@@ -78,7 +78,7 @@ def test_one_segment_a_row_changes_nothing() -> None:
     np.testing.assert_array_equal(average(rows, 1).data, rows.data)
 
 
-def _score(rows: EmbeddingSet) -> ScoreTable:
+def _score(rows: EmbeddingSet, seconds: Doubles) -> ScoreTable:
     return ScoreTable(("a", "b"), rows.data.astype(np.float64), rows.name, rows.start, rows.end, rows.group)
 
 
@@ -107,3 +107,17 @@ def test_curve_has_intervals_and_says_when_it_knows_no_times() -> None:
     for point in curve(rows, _score, (1, 3)):
         assert 0 < point.accuracy.low <= point.accuracy.value <= point.accuracy.high <= 1
         assert np.isnan(point.seconds)
+
+
+def test_curve_ends_where_every_recording_is_whole_and_scores_hear_how_much_is_spoken() -> None:
+    # Two segments of three seconds with a gap of four, and one segment: by twos all is whole.
+    rows = EmbeddingSet.of([[2, 0], [1, 0], [0, 3]], list("rrq"), group=list("aab"), start=[0, 7, 0], end=[3, 10, 4])
+    heard = []
+
+    def score(rows: EmbeddingSet, seconds: Doubles) -> ScoreTable:
+        heard.append(seconds.tolist())
+        return _score(rows, seconds)
+
+    points = curve(rows, score, range(1, 9), bootstrap=0)
+    assert [point.segments for point in points] == [1, 2]
+    assert heard == [[3, 3, 4], [6, 4]]  # not the 10 seconds from the first start to the last end

@@ -114,9 +114,6 @@ def test_lengths_by_hand() -> None:
     wanted = [[2, 7], [4, 13], [1, 4], [2, 7], [2, 7]]
     np.testing.assert_allclose(calibration.apply(scores, seconds), wanted)
     np.testing.assert_allclose(calibration.apply(scores), [[2, 7]] * 5)
-    np.testing.assert_allclose(
-        calibration.posteriors(scores, [1, 1], seconds), special.softmax(np.asarray(wanted, dtype=float), axis=1)
-    )
 
 
 def test_classes_weigh_alike() -> None:
@@ -158,15 +155,10 @@ def test_absent_classes_keep_offset_zero() -> None:
     assert found.scale == three.scale
 
 
-def test_posteriors() -> None:
+def test_apply_by_hand() -> None:
     calibration = Calibration(2.0, np.asarray([0.0, np.log(3.0)]))
     np.testing.assert_allclose(calibration.apply([[1.0, 0.5]]), [[2.0, 1 + np.log(3)]])
-    np.testing.assert_allclose(calibration.posteriors([[1.0, 1.0]]), [[0.25, 0.75]])
-    np.testing.assert_allclose(calibration.posteriors([[1.0, 1.0]], priors=[3, 1]), [[0.5, 0.5]])
-    same = Calibration.identity(3)
-    np.testing.assert_array_equal(same.apply([[1.0, 2.0, 3.0]]), [[1.0, 2.0, 3.0]])
-    rows = 1e4 * np.random.default_rng(0).normal(size=(50, 3))
-    np.testing.assert_allclose(same.posteriors(rows, priors=[0.2, 0.3, 0.5]).sum(axis=1), 1)
+    np.testing.assert_array_equal(Calibration.identity(3).apply([[1.0, 2.0, 3.0]]), [[1.0, 2.0, 3.0]])
 
 
 def test_mistakes_are_named() -> None:
@@ -183,9 +175,6 @@ def test_mistakes_are_named() -> None:
         Calibration.fit(scores, labels, ["0", "1", "2"])
     with pytest.raises(KnnError, match="for 3 classes, the scores have 2"):
         Calibration.identity(3).apply([[1.0, 2.0]])
-    for priors in ([1.0], [1.0, 0.0, 1.0]):
-        with pytest.raises(KnnError, match="priors"):
-            Calibration.identity(3).posteriors([[1.0, 2.0, 3.0]], priors)
     with pytest.raises(ValueError, match="positive"):
         Calibration(0.0, np.zeros(2))
     for exponent, reference in ((np.nan, 1.0), (0.5, 0.0), (0.5, np.inf)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from knn_cli import bundle, fitting, measuring, metrics, partition, split, splitting, store
+from knn_cli import bundle, classification, fitting, measuring, metrics, partition, split, splitting, store
 from knn_cli.calibration import Calibration
 from knn_cli.classification import Classifier, posteriors, train
 from knn_cli.errors import BundleError, KnnError
@@ -233,7 +235,11 @@ def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
     splitting.write(tmp_path / "s.tsv", made)
     done = train(rows, tmp_path / "m", split=splitting.read(tmp_path / "s.tsv"))
     assert done.counts == {one: (12, 24) for one in "abcd"} and done.left_out == 36
-    assert done.bundle.config["training"]["split"] == {**made.rule, "seed": 0}
+    assert done.bundle.config["training"]["split"] == {
+        **made.rule,
+        "seed": 0,
+        "sha256": hashlib.sha256((tmp_path / "s.tsv").read_bytes()).hexdigest(),
+    }
     # The bundle has not seen the side test, and is what the figures are of.
     side = made.part_of(rows.name)
     model = Classifier(tmp_path / "m")
@@ -260,7 +266,12 @@ def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
 
 def test_units_are_cut_by_no_fold() -> None:
     rows = labelled()
-    keys = partition.Keys.of(rows.name, rows.speaker, rows.subgroup, rows.subgroup != "e")
+    columns = (partition.Column.of([one[:50], one[50:]]) for one in (rows.name, rows.speaker, rows.subgroup))
+    whole = partition.Keys.of(*columns)
+    for column, texts in (("recording", rows.name), ("unit", rows.speaker), ("label", rows.subgroup)):
+        np.testing.assert_array_equal(getattr(whole, column)[whole.row], texts)
+    keys = whole.only(whole.label != "e")
+    assert keys.rows.tolist() == [6] * 24
     for part in partition.parts(keys, None, fraction=0.4, seed=1):
         sides = np.where(part.trained, part.fold, -2)
         for speaker in np.unique(keys.unit):
@@ -323,6 +334,13 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"strangers": ["z"]}, "outside the closed set: z"),
         ({"strangers": ["d"], "stranger_class": True, "false_reject": 0.1}, "no threshold"),
         ({"strangers": ["e"]}, "too few recordings to choose"),
+        ({"strangers": ["d"], "false_reject": 1.0}, "lies in"),
+        ({"false_reject": -0.1}, "lies in"),
+        ({"stranger_class": True}, "Name them"),
+        ({"calibration": "none", "duration_aware": True}, "not calibrated"),
+        ({"seed": -1}, "seed -1 is negative"),
+        ({"split": splitting.make(rows), "units": "speaker"}, "kept apart: recordings"),
+        ({"split": splitting.make(rows), "fraction": 0.2}, "what is held out"),
         ({"units": "speaker"}, "'a' has a single"),
         ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
     ):
@@ -338,3 +356,152 @@ def test_posteriors_with_priors() -> None:
     blank, none = np.array([""]), np.array([np.nan])
     table = ScoreTable(("a", "b"), np.log([[0.5, 0.5]]), blank, none, none)
     np.testing.assert_allclose(posteriors(table, {"a": 3}), [[0.75, 0.25]])  # others 1
+
+
+def test_halves_of_strangers_share_no_label_where_they_can() -> None:
+    def halved(rows: list[tuple[str, str, str]], field: int, seed: int = 0) -> tuple[list[set[str]], bool]:
+        """Of rows of (recording, unit, label); what the two halves have of one of these."""
+        columns = [partition.Column.of([np.array(one)]) for one in zip(*rows, strict=True)]
+        keys = partition.Keys.of(*columns)
+        half, by_label = partition.halves(keys, seed)
+        row = keys.spread(half.astype(np.int8))
+        for place in (0, 1):  # neither a recording nor a unit is ever cut
+            assert not {one[place] for one, at in zip(rows, row, strict=True) if at} & {
+                one[place] for one, at in zip(rows, row, strict=True) if not at
+            }
+        return [{one[field] for one, at in zip(rows, row, strict=True) if at == side} for side in (0, 1)], by_label
+
+    many = [
+        (f"{label}{n}", f"{label}s", label)
+        for label, rows in zip("abcd", (6, 3, 2, 1), strict=True)
+        for n in range(rows)
+    ]
+    found = [halved(many, 2, seed) for seed in range(8)]
+    assert all(by_label and {"a"} in sides and {"b", "c", "d"} in sides for sides, by_label in found)
+    assert {sides.index({"a"}) for sides, _ in found} == {0, 1}  # the seed says which half chooses
+    # b and c share a recording, so they are one; a and d share a speaker.
+    joint = [("r1", "s1", "a"), ("r2", "s2", "b"), ("r2", "s2", "c"), ("r3", "s1", "d")]
+    sides, by_label = halved(joint, 2)
+    assert by_label and sorted(map(sorted, sides)) == [["a", "d"], ["b", "c"]]
+    # All are joined: then recordings, or speakers, are halved.
+    sides, by_label = halved([(f"r{n}", f"s{n // 2}", "ab"[n % 2]) for n in range(8)], 0)
+    assert not by_label and sorted(map(len, sides)) == [4, 4]
+    with pytest.raises(KnnError, match="single"):
+        halved([("r1", "s1", "a"), ("r1", "s1", "a")], 0)
+
+
+def test_strangers_on_the_side_test_do_not_choose_the_threshold(tmp_path: Path) -> None:
+    rows = labelled(recordings=10)
+    made = splitting.make(rows, units="speaker")
+    side = made.part_of(rows.name)
+    strange = np.isin(rows.subgroup, ["d", "e"])
+
+    def opened(shifted: Any, name: str) -> Any:
+        data = rows.data.copy()
+        data[shifted] = rows.data[rows.subgroup == "a"][0]  # for all the world a row of a
+        return train(dataclasses.replace(rows, data=data), tmp_path / name, strangers=["d", "e"], split=made)
+
+    plain = opened(np.zeros(len(rows), bool), "plain")
+    assert plain.open_set == opened(strange & (side == "test"), "test").open_set
+    assert plain.open_set != opened(strange & (side == "train"), "train").open_set
+    assert plain.open_set is not None and plain.apart == "labels" and "other labels" in plain.open_set.chosen
+    per_label = [int(np.sum((rows.subgroup == one) & (side == "train"))) for one in "de"]
+    assert plain.open_set.unknown in per_label  # the one label chooses, the other reports
+    assert "chose the threshold are of other labels" in (tmp_path / "plain" / "README.md").read_text()
+    assert plain.left_out == 0
+    one = train(rows, tmp_path / "one", strangers=["e"], ignore=["d"], split=made)
+    assert one.apart == "speakers" and one.open_set is not None and 0 < one.open_set.unknown < per_label[1]
+    gone = rows.take(~(strange & (side == "train")))
+    with pytest.raises(KnnError, match="on the side test"):
+        train(gone, tmp_path / "m", strangers=["d", "e"], split=made)
+    ignoring = splitting.make(rows, units="speaker", ignore=["d", "e"])
+    known = train(rows, tmp_path / "ignoring", strangers=["d", "e"], split=ignoring).open_set
+    assert known is not None and known.unknown == 60  # strangers of no side are all there to choose and report
+    with pytest.raises(KnnError, match="No row outside the closed set is on a side"):
+        train(rows, tmp_path / "m", strangers=["d", "e"], split=ignoring, stranger_class=True)
+
+
+def test_strangers_of_a_fold_choose_for_the_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = labelled(recordings=10)
+    made = splitting.make(rows, kind="folds", count=3)
+    fold = made.part_of(rows.name)
+    seen: dict[str, tuple[measuring.Outcome, measuring.Rows]] = {}
+    plain = measuring.Scoring.part
+
+    def part(self: measuring.Scoring, one: partition.Part, models: Any) -> measuring.Outcome:
+        outcome = plain(self, one, models)
+        seen[one.name] = outcome, self._rows
+        return outcome
+
+    monkeypatch.setattr(measuring.Scoring, "part", part)
+    done = train(rows, tmp_path / "m", split=made, strangers=["d", "e"])
+    assert sorted(seen) == ["", "0", "1", "2"] and done.open_set is not None and done.refitted
+    for name, (outcome, own) in seen.items():
+        half = [own.half == 0, own.half == 1]
+        assert {len(set(rows.subgroup[one])) for one in half} == {1}
+        if name:
+            assert len(outcome.choosing) == np.sum(half[0] & (fold != name))
+            np.testing.assert_array_equal(outcome.reported, np.flatnonzero(half[1] & (fold == name)))
+        else:
+            assert len(outcome.choosing) == 60
+    assert done.open_set.unknown == 60
+    nested = splitting.make(rows, kind="leave-one-out", units="group")
+    nested = dataclasses.replace(
+        nested,
+        lines=tuple(one._replace(part="g0") if one.label in "de" and one.part else one for one in nested.lines),
+    )
+    with pytest.raises(KnnError, match="Outside one of the folds"):
+        train(rows, tmp_path / "n", split=nested, strangers=["d", "e"])
+
+
+def test_a_bundle_knows_what_it_was_fitted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fitted(**options: Any) -> Any:
+        train(rows, tmp_path / "m", force=True, **options)
+        assert "fitted" not in bundle.find(tmp_path / "m").config["training"]  # the card of a bundle is for people
+        return Classifier(tmp_path / "m").meta.get("fitted")
+
+    rows = labelled()
+    made = splitting.make(rows)
+    assert fitted() == sorted({classification.fitted_hash(name) for name in rows.name.tolist()})
+    train_side = set(rows.name[made.part_of(rows.name) == "train"].tolist())
+    assert fitted(split=made) == sorted(map(classification.fitted_hash, train_side))
+    assert len(fitted(strangers=["d"], ignore=["e"])) == 18 + 3  # half of the strangers choose the threshold
+    assert len(fitted(label="name")) == 30
+    assert classification.fitted_hash("a") == hashlib.sha256(b"a").hexdigest()[:12]
+    monkeypatch.setattr(classification, "NOTED", 29)
+    assert fitted() is None
+
+
+def test_columns_of_texts_by_blocks() -> None:
+    texts = np.array(["b", "", "ab", "b", "c" * 70, "ab"])
+    for size in (1, 2, 6):
+        column = partition.Column.of(texts[first : first + size] for first in range(0, 6, size))
+        assert column.values.tolist() == ["", "ab", "b", "c" * 70] and column.codes.dtype == np.int32
+        np.testing.assert_array_equal(column.values[column.codes], texts)
+    assert len(partition.Column.of([]).codes) == 0
+
+
+def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the names are: by the peak of what numpy and Python allocate, a few blocks included."""
+    monkeypatch.setattr(fitting, "_LABELS_A_BLOCK", 1000)
+    monkeypatch.setattr(fitting, "BLOCK", 1000)
+    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)
+    monkeypatch.setattr(measuring, "CALIBRATING", 1000)
+    monkeypatch.setattr(measuring, "MEASURED", 1000)
+    rows, name = 30_000, "n" * 120
+    generator = np.random.default_rng(0)
+    recording = np.arange(rows) // 100
+    whole = EmbeddingSet.of(
+        generator.normal(size=(rows, 2)) + np.eye(2)[recording % 2],
+        [f"{name}{one}" for one in recording],
+        subgroup=[f"{'l' * 60}{one % 2}" for one in recording],
+    )
+    store.write(tmp_path / "rows.h5", whole)
+    del whole
+    tracemalloc.start()
+    try:
+        train(tmp_path / "rows.h5", tmp_path / "m")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6  # the names alone are 4 MB in the store, and 15 MB each time that numpy holds them as texts

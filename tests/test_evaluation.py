@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from knn_cli import metrics
 from knn_cli.closed_set import BINS, ClosedSet
@@ -135,17 +136,20 @@ def test_mistakes_are_named() -> None:
 # ---- against loops ----
 
 
-def loops(scores: np.ndarray, truth: list[int], labels: int) -> dict[str, Any]:
+def loops(scores: np.ndarray, truth: list[int], labels: int, priors: list[float] | None = None) -> dict[str, Any]:
     """Every figure, row by row and threshold by threshold."""
     rows, present = range(len(truth)), sorted(set(truth))
-    chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    said = [max(range(labels), key=lambda c: (scores[r, c], -c)) for r in rows]
+    flat = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    weight = priors or [1.0] * labels
+    chances = np.array([[weight[c] * math.exp(scores[r, c]) for c in range(labels)] for r in rows])
+    chances = chances / chances.sum(axis=1, keepdims=True)
+    said = [max(range(labels), key=lambda c: (scores[r, c] + math.log(weight[c]), -c)) for r in rows]
     llr = np.empty(scores.shape)
     for r in rows:
         for c in range(labels):
-            llr[r, c] = math.log(
-                math.exp(scores[r, c]) * (labels - 1) / (sum(map(math.exp, scores[r])) - math.exp(scores[r, c]))
-            )
+            others = [j for j in range(labels) if j != c]
+            mean_of_others = sum(weight[j] * math.exp(scores[r, j]) for j in others) / sum(weight[j] for j in others)
+            llr[r, c] = math.log(math.exp(scores[r, c]) / mean_of_others)
     llr = np.round(llr, 9)  # so that ties of equal scores are ties here
     found: dict[str, Any] = {"recall": [], "precision": [], "f1": [], "eer": [], "cdet": [], "min_cdet": []}
 
@@ -181,7 +185,7 @@ def loops(scores: np.ndarray, truth: list[int], labels: int) -> dict[str, Any]:
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     found["cavg"] = [mean([one[k] for one in found["cdet"]]) for k in (0, 1)]
     found["min_cavg"] = [min(mean([miss(c, t) + b * alarm(c, t) for c in present]) for t in thresholds) for b in (1, 9)]
-    found["cllr"] = mean([mean([-math.log2(chances[r, c]) for r in rows if truth[r] == c]) for c in present])
+    found["cllr"] = mean([mean([-math.log2(flat[r, c]) for r in rows if truth[r] == c]) for c in present])
     ece = 0.0
     for k in range(BINS):
         inside = [r for r in rows if k / BINS < max(chances[r]) <= (k + 1) / BINS]
@@ -226,8 +230,52 @@ def test_equals_loops(seed: int, labels: int, ties: bool) -> None:
     index = np.array(truth)
     assert made.figures["cprimary"].value == pytest.approx(metrics.cprimary(made.llr, index))
     assert made.figures["min_cprimary"].value == pytest.approx(metrics.min_cprimary(made.llr, index))
-    assert made.figures["min_cprimary_by_label"].value == pytest.approx(metrics.min_cprimary_by_label(made.llr, index))
     assert made.figures["cllr"].value == pytest.approx(metrics.cllr(scores, index))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 5), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_priors_equal_loops(seed: int, labels: int, ties: bool) -> None:
+    """They are in what is said, in posteriors and ECE, and weigh the other labels in detection scores."""
+    scores, truth = draw(seed, labels, ties)
+    letters = "abcde"[:labels]
+    weight = np.random.default_rng(seed).uniform(0.1, 5, labels)
+    weight[-1] = 1.0  # not named below
+    priors = dict(zip(letters[:-1], weight[:-1].tolist(), strict=True))
+    rows = table(scores, [letters[one] for one in truth], letters)
+    made = evaluate(rows, bootstrap=0, priors=priors)
+    wanted = loops(scores, truth, labels, weight.tolist())
+    same(made, wanted)
+    assert made.posteriors == pytest.approx(special.softmax(scores + np.log(weight), axis=1))
+    assert made.log_likelihood == pytest.approx(scores)
+    assert accuracy(rows, bootstrap=0, priors=priors).value == made.figures["accuracy"].value
+    assert made.figures["accuracy"].value == made.confusion.trace() / len(truth)
+
+
+def test_priors_by_hand() -> None:
+    """a four times as likely as b and c: 24, 1, 1; 8, 4, 2; 4, 6, 1; 8, 2, 4, so a, a, b, a is said."""
+    found = evaluate(table(HAND, TRUTH), bootstrap=0, priors={"a": 4})
+    assert found.confusion.tolist() == [[2, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert found.posteriors[1] == pytest.approx([8 / 14, 4 / 14, 2 / 14])
+    # b against a and c: 4 / ((4 * 2 + 2) / 5) = 2 in row 1; a against b and c has weights that are alike.
+    assert np.exp(found.llr[1]) == pytest.approx([2 / 3, 4 / 2, 2 / (12 / 5)])
+    flat = evaluate(table(HAND, TRUTH), bootstrap=50, priors=dict.fromkeys("abc", 7.0))
+    for name, figure in evaluate(table(HAND, TRUTH), bootstrap=50).figures.items():
+        assert (flat.figures[name].value, flat.figures[name].low) == pytest.approx((figure.value, figure.low)), name
+
+
+def test_priors_that_are_none() -> None:
+    for priors, words in (({"x": 1.0}, "'x' has a prior"), ({"a": 0.0}, "positive"), ({"a": NAN}, "positive")):
+        with pytest.raises(KnnError, match=words):
+            evaluate(table(HAND, TRUTH), priors=priors)
+
+
+def test_the_open_set_and_cllr_are_of_labels_alike() -> None:
+    rows = table(np.vstack([HAND, HAND[:2]]), [*TRUTH, "x", "x"], threshold=math.log(3))
+    plain, weighted = evaluate(rows, bootstrap=9), evaluate(rows, bootstrap=9, priors={"a": 9})
+    assert plain.open_set == weighted.open_set is not None
+    assert plain.figures["cllr"].value == pytest.approx(weighted.figures["cllr"].value)
+    assert plain.figures["accuracy"] != weighted.figures["accuracy"]
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.booleans())
@@ -340,6 +388,26 @@ def test_groups_equal_loops(seed: int, ties: bool) -> None:
         assert (value["cllr"], value["eer"]) == (pytest.approx(wanted["cllr"]), pytest.approx(np.mean(wanted["eer"])))
 
 
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_groups_are_as_likely_as_their_labels(seed: int) -> None:
+    scores, truth = draw(seed, 5, False)
+    weight = np.random.default_rng(seed).uniform(0.1, 5, 5)
+    weight = weight / weight.sum()
+    rows = table(scores, ["abcde"[one] for one in truth], "abcde", groups=tuple("zzyyx"))
+    made = evaluate(rows, bootstrap=0, priors=dict(zip("abcde", weight.tolist(), strict=True))).groups
+    assert made is not None
+    members = ([0, 1], [2, 3], [4])
+    shares = [weight[own].sum() for own in members]
+    mean = [
+        np.log((np.exp(scores[:, own]) * weight[own]).sum(axis=1) / share)
+        for own, share in zip(members, shares, strict=True)
+    ]
+    whose = [0 if one < 2 else 1 if one < 4 else 2 for one in truth]
+    if len(set(whose)) > 1:
+        same(made, loops(np.stack(mean, axis=1), whose, 3, shares))
+
+
 # ---- open set ----
 
 
@@ -373,6 +441,15 @@ def test_a_label_called_unknown() -> None:
     assert [one.label for one in found.classes] == ["a", "b", "unknown"] and found.strangers == {"x": 2}
 
 
+def test_a_label_called_unknown_has_its_prior() -> None:
+    scores = [[5, 0, 0, 1], [0, 5, 0, 6], [0, 0, 1, 9], [9, 0, 0, 1], [0, 1, 0, 2]]
+    rows = table(scores, ["a", "b", "unknown", "x", "x"], unknown=True)
+    found = evaluate(rows, bootstrap=0, priors={"unknown": 0.1}).open_set  # b by 5 to 6 - 2.3, the last x by 1 to 2
+    assert found is not None
+    assert found.false_reject.value == 0.0 and found.false_accept.value == pytest.approx(2 / 3)
+    assert found.eer == evaluate(rows, bootstrap=0).open_set.eer  # type: ignore[union-attr]
+
+
 def test_open_set_has_intervals() -> None:
     rng = np.random.default_rng(0)
     truth = ["a"] * 40 + ["b"] * 40 + ["x"] * 40
@@ -381,6 +458,20 @@ def test_open_set_has_intervals() -> None:
     assert found is not None
     for figure in (found.false_accept, found.false_reject):
         assert 0 < figure.low < figure.value < figure.high < 1
+
+
+def test_a_threshold_a_label_by_hand() -> None:
+    """Segments 0-1 are label 0, 2-3 label 1, 4 label 2.
+
+    beta 1. Label 0: at 1, half of 1's segments accepted: 1/4. Label 1: at 3, a miss of 1/2. Label 2: at 1, nothing.
+    beta 9: label 0 rejects all, 1 (1/2 + 9/2 * 1/2 is more); label 1 at 3: 1/2; label 2: 0.
+    """
+    llr = np.array([[3, -4, -4], [1, 0.5, -4], [-4, 3, -4], [3, -1, 0], [-4, 2.5, 1]])
+    index = np.array([0, 0, 1, 1, 2])
+    sweep = Sweep(llr, index, units := Units.of_labels(index))
+    rates = [sweep.rates(label, units.shares(np.ones((3, 1)))) for label in range(3)]
+    assert [least_cost(*one, 1.0)[0] for one in rates] == pytest.approx([1 / 4, 1 / 2, 0])
+    assert [least_cost(*one, 9.0)[0] for one in rates] == pytest.approx([1, 1 / 2, 0])
 
 
 def test_fewer_thresholds_in_the_draws_hardly_matter() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import types
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import evaluations
@@ -16,8 +17,8 @@ from scipy import stats
 
 from knn_cli import figures, figures_scores
 from knn_cli.drawing import Plot, render, style, svg_element
-from knn_cli.evaluation import Detection, Evaluation
-from knn_cli.evaluation_tables import Named, Table, headline, recall_intervals
+from knn_cli.evaluation import Detection, Evaluation, evaluate
+from knn_cli.evaluation_tables import Named, Table, headline, recall_intervals, unlike
 from knn_cli.types import ScoreTable
 
 
@@ -111,6 +112,42 @@ def test_det_is_drawn_in_probits() -> None:
     axes = figures_scores.det([Named("m", changed)]).figure.axes[0]
     line = next(one for one in axes.lines if one.get_linewidth() == 2)
     assert line.get_xydata()[1] == pytest.approx(stats.norm.ppf([0.3, 0.1]))
+
+
+@pytest.mark.parametrize("priors", [None, {"a": 5.0}])
+def test_marks_of_det_are_the_operating_points(priors: dict[str, float] | None) -> None:
+    """Few rows with ties, so that curves have corners apart: each mark's rates give the cost at its threshold."""
+    table = evaluations.scores(("a", "b", "c", "d"), 60, quality=0.7, skip=("d",))
+    found = evaluate(replace(table, log_likelihood=table.log_likelihood.round()), bootstrap=0, priors=priors)
+    axes = figures_scores.det([Named("m", found)]).figure.axes[0]
+    for beta, marker in ((1.0, "o"), (9.0, "s")):
+        miss, alarm = figures_scores.operating_point(found, beta)
+        assert miss + beta * alarm == pytest.approx(found.figures[f"cavg_{beta:g}"].value)
+        mark = next(line for line in axes.lines if line.get_marker() == marker)
+        assert mark.get_xydata()[0] == pytest.approx(stats.norm.ppf(np.clip([alarm, miss], 2e-4, 1 - 2e-4)))
+        every = found.detections[0]
+        at = int(np.searchsorted(every.threshold, math.log(beta) - 1e-9, side="right")) - 1
+        assert min(every.miss[at : at + 2]) - 1e-9 <= miss <= max(every.miss[at : at + 2]) + 1e-9
+
+
+def test_figures_of_several_models_count_each_by_itself() -> None:
+    """The second model knows fewer labels, so that fewer rows are its."""
+    one, two = evaluations.named("one", ("a", "b", "c"), 60), evaluations.named("two", ("a", "b"), 40)
+    for plot in (figures.recall([one, two]), figures_scores.det([one, two]), figures.reliability([one, two])):
+        assert "rows" not in plot.title
+        texts = [text.get_text() for legend in plot.figure.legends for text in legend.texts]
+        texts += [panel.get_title() for panel in plot.figure.axes]
+        for model in (one, two):
+            assert [text for text in texts if model.name in text and model.counts in text], (plot.name, model.name)
+
+
+def test_models_of_different_labels_are_told() -> None:
+    one, two = evaluations.named("one", ("a", "b", "c"), 60), evaluations.named("two", ("a", "b"), 40)
+    assert unlike([one]) == unlike([one, evaluations.named("other", ("a", "b", "c"), 30)]) == ""
+    words = unlike([one, two])
+    assert "one knows 3 labels, of which 3 occur (c not in all); two knows 2 labels, of which 2 occur." in words
+    rival = Named("rival", evaluations.evaluation(evaluations.scores(("a", "b", "z"), 40, skip=("z",))))
+    assert "rival knows 3 labels, of which 2 occur (z not in all)" in unlike([two, rival])
 
 
 def test_det_of_millions_of_trials_is_thinned() -> None:

@@ -19,10 +19,10 @@ from knn_cli.metrics import (
     cprimary,
     detection_llr,
     eer,
+    error_rates,
     min_cavg,
-    min_cavg_by_label,
     min_cprimary,
-    min_cprimary_by_label,
+    prior_weights,
 )
 
 # Segments 0-1 are label 0, 2-3 label 1, 4 label 2.
@@ -55,13 +55,15 @@ def test_cavg_by_hand() -> None:
     assert min_cprimary(LLR, TRUTH) == pytest.approx((5 / 12 + 1) / 2)
 
 
-def test_a_threshold_a_label_by_hand() -> None:
-    # beta 1. Label 0: at 1, half of 1's segments accepted: 1/4. Label 1: at 0.5 < t <= 2.5, a miss of 1/2 and all of
-    # 2's: 1; at 3, a miss of 1/2: 1/2. Label 2: at 1, nothing. beta 9: label 0 rejects all, 1 (1/2 + 9/2 * 1/2 is
-    # more); label 1 at 3: 1/2; label 2: 0.
-    assert min_cavg_by_label(LLR, TRUTH, 1.0) == pytest.approx((1 / 4 + 1 / 2 + 0) / 3)
-    assert min_cavg_by_label(LLR, TRUTH, 9.0) == pytest.approx((1 + 1 / 2 + 0) / 3)
-    assert min_cprimary_by_label(LLR, TRUTH) == pytest.approx((1 / 4 + 1 / 2 + 1 + 1 / 2) / 6)
+def test_error_rates_by_hand() -> None:
+    miss, alarm = error_rates(LLR, TRUTH, 0.0)
+    assert miss.tolist() == [0, 1 / 2, 0] and alarm.tolist() == [1 / 4, 3 / 4, 1 / 4]
+
+
+def test_prior_weights_by_hand() -> None:
+    assert prior_weights({"b": 2}, ("a", "b", "c")).tolist() == [0.25, 0.5, 0.25]
+    with pytest.raises(KnnError, match="'d' has a prior"):
+        prior_weights({"d": 2}, ("a", "b"))
 
 
 def test_cllr_by_hand() -> None:
@@ -123,10 +125,6 @@ def test_cavg_equals_loops(seed: int, labels: int, beta: float, ties: bool) -> N
     assert cavg(llr, truth, beta) == pytest.approx(plain_cavg(llr, truth, beta, math.log(beta)))
     least = min(plain_cavg(llr, truth, beta, t) for t in [*np.unique(llr), np.inf])
     assert min_cavg(llr, truth, beta) == pytest.approx(least)
-    each = np.unique(truth)
-    own = [min(_label_cost(llr, truth, beta, label, t) for t in [*np.unique(llr), np.inf]) for label in each]
-    assert min_cavg_by_label(llr, truth, beta) == pytest.approx(np.mean(own))
-    assert min_cavg_by_label(llr, truth, beta) <= min_cavg(llr, truth, beta) + 1e-12
     assert min_cavg(llr, truth, beta) <= cavg(llr, truth, beta) + 1e-12
 
 

@@ -7,8 +7,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import browser as chromium
 import evaluations
@@ -17,8 +19,10 @@ import pytest
 import soundfile
 
 from knn_cli import evaluation_report, page
+from knn_cli.drawing import Plot, render
 from knn_cli.errors import KnnError
-from knn_cli.evaluation_tables import Error, worst_errors
+from knn_cli.evaluation import evaluate
+from knn_cli.evaluation_tables import Error, prior_words, unlike, worst_errors
 
 VILE = "<script>alert('x')</script> & \"q\""
 LABELS = ("deu", VILE, "fra", "absent")
@@ -33,29 +37,38 @@ def tone(name: str, start: float, end: float) -> bytes | None:
     return into.getvalue()
 
 
+def drawn_or_not(plot: Plot, kind: str) -> bytes:
+    """What the folder holds; three of the PDFs alone, as it takes long to cut their fonts to size."""
+    if kind == "pdf" and plot.name not in ("recall", "det", "map-pca"):
+        return b"not drawn" * 100
+    return render(plot, kind)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two models, with all that a report can have."""
     folder = tmp_path_factory.mktemp("reports") / "report"
-    groups = ("Germanic", VILE, "Romance", "Romance")
     models = []
-    for name, quality in (("voice@1 $", 1.0), (VILE, 2.0)):
+    families = ("Germanic", VILE, "Romance", "Romance")  # of one model only: each figure costs a second
+    for name, quality, groups in (("voice@1 $", 1.0, families), (VILE, 2.0, ())):
         table = evaluations.scores(
             LABELS, 90, quality=quality, groups=groups, skip=("absent",), recording="rec{:03d} <b>.wav"
         )
         found = evaluations.evaluation(table, strangers={"kat": 7, VILE + "2": 3}, unlabelled=4)
         models.append(evaluations.Named(name, found))
-    made = evaluation_report.write(
-        folder,
-        models,
-        curves={"voice@1 $": evaluations.curve(), VILE: evaluations.curve(0.98)},
-        embeddings=evaluations.embeddings(models[0].evaluation.table),
-        clip=tone,
-        cards={"Model <voice>": "# Card\n<img src=x onerror=alert(1)>"},
-        command=f"knn classify test.h5 --report '{VILE}'",
-        version="9.9",
-        date="2026-11-23",
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluation_report, "render", drawn_or_not)
+        made = evaluation_report.write(
+            folder,
+            models,
+            curves={"voice@1 $": evaluations.curve(), VILE: evaluations.curve(0.98)},
+            embeddings=evaluations.embeddings(models[0].evaluation.table),
+            clip=tone,
+            cards={"Model <voice>": "# Card\n<img src=x onerror=alert(1)>"},
+            command=f"knn classify test.h5 --report '{VILE}'",
+            version="9.9",
+            date="2026-11-23",
+        )
     assert made == folder / "report.html"
     return folder
 
@@ -121,7 +134,7 @@ def test_page_is_accessible(read: Reader) -> None:
     assert len(read.all("h1")) == 1
     assert all(one.get("aria-label") for one in read.all("audio") if one)
     images = [one for _, one in read.elements if one.get("role") == "img"]
-    assert len(images) == len(read.all("figure")) == 10
+    assert len(images) == len(read.all("figure")) == 9
     assert all(len(one["aria-label"] or "") > 20 for one in images)
 
 
@@ -151,8 +164,13 @@ def test_every_figure_has_three_formats_and_its_numbers(written: Path) -> None:
         "map",
     )
     assert all(any(name.startswith(kind) for name in figures) for kind in kinds)
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF"}
+    assert all(
+        (written / "figures" / f"recall.{kind}").read_bytes().startswith(start) for kind, start in starts.items()
+    )
     for name in figures:
         assert all((written / "figures" / f"{name}.{kind}").stat().st_size > 500 for kind in ("svg", "png", "pdf"))
+        assert ElementTree.parse(written / "figures" / f"{name}.svg").getroot().tag.endswith("}svg")
         told = json.loads((written / "data" / f"{name}.json").read_text())
         lines = (written / "data" / f"{name}.tsv").read_text().splitlines()
         assert lines[0].split("\t") == told["columns"]
@@ -169,6 +187,41 @@ def test_worst_errors_come_first_one_a_recording() -> None:
     assert gaps == sorted(gaps, reverse=True)
     assert len({one.name for one in found}) == 5
     assert all(one.truth != one.said for one in found)
+
+
+def test_page_says_what_calls_a_row_unknown() -> None:
+    table = evaluations.scores(("deu", "fra", "unknown"), 30)
+    limited = replace(evaluations.evaluation(table, strangers={"kat": 7}), table=replace(table, threshold=1.5))
+    assert limited.open_set is not None
+    free = replace(limited, table=table, open_set=replace(limited.open_set, threshold=math.nan, eer=0.25))
+    plain = evaluations.evaluation(evaluations.scores(("deu", "fra"), 30), strangers={"kat": 7})
+    assert plain.open_set is not None
+    none = replace(plain, open_set=replace(plain.open_set, threshold=math.nan))
+    said = []
+    for found in (limited, free, none):
+        text = Reader(page.page([evaluations.Named("m", found)], [])).text
+        said.append(text[text.index("Labels outside the model", 400) :][:400])
+    assert "below the threshold on its largest detection log-likelihood ratio, or where the label unknown" in said[0]
+    assert "No threshold: a row is called unknown where the label unknown is the likeliest." in said[1]
+    assert "25.0\u00a0%" in said[1]
+    assert "No threshold: no row is called unknown." in said[2]
+
+
+def test_page_says_what_was_likely_before() -> None:
+    table = evaluations.scores(("deu", "fra", VILE), 30)
+    found = evaluate(table, bootstrap=0, priors={"fra": 2})
+    words = f"m: labels are as likely before as fra 50\u00a0%, deu 25\u00a0%, {VILE} 25\u00a0%. Answers"
+    assert words in Reader(page.page([evaluations.Named("m", found)], [])).text
+    many = evaluate(evaluations.scores(tuple(map(str, range(14))), 140), bootstrap=0, priors={"7": 4})
+    assert "7 23.5\u00a0%, 0 5.88\u00a0%" in prior_words(evaluations.Named("m", many))
+    assert ", 11 5.88\u00a0% and 2 others. " in prior_words(evaluations.Named("m", many))
+    assert prior_words(evaluations.named()) == ""
+
+
+def test_page_warns_of_models_that_know_different_labels() -> None:
+    one, two = evaluations.named("one"), evaluations.named("two", ("a", "b"))
+    assert "cannot be compared as they stand" in Reader(page.page([one, two], [])).text
+    assert "cannot be compared" not in page.page([one, evaluations.named("two")], [])
 
 
 def test_clips_are_asked_for_sparingly() -> None:
@@ -216,6 +269,16 @@ def test_nothing_is_left_when_it_fails(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
+def test_the_list_of_a_report_holds_priors_and_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_report, "plots", lambda *_: [])
+    table = evaluations.scores(("a", "b"), 20)
+    models = [evaluations.Named("m", evaluate(table, bootstrap=0, priors={"b": 3})), evaluations.named("all")]
+    evaluation_report.write(tmp_path / "x", models)
+    told = json.loads((tmp_path / "x" / "data" / "report.json").read_text(encoding="utf-8"))
+    assert [one["priors"] for one in told["models"]] == [{"a": 0.25, "b": 0.75}, None]
+    assert told["notes"] == [unlike(models)] != [""]
+
+
 def test_report_is_replaced_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_report, "plots", lambda *_: [])
     for date in ("first", "second"):
@@ -227,7 +290,7 @@ def test_report_is_replaced_with_force(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def opened(written: Path) -> Iterator[chromium.Browser]:
     if chromium.BINARY is None:
-        pytest.skip("needs Chromium")
+        pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium; Ubuntu: snap install chromium)")
     with chromium.Browser(width=1000) as browser:
         browser.open(written / "report.html")
         yield browser

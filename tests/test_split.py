@@ -117,6 +117,9 @@ def test_mistakes_are_named() -> None:
     for fraction in (0.0, 1.0):
         with pytest.raises(KnnError, match="fraction"):
             held_out(["1", "2"], ["a", "a"], fraction=fraction)
+    for draw in (held_out, folds):
+        with pytest.raises(KnnError, match="seed -1 is negative"):
+            draw(["1", "2"], ["a", "a"], seed=-1)
     with pytest.raises(KnnError, match="at least 2 folds"):
         folds(["1", "2"], ["a", "a"], count=1)
     with pytest.raises(ValueError, match="3 labels"):

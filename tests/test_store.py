@@ -225,3 +225,28 @@ def test_damaged_sound_names_its_row(tmp_path: Path) -> None:
         file["Audio"][1] = np.zeros(50, dtype=np.uint8)
     with Store(tmp_path / "a.h5") as opened, pytest.raises(StoreError, match="row 1, is damaged"):
         list(opened.segments())
+
+
+def test_rows_are_found_by_name_and_start_in_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.zeros(160, np.float32)
+    rows = [
+        AudioRow(Waveform(samples, 16000), n, "", "", "", s, s + 1.0) for n, s in [("a", 0.0), ("b", 0.0), ("a", 1.5)]
+    ]
+    with StoreWriter(tmp_path / "a.h5", "audio", {"rate": 16000}, plan={}) as writer:
+        writer.add("a.wav", rows)
+    with Store(tmp_path / "a.h5") as opened:
+        read: list[int] = []
+        column = opened.column
+        monkeypatch.setattr(opened, "column", lambda *arguments: read.append(1) or column(*arguments))
+        wanted = [("a", 0.0), ("b", 0.0004), ("a", 1.5), ("b", 1.5), ("c", 0.0)]
+        assert [opened.find(*one) for one in wanted] == [0, 1, 2, None, None]
+        assert len(read) == 1
+
+
+def test_some_rows_of_a_store(tmp_path: Path) -> None:
+    samples = np.zeros(160, np.float32)
+    rows = [AudioRow(Waveform(samples, 16000), name, "", "", "", 0.0, 0.01) for name in "abcd"]
+    with StoreWriter(tmp_path / "a.h5", "audio", {"rate": 16000}, plan={}) as writer:
+        writer.add("a.wav", rows)
+    with Store(tmp_path / "a.h5", rows=np.array([1, 3])) as opened:
+        assert [row.name for row in opened.segments()] == ["b", "d"] and len(opened) == 4

@@ -24,7 +24,7 @@ from knn_cli.errors import KnnError
 from knn_cli.report import read_rttm
 from knn_cli.smoothing import chances, switch_probabilities, viterbi
 from knn_cli.timeline import Switch, Voice, overall, smooth, switches, timeline
-from knn_cli.timeline_writers import SUFFIXES, WRITERS, About, Span, turn_spans, write, writer
+from knn_cli.timeline_writers import SUFFIXES, WRITERS, About, Span, write, write_table, writer
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable
 
 # ---- the hidden Markov model ----
@@ -304,6 +304,16 @@ def test_table() -> None:
     )
 
 
+def test_a_table_of_several_recordings_has_one_header() -> None:
+    file = io.StringIO()
+    spans = [Span(0, 1, "cs", "", 0.9, (("de", 0.1),))]
+    for number, some in enumerate(([], spans, spans)):
+        write_table(some, About(f"r{number}", 1.0), file, header=number == 0, alternatives=2)
+    lines = [line.split("\t") for line in file.getvalue().splitlines()]
+    assert lines[0][4:] == ["label", "probability", "label_2", "probability_2", "label_3", "probability_3"]
+    assert [line[0] for line in lines] == ["file", "r1", "r2"] and {len(line) for line in lines} == {10}
+
+
 def test_json() -> None:
     found = json.loads(text("json"))
     assert (found["file"], found["seconds"], found["switches"]) == ("my file", 3601.5, [])
@@ -383,19 +393,16 @@ def parsed_subtitles(content: str) -> list[tuple[int, int, str]]:
 
 
 def test_textgrid_keeps_what_overlaps() -> None:
-    turns = Annotation()
-    turns[Segment(0, 2), 0] = turns[Segment(1, 3), 1] = "A"
-    turns[Segment(2, 5), 2] = "A"
-    turns[Segment(1, 2), 3] = "B"
-    end, tiers = parsed_textgrid(text("textgrid", turn_spans(turns), About("x", 4.5)))
+    turns = [Span(start, end, one, one) for start, end, one in ((0, 2, "A"), (1, 3, "A"), (2, 5, "A"), (1, 2, "B"))]
+    end, tiers = parsed_textgrid(text("textgrid", turns, About("x", 4.5)))
     assert end == 5
     assert tiers == {
         "A": [(0, 2, "A"), (2, 5, "A")],
         "A (2)": [(0, 1, ""), (1, 3, "A"), (3, 5, "")],
         "B": [(0, 1, ""), (1, 2, "B"), (2, 5, "")],
     }
-    assert text("srt", turn_spans(turns)).startswith("1\n00:00:00,000 --> 00:00:02,000\nA\n\n")
-    assert "<v" not in text("vtt", turn_spans(turns))
+    assert text("srt", turns).startswith("1\n00:00:00,000 --> 00:00:02,000\nA\n\n")
+    assert "<v" not in text("vtt", turns)
 
 
 def test_nothing_said_is_still_a_file() -> None:

@@ -192,6 +192,17 @@ def test_scores_against_a_loop(with_plda: bool, centre: bool, top: int | None, m
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_a_recording_is_one_embedding_to_a_plda_whatever_its_segments() -> None:
+    """Of a mean of three segments it asks what it asks of one: they share their session."""
+    plda = PLDA(np.zeros(2), np.diag([2.0, 1.0]), np.eye(2))
+    once = EmbeddingSet.of([[2.0, 1], [1, 1]], ["a", "b"])
+    thrice = EmbeddingSet.of([[3.0, 0], [1, 1], [2, 2], [1, 1]], ["a", "a", "a", "b"])
+    trials = Trials(("a,b", "a"), ("b",), np.array([[0, 0], [1, 0]]))
+    expected = plda.llr([[1.5, 1], [2, 1]], [[1, 1]], [2, 1])[:, 0]
+    for rows in (once, thrice):
+        np.testing.assert_allclose(score(trials, pool([rows]), plda=plda), expected)
+
+
 def test_as_norm_by_hand() -> None:
     """Cosines of e = (1, 0) with the cohort: 1, 0, -1, of t = (0, 1): 0, 1, 0. Two largest: means 1/2, deviations 1/2.
     The score 0 becomes (-1 - 1) / 2.
