@@ -309,6 +309,7 @@ def test_interrupted_embedding_goes_on(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.h5"
     script = f"""
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
 from knn_cli import pipeline
 from knn_cli.cli import app
 from knn_cli.convert import convert as convert_folder
