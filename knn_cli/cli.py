@@ -220,6 +220,10 @@ def diarize(
     linkage: Annotated[Linkage | None, typer.Option("--linkage", help="Of ahc.")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Of ahc: cosine distance, 0 to 2.")] = None,
     min_cluster: Annotated[int | None, typer.Option("--min-cluster-size", help="Of ahc: windows a speaker.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Truth, an RTTM file or a folder of them: prints error rates.")
+    ] = None,
+    uem: Annotated[Path | None, typer.Option("--uem", help="What of each file is scored.")] = None,
     model: ModelOption = None,
     channel: ChannelOption = "mix",
     device: DeviceOption = Device.auto,
@@ -228,7 +232,7 @@ def diarize(
     verbose: VerboseOption = False,
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM or JSON."""
-    from knn_cli import pipeline, report
+    from knn_cli import pipeline, present, report
     from knn_cli.atomic import replacing_text
     from knn_cli.diarization import check_speakers
     from knn_cli.embedder import Embedder
@@ -238,16 +242,23 @@ def diarize(
     check_speakers(num_speakers, min_speakers, max_speakers)
     of_ahc = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster}
     settings = {key: value for key, value in of_ahc.items() if value is not None}
+    if uem is not None and reference is None:
+        raise KnnError("--uem goes with --reference.", "Add it.")
     sources = pipeline.expand(files)
     ending = "json" if as_json else "rttm"
-    pipeline.check_text_output(rttm, sources)
+    truths = pipeline.references(sources, reference, uem)
+    known = [one for one in (reference, uem) if one is not None]
+    pipeline.check_text_output(rttm, [*sources, *known])
+    if out_dir is not None:
+        targets = [out_dir / f"{path.stem}.{ending}" for path in sources]
+        truth = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
+        pipeline.check_folder_output(out_dir, targets, [*sources, *known, *truth])
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     say_model(model, embedder.bundle, f"on {embedder.device}")
-    if out_dir is not None:
-        out_dir.mkdir(parents=True, exist_ok=True)
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     write = report.DIARIZATION_WRITERS[ending]
     failures, done = [], 0
+    scores = {}
     turns = pipeline.diarize(sources, embedder, clusterer.value, settings, channel, **speakers)
     with nullcontext(sys.stdout) if rttm is None else replacing_text(rttm) as stream:
         for path, found in turns:
@@ -255,6 +266,8 @@ def diarize(
                 failures.append(failed(str(path), found))
                 continue
             done += 1
+            if truths:
+                scores[path.stem] = pipeline.diarization_score(truths[path.stem], found)
             if not found:
                 talk.note(f"{path} holds no speech; its {ending.upper()} is empty.")
             else:
@@ -266,6 +279,8 @@ def diarize(
                     write(found, own)
         if rttm is not None and not done:
             leave(failures)  # before an empty file takes the place of an older result
+    if scores:  # where turns do not go to stdout, this is the data
+        present.diarization_scores(sys.stderr if rttm is None and out_dir is None else sys.stdout, scores)
     leave(failures)
 
 

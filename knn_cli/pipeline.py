@@ -23,9 +23,10 @@ from knn_cli.store import Store, StoreWriter
 from knn_cli.types import EmbeddingSet, Progress, ScoreTable
 
 if TYPE_CHECKING:
-    from pyannote.core import Annotation
+    from pyannote.core import Annotation, Timeline
 
     from knn_cli.classifying import Classifier
+    from knn_cli.der import DiarizationScore
     from knn_cli.timeline import LanguageTimeline
 
 
@@ -268,6 +269,42 @@ def check_folder_output(folder: Path, targets: Sequence[Path], sources: Sequence
             parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KnnError(f"The folder {folder} cannot be made: {error.strerror}.", "Name another folder.") from error
+
+
+def references(
+    files: Sequence[Path], reference: Path | None, uem: Path | None
+) -> dict[str, tuple[Annotation, Timeline | None]]:
+    """Stem of each file -> its true turns, and what of it is scored; empty without a `reference`.
+
+    A reference of one recording goes with an only file, whatever it is called; a UEM may use either name. Raises
+    KnnError for a file that the reference or the UEM lacks: before hours of work, not after.
+    """
+    from knn_cli import report
+
+    if reference is None:
+        return {}
+    turns, scored = report.read_references(reference), report.read_uem(uem) if uem is not None else None
+    found: dict[str, tuple[Annotation, Timeline | None]] = {}
+    for path in files:
+        alone = next(iter(turns.values())) if len(turns) == len(files) == 1 else None
+        truth = turns.get(path.stem, alone)
+        if truth is None:
+            raise KnnError(f"{reference} has no turns of {path.stem}.", f"It has those of {', '.join(turns)}.")
+        if scored is None:
+            found[path.stem] = (truth, None)
+            continue
+        part = scored.get(path.stem) or scored.get(str(truth.uri))
+        if part is None:
+            raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or leave the file out.")
+        found[path.stem] = (truth, part)
+    return found
+
+
+def diarization_score(truth: tuple[Annotation, Timeline | None], found: Annotation) -> DiarizationScore:
+    """Every figure of one file's turns."""
+    from knn_cli import der
+
+    return der.score(truth[0], found, uem=truth[1])
 
 
 def timelines(

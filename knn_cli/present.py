@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
@@ -20,6 +23,7 @@ from knn_cli.timeline_writers import cell
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Texts
 
 if TYPE_CHECKING:
+    from knn_cli.der import DiarizationScore
     from knn_cli.evaluating import Tested
     from knn_cli.evaluation import Figure
     from knn_cli.splitting import Count
@@ -231,6 +235,22 @@ def _with_interval(figure: Figure, share: bool) -> str:
     value = form.format(figure.value)
     ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
     return value + ends
+
+
+def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
+    """One line a file and one for all together, rates in percent of the reference's speaker time; JER of speakers."""
+    columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
+    stream.write("\t".join(columns.split()) + "\n")
+    rows = dict(scores)
+    if len(rows) > 1:
+        first, *rest = rows.values()
+        rows["(all)"] = reduce(operator.add, rest, first)
+    for name, one in rows.items():
+        total = one.error.total or math.inf
+        parts = [part / total for part in (one.error.missed, one.error.false_alarm, one.error.confusion)]
+        rates = [one.error.rate, *parts, one.jer, one.forgiving.rate]
+        counts = [one.speakers, one.found, one.miscounted]
+        stream.write("\t".join([cell(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
 
 
 def trial_lines(found: TrialFigures) -> Iterator[tuple[str, str]]:

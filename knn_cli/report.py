@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from knn_cli.errors import KnnError
 
 if TYPE_CHECKING:
-    from pyannote.core import Annotation
+    from pyannote.core import Annotation, Timeline
 
 # NIST RT-09 evaluation plan, appendix A: what else an RTTM file may hold; only SPEAKER lines are turns.
 OTHER_RTTM_TYPES = frozenset(
@@ -52,6 +52,54 @@ def read_rttm(path: str | Path) -> dict[str, Annotation]:
         if duration > 0:
             turns[Segment(start, start + duration), number] = label
     return recordings
+
+
+def read_references(path: str | Path) -> dict[str, Annotation]:
+    """`read_rttm` of a file, or of all .rttm files in a folder, a file's name standing for no other recording.
+
+    Raises KnnError as `read_rttm`, for a folder without such files, and for a recording that is in two of them.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return read_rttm(folder)
+    recordings: dict[str, Annotation] = {}
+    files = sorted(folder.glob("*.rttm"))
+    if not files:
+        raise KnnError(f"{folder} holds no .rttm files.", "Give an RTTM file, or the folder that holds them.")
+    for file in files:
+        for uri, turns in read_rttm(file).items():
+            if uri in recordings:
+                raise KnnError(f"The recording {uri} is in {file.name} and in a file before it.", "Remove one.")
+            recordings[uri] = turns
+    return recordings
+
+
+def read_uem(path: str | Path) -> dict[str, Timeline]:
+    """What is scored of each recording: lines `file channel start end`, seconds; `;;` begins a comment.
+
+    Raises KnnError with the line's number for any other line, and for a file that cannot be read.
+    """
+    from pyannote.core import Segment, Timeline
+
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KnnError(f"{path} cannot be read.", "Give the path of a UEM file.") from error
+    scored: dict[str, Timeline] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or fields[0].startswith(";;"):
+            continue
+        try:
+            uri, _, start, end = fields[0], fields[1], float(fields[2]), float(fields[3])
+        except (IndexError, ValueError) as error:
+            raise KnnError(
+                f"Line {number} of {path} is not a UEM line.", "Expected: <file> 1 <start> <end>."
+            ) from error
+        if not 0 <= start < end < math.inf:
+            raise KnnError(f"Line {number} of {path} goes from {start:g} to {end:g} seconds.", "Mend the line.")
+        scored.setdefault(uri, Timeline()).add(Segment(start, end))
+    return {uri: timeline.support() for uri, timeline in scored.items()}
 
 
 def _broken(path: str | Path, number: int, what: str) -> KnnError:

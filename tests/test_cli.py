@@ -157,6 +157,26 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "meeting.json").read_text())
 
 
+def test_diarize_scores_itself(example: Path, tmp_path: Path) -> None:
+    truth, out = example.with_suffix(".rttm"), tmp_path / "out.rttm"
+    lines = done("diarize", example, "--reference", truth, "--rttm", out, *TINY).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["file", "meeting"]
+    row = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
+    parts = sum(float(row[name]) for name in ("missed", "false_alarm", "confusion"))
+    assert float(row["DER"]) == pytest.approx(parts, abs=0.02) and row["speakers"] == "4"
+    (tmp_path / "scored.uem").write_text("meeting 1 0.0 5.0\n")
+    said = done("diarize", example, "--reference", truth, "--uem", tmp_path / "scored.uem", *TINY)
+    assert "meeting\t" in said.stderr and said.stdout.startswith("SPEAKER meeting")
+    for refused in (
+        ["--uem", tmp_path / "scored.uem"],
+        ["--reference", truth, "--rttm", truth],
+        ["--reference", tmp_path / "nowhere.rttm"],
+        ["--reference", truth, "--uem", truth],
+    ):
+        assert knn("diarize", example, *refused, *TINY).exit_code == 1
+    assert read_rttm(truth)["meeting"].labels()
+
+
 def test_silence(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", np.zeros(48000), 16000)
     result = done("diarize", tmp_path / "silence.wav", "--rttm", tmp_path / "s.rttm", *TINY)

@@ -12,8 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment, Timeline
 
-from knn_cli.der import DiarizationError, diarization_error
+from knn_cli.der import DiarizationError, diarization_error, jaccard_errors, score
 from knn_cli.report import read_rttm
+
+TURNS = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 5), st.sampled_from("abc")), min_size=1, max_size=5
+)  # whole seconds: start, length, speaker
 
 
 def said(*turns: tuple[float, float, str]) -> Annotation:
@@ -145,3 +149,38 @@ def test_mapping_is_optimal() -> None:
         best = max(sum((grids[0][i] & grids[1][j]).sum() for i, j in enumerate(p)) for p in permutations(range(4)))
         both = np.minimum(grids[0].sum(axis=0), grids[1].sum(axis=0)).sum()
         assert diarization_error(reference, hypothesis).confusion == pytest.approx((both - best) / 10)
+
+
+def test_jaccard_by_hand() -> None:
+    reference = said((0, 10, "A"), (10, 14, "B"), (20, 21, "C"))
+    hypothesis = said((0, 8, "x"), (8, 14, "y"))
+    # A = x: 8 of 10 s; B = y: 4 of 6 s; nobody for C
+    assert jaccard_errors(reference, hypothesis) == pytest.approx([0.2, 1 / 3, 1.0])
+    got = score(reference, hypothesis)
+    assert (got.speakers, got.found, got.miscounted) == (3, 2, 1) and got.jer == pytest.approx((0.2 + 1 / 3 + 1) / 3)
+    both = got + score(said((0, 4, "A")), said((0, 4, "x"), (4, 5, "y")))
+    assert (both.speakers, both.found, both.miscounted) == (4, 4, 2)  # one too few and one too many are two wrong
+    assert both.jer == pytest.approx((0.2 + 1 / 3 + 1 + 0) / 4)
+    inside = Timeline([Segment(0, 9)])
+    assert score(reference, hypothesis, uem=inside).jaccard == pytest.approx([1 / 9])
+    assert score(Annotation(), hypothesis).jer == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(TURNS, TURNS)
+def test_jaccard_is_the_least_over_all_mappings(
+    reference: list[tuple[int, int, str]], hypothesis: list[tuple[int, int, str]]
+) -> None:
+    """Against every mapping, on whole seconds."""
+    said_ref, said_hyp = ({} for _ in range(2))  # type: dict[str, set[int]], dict[str, set[int]]
+    for turns, table in ((reference, said_ref), (hypothesis, said_hyp)):
+        for start, length, label in turns:
+            table.setdefault(label, set()).update(range(start, start + length))
+    least = float(len(said_ref))
+    padded = [*said_hyp.values(), *(set[int]() for _ in said_ref)]
+    for chosen in permutations(padded, len(said_ref)):
+        least = min(least, sum(1 - len(a & b) / len(a | b) for a, b in zip(said_ref.values(), chosen, strict=True)))
+    got = jaccard_errors(
+        said(*((a, a + n, x) for a, n, x in reference)), said(*((a, a + n, x) for a, n, x in hypothesis))
+    )
+    assert got.sum() == pytest.approx(least)

@@ -16,7 +16,7 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.atomic import replacing_text
 from knn_cli.errors import KnnError
-from knn_cli.report import DIARIZATION_WRITERS, read_rttm, write_rttm
+from knn_cli.report import DIARIZATION_WRITERS, read_references, read_rttm, read_uem, write_rttm
 
 
 def said(annotation: Annotation) -> list[tuple[int, int, str]]:
@@ -146,3 +146,21 @@ def test_importing_is_light() -> None:
     code = "import sys, knn_cli.report; print([m for m in ('numpy', 'pandas', 'pyannote.core') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_uem_and_folders_of_references(tmp_path: Path) -> None:
+    (tmp_path / "a.uem").write_text(";; scored\none 1 0.0 5.0\none 1 4.0 9.5\ntwo NA 1 2\n")
+    found = read_uem(tmp_path / "a.uem")
+    assert [(span.start, span.end) for span in found["one"]] == [(0, 9.5)] and found["two"].duration() == 1
+    for text, sentence in (("one 1 0.0\n", "Line 1"), ("one 1 5 2\n", "from 5 to 2"), ("one 1 a b\n", "Line 1")):
+        (tmp_path / "b.uem").write_text(text)
+        with pytest.raises(KnnError, match=sentence):
+            read_uem(tmp_path / "b.uem")
+    with pytest.raises(KnnError, match=r"no \.rttm files"):
+        read_references(tmp_path)
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.rttm").write_text(f"SPEAKER {name} 1 0 2 <NA> <NA> ann <NA> <NA>\n")
+    assert set(read_references(tmp_path)) == {"x", "y"} and set(read_references(tmp_path / "x.rttm")) == {"x"}
+    (tmp_path / "z.rttm").write_text("SPEAKER x 1 0 2 <NA> <NA> ann <NA> <NA>\n")
+    with pytest.raises(KnnError, match=r"recording x is in z\.rttm"):
+        read_references(tmp_path)
