@@ -53,6 +53,16 @@ class Linkage(str, Enum):
     centroid = "centroid"
 
 
+class TurnForm(str, Enum):
+    rttm = "rttm"
+    csv = "csv"
+    json = "json"
+    textgrid = "textgrid"
+    audacity = "audacity"
+    srt = "srt"
+    vtt = "vtt"
+
+
 class Clusterer(str, Enum):
     ahc = "ahc"
     spectral = "spectral"
@@ -210,6 +220,7 @@ def diarize(
     files: Annotated[list[Path], typer.Argument(help="Audio files or folders of audio.")],
     rttm: Annotated[Path | None, typer.Option("--rttm", help="RTTM file to write; default stdout.")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out-dir", help="Folder for one output a file.")] = None,
+    form: Annotated[TurnForm | None, typer.Option("--format", help="Of the turns; default rttm.")] = None,
     as_json: JsonOption = False,
     num_speakers: Annotated[int | None, typer.Option("--num-speakers", help="How many there are.")] = None,
     min_speakers: Annotated[int | None, typer.Option("--min-speakers", help="How many at least.")] = None,
@@ -231,32 +242,35 @@ def diarize(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Who spoke when: turns of each speaker as RTTM or JSON."""
-    from knn_cli import pipeline, present, report
+    """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, Audacity labels or subtitles."""
+    from knn_cli import audio, pipeline, present, report
     from knn_cli.atomic import replacing_text
     from knn_cli.diarization import check_speakers
     from knn_cli.embedder import Embedder
 
-    if rttm is not None and (out_dir is not None or as_json):
-        raise KnnError("--rttm goes with neither --out-dir nor --json.", "Choose one way out.")
+    if rttm is not None and (out_dir is not None or as_json or form is not None):
+        raise KnnError("--rttm goes with neither --out-dir nor --json nor --format.", "Choose one way out.")
+    if as_json and form is not None:
+        raise KnnError("--json and --format do not go together.", "Choose one of them.")
     check_speakers(num_speakers, min_speakers, max_speakers)
     of_ahc = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster}
     settings = {key: value for key, value in of_ahc.items() if value is not None}
     if uem is not None and reference is None:
         raise KnnError("--uem goes with --reference.", "Add it.")
     sources = pipeline.expand(files)
-    ending = "json" if as_json else "rttm"
+    wanted = "json" if as_json else "rttm" if form is None else form.value
+    if len(sources) > 1 and out_dir is None and wanted not in report.TOGETHER:
+        raise KnnError(f"Several recordings in one {wanted} file could not be told apart.", "Give --out-dir.")
     truths = pipeline.references(sources, reference, uem)
     known = [one for one in (reference, uem) if one is not None]
     pipeline.check_text_output(rttm, [*sources, *known])
     if out_dir is not None:
-        targets = [out_dir / f"{path.stem}.{ending}" for path in sources]
+        targets = [out_dir / f"{path.stem}{report.SUFFIXES[wanted]}" for path in sources]
         truth = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
         pipeline.check_folder_output(out_dir, targets, [*sources, *known, *truth])
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     say_model(model, embedder.bundle, f"on {embedder.device}")
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    write = report.DIARIZATION_WRITERS[ending]
     failures, done = [], 0
     scores = {}
     turns = pipeline.diarize(sources, embedder, clusterer.value, settings, channel, **speakers)
@@ -269,14 +283,15 @@ def diarize(
             if truths:
                 scores[path.stem] = pipeline.diarization_score(truths[path.stem], found)
             if not found:
-                talk.note(f"{path} holds no speech; its {ending.upper()} is empty.")
+                talk.note(f"{path} holds no speech; nothing is in its {wanted}.")
             else:
                 talk.detail(f"{path}: {len(found.labels())} speakers, {len(found)} turns.")
+            seconds = 0.0 if wanted in report.DIARIZATION_WRITERS else audio.info(path).seconds
             if out_dir is None:
-                write(found, stream)
+                report.write_turns(found, stream, wanted, seconds)
             else:
-                with replacing_text(out_dir / f"{path.stem}.{ending}") as own:
-                    write(found, own)
+                with replacing_text(out_dir / f"{path.stem}{report.SUFFIXES[wanted]}") as own:
+                    report.write_turns(found, own, wanted, seconds)
         if rttm is not None and not done:
             leave(failures)  # before an empty file takes the place of an older result
     if scores:  # where turns do not go to stdout, this is the data

@@ -186,11 +186,11 @@ def _mode(given: set[str]) -> str:
 
 def _form(as_json: bool, form: str | None, out: Path | None) -> str | None:
     """The form of a timeline that is asked for, None to go by the suffix; KnnError where two are."""
-    from knn_cli.timeline_writers import SUFFIXES
+    from knn_cli.timeline_writers import form_of
 
     if not as_json:
         return form
-    by_suffix = None if out is None else SUFFIXES.get(out.suffix.lower())
+    by_suffix = None if out is None else form_of(out)
     for other, text in ((form, f"--format {form}"), (by_suffix, f"the suffix of {out}")):
         if other not in (None, "json"):
             raise KnnError(f"--json and {text} do not go together.", "Choose one of them.")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from knn_cli import timeline_writers
 from knn_cli.errors import KnnError
 
 if TYPE_CHECKING:
@@ -152,3 +153,17 @@ DIARIZATION_WRITERS: dict[str, Callable[[Annotation, TextIO], None]] = {
     "csv": write_csv,
     "json": write_json,
 }
+
+SUFFIXES = {"rttm": ".rttm", "csv": ".csv", "json": ".json"} | {
+    form: suffix for suffix, form in timeline_writers.SUFFIXES.items() if form in ("textgrid", "audacity", "srt", "vtt")
+}  # form of turns -> suffix of its files
+TOGETHER = ("rttm", "json")  # forms that can hold several recordings
+
+
+def write_turns(annotation: Annotation, file: TextIO, form: str, seconds: float) -> None:
+    """Write turns in any form of SUFFIXES; `seconds` is the recording's length, which a TextGrid shows."""
+    if form in DIARIZATION_WRITERS:
+        DIARIZATION_WRITERS[form](annotation, file)
+        return
+    about = timeline_writers.About(str(annotation.uri or ""), seconds, "speakers")
+    timeline_writers.WRITERS[form](timeline_writers.turn_spans(annotation), about, file)

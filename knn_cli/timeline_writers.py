@@ -11,10 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from knn_cli.atomic import replacing_text
 from knn_cli.errors import KnnError
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class About:
 
 Timed = tuple[int, int, Span]  # start and end in milliseconds
 Writer = Callable[[Sequence[Span], About, TextIO], None]
+
+
+def turn_spans(annotation: Annotation) -> list[Span]:
+    """Speaker turns as spans, each in the tier of its speaker."""
+    tracks = annotation.itertracks(yield_label=True)
+    return [Span(one.start, one.end, str(label), str(label)) for one, _, label in tracks]
 
 
 def _timed(spans: Iterable[Span]) -> list[Timed]:
@@ -231,7 +240,7 @@ TOGETHER = frozenset({"table", "json", "rttm"})  # forms that can hold several r
 SUFFIXES = {
     ".tsv": "table",
     ".json": "json",
-    ".textgrid": "textgrid",
+    ".TextGrid": "textgrid",
     ".txt": "audacity",
     ".srt": "srt",
     ".vtt": "vtt",
@@ -239,10 +248,16 @@ SUFFIXES = {
 }
 
 
+def form_of(path: str | Path) -> str | None:
+    """The form that a file's suffix asks for, in capitals or not; None where it asks for none."""
+    suffix = Path(path).suffix.lower()
+    return next((form for own, form in SUFFIXES.items() if own.lower() == suffix), None)
+
+
 def writer(path: str | Path, form: str | None = None) -> Writer:
     """The writer that is named, or that the file's suffix asks for. Raises KnnError when there is none."""
-    known = form if form is not None else SUFFIXES.get(Path(path).suffix.lower(), "")
-    if known not in WRITERS:
+    known = form if form is not None else form_of(path)
+    if known is None or known not in WRITERS:
         what = f"There is no form {form!r}" if form is not None else f"The suffix of {path} names no form"
         suffixes = ", ".join(f"{name} ({suffix})" for suffix, name in SUFFIXES.items())
         raise KnnError(f"{what} of a timeline.", f"Known: {suffixes}.")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ import soundfile
 from click.testing import Result
 from typer.testing import CliRunner
 
-from knn_cli import bundle, store
+from knn_cli import bundle, report, store
 from knn_cli.cli import app
 from knn_cli.convert import convert as convert_folder
 from knn_cli.report import read_rttm
@@ -155,6 +156,31 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
     assert done("diarize", example, "--num-speakers", "4", *TINY).stdout == (tmp_path / "m.rttm").read_text()
     done("diarize", example, "--json", "--out-dir", tmp_path / "out", "--clusterer", "spectral", *TINY)
     assert json.loads((tmp_path / "out" / "meeting.json").read_text())
+
+
+def test_turns_in_every_form(example: Path, tmp_path: Path) -> None:
+    turns = read_rttm_text(done("diarize", example, *TINY).stdout, tmp_path)
+    for form, suffix in report.SUFFIXES.items():
+        done("diarize", example, "--out-dir", tmp_path / "out", "--format", form, *TINY)
+        text = (tmp_path / "out" / f"meeting{suffix}").read_text()
+        assert all(speaker in text for speaker in turns.labels()), form
+        assert text == done("diarize", example, "--format", form, *TINY).stdout
+    grid = (tmp_path / "out" / "meeting.TextGrid").read_text()
+    assert f"xmax = {soundfile.info(example).duration:g} " in grid and f"size = {len(turns.labels())} " in grid
+    copy = tmp_path / "copy.flac"
+    shutil.copy(example, copy)
+    for refused in (
+        [example, copy, "--format", "srt"],
+        [example, "--json", "--format", "srt"],
+        [example, "--rttm", tmp_path / "x.rttm", "--format", "csv"],
+    ):
+        assert knn("diarize", *refused, *TINY).exit_code == 1
+    assert not (tmp_path / "x.rttm").exists()
+
+
+def read_rttm_text(text: str, folder: Path) -> Any:
+    (folder / "text.rttm").write_text(text)
+    return read_rttm(folder / "text.rttm")["meeting"]
 
 
 def test_diarize_scores_itself(example: Path, tmp_path: Path) -> None:
