@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.lid import interval, macro
+from training import voice
 from training.augment import warp_matrix
-from training.data import Corpus
-from training.language import SYNTHETIC_WEIGHT, Backend, calibrate, weighted
+from training.data import EXAM_LANGUAGES, Corpus, write_cache
+from training.language import SYNTHETIC_WEIGHT, Backend, calibrate, side_by_side, weighted
+from training.teach import principal_axes
 
 
 def test_a_warp_moves_frequencies_and_one_is_no_warp() -> None:
@@ -69,3 +73,49 @@ def test_a_crop_goes_round_in_a_short_recording(tmp_path) -> None:  # type: igno
     crop = corpus.crop(0, 5, np.random.default_rng(0))[:, 0].tolist()
     assert len(crop) == 5 and set(crop) == {0, 1, 2} and all((b - a) % 3 == 1 for a, b in itertools.pairwise(crop))
     assert corpus.whole(1, 2)[:, 0].tolist() == [3, 4] and corpus.size(1) == 4
+
+
+def test_frames_of_teacher_and_student_are_of_the_same_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording whose mel powers count frames, and taught frames that count too: half as many a second."""
+    rows = "path\tspeaker\n" + "".join(f"{n}.wav\tv{n}\n" for n in range(2))
+    (tmp_path / "reels.tsv").write_text(rows)
+    counting = np.repeat(np.arange(500, dtype=np.float16)[:, None], 80, 1)
+    for name in ("real", "noise", *(f"synth-{each}" for each in EXAM_LANGUAGES)):
+        write_cache(tmp_path, f"mel-{name}", [counting, counting])
+    crops = np.array([(n % 2, n % 2, 10 + 3 * n, 1.0 if n < 6 else 0.9) for n in range(8)])
+    np.save(tmp_path / "crops.npy", crops)
+    np.save(tmp_path / "crops-taught.npy", np.random.default_rng(0).normal(size=(8, 192)).astype(np.float32))
+    np.save(tmp_path / "crops-frames.npy", np.repeat(np.arange(150, dtype=np.float16)[None, :, None], 8, 0))
+    monkeypatch.setattr(voice, "augment", lambda logs, *_, **__: logs)
+    material = voice.Material(tmp_path)
+    logs, targets, frames, who = material.batch(np.random.default_rng(1), np.arange(8))
+    assert logs.shape[1] == 2 * frames.shape[1] and torch.allclose(targets.norm(dim=1), torch.ones(8))
+    for n in range(8):
+        if n % 2:  # synthetic speech has no frames
+            assert frames[n].isnan().all()
+        elif n < 6:  # not warped
+            assert torch.equal(logs[n, ::2, 0] - crops[n, 2], 2 * frames[n, :, 0])
+    assert who.tolist() == [0, -1, 0, -1, 0, -1, -1, -1]
+    parts = voice.losses(targets, targets, frames.expand(-1, -1, 4), frames, who, torch.randn(2, 192))
+    assert parts["target"] == pytest.approx(0, abs=1e-5) and parts["frames"] == 0 and parts["relation"] < 1e-9
+
+
+def test_axes_keep_what_varies_most() -> None:
+    rng = np.random.default_rng(0)
+    frames = (rng.normal(size=(4000, 160)) * np.linspace(3, 0.1, 160) + 5).astype(np.float32)
+    axes = principal_axes(frames)
+    values = (frames - axes[0]) @ axes[1:].T
+    assert values.shape == (4000, 128) and np.abs(values.mean(0)).max() < 1e-3
+    assert np.mean(values.var(0)) == pytest.approx(1, abs=1e-2) and (np.diff(values.var(0)) < 1e-3).all()
+
+
+def test_classifiers_side_by_side_add_up() -> None:
+    rng = np.random.default_rng(0)
+    labels = [("cs", "f", "s"), ("de", "f", "s"), ("pl", "f", "s")] * 10
+    real = rng.normal(size=(30, 6)) + np.repeat(np.eye(6)[:3], 10, 0)
+    backends = [Backend(part, labels, part[:0], []) for part in np.split(real, 2, 1)]
+    both = side_by_side(backends).log_likelihood(real)
+    alone = sum(
+        side_by_side([one]).log_likelihood(part) for one, part in zip(backends, np.split(real, 2, 1), strict=True)
+    )
+    np.testing.assert_allclose(both, alone, atol=1e-9)
