@@ -22,7 +22,7 @@ from knn_cli.options import (
     VerboseOption,
     parse_priors,
 )
-from knn_cli.terminal import talk
+from knn_cli.terminal import end_at_once_among_several, talk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,3 +278,4 @@ def _train_network(src: Path, out: Path, recipe: Path, given: set[str], **option
     if done.finished is not None:  # only the main process of a training has the word
         talk.note(done.finished.note)
         typer.echo("\n".join(done.lines))
+    end_at_once_among_several()
