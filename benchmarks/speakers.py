@@ -31,6 +31,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from knn_cli.convert import convert
 from knn_cli.embedder import Embedder
 from knn_cli.metrics import eer
+from knn_cli.sweep import equal_error
 from training.data import doubtful, held_out_speakers, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
@@ -118,10 +119,9 @@ def interval(embeddings: Floats, who: NDArray[np.str_], draws: int = 300) -> lis
     for _ in range(draws):
         times = np.bincount(rng.integers(speaker.max() + 1, size=speaker.max() + 1), minlength=speaker.max() + 1)
         weights = np.where(same, times[first], times[first] * times[second]).astype(float)
-        miss = np.cumsum(weights * same) / np.sum(weights * same)  # of thresholds just above each score
-        alarm = 1 - np.cumsum(weights * ~same) / np.sum(weights * ~same)
-        at = int(np.argmax(miss >= alarm))
-        found.append((miss[at] + alarm[at]) / 2)
+        below = np.cumsum(np.stack([weights * same, weights * ~same], axis=1), axis=0)  # each score: (pairs, 2)
+        miss, alarm = np.vstack([np.zeros(2), below / below[-1]]).T
+        found.append(float(equal_error(miss[:, None], 1 - alarm[:, None])[0]))
     return [round(100 * float(edge), 1) for edge in np.percentile(found, [2.5, 97.5])]
 
 

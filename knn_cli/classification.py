@@ -15,7 +15,7 @@ from knn_cli import bundle, fitting, metrics, open_set, partition, splitting
 from knn_cli.bundle import Bundle
 from knn_cli.calibration import Calibration
 from knn_cli.classifier import write_classifier
-from knn_cli.classifying import Classifier, posteriors, prior_weights
+from knn_cli.classifying import Classifier, posteriors
 from knn_cli.errors import BundleError, KnnError
 from knn_cli.fitting import Model, Options, Source
 from knn_cli.measuring import Rows, Scoring, group_accuracy, operating_point
@@ -166,7 +166,7 @@ def train(
     source.part = _view(embedder, view)
     chosen = _choose(source, label, ignore, strangers, stranger_class, split, units, seed)
     rows, classes = chosen.rows, chosen.rows.classes
-    weights = prior_weights(priors, classes.tolist()) if isinstance(priors, Mapping) else priors
+    weights = metrics.prior_weights(priors, classes.tolist()) if isinstance(priors, Mapping) else priors
     map_of = _groups_of(groups, classes) if groups else {}
 
     parts = partition.parts(rows.keys, split, fraction=fraction, seed=seed)

@@ -11,7 +11,7 @@ import numpy as np
 from knn_cli import bundle, store
 from knn_cli.classifier import ClassifierFile, read_classifier
 from knn_cli.errors import BundleError
-from knn_cli.metrics import prior_weights as prior_weights
+from knn_cli.metrics import weighted
 from knn_cli.types import Doubles, EmbeddingSet, Floats, ScoreTable
 
 if TYPE_CHECKING:
@@ -94,13 +94,8 @@ class Classifier:
         name, start, end = embeddings.name, embeddings.start, embeddings.end
         return ScoreTable(self.labels, scores, name, start, end, truth, threshold, groups)
 
-    def rows(self, embeddings: EmbeddingSet, what: str = "The store") -> Doubles:
-        """(N, D') what the classifier and its PLDA take of (N, D) embeddings: their view, behind the transforms."""
-        bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, what)
-        return self.transform(embeddings.data)
-
     def transform(self, data: Floats | Doubles) -> Doubles:
-        """The same of vectors (N, D) alone."""
+        """(N, D') what the classifier and its PLDA take of vectors (N, D): their view, behind the transforms."""
         data = self._viewed(data)
         return data.astype(np.float64) if self.trained is None else self.trained.transforms.apply(data)
 
@@ -134,11 +129,9 @@ class Classifier:
 def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Doubles:
     """(N, C) probabilities of a score table; rows sum to 1.
 
-    priors : how likely each label is beforehand, as `prior_weights` takes them; all alike where left out
+    priors : how likely each label is beforehand, as `metrics.prior_weights` takes them; all alike where left out
     """
-    scores = table.log_likelihood
-    if priors is not None:
-        scores = scores + np.log(prior_weights(priors, table.labels))
+    scores = weighted(table, priors).log_likelihood
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: Doubles = odds / odds.sum(axis=1, keepdims=True)
     return result

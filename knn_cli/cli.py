@@ -243,7 +243,7 @@ def diarize(
     verbose: VerboseOption = False,
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, Audacity labels or subtitles."""
-    from knn_cli import audio, pipeline, present, report
+    from knn_cli import audio, der, pipeline, present, report
     from knn_cli.atomic import replacing_text
     from knn_cli.diarization import check_speakers
     from knn_cli.embedder import Embedder
@@ -264,10 +264,11 @@ def diarize(
     truths = pipeline.references(sources, reference, uem)
     known = [one for one in (reference, uem) if one is not None]
     pipeline.check_text_output(rttm, [*sources, *known])
+    targets: dict[Path, Path] = {}
     if out_dir is not None:
-        targets = [out_dir / f"{path.stem}{report.SUFFIXES[wanted]}" for path in sources]
-        truth = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
-        pipeline.check_folder_output(out_dir, targets, [*sources, *known, *truth])
+        targets = {path: out_dir / f"{path.stem}{report.SUFFIXES[wanted]}" for path in sources}
+        read = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
+        pipeline.check_folder_output(out_dir, [*targets.values()], [*sources, *known, *read])
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     say_model(model, embedder.bundle, f"on {embedder.device}")
     speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
@@ -281,17 +282,15 @@ def diarize(
                 continue
             done += 1
             if truths:
-                scores[path.stem] = pipeline.diarization_score(truths[path.stem], found)
+                truth, scored = truths[path.stem]
+                scores[path.stem] = der.score(truth, found, uem=scored)
             if not found:
                 talk.note(f"{path} holds no speech; nothing is in its {wanted}.")
             else:
                 talk.detail(f"{path}: {len(found.labels())} speakers, {len(found)} turns.")
             seconds = 0.0 if wanted in report.DIARIZATION_WRITERS else audio.info(path).seconds
-            if out_dir is None:
-                report.write_turns(found, stream, wanted, seconds)
-            else:
-                with replacing_text(out_dir / f"{path.stem}{report.SUFFIXES[wanted]}") as own:
-                    report.write_turns(found, own, wanted, seconds)
+            with replacing_text(targets[path]) if path in targets else nullcontext(stream) as own:
+                report.write_turns(found, own, wanted, seconds)
         if rttm is not None and not done:
             leave(failures)  # before an empty file takes the place of an older result
     if scores:  # where turns do not go to stdout, this is the data

@@ -24,6 +24,7 @@ from knn_cli.options import (
     SegmentOption,
     VadOption,
     VerboseOption,
+    given,
     parse_priors,
     say_model,
     say_silent,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from knn_cli.classifying import Classifier
     from knn_cli.pipeline import EmbedOptions
+    from knn_cli.present import Said
     from knn_cli.types import ScoreTable
 
 TESTING, TIMELINE, TRIALS = "Test sets", "Long recordings", "Speaker trials"
@@ -122,7 +124,7 @@ def classify(
     from knn_cli import pipeline
     from knn_cli.classifying import Classifier
 
-    mode = _mode({one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"})
+    mode = _mode(given(ctx))
     if mode == "trials":
         assert trials is not None
         return _trials(src, trials, model, out, cohort, as_norm, scorer)
@@ -210,7 +212,7 @@ def _files(
     from knn_cli.atomic import replacing_text
 
     failures = []
-    tables: list[ScoreTable] = []
+    tables: list[tuple[ScoreTable, Said]] = []
     with (
         nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
         talk.progress("Classifying") as progress,
@@ -225,20 +227,21 @@ def _files(
             if isinstance(result, pipeline.Silent):
                 say_silent(result.rows)
                 continue
-            right, known = present.right_of(result, priors)
+            said = present.said(result, priors)
+            right, known = present.right_of(result, said)
             counts = (counts[0] + right, counts[1] + known)
             done_any = True
             if table_wanted:
-                tables.append(result)
+                tables.append((result, said))
             elif as_json:
-                present.score_lines(stream, result, priors)
+                present.score_lines(stream, result, said, priors)
             else:
-                present.score_rows(stream, result, top, priors, header=first)
+                present.score_rows(stream, result, said, top, header=first)
                 first = False
         if not done_any:
             leave(failures)  # before an empty file takes the place of an older result
     if table_wanted and tables:
-        present.score_table(tables, top, classifier.bundle.name, priors)
+        present.score_table(tables, top, classifier.bundle.name)
     right, known = counts
     if known:
         talk.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")

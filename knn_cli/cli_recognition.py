@@ -20,6 +20,7 @@ from knn_cli.options import (
     QuietOption,
     VadOption,
     VerboseOption,
+    given,
     parse_priors,
 )
 from knn_cli.terminal import end_at_once_among_several, talk
@@ -84,9 +85,9 @@ def split(
     """Which recordings are held out: drawn once, written to a file that `knn train` and `classify` take."""
     from knn_cli import pipeline, present, splitting, store
 
-    for one in ctx.params:
-        option, kinds = _OF_KINDS.get(one, ("", {kind}))
-        if kind not in kinds and _given(ctx, one):
+    said = given(ctx)
+    for one, (option, kinds) in _OF_KINDS.items():
+        if kind not in kinds and one in said:
             which = " or ".join(sorted(wanted.value for wanted in kinds))
             raise KnnError(f"{option} is of --kind {which}; {kind.value} has no use for it.", "Leave it out.")
     pipeline.check_text_output(out, [src])
@@ -181,8 +182,7 @@ def train(
 ) -> None:
     """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
     if recipe is not None:
-        given = {one for one in ctx.params if _given(ctx, one)}
-        return _train_network(src, out, recipe, given, device=device.value, use_vad=vad, force=force)
+        return _train_network(src, out, recipe, given(ctx), device=device.value, use_vad=vad, force=force)
     from knn_cli import bundle, classification, labels, pipeline, splitting
     from knn_cli.atomic import check_output
 
@@ -256,11 +256,6 @@ def _lines(done: Training, out: Path) -> Iterator[tuple[str, str]]:
     yield "model", str(out)
 
 
-def _given(ctx: typer.Context, option: str) -> bool:
-    """Whether the command line says it, rather than a default."""
-    return getattr(ctx.get_parameter_source(option), "name", "") == "COMMANDLINE"
-
-
 def _listed(text: str) -> list[str]:
     return [one.strip() for one in text.split(",") if one.strip()]
 
@@ -269,10 +264,10 @@ def _priors(text: str) -> Literal["empirical"] | dict[str, float] | None:
     return "empirical" if text == "empirical" else parse_priors(text)
 
 
-def _train_network(src: Path, out: Path, recipe: Path, given: set[str], **options: Any) -> None:
+def _train_network(src: Path, out: Path, recipe: Path, said: set[str], **options: Any) -> None:
     from knn_cli import recipe_reader, training
 
-    asked = recipe_reader.read(recipe, given)
+    asked = recipe_reader.read(recipe, said)
     with talk.progress("Training") as progress:
         done = training.train(src, out, asked, progress=progress, report=lambda one: talk.note(one.line), **options)
     if done.finished is not None:  # only the main process of a training has the word

@@ -82,7 +82,7 @@ def test(
     made = splitting.read(split) if split is not None else None
     if made is not None and part not in made.parts:
         raise KnnError(f"The split has no side or fold {part!r}.", f"It has {', '.join(made.parts)}.")
-    names = _names(models)
+    names = _apart([model.bundle.name for model in models])
     weights = [model.priors if priors == "model" else priors for model in models]
     for model, weight in zip(models, weights, strict=True):
         prior_weights(weight or {}, model.labels)  # refuses a strange label before any work
@@ -129,7 +129,7 @@ def test(
         missing += [f"{name}: {one}" if len(models) > 1 else one for one in notes]
     missing += [words for words in (unlike(named), *map(prior_words, named)) if words]
     of = "" if made is None else f"{part!r} of a split: {_rule(made)}"
-    titles = zip(sources, _titles(sources), strict=True)
+    titles = zip(sources, _apart([source.name for source in sources]), strict=True)
     cards = {f"Data: {title}": data[source].card(source, level, of) for source, title in titles}
     cards |= {"Notes": "\n".join(missing) + "\n"} if missing else {}
     cards |= {name: model.bundle.card for name, model in zip(names, models, strict=True)}
@@ -214,9 +214,9 @@ def _rule(made: Split) -> str:
     return "; ".join(one for one in (*words, f"seed {made.seed}") if not one.endswith(" "))
 
 
-def _titles(sources: Sequence[Path]) -> list[str]:
-    names = [source.name for source in sources]
-    return [one if names.count(one) == 1 else f"{one} {number}" for number, one in enumerate(names, start=1)]
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names, numbered where two are alike."""
+    return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
 
 
 def _scorer(model: Classifier) -> averaging.Score:
@@ -240,12 +240,6 @@ def _seen(found: Named, model: Classifier, on_side: bool) -> Iterator[str]:
             f"{seen:,} of {counted(len(names), 'tested row')} are of recordings that the model was fitted on: "
             "its figures on others will be worse."
         )
-
-
-def _names(models: Sequence[Classifier]) -> list[str]:
-    """The bundles' names, numbered where two are alike."""
-    names = [model.bundle.name for model in models]
-    return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
 
 
 def _left_out(model: Named) -> Iterator[str]:

@@ -199,7 +199,7 @@ def evaluate(
         labels = ", ".join(table.labels[:5]) + (", ..." if len(table.labels) > 5 else "")
         raise KnnError("No row has a label that the model knows.", f"It knows {labels}.")
     names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
-    found = _closed(_weighted(table.take(known), weights), weights, weights, bootstrap, seed)
+    found = _closed(metrics.weighted(table.take(known), priors), weights, weights, bootstrap, seed)
     parts = None
     if table.groups:
         whole, shares = grouped(found.table, weights)
@@ -209,7 +209,7 @@ def evaluate(
         found,
         strangers=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled=int(unlabelled.sum()),
-        open_set=_open(table.take(~unlabelled), weights, bootstrap, seed),
+        open_set=_open(table.take(~unlabelled), priors, bootstrap, seed),
         groups=parts,
     )
 
@@ -240,7 +240,7 @@ def accuracy(
 ) -> Figure:
     """The share of rows whose label is right of those whose label the model knows, with its interval."""
     some = table.take(np.isin(table.truth, table.labels)) if len(table.truth) else table.take(slice(0))
-    some = _weighted(some, _weights(table, priors))
+    some = metrics.weighted(some, priors)
     right = np.asarray(table.labels)[some.log_likelihood.argmax(axis=1)] == some.truth
     return _share(right, some.name, some.truth, bootstrap, seed)
 
@@ -248,11 +248,6 @@ def accuracy(
 def _weights(table: ScoreTable, priors: Mapping[str, float] | None) -> tuple[float, ...]:
     """(C,) priors that sum to 1, () for none."""
     return () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())
-
-
-def _weighted(table: ScoreTable, priors: tuple[float, ...]) -> ScoreTable:
-    """The table with the priors in its scores."""
-    return replace(table, log_likelihood=table.log_likelihood + np.log(priors)) if priors else table
 
 
 def _closed(
@@ -339,13 +334,13 @@ def _reliability(rows: ClosedSet) -> Reliability:
     return Reliability(np.linspace(0, 1, BINS + 1), count.astype(np.int64), sure, often, ece)
 
 
-def _open(table: ScoreTable, priors: tuple[float, ...], bootstrap: int, seed: int) -> OpenSetFigures | None:
+def _open(table: ScoreTable, priors: Mapping[str, float] | None, bootstrap: int, seed: int) -> OpenSetFigures | None:
     """Figures of the open set of rows that all have a label."""
     named = [label for label in table.labels if label != open_set.UNKNOWN]
     known = np.isin(table.truth, named)
     if known.all() and table.threshold is None and open_set.UNKNOWN not in table.labels:
         return None
-    rejected = open_set.is_unknown(replace(_weighted(table, priors), threshold=None))
+    rejected = open_set.is_unknown(replace(metrics.weighted(table, priors), threshold=None))
     best = open_set.best_llr(table)
     if table.threshold is not None:
         rejected |= best < table.threshold

@@ -7,7 +7,7 @@ no others, are in memory together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from knn_cli import open_set
 from knn_cli.calibration import Calibration
 from knn_cli.errors import KnnError
+from knn_cli.evaluation import grouped
 from knn_cli.fitting import Model, Source, draw
 from knn_cli.open_set import OpenSet
 from knn_cli.partition import Indices, Keys, Part
@@ -148,8 +149,12 @@ class Scoring:
 
 def best_llr(scores: Doubles, classes: Texts) -> Doubles:
     """(N,) `open_set.best_llr` of scores (N, C)."""
+    return open_set.best_llr(_table(scores, classes))
+
+
+def _table(scores: Doubles, classes: Texts) -> ScoreTable:
     blank, none = np.full(len(scores), ""), np.full(len(scores), np.nan)
-    return open_set.best_llr(ScoreTable(tuple(classes.tolist()), scores, blank, none, none))
+    return ScoreTable(tuple(classes.tolist()), scores, blank, none, none)
 
 
 def operating_point(
@@ -194,7 +199,7 @@ def operating_point(
 
 def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> float:
     """Share of rows whose group (C,) has the largest sum of posteriors, labels all alike beforehand."""
-    names, member = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    sums = odds @ np.eye(len(names))[member]  # (N, C) (C, G)
-    return float(np.mean(sums.argmax(axis=1) == member[index]))
+    labels = np.arange(len(groups)).astype(np.str_)
+    whole, _ = grouped(replace(_table(scores, labels), groups=tuple(groups)))
+    best = np.asarray(whole.labels)[whole.log_likelihood.argmax(axis=1)]
+    return float(np.mean(best == np.asarray(groups)[index]))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.errors import KnnError
-from knn_cli.types import Doubles
+from knn_cli.types import Doubles, ScoreTable
 
 Indices = NDArray[np.int64]
 
@@ -81,6 +82,13 @@ def prior_weights(priors: Mapping[str, float], labels: Sequence[str]) -> Doubles
     if not np.isfinite(weights).all() or (weights <= 0).any():
         raise KnnError("Priors are positive numbers.", "A label that cannot occur is left out of the training.")
     return np.asarray(weights / weights.sum())
+
+
+def weighted(table: ScoreTable, priors: Mapping[str, float] | None) -> ScoreTable:
+    """The table with `priors` in its scores: log-posteriors up to a constant a row. None leaves it as it is."""
+    if priors is None:
+        return table
+    return replace(table, log_likelihood=table.log_likelihood + np.log(prior_weights(priors, table.labels)))
 
 
 def bayes_threshold(beta: float) -> float:

@@ -50,6 +50,11 @@ SegmentOption = Annotated[
 ]
 
 
+def given(ctx: typer.Context) -> set[str]:
+    """The options that the command line says, rather than their defaults."""
+    return {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
+
+
 def say_model(asked: str | None, found: Bundle, more: str) -> None:
     """Which model is at work: said of one that the user did not name, else only where details are wanted."""
     (talk.detail if asked else talk.note)(f"Model {found.fingerprint}, {more}.")

@@ -6,7 +6,7 @@ Every function here takes and returns plain values; the command line only prints
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
 
     from knn_cli.classifying import Classifier
-    from knn_cli.der import DiarizationScore
     from knn_cli.timeline import LanguageTimeline
 
 
@@ -286,10 +285,7 @@ def references(
     turns, scored = report.read_references(reference), report.read_uem(uem) if uem is not None else None
     found: dict[str, tuple[Annotation, Timeline | None]] = {}
     for path in files:
-        alone = next(iter(turns.values())) if len(turns) == len(files) == 1 else None
-        truth = turns.get(path.stem, alone)
-        if truth is None:
-            raise KnnError(f"{reference} has no turns of {path.stem}.", f"It has those of {', '.join(turns)}.")
+        truth = _turns_of(path.stem, turns, files, reference)
         if scored is None:
             found[path.stem] = (truth, None)
             continue
@@ -300,11 +296,13 @@ def references(
     return found
 
 
-def diarization_score(truth: tuple[Annotation, Timeline | None], found: Annotation) -> DiarizationScore:
-    """Every figure of one file's turns."""
-    from knn_cli import der
-
-    return der.score(truth[0], found, uem=truth[1])
+def _turns_of(name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path) -> Annotation:
+    """The turns of a recording; those of an only recording go with an only file. KnnError where there are none."""
+    if len(turns) == len(files) == 1:
+        return next(iter(turns.values()))
+    if name not in turns:
+        raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
+    return turns[name]
 
 
 def timelines(
@@ -322,13 +320,11 @@ def timelines(
     names = recording_names(files)
     turns = report.read_rttm(rttm) if rttm is not None else {}
     for path, name in zip(files, names, strict=True):
-        speakers = None
-        if rttm is not None:
-            alone = len(turns) == 1 and len(files) == 1
-            speakers = next(iter(turns.values())) if alone else turns.get(name)
-            if speakers is None:
-                yield path, KnnError(f"{rttm} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
-                continue
+        try:
+            speakers = _turns_of(name, turns, files, rttm) if rttm is not None else None
+        except KnnError as error:
+            yield path, error
+            continue
         try:
             yield path, replace(timeline.timeline(path, classifier, speakers=speakers, **settings), name=name)
         except AudioError as error:

@@ -17,7 +17,7 @@ from knn_cli.classifying import posteriors
 from knn_cli.evaluation import grouped
 from knn_cli.evaluation_tables import FIGURES
 from knn_cli.exchange import write_text
-from knn_cli.metrics import detection_llr, prior_weights
+from knn_cli.metrics import detection_llr, prior_weights, weighted
 from knn_cli.open_set import UNKNOWN, best_llr
 from knn_cli.timeline_writers import cell
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Texts
@@ -76,11 +76,9 @@ class Said(NamedTuple):
 
 
 def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
-    weighted = table
-    if priors is not None:
-        logs = np.log(prior_weights(priors, table.labels))
-        weighted = replace(table, log_likelihood=table.log_likelihood + logs)
-    chances = posteriors(weighted)
+    """Labels, ranks and groups of each row, under `priors`."""
+    whole = weighted(table, priors)
+    chances = posteriors(whole)
     ranks = np.argsort(-chances, axis=1, kind="stable")
     best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
     unknown = np.zeros(len(table), dtype=bool)
@@ -89,14 +87,13 @@ def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
     groups: tuple[str, ...] = ()
     group_chances = np.zeros((len(table), 0))
     if table.groups:
-        summed, _ = grouped(weighted)
+        summed, _ = grouped(whole)
         groups, group_chances = summed.labels, np.exp(summed.log_likelihood)
     return Said(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_chances)
 
 
-def score_lines(stream: TextIO, table: ScoreTable, priors: Mapping[str, float] | None = None) -> None:
+def score_lines(stream: TextIO, table: ScoreTable, found: Said, priors: Mapping[str, float] | None = None) -> None:
     llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
-    found = said(table, priors)
     for row, chances in enumerate(found.chances):
         ((label, probability),) = found.ranked(table.labels, row, 1)
         line = {
@@ -116,10 +113,7 @@ def score_lines(stream: TextIO, table: ScoreTable, priors: Mapping[str, float] |
         json_line(stream, line)
 
 
-def score_rows(
-    stream: TextIO, table: ScoreTable, top: int, priors: Mapping[str, float] | None = None, *, header: bool
-) -> None:
-    found = said(table, priors)
+def score_rows(stream: TextIO, table: ScoreTable, found: Said, top: int, *, header: bool) -> None:
     if header:
         more = [
             f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
@@ -141,7 +135,7 @@ def score_rows(
         stream.write("\t".join(map(cell, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
-def score_table(tables: list[ScoreTable], top: int, model: str, priors: Mapping[str, float] | None = None) -> None:
+def score_table(tables: list[tuple[ScoreTable, Said]], top: int, model: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -149,12 +143,11 @@ def score_table(tables: list[ScoreTable], top: int, model: str, priors: Mapping[
     shown = Table(title=f"Labels by {model}")
     shown.add_column("file", overflow="fold")
     shown.add_column("seconds", justify="right")
-    for rank in range(1, min(top, len(tables[0].labels)) + 1):
+    for rank in range(1, min(top, len(tables[0][0].labels)) + 1):
         shown.add_column(f"{rank}.")
-    if tables[0].groups:
+    if tables[0][0].groups:
         shown.add_column("group")
-    for table in tables:
-        found = said(table, priors)
+    for table, found in tables:
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
             ranked = [
@@ -268,12 +261,12 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def right_of(table: ScoreTable, priors: Mapping[str, float] | None = None) -> tuple[int, int]:
+def right_of(table: ScoreTable, found: Said) -> tuple[int, int]:
     """(right, all) of the rows whose true label the model knows; right is what is said, so `unknown` is not."""
     if not len(table.truth):
         return 0, 0
     known = np.isin(table.truth, table.labels)
-    return int((known & (said(table, priors).label == table.truth)).sum()), int(known.sum())
+    return int((known & (found.label == table.truth)).sum()), int(known.sum())
 
 
 def _seconds(value: float) -> float | None:

@@ -195,7 +195,7 @@ def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
     assert whole.threshold == (None if done.open_set is None else done.open_set.threshold)
     if groups := options.get("groups"):
         assert whole.groups == tuple({**groups, "unknown": "unknown"}[one] for one in whole.labels)
-    assert model.rows(rows).shape == (len(rows), model.trained.classifier.means_.shape[1])
+    assert model.transform(rows.data).shape == (len(rows), model.trained.classifier.means_.shape[1])
 
 
 def test_figures_are_of_classifiers_that_saw_none_of_the_rows(tmp_path: Path) -> None:

@@ -14,26 +14,14 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
+from command import done, knn
 
 from knn_cli import bundle, report, store
-from knn_cli.cli import app
 from knn_cli.convert import convert as convert_folder
 from knn_cli.report import read_rttm
 from knn_cli.types import EmbeddingSet
 
 TINY = ["--model", "tiny-test", "--device", "cpu"]
-
-
-def knn(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(*arguments: str | Path) -> Result:
-    result = knn(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

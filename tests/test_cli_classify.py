@@ -10,26 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
+from command import done, knn
 
 from knn_cli import classification, embedder, evaluating, present, splitting, store
 from knn_cli.classifying import Classifier
-from knn_cli.cli import app
 from knn_cli.metrics import detection_llr
 from knn_cli.types import EmbeddingSet, ScoreTable
 
 GROUPS = {"a1": "north", "a2": "north", "b1": "south"}
-
-
-def knn(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(*arguments: str | Path) -> Result:
-    result = knn(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(sentence: str, *arguments: str | Path) -> None:
@@ -134,9 +122,9 @@ def test_said_by_hand() -> None:
     found = present.said(table)
     assert found.label.tolist() == ["a", "unknown"] and found.group(1) is None
     assert found.ranked(table.labels, 1, 2) == [("unknown", pytest.approx(0.7)), ("b", pytest.approx(0.2))]
-    assert found.group(0) == ("g", pytest.approx(0.5)) and present.right_of(table) == (1, 2)
-    assert present.said(table, {"b": 9.0}).label.tolist() == ["b", "b"]
-    assert present.right_of(table, {"b": 9.0}) == (1, 2)
+    assert found.group(0) == ("g", pytest.approx(0.5)) and present.right_of(table, found) == (1, 2)
+    found = present.said(table, {"b": 9.0})
+    assert found.label.tolist() == ["b", "b"] and present.right_of(table, found) == (1, 2)
 
 
 def test_figures_go_where_they_are_sent(work: dict[str, Path], tmp_path: Path) -> None:

@@ -9,24 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
+from command import done, knn
 
 from knn_cli import store
-from knn_cli.cli import app
 from knn_cli.types import EmbeddingSet
 
 DIALECTS = {"a1": "north", "a2": "north", "b1": "south", "x": ""}  # x: outside the closed set
-
-
-def knn(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(*arguments: str | Path) -> Result:
-    result = knn(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.fixture(scope="module")
