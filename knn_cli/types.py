@@ -5,12 +5,15 @@ Time spans and diarization results are `pyannote.core` values (Segment, Timeline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -184,3 +187,21 @@ class ScoreTable:
         fields = ("log_likelihood", "name", "start", "end", "truth")
         columns: dict[str, Any] = {field: np.concatenate([getattr(one, field) for one in parts]) for field in fields}
         return replace(first, **columns)
+
+
+@dataclass(frozen=True)
+class Diarization:
+    """Who spoke when in one recording, and how sure that is.
+
+    turns      : tracks are integers, unique in the recording; turns of several speakers may overlap
+    confidence : track -> mean probability over the turn that its speaker speaks, 0 to 1
+    voices     : speaker -> (E,) float32 embedding of all its clean speech; speakers without any are left out
+    speech     : speaker -> seconds of that clean speech, for the speakers of `voices`
+    seconds    : length of the recording
+    """
+
+    turns: Annotation
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    voices: Mapping[str, Floats] = field(default_factory=dict)
+    speech: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
