@@ -2,8 +2,9 @@
 
     config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
                           views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
-                          optional: head {name, args, labels, level}, a trained network's own labels
-    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`
+                          optional: head {name, args, labels, level}, a trained network's own labels.
+                          Of kind "segmenter" (who speaks when): segmenter {name, args} in place of encoder and pooling
+    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; a segmenter's own
     classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
     README.md             the model's card
 
@@ -20,21 +21,24 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
 from knn_cli.atomic import check_folder, replacing_folder
 from knn_cli.errors import BundleError, KnnError
-from knn_cli.registry import ENCODERS, HEADS, POOLINGS
+from knn_cli.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
 
 if TYPE_CHECKING:
     import torch
 
     from knn_cli.network import Network
 
+    Module = TypeVar("Module", bound=torch.nn.Module)
+
 SCHEMA = 1
-VOICE, LANGUAGE = "voice", "language"  # the shipped ones, for whoever names none
+VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped ones, for whoever names none
+SEGMENTER = "segmenter"  # the kind of a bundle that says who speaks when; others embed or classify
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
 _PARTS = {
@@ -42,13 +46,15 @@ _PARTS = {
     "encoder": {"name", "args"},
     "pooling": {"name", "args"},
     "head": {"name", "args", "labels"},
+    SEGMENTER: {"name", "args"},
 }
 _IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what decides an embedding
+_SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's folder and its config; weights are read by `load_network`."""
+    """A bundle's folder and its config; weights are read by `load_network` and `load_segmenter`."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -65,7 +71,13 @@ class Bundle:
 
     @property
     def has_network(self) -> bool:
+        """Whether it embeds."""
         return "encoder" in self.config
+
+    @property
+    def is_segmenter(self) -> bool:
+        """Whether it says who speaks when, and neither embeds nor classifies."""
+        return _is_segmenter(self.config)
 
     @property
     def rate(self) -> int:
@@ -79,10 +91,14 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """`name@hash` of the embedder: what embeddings made with (or classified by) this bundle carry."""
-        if not self.has_network:
+        """`name@hash` of the embedder: what embeddings made with (or classified by) this bundle carry.
+
+        Of a segmenter it names the segmenter.
+        """
+        if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
-        identity = json.dumps({key: self.config[key] for key in _IDENTITY}, sort_keys=True)
+        keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
+        identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
         return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
@@ -121,28 +137,38 @@ def user_folder() -> Path:
     return Path(platformdirs.user_data_dir("knn")) / "models"
 
 
-def available() -> dict[str, Path]:
-    """Name -> folder of every bundle on the search path."""
+def available(*, segmenter: bool | None = False) -> dict[str, Path]:
+    """Name -> folder of every bundle on the search path that embeds or classifies.
+
+    segmenter : True for segmenters instead, None for all
+    """
     found: dict[str, Path] = {}
     for root in search_path():
-        for config in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
-            if config.parent.name not in found and _is_bundle(config.parent):
-                found[config.parent.name] = config.parent
+        for path in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
+            config = _bundle_config(path.parent)
+            if config and segmenter in (None, _is_segmenter(config)):
+                found.setdefault(path.parent.name, path.parent)
     return found
 
 
-def find(model: str | Path | None = None) -> Bundle:
+def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> Bundle:
     """A bundle by name or by path; None is the shipped speaker embedding.
 
-    Raises BundleError: no such bundle (lists those there are), unreadable config, unknown schema, missing keys.
+    segmenter : True for a segmenter, False for what embeds or classifies, None for either
+
+    Raises BundleError: no such bundle (lists those there are), one of the other kind, unreadable config, unknown
+    schema, missing keys.
     """
     model = VOICE if model is None else model
     as_path = Path(model)
-    if (as_path / CONFIG).is_file():
-        return _open(as_path)
-    known = available()
-    if str(model) in known:
-        return _open(known[str(model)])
+    known, other = available(segmenter=segmenter), available(segmenter=None)
+    found = as_path if (as_path / CONFIG).is_file() else known.get(str(model), other.get(str(model)))
+    if found is not None:
+        opened = _open(found)
+        if segmenter not in (None, opened.is_segmenter):
+            does = "says who speaks when, and does not embed" if opened.is_segmenter else "does not say who speaks when"
+            raise BundleError(f"The model {opened.name!r} {does}.", _known(known))
+        return opened
     if as_path.is_dir():
         raise BundleError(f"{model} is a folder without {CONFIG}, so it is no model bundle.", _known(known))
     raise BundleError(f"There is no model {str(model)!r}.", _known(known))
@@ -178,11 +204,29 @@ def load_network(bundle: Bundle) -> Network:
     Raises BundleError: no network in the bundle, weights missing or not those of the config, keys or sizes that do not
     fit (all of them listed).
     """
+    if not bundle.has_network:
+        only = "segmentation network" if bundle.is_segmenter else "classifier"
+        raise BundleError(f"The bundle {bundle.folder} has a {only} only.", "Name a model that embeds.")
+    return _loaded(build_network(bundle.config), bundle).eval()
+
+
+def load_segmenter(bundle: Bundle) -> torch.nn.Module:
+    """The bundle's segmentation network (`registry.SEGMENTERS`) with its weights, in evaluation mode, on the CPU.
+
+    Raises BundleError: no segmenter, and as of `load_network`.
+    """
+    if not bundle.is_segmenter:
+        raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
+    part = bundle.config[SEGMENTER]
+    network: torch.nn.Module = SEGMENTERS.build(part["name"], **part["args"])
+    return _loaded(network, bundle).eval()
+
+
+def _loaded(network: Module, bundle: Bundle) -> Module:
+    """`network` with the bundle's weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not bundle.has_network:
-        raise BundleError(f"The bundle {bundle.folder} has a classifier only.", "Name a model that embeds.")
     path = bundle.folder / WEIGHTS
     if not path.is_file():
         raise BundleError(f"The bundle {bundle.folder} lacks {WEIGHTS}.", "Copy the whole folder again.")
@@ -193,9 +237,8 @@ def load_network(bundle: Bundle) -> Network:
         state = load(data)
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
-    network = build_network(bundle.config)
     load_strictly(network, state, str(path))
-    return network.eval()
+    return network
 
 
 def build_network(config: Mapping[str, Any]) -> Network:
@@ -276,17 +319,21 @@ def check_free(folder: Path, force: bool) -> None:
         check_folder(folder, "model bundle", (CONFIG, WEIGHTS, CLASSIFIER, CARD), force)
     except KnnError as error:
         raise BundleError(error.message, error.hint) from error
-    if (folder / CONFIG).exists() and not _is_bundle(folder):
+    if (folder / CONFIG).exists() and not _bundle_config(folder):
         raise BundleError(f"{folder} exists and is no model bundle.", "Name another folder; it will not be replaced.")
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether the folder's config says that it is a bundle, of whatever schema; other programs have config.json too."""
+def _bundle_config(folder: Path) -> dict[str, Any]:
+    """The folder's config if it says that it is a bundle, of whatever schema; other programs have config.json too."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config else {}
+
+
+def _is_segmenter(config: Mapping[str, Any]) -> bool:
+    return bool(config["kind"] == SEGMENTER)
 
 
 def _open(folder: Path) -> Bundle:
@@ -304,6 +351,8 @@ def _open(folder: Path) -> Bundle:
     needed: Iterable[str] = ("name", "kind")
     if "encoder" in config:
         needed = (*needed, *_IDENTITY)
+    elif config.get("kind") == SEGMENTER:
+        needed = (*needed, *_SEGMENTER_IDENTITY)
     if missing := [key for key in needed if key not in config]:
         raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
     for part, keys in _PARTS.items():

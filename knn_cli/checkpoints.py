@@ -20,7 +20,19 @@ from knn_cli.dialects import DIALECTS, Spelling
 from knn_cli.errors import KnnError
 from knn_cli.registry import ENCODERS, HEADS, POOLINGS
 
-__all__ = ["Imported", "Part", "fitted", "known", "listed", "read", "read_json", "read_yaml", "require"]
+__all__ = [
+    "Imported",
+    "ImportedSegmenter",
+    "Part",
+    "StandIn",
+    "fitted",
+    "known",
+    "listed",
+    "read",
+    "read_json",
+    "read_yaml",
+    "require",
+]
 
 _SHOWN = 20  # keys listed in an error
 _LARGEST = 100_000  # values in a file of settings, what it repeats counted as often as it does
@@ -64,6 +76,15 @@ class Imported:
         """All weights under the names of a bundle: `encoder.*`, `pooling.*`, `head.*`."""
         parts = {"encoder": self.encoder, "pooling": self.pooling, "head": self.head or Part("")}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state.items()}
+
+
+@dataclass(frozen=True)
+class ImportedSegmenter:
+    """A segmentation network from elsewhere: what it is, and source and licence as of `Imported`."""
+
+    network: Part
+    source: str
+    licence_note: str
 
 
 @dataclass(frozen=True)
@@ -140,19 +161,21 @@ def fitted(
     return [Part(each.part.name, args[number], states[number]) for number, each in enumerate(wanted)]
 
 
-class _StandIn:
-    """Takes the place of other programs' objects beside the weights: holds nothing, does nothing."""
+class StandIn:
+    """Takes the place of other programs' objects beside the weights: holds what they were made of, does nothing."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    state: object = None
 
-    def __setstate__(self, _: object) -> None:
-        pass
+    def __init__(self, *values: object) -> None:
+        self.values = values
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
 
 _SAFE: list[Any] = [
     torch.torch_version.TorchVersion,
-    *((_StandIn, f"pyannote.audio.core.task.{name}") for name in ("Specifications", "Problem", "Resolution")),
+    *((StandIn, f"pyannote.audio.core.task.{name}") for name in ("Specifications", "Problem", "Resolution")),
 ]
 
 

@@ -61,6 +61,9 @@ class TurnForm(str, Enum):
     audacity = "audacity"
     srt = "srt"
     vtt = "vtt"
+    eaf = "eaf"
+    png = "png"
+    html = "html"
 
 
 class Clusterer(str, Enum):
@@ -242,11 +245,12 @@ def diarize(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, Audacity labels or subtitles."""
+    """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
     from knn_cli import audio, der, pipeline, present, report
     from knn_cli.atomic import replacing_text
     from knn_cli.diarization import check_speakers
     from knn_cli.embedder import Embedder
+    from knn_cli.types import Diarization
 
     if rttm is not None and (out_dir is not None or as_json or form is not None):
         raise KnnError("--rttm goes with neither --out-dir nor --json nor --format.", "Choose one way out.")
@@ -261,12 +265,14 @@ def diarize(
     wanted = "json" if as_json else "rttm" if form is None else form.value
     if len(sources) > 1 and out_dir is None and wanted not in report.TOGETHER:
         raise KnnError(f"Several recordings in one {wanted} file could not be told apart.", "Give --out-dir.")
+    if wanted in report.FILES_ONLY and out_dir is None:
+        raise KnnError(f"A {wanted} file is not for stdout.", "Give --out-dir.")
     truths = pipeline.references(sources, reference, uem)
     known = [one for one in (reference, uem) if one is not None]
     pipeline.check_text_output(rttm, [*sources, *known])
     targets: dict[Path, Path] = {}
     if out_dir is not None:
-        targets = {path: out_dir / f"{path.stem}{report.SUFFIXES[wanted]}" for path in sources}
+        targets = {path: out_dir / f"{path.stem}{report.suffix(wanted)}" for path in sources}
         read = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
         pipeline.check_folder_output(out_dir, [*targets.values()], [*sources, *known, *read])
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
@@ -288,9 +294,11 @@ def diarize(
                 talk.note(f"{path} holds no speech; nothing is in its {wanted}.")
             else:
                 talk.detail(f"{path}: {len(found.labels())} speakers, {len(found)} turns.")
-            seconds = 0.0 if wanted in report.DIARIZATION_WRITERS else audio.info(path).seconds
-            with replacing_text(targets[path]) if path in targets else nullcontext(stream) as own:
-                report.write_turns(found, own, wanted, seconds)
+            known_turns = Diarization(found, seconds=audio.info(path).seconds)
+            if path in targets:
+                report.write(known_turns, targets[path], wanted, audio_path=path, channel=channel)
+            else:
+                report.write_turns(known_turns, stream, wanted, audio_path=path)
         if rttm is not None and not done:
             leave(failures)  # before an empty file takes the place of an older result
     if scores:  # where turns do not go to stdout, this is the data

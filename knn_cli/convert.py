@@ -5,7 +5,7 @@ checkpoints to bundles, bundles to ONNX. What SRC is decides what is made; OUT's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from knn_cli.store import AudioRow, Store, StoreWriter
 from knn_cli.types import EmbeddingSet, Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from knn_cli.export import Export
-    from knn_cli.importers import Imported
+    from knn_cli.importers import Imported, ImportedSegmenter
 
 SEGMENT_SECONDS = 40.0  # the mother project's
 MINIMUM_SECONDS = 1.0
@@ -290,7 +292,9 @@ def _from_checkpoint(
 
     bundle.check_free(out, force)
     names = None if label_rule == LABEL_RULE else _class_names(label_rule)
-    found = importers.import_checkpoint(src, config=settings, labels=names)
+    found = importers.import_any(src, config=settings, labels=names)
+    if isinstance(found, importers.ImportedSegmenter):
+        return _segmenter(found, out, force)
     config: dict[str, Any] = {
         "name": out.name,
         "kind": "embedder",
@@ -303,8 +307,29 @@ def _from_checkpoint(
         head = {"name": found.head.name, "args": found.head.args, "labels": [*found.labels], "level": found.level}
         config |= {"kind": "classifier", "head": head}
     bundle.write(out, config, state=found.state, card=_card(out.name, found), force=force)
-    values = int(sum(np.prod(tensor.shape) for tensor in found.state.values()))
-    return Conversion(out, "bundle", sources=1, rows=values)
+    return Conversion(out, "bundle", sources=1, rows=_values(found.state))
+
+
+def _segmenter(found: ImportedSegmenter, out: Path, force: bool) -> Conversion:
+    network = found.network
+    config = {
+        "name": out.name,
+        "kind": bundle.SEGMENTER,
+        "audio": {"rate": audio.RATE, "scale": 1.0},
+        "segmenter": {"name": network.name, "args": network.args},
+        "training": {"imported": found.source},
+    }
+    card = (
+        f"# {out.name}\n\nImported from {found.source}: segmentation network `{network.name}`, up to "
+        f"{network.args['speakers']} speakers in {network.args['duration']:g} s, {network.args['most']} of them at "
+        f"once.\n\n{found.licence_note}\n"
+    )
+    bundle.write(out, config, state=network.state, card=card, force=force)
+    return Conversion(out, "bundle", sources=1, rows=_values(network.state))
+
+
+def _values(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in state.values())
 
 
 def _exported(src: Path | str, out: Path, int8: bool, force: bool) -> Conversion:

@@ -20,8 +20,8 @@ def describe(what: str | Path) -> dict[str, Any]:
     Raises KnnError when it is none of these.
     """
     path = Path(what)
-    if (path / bundle.CONFIG).is_file() or (not path.exists() and str(what) in bundle.available()):
-        return _bundle(bundle.find(what))
+    if (path / bundle.CONFIG).is_file() or (not path.exists() and str(what) in bundle.available(segmenter=None)):
+        return _bundle(bundle.find(what, segmenter=None))
     kind = store.kind_of(path)
     if kind is not None:
         return _store(path)
@@ -30,13 +30,15 @@ def describe(what: str | Path) -> dict[str, Any]:
     if path.is_dir():
         count = len(audio.find(path))
         return {"path": str(path), "kind": "folder", "audio files": count}
-    known = ", ".join(sorted(bundle.available())) or "(none)"
+    known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
     raise KnnError(f"{what} is no file, no folder and no model.", f"Models here: {known}.")
 
 
 def models() -> list[dict[str, Any]]:
     """Facts about every bundle on the search path."""
-    return [_bundle(bundle.find(folder)) for _, folder in sorted(bundle.available().items())]
+    return [
+        _bundle(bundle.find(folder, segmenter=None)) for _, folder in sorted(bundle.available(segmenter=None).items())
+    ]
 
 
 def _store(path: Path) -> dict[str, Any]:
@@ -67,10 +69,17 @@ def _store(path: Path) -> dict[str, Any]:
 
 def _bundle(found: Bundle) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(found.folder), "kind": "model", "name": found.name}
-    facts["embedder"] = found.fingerprint or "unknown"
+    if found.is_segmenter:
+        facts["segmenter"], facts["network"] = found.fingerprint, found.config["segmenter"]["name"]
+        args = found.config["segmenter"]["args"]
+        names = {"speakers": "speakers at most", "most": "speakers at once", "duration": "seconds a chunk"}
+        facts |= {shown: args[name] for name, shown in names.items() if name in args}
+    else:
+        facts["embedder"] = found.fingerprint or "unknown"
     if found.has_network:
         facts["encoder"] = found.config["encoder"]["name"]
         facts["pooling"] = found.config["pooling"]["name"]
+    if found.has_network or found.is_segmenter:
         facts["rate"] = found.rate
         weights = found.folder / bundle.WEIGHTS
         facts["bytes"] = weights.stat().st_size if weights.is_file() else f"{bundle.WEIGHTS} is missing"

@@ -14,6 +14,7 @@ DIALECTS = {
     "wespeaker": "avg_model.pt, or pyannote's pytorch_model.bin, of a ResNet, and model_N.pt of a WavLM with its "
     "config.yaml named by --config",
     "3D-Speaker": "the .pt or .bin file of a CAM++",
+    "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }
 
 
@@ -192,6 +193,27 @@ XVECTOR = Spelling(
         ("linear.", "feature_extractor."),
     )
 )
+
+
+def pyannet(together: bool) -> Spelling:
+    """Names in pyannote's PyanNet, whose LSTM is one module of all layers, or one for each."""
+    lstm = "lstm." if together else "lstm.#1."
+    return Spelling(
+        (
+            ("normalize.", "sincnet.wav_norm1d."),
+            ("sinc.low", "sincnet.conv1d.0.filterbank.low_hz_"),
+            ("sinc.band", "sincnet.conv1d.0.filterbank.band_hz_"),
+            ("convolutions.#1.", "sincnet.conv1d.#1+1."),
+            ("norms.#1.", "sincnet.norm1d.#1."),
+            *((f"lstm.{kind}_l#1", f"{lstm}{kind}_l{'#1' if together else 0}") for kind in _LSTM),
+            ("linears.#1.", "linear.#1."),
+            ("classifier.", "classifier."),
+        ),
+        extras=r"sincnet\.conv1d\.0\.filterbank\.(window|n)_",
+    )
+
+
+_LSTM = tuple(f"{kind}_{side}" for kind in ("weight", "bias") for side in ("ih", "hh"))
 
 _WHISPER = (("first.", "conv1."), ("second.", "conv2."))
 WHISPER_HUGGING_FACE = Spelling(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -86,6 +87,30 @@ class Embedder:
                 hint = f"Lower --batch-seconds, now {self.batch_seconds:g}, or take --device cpu."
                 raise KnnError(f"The {self.device.type} device has too little memory.", hint) from error
         return result
+
+    def layers(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
+        """(S,) float32 waveforms, none under the network's minimum -> the encoder's layers (L, T, C) of each."""
+        encoder = cast(Any, self._network.encoder)
+        result: list[torch.Tensor] = [torch.zeros(0)] * len(waveforms)
+        for rows in self._batches([len(waveform) for waveform in waveforms]):
+            lengths = torch.tensor([len(waveforms[row]) for row in rows], device=self.device)
+            batch = np.zeros((len(rows), int(lengths.max())), dtype=np.float32)
+            for clip, row in zip(batch, rows, strict=True):
+                clip[: len(waveforms[row])] = waveforms[row]
+            sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
+            with torch.inference_mode():
+                found = torch.stack(list(encoder(sound, lengths)))  # (L, B, T, C)
+            for number, row in enumerate(rows):
+                result[row] = found[:, number, : encoder.frames(len(waveforms[row]))]
+        return result
+
+    def pool(self, layers: torch.Tensor, masks: torch.Tensor) -> Floats:
+        """A clip's layers (L, T, C) and K choices of its frames, (K, T) bool -> embeddings (K, E) float32."""
+        count = len(masks)
+        with torch.inference_mode():
+            expanded = (layer.expand(count, -1, -1) for layer in layers)
+            vectors: Floats = self._network.pooling(expanded, masks.to(self.device)).float().cpu().numpy()
+        return vectors
 
     def scores(self, embeddings: Floats) -> Floats:
         """(N, E) float32 embeddings -> (N, C) float32 scores of the network's head, in the order of `head_labels`."""

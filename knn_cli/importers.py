@@ -9,19 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from knn_cli.checkpoints import Imported, Part, known, read
+from knn_cli.checkpoints import Imported, ImportedSegmenter, Part, known, read
 from knn_cli.dialects import DIALECTS
 from knn_cli.errors import KnnError
+from knn_cli.importers_segmentation import from_pyannote, is_segmentation
 from knn_cli.importers_speaker import EXTRACTOR, from_3d_speaker, from_speechbrain, from_training, from_wespeaker
 from knn_cli.importers_wavlm import from_hugging_face, from_microsoft, from_torchaudio
 from knn_cli.importers_whisper import from_hugging_face_whisper, from_openai, is_whisper
 
-__all__ = ["DIALECTS", "Imported", "Part", "import_checkpoint"]
+__all__ = ["DIALECTS", "Imported", "ImportedSegmenter", "Part", "import_any", "import_checkpoint"]
 
 
 def import_checkpoint(
     path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
 ) -> Imported:
+    """The network at `path` that embeds; KnnError where it is a segmentation network, and as of `import_any`."""
+    found = import_any(path, config=config, labels=labels)
+    if isinstance(found, ImportedSegmenter):
+        raise KnnError(f"{path} is a segmentation network, which makes no embeddings.", "Name one that embeds.")
+    return found
+
+
+def import_any(
+    path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
+) -> Imported | ImportedSegmenter:
     """The network at `path`, whichever of `DIALECTS` it speaks.
 
     config : YAML of the training that wrote a checkpoint of wespeaker's
@@ -46,6 +57,9 @@ def import_checkpoint(
     if {"dims", "model_state_dict"} <= content.keys():
         _refuse(path, config, labels)
         return from_openai(content, path)
+    if is_segmentation(content):
+        _refuse(path, config, labels)
+        return from_pyannote(content, path)
     if isinstance(content.get("model"), dict) and "cfg" not in content:
         content = content["model"]
     elif isinstance(content.get("state_dict"), dict):  # Lightning's, pyannote's

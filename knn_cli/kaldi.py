@@ -98,6 +98,28 @@ def read_table(path: Path) -> dict[str, str]:
     return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in lines}
 
 
+def read_plda(path: Path) -> tuple[Array, Array, Array]:
+    """Kaldi's PLDA in a binary file: mean (D,), transform (D, D), psi (D,).
+
+    y = transform (x - mean) has within-class covariance 1 and between-class covariance diag(psi) (ivector/plda.cc).
+    Raises StoreError for anything else.
+    """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if file.read(9) != b"\0B<Plda> ":
+                raise _Bad("it does not begin as one")
+            arrays = [_array(file, size) for _ in range(3)]
+            if file.read(8) != b"</Plda> ":
+                raise _Bad("it does not end as one")
+        except (_Bad, struct.error, ValueError) as error:
+            raise StoreError(f"{path} is no binary PLDA of Kaldi: {error}.", "Is the file complete?") from error
+    mean, transform, psi = arrays
+    if mean.ndim != 1 or psi.shape != mean.shape or transform.shape != 2 * mean.shape:
+        raise StoreError(f"{path} is no PLDA of Kaldi: its sizes do not go together.")
+    return mean, transform, psi
+
+
 def write_ark(file: BinaryIO, keys: Iterable[str], data: NDArray[np.float32]) -> list[int]:
     """Write rows (N, D) as binary vectors; the offset of each, as a script file names it."""
     offsets = []
@@ -153,7 +175,7 @@ def _entry(file: BinaryIO, size: int, path: Path, key: str) -> Array:
     try:
         mark = file.read(2)
         if mark == b"\0B":
-            return _binary(file, size)
+            return _array(file, size)
         return _text(mark, file)
     except (_Bad, struct.error, ValueError) as error:
         raise StoreError(
@@ -161,10 +183,11 @@ def _entry(file: BinaryIO, size: int, path: Path, key: str) -> Array:
         ) from error
 
 
-def _binary(file: BinaryIO, size: int) -> Array:
-    start = file.tell() - 2
+def _array(file: BinaryIO, size: int) -> Array:
+    """A matrix or vector whose type comes first; an archive has it after the mark of binary data, a PLDA without."""
+    start = file.tell()
     kind = file.read(4).split(b" ")[0]
-    file.seek(start + 2 + len(kind) + 1)
+    file.seek(start + len(kind) + 1)
     if kind in _COMPRESSED:
         rows, columns = struct.unpack("<8xii", file.read(16))
         need = rows * columns * _COMPRESSED[kind] + (8 * columns if kind == b"CM" else 0)
@@ -186,7 +209,10 @@ def _binary(file: BinaryIO, size: int) -> Array:
         return np.frombuffer(file.read(need), dtype=dtype).reshape(shape)
     from kaldiio.matio import read_matrix_or_vector
 
-    file.seek(start)
+    file.seek(start - 2)
+    if file.read(2) != b"\0B":
+        raise _Bad("it is compressed")  # only archives have such matrices
+    file.seek(start - 2)
     return np.asarray(read_matrix_or_vector(file))
 
 

@@ -62,4 +62,5 @@ _SPEAKER = ("knn_cli.ecapa", "knn_cli.resnet", "knn_cli.campplus")  # encoders w
 ENCODERS = Registry("encoder", "knn_cli.encoders", "knn_cli.wavlm", "knn_cli.whisper", *_SPEAKER)
 POOLINGS = Registry("pooling", "knn_cli.pooling", "knn_cli.pooling_statistics", "knn_cli.xvector", *_SPEAKER)
 HEADS = Registry("head", "knn_cli.heads", "knn_cli.heads_sphere", "knn_cli.ecapa")
-CLUSTERERS = Registry("clustering method", "knn_cli.clustering")
+SEGMENTERS = Registry("segmentation network", "knn_cli.pyannet", "knn_cli.segmentation_head")
+CLUSTERERS = Registry("clustering method", "knn_cli.linkage", "knn_cli.spectral", "knn_cli.density", "knn_cli.vbx")

@@ -1,19 +1,26 @@
-"""Diarization results as text: RTTM, CSV and JSON, one table of writers; files appear whole or not at all."""
+"""Diarization results in every form, by name or by a file's suffix; references and UEM.
+
+RTTM, CSV and JSON are written here; TextGrid, Audacity's labels and subtitles by `timeline_writers`, ELAN's files by
+`eaf`, the picture by `turn_figure` and the player by `player`.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from knn_cli import timeline_writers
+from knn_cli.atomic import replacing, replacing_text
 from knn_cli.errors import KnnError
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
+
+    from knn_cli.types import Diarization
 
 # NIST RT-09 evaluation plan, appendix A: what else an RTTM file may hold; only SPEAKER lines are turns.
 OTHER_RTTM_TYPES = frozenset(
@@ -110,46 +117,88 @@ def _broken(path: str | Path, number: int, what: str) -> KnnError:
     )
 
 
-def _turns(annotation: Annotation) -> Iterator[tuple[int, int, str]]:
-    """(start, end, speaker) in milliseconds, by time; start and end are rounded each, so neighbours still meet."""
-    for segment, _, label in annotation.itertracks(yield_label=True):
-        start, end = round(segment.start * 1000), round(segment.end * 1000)
-        if end > start:
-            yield start, end, str(label)
+class Turn(NamedTuple):
+    """From `start` to `end` milliseconds a speaker speaks; `confidence` is 0 to 1, None where unknown."""
+
+    start: int
+    end: int
+    speaker: str
+    confidence: float | None = None
 
 
-def _word(text: str | None) -> str:
+def turns_of(diarization: Diarization) -> list[Turn]:
+    """Turns by time; start and end are rounded each, so that neighbours still meet; those of no length are left out."""
+    return _turns(diarization.turns, diarization.confidence.get)
+
+
+def _turns(annotation: Annotation, confidence: Callable[[Any], float | None] = lambda _: None) -> list[Turn]:
+    tracks = annotation.itertracks(yield_label=True)
+    found = (
+        Turn(round(segment.start * 1000), round(segment.end * 1000), str(label), confidence(track))
+        for segment, track, label in tracks
+    )
+    return [turn for turn in found if turn.end > turn.start]
+
+
+def spoken(turns: Iterable[Turn]) -> dict[str, float]:
+    """Seconds that each speaker speaks, by first appearance; where turns of one speaker overlap, time counts once."""
+    total: dict[str, int] = {}
+    until: dict[str, int] = {}
+    for turn in sorted(turns):
+        new = turn.end - max(turn.start, until.get(turn.speaker, 0))
+        total[turn.speaker] = total.get(turn.speaker, 0) + max(0, new)
+        until[turn.speaker] = max(turn.end, until.get(turn.speaker, 0))
+    return {speaker: milliseconds / 1000 for speaker, milliseconds in total.items()}
+
+
+def rttm_word(text: str | None) -> str:
     """One RTTM field: no white space inside, never empty."""
     return "_".join((text or "").split()) or "<NA>"
 
 
 def write_rttm(annotation: Annotation, file: TextIO) -> None:
     """Write turns as RTTM SPEAKER lines, to the millisecond; white space in names becomes an underscore."""
-    for start, end, label in _turns(annotation):
+    for turn in _turns(annotation):
         file.write(
-            f"SPEAKER {_word(annotation.uri)} 1 {start / 1000:.3f} {(end - start) / 1000:.3f}"
-            f" <NA> <NA> {_word(label)} <NA> <NA>\n"
+            f"SPEAKER {rttm_word(annotation.uri)} 1 {turn.start / 1000:.3f} {(turn.end - turn.start) / 1000:.3f}"
+            f" <NA> <NA> {rttm_word(turn.speaker)} <NA> <NA>\n"
         )
 
 
-def write_csv(annotation: Annotation, file: TextIO) -> None:
-    """Write turns as CSV with a header: file, start, end (seconds), speaker."""
+def write_csv(diarization: Diarization, file: TextIO) -> None:
+    """Write turns as CSV with a header: file, start, end (seconds), speaker; confidence too where it is known."""
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(("file", "start", "end", "speaker"))
-    for start, end, label in _turns(annotation):
-        rows.writerow((annotation.uri or "", f"{start / 1000:.3f}", f"{end / 1000:.3f}", label))
+    sure = bool(diarization.confidence)
+    rows.writerow(("file", "start", "end", "speaker", *["confidence"] * sure))
+    for turn in turns_of(diarization):
+        confidence = "" if turn.confidence is None else f"{turn.confidence:.3f}"
+        times = (f"{turn.start / 1000:.3f}", f"{turn.end / 1000:.3f}")
+        rows.writerow((diarization.turns.uri or "", *times, turn.speaker, *[confidence] * sure))
 
 
-def write_json(annotation: Annotation, file: TextIO) -> None:
-    """Write one line of JSON: {"file", "speakers": [...], "turns": [{"start", "end", "speaker"}, ...]}."""
-    turns = [{"start": start / 1000, "end": end / 1000, "speaker": label} for start, end, label in _turns(annotation)]
-    speakers = list(dict.fromkeys(turn["speaker"] for turn in turns))
-    json.dump({"file": annotation.uri, "speakers": speakers, "turns": turns}, file, ensure_ascii=False)
+def write_json(diarization: Diarization, file: TextIO) -> None:
+    """Write one line of JSON, all times in seconds.
+
+    {"file", "duration", "speakers": [...], "spoken": {speaker: seconds}, "turns": [{"start", "end", "speaker"}, ...]};
+    a turn has "confidence" too where it is known, and "duration" is left out where it is not.
+    """
+    turns = turns_of(diarization)
+    found = []
+    for turn in turns:
+        one: dict[str, Any] = {"start": turn.start / 1000, "end": turn.end / 1000, "speaker": turn.speaker}
+        if turn.confidence is not None:
+            one["confidence"] = round(float(turn.confidence), 3)
+        found.append(one)
+    line: dict[str, Any] = {"file": diarization.turns.uri}
+    if diarization.seconds > 0:
+        line["duration"] = round(diarization.seconds, 3)
+    line |= {"speakers": list(dict.fromkeys(turn.speaker for turn in turns)), "spoken": spoken(turns), "turns": found}
+    json.dump(line, file, ensure_ascii=False, allow_nan=False)
     file.write("\n")
 
 
-DIARIZATION_WRITERS: dict[str, Callable[[Annotation, TextIO], None]] = {
-    "rttm": write_rttm,
+DIARIZATION_WRITERS: dict[str, Callable[[Diarization, TextIO], None]] = {
+    "rttm": lambda diarization, file: write_rttm(diarization.turns, file),
     "csv": write_csv,
     "json": write_json,
 }
@@ -157,13 +206,80 @@ DIARIZATION_WRITERS: dict[str, Callable[[Annotation, TextIO], None]] = {
 SUFFIXES = {"rttm": ".rttm", "csv": ".csv", "json": ".json"} | {
     form: suffix for suffix, form in timeline_writers.SUFFIXES.items() if form in ("textgrid", "audacity", "srt", "vtt")
 }  # form of turns -> suffix of its files
+FILE_SUFFIXES = {"eaf": ".eaf", "png": ".png", "html": ".html"}  # forms that show the sound or point to it
+FILES_ONLY = frozenset({"png", "html"})  # forms that go to no terminal and no pipe
 TOGETHER = ("rttm", "json")  # forms that can hold several recordings
 
 
-def write_turns(annotation: Annotation, file: TextIO, form: str, seconds: float) -> None:
-    """Write turns in any form of SUFFIXES; `seconds` is the recording's length, which a TextGrid shows."""
+def suffix(form: str) -> str:
+    """The suffix of files of a form."""
+    return (SUFFIXES | FILE_SUFFIXES)[form]
+
+
+def form_of(path: str | Path) -> str | None:
+    """The form that a file's suffix asks for, in capitals or not; None where it asks for none."""
+    wanted = Path(path).suffix.lower()
+    return next((form for form, own in (SUFFIXES | FILE_SUFFIXES).items() if own.lower() == wanted), None)
+
+
+def write_turns(
+    diarization: Diarization,
+    file: TextIO,
+    form: str,
+    *,
+    audio_path: str | Path | None = None,
+    beside: Path | None = None,
+) -> None:
+    """Write turns as text of any form but those of FILES_ONLY, for which KnnError is raised.
+
+    audio_path : the recording, which an ELAN file names
+    beside     : where `file` will be, so that it can name the recording from there
+    """
+    if form in FILES_ONLY:
+        raise KnnError(f"A {form} file is not text.", "Name a file or a folder for it.")
     if form in DIARIZATION_WRITERS:
-        DIARIZATION_WRITERS[form](annotation, file)
+        DIARIZATION_WRITERS[form](diarization, file)
+    elif form == "eaf":
+        from knn_cli import eaf
+
+        eaf.write_eaf(diarization, file, audio_path=audio_path, beside=beside)
+    else:
+        about = timeline_writers.About(str(diarization.turns.uri or ""), diarization.seconds, "speakers")
+        timeline_writers.WRITERS[form](timeline_writers.turn_spans(diarization.turns), about, file)
+
+
+def write(
+    diarization: Diarization,
+    path: str | Path,
+    form: str | None = None,
+    *,
+    audio_path: str | Path | None = None,
+    channel: str = "mix",
+) -> None:
+    """Write turns into a file of any form, whole or not at all; None is the form that the file's suffix asks for.
+
+    audio_path : the recording, which the player needs and an ELAN file names; `channel` of it is played and drawn
+
+    Raises KnnError for an unknown form, for a player without a recording, and for what the file system refuses;
+    AudioError when the player cannot read the recording.
+    """
+    known = form or form_of(path)
+    if known is None or known not in SUFFIXES | FILE_SUFFIXES:
+        forms = ", ".join(f"{name} ({own})" for name, own in (SUFFIXES | FILE_SUFFIXES).items())
+        what = f"The suffix of {path} names no form" if known is None else f"There is no form {form!r}"
+        raise KnnError(f"{what} of turns.", f"Known: {forms}.")
+    if known not in FILES_ONLY:
+        with replacing_text(path) as file:
+            write_turns(diarization, file, known, audio_path=audio_path, beside=Path(path))
         return
-    about = timeline_writers.About(str(annotation.uri or ""), seconds, "speakers")
-    timeline_writers.WRITERS[form](timeline_writers.turn_spans(annotation), about, file)
+    if known == "html" and audio_path is None:
+        raise KnnError("A player needs the recording.", "Name it.")
+    with replacing(path) as part:
+        if known == "png":
+            from knn_cli import turn_figure
+
+            part.write_bytes(turn_figure.png(diarization))
+        elif audio_path is not None:
+            from knn_cli import player
+
+            player.write(diarization, part, audio_path, beside=Path(path), channel=channel)

@@ -11,7 +11,7 @@ import numpy as np
 from pyannote.core import Segment, Timeline
 
 from knn_cli import audio, segments, smoothing
-from knn_cli.diarization import MAX_GAP_SECONDS, MINIMUM_WINDOW_SECONDS
+from knn_cli.diarization import MAX_GAP_SECONDS
 from knn_cli.open_set import UNKNOWN
 from knn_cli.timeline_writers import About, Span
 from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Waveform
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 3.0
 STEP_SECONDS = 1.0
+MINIMUM_WINDOW_SECONDS = 0.4  # a region of speech shorter than this takes the label of the nearest window
 SWITCH = 0.1  # probability that the language is another one a second later; smaller ones lose switches of a few seconds
 ALTERNATIVES = 3
 TIER = "language"

@@ -107,6 +107,21 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def save_to(self, folder: Path) -> None:
+        """Let the page save files into a folder, without asking."""
+        self._call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def click(self, x: float, y: float) -> None:
+        """Move the mouse to a place of the window and press its button there."""
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str, text: str = "") -> None:
+        """Press a key, as JavaScript names it; `text` is what it writes."""
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def screenshot(self, path: Path, *, whole: bool = False) -> Path:
         """A PNG of what is seen, or of the `whole` page."""
         clip = {}

@@ -101,38 +101,57 @@ def test_benchmark_of_a_perfect_and_of_a_lazy_system(
     truth[Segment(5, 9), 1] = "B"
     truth[Segment(30, 38), 2] = "B"  # past what is scored of AMI
     for folder in ("ami", "other"):
-        (tmp_path / folder).mkdir()
-        soundfile.write(tmp_path / folder / "one.flac", np.zeros(16000 * 40), 16000)
-        with (tmp_path / folder / "one.rttm").open("w") as file:
+        (tmp_path / "diar" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "diar" / folder / "one.flac", np.zeros(16000 * 40), 16000)
+        with (tmp_path / "diar" / folder / "one.rttm").open("w") as file:
             write_rttm(truth, file)
-    (tmp_path / "ami" / "untold.flac").touch()
-    cases = bench.recordings(tmp_path)
+    (tmp_path / "diar" / "ami" / "untold.flac").touch()
+    cases = bench.recordings(tmp_path / "diar")
     assert [(case.set, case.scored.end) for case in cases] == [("ami", 30.0), ("other", 40.0)]
 
-    perfect = bench.benchmark(lambda path: truth, cases)
-    assert [row["file"] for row in perfect] == ["one", "one", "mean", "pooled", "mean", "pooled"]
-    for row in perfect:
-        assert row["knn"] == row["pyannote"] == row["knn_forgiving"] == row["pyannote_forgiving"] == 0
+    # Programs that say what the truth is, and nothing.
+    script = tmp_path / "system.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "*files, _, out = map(pathlib.Path, sys.argv[2:])\n"
+        "out.mkdir(parents=True)\n"
+        "for file in files:\n"
+        "    truth = file.with_suffix('.rttm')\n"
+        "    said = truth.read_text() if sys.argv[1] == 'perfect' and truth.exists() else ''\n"
+        "    (out / truth.name).write_text(said)\n"
+        "print('talk')\n"
+    )
+    perfect, lazy = (
+        bench.System(name, [sys.executable, str(script), kind]) for name, kind in (("knn", "perfect"), ("lazy", "lazy"))
+    )
+    result = bench.benchmark(cases, [perfect, lazy])
+    rows = {(row["system"], row["set"]): row for row in result["files"]}
+    assert len(rows) == 8 and max(row["check"] for row in rows.values()) < 1e-4
+    ours = rows["knn", "ami"]
+    assert (ours["strict"], ours["forgiving"], ours["speakers"], ours["found"]) == (0, 0, 2, 2)
     # All 30 s for one: 4 s confused, 22 s of silence claimed, of 8 s; on the speech: 4 s confused.
-    assert perfect[0]["one_speaker"] == pytest.approx(26 / 8)
-    assert perfect[0]["one_speaker_on_speech"] == pytest.approx(4 / 8)
-    assert (perfect[0]["speakers"], perfect[0]["found"]) == (2, 2)
-
-    lazy = bench.benchmark(lambda path: Annotation(), cases)
-    assert [row["knn"] for row in lazy] == [1.0] * 6 and lazy[0]["one_speaker_on_speech"] == 1.0
-    assert "| ami/one | 8.0 | 2 | 2 | 0.0 | 0.0 |" in bench.markdown(perfect)
+    assert rows["one speaker, all", "ami"]["strict"] == pytest.approx(26 / 8)
+    assert rows["one speaker, speech heard", "ami"]["strict"] == pytest.approx(4 / 8)
+    assert rows["lazy", "ami"]["strict"] == rows["lazy", "other"]["missed"] == 1
+    sets = {(row["system"], row["set"]): row for row in result["sets"]}
+    assert sets["lazy", "ami"]["count_error"] == 2 and 1 < sets["knn", "other"]["peak"] < 100
+    assert sets["knn", "other"]["rtf"] == pytest.approx(sets["knn", "other"]["cpu"] / 40)
+    table = bench.markdown(result)
+    assert "| ami | knn | 0.0 | 0.0 |" in table and "| ami/one | 8.0 | 2 | 0.0 (2) |" in table
 
     # Pooled by speech: 8 s with 4 s confused, 16 s with 4 s confused.
-    both = bench.benchmark(lambda path: truth, [replace(case, set="all") for case in cases])
-    assert both[-2]["one_speaker_on_speech"] == pytest.approx((4 / 8 + 4 / 16) / 2)
-    assert both[-1]["one_speaker_on_speech"] == pytest.approx(8 / 24)
+    together = bench.benchmark([replace(case, set="all") for case in cases[:1]], [perfect])["files"]
+    mean = bench.summary([row for row in [*together, *result["files"]] if row["system"] == "one speaker, speech heard"])
+    assert mean["strict"] == pytest.approx((4 / 8 + 4 / 8 + 4 / 16) / 3)
+    assert mean["strict_pooled"] == pytest.approx((4 + 4 + 4) / (8 + 8 + 16))
 
-    # The command line, with the system replaced.
-    fake = ModuleType("knn_cli.diarization")
-    fake.diarize = lambda path, **settings: truth  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "knn_cli.diarization", fake)
-    monkeypatch.setattr(sys, "argv", ["diarization.py", "--data", str(tmp_path), "--json"])
+    # The command line, with the systems replaced.
+    monkeypatch.setattr(bench, "systems", lambda *_: [perfect])
+    monkeypatch.setattr(sys, "argv", ["diarization.py", "--data", str(tmp_path / "diar"), "--json"])
     assert bench.main() == 0
-    assert len(json.loads(capsys.readouterr().out)) == 6
-    monkeypatch.setattr(sys, "argv", ["diarization.py", "--data", str(tmp_path / "ami")])
+    assert len(json.loads(capsys.readouterr().out)["sets"]) == 6
+    monkeypatch.setattr(sys, "argv", ["diarization.py", "--data", str(tmp_path / "diar" / "ami")])
     assert bench.main() == 1
+    broken = bench.System("lazy", [sys.executable, "-c", "raise SystemExit('no such model')"])
+    with pytest.raises(SystemExit, match="no such model"):
+        bench.run(broken, [], tmp_path)

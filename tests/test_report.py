@@ -1,4 +1,4 @@
-"""Diarization reports: what is written reads back, broken files are named, no half-written file is left."""
+"""Diarization reports: what is written reads back in every form; broken files are named, nothing is half-written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,23 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.atomic import replacing_text
 from knn_cli.errors import KnnError
-from knn_cli.report import DIARIZATION_WRITERS, read_references, read_rttm, read_uem, write_rttm
+from knn_cli.report import (
+    FILE_SUFFIXES,
+    FILES_ONLY,
+    SUFFIXES,
+    Turn,
+    form_of,
+    read_references,
+    read_rttm,
+    read_uem,
+    spoken,
+    suffix,
+    turns_of,
+    write,
+    write_rttm,
+    write_turns,
+)
+from knn_cli.types import Diarization
 
 
 def said(annotation: Annotation) -> list[tuple[int, int, str]]:
@@ -35,9 +51,9 @@ def meeting() -> Annotation:
     return annotation
 
 
-def written(form: str, annotation: Annotation) -> str:
+def written(form: str, annotation: Annotation, confidence: dict[int, float] | None = None, seconds: float = 0) -> str:
     file = io.StringIO()
-    DIARIZATION_WRITERS[form](annotation, file)
+    write_turns(Diarization(annotation, confidence or {}, seconds=seconds), file, form)
     return file.getvalue()
 
 
@@ -60,10 +76,72 @@ def test_csv_and_json() -> None:
     assert found["file"] == "a talk"
     assert found["speakers"] == ["SPEAKER_00", "SPEAKER_01", "Zoë, the guest"]
     assert found["turns"][0] == {"start": 0.25, "end": 1.0, "speaker": "SPEAKER_00"}
-    assert json.loads(written("json", Annotation())) == {"file": None, "speakers": [], "turns": []}
+    assert found["spoken"] == {"SPEAKER_00": 0.75, "SPEAKER_01": 1.5, "Zoë, the guest": 1.5}
+    assert "duration" not in found
+    assert json.loads(written("json", Annotation())) == {"file": None, "speakers": [], "spoken": {}, "turns": []}
 
 
-@pytest.mark.parametrize("form", sorted(DIARIZATION_WRITERS))
+def test_confidence_goes_into_csv_and_json() -> None:
+    sure = {0: 0.98765, 1: 1 / 3, 3: 0.1}  # of track 2 nothing is known
+    found = json.loads(written("json", meeting(), sure, 60.0))
+    assert found["duration"] == 60.0
+    assert [turn.get("confidence") for turn in found["turns"]] == [0.333, 0.988, None]
+    assert found["turns"][2] == {"start": 1.0, "end": 2.5, "speaker": "Zoë, the guest"}
+    rows = list(csv.reader(io.StringIO(written("csv", meeting(), sure))))
+    assert rows[0] == ["file", "start", "end", "speaker", "confidence"]
+    assert [row[4] for row in rows[1:]] == ["0.333", "0.988", ""]
+    assert written("csv", meeting()).startswith("file,start,end,speaker\n")  # as ever, where nothing is known
+    assert written("rttm", meeting(), sure) == written("rttm", meeting())
+
+
+def test_spoken_counts_time_once_a_speaker() -> None:
+    turns = [
+        Turn(0, 1000, "a"),
+        Turn(200, 600, "a"),
+        Turn(900, 1500, "a"),
+        Turn(1400, 1600, "b"),
+        Turn(3000, 3001, "a"),
+    ]
+    assert spoken(turns) == {"a": 1.501, "b": 0.2}
+    assert spoken([]) == {}
+    assert [turn.confidence for turn in turns_of(Diarization(meeting(), {0: 0.5}))] == [None, 0.5, None]
+
+
+def test_forms_by_suffix(tmp_path: Path) -> None:
+    for form in (*SUFFIXES, *FILE_SUFFIXES):
+        assert form_of(f"a.b{suffix(form)}") == form_of(f"x{suffix(form).upper()}") == form
+    assert form_of("a") is form_of("a.flac") is form_of(".rttm") is None
+    with pytest.raises(KnnError, match=r"suffix of .* names no form") as raised:
+        write(Diarization(meeting()), tmp_path / "a.doc")
+    assert "html (.html)" in raised.value.hint
+    with pytest.raises(KnnError, match="no form 'doc'"):
+        write(Diarization(meeting()), tmp_path / "a.rttm", "doc")
+    for form in FILES_ONLY:
+        with pytest.raises(KnnError, match="is not text"):
+            written(form, meeting())
+    with pytest.raises(KnnError, match="needs the recording"):
+        write(Diarization(meeting()), tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_form_is_written_whole_or_not_at_all(tmp_path: Path, tone: Path) -> None:
+    made = Diarization(meeting(), {0: 0.9}, seconds=4.0)
+    for form in (*SUFFIXES, *FILE_SUFFIXES):
+        path = tmp_path / f"out{suffix(form)}"
+        write(made, path, audio_path=tone)
+        data = path.read_bytes()
+        assert b"\x89PNG" in data[:8] if form == "png" else b"SPEAKER_01" in data
+        if form in SUFFIXES:
+            assert data.decode() == written(form, meeting(), {0: 0.9}, 4.0)
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(KnnError):
+        write(made, tmp_path / "out.html", audio_path=tmp_path / "broken.wav")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert b"SPEAKER_01" in (tmp_path / "out.html").read_bytes()
+
+
+@pytest.mark.parametrize("form", sorted({*SUFFIXES, "eaf"}))
 def test_every_writer_takes_an_empty_result(form: str) -> None:
     assert "SPEAKER_" not in written(form, Annotation(uri="silence"))
 

@@ -1,0 +1,176 @@
+"""Who of a few local speakers speaks, window by window over a recording: the first half of diarization.
+
+A window is ten seconds long, the next begins a fifth of that later; each tells at most three voices apart, by itself,
+so that its first speaker and the next window's first speaker need not be one person. All networks give frames of
+FRAME_SECONDS here, whatever theirs are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knn_cli import bundle
+from knn_cli.bundle import Bundle
+from knn_cli.powerset import to_multilabel
+from knn_cli.segments import FRAME_SECONDS
+from knn_cli.stitching import Segmentation
+from knn_cli.types import Floats, Waveform
+
+WINDOW = 250  # frames
+HOP = 50  # frames from one window to the next
+CHUNK_SECONDS = 20.0  # what the encoder under a head hears at once
+BATCH = 32  # windows
+
+Array = TypeVar("Array", Floats, Tensor)
+
+
+class Segmenter:
+    """A segmentation network on a device.
+
+    model  : name or path of a bundle of the kind `segmenter`, None for the shipped one
+    device : see `embedder.torch_device`
+
+    Raises BundleError for a model that cannot be loaded, or whose encoder is not there; KnnError for the device.
+    """
+
+    def __init__(self, model: str | Path | Bundle | None = None, *, device: torch.device | str = "cpu") -> None:
+        self.bundle = model if isinstance(model, Bundle) else bundle.find(model or bundle.SEGMENTATION, segmenter=True)
+        self.device = torch.device(device)
+        self._network = cast(Any, bundle.load_segmenter(self.bundle).to(self.device))
+        self._encoder: Any = None
+        if "embedder" in self.bundle.config:
+            heard = bundle.find_embedder(str(self.bundle.config["embedder"]))
+            self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the network hears."""
+        return self.bundle.rate
+
+    def __call__(self, blocks: Iterable[Waveform]) -> Segmentation:
+        """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory."""
+        frame = round(FRAME_SECONDS * self.rate)
+        samples = 0
+
+        def heard() -> Iterator[Floats]:
+            nonlocal samples
+            for block in blocks:
+                samples += len(block.samples)
+                yield block.samples * np.float32(self.bundle.scale)
+
+        windows = self._of_sound if self._encoder is None else self._of_frames
+        found = list(windows(heard(), frame))
+        frames = -(-samples // frame)
+        speakers = self._network.speakers
+        table = np.zeros((len(found), WINDOW, speakers), dtype=np.float16)
+        for row, (_, chances) in zip(table, found, strict=True):
+            row[: len(chances)] = chances
+        return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
+
+    def _of_sound(self, pieces: Iterator[Floats], frame: int) -> Iterator[tuple[int, Floats]]:
+        """Windows of a network that hears ten seconds of sound at once."""
+        network = self._network
+        size = WINDOW * frame
+        middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
+        places = np.round((middles - network.first_seconds) / network.step_seconds)
+        chosen = torch.from_numpy(places.clip(0, network.frames(size) - 1).astype(np.int64))
+        for group in _groups(slide(pieces, size, HOP * frame, frame), BATCH // 4):
+            batch = np.zeros((len(group), size), dtype=np.float32)
+            for row, (_, sound) in zip(batch, group, strict=True):
+                row[: len(sound)] = sound
+            with torch.inference_mode():
+                logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
+            chances = to_multilabel(logs, network.speakers, network.most).numpy()
+            for (start, sound), one in zip(group, chances, strict=True):
+                yield start // frame, one[: -(-len(sound) // frame)]
+
+    def _of_frames(self, pieces: Iterator[Floats], frame: int) -> Iterator[tuple[int, Floats]]:
+        """Windows of a head on the frames of an encoder, which hears everything once."""
+        head = self._network
+
+        def begun() -> Iterator[Tensor]:
+            for chunk in _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame):
+                with torch.inference_mode():
+                    yield head.begin(self._encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
+
+        windows = slide(begun(), WINDOW, HOP, 1)
+        for group in _groups(windows, BATCH):
+            for alike in _alike(group):
+                with torch.inference_mode():
+                    logs = head.classify(torch.stack([frames for _, frames in alike])).cpu()
+                chances = to_multilabel(logs, head.speakers, head.most).numpy()
+                yield from ((start, one) for (start, _), one in zip(alike, chances, strict=True))
+
+
+def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:
+    while group := list(islice(windows, size)):
+        yield group
+
+
+def _alike(group: Iterable[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
+    """Consecutive windows of one length."""
+    held: list[tuple[int, Tensor]] = []
+    for start, frames in group:
+        if held and len(held[0][1]) != len(frames):
+            yield held
+            held = []
+        held.append((start, frames))
+    if held:
+        yield held
+
+
+def slide(pieces: Iterable[Array], size: int, hop: int, unit: int) -> Iterator[tuple[int, Array]]:
+    """(start, window) of `size` rows every `hop`, from consecutive pieces; the last one ends with the last whole unit.
+
+    A recording shorter than a window gives one of its own length; one without rows gives none.
+    """
+    held: Array | None = None
+    first, last = 0, -1  # index of the first row in hand, where the last window began
+    start = 0
+    for piece in pieces:
+        held = piece if held is None else _joined(held, piece)
+        while len(held) - (start - first) >= size:
+            yield start, held[start - first : start - first + size]
+            last, start = start, start + hop
+        keep = max(
+            0, min(len(held), max(0, last) - first)
+        )  # the last window may have to begin right after the one before
+        held, first = held[keep:], first + keep
+    if held is None or not len(held):
+        return
+    end = first + len(held)
+    if last < 0:
+        yield 0, held
+    elif last + size < end - end % unit:
+        begin = (end - size) // unit * unit
+        yield begin, held[begin - first : begin - first + size]
+
+
+def _joined(one: Array, other: Array) -> Array:
+    if isinstance(one, Tensor):
+        return torch.cat([one, other])
+    return cast(Array, np.concatenate([one, other]))
+
+
+def _chunks(pieces: Iterator[Floats], size: int, unit: int) -> Iterator[Floats]:
+    """Chunks of `size` samples, the last two evened out, all whole numbers of units; silence fills the last unit."""
+    held = np.zeros(0, dtype=np.float32)
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        while len(held) >= 2 * size:
+            yield held[:size]
+            held = held[size:]
+    if not len(held):
+        return
+    held = np.pad(held, (0, -len(held) % unit))
+    count = -(-len(held) // size)
+    edges = np.linspace(0, len(held) // unit, count + 1).round().astype(int) * unit
+    for begin, end in pairwise(edges.tolist()):
+        yield held[begin:end]
