@@ -31,7 +31,7 @@ def diarize(
     *,
     model: str | Path | Embedder | None = None,
     segmentation: str | Path | Segmenter | None = None,
-    vad: str = "ours",
+    vad: str = "silero",
     clusterer: str = CLUSTERER,
     settings: dict[str, object] | None = None,
     num_speakers: int | None = None,

@@ -118,8 +118,7 @@ def speech(segmentation: Segmentation) -> Floats:
     for start, chances in zip(segmentation.starts.tolist(), segmentation.probabilities, strict=True):
         part = total[start : start + len(chances)]
         part += 1 - np.prod(1 - chances.astype(np.float32), axis=1)[: len(part)]
-    result: Floats = total / np.maximum(heard(segmentation), 1)
-    return result
+    return (total / np.maximum(heard(segmentation), 1)).astype(np.float32)
 
 
 def vote(segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labels, speakers: int) -> Floats:
@@ -137,8 +136,7 @@ def vote(segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labe
                 np.maximum(score[:, label], chances, out=score[:, label])
         part = total[segmentation.starts[one.window] :][: len(score)]
         part += score[: len(part)]
-    result: Floats = total / np.maximum(heard(segmentation), 1)[:, None]
-    return result
+    return (total / np.maximum(heard(segmentation), 1)[:, None]).astype(np.float32)
 
 
 def decide(
