@@ -63,16 +63,16 @@ def find(root: Path) -> list[Path]:
 
 def info(path: Path | str) -> AudioInfo:
     """Read the header only. Raises AudioError for what is not audio."""
-    path = _existing(path)
+    path = existing_file(path)
     try:
-        with _open(path) as file:
+        with open_native(path) as file:
             kind = f"{file.format} {file.subtype}"
             return AudioInfo(path, file.samplerate, file.channels, file.frames / file.samplerate, kind)
     except soundfile.LibsndfileError as error:
         if shutil.which("ffmpeg") is None:
-            raise _unreadable(path) from error
+            raise unreadable(path) from error
     rate, count, channels = 1, 0, 0
-    for own_rate, frames in _ffmpeg(path):  # only decoding tells the length
+    for own_rate, frames in decoded_by_ffmpeg(path):  # only decoding tells the length
         rate, count, channels = own_rate, count + len(frames), frames.shape[1]
     return AudioInfo(path, rate, channels, count / rate, "decoded by ffmpeg")
 
@@ -96,7 +96,7 @@ def blocks(
 
     Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
     """
-    path = _existing(path)
+    path = existing_file(path)
     size = max(1, round((seconds or BLOCK_SECONDS) * rate))
     start = 0
     for samples in _reblock(_resampled(path, rate, channel), size):
@@ -143,7 +143,8 @@ def decode_flac(data: bytes) -> Floats:
     return samples
 
 
-def _existing(path: Path | str) -> Path:
+def existing_file(path: Path | str) -> Path:
+    """The path of a file that is there and holds something. AudioError for what is missing, empty or no file."""
     path = Path(path)
     if not path.exists():
         raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
@@ -156,7 +157,8 @@ def _existing(path: Path | str) -> Path:
     return path
 
 
-def _unreadable(path: Path) -> AudioError:
+def unreadable(path: Path) -> AudioError:
+    """What is said of a file that neither libsndfile nor ffmpeg reads."""
     missing = shutil.which("ffmpeg") is None
     other = "install ffmpeg for other formats" if missing else "ffmpeg could not read it either"
     return AudioError(
@@ -198,11 +200,11 @@ def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
 def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
     """(rate, (n, channels) float32) pieces at the file's own rate."""
     try:
-        file = _open(path)
+        file = open_native(path)
     except soundfile.LibsndfileError as error:
         if shutil.which("ffmpeg") is None:
-            raise _unreadable(path) from error
-        yield from _ffmpeg(path)
+            raise unreadable(path) from error
+        yield from decoded_by_ffmpeg(path)
         return
     with file:
         promised, got = file.frames, 0
@@ -213,15 +215,16 @@ def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
         except soundfile.LibsndfileError as error:
             seconds = got / file.samplerate
             raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
-        _check_length(path, file, promised, got)
+        check_length(path, file, promised, got)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def open_native(path: Path) -> soundfile.SoundFile:
+    """The file in libsndfile's hands. LibsndfileError for what it does not read."""
     # Bytes, since a name need not be text; libsndfile on Windows wants text.
     return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
 
 
-def _check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
+def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
     """AudioError when less was decoded than the header promises, or when an Ogg stream lacks its last page."""
     if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, and says so in its log only
         note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
@@ -265,7 +268,7 @@ def _ends_well(path: Path) -> bool:
     return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
-def _ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
+def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
     """(rate, (n, channels) float32) pieces from an ffmpeg process: Sun AU, since its header needs no seeking back."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn"]
     command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
@@ -285,7 +288,7 @@ def _ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
             raise
         failed = process.wait() != 0  # below zero when a signal ended it
         if failed or talk.seek(0, os.SEEK_END) > 0:
-            raise _unreadable(path)
+            raise unreadable(path)
 
 
 def _reblock(pieces: Iterator[Floats], size: int) -> Iterator[Floats]:

@@ -50,6 +50,7 @@ class Embedder:
         self.device = torch_device(device)
         self.batch_seconds = batch_seconds
         self._network = bundle.load_network(self.bundle).to(self.device)
+        self._pools_frames = hasattr(self._network.pooling, "frames")
 
     @property
     def rate(self) -> int:
@@ -88,9 +89,12 @@ class Embedder:
                 raise KnnError(f"The {self.device.type} device has too little memory.", hint) from error
         return result
 
-    def layers(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
-        """(S,) float32 waveforms, none under the network's minimum -> the encoder's layers (L, T, C) of each."""
-        encoder = cast(Any, self._network.encoder)
+    def frames(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
+        """(S,) float32 waveforms, none under the network's minimum -> what `pool` wants of each, (X, T, C).
+
+        That is the encoder's layers, or where the pooling can make less of them (X = 1), its frames.
+        """
+        network = cast(Any, self._network)
         result: list[torch.Tensor] = [torch.zeros(0)] * len(waveforms)
         for rows in self._batches([len(waveform) for waveform in waveforms]):
             lengths = torch.tensor([len(waveforms[row]) for row in rows], device=self.device)
@@ -99,18 +103,20 @@ class Embedder:
                 clip[: len(waveforms[row])] = waveforms[row]
             sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
             with torch.inference_mode():
-                found = torch.stack(list(encoder(sound, lengths)))  # (L, B, T, C)
+                layers = network.encoder(sound, lengths)
+                whole = network.pooling.frames(layers)[None] if self._pools_frames else torch.stack(list(layers))
             for number, row in enumerate(rows):
-                result[row] = found[:, number, : encoder.frames(len(waveforms[row]))]
+                result[row] = whole[:, number, : network.encoder.frames(len(waveforms[row]))]  # (X, T, C)
         return result
 
-    def pool(self, layers: torch.Tensor, masks: torch.Tensor) -> Floats:
-        """A clip's layers (L, T, C) and K choices of its frames, (K, T) bool -> embeddings (K, E) float32."""
-        count = len(masks)
+    def pool(self, frames: torch.Tensor, masks: torch.Tensor) -> Floats:
+        """`frames` (X, T, C), of one clip or of several joined, and K choices of them (K, T) bool -> (K, E) float32."""
+        pooling, masks = cast(Any, self._network.pooling), masks.to(self.device)
         with torch.inference_mode():
-            expanded = (layer.expand(count, -1, -1) for layer in layers)
-            vectors: Floats = self._network.pooling(expanded, masks.to(self.device)).float().cpu().numpy()
-        return vectors
+            many = [one.expand(len(masks), -1, -1) for one in frames]
+            vectors = pooling.pool(many[0], masks) if self._pools_frames else pooling(iter(many), masks)
+            result: Floats = vectors.float().cpu().numpy()
+        return result
 
     def scores(self, embeddings: Floats) -> Floats:
         """(N, E) float32 embeddings -> (N, C) float32 scores of the network's head, in the order of `head_labels`."""

@@ -33,7 +33,7 @@ GROUP = 8  # windows whose clips go through the encoder together
 class _Encoded:
     """Frames of the encoder, each with the frame of the recording that it lies in."""
 
-    layers: Tensor  # (L, F, C)
+    frames: Tensor  # (X, F, C), see `Embedder.frames`
     where: NDArray[np.int64]  # (F,)
 
 
@@ -102,17 +102,17 @@ def _encoded(
                     owners.append(base)
                     places.append(frames + int(segmentation.starts[base]))
         found: dict[int, list[_Encoded]] = {base: [] for base in group}
-        for base, place, layers in zip(owners, places, embedder.layers(clips), strict=True):
+        for base, place, made in zip(owners, places, embedder.frames(clips), strict=True):
             # frame j of the encoder lies at the share (j + 1/2) / F of the clip
-            at = ((np.arange(layers.shape[1]) + 0.5) * len(place) / layers.shape[1]).astype(np.int64)
-            found[base].append(_Encoded(layers, place[at]))
+            at = ((np.arange(made.shape[1]) + 0.5) * len(place) / made.shape[1]).astype(np.int64)
+            found[base].append(_Encoded(made, place[at]))
         for base, parts in found.items():
             if not parts:
                 yield base, None
                 continue
             yield (
                 base,
-                _Encoded(torch.cat([one.layers for one in parts], 1), np.concatenate([one.where for one in parts])),
+                _Encoded(torch.cat([one.frames for one in parts], 1), np.concatenate([one.where for one in parts])),
             )
 
 
@@ -130,7 +130,7 @@ def _pooled(
     kept = [index for index, count in enumerate(counts) if count >= LEAST]
     if not kept:
         return
-    layers = torch.cat([one.layers for one in near], 1)  # (L, F, C)
-    vectors = embedder.pool(layers, torch.from_numpy(masks[kept]))
+    joined = torch.cat([one.frames for one in near], 1)  # (X, F, C)
+    vectors = embedder.pool(joined, torch.from_numpy(masks[kept]))
     for index, vector in zip(kept, vectors, strict=True):
         yield index, vector, counts[index] * FRAME_SECONDS

@@ -20,7 +20,7 @@ from knn_cli.embedder import embed_store as embed_rows
 from knn_cli.errors import AudioError, BundleError, Failure, KnnError, StoreError
 from knn_cli.labels import Labels
 from knn_cli.store import Store, StoreWriter
-from knn_cli.types import EmbeddingSet, Progress, ScoreTable
+from knn_cli.types import Diarization, EmbeddingSet, Progress, ScoreTable
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
@@ -331,25 +331,36 @@ def timelines(
             yield path, error
 
 
-def diarize(
-    files: Sequence[Path],
-    embedder: Embedder,
-    clusterer: str = "spectral",
-    settings: dict[str, Any] | None = None,
-    channel: str = "mix",
-    **speakers: Any,
-) -> Iterator[tuple[Path, Annotation | KnnError]]:
-    """(file, its turns or why there are none), file after file; see `diarization.diarize`."""
-    from knn_cli import diarization
-
+def check_stems(files: Sequence[Path]) -> None:
+    """KnnError for two files of one name, whose turns could not be told apart."""
     if len({path.stem for path in files}) < len(files):
         raise KnnError("Two of the files have the same name, so their turns could not be told apart.", "Rename one.")
+
+
+def diarize(
+    files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
+) -> Iterator[tuple[Path, Diarization | KnnError]]:
+    """(file, who spoke when or why that is not known), file after file.
+
+    per_channel : every channel by itself, then all as one (see `channels.merged`); AudioError for a file with only one
+    settings    : of `diarization.diarize`; numbers of speakers are those of a channel where channels go by themselves
+    """
+    from knn_cli import channels, diarization
+
+    check_stems(files)
+
+    def one(path: Path) -> Diarization:
+        if not per_channel:
+            return diarization.diarize(path, model=embedder, channel=channel, **settings)
+        count = audio.info(path).channels
+        if count < 2:
+            raise AudioError(f"{path} has one channel, not several.", "Leave --per-channel out for it.")
+        numbers = map(str, range(1, count + 1))
+        own = [diarization.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
+        return channels.merged(own, path.stem)
+
     for path in files:
         try:
-            turns = diarization.diarize(
-                path, model=embedder, clusterer=clusterer, settings=settings, channel=channel, **speakers
-            )
-        except AudioError as error:
+            yield path, one(path)
+        except KnnError as error:
             yield path, error
-        else:
-            yield path, turns

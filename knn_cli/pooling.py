@@ -176,13 +176,24 @@ class MHFA(nn.Module):
         Raises:
             ValueError: when another number of layers comes.
         """
-        keys, values = layer_sums(layers, self.weights_k, self.weights_v)
-        return self.pool(keys, values, mask)
+        return self.pool(self.frames(layers), mask)
 
-    def pool(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Embeddings (B, E) of the two weighted sums over the layers, (B, T, C) each."""
-        weights = attention(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
-        pooled = weights @ blank(self.cmp_linear_v(values), mask)  # (B, H, D)
+    def frames(self, layers: Iterable[Tensor]) -> Tensor:
+        """All that pooling needs of L tensors (B, T, C): (B, T, H + D), where each head looks and what it sees there.
+
+        Frames of several clips may be joined, and pooled often under different masks.
+        """
+        return self.look(*layer_sums(layers, self.weights_k, self.weights_v))
+
+    def look(self, keys: Tensor, values: Tensor) -> Tensor:
+        """`frames` of the two weighted sums over the layers, (B, T, C) each."""
+        return torch.cat([self.att_head(self.cmp_linear_k(keys)), self.cmp_linear_v(values)], dim=2)
+
+    def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """`frames` (B, T, H + D) under a mask as of `forward` -> embeddings (B, E)."""
+        pooled = attention(frames[..., : self.heads], mask) @ blank(
+            frames[..., self.heads :], mask
+        )  # (B, H, T) @ (B, T, D)
         embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
         return embeddings
 
@@ -223,9 +234,7 @@ class EnsembleMHFA(nn.Module):
         members = [cast(MHFA, member) for member in self.members]
         sums = layer_sums(layers, *(weights for each in members for weights in (each.weights_k, each.weights_v)))
         pairs = zip(sums[::2], sums[1::2], strict=True)
-        return torch.cat(
-            [each.pool(keys, values, mask) for each, (keys, values) in zip(members, pairs, strict=True)], 1
-        )
+        return torch.cat([each.pool(each.look(*pair), mask) for each, pair in zip(members, pairs, strict=True)], 1)
 
 
 @POOLINGS.register("mhfa-grouped")

@@ -1,4 +1,4 @@
-"""What `embed` and `classify` print: JSON lines, tab-separated rows, a table for a terminal."""
+"""What `embed`, `classify` and `diarize` print: JSON lines, tab-separated rows, a table for a terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
@@ -19,8 +20,9 @@ from knn_cli.evaluation_tables import FIGURES
 from knn_cli.exchange import write_text
 from knn_cli.metrics import detection_llr, prior_weights, weighted
 from knn_cli.open_set import UNKNOWN, best_llr
+from knn_cli.report import write_json
 from knn_cli.timeline_writers import cell
-from knn_cli.types import Doubles, EmbeddingSet, ScoreTable, Texts
+from knn_cli.types import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
 
 if TYPE_CHECKING:
     from knn_cli.der import DiarizationScore
@@ -228,6 +230,13 @@ def _with_interval(figure: Figure, share: bool) -> str:
     value = form.format(figure.value)
     ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
     return value + ends
+
+
+def recognised_turns(stream: TextIO, found: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
+    """A recording's turns as a line of JSON, as `report.write_json`, and how alike its speakers and known voices are."""
+    text = StringIO()
+    write_json(found, text)
+    json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})
 
 
 def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:

@@ -106,17 +106,17 @@ def form(path: str | Path) -> Form:
     24 bits hold what ffmpeg decodes, lossless or not, and the 4-bit codings of WAV, without loss.
     Raises AudioError for what is not audio.
     """
-    path = audio._existing(path)
+    path = audio.existing_file(path)
     try:
-        with audio._open(path) as file:
+        with audio.open_native(path) as file:
             texts = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
             return _form(file.format, file.subtype, file.samplerate, file.channels, path.suffix, texts)
     except soundfile.LibsndfileError:
-        pieces = audio._ffmpeg(path) if shutil.which("ffmpeg") else iter(())
+        pieces = audio.decoded_by_ffmpeg(path) if shutil.which("ffmpeg") else iter(())
         with closing(pieces):  # type: ignore[type-var]
             rate, frames = next(pieces, (0, np.zeros((0, 0), dtype=np.float32)))
         if not len(frames):
-            raise audio._unreadable(path) from None
+            raise audio.unreadable(path) from None
         return Form("WAV", "PCM_24", rate, frames.shape[1], 24, ".wav", native=False, kept=False)
 
 
@@ -136,16 +136,16 @@ def frames(path: str | Path, form: Form) -> Iterator[Frames]:
 
     Raises AudioError for a file that is missing, damaged or cut short.
     """
-    path = audio._existing(path)
+    path = audio.existing_file(path)
     if not form.native:
         top = 2**23
-        for _, piece in audio._ffmpeg(path):
+        for _, piece in audio.decoded_by_ffmpeg(path):
             yield np.clip(np.rint(piece.astype(np.float64) * top), -top, top - 1).astype(np.int32)
         return
     try:
-        file = audio._open(path)
+        file = audio.open_native(path)
     except soundfile.LibsndfileError as error:
-        raise audio._unreadable(path) from error
+        raise audio.unreadable(path) from error
     with file:
         promised, got = file.frames, 0
         kind = "float64" if form.bits is None else "int32"
@@ -156,7 +156,7 @@ def frames(path: str | Path, form: Form) -> Iterator[Frames]:
         except soundfile.LibsndfileError as error:
             seconds = got / file.samplerate
             raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
-        audio._check_length(path, file, promised, got)
+        audio.check_length(path, file, promised, got)
 
 
 def beside(source: str | Path, form: Form, word: str, folder: str | Path | None = None) -> Path:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from knn_cli.segments import EPSILON, FRAME_SECONDS
 from knn_cli.types import Doubles, Floats
@@ -87,9 +86,11 @@ def assign(similarity: Doubles, windows: NDArray[np.int64]) -> Labels:
     """
     labels: Labels = similarity.argmax(1).astype(np.int64)
     for rows in np.split(np.arange(len(windows)), np.flatnonzero(np.diff(windows)) + 1):
-        if len(set(labels[rows].tolist())) < len(rows):
-            mine, theirs = linear_sum_assignment(-similarity[rows])
-            labels[rows[mine]] = theirs  # more voices than speakers: the rest keeps its nearest
+        if len(set(labels[rows].tolist())) < len(rows) <= similarity.shape[1]:
+            # The best choice of r different columns takes each row's from that row's r best.
+            likely = np.argsort(-similarity[rows], axis=1, kind="stable")[:, : len(rows)]
+            choices = [one for one in product(*likely.tolist()) if len(set(one)) == len(rows)]
+            labels[rows] = max(choices, key=lambda choice: float(similarity[rows, choice].sum()))
     return labels
 
 

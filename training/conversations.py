@@ -28,7 +28,7 @@ from knn_cli.types import Floats
 from training.data import read_16k, read_manifest, write_array
 
 RATE = 16_000
-MAX_PAUSE = 0.3  # seconds of silence inside a turn that still count as speech
+MAX_PAUSE = 0.6  # seconds of silence inside a turn that still count as speech
 Region = tuple[int, int]  # first sample, one past the last
 
 
@@ -141,7 +141,8 @@ def _take_turns(
     share = generator.dirichlet(np.full(count, 2.0))
     overlaps, listens = generator.uniform(0.05, 0.5), generator.uniform(0, 0.4)
     usual, gap = generator.uniform(0.2, 1.3), generator.uniform(0.1, 0.6)
-    now, last = float(generator.exponential(0.7)), -1
+    silent = generator.random() < 0.3  # long stretches in which nobody says a thing
+    now, last = min(seconds / 2, float(generator.exponential(10.0 if silent else 0.7))), -1
     while now < seconds:
         others = [one for one in range(count) if one != last]
         again = not others or (last >= 0 and generator.random() < 0.12)
@@ -157,7 +158,8 @@ def _take_turns(
             now = max(now + 0.3, end - float(generator.exponential(0.7)))
         else:
             now = end + float(generator.exponential(gap))
-            now += float(generator.exponential(3.0)) if generator.random() < 0.06 else 0.0
+            if generator.random() < (0.2 if silent else 0.06):
+                now += float(generator.exponential(10.0 if silent else 3.0))
 
 
 def simulate(
@@ -202,7 +204,8 @@ def simulate(
 
     _take_turns(count, seconds, say, generator)
     last = max(span.end for spans in active.values() for span in spans)
-    mix = mix[: round(min(last + generator.exponential(0.8), len(mix) / RATE) * RATE)]
+    last = last + generator.exponential(0.8) if generator.random() < 0.7 else max(last, seconds)
+    mix = mix[: round(min(last, len(mix) / RATE) * RATE)]
     mix = _line(_noisy(mix, scene, voices, generator), scene, generator)
     peak = float(np.abs(mix).max())
     mix *= np.float32(generator.uniform(0.1, 0.95) / max(peak, 1e-6))
