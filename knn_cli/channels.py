@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyannote.core import Annotation
+from pyannote.core import Annotation, Segment
 
 from knn_cli.across import speakers
-from knn_cli.types import Diarization
+from knn_cli.types import Diarization, Floats
 
 
 def names(count: int) -> list[str]:
@@ -21,7 +21,9 @@ def merged(channels: Sequence[Diarization], uri: str | None = None) -> Diarizati
     A channel's only speaker is called as the channel (see `names`), else its speakers are left_SPEAKER_00 and so on.
     Tracks are numbered anew, by time; turns of several channels may overlap.
     """
-    found, voices, speech = [], {}, {}
+    found: list[tuple[Segment, int, str, float | None]] = []
+    voices: dict[str, Floats] = {}
+    speech: dict[str, float] = {}
     for channel, (own, one) in enumerate(zip(names(len(channels)), channels, strict=True)):
         labels = speakers(one)
         called = {label: f"{own}_{label}" if len(labels) > 1 else own for label in labels}

@@ -7,14 +7,12 @@ Nothing heavy is imported before a command runs, so that `knn --help` answers at
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from knn_cli import __version__, cli_classify, cli_recognition
+from knn_cli import __version__, cli_classify, cli_diarize, cli_recognition
 from knn_cli.errors import KnnError
 from knn_cli.options import (
     BatchOption,
@@ -33,10 +31,6 @@ from knn_cli.options import (
 )
 from knn_cli.terminal import Commands, failed, leave, talk
 
-if TYPE_CHECKING:
-    pass
-
-
 app = typer.Typer(
     name="knn",
     cls=Commands,
@@ -46,29 +40,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Spoken language and dialect identification, and speaker diarization. Offline; a CPU will do.",
 )
-
-
-class Linkage(str, Enum):
-    average = "average"
-    centroid = "centroid"
-
-
-class TurnForm(str, Enum):
-    rttm = "rttm"
-    csv = "csv"
-    json = "json"
-    textgrid = "textgrid"
-    audacity = "audacity"
-    srt = "srt"
-    vtt = "vtt"
-    eaf = "eaf"
-    png = "png"
-    html = "html"
-
-
-class Clusterer(str, Enum):
-    ahc = "ahc"
-    spectral = "spectral"
 
 
 def _version(show: bool) -> None:
@@ -114,6 +85,7 @@ def convert(
     verbose: VerboseOption = False,
 ) -> None:
     """Turn sound into a store, others' embeddings into a store and back, a checkpoint into a model, a model to ONNX."""
+    from knn_cli import bundle
     from knn_cli import convert as room
 
     with talk.progress("Converting") as progress:
@@ -138,7 +110,8 @@ def convert(
         if made.dropped:
             talk.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
     elif made.kind == "bundle":
-        talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with --model.")
+        option = "--segmentation" if bundle.find(made.out, segmenter=None).is_segmenter else "--model"
+        talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with {option}.")
     elif made.export is not None:
         was = f", {made.export.float_size / 1e6:.1f} MB without --int8" if int8 else ""
         talk.note(f"{made.out}: {made.rows / 1e6:.1f} M parameters, {made.export.size / 1e6:.1f} MB{was}.")
@@ -216,94 +189,7 @@ def embed(
 app.command()(cli_recognition.split)
 app.command()(cli_recognition.train)
 app.command()(cli_classify.classify)
-
-
-@app.command()
-def diarize(
-    files: Annotated[list[Path], typer.Argument(help="Audio files or folders of audio.")],
-    rttm: Annotated[Path | None, typer.Option("--rttm", help="RTTM file to write; default stdout.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out-dir", help="Folder for one output a file.")] = None,
-    form: Annotated[TurnForm | None, typer.Option("--format", help="Of the turns; default rttm.")] = None,
-    as_json: JsonOption = False,
-    num_speakers: Annotated[int | None, typer.Option("--num-speakers", help="How many there are.")] = None,
-    min_speakers: Annotated[int | None, typer.Option("--min-speakers", help="How many at least.")] = None,
-    max_speakers: Annotated[int | None, typer.Option("--max-speakers", help="How many at most.")] = None,
-    clusterer: Annotated[
-        Clusterer, typer.Option("--clusterer", help="How voices are told apart.")
-    ] = Clusterer.spectral,
-    linkage: Annotated[Linkage | None, typer.Option("--linkage", help="Of ahc.")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", help="Of ahc: cosine distance, 0 to 2.")] = None,
-    min_cluster: Annotated[int | None, typer.Option("--min-cluster-size", help="Of ahc: windows a speaker.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option("--reference", help="Truth, an RTTM file or a folder of them: prints error rates.")
-    ] = None,
-    uem: Annotated[Path | None, typer.Option("--uem", help="What of each file is scored.")] = None,
-    model: ModelOption = None,
-    channel: ChannelOption = "mix",
-    device: DeviceOption = Device.auto,
-    batch_seconds: BatchOption = 120.0,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
-    from knn_cli import audio, der, pipeline, present, report
-    from knn_cli.atomic import replacing_text
-    from knn_cli.diarization import check_speakers
-    from knn_cli.embedder import Embedder
-    from knn_cli.types import Diarization
-
-    if rttm is not None and (out_dir is not None or as_json or form is not None):
-        raise KnnError("--rttm goes with neither --out-dir nor --json nor --format.", "Choose one way out.")
-    if as_json and form is not None:
-        raise KnnError("--json and --format do not go together.", "Choose one of them.")
-    check_speakers(num_speakers, min_speakers, max_speakers)
-    of_ahc = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster}
-    settings = {key: value for key, value in of_ahc.items() if value is not None}
-    if uem is not None and reference is None:
-        raise KnnError("--uem goes with --reference.", "Add it.")
-    sources = pipeline.expand(files)
-    wanted = "json" if as_json else "rttm" if form is None else form.value
-    if len(sources) > 1 and out_dir is None and wanted not in report.TOGETHER:
-        raise KnnError(f"Several recordings in one {wanted} file could not be told apart.", "Give --out-dir.")
-    if wanted in report.FILES_ONLY and out_dir is None:
-        raise KnnError(f"A {wanted} file is not for stdout.", "Give --out-dir.")
-    truths = pipeline.references(sources, reference, uem)
-    known = [one for one in (reference, uem) if one is not None]
-    pipeline.check_text_output(rttm, [*sources, *known])
-    targets: dict[Path, Path] = {}
-    if out_dir is not None:
-        targets = {path: out_dir / f"{path.stem}{report.suffix(wanted)}" for path in sources}
-        read = sorted(reference.glob("*.rttm")) if reference is not None and reference.is_dir() else []
-        pipeline.check_folder_output(out_dir, [*targets.values()], [*sources, *known, *read])
-    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    say_model(model, embedder.bundle, f"on {embedder.device}")
-    speakers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    failures, done = [], 0
-    scores = {}
-    turns = pipeline.diarize(sources, embedder, clusterer.value, settings, channel, **speakers)
-    with nullcontext(sys.stdout) if rttm is None else replacing_text(rttm) as stream:
-        for path, found in turns:
-            if isinstance(found, KnnError):
-                failures.append(failed(str(path), found))
-                continue
-            done += 1
-            if truths:
-                truth, scored = truths[path.stem]
-                scores[path.stem] = der.score(truth, found, uem=scored)
-            if not found:
-                talk.note(f"{path} holds no speech; nothing is in its {wanted}.")
-            else:
-                talk.detail(f"{path}: {len(found.labels())} speakers, {len(found)} turns.")
-            known_turns = Diarization(found, seconds=audio.info(path).seconds)
-            if path in targets:
-                report.write(known_turns, targets[path], wanted, audio_path=path, channel=channel)
-            else:
-                report.write_turns(known_turns, stream, wanted, audio_path=path)
-        if rttm is not None and not done:
-            leave(failures)  # before an empty file takes the place of an older result
-    if scores:  # where turns do not go to stdout, this is the data
-        present.diarization_scores(sys.stderr if rttm is None and out_dir is None else sys.stdout, scores)
-    leave(failures)
+app.command()(cli_diarize.diarize)
 
 
 @app.command()

@@ -1,19 +1,19 @@
-"""Who spoke when: local speakers of windows, an embedding each, clusters of embeddings, votes of windows, turns."""
+"""Who spoke when: local speakers of long windows, voices of short ones, clusters of voices, votes of both, turns."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knn_cli import audio
 from knn_cli.errors import KnnError
 from knn_cli.registry import CLUSTERERS
-from knn_cli.segments import FRAME_SECONDS
+from knn_cli.segments import EPSILON, FRAME_SECONDS
 from knn_cli.types import Diarization, Floats, Waveform
 
 if TYPE_CHECKING:
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from knn_cli.stitching import Labels, LocalSpeaker, Segmentation
 
 CLUSTERER = "spectral"
-RELIABLE = 1.0  # seconds of clean speech from which an embedding may shape clusters
-MAX_GAP_SECONDS = 0.5  # pauses up to this long inside one speaker's turn are part of it
+RELIABLE = 0.6  # seconds of speech from which an embedding may shape clusters
+SHORT = 0.6  # weight of short windows' votes beside those of long ones
+SHARPNESS = 0.1  # cosine by which one speaker is e times as likely as another
+WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
+SECOND = 0.2  # its probability of speech that settles a doubt
+AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
+MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
 
 def diarize(
@@ -31,7 +36,7 @@ def diarize(
     *,
     model: str | Path | Embedder | None = None,
     segmentation: str | Path | Segmenter | None = None,
-    vad: str = "silero",
+    vad: str = "ours",
     clusterer: str = CLUSTERER,
     settings: dict[str, object] | None = None,
     num_speakers: int | None = None,
@@ -59,66 +64,158 @@ def diarize(
 
     from knn_cli import stitching
     from knn_cli.embedder import Embedder
-    from knn_cli.local_voices import local_voices
 
     check_speakers(num_speakers, min_speakers, max_speakers)
     check_turns(min_turn, max_gap)
+    if vad not in ("ours", "silero"):
+        raise KnnError(f"There is no speech detector named {vad!r}.", "Known: ours, silero.")
     embedder = model if isinstance(model, Embedder) else Embedder(model, device=device)
-    arguments = cluster_settings(clusterer, settings, embedder)
-    heard = _segment(path, segmentation, vad, embedder, channel)
-    bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    cluster = CLUSTERERS.build(clusterer, **cluster_settings(clusterer, settings, embedder))
+    heard, length = _segment(path, segmentation, vad, embedder, channel)
     least = num_speakers or min_speakers or 1
-
-    def embedded(windows: Segmentation) -> tuple[list[LocalSpeaker], Floats, Floats]:
-        found = stitching.local_speakers(windows)
-        vectors, seconds = local_voices(path, embedder, windows, found, channel=channel)
-        return found, vectors, seconds
-
-    local, vectors, seconds = embedded(heard)
-    if 0 < np.count_nonzero(seconds) < least:  # more speakers than local ones: cut finer
+    voices = _voices(path, embedder, heard, channel)
+    if 0 < np.count_nonzero(voices.seconds) < least:  # fewer windows than speakers: cut finer
         heard = stitching.finer(heard, least)
-        local, vectors, seconds = embedded(heard)
-    length = heard.frames * FRAME_SECONDS
-    if not seconds.any():
+        voices = _voices(path, embedder, heard, channel)
+    if not voices.seconds.any():
         return Diarization(Annotation(uri=Path(path).stem), seconds=length)
-    rows = np.flatnonzero(seconds)
-    voices = vectors[rows][:, embedder.bundle.view("speaker")]
-    clusters = CLUSTERERS.build(clusterer, **arguments)(voices, weights=seconds[rows], **bounds)
-    labels = _labelled(heard, local, voices, rows, clusters)
-    votes = stitching.vote(heard, local, labels, int(clusters.max()) + 1)
-    active = stitching.decide(heard, local, labels, votes)
+    rows = np.flatnonzero(voices.seconds)
+    labels = np.full(len(voices.small), -1, dtype=np.int64)
+    labels[rows] = cluster(
+        voices.vectors[rows],
+        weights=voices.seconds[rows],
+        num_speakers=num_speakers,
+        min_speakers=min_speakers,
+        max_speakers=max_speakers,
+    )
+    votes = _votes(heard, voices, labels)
+    active = stitching.decide(stitching.count(heard), votes)
+    stitching.give_everybody_a_place(active, voices.windows, voices.small, labels)
     turns = stitching.turns(active, min_turn=min_turn, max_gap=max_gap)
-    return _described(turns, votes, vectors, seconds, labels, length, Path(path).stem)
+    return _described(turns, votes, voices, labels, length, Path(path).stem)
+
+
+@dataclass(frozen=True)
+class _Voices:
+    """Embeddings of short windows, and of the local speakers of long ones.
+
+    windows, small   : windows with one local speaker each, and those of them that speak
+    vectors, seconds : of `small`, see `local_voices.embeddings`; the first are of the view for speakers
+    whole            : of `small`, whole embeddings
+    local            : local speakers of windows with several; none where the windows have one each already
+    local_vectors, local_seconds : likewise of `local`
+    """
+
+    windows: Segmentation
+    small: Sequence[LocalSpeaker]
+    vectors: Floats
+    seconds: Floats
+    whole: Floats
+    local: Sequence[LocalSpeaker]
+    local_vectors: Floats
+    local_seconds: Floats
+
+
+def _voices(path: Path | str, embedder: Embedder, heard: Segmentation, channel: str) -> _Voices:
+    """Sound is encoded once for both."""
+    from knn_cli import local_voices, stitching
+
+    several = heard.probabilities.shape[2] > 1
+    windows = stitching.of_speech(stitching.speech(heard)) if several else heard
+    small = stitching.local_speakers(windows)
+    if several:  # frames that are shared say little of either voice
+        alone = np.append(stitching.count(heard) == 1, np.zeros(windows.probabilities.shape[1], dtype=bool))
+        size = windows.probabilities.shape[1]
+        starts_of = windows.starts.tolist()
+        small = [replace(one, clean=one.active & alone[(at := starts_of[one.window]) : at + size]) for one in small]
+    local = stitching.local_speakers(heard) if several else []
+    starts = [int(windows.starts[one.window]) for one in small] + [int(heard.starts[one.window]) for one in local]
+    chosen = [one.chosen for one in (*small, *local)]
+    order = np.argsort(starts, kind="stable")
+    parts = [local_voices.Part(starts[row], chosen[row]) for row in order]
+    found, found_seconds = local_voices.embeddings(path, embedder, parts, channel=channel)
+    whole, seconds = np.empty_like(found), np.empty_like(found_seconds)
+    whole[order], seconds[order] = found, found_seconds
+    vectors, split = whole[:, embedder.bundle.view("speaker")], len(small)
+    return _Voices(
+        windows, small, vectors[:split], seconds[:split], whole[:split], local, vectors[split:], seconds[split:]
+    )
+
+
+def _votes(heard: Segmentation, voices: _Voices, labels: Labels) -> Floats:
+    """(frames, S) how much each speaker speaks, from the clusters (N,) of short windows; -1: no embedding, no vote.
+
+    A short window votes for the speakers as its embedding is like theirs. A local speaker of a long window is the
+    speaker that its embedding and the short windows within it say, but two of one window are two; so long windows
+    say who speaks at the same time, and short ones who it is where a long one takes two voices for one.
+    """
+    from knn_cli import stitching
+    from knn_cli.clustering import means, unit
+
+    rows = np.flatnonzero(labels >= 0)
+    units = unit(voices.vectors[rows].astype(np.float64))
+    centroids, _ = means(units, np.ones(len(rows)), labels[rows])
+    centroids = unit(centroids)
+    like = np.exp((units @ centroids.T - 1) / SHARPNESS)
+    shares = np.zeros((len(labels), len(centroids)), dtype=np.float32)
+    shares[rows] = like / like.sum(1, keepdims=True)
+    votes = stitching.vote(voices.windows, voices.small, shares)
+    if not voices.local:
+        return votes
+    own = unit(voices.local_vectors.astype(np.float64)) @ centroids.T  # (N, S), 0 without an embedding
+    for row, one in enumerate(voices.local):
+        there = votes[heard.starts[one.window] :][: len(one.chosen)]
+        own[row] += AGREEMENT * there[one.chosen[: len(there)]].sum(0) / max(1, np.count_nonzero(one.chosen))
+    who = stitching.assign(own, np.array([one.window for one in voices.local], dtype=np.int64))
+    long = stitching.vote(heard, voices.local, np.eye(len(centroids), dtype=np.float32)[who])
+    votes *= SHORT
+    votes += (1 - SHORT) * long
+    return votes
 
 
 def _segment(
     path: Path | str, segmentation: str | Path | Segmenter | None, vad: str, embedder: Embedder, channel: str
-) -> Segmentation:
-    """Local speakers of the recording's windows, by the network or, one at a time, where silero-vad hears speech."""
+) -> tuple[Segmentation, float]:
+    """Local speakers of the recording's windows, and its seconds.
+
+    Those are of the network, or one at a time of where silero-vad hears speech.
+    """
+    from pyannote.core import Segment
+
     from knn_cli import segmentation as room
     from knn_cli import stitching
     from knn_cli import vad as silero
 
+    seconds = 0.0
+
+    def blocks(rate: int) -> Iterator[Waveform]:
+        nonlocal seconds
+        for block in audio.blocks(path, rate=rate, channel=channel):
+            seconds = block.start + block.seconds
+            yield block
+
     if vad == "silero":
         if segmentation is not None:
             raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
-        seconds = 0.0
-
-        def heard() -> Iterator[Waveform]:
-            nonlocal seconds
-            for block in audio.blocks(path, rate=silero.RATE, channel=channel):
-                seconds = block.start + block.seconds
-                yield block
-
-        regions = silero.speech(heard())
-        speech = np.zeros(round(seconds / FRAME_SECONDS), dtype=np.float32)
+        regions = silero.speech(blocks(silero.RATE))
+        speech = np.zeros(math.ceil(seconds / FRAME_SECONDS - EPSILON), dtype=np.float32)
         for region in regions:
             speech[round(region.start / FRAME_SECONDS) : round(region.end / FRAME_SECONDS)] = 1
-        return stitching.of_speech(speech)
+        return stitching.of_speech(speech), seconds
     segmenter = segmentation
     if not isinstance(segmenter, room.Segmenter):
         segmenter = room.Segmenter(segmenter, device=embedder.device)
-    return segmenter(audio.blocks(path, rate=segmenter.rate, channel=channel))
+    levels = room.Levels(segmenter.rate)
+    heard = segmenter(levels.through(blocks(segmenter.rate)))
+    nobody, doubt = stitching.doubted(heard, levels.decibels())
+    if doubt:  # silero-vad hears little speech in noise; asked everywhere, it would cost as much as all the rest
+        around = [Segment(max(0.0, (a * FRAME_SECONDS) - WARM_UP), b * FRAME_SECONDS) for a, b in doubt]
+        sounds = list(audio.crops(path, around, rate=silero.RATE, channel=channel))
+        for (first, last), span, chances in zip(doubt, around, silero.probabilities(sounds), strict=True):
+            middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - span.start
+            places = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
+            nobody[first:last] = chances[places] < SECOND
+    return stitching.without(heard, nobody), seconds
 
 
 def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedder: Embedder) -> dict[str, Any]:
@@ -134,50 +231,13 @@ def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedde
     return found
 
 
-def _labelled(
-    heard: Segmentation,
-    local: Sequence[LocalSpeaker],
-    voices: Floats,
-    rows: NDArray[np.int64],
-    clusters: Labels,
-) -> Labels:
-    """The speaker (N,) of every local speaker, from the clusters of those `rows` that have an embedding.
-
-    Two of one window are two speakers, as far as there are enough. A voice that said too little for an embedding is
-    the speaker whom other windows hear in its place; -1 where they hear nobody.
-    """
-    from knn_cli import stitching
-    from knn_cli.clustering import means, unit
-
-    units = unit(voices.astype(np.float64))
-    centroids, _ = means(units, np.ones(len(units)), clusters)
-    windows = np.array([one.window for one in local], dtype=np.int64)
-    similarity = units @ unit(centroids).T  # (rows, S)
-    similarity[np.arange(len(rows)), clusters] += 2.0  # the method's word, unless two of a window contradict each other
-    labels = np.full(len(local), -1, dtype=np.int64)
-    labels[rows] = stitching.assign(similarity, windows[rows])
-    votes = stitching.vote(heard, local, labels, len(centroids))
-    for row in np.flatnonzero(labels < 0).tolist():
-        one = local[row]
-        frames = np.flatnonzero(one.active) + heard.starts[one.window]
-        there = votes[frames[frames < len(votes)]].sum(0)
-        there[labels[windows == one.window].clip(0)] -= 1e-6  # of equal ones not another voice of this window
-        if there.max() > 0:
-            labels[row] = int(there.argmax())
-    return labels
-
-
 def _described(
-    turns: list[tuple[int, int, int]],
-    votes: Floats,
-    vectors: Floats,
-    seconds: Floats,
-    labels: Labels,
-    length: float,
-    uri: str,
+    turns: list[tuple[int, int, int]], votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
 ) -> Diarization:
     """Turns with names by first appearance, confidences, and each speaker's embedding."""
     from pyannote.core import Annotation, Segment
+
+    from knn_cli.clustering import unit
 
     names: dict[int, str] = {}
     found, confidence = Annotation(uri=uri), {}
@@ -185,15 +245,18 @@ def _described(
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
         found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = name
         confidence[track] = float(votes[first:last, speaker].mean())
-    voices, spoken = {}, {}
+    of_speaker, spoken = {}, {}
     for speaker, name in names.items():
-        rows = np.flatnonzero((labels == speaker) & (seconds > 0))
+        rows = np.flatnonzero(labels == speaker)
         if len(rows):
-            # Unit vectors, so that long ones do not drown the others.
-            units = vectors[rows] / np.linalg.norm(vectors[rows], axis=1, keepdims=True)
-            voices[name] = (seconds[rows, None] * units).sum(0) / seconds[rows].sum()
-            spoken[name] = sum((last - first) * FRAME_SECONDS for first, last, one in turns if one == speaker)
-    return Diarization(found, confidence, voices, spoken, length)
+            weights = voices.seconds[rows].astype(np.float64)
+            units = unit(voices.whole[rows].astype(np.float64))  # so that long ones do not drown the others
+            of_speaker[name] = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
+            clean = np.zeros(len(votes), dtype=bool)
+            for one in (voices.small[row] for row in rows.tolist()):
+                clean[np.flatnonzero(one.chosen) + voices.windows.starts[one.window]] = True
+            spoken[name] = float(clean.sum() * FRAME_SECONDS)
+    return Diarization(found, confidence, of_speaker, spoken, length)
 
 
 def check_speakers(number: int | None, least: int | None, most: int | None) -> None:

@@ -63,6 +63,11 @@ class Embedder:
         return self._network.dimension
 
     @property
+    def minimum_samples(self) -> int:
+        """Samples of the shortest clip that the encoder takes."""
+        return self._network.minimum
+
+    @property
     def minimum_seconds(self) -> float:
         """Speech that an embedding needs."""
         return max(MINIMUM_SECONDS, self._network.minimum / self.rate)

@@ -1,15 +1,15 @@
-"""An embedding for every local speaker of every window: sound is encoded once, frames are pooled often.
+"""Embeddings of parts of a recording: sound is encoded once, frames are pooled often.
 
-Encoders mix what they hear at once: pooled from frames of twenty seconds in which others speak too, embeddings of one
-voice lie so far apart that the equal error rate of 1.5-second stretches rises from 12 to 18 % (docs/research.md). So
-the encoder hears one voice at a time: of windows that lie end to end, each local speaker's clean frames, joined, are a
-clip. Windows between them encode nothing: their speakers are pooled from the frames of the two that they lie over.
+Encoders mix what they hear at once: frames of one voice take on others' when they are heard together for long, and a
+voice that is heard for too short is hardly known. Pooled from frames of BLOCK_SECONDS, local speakers are told apart as
+well as when the sound of each is encoded again by itself, which costs five times as much (docs/research.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,116 +21,85 @@ from torch import Tensor
 from knn_cli import audio
 from knn_cli.embedder import Embedder
 from knn_cli.segments import FRAME_SECONDS
-from knn_cli.stitching import LocalSpeaker, Segmentation
 from knn_cli.types import Floats
 
-ENOUGH = 12  # clean frames below which a local speaker's overlapped ones are heard too
+BLOCK = 75  # frames of a decision that are encoded together: BLOCK_SECONDS
+BLOCK_SECONDS = BLOCK * FRAME_SECONDS
+GROUP = 32  # blocks that go through the encoder at once
 LEAST = 6  # frames under which an embedding is not worth the name
-GROUP = 8  # windows whose clips go through the encoder together
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames of a recording that an embedding is made of.
+
+    start : first frame that `chosen` tells of
+    chosen: (T,) bool
+    """
+
+    start: int
+    chosen: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Frames of the encoder, each with the frame of the recording that it lies in."""
+    """A block's frames of the encoder, each with the frame of the recording that it lies in."""
 
     frames: Tensor  # (X, F, C), see `Embedder.frames`
     where: NDArray[np.int64]  # (F,)
 
 
-def local_voices(
-    path: Path | str,
-    embedder: Embedder,
-    segmentation: Segmentation,
-    speakers: Sequence[LocalSpeaker],
-    *,
-    channel: str = "mix",
+def embeddings(
+    path: Path | str, embedder: Embedder, parts: Sequence[Part], *, channel: str = "mix"
 ) -> tuple[Floats, Floats]:
-    """Embeddings (N, E) of local speakers, and the seconds of sound (N,) behind each: 0 where there is no embedding.
+    """Embeddings (N, E) of parts of one file, and the seconds of sound (N,) behind each: 0 where there is none.
 
-    speakers : in the order of `stitching.local_speakers`
+    parts : by start. No more is held than the blocks that a part reaches over.
 
     Raises AudioError as `audio.crops`.
     """
-    of_window: dict[int, list[int]] = {}
-    for row, one in enumerate(speakers):
-        of_window.setdefault(one.window, []).append(row)
-    starts, size = segmentation.starts, segmentation.probabilities.shape[1]
-    last = len(starts) - 1
-    bases = [w for w in range(len(starts)) if starts[w] % size == 0 or w == last]
-    vectors = np.zeros((len(speakers), embedder.dimension), dtype=np.float32)
-    seconds = np.zeros(len(speakers), dtype=np.float32)
-    before: _Encoded | None = None
-    done = -1
-    for base, encoded in _encoded(path, embedder, segmentation, speakers, of_window, bases, channel):
-        for window in range(done + 1, base + 1):
-            near = [one for one in (before if window < base else None, encoded) if one is not None]
-            rows = of_window.get(window, [])
-            for row, vector, heard in _pooled(embedder, [speakers[row] for row in rows], near, int(starts[window])):
-                vectors[rows[row]], seconds[rows[row]] = vector, heard
-        before, done = encoded, base
+    vectors = np.zeros((len(parts), embedder.dimension), dtype=np.float32)
+    seconds = np.zeros(len(parts), dtype=np.float32)
+    blocks = _blocks(path, embedder, parts, channel)
+    held: dict[int, _Encoded] = {}
+    newest = -1
+    for (start, size), group in groupby(range(len(parts)), key=lambda row: (parts[row].start, len(parts[row].chosen))):
+        rows = list(group)
+        first, last = start // BLOCK, (start + size - 1) // BLOCK
+        while newest < last and (more := next(blocks, None)) is not None:
+            newest, held[more[0]] = more
+        held = {number: block for number, block in held.items() if number >= first}
+        near = [held[number] for number in range(first, last + 1) if number in held]
+        if not near:
+            continue
+        where = np.concatenate([one.where for one in near]) - start  # (F,)
+        inside = (where >= 0) & (where < size)
+        masks = np.stack([inside & parts[row].chosen[where.clip(0, size - 1)] for row in rows])  # (K, F)
+        counts = np.array([np.count_nonzero(parts[row].chosen) for row in rows])
+        kept = np.flatnonzero((counts >= LEAST) & masks.any(1))
+        if len(kept):
+            frames = torch.cat([one.frames for one in near], 1)  # (X, F, C)
+            chosen = np.array(rows)[kept]
+            vectors[chosen] = embedder.pool(frames, torch.from_numpy(masks[kept]))
+            seconds[chosen] = counts[kept] * FRAME_SECONDS
     return vectors, seconds
 
 
-def chosen(one: LocalSpeaker) -> NDArray[np.bool_]:
-    """(T,) bool: the frames that a local speaker's embedding is made of."""
-    return one.clean if one.clean.sum() >= ENOUGH else one.active
-
-
-def _encoded(
-    path: Path | str,
-    embedder: Embedder,
-    segmentation: Segmentation,
-    speakers: Sequence[LocalSpeaker],
-    of_window: dict[int, list[int]],
-    bases: list[int],
-    channel: str,
-) -> Iterator[tuple[int, _Encoded | None]]:
-    """Base windows, each with the frames of its local speakers, which are encoded one voice at a time."""
-    size = segmentation.probabilities.shape[1]
-    spans = [Segment(at * FRAME_SECONDS, (at + size) * FRAME_SECONDS) for at in segmentation.starts[bases].tolist()]
-    sounds = audio.crops(path, spans, rate=embedder.rate, channel=channel)
+def _blocks(
+    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str
+) -> Iterator[tuple[int, _Encoded]]:
+    """(number, frames) of the blocks that parts need, in order."""
+    every = [np.unique((one.start + np.flatnonzero(one.chosen)) // BLOCK) for one in parts]
+    needed = np.unique(np.concatenate(every)).tolist() if every else []
     frame = round(FRAME_SECONDS * embedder.rate)
-    for first in range(0, len(bases), GROUP):
-        clips, owners, places = [], [], []
-        group = bases[first : first + GROUP]
-        for base, sound in zip(group, sounds, strict=False):
-            for row in of_window.get(base, []):
-                frames = np.flatnonzero(chosen(speakers[row]))
-                frames = frames[(frames + 1) * frame <= len(sound)]
-                if len(frames) >= LEAST:
-                    clips.append(sound[: len(sound) // frame * frame].reshape(-1, frame)[frames].ravel())
-                    owners.append(base)
-                    places.append(frames + int(segmentation.starts[base]))
-        found: dict[int, list[_Encoded]] = {base: [] for base in group}
-        for base, place, made in zip(owners, places, embedder.frames(clips), strict=True):
+    spans = [Segment(number * BLOCK_SECONDS, (number + 1) * BLOCK_SECONDS) for number in needed]
+    sounds = audio.crops(path, spans, rate=embedder.rate, channel=channel)
+    for first in range(0, len(needed), GROUP):
+        numbers = needed[first : first + GROUP]
+        clips = [sound for _, sound in zip(numbers, sounds, strict=False)]
+        long = [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in clips]
+        for number, clip, made in zip(numbers, long, embedder.frames(long), strict=False):
             # frame j of the encoder lies at the share (j + 1/2) / F of the clip
-            at = ((np.arange(made.shape[1]) + 0.5) * len(place) / made.shape[1]).astype(np.int64)
-            found[base].append(_Encoded(made, place[at]))
-        for base, parts in found.items():
-            if not parts:
-                yield base, None
-                continue
-            yield (
-                base,
-                _Encoded(torch.cat([one.frames for one in parts], 1), np.concatenate([one.where for one in parts])),
-            )
-
-
-def _pooled(
-    embedder: Embedder, speakers: Sequence[LocalSpeaker], near: Sequence[_Encoded], start: int
-) -> Iterator[tuple[int, Floats, float]]:
-    """(index, embedding, seconds) of those local speakers of a window that enough encoded frames are of."""
-    if not near or not speakers:
-        return
-    where = np.concatenate([one.where for one in near]) - start
-    size = len(speakers[0].active)
-    inside = (where >= 0) & (where < size)
-    masks = np.stack([inside & chosen(one)[where.clip(0, size - 1)] for one in speakers])  # (K, F)
-    counts = [len(np.unique(where[mask])) for mask in masks]
-    kept = [index for index, count in enumerate(counts) if count >= LEAST]
-    if not kept:
-        return
-    joined = torch.cat([one.frames for one in near], 1)  # (X, F, C)
-    vectors = embedder.pool(joined, torch.from_numpy(masks[kept]))
-    for index, vector in zip(kept, vectors, strict=True):
-        yield index, vector, counts[index] * FRAME_SECONDS
+            count = made.shape[1]
+            at = ((np.arange(count) + 0.5) * len(clip) / count / frame).astype(np.int64)
+            yield number, _Encoded(made, number * BLOCK + at)

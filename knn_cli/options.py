@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,27 @@ SegmentOption = Annotated[
 def given(ctx: typer.Context) -> set[str]:
     """The options that the command line says, rather than their defaults."""
     return {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
+
+
+def flag(ctx: typer.Context, name: str) -> str:
+    """How an option is written, such as --out-dir."""
+    return next(max(one.opts, key=len) for one in ctx.command.params if one.name == name)
+
+
+def refuse_together(ctx: typer.Context, groups: Iterable[Sequence[str]]) -> None:
+    """KnnError where the command line says two options of a group."""
+    said = given(ctx)
+    for group in groups:
+        if len(both := [flag(ctx, one) for one in group if one in said]) > 1:
+            raise KnnError(f"{both[0]} and {both[1]} do not go together.", "Choose one of them.")
+
+
+def refuse_without(ctx: typer.Context, needs: Mapping[str, Sequence[str]]) -> None:
+    """KnnError where the command line says an option and none of those that it needs."""
+    said = given(ctx)
+    for name, needed in needs.items():
+        if name in said and not said & set(needed):
+            raise KnnError(f"{flag(ctx, name)} goes with {' or '.join(flag(ctx, one) for one in needed)}.", "Add it.")
 
 
 def say_model(asked: str | None, found: Bundle, more: str) -> None:

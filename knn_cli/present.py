@@ -233,7 +233,7 @@ def _with_interval(figure: Figure, share: bool) -> str:
 
 
 def recognised_turns(stream: TextIO, found: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
-    """A recording's turns as a line of JSON, as `report.write_json`, and how alike its speakers and known voices are."""
+    """`report.write_json`, with how alike the recording's speakers and known voices are (see `Recognised.facts`)."""
     text = StringIO()
     write_json(found, text)
     json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})

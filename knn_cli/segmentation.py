@@ -18,6 +18,8 @@ from torch import Tensor
 
 from knn_cli import bundle
 from knn_cli.bundle import Bundle
+from knn_cli.embedder import torch_device
+from knn_cli.errors import BundleError
 from knn_cli.powerset import to_multilabel
 from knn_cli.segments import FRAME_SECONDS
 from knn_cli.stitching import Segmentation
@@ -42,17 +44,38 @@ class Segmenter:
 
     def __init__(self, model: str | Path | Bundle | None = None, *, device: torch.device | str = "cpu") -> None:
         self.bundle = model if isinstance(model, Bundle) else bundle.find(model or bundle.SEGMENTATION, segmenter=True)
-        self.device = torch.device(device)
+        self.device = device if isinstance(device, torch.device) else torch_device(device)
         self._network = cast(Any, bundle.load_segmenter(self.bundle).to(self.device))
         self._encoder: Any = None
+        self._scale = self.bundle.scale
         if "embedder" in self.bundle.config:
             heard = bundle.find_embedder(str(self.bundle.config["embedder"]))
             self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
+            self._scale = heard.scale
+        self._check()
 
     @property
     def rate(self) -> int:
         """Samples a second that the network hears."""
         return self.bundle.rate
+
+    def _check(self) -> None:
+        """BundleError for a head that does not fit its encoder, or has none."""
+        network, encoder = self._network, self._encoder
+        if encoder is None:
+            fits = not hasattr(network, "classify")
+        else:
+            frame = round(FRAME_SECONDS * self.rate)
+            fits = hasattr(network, "classify") and (network.layers, network.channels) == (
+                encoder.layers,
+                encoder.channels,
+            )
+            fits = fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW))
+        if not fits:
+            raise BundleError(
+                f"{self.bundle.folder}: the segmentation network does not fit the encoder that the bundle names.",
+                "A head on an encoder needs the embedder that it was trained with.",
+            )
 
     def __call__(self, blocks: Iterable[Waveform]) -> Segmentation:
         """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory."""
@@ -63,7 +86,7 @@ class Segmenter:
             nonlocal samples
             for block in blocks:
                 samples += len(block.samples)
-                yield block.samples * np.float32(self.bundle.scale)
+                yield block.samples * np.float32(self._scale)
 
         windows = self._of_sound if self._encoder is None else self._of_frames
         found = list(windows(heard(), frame))
@@ -107,6 +130,30 @@ class Segmenter:
                     logs = head.classify(torch.stack([frames for _, frames in alike])).cpu()
                 chances = to_multilabel(logs, head.speakers, head.most).numpy()
                 yield from ((start, one) for (start, _), one in zip(alike, chances, strict=True))
+
+
+class Levels:
+    """How loud each frame of a recording is, from blocks on their way elsewhere."""
+
+    def __init__(self, rate: int) -> None:
+        self._frame = round(FRAME_SECONDS * rate)
+        self._rest = np.zeros(0, dtype=np.float32)
+        self._powers: list[Floats] = []
+
+    def through(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+        """The blocks, as they are."""
+        for block in blocks:
+            samples = np.concatenate([self._rest, block.samples])
+            whole = len(samples) // self._frame * self._frame
+            self._powers.append(np.square(samples[:whole].reshape(-1, self._frame)).mean(1))
+            self._rest = samples[whole:]
+            yield block
+
+    def decibels(self) -> Floats:
+        """(frames,) float32 dBFS of all that went through; the last frame may not be whole."""
+        rest = [np.square(self._rest).mean(keepdims=True)] if len(self._rest) else []
+        powers = np.concatenate([*self._powers, *rest]) if self._powers or rest else np.zeros(0)
+        return (10 * np.log10(np.maximum(powers, 1e-12))).astype(np.float32)
 
 
 def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:

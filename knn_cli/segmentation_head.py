@@ -54,7 +54,8 @@ class SegmentationHead(nn.Module):
         self.halve = nn.Conv1d(width, width, 5, stride=self.pace, padding=2)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.lstm = nn.LSTM(width, hidden, depth, batch_first=True, bidirectional=True, dropout=dropout)
+        between = dropout if depth > 1 else 0.0
+        self.lstm = nn.LSTM(width, hidden, depth, batch_first=True, bidirectional=True, dropout=between)
         self.linear = nn.Linear(2 * hidden, width)
         self.classifier = nn.Linear(width, len(powerset(speakers, most)))
 

@@ -10,9 +10,11 @@ from scipy.linalg import eigh
 
 from knn_cli.clustering import Bounds, Clusterer, Labels, means, unit
 from knn_cli.errors import KnnError
-from knn_cli.linkage import condense
+from knn_cli.linkage import AgglomerativeClustering, condense
 from knn_cli.registry import CLUSTERERS
 from knn_cli.types import Doubles
+
+FEW = 150  # embeddings
 
 
 @CLUSTERERS.register("spectral")
@@ -25,7 +27,11 @@ class SpectralClustering(Clusterer):
     Luxburg, "A tutorial on spectral clustering", 2007, section 8.3).
 
     neighbours         : share of all embeddings that each keeps as neighbours, 0 to 1
+    share_of_few       : share of the first FEW of them that it keeps at least: short recordings have few speakers, and
+                         their graphs fall apart with less
     minimum_neighbours : and at least so many
+    one_or_more        : the gap after the first eigenvalue, which is 0 always, says little: where it is the largest,
+                         average linkage cut at this distance says how many there are
     most               : most speakers considered where no maximum is asked for
     limit              : embeddings above which blocks are condensed first; memory is about 5 * 8 * limit^2 bytes
 
@@ -33,13 +39,16 @@ class SpectralClustering(Clusterer):
     """
 
     neighbours: float = 0.05
-    minimum_neighbours: int = 10
+    share_of_few: float = 0.26
+    minimum_neighbours: int = 8
+    one_or_more: float = 0.75
     most: int = 10
     limit: int = 1500
 
     def __post_init__(self) -> None:
-        if not 0 < self.neighbours <= 1:
-            raise KnnError(f"The share of neighbours {self.neighbours:g} is no share.", "Take above 0, up to 1.")
+        for share in (self.neighbours, self.share_of_few):
+            if not 0 < share <= 1:
+                raise KnnError(f"The share of neighbours {share:g} is no share.", "Take above 0, up to 1.")
         if min(self.minimum_neighbours, self.most) < 1 or self.limit < 4:
             raise KnnError("A setting of spectral clustering is too small.", "Take larger numbers.")
 
@@ -53,6 +62,10 @@ class SpectralClustering(Clusterer):
         # k speakers leave k eigenvalues near zero; a gap after the last one computed cannot be seen.
         gaps = np.diff(values, append=values[-1])[low - 1 : high]
         speakers = low + int(np.argmax(gaps))
+        if speakers == 1 < high:
+            tree = AgglomerativeClustering(threshold=self.one_or_more)
+            speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
+            _, vectors = self._spectrum(centroids, counts, speakers)
         rows = vectors[:, :speakers]
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         labels: Labels = k_means(rows, counts, speakers)[member]
@@ -64,7 +77,8 @@ class SpectralClustering(Clusterer):
         norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
         affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
         np.fill_diagonal(affinity, 1.0)
-        kept = min(len(points), max(self.minimum_neighbours, math.ceil(self.neighbours * len(points))) + 1)
+        share = max(self.neighbours * len(points), self.share_of_few * min(len(points), FEW))
+        kept = min(len(points), max(self.minimum_neighbours, math.ceil(share)) + 1)
         if kept < len(points):
             # The kept-th largest of each row; equal ones stay together, so that the order of rows plays no part.
             least = np.partition(affinity, len(points) - kept, axis=1)[:, len(points) - kept]

