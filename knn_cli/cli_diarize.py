@@ -197,7 +197,7 @@ def diarize(
     if unwanted is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
-        clean = diarizing.Cleaning(out_dir, ways.form, unwanted, how, max_silence, silence_threshold)
+        clean = diarizing.Cleaning(out_dir, ways.form, unwanted, how, max_silence, silence_threshold, channel)
     truths = pipeline.references(sources, reference, uem)
     others = [one for one in (reference, uem, speakers) if one is not None]
     turn_outputs.check(ways, clean, voices, sources, others, force=force)
@@ -228,7 +228,8 @@ def diarize(
             labels = {label for one in good for label in one}
             talk.note(f"{_many(len(labels), 'voice')} in {_many(len(good), 'recording')}.")
             names = (*names, *labels)
-        work = _Work(ways, clean, names, truths, voices is not None, channel)
+        least = 1 if per_channel else num_speakers or min_speakers or 1
+        work = _Work(ways, clean, names, truths, voices is not None, channel, least)
         work.write(results)
     if work.scores:  # where turns do not go to stdout, this is the data
         present.diarization_scores(sys.stderr if ways.stdout else sys.stdout, work.scores)
@@ -329,8 +330,10 @@ class _Work:
         truths: Mapping[str, tuple[Any, Any]],
         keep: bool,
         channel: str,
+        least: int,
     ) -> None:
         self.ways, self.clean, self.known, self.truths, self.channel = ways, clean, known, truths, channel
+        self._least = least  # speakers that the user asked for
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
         self.kept: list[tuple[str, Any]] = []  # (recording, its diarization)
@@ -368,7 +371,10 @@ class _Work:
         if not one.turns:
             talk.note(f"{path} holds no speech; nothing is in its {self.ways.form}.")
         else:
-            talk.detail(f"{path}: {_many(len(one.turns.labels()), 'speaker')}, {_many(len(one.turns), 'turn')}.")
+            there = _many(len(one.turns.labels()), "speaker")
+            talk.detail(f"{path}: {there}, {_many(len(one.turns), 'turn')}.")
+            if len(one.turns.labels()) < self._least:
+                talk.note(f"{path}: {there}, not {self._least}; there is too little speech for more.")
         if found.recognised is not None and one.turns:
             heard = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in found.known.items())
             talk.note(f"{path}: {heard or 'nobody'} recognised.")
@@ -397,13 +403,15 @@ class _Work:
     def _clean(self, clean: Cleaning, path: Path, found: Found) -> None:
         result = clean.run(path, found.diarization, self.known)
         if clean.unwanted is not None:
-            if not result.speakers and found.diarization.turns:
+            if not found.diarization.turns:
+                talk.note(f"{path}: nobody is unwanted, since nobody speaks there.")
+            elif not result.speakers:
                 few = clean.unwanted.strip() == "least"
                 why = "only one speaks there, who is not the least of anybody" if few else "they do not speak there"
                 talk.note(f"{path}: nobody is unwanted, since {why}.")
             else:
                 seconds = sum(part.end - part.start for part in result.parts)
-                who = ", ".join(result.speakers) or "nobody"
+                who = ", ".join(result.speakers)
                 talk.note(f"{clean.listed(path)}: {_many(len(result.parts), 'part')} of {who}, {seconds:.1f} s.")
         if (cleaned := result.cleaned) is None:
             return

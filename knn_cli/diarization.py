@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knn_cli import audio
 from knn_cli.errors import KnnError
@@ -25,6 +26,7 @@ CLUSTERER = "spectral"
 RELIABLE = 0.6  # seconds of speech from which an embedding may shape clusters
 SHORT = 0.6  # weight of short windows' votes beside those of long ones
 SHARPNESS = 0.1  # cosine by which one speaker is e times as likely as another
+PIECE = 750  # frames of doubt that are settled at once
 WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
 SECOND = 0.2  # its probability of speech that settles a doubt
 AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
@@ -180,8 +182,6 @@ def _segment(
 
     Those are of the network, or one at a time of where silero-vad hears speech.
     """
-    from pyannote.core import Segment
-
     from knn_cli import segmentation as room
     from knn_cli import stitching
     from knn_cli import vad as silero
@@ -208,14 +208,32 @@ def _segment(
     levels = room.Levels(segmenter.rate)
     heard = segmenter(levels.through(blocks(segmenter.rate)))
     nobody, doubt = stitching.doubted(heard, levels.decibels())
-    if doubt:  # silero-vad hears little speech in noise; asked everywhere, it would cost as much as all the rest
-        around = [Segment(max(0.0, (a * FRAME_SECONDS) - WARM_UP), b * FRAME_SECONDS) for a, b in doubt]
-        sounds = list(audio.crops(path, around, rate=silero.RATE, channel=channel))
-        for (first, last), span, chances in zip(doubt, around, silero.probabilities(sounds), strict=True):
-            middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - span.start
-            places = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
-            nobody[first:last] = chances[places] < SECOND
+    _ask_again(path, doubt, nobody, channel)
     return stitching.without(heard, nobody), seconds
+
+
+def _ask_again(path: Path | str, doubt: Sequence[tuple[int, int]], nobody: NDArray[np.bool_], channel: str) -> None:
+    """Where silero-vad hears no speech in stretches of doubt, nobody speaks: write it into `nobody` (frames,).
+
+    It hears little speech in noise, and asked everywhere it would cost as much as all the rest.
+    """
+    from pyannote.core import Segment
+
+    from knn_cli import vad as silero
+
+    pieces = [(at, min(at + PIECE, last)) for first, last in doubt for at in range(first, last, PIECE)]
+    around = [Segment(max(0.0, first * FRAME_SECONDS - WARM_UP), last * FRAME_SECONDS) for first, last in pieces]
+    sounds = audio.crops(path, around, rate=silero.RATE, channel=channel)
+    for place in range(0, len(pieces), silero.LANES):
+        group = range(place, min(place + silero.LANES, len(pieces)))
+        heard = silero.probabilities(
+            [next(sounds).copy() for _ in group]
+        )  # a view would keep its minute of sound alive
+        for row, chances in zip(group, heard, strict=True):
+            first, last = pieces[row]
+            middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - around[row].start
+            frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
+            nobody[first:last] = chances[frames] < SECOND
 
 
 def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedder: Embedder) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Cleaning:
     unwanted    : see `cleaning.unwanted_speakers`; None where nobody is
     how         : what happens to them; None leaves the sound as it is
     max_silence : see `cleaning.clean`; None leaves silences as they are
+    channel     : that turns are of, which a player of cleaned sound plays
 
     Raises KnnError for what no recording can be cleaned by.
     """
@@ -123,6 +124,7 @@ class Cleaning:
     how: Literal["mute", "cut"] | None = None
     max_silence: float | None = None
     threshold: float = cleaning.THRESHOLD
+    channel: str = "mix"
 
     def __post_init__(self) -> None:
         cleaning.check_silence(self.max_silence, self.threshold)
@@ -168,5 +170,7 @@ class Cleaning:
         heard = cleaning.moved(found, done)
         turns = heard.turns.copy()
         turns.uri = target.stem
-        report.write(replace(heard, turns=turns), self.turns(source), self.form, audio_path=target)
+        report.write(
+            replace(heard, turns=turns), self.turns(source), self.form, audio_path=target, channel=self.channel
+        )
         return Result(names, parts, done)

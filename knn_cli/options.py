@@ -41,7 +41,9 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", callback=quieter, he
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", callback=louder, help="More on stderr.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model by name or folder; `knn info` lists them.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace stores, models and sound that exist; text is replaced anyway.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines.")]
 ChannelOption = Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 1.")]
 VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Use speech only, or all of the sound.")]

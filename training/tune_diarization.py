@@ -3,8 +3,8 @@
     python -m training.tune_diarization --data ../shared/data --work WORK [--count 24] [--seed 99]
 
 The speakers are `training.data.held_out_speakers` but for doubtful names. Real meetings are left alone: they are for
-measuring. Prints the diarization error (collar 0, overlap scored; mean a conversation, and pooled with its parts) of each
-setting, and how far the number of speakers was off.
+measuring. Prints of each setting the diarization error (collar 0, overlap scored; mean a conversation, and pooled with its
+parts), and how far the number of speakers was off.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def score(heard: list[Heard], name: str, settings: dict[str, Any]) -> str:
     whole = sum(errors[1:], errors[0])
     parts = ", ".join(f"{100 * part / whole.total:.1f}" for part in (whole.missed, whole.false_alarm, whole.confusion))
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
-    mean = np.mean([one.rate for one in errors])
-    return f"| {name} | {told} | {mean:.1%} | {whole.rate:.1%} | {parts} | {np.mean(off):+.1f} ({np.abs(off).mean():.1f}) |"
+    rates = f"{np.mean([one.rate for one in errors]):.1%} | {whole.rate:.1%}"
+    return f"| {name} | {told} | {rates} | {parts} | {np.mean(off):+.1f} ({np.abs(off).mean():.1f}) |"
 
 
 def main() -> None:
