@@ -430,6 +430,7 @@ def _many(count: int, what: str) -> str:
 
 def _lengths(seconds: Mapping[str, float]) -> str:
     """What of a recording's sound stayed and what did not."""
-    words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": "taken out as silence"}
+    silence = "taken out as silence" + (", muted parts among it" if seconds.get("muted") else "")
+    words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": silence}
     gone = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
     return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *gone])

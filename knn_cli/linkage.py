@@ -19,7 +19,7 @@ LIMIT = 3000  # points of one tree: 3 * 8 * LIMIT^2 bytes
 
 # The linkages, each with the threshold taken when none is given. Means of noisy embeddings lie closer together than the
 # embeddings do, so centroid linkage needs a lower one than average linkage; Ward's distance is a share of the spread.
-LINKAGES = {"average": 0.8, "centroid": 0.3, "ward": 0.04}
+LINKAGES = {"average": 0.7, "centroid": 0.3, "ward": 0.04}
 
 
 @CLUSTERERS.register("ahc")

@@ -333,8 +333,13 @@ def timelines(
 
 def check_stems(files: Sequence[Path]) -> None:
     """KnnError for two files of one name, whose turns could not be told apart."""
-    if len({path.stem for path in files}) < len(files):
-        raise KnnError("Two of the files have the same name, so their turns could not be told apart.", "Rename one.")
+    first: dict[str, Path] = {}
+    for path in files:
+        if (other := first.setdefault(path.stem, path)) is not path:
+            raise KnnError(
+                f"Two files are called {path.stem}, so their turns could not be told apart: {other} and {path}.",
+                "Rename one.",
+            )
 
 
 def diarize(

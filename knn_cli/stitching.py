@@ -198,7 +198,7 @@ def doubted(segmentation: Segmentation, levels: Floats) -> tuple[NDArray[np.bool
     chances = speech(segmentation)
     spoken = chances >= ACTIVE
     doubt: list[tuple[int, int]] = []
-    nobody = np.zeros(segmentation.frames, dtype=bool)
+    nobody = ~spoken  # what single windows hear beside a stretch is no turn
     if not spoken.any():
         return nobody, doubt
     least = max(SILENCE, np.percentile(levels[spoken], 95) - FAINT)

@@ -169,7 +169,7 @@ class VBxClustering(Clusterer):
 
     plda: VoicePLDA | None = None
     fa: float = 0.4
-    fb: float = 12.0
+    fb: float = 4.0
     loop: float = 0.0
     threshold: float | None = 0.6
     bias: float = -0.015

@@ -299,21 +299,26 @@ def test_thousands_of_short_turns_do_not_take_for_ever() -> None:
 
 
 def test_what_is_faint_or_nowhere_sure_is_nobody() -> None:
-    """Speech at -20 dB; at -45; 35 dB below the first, which goes; loud, but never SURE, which goes too."""
-    speech = [0.9] * 6 + [0.0] * 2 + [0.8] * 4 + [0.0] * 2 + [0.95] * 6 + [0.0] * 2 + [0.6] * 4
+    """Speech at -20 dB; at -45, in doubt; 35 dB below the first, which goes; loud, but never SURE, which goes too."""
+    speech = [0.95] * 6 + [0.0] * 2 + [0.8] * 4 + [0.0] * 2 + [0.95] * 6 + [0.0] * 2 + [0.6] * 4
     levels = np.array([-20.0] * 8 + [-45] * 6 + [-55] * 8 + [-20] * 4, dtype=np.float32)
     found = windows([0, 12], [[speech[:14]], [speech[12:]]], 26)
-    kept = stitching.without_doubtful(found, levels)
+    nobody, doubt = stitching.doubted(found, levels)
+    assert doubt == [(8, 12)]
+    assert [int(at) for at in np.flatnonzero(nobody)] == [6, 7, *range(12, 26)]
+    kept = stitching.without(found, nobody)
     assert (kept.starts.tolist(), kept.frames) == ([0, 12], 26)
-    assert np.array_equal(kept.probabilities[0], found.probabilities[0])
+    assert np.array_equal(kept.probabilities[0, :12], found.probabilities[0, :12])
     assert found.probabilities[1].any() and not kept.probabilities[1].any()
     silent = windows([0], [[[0.3] * 4]], 4)
-    assert np.array_equal(stitching.without_doubtful(silent, levels[:4]).probabilities, silent.probabilities)
+    nobody, doubt = stitching.doubted(silent, levels[:4])
+    assert nobody.all() and doubt == []
 
 
 def test_digital_silence_is_nobody() -> None:
     found = windows([0], [[[0.9] * 8]], 8)
-    assert not stitching.without_doubtful(found, np.full(8, -120, dtype=np.float32)).probabilities.any()
+    nobody, doubt = stitching.doubted(found, np.full(8, -120, dtype=np.float32))
+    assert nobody.all() and doubt == [] and not stitching.without(found, nobody).probabilities.any()
 
 
 # --- windows over speech

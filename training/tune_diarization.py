@@ -3,7 +3,7 @@
     python -m training.tune_diarization --data ../shared/data --work WORK [--count 24] [--seed 99]
 
 The speakers are `training.data.held_out_speakers` but for doubtful names. Real meetings are left alone: they are for
-measuring. Prints of each setting the diarization error (collar 0, overlap scored; mean a conversation, and pooled with its
+measuring. Prints each setting's diarization error (collar 0, overlap scored; mean a conversation, and pooled with its
 parts), and how far the number of speakers was off.
 """
 
