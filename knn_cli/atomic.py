@@ -105,9 +105,14 @@ def check_output(path: str | Path | None, sources: Iterable[str | Path]) -> None
     """KnnError when an output would take the place of one of the sources, which `--force` does not allow either."""
     if path is None:
         return
-    target = Path(path).resolve()
-    for source in sources:
-        if Path(source).resolve() == target:
+    check_outputs([path], sources)
+
+
+def check_outputs(paths: Iterable[str | Path], sources: Iterable[str | Path]) -> None:
+    """`check_output` of many outputs, in time that grows with their number only."""
+    read = {Path(source).resolve() for source in sources}
+    for path in paths:
+        if Path(path).resolve() in read:
             raise KnnError(f"{path} is one of the sources.", "Name another file for the output.")
 
 

@@ -92,7 +92,7 @@ def diarize(
     min_turn: Annotated[
         float,
         typer.Option("--min-turn", help="Seconds; shorter turns go, or to neighbours; 0.8 leaves interjections out."),
-    ] = 0.0,
+    ] = 0.1,
     max_gap: Annotated[float, typer.Option("--max-gap", help="Seconds; shorter pauses of a speaker are filled.")] = 0.4,
     vad: Annotated[
         Vad, typer.Option("--vad", help="What hears speech: our network, which hears overlap, or silero-vad.")

@@ -30,6 +30,7 @@ PIECE = 750  # frames of doubt that are settled at once
 WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
 SECOND = 0.2  # its probability of speech that settles a doubt
 AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
+MIN_TURN_SECONDS = 0.1  # shorter turns are strays of the votes
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
 
@@ -44,7 +45,7 @@ def diarize(
     num_speakers: int | None = None,
     min_speakers: int | None = None,
     max_speakers: int | None = None,
-    min_turn: float = 0.0,
+    min_turn: float = MIN_TURN_SECONDS,
     max_gap: float = MAX_GAP_SECONDS,
     channel: str = "mix",
     device: str = "auto",

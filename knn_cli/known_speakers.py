@@ -192,8 +192,6 @@ def _add_clips(
             failures.append(error)
         if progress is not None:
             progress(done, len(files))
-    if len(failures) == 1:
-        raise failures[0]
     if failures:
         told = " ".join(one.message for one in failures[:SHOWN])
         more = f" {len(failures) - SHOWN} others fail too." if len(failures) > SHOWN else ""

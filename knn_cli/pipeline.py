@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knn_cli import audio, bundle, labels, store
-from knn_cli.atomic import check_output
+from knn_cli.atomic import check_output, check_outputs
 from knn_cli.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedder import embed_store as embed_rows
 from knn_cli.errors import AudioError, BundleError, Failure, KnnError, StoreError
@@ -259,8 +259,7 @@ def recording_names(files: Sequence[Path]) -> list[str]:
 
 def check_folder_output(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:
     """KnnError when the files of an output folder cannot be made, or one would replace a source; makes the folder."""
-    for target in targets:
-        check_output(target, sources)
+    check_outputs(targets, sources)
     if folder.exists() and not folder.is_dir():
         raise KnnError(f"{folder} is a file.", "Name a folder for one file a recording, or one file with -o.")
     try:
@@ -298,11 +297,14 @@ def references(
 
 def _turns_of(name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path) -> Annotation:
     """The turns of a recording; those of an only recording go with an only file. KnnError where there are none."""
+    from knn_cli import report
+
     if len(turns) == len(files) == 1:
         return next(iter(turns.values()))
-    if name not in turns:
+    found = turns.get(name, turns.get(report.rttm_word(name)))  # RTTM has no white space in names
+    if found is None:
         raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
-    return turns[name]
+    return found
 
 
 def timelines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def ways(sources: Sequence[Path], out: Path | None, folder: Path | None, form: s
     if len(sources) > 1 and wanted not in report.TOGETHER:
         raise KnnError(f"Several recordings in one {wanted} file could not be told apart.", "Give --out-dir.")
     if wanted in report.FILES_ONLY and out is None:
-        raise KnnError(f"A {wanted} file is not for stdout.", "Give -o or --out-dir.")
+        raise KnnError(f"The form {wanted} is not for stdout.", "Give -o or --out-dir.")
     return Ways(wanted, out, None, {})
 
 
@@ -84,7 +85,8 @@ def check(
     if clean is not None:
         for source in sources:
             targets += _cleaned(clean, source, force)
-    if twice := next((target for target in targets if targets.count(target) > 1), None):
+    if len(set(targets)) < len(targets):
+        twice = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {twice}.", "Rename a recording, or do it by itself.")
     pipeline.check_folder_output(ways.folder, targets, read)
 

@@ -21,11 +21,12 @@ import torch
 from command import done, knn
 from pyannote.core import Annotation, Segment
 
-from knn_cli import across, bundle, channels, cli_diarize, convert, diarization, known_speakers, store
+from knn_cli import across, bundle, channels, cli_diarize, convert, diarization, known_speakers, pipeline, store
+from knn_cli.atomic import check_outputs
 from knn_cli.clustering import PRESETS
-from knn_cli.errors import AudioError
+from knn_cli.errors import AudioError, KnnError
 from knn_cli.registry import CLUSTERERS, SEGMENTERS
-from knn_cli.report import FILE_SUFFIXES, SUFFIXES, read_rttm
+from knn_cli.report import FILE_SUFFIXES, SUFFIXES, read_rttm, write_rttm
 from knn_cli.types import Diarization, EmbeddingSet
 
 CPU = ["--device", "cpu", "--vad", "silero"]  # so that no network is loaded besides the tiny one
@@ -243,7 +244,7 @@ def test_several_in_one_file(sound: Path, asked: list[dict[str, Any]], tmp_path:
     refused = knn("diarize", *both, "-o", tmp_path / "all.html", *TINY)
     assert refused.exit_code == 1 and "could not be told apart" in refused.stderr
     same = knn("diarize", sound / "one.wav", sound / "stereo" / "one.wav", *TINY)
-    assert same.exit_code == 1 and "same name" in same.stderr
+    assert same.exit_code == 1 and "Two files are called" in same.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--across"], ["--unwanted", "least", "--cut"], ["--voices", "{tmp}/v.h5"]])
@@ -480,3 +481,21 @@ def test_as_a_real_process(example: Path, tmp_path: Path) -> None:
     assert length == pytest.approx(cut, abs=0.01) and after["duration"] == pytest.approx(
         before["duration"] - cut, abs=0.1
     )
+
+
+def test_a_reference_that_we_wrote_is_found_by_names_with_spaces(tmp_path: Path) -> None:
+    reference = tmp_path / "truth.rttm"
+    with reference.open("w") as file:
+        for name in ("part two", "half"):
+            turns = Annotation(uri=name)
+            turns[Segment(0, 1), 0] = "anna"
+            write_rttm(turns, file)
+    found = pipeline.references([Path("part two.flac"), Path("half.flac")], reference, None)
+    assert {name: truth.uri for name, (truth, _) in found.items()} == {"part two": "part_two", "half": "half"}
+
+
+def test_thousands_of_outputs_are_checked_at_once(tmp_path: Path) -> None:
+    sources = [tmp_path / f"{number}.wav" for number in range(3000)]
+    check_outputs([path.with_suffix(".rttm") for path in sources], sources)
+    with pytest.raises(KnnError, match="one of the sources"):
+        check_outputs([tmp_path / "a.rttm", sources[-1]], sources)
