@@ -227,9 +227,7 @@ def _ask_again(path: Path | str, doubt: Sequence[tuple[int, int]], nobody: NDArr
     sounds = audio.crops(path, around, rate=silero.RATE, channel=channel)
     for place in range(0, len(pieces), silero.LANES):
         group = range(place, min(place + silero.LANES, len(pieces)))
-        heard = silero.probabilities(
-            [next(sounds).copy() for _ in group]
-        )  # a view would keep its minute of sound alive
+        heard = silero.probabilities([next(sounds).copy() for _ in group])  # a view would keep its minute alive
         for row, chances in zip(group, heard, strict=True):
             first, last = pieces[row]
             middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - around[row].start

@@ -7,10 +7,11 @@ clustering has said which local speakers are one person, windows that overlap vo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,20 +118,24 @@ def heard(segmentation: Segmentation) -> Floats:
 
 def count(segmentation: Segmentation) -> NDArray[np.int64]:
     """(frames,) how many speak at once, on the average of the windows that hear a frame."""
-    total = np.zeros(segmentation.frames, dtype=np.float32)
-    for start, chances in zip(segmentation.starts.tolist(), segmentation.probabilities, strict=True):
-        part = total[start : start + len(chances)]
-        part += (chances >= ACTIVE).sum(1)[: len(part)]
-    return np.floor(total / np.maximum(heard(segmentation), 1) + 0.5).astype(np.int64)
+    mean = _mean(segmentation, lambda chances: (chances >= ACTIVE).sum(1))
+    speakers: NDArray[np.int64] = np.floor(mean + 0.5).astype(np.int64)
+    return speakers
 
 
 def speech(segmentation: Segmentation) -> Floats:
     """(frames,) probability that anybody speaks, on the average of the windows that hear a frame."""
+    return _mean(segmentation, lambda chances: 1 - np.prod(1 - chances.astype(np.float32), axis=1))
+
+
+def _mean(segmentation: Segmentation, said: Callable[[NDArray[np.float16]], NDArray[Any]]) -> Floats:
+    """(frames,) float32: what windows say of a frame, (T, K) to (T,), on the average of those that hear it."""
     total = np.zeros(segmentation.frames, dtype=np.float32)
     for start, chances in zip(segmentation.starts.tolist(), segmentation.probabilities, strict=True):
         part = total[start : start + len(chances)]
-        part += 1 - np.prod(1 - chances.astype(np.float32), axis=1)[: len(part)]
-    return (total / np.maximum(heard(segmentation), 1)).astype(np.float32)
+        part += said(chances)[: len(part)]
+    total /= np.maximum(heard(segmentation), 1)
+    return total
 
 
 def vote(segmentation: Segmentation, local: Sequence[LocalSpeaker], shares: Floats) -> Floats:
