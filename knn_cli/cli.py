@@ -232,5 +232,7 @@ def _duration(seconds: float) -> str:
 
 def main() -> NoReturn:
     """The `knn` command."""
+    # For pictures in notebooks pyannote.core imports pyplot, most of a second; without that part it does all the rest.
+    sys.modules.setdefault("pyannote.core.notebook", None)  # type: ignore[arg-type]
     app()
     raise SystemExit(0)

@@ -166,7 +166,7 @@ def diarize(
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
     from knn_cli import across as linking
-    from knn_cli import audio, diarizing, known_speakers, pipeline, present, turn_outputs
+    from knn_cli import audio, diarizing, known_speakers, pipeline, turn_outputs
     from knn_cli.diarization import check_speakers, check_turns
     from knn_cli.embedder import Embedder
 
@@ -232,6 +232,8 @@ def diarize(
         work = _Work(ways, clean, names, truths, voices is not None, channel, least)
         work.write(results)
     if work.scores:  # where turns do not go to stdout, this is the data
+        from knn_cli import present
+
         present.diarization_scores(sys.stderr if ways.stdout else sys.stdout, work.scores)
     if voices is not None and work.kept:
         fingerprint = embedder.bundle.fingerprint
@@ -274,9 +276,11 @@ def _method(clusterer: str, preset: str | None, own: Mapping[str, Any]) -> tuple
     if preset is not None:
         method, settings = PRESETS[preset]
         return method, dict(settings)
+    said = {name: value for name, value in own.items() if value is not None}
+    if not said:
+        return clusterer, {}
     takes = {name: {field.name for field in fields(CLUSTERERS.get(name))} for name in CLUSTERERS.names()}  # type: ignore[arg-type]
     flags = {"linkage": "--linkage", "threshold": "--threshold", "minimum_size": "--min-cluster-size"}
-    said = {name: value for name, value in own.items() if value is not None}
     for name in said:
         if name not in takes[clusterer]:
             others = " or ".join(f"--clusterer {one}" for one in takes if name in takes[one])
@@ -297,7 +301,7 @@ def _check_method(method: str, settings: dict[str, Any], embedder: Embedder) -> 
 def _segmenter(vad: Vad, model: str | None, embedder: Embedder) -> Segmenter | None:
     from knn_cli.segmentation import Segmenter
 
-    return None if vad is Vad.silero else Segmenter(model, device=embedder.device)
+    return None if vad is Vad.silero else Segmenter(model, embedder=embedder)
 
 
 def _enrolled(path: Path, embedder: Embedder) -> Voices:
@@ -362,10 +366,10 @@ class _Work:
             talk.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
 
     def _one(self, path: Path, found: Found, stream: TextIO) -> None:
-        from knn_cli import der
-
         one = found.diarization
         if self.truths:
+            from knn_cli import der
+
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = der.score(truth, one.turns, uem=scored)
         if not one.turns:
@@ -385,12 +389,14 @@ class _Work:
             self._clean(self.clean, path, found)
 
     def _turns(self, path: Path, found: Found, stream: TextIO) -> None:
-        from knn_cli import present, report
+        from knn_cli import report
         from knn_cli.atomic import replacing_text
 
         ways = self.ways
         target = ways.targets.get(path)
         if ways.form == "json" and found.recognised is not None:
+            from knn_cli import present
+
             with nullcontext(stream) if target is None else replacing_text(target) as file:
                 present.recognised_turns(file, found.diarization, found.recognised)
         elif target is None and ways.form not in report.FILES_ONLY:

@@ -205,7 +205,7 @@ def _segment(
         return stitching.of_speech(speech), seconds
     segmenter = segmentation
     if not isinstance(segmenter, room.Segmenter):
-        segmenter = room.Segmenter(segmenter, device=embedder.device)
+        segmenter = room.Segmenter(segmenter, embedder=embedder)
     levels = room.Levels(segmenter.rate)
     heard = segmenter(levels.through(blocks(segmenter.rate)))
     nobody, doubt = stitching.doubted(heard, levels.decibels())
@@ -216,7 +216,7 @@ def _segment(
 def _ask_again(path: Path | str, doubt: Sequence[tuple[int, int]], nobody: NDArray[np.bool_], channel: str) -> None:
     """Where silero-vad hears no speech in stretches of doubt, nobody speaks: write it into `nobody` (frames,).
 
-    It hears little speech in noise, and asked everywhere it would cost as much as all the rest.
+    It is not asked elsewhere: it hears little of speech in noise.
     """
     from pyannote.core import Segment
 
@@ -240,10 +240,10 @@ def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedde
 
     Raises KnnError where the model has none.
     """
-    from knn_cli import voice_plda
-
     found: dict[str, Any] = {"reliable": RELIABLE, **(settings or {})}
     if clusterer == "vbx" and "plda" not in found:
+        from knn_cli import voice_plda
+
         found["plda"] = voice_plda.load(embedder.bundle)
     return found
 

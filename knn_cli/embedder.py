@@ -58,6 +58,11 @@ class Embedder:
         return self.bundle.rate
 
     @property
+    def encoder(self) -> torch.nn.Module:
+        """The network's encoder, see `encoders`."""
+        return self._network.encoder
+
+    @property
     def dimension(self) -> int:
         """Values an embedding."""
         return self._network.dimension

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from knn_cli import audio, bundle, labels, store
 from knn_cli.across import check_threshold, numbered, renamed, speakers
@@ -253,6 +252,8 @@ def recognise(diarization: Diarization, voices: Voices, *, threshold: float = TH
     Raises KnnError for a threshold that is none, and for embeddings of another size than the voices'.
     """
     check_threshold(threshold)
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
     present = speakers(diarization)
     cosines = np.full((len(present), len(voices)), np.nan)
     for row, speaker in enumerate(present):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from knn_cli import audio
 from knn_cli.embedder import Embedder
 from knn_cli.segments import FRAME_SECONDS
 from knn_cli.types import Floats
+from knn_cli.workers import Map, side_by_side
 
 BLOCK = 75  # frames of a decision that are encoded together: BLOCK_SECONDS
 BLOCK_SECONDS = BLOCK * FRAME_SECONDS
-GROUP = 32  # blocks that go through the encoder at once
+TOGETHER = 8  # blocks that go through the encoder at once
 LEAST = 6  # frames under which an embedding is not worth the name
 
 
@@ -60,11 +61,38 @@ def embeddings(
     """
     vectors = np.zeros((len(parts), embedder.dimension), dtype=np.float32)
     seconds = np.zeros(len(parts), dtype=np.float32)
-    blocks = _blocks(path, embedder, parts, channel)
+
+    def pooled(one: _Group) -> tuple[_Group, Floats]:
+        return one, embedder.pool(one.frames, torch.from_numpy(one.masks))
+
+    with side_by_side(embedder.device) as each:
+        for one, found in each(pooled, _groups(parts, _blocks(path, embedder, parts, channel, each))):
+            vectors[one.rows] = found
+            seconds[one.rows] = one.seconds
+    return vectors, seconds
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parts of one stretch of the recording that have enough frames, K in all.
+
+    rows    : (K,) which parts
+    seconds : (K,)
+    frames  : (X, F, C) of the stretch
+    masks   : (K, F) bool, which of them each part is made of
+    """
+
+    rows: NDArray[np.int64]
+    seconds: Floats
+    frames: Tensor
+    masks: NDArray[np.bool_]
+
+
+def _groups(parts: Sequence[Part], blocks: Iterator[tuple[int, _Encoded]]) -> Iterator[_Group]:
     held: dict[int, _Encoded] = {}
     newest = -1
     for (start, size), group in groupby(range(len(parts)), key=lambda row: (parts[row].start, len(parts[row].chosen))):
-        rows = list(group)
+        rows = np.array(list(group))
         first, last = start // BLOCK, (start + size - 1) // BLOCK
         while newest < last and (more := next(blocks, None)) is not None:
             newest, held[more[0]] = more
@@ -76,17 +104,13 @@ def embeddings(
         inside = (where >= 0) & (where < size)
         masks = np.stack([inside & parts[row].chosen[where.clip(0, size - 1)] for row in rows])  # (K, F)
         counts = np.array([np.count_nonzero(parts[row].chosen) for row in rows])
-        kept = np.flatnonzero((counts >= LEAST) & masks.any(1))
-        if len(kept):
-            frames = torch.cat([one.frames for one in near], 1)  # (X, F, C)
-            chosen = np.array(rows)[kept]
-            vectors[chosen] = embedder.pool(frames, torch.from_numpy(masks[kept]))
-            seconds[chosen] = counts[kept] * FRAME_SECONDS
-    return vectors, seconds
+        if (kept := (counts >= LEAST) & masks.any(1)).any():
+            frames = torch.cat([one.frames for one in near], 1)
+            yield _Group(rows[kept], (counts[kept] * FRAME_SECONDS).astype(np.float32), frames, masks[kept])
 
 
 def _blocks(
-    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str
+    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str, each: Map
 ) -> Iterator[tuple[int, _Encoded]]:
     """(number, frames) of the blocks that parts need, in order."""
     every = [np.unique((one.start + np.flatnonzero(one.chosen)) // BLOCK) for one in parts]
@@ -94,12 +118,17 @@ def _blocks(
     frame = round(FRAME_SECONDS * embedder.rate)
     spans = [Segment(number * BLOCK_SECONDS, (number + 1) * BLOCK_SECONDS) for number in needed]
     sounds = audio.crops(path, spans, rate=embedder.rate, channel=channel)
-    for first in range(0, len(needed), GROUP):
-        numbers = needed[first : first + GROUP]
-        clips = [sound for _, sound in zip(numbers, sounds, strict=False)]
-        long = [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in clips]
-        for number, clip, made in zip(numbers, long, embedder.frames(long), strict=False):
-            # frame j of the encoder lies at the share (j + 1/2) / F of the clip
-            count = made.shape[1]
-            at = ((np.arange(count) + 0.5) * len(clip) / count / frame).astype(np.int64)
-            yield number, _Encoded(made, number * BLOCK + at)
+
+    def clips() -> Iterator[list[Floats]]:
+        while group := list(islice(sounds, TOGETHER)):
+            yield [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in group]
+
+    def encoded(group: list[Floats]) -> list[tuple[int, Tensor]]:
+        return list(zip(map(len, group), embedder.frames(group), strict=True))
+
+    made = (one for group in each(encoded, clips()) for one in group)
+    for number, (samples, frames) in zip(needed, made, strict=True):
+        # frame j of the encoder lies at the share (j + 1/2) / F of the clip
+        count = frames.shape[1]
+        at = ((np.arange(count) + 0.5) * samples / count / frame).astype(np.int64)
+        yield number, _Encoded(frames, number * BLOCK + at)

@@ -14,8 +14,8 @@ Part = TypeVar("Part", bound=Callable[..., Any])
 class Registry:
     """A table of named classes or functions of one kind.
 
-    `modules` are the modules that register parts; they are imported at the first look-up, so that the table itself
-    costs nothing and no module has to import its neighbours only to have them registered.
+    `modules` are the modules that register parts; they are imported in this order until a look-up succeeds, so that the
+    table itself costs nothing and no module has to import its neighbours only to have them registered.
     """
 
     def __init__(self, kind: str, *modules: str) -> None:
@@ -42,9 +42,12 @@ class Registry:
 
     def get(self, name: str) -> Callable[..., Any]:
         """The part filed under `name`; KnnError that lists the names there are when there is none."""
-        known = self.names()
+        for module in self._modules:
+            if name in self._parts:
+                break
+            import_module(module)
         if name not in self._parts:
-            raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(known)}.")
+            raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
         return self._parts[name]
 
     def build(self, name: str, **args: Any) -> Any:

@@ -1,13 +1,13 @@
 """Who of a few local speakers speaks, window by window over a recording: the first half of diarization.
 
-A window is ten seconds long, the next begins a fifth of that later; each tells at most three voices apart, by itself,
+A window is ten seconds long, the next begins a quarter of that later; each tells at most three voices apart, by itself,
 so that its first speaker and the next window's first speaker need not be one person. All networks give frames of
 FRAME_SECONDS here, whatever theirs are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from knn_cli import bundle
 from knn_cli.bundle import Bundle
-from knn_cli.embedder import torch_device
+from knn_cli.embedder import Embedder, torch_device
 from knn_cli.errors import BundleError
 from knn_cli.powerset import to_multilabel
 from knn_cli.segments import FRAME_SECONDS
 from knn_cli.stitching import Segmentation
 from knn_cli.types import Floats, Waveform
+from knn_cli.workers import Map, side_by_side
 
 WINDOW = 250  # frames
-HOP = 50  # frames from one window to the next
+HOP = 63  # frames from one window to the next
 CHUNK_SECONDS = 20.0  # what the encoder under a head hears at once
-BATCH = 32  # windows
+BATCH = 32  # windows of frames that are classified at once
+SOUNDS = 8  # windows of sound
 
 Array = TypeVar("Array", Floats, Tensor)
 
@@ -36,21 +38,33 @@ Array = TypeVar("Array", Floats, Tensor)
 class Segmenter:
     """A segmentation network on a device.
 
-    model  : name or path of a bundle of the kind `segmenter`, None for the shipped one
-    device : see `embedder.torch_device`
+    model    : name or path of a bundle of the kind `segmenter`, None for the shipped one
+    device   : see `embedder.torch_device`
+    embedder : its device and, where the model names it, its encoder are taken, so that one is loaded once
 
     Raises BundleError for a model that cannot be loaded, or whose encoder is not there; KnnError for the device.
     """
 
-    def __init__(self, model: str | Path | Bundle | None = None, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: str | Path | Bundle | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        embedder: Embedder | None = None,
+    ) -> None:
         self.bundle = model if isinstance(model, Bundle) else bundle.find(model or bundle.SEGMENTATION, segmenter=True)
+        if embedder is not None:
+            device = embedder.device
         self.device = device if isinstance(device, torch.device) else torch_device(device)
         self._network = cast(Any, bundle.load_segmenter(self.bundle).to(self.device))
         self._encoder: Any = None
         self._scale = self.bundle.scale
         if "embedder" in self.bundle.config:
             heard = bundle.find_embedder(str(self.bundle.config["embedder"]))
-            self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
+            if embedder is not None and embedder.bundle.fingerprint == heard.fingerprint:
+                self._encoder = embedder.encoder
+            else:
+                self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
             self._scale = heard.scale
         self._check()
 
@@ -89,7 +103,8 @@ class Segmenter:
                 yield block.samples * np.float32(self._scale)
 
         windows = self._of_sound if self._encoder is None else self._of_frames
-        found = list(windows(heard(), frame))
+        with side_by_side(self.device) as each:
+            found = [(start, chances.astype(np.float16)) for start, chances in windows(heard(), frame, each)]
         frames = -(-samples // frame)
         speakers = self._network.speakers
         table = np.zeros((len(found), WINDOW, speakers), dtype=np.float16)
@@ -97,39 +112,48 @@ class Segmenter:
             row[: len(chances)] = chances
         return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
 
-    def _of_sound(self, pieces: Iterator[Floats], frame: int) -> Iterator[tuple[int, Floats]]:
+    def _of_sound(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
         """Windows of a network that hears ten seconds of sound at once."""
         network = self._network
         size = WINDOW * frame
         middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
         places = np.round((middles - network.first_seconds) / network.step_seconds)
         chosen = torch.from_numpy(places.clip(0, network.frames(size) - 1).astype(np.int64))
-        for group in _groups(slide(pieces, size, HOP * frame, frame), BATCH // 4):
+
+        def found(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
             batch = np.zeros((len(group), size), dtype=np.float32)
             for row, (_, sound) in zip(batch, group, strict=True):
                 row[: len(sound)] = sound
             with torch.inference_mode():
                 logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
             chances = to_multilabel(logs, network.speakers, network.most).numpy()
-            for (start, sound), one in zip(group, chances, strict=True):
-                yield start // frame, one[: -(-len(sound) // frame)]
+            return [
+                (start // frame, one[: -(-len(sound) // frame)])
+                for (start, sound), one in zip(group, chances, strict=True)
+            ]
 
-    def _of_frames(self, pieces: Iterator[Floats], frame: int) -> Iterator[tuple[int, Floats]]:
+        for rows in each(found, _groups(slide(pieces, size, HOP * frame, frame), SOUNDS)):
+            yield from rows
+
+    def _of_frames(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
         """Windows of a head on the frames of an encoder, which hears everything once."""
         head = self._network
 
-        def begun() -> Iterator[Tensor]:
-            for chunk in _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame):
-                with torch.inference_mode():
-                    yield head.begin(self._encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
+        def begun(chunk: Floats) -> Tensor:
+            with torch.inference_mode():
+                frames: Tensor = head.begin(self._encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
+            return frames
 
-        windows = slide(begun(), WINDOW, HOP, 1)
-        for group in _groups(windows, BATCH):
-            for alike in _alike(group):
-                with torch.inference_mode():
-                    logs = head.classify(torch.stack([frames for _, frames in alike])).cpu()
-                chances = to_multilabel(logs, head.speakers, head.most).numpy()
-                yield from ((start, one) for (start, _), one in zip(alike, chances, strict=True))
+        def found(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:
+            with torch.inference_mode():
+                logs = head.classify(torch.stack([frames for _, frames in group])).cpu()
+            chances = to_multilabel(logs, head.speakers, head.most).numpy()
+            return [(start, one) for (start, _), one in zip(group, chances, strict=True)]
+
+        chunks = _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame)
+        windows = slide(each(begun, chunks), WINDOW, HOP, 1)
+        for rows in each(found, (alike for group in _groups(windows, BATCH) for alike in _alike(group))):
+            yield from rows
 
 
 class Levels:

@@ -1,49 +1,27 @@
-"""Speech activity: where in a recording somebody speaks, by silero-vad (MIT, its weights are in its wheel).
+"""Speech activity: where in a recording somebody speaks, by silero-vad.
 
-The network hears 32 ms at a time and remembers; one after the other, the calls cost more than the sums in them. So
-equal waveforms go through it side by side, and a long recording is cut into lanes of a minute that run side by side,
-each after a few seconds of warm-up on what comes before it.
+The network remembers, so that its last part goes step by step. Equal waveforms go through it side by side, and a long
+recording is cut into lanes of a minute that run side by side, each after a few seconds of warm-up on what comes before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from typing import Any
 
 import numpy as np
 import soxr
 import torch
 from pyannote.core import Timeline
 
+from knn_cli import silero
 from knn_cli.segments import binarize
 from knn_cli.types import Floats, Waveform
+from knn_cli.workers import one_thread
 
-RATE = 16_000
-FRAME = 512  # samples a decision: 32 ms
+RATE, FRAME = silero.RATE, silero.FRAME
 LANE_FRAMES = 60 * RATE // FRAME
 WARM_UP_FRAMES = 4 * RATE // FRAME
 LANES = 16
-
-
-@cache
-def _network() -> Any:
-    with _one_thread():  # importing silero_vad sets one thread for the whole process; this sets it back
-        from silero_vad import load_silero_vad
-
-        return load_silero_vad()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for torch: in calls as small as these, more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def probabilities(waveforms: Sequence[Floats]) -> list[Floats]:
@@ -68,14 +46,8 @@ def probabilities(waveforms: Sequence[Floats]) -> list[Floats]:
 
 def _run(lanes: Floats) -> Floats:
     """(B, n * 512) samples -> (B, n) probabilities, each lane from a fresh state."""
-    if lanes.shape[1] == 0:
-        return np.zeros((len(lanes), 0), dtype=np.float32)
-    network = _network()
-    network.reset_states()
-    frames = torch.from_numpy(lanes).view(len(lanes), -1, FRAME)  # (B, n, 512)
-    with torch.inference_mode(), _one_thread():
-        columns = [network(frames[:, index], RATE) for index in range(frames.shape[1])]  # n of (B, 1)
-    result: Floats = torch.cat(columns, dim=1).numpy()
+    with torch.inference_mode(), one_thread():  # a memory goes step by step, and its steps are small
+        result: Floats = silero.network()(torch.from_numpy(lanes)).numpy()
     return result
 
 

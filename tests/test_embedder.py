@@ -138,17 +138,6 @@ def test_probabilities_of_a_batch_are_those_of_each(example: Path) -> None:
         assert np.allclose(vad.probabilities([clip])[0], found, atol=1e-4)
 
 
-def test_threads_stay_as_they_were() -> None:
-    """Importing silero_vad sets one thread for the whole process; we set it back."""
-    import subprocess
-    import sys
-
-    script = "import torch; torch.set_num_threads(3); from knn_cli import vad; vad._network()"
-    script += "; print(torch.get_num_threads())"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "3"
-
-
 def test_a_long_span_is_read_in_pieces(tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from knn_cli import audio
 

@@ -91,7 +91,9 @@ LEVELS = [
         "heads",
         "heads_sphere",
         "network",
+        "silero",
         "vad",
+        "workers",
         "embedder",
         "export",
         "_torchaudio",
@@ -198,6 +200,25 @@ except SystemExit as leave:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "0 []"
+
+
+def test_diarize_imports_what_it_needs(example: Path, tmp_path: Path) -> None:
+    """What only pictures, scores, other commands and other methods need costs as much time as all of a short file."""
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "knn_cli",
+        "diarize",
+        str(example),
+        "-o",
+        str(tmp_path / "a.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    heavy = {"matplotlib", "scipy.optimize", "scipy.special", "scipy.signal", "pandas", "torchaudio", "silero_vad"}
+    assert "torch" in imported and not imported & {*heavy, "knn_cli.glc", "knn_cli.evaluation", "knn_cli.vbx"}
 
 
 def test_nothing_happens_at_import() -> None:

@@ -29,7 +29,7 @@ class Places:
     Sound that says in each sample which frame of the recording it is in gives the frames that an embedding is made of.
     """
 
-    rate, dimension, minimum_samples = RATE, 2, 400
+    rate, dimension, minimum_samples, device = RATE, 2, 400, torch.device("cpu")
 
     def __init__(self, stride: int = 320) -> None:
         self.stride = stride
@@ -138,8 +138,8 @@ def test_encoders_of_long_frames_hear_as_many_seconds(places: Callable[[float], 
 
 
 def test_few_blocks_are_held_at_once(places: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The encoder is given GROUP blocks at a time, and what it made of them is not kept."""
-    monkeypatch.setattr(room, "GROUP", 5)
+    """The encoder is given TOGETHER blocks at a time, and what it made of them is not kept."""
+    monkeypatch.setattr(room, "TOGETHER", 5)
     count = 20
     embedder, alive, made = Places(), [0], list[Any]()
     original = room._Encoded.__init__

@@ -1,0 +1,77 @@
+"""Maps that work side by side: results in order, errors in place, threads as they were, items as they are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from knn_cli.workers import one_thread, side_by_side
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_order_and_threads() -> None:
+    """The first result waits for the third one: they can only come from several threads, each with one of torch's."""
+    third = threading.Event()
+
+    def work(number: int) -> tuple[int, int]:
+        if number == 2:
+            third.set()
+        assert number or third.wait(10)
+        return number, torch.get_num_threads()
+
+    with side_by_side(CPU) as each:
+        assert list(each(work, range(20))) == [(number, 1) for number in range(20)]
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
+def test_one_map_feeds_another() -> None:
+    with side_by_side(CPU) as each:
+        assert list(each(lambda x: x + 1, each(lambda x: 10 * x, range(50)))) == [10 * x + 1 for x in range(50)]
+
+
+def test_items_are_taken_as_they_are_needed() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            yield number
+
+    with side_by_side(CPU) as each:
+        results = iter(each(abs, items()))
+        assert next(results) == 0
+        assert taken <= 4  # of three threads, and the one that was waited for
+
+
+def test_an_error_comes_where_the_result_would() -> None:
+    with pytest.raises(ZeroDivisionError), side_by_side(CPU) as each:
+        results = iter(each(lambda x: 1 // (2 - x), range(10)))
+        assert [next(results), next(results)] == [0, 1]
+        next(results)
+    assert torch.get_num_threads() == 3
+
+
+def test_other_devices_map_plainly() -> None:
+    with side_by_side(torch.device("meta")) as each:
+        assert each is map and torch.get_num_threads() == 3
+
+
+def test_one_thread_says_how_many_there_were() -> None:
+    with pytest.raises(KeyError), one_thread() as threads:
+        assert (threads, torch.get_num_threads()) == (3, 1)
+        raise KeyError
+    assert torch.get_num_threads() == 3
