@@ -94,6 +94,7 @@ def diarize(
         typer.Option("--min-turn", help="Seconds; shorter turns go, or to neighbours; 0.8 leaves interjections out."),
     ] = 0.1,
     max_gap: Annotated[float, typer.Option("--max-gap", help="Seconds; shorter pauses of a speaker are filled.")] = 0.4,
+    margin: Annotated[float, typer.Option("--margin", help="Seconds of silence that the end of a turn keeps.")] = 0.2,
     vad: Annotated[
         Vad, typer.Option("--vad", help="What hears speech: our network, which hears overlap, or silero-vad.")
     ] = Vad.ours,
@@ -178,7 +179,7 @@ def diarize(
             raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
         vad = Vad.ours
     check_speakers(num_speakers, min_speakers, max_speakers)
-    check_turns(min_turn, max_gap)
+    check_turns(min_turn, max_gap, margin)
     audio.channel_index(channel)
     name_from = known_speakers.THRESHOLD if speaker_threshold is None else speaker_threshold
     link_from = linking.THRESHOLD if across_threshold is None else across_threshold
@@ -212,11 +213,12 @@ def diarize(
     names = () if known is None else known.names
 
     counts = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    turns = {"min_turn": min_turn, "max_gap": max_gap, "vad": vad.value, "segmentation": segmenter}
+    turns = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
+    hearing = {"vad": vad.value, "segmentation": segmenter}
     clusters = {"clusterer": method, "settings": settings}
     with talk.progress("Listening") as progress:
         found = pipeline.diarize(
-            sources, embedder, per_channel=per_channel, channel=channel, **counts, **turns, **clusters
+            sources, embedder, per_channel=per_channel, channel=channel, **counts, **turns, **hearing, **clusters
         )
         results: Iterable[tuple[Path, Found | KnnError]] = _counted(found, progress, len(sources))
         if known is not None:

@@ -20,7 +20,7 @@ from knn_cli.types import Diarization, Floats, Waveform
 if TYPE_CHECKING:
     from knn_cli.embedder import Embedder
     from knn_cli.segmentation import Segmenter
-    from knn_cli.stitching import Labels, LocalSpeaker, Segmentation
+    from knn_cli.stitching import Labels, LocalSpeaker, Segmentation, Turn
 
 CLUSTERER = "spectral"
 RELIABLE = 0.6  # seconds of speech from which an embedding may shape clusters
@@ -32,6 +32,7 @@ SECOND = 0.2  # its probability of speech that settles a doubt
 AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
 MIN_TURN_SECONDS = 0.1  # shorter turns are strays of the votes
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
+MARGIN_SECONDS = 0.2  # of silence behind a turn that are part of it
 
 
 def diarize(
@@ -47,6 +48,7 @@ def diarize(
     max_speakers: int | None = None,
     min_turn: float = MIN_TURN_SECONDS,
     max_gap: float = MAX_GAP_SECONDS,
+    margin: float = MARGIN_SECONDS,
     channel: str = "mix",
     device: str = "auto",
 ) -> Diarization:
@@ -59,6 +61,7 @@ def diarize(
     num_speakers, min_speakers, max_speakers : how many, where known; obeyed where there is that much speech
     min_turn     : seconds; shorter turns are dropped or go to their neighbours, but each speaker keeps its longest
     max_gap      : pauses of a speaker up to so many seconds are filled
+    margin       : seconds of silence that a turn's end keeps, its beginning a fifth of that
 
     Speakers are SPEAKER_00, SPEAKER_01, ... in order of first appearance; without speech there are none.
     Raises AudioError (see `audio.read`), KnnError for bounds that contradict each other, BundleError for the models.
@@ -69,7 +72,7 @@ def diarize(
     from knn_cli.embedder import Embedder
 
     check_speakers(num_speakers, min_speakers, max_speakers)
-    check_turns(min_turn, max_gap)
+    check_turns(min_turn, max_gap, margin)
     if vad not in ("ours", "silero"):
         raise KnnError(f"There is no speech detector named {vad!r}.", "Known: ours, silero.")
     embedder = model if isinstance(model, Embedder) else Embedder(model, device=device)
@@ -95,7 +98,7 @@ def diarize(
     active = stitching.decide(stitching.count(heard), votes)
     stitching.give_everybody_a_place(active, voices.windows, voices.small, labels)
     turns = stitching.turns(active, min_turn=min_turn, max_gap=max_gap)
-    return _described(turns, votes, voices, labels, length, Path(path).stem)
+    return _described(turns, margin, votes, voices, labels, length, Path(path).stem)
 
 
 @dataclass(frozen=True)
@@ -249,19 +252,21 @@ def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedde
 
 
 def _described(
-    turns: list[tuple[int, int, int]], votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
+    turns: list[Turn], margin: float, votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
 ) -> Diarization:
     """Turns with names by first appearance, confidences, and each speaker's embedding."""
     from pyannote.core import Annotation, Segment
 
+    from knn_cli import stitching
     from knn_cli.clustering import unit
 
     names: dict[int, str] = {}
     found, confidence = Annotation(uri=uri), {}
     for track, (first, last, speaker) in enumerate(turns):
-        name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = name
+        names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
         confidence[track] = float(votes[first:last, speaker].mean())
+    for track, (first, last, speaker) in enumerate(stitching.with_margins(turns, len(votes), margin)):
+        found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = names[speaker]
     of_speaker, spoken = {}, {}
     for speaker, name in names.items():
         rows = np.flatnonzero(labels == speaker)
@@ -287,8 +292,8 @@ def check_speakers(number: int | None, least: int | None, most: int | None) -> N
         raise KnnError(f"--num-speakers {number} is outside --min-speakers and --max-speakers.")
 
 
-def check_turns(min_turn: float, max_gap: float) -> None:
+def check_turns(min_turn: float, max_gap: float, margin: float) -> None:
     """KnnError for lengths that are none."""
-    for name, value in (("--min-turn", min_turn), ("--max-gap", max_gap)):
+    for name, value in (("--min-turn", min_turn), ("--max-gap", max_gap), ("--margin", margin)):
         if not 0 <= value < math.inf:
             raise KnnError(f"{name} is {value:g}; it is a number of seconds, 0 or more.")

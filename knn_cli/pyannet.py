@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,6 +104,11 @@ class PyanNet(nn.Module):
     def first_seconds(self) -> float:
         """Seconds from the beginning of a chunk to the centre of what its first frame sees."""
         return self.receptive / 2 / self.rate
+
+    def nearest(self, seconds: NDArray[np.float64], frames: int) -> NDArray[np.int64]:
+        """Which of a chunk's `frames` lie nearest to times from its beginning."""
+        places = np.round((seconds - self.first_seconds) / self.step_seconds)
+        return places.clip(0, frames - 1).astype(np.int64)
 
     def frames(self, samples: Samples) -> Samples:
         """How many frames a chunk of `samples` gives; takes an int, or an int64 tensor of them."""

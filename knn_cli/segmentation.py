@@ -117,8 +117,7 @@ class Segmenter:
         network = self._network
         size = WINDOW * frame
         middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
-        places = np.round((middles - network.first_seconds) / network.step_seconds)
-        chosen = torch.from_numpy(places.clip(0, network.frames(size) - 1).astype(np.int64))
+        chosen = torch.from_numpy(network.nearest(middles, network.frames(size)))
 
         def found(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
             batch = np.zeros((len(group), size), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Where in a recording: speech regions from probabilities, windows over speech, turns from labelled windows.
+"""Where in a recording: speech regions from probabilities, windows over speech, parts of equal length.
 
 Pure functions. Times are seconds from the beginning of the recording.
 """
@@ -6,19 +6,16 @@ Pure functions. Times are seconds from the beginning of the recording.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pyannote.core import Annotation, Segment, Timeline
+from pyannote.core import Segment, Timeline
 
 from knn_cli.errors import KnnError
 
 # Half a nanosecond: what a sum of float64 seconds may be off by, far below one sample.
 EPSILON = 5e-10
 FRAME_SECONDS = 0.04  # of a decision on who speaks
-
-Piece = tuple[float, float, int]  # start, end, label
 
 
 def binarize(
@@ -67,8 +64,8 @@ def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, mini
     """Windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
 
     The last window of a region is moved back to end with the region, so that all of it is covered; a region no
-    longer than `duration` is one window. Regions shorter than `minimum` give none (`turns` labels them by the nearest
-    window), unless all are that short: then the longest gives one, so that speech always gives at least one window.
+    longer than `duration` is one window. Regions shorter than `minimum` give none, unless all are that short: then the
+    longest gives one, so that speech always gives at least one window.
     """
     if duration <= 0 or not 0 < step <= duration:
         raise KnnError(
@@ -90,76 +87,6 @@ def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, mini
         if spare - steps * step > EPSILON:
             found.append(Segment(region.end - duration, region.end))
     return found
-
-
-def turns(
-    windows: Sequence[Segment],
-    labels: NDArray[np.integer] | Sequence[int],
-    speech: Timeline,
-    *,
-    min_turn: float = 0.0,
-    max_gap: float = 0.0,
-    uri: str | None = None,
-) -> Annotation:
-    """Speaker turns: every instant of speech takes the label of the window whose centre is nearest.
-
-    Only windows that touch the instant's speech region are asked, all of them where none does, so that a voice does
-    not leak over a pause. Speakers are named SPEAKER_00, SPEAKER_01, ... in order of first appearance.
-
-    labels   : (N,) one a window
-    min_turn : turns shorter than this go to the longer of the turns that adjoin them; a lone turn stays
-    max_gap  : pauses up to this long between two turns of one speaker are filled (the only way out of `speech`)
-    """
-    if len(windows) != len(labels):
-        raise ValueError(f"{len(windows)} windows, {len(labels)} labels")
-    found = Annotation(uri=uri)
-    if not windows:
-        return found
-    spans = np.array([(window.start, window.end) for window in windows], dtype=np.float64)  # (N, 2)
-    order = np.argsort(spans.sum(axis=1), kind="stable")
-    spans, names = spans[order], np.asarray(labels)[order]
-    centres = spans.mean(axis=1)
-    everything: list[Piece] = []
-    for region in speech.support():
-        touching = np.flatnonzero((spans[:, 0] < region.end) & (spans[:, 1] > region.start))
-        asked = touching if len(touching) else np.arange(len(windows))
-        middles = (centres[asked][:-1] + centres[asked][1:]) / 2
-        edges = np.concatenate(([region.start], middles.clip(region.start, region.end), [region.end]))
-        pieces = [
-            (float(start), float(stop), int(label))
-            for start, stop, label in zip(edges[:-1], edges[1:], names[asked], strict=True)
-            if stop > start
-        ]
-        everything += _absorb(_join(pieces, 0.0), min_turn)
-    speakers: dict[int, str] = {}
-    for track, (start, stop, label) in enumerate(_join(everything, max_gap)):
-        found[Segment(start, stop), track] = speakers.setdefault(label, f"SPEAKER_{len(speakers):02d}")
-    return found
-
-
-def _join(pieces: Sequence[Piece], gap: float) -> list[Piece]:
-    """Neighbours of one label that are at most `gap` seconds apart become one."""
-    joined: list[Piece] = []
-    for start, stop, label in pieces:
-        if joined and joined[-1][2] == label and start - joined[-1][1] <= gap + EPSILON:
-            joined[-1] = (joined[-1][0], stop, label)
-        else:
-            joined.append((start, stop, label))
-    return joined
-
-
-def _absorb(pieces: list[Piece], shortest: float) -> list[Piece]:
-    """In one speech region, the shortest piece takes its longer neighbour's label while it is under `shortest`."""
-    while len(pieces) > 1:
-        lengths = [stop - start for start, stop, _ in pieces]
-        at = min(range(len(pieces)), key=lengths.__getitem__)
-        if lengths[at] >= shortest - EPSILON:
-            break
-        neighbours = [k for k in (at - 1, at + 1) if 0 <= k < len(pieces)]
-        taker = max(neighbours, key=lengths.__getitem__)
-        pieces[at] = (*pieces[at][:2], pieces[taker][2])
-        pieces = _join(pieces, 0.0)
-    return pieces
 
 
 def cut(seconds: float, segment: float, minimum: float) -> tuple[list[Segment], float]:

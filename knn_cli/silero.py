@@ -20,7 +20,7 @@ from knn_cli.errors import KnnError
 RATE = 16_000
 FRAME = 512  # samples a decision: 32 ms
 _BEFORE = 64  # samples of the frame before that each one is heard with
-_AT_ONCE = 4096  # frames that go through the convolutions together
+_AT_ONCE = 1024  # frames that go through the convolutions together
 
 
 class Silero(nn.Module):

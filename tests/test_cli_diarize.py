@@ -103,7 +103,7 @@ def speakers(path: Path) -> list[str]:
 def test_defaults_are_the_rooms() -> None:
     told = {name: one.default for name, one in inspect.signature(diarization.diarize).parameters.items()}
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
-    for name in ("vad", "clusterer", "min_turn", "max_gap", "num_speakers", "channel"):
+    for name in ("vad", "clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
         assert getattr(ours[name], "value", ours[name]) == told[name], name
     assert {one.value for one in cli_diarize.Clusterer} == set(CLUSTERERS.names())
     assert {one.value for one in cli_diarize.Preset} == set(PRESETS)
@@ -116,7 +116,7 @@ def test_defaults_are_the_rooms() -> None:
         ([], {"clusterer": "spectral", "settings": {}, "channel": "mix", "num_speakers": None}),
         (["--num-speakers", "3"], {"num_speakers": 3}),
         (["--min-speakers", "2", "--max-speakers", "4"], {"min_speakers": 2, "max_speakers": 4}),
-        (["--min-turn", "0.8", "--max-gap", "0.2"], {"min_turn": 0.8, "max_gap": 0.2}),
+        (["--min-turn", "0.8", "--max-gap", "0.2", "--margin", "0"], {"min_turn": 0.8, "max_gap": 0.2, "margin": 0.0}),
         (["--vad", "silero", "--channel", "left"], {"vad": "silero", "segmentation": None, "channel": "left"}),
         (["--clusterer", "spectral"], {"clusterer": "spectral", "settings": {}}),
         (
@@ -189,6 +189,7 @@ REFUSED = [
     (["--clusterer", "ahc", "--min-cluster-size", "0"], "minimum cluster size"),
     (["--min-turn", "-1"], "--min-turn is -1"),
     (["--max-gap", "nan"], "--max-gap is nan"),
+    (["--margin", "-0.1"], "--margin is -0.1"),
     (["--num-speakers", "0"], "at least one speaker"),
     (["--channel", "middle"], "no channel 'middle'"),
     (["--per-channel", "--channel", "left"], "--per-channel and --channel"),

@@ -265,10 +265,11 @@ def test_counts_that_contradict() -> None:
 
 
 def test_lengths_that_are_none() -> None:
-    for least, gap in ((-0.1, 0.0), (0.0, -1.0), (float("nan"), 0.0), (0.0, float("inf"))):
-        with pytest.raises(KnnError):
-            check_turns(least, gap)
-    check_turns(0.0, 0.0)
+    for bad in (-0.1, float("nan"), float("inf")):
+        for lengths in ((bad, 0.0, 0.0), (0.0, bad, 0.0), (0.0, 0.0, bad)):
+            with pytest.raises(KnnError):
+                check_turns(*lengths)
+    check_turns(0.0, 0.0, 0.0)
 
 
 def test_silero_leaves_nothing_for_a_network(tiny: Embedder, segmenter: Segmenter, example: Path) -> None:

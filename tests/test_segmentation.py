@@ -275,10 +275,8 @@ def test_both_networks_have_what_segmenters_have() -> None:
 # --- what it is trained on
 
 
-class Teacher(torch.nn.Module):
-    """Says what `says` (589, 3) holds, whatever it hears; frames as those of segmentation-3.0."""
-
-    first_seconds, step_seconds = 991 / 2 / RATE, 270 / RATE
+class Teacher(PyanNet):
+    """Says what `says` (589, 3) holds, whatever it hears."""
 
     def __init__(self, says: torch.Tensor) -> None:
         super().__init__()
@@ -293,7 +291,7 @@ def test_targets_are_the_truth_and_a_teacher_put_in_its_order() -> None:
     truth = np.zeros((2 * WINDOW, 6), dtype=np.uint8)
     for column, first, last in ((4, 10, 100), (1, 90, 150), (3, 170, 240)):
         truth[first:last, column] = truth[first + WINDOW : last + WINDOW, column] = 1
-    middles = np.arange(589) * Teacher.step_seconds + Teacher.first_seconds
+    middles = np.arange(589) * 270 / RATE + 991 / 2 / RATE  # of segmentation-3.0's frames
     inside = truth[(middles / FRAME * RATE).astype(int).clip(0, WINDOW - 1)]
     teacher = Teacher(torch.from_numpy(inside[:, [3, 4, 1]]))
     taught, who = segmentation_data.taught(teacher, np.zeros(2 * WINDOW * FRAME, np.float32), truth)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment, Timeline
 
 from knn_cli.errors import KnnError
-from knn_cli.segments import binarize, cut, turns, windows
+from knn_cli.segments import binarize, cut, windows
 
 BARE = {"min_speech": 0.0, "min_silence": 0.0, "pad": 0.0}
 
@@ -83,67 +83,6 @@ def test_windows_cover_speech_and_nothing_else(
 def test_windows_that_leave_holes_are_refused(duration: float, step: float) -> None:
     with pytest.raises(KnnError):
         windows(Timeline([Segment(0, 3)]), duration=duration, step=step)
-
-
-def test_turns_change_half_way_between_centres() -> None:
-    speech = Timeline([Segment(0, 4)])
-    got = turns([Segment(0, 2), Segment(1, 3), Segment(2, 4)], [7, 3, 3], speech, uri="a")
-    assert said(got) == [(0.0, 1.5, "SPEAKER_00"), (1.5, 4.0, "SPEAKER_01")]
-    assert got.uri == "a"
-
-
-def test_a_voice_does_not_leak_over_a_pause() -> None:
-    speech = Timeline([Segment(0, 10), Segment(10.3, 10.5)])
-    # At 9.9 s the centre of the second region's window is nearer, but it lies in another region.
-    got = turns([Segment(8.5, 10), Segment(10.3, 10.5)], [0, 1], speech)
-    assert said(got) == [(0.0, 10.0, "SPEAKER_00"), (10.3, 10.5, "SPEAKER_01")]
-
-
-def test_speech_without_window_takes_the_nearest() -> None:
-    speech = Timeline([Segment(0, 2), Segment(2.5, 2.6), Segment(5, 5.1), Segment(6, 8)])
-    got = turns([Segment(0, 2), Segment(6, 8)], [5, 4], speech)
-    assert said(got) == [
-        (0.0, 2.0, "SPEAKER_00"), (2.5, 2.6, "SPEAKER_00"), (5.0, 5.1, "SPEAKER_01"), (6.0, 8.0, "SPEAKER_01"),
-    ]  # fmt: skip
-
-
-def test_short_turns_go_to_the_longer_neighbour_and_lone_ones_stay() -> None:
-    speech = Timeline([Segment(0, 7), Segment(9, 9.2)])
-    parts = [Segment(0, 3), Segment(3, 3.4), Segment(3.4, 7), Segment(9, 9.2)]
-    # Changes lie half way between the centres 1.5, 3.2 and 5.2: at 2.35 and 4.2.
-    assert said(turns(parts, [0, 1, 2, 1], speech)) == [
-        (0.0, 2.35, "SPEAKER_00"), (2.35, 4.2, "SPEAKER_01"), (4.2, 7.0, "SPEAKER_02"), (9.0, 9.2, "SPEAKER_01"),
-    ]  # fmt: skip
-    assert said(turns(parts, [0, 1, 2, 1], speech, min_turn=2)) == [
-        (0.0, 2.35, "SPEAKER_00"), (2.35, 7.0, "SPEAKER_01"), (9.0, 9.2, "SPEAKER_02"),
-    ]  # fmt: skip
-    assert said(turns(parts, [0, 1, 2, 1], speech, min_turn=3)) == [
-        (0.0, 7.0, "SPEAKER_00"), (9.0, 9.2, "SPEAKER_01"),
-    ]  # fmt: skip
-
-
-def test_pauses_of_one_speaker_are_filled_up_to_the_gap() -> None:
-    parts = [Segment(0, 1), Segment(1.5, 2), Segment(2.2, 3), Segment(4, 5)]
-    got = turns(parts, [0, 0, 1, 1], Timeline(parts), max_gap=0.5)
-    assert said(got) == [(0.0, 2.0, "SPEAKER_00"), (2.2, 3.0, "SPEAKER_01"), (4.0, 5.0, "SPEAKER_01")]
-
-
-def test_turns_of_nothing() -> None:
-    assert len(turns([], [], Timeline())) == 0
-    with pytest.raises(ValueError):
-        turns([Segment(0, 1)], [], Timeline())
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0, 2))
-def test_turns_fill_the_speech_exactly(seed: int, min_turn: float) -> None:
-    generator = np.random.default_rng(seed)
-    edges = np.cumsum(generator.uniform(0.1, 5, size=8))
-    speech = Timeline([Segment(a, b) for a, b in edges.reshape(4, 2)])
-    parts = windows(speech, minimum=0.5)
-    got = turns(parts, generator.integers(0, 3, len(parts)), speech, min_turn=min_turn)
-    assert got.get_timeline().support(1e-9).duration() == pytest.approx(speech.duration(), abs=1e-6)
-    assert sum(s.duration for s in got.itersegments()) == pytest.approx(speech.duration(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,7 @@ def taught(teacher: torch.nn.Module, samples: Floats, truth: NDArray[np.uint8]) 
         with torch.inference_mode():
             logs = teacher(torch.from_numpy(chunk)[None])[0]  # (589, 7)
         middles = (np.arange(part.stop - first) + 0.5) * PAIR / RATE
-        places = np.clip(np.round((middles - teacher.first_seconds) / teacher.step_seconds), 0, len(logs) - 1)
-        logs = logs[torch.from_numpy(places.astype(np.int64))]
+        logs = logs[torch.from_numpy(teacher.nearest(middles, len(logs)))]
         chosen = busiest(truth[part])
         order = best_permutation(columns(truth[part], chosen), to_multilabel(logs).numpy())
         classes[part] = logs.exp().numpy()[:, list(permuted_classes(order))]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,25 @@ import numpy as np
 import soundfile
 from pyannote.core import Annotation
 
-from knn_cli import diarization, stitching
 from knn_cli.der import diarization_error
+from knn_cli.diarization import diarize
 from knn_cli.embedder import Embedder
-from knn_cli.registry import CLUSTERERS
 from knn_cli.segmentation import Segmenter
 from training.conversations import RATE, Voices, simulate
 from training.data import doubtful, held_out_speakers, read_manifest
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the diarizer makes of a conversation before it clusters, which no setting here changes."""
-
-    truth: Annotation
-    segmentation: stitching.Segmentation
-    voices: Any
-    seconds: float
-
-
-def hear(data: Path, work: Path, model: str, segmentation: str, count: int, seed: int) -> list[Heard]:
-    """Seeded conversations of held-out speakers, 30 to 120 seconds each."""
+def conversations(data: Path, work: Path, folder: Path, count: int, seed: int) -> dict[Path, Annotation]:
+    """Seeded conversations of held-out speakers, 30 to 120 seconds each, written to a folder, and their truth."""
     rows = read_manifest(data / "speech" / "manifest.tsv")
     voices = Voices(data, work, {name for name in held_out_speakers(rows) if not doubtful(name)})
-    embedder, segmenter = Embedder(model, device="cpu"), Segmenter(segmentation)
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conversation.flac"
-        for number in range(count):
-            generator = np.random.default_rng([seed, number])
-            one = simulate(voices, generator, seconds=float(generator.uniform(30, 120)))
-            soundfile.write(path, one.samples, RATE)
-            heard, seconds = diarization._segment(path, segmenter, "ours", embedder, "mix")
-            found.append(Heard(one.truth, heard, diarization._voices(path, embedder, heard, "mix"), seconds))
+    found = {}
+    for number in range(count):
+        generator = np.random.default_rng([seed, number])
+        one = simulate(voices, generator, seconds=float(generator.uniform(30, 120)))
+        path = folder / f"{number:03}.flac"
+        soundfile.write(path, one.samples, RATE)
+        found[path] = one.truth
     return found
 
 
@@ -63,22 +49,13 @@ def trials() -> list[tuple[str, dict[str, Any]]]:
     return [*average, *ward, *spectral, ("spectral", {"one_or_more": 0.7}), ("spectral", {"minimum_neighbours": 12})]
 
 
-def score(heard: list[Heard], name: str, settings: dict[str, Any]) -> str:
+def score(truths: Mapping[Path, Annotation], name: str, settings: dict[str, Any], **models: Any) -> str:
     """A line of the table."""
-    cluster = CLUSTERERS.build(name, reliable=diarization.RELIABLE, **settings)
     errors, off = [], []
-    for one in heard:
-        said = Annotation()
-        if one.voices.seconds.any():
-            rows = np.flatnonzero(one.voices.seconds)
-            labels = np.full(len(one.voices.small), -1, dtype=np.int64)
-            labels[rows] = cluster(one.voices.vectors[rows], weights=one.voices.seconds[rows])
-            votes = diarization._votes(one.segmentation, one.voices, labels)
-            active = stitching.decide(stitching.count(one.segmentation), votes)
-            turns = stitching.turns(active, max_gap=diarization.MAX_GAP_SECONDS)
-            said = diarization._described(turns, votes, one.voices, labels, one.seconds, "").turns
-        errors.append(diarization_error(one.truth, said))
-        off.append(len(said.labels()) - len(one.truth.labels()))
+    for path, truth in truths.items():
+        said = diarize(path, clusterer=name, settings=settings, **models).turns
+        errors.append(diarization_error(truth, said))
+        off.append(len(said.labels()) - len(truth.labels()))
     whole = sum(errors[1:], errors[0])
     parts = ", ".join(f"{100 * part / whole.total:.1f}" for part in (whole.missed, whole.false_alarm, whole.confusion))
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
@@ -96,13 +73,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--seed", type=int, default=99)
     arguments = parser.parse_args()
-    heard = hear(
-        arguments.data, arguments.work, arguments.model, arguments.segmentation, arguments.count, arguments.seed
-    )
+    embedder = Embedder(arguments.model, device="cpu")
+    segmenter = Segmenter(arguments.segmentation, embedder=embedder)
     print("| method | settings | DER, mean | DER, pooled | missed, false alarm, confusion | speakers off (absolute) |")
     print("|---|---|---|---|---|---|")
-    for name, settings in trials():
-        print(score(heard, name, settings), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        truths = conversations(arguments.data, arguments.work, Path(folder), arguments.count, arguments.seed)
+        for name, settings in trials():
+            print(score(truths, name, settings, model=embedder, segmentation=segmenter), flush=True)
 
 
 if __name__ == "__main__":
