@@ -107,6 +107,7 @@ def run(system: System, files: Iterable[Path], out: Path, threads: int = 2) -> C
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
     environment["PYTHONPATH"] = str(TOP) if system.name == "knn" else ""
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs; ours is run where it lies
     command = [sys.executable, "-S", str(PEERS / "measure.py"), *system.command, *map(str, files)]
     done = subprocess.run(
         [*command, system.outputs, str(out)], capture_output=True, text=True, env=environment, check=False
@@ -190,6 +191,7 @@ def benchmark(cases: Sequence[Recording], tried: Sequence[System], threads: int 
                 mine = [case for case in cases if case.set == name]
                 out = folder / "sets" / name
                 cost = run(system, [case.path for case in mine], out, threads)
+                print(f"{system.name}, {name}: {cost.cpu:.1f} CPU s", file=sys.stderr, flush=True)
                 rows: dict[str, list[dict[str, Any]]] = {}
                 for case in mine:
                     rttm = out / f"{case.path.stem}.rttm"
