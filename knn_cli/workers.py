@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+MOST = 16  # items at a time: each takes some tens of megabytes
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,7 +39,7 @@ def one_thread() -> Iterator[int]:
 
 @contextmanager
 def side_by_side(device: torch.device) -> Iterator[Map]:
-    """A map on as many threads as torch has, one item each; the plain `map` on other devices than the CPU.
+    """A map on as many threads as torch has, up to MOST, one item each; the plain `map` on other devices than the CPU.
 
     Items are taken as they are needed, never many more than there are threads; errors come where the result would.
     A map may feed another one.
@@ -45,20 +47,22 @@ def side_by_side(device: torch.device) -> Iterator[Map]:
     if device.type != "cpu":
         yield map
         return
-    # In new threads torch starts with its own number of threads, so each of them is told.
-    with one_thread() as threads, ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread() as threads:
+        lanes = min(threads, MOST)
+        # In new threads torch starts with its own number of threads, so each of them is told.
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
-        def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-            waiting: deque[Future[Result]] = deque()
-            try:
-                for item in items:
-                    waiting.append(pool.submit(work, item))
-                    if len(waiting) > threads:
+            def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+                waiting: deque[Future[Result]] = deque()
+                try:
+                    for item in items:
+                        waiting.append(pool.submit(work, item))
+                        if len(waiting) > lanes:
+                            yield waiting.popleft().result()
+                    while waiting:
                         yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:  # also where nobody wants the rest
-                for one in waiting:
-                    one.cancel()
+                finally:  # also where nobody wants the rest
+                    for one in waiting:
+                        one.cancel()
 
-        yield ordered
+            yield ordered

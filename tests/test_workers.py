@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from knn_cli import workers
 from knn_cli.workers import one_thread, side_by_side
 
 CPU = torch.device("cpu")
@@ -55,6 +56,12 @@ def test_items_are_taken_as_they_are_needed() -> None:
         results = iter(each(abs, items()))
         assert next(results) == 0
         assert taken <= 4  # of three threads, and the one that was waited for
+
+
+def test_there_are_never_more_threads_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MOST", 1)
+    with side_by_side(CPU) as each:
+        assert len(set(each(lambda _: threading.get_ident(), range(50)))) == 1
 
 
 def test_an_error_comes_where_the_result_would() -> None:
