@@ -60,8 +60,8 @@ def diarize(
     clusterer    : a name in `registry.CLUSTERERS`; `settings` are its arguments
     num_speakers, min_speakers, max_speakers : how many, where known; obeyed where there is that much speech
     min_turn     : seconds; shorter turns are dropped or go to their neighbours, but each speaker keeps its longest
-    max_gap      : pauses of a speaker up to so many seconds are filled
-    margin       : seconds of silence that a turn's end keeps, its beginning a fifth of that
+    max_gap      : pauses of a speaker up to so many seconds are filled, before margins
+    margin       : seconds of silence that a turn's end keeps, its beginning a fifth of that; whole frames
 
     Speakers are SPEAKER_00, SPEAKER_01, ... in order of first appearance; without speech there are none.
     Raises AudioError (see `audio.read`), KnnError for bounds that contradict each other, BundleError for the models.
@@ -97,8 +97,8 @@ def diarize(
     votes = _votes(heard, voices, labels)
     active = stitching.decide(stitching.count(heard), votes)
     stitching.give_everybody_a_place(active, voices.windows, voices.small, labels)
-    turns = stitching.turns(active, min_turn=min_turn, max_gap=max_gap)
-    return _described(turns, margin, votes, voices, labels, length, Path(path).stem)
+    turns = stitching.turns(active, min_turn=min_turn, max_gap=max_gap, margin=margin)
+    return _described(turns, np.where(active, votes, np.nan), voices, labels, length, Path(path).stem)
 
 
 @dataclass(frozen=True)
@@ -252,21 +252,22 @@ def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedde
 
 
 def _described(
-    turns: list[Turn], margin: float, votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
+    turns: list[Turn], votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
 ) -> Diarization:
-    """Turns with names by first appearance, confidences, and each speaker's embedding."""
+    """Turns with names by first appearance, confidences, and each speaker's embedding.
+
+    votes : (frames, S) of the frames in which each speaks, NaN elsewhere: a turn's pauses and margins say nothing of it
+    """
     from pyannote.core import Annotation, Segment
 
-    from knn_cli import stitching
     from knn_cli.clustering import unit
 
     names: dict[int, str] = {}
     found, confidence = Annotation(uri=uri), {}
     for track, (first, last, speaker) in enumerate(turns):
-        names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        confidence[track] = float(votes[first:last, speaker].mean())
-    for track, (first, last, speaker) in enumerate(stitching.with_margins(turns, len(votes), margin)):
-        found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = names[speaker]
+        name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
+        found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = name
+        confidence[track] = float(np.nanmean(votes[first:last, speaker]))
     of_speaker, spoken = {}, {}
     for speaker, name in names.items():
         rows = np.flatnonzero(labels == speaker)

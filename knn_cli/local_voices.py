@@ -22,11 +22,11 @@ from knn_cli import audio
 from knn_cli.embedder import Embedder
 from knn_cli.segments import FRAME_SECONDS
 from knn_cli.types import Floats
-from knn_cli.workers import Map, side_by_side
+from knn_cli.workers import MOST, Map, side_by_side
 
 BLOCK = 75  # frames of a decision that are encoded together: BLOCK_SECONDS
 BLOCK_SECONDS = BLOCK * FRAME_SECONDS
-TOGETHER = 8  # blocks that go through the encoder at once
+TOGETHER = 8  # blocks that go through the encoder at once on a CPU, beside as many others; elsewhere four times that
 LEAST = 6  # frames under which an embedding is not worth the name
 
 
@@ -55,7 +55,8 @@ def embeddings(
 ) -> tuple[Floats, Floats]:
     """Embeddings (N, E) of parts of one file, and the seconds of sound (N,) behind each: 0 where there is none.
 
-    parts : by start. No more is held than the blocks that a part reaches over.
+    parts : by start. No more is held than the blocks that a part reaches over, and what waits for a thread: the
+            embedder's `batch_seconds` of sound at most go through the network at once.
 
     Raises AudioError as `audio.crops`.
     """
@@ -65,7 +66,8 @@ def embeddings(
     def pooled(one: _Group) -> tuple[_Group, Floats]:
         return one, embedder.pool(one.frames, torch.from_numpy(one.masks))
 
-    with side_by_side(embedder.device) as each:
+    lanes = max(1, int(embedder.batch_seconds / (TOGETHER * BLOCK_SECONDS)))
+    with side_by_side(embedder.device, min(lanes, MOST)) as each:
         for one, found in each(pooled, _groups(parts, _blocks(path, embedder, parts, channel, each))):
             vectors[one.rows] = found
             seconds[one.rows] = one.seconds
@@ -119,8 +121,10 @@ def _blocks(
     spans = [Segment(number * BLOCK_SECONDS, (number + 1) * BLOCK_SECONDS) for number in needed]
     sounds = audio.crops(path, spans, rate=embedder.rate, channel=channel)
 
+    together = TOGETHER if embedder.device.type == "cpu" else 4 * TOGETHER
+
     def clips() -> Iterator[list[Floats]]:
-        while group := list(islice(sounds, TOGETHER)):
+        while group := list(islice(sounds, together)):
             yield [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in group]
 
     def encoded(group: list[Floats]) -> list[tuple[int, Tensor]]:

@@ -43,12 +43,10 @@ class Registry:
     def get(self, name: str) -> Callable[..., Any]:
         """The part filed under `name`; KnnError that lists the names there are when there is none."""
         for module in self._modules:
-            if name in self._parts:
-                break
             import_module(module)
-        if name not in self._parts:
-            raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
-        return self._parts[name]
+            if name in self._parts:
+                return self._parts[name]
+        raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
 
     def build(self, name: str, **args: Any) -> Any:
         """Call the part filed under `name`; arguments that it does not take are a KnnError."""

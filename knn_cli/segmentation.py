@@ -60,12 +60,13 @@ class Segmenter:
         self._encoder: Any = None
         self._scale = self.bundle.scale
         if "embedder" in self.bundle.config:
-            heard = bundle.find_embedder(str(self.bundle.config["embedder"]))
-            if embedder is not None and embedder.bundle.fingerprint == heard.fingerprint:
-                self._encoder = embedder.encoder
+            named = str(self.bundle.config["embedder"])
+            if embedder is not None and bundle.same_embedder(embedder.bundle.fingerprint, named):
+                self._encoder, self._scale = embedder.encoder, embedder.bundle.scale
             else:
+                heard = bundle.find_embedder(named)
                 self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
-            self._scale = heard.scale
+                self._scale = heard.scale
         self._check()
 
     @property

@@ -39,10 +39,13 @@ class Silero(nn.Module):
         batch, count = len(waveforms), waveforms.shape[1] // FRAME
         if not batch * count:
             return waveforms.new_zeros(batch, count)
-        heard = F.pad(waveforms, (_BEFORE, 0)).unfold(1, _BEFORE + FRAME, FRAME)  # (B, n, 576), not copied
-        step = max(1, _AT_ONCE // batch)
-        parts = [self._of_frames(heard[:, at : at + step].flatten(0, 1)) for at in range(0, count, step)]
-        features = torch.cat([part.view(batch, -1, 128) for part in parts], dim=1)  # (B, n, 128)
+        step = max(1, _AT_ONCE // batch) * FRAME
+        parts = []
+        for at in range(0, count * FRAME, step):
+            sound = F.pad(waveforms[:, max(0, at - _BEFORE) : at + step], (0 if at else _BEFORE, 0))
+            frames = sound.unfold(1, _BEFORE + FRAME, FRAME)  # (B, n, 576)
+            parts.append(self._of_frames(frames.flatten(0, 1)).view(batch, -1, 128))
+        features = torch.cat(parts, dim=1)  # (B, n, 128)
         hidden, _ = self.lstm(features)
         logits: Tensor = self.classifier(F.relu(hidden).transpose(1, 2)).squeeze(1)
         return logits.sigmoid()
@@ -61,12 +64,14 @@ class Silero(nn.Module):
 def network() -> Silero:
     """The network with its weights, in evaluation mode; KnnError where silero-vad is not whole."""
     found = find_spec("silero_vad")
-    path = Path(found.origin or "").parent / "data" / "silero_vad.jit" if found else None
-    if path is None or not path.is_file():
-        raise KnnError("The package silero-vad or its weights are missing.", "pip install 'silero-vad>=6.2,<7'")
-    state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     model = Silero()
-    model.load_state_dict({own: state[f"_model.{theirs}"] for own, theirs in _KEYS.items()})
+    try:
+        path = Path(str(found and found.origin)).parent / "data" / "silero_vad.jit"
+        state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        model.load_state_dict({own: state[f"_model.{theirs}"] for own, theirs in _KEYS.items()})
+    except (ValueError, KeyError, RuntimeError) as error:  # not there, not whole, not those of this version
+        hint = "pip install 'silero-vad>=6.2,<7'"
+        raise KnnError("The weights of the package silero-vad are missing or of another network.", hint) from error
     return model.eval()
 
 

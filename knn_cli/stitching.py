@@ -237,22 +237,22 @@ def finer(segmentation: Segmentation, least: int) -> Segmentation:
 Turn = tuple[int, int, int]  # first frame, one past the last, speaker
 
 
-def turns(active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 0.0) -> list[Turn]:
-    """Turns of (frames, S) activity, by time: pauses of up to `max_gap` seconds filled, then short turns given away.
+def turns(active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 0.0, margin: float = 0.0) -> list[Turn]:
+    """Turns of (frames, S) activity, by time: pauses up to `max_gap` seconds filled, short turns given away, margins.
 
     A turn under `min_turn` seconds goes to whoever speaks right before or after it, the longer turn of the two; where
-    nobody does, or somebody speaks meanwhile, it is dropped. A speaker's longest turn always stays.
+    nobody does, or somebody speaks meanwhile, it is dropped. A speaker's longest turn always stays. Then turns reach
+    into the silence beside them, `margin` seconds behind their ends and a fifth of it before them: words fade, and who
+    marks turns by ear ends them later than a network that was taught by the level of sound. Where both sides want more
+    silence than there is, it goes to the end. Times are whole frames.
     """
     found = _joined(((first, last, s) for s in range(active.shape[1]) for first, last in _runs(active[:, s])), max_gap)
-    return _joined(_without_short(found, min_turn), max_gap) if min_turn > 0 else found
+    found = _joined(_without_short(found, min_turn), max_gap) if min_turn > 0 else found
+    return _joined(_with_margins(found, len(active), margin), 0.0) if margin > 0 else found
 
 
-def with_margins(found: Sequence[Turn], frames: int, margin: float) -> list[Turn]:
-    """Turns that reach into the silence beside them, `margin` seconds behind their ends and a fifth of it before them.
-
-    Words fade: who marks turns by ear ends them later than a network that was taught by the level of sound. Nobody's
-    margin reaches a turn, or, where both sides want more silence than there is, past the end's.
-    """
+def _with_margins(found: Sequence[Turn], frames: int, margin: float) -> list[Turn]:
+    """See `turns`."""
     after = round(margin / FRAME_SECONDS)
     before = round(margin / 5 / FRAME_SECONDS)
     silent = np.ones(frames, dtype=bool)

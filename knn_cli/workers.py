@@ -10,14 +10,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import torch
 
-MOST = 16  # items at a time: each takes some tens of megabytes
+MOST = 16  # items at a time: of the networks shipped each takes some tens of megabytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_lock = Lock()
+_inside = 0  # how many threads of the program are in `one_thread`
+_threads = 0  # torch's number before the first of them came
 
 
 class Map(Protocol):
@@ -28,41 +33,51 @@ class Map(Protocol):
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """One thread for each of torch's sums; gives how many there were."""
-    threads = torch.get_num_threads()
+    """One thread for each of torch's sums; gives how many there were.
+
+    The number is the whole process's: the first of several callers at once finds it, the last one puts it back.
+    """
+    global _inside, _threads
+    with _lock:
+        if not _inside:
+            _threads = torch.get_num_threads()
+        _inside += 1
+        threads = _threads
     torch.set_num_threads(1)
     try:
         yield threads
     finally:
-        torch.set_num_threads(threads)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                torch.set_num_threads(threads)
 
 
 @contextmanager
-def side_by_side(device: torch.device) -> Iterator[Map]:
-    """A map on as many threads as torch has, up to MOST, one item each; the plain `map` on other devices than the CPU.
+def side_by_side(device: torch.device, most: int = MOST) -> Iterator[Map]:
+    """A map on as many threads as torch has, up to `most`, one item each; off the CPU the plain `map`.
 
-    Items are taken as they are needed, never many more than there are threads; errors come where the result would.
-    A map may feed another one.
+    Items are taken as they are needed, never more than one beyond the threads. An error of the work comes where its
+    result would, one of the items when they are taken. A map may feed another one.
     """
     if device.type != "cpu":
         yield map
         return
     with one_thread() as threads:
-        lanes = min(threads, MOST)
-        # In new threads torch starts with its own number of threads, so each of them is told.
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        lanes = min(threads, most)
+        # The number that torch goes by is set above, but MKL has one of its own in every thread.
+        pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
 
-            def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-                waiting: deque[Future[Result]] = deque()
-                try:
-                    for item in items:
-                        waiting.append(pool.submit(work, item))
-                        if len(waiting) > lanes:
-                            yield waiting.popleft().result()
-                    while waiting:
-                        yield waiting.popleft().result()
-                finally:  # also where nobody wants the rest
-                    for one in waiting:
-                        one.cancel()
+        def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+            waiting: deque[Future[Result]] = deque()
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > lanes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
+        try:
             yield ordered
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -264,6 +264,16 @@ def test_counts_that_contradict() -> None:
     check_speakers(None, None, None)
 
 
+def test_a_margin_of_silence(tiny: Embedder, example: Path) -> None:
+    """Turns keep their beginnings' and ends' silence, nobody speaks over anybody for it, and confidence stays."""
+    tight, wide = (diarize(example, model=tiny, margin=margin, max_gap=0.6) for margin in (0.0, 0.4))
+    gained = wide.turns.get_timeline().support().duration() - tight.turns.get_timeline().support().duration()
+    assert gained > 1
+    assert wide.turns.get_overlap().duration() == pytest.approx(tight.turns.get_overlap().duration(), abs=1e-6)
+    if len(wide.turns) == len(tight.turns):
+        assert wide.confidence == tight.confidence
+
+
 def test_lengths_that_are_none() -> None:
     for bad in (-0.1, float("nan"), float("inf")):
         for lengths in ((bad, 0.0, 0.0), (0.0, bad, 0.0), (0.0, 0.0, bad)):

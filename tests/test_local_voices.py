@@ -29,7 +29,7 @@ class Places:
     Sound that says in each sample which frame of the recording it is in gives the frames that an embedding is made of.
     """
 
-    rate, dimension, minimum_samples, device = RATE, 2, 400, torch.device("cpu")
+    rate, dimension, minimum_samples, batch_seconds, device = RATE, 2, 400, 120.0, torch.device("cpu")
 
     def __init__(self, stride: int = 320) -> None:
         self.stride = stride
@@ -138,23 +138,37 @@ def test_encoders_of_long_frames_hear_as_many_seconds(places: Callable[[float], 
 
 
 def test_few_blocks_are_held_at_once(places: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The encoder is given TOGETHER blocks at a time, and what it made of them is not kept."""
-    monkeypatch.setattr(room, "TOGETHER", 5)
-    count = 20
-    embedder, alive, made = Places(), [0], list[Any]()
-    original = room._Encoded.__init__
+    """The encoder is given TOGETHER blocks at a time, on as many threads as `batch_seconds` allow; nothing is kept."""
+    monkeypatch.setattr(room, "TOGETHER", 2)
+    made: list[Any] = []
 
-    def counted(self: Any, *args: Any) -> None:
-        original(self, *args)
-        made.append(weakref.ref(self))
-        alive.append(sum(one() is not None for one in made))
+    class Watched(Places):
+        batch_seconds = 4.5 * room.BLOCK_SECONDS  # two times two blocks
 
-    monkeypatch.setattr(room._Encoded, "__init__", counted)
+        def frames(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
+            alive = sum(one() is not None for one in made)
+            assert alive <= 4 + 4 + 2 * 3  # within a part's reach, on their way, and behind the two on theirs to a pool
+            found = super().frames(waveforms)
+            made.extend(map(weakref.ref, found))
+            return found
+
+    embedder = Watched()
     size = 3 * BLOCK
-    parts = [Part(start, np.ones(size, dtype=bool)) for start in range(0, count * BLOCK - size + 1, 50)]
-    check(places(count * BLOCK), parts, embedder)
-    assert [len(one) for one in embedder.heard] == [5] * 4
-    assert len(made) == count and max(alive) <= 5  # a part reaches over four, and the next is made
+    parts = [Part(start, np.ones(size, dtype=bool)) for start in range(0, 40 * BLOCK - size + 1, 50)]
+    check(places(40 * BLOCK), parts, embedder)
+    assert [len(one) for one in embedder.heard] == [2] * 20 and len(made) == 40
+
+
+def test_threads_play_no_part(example: Path) -> None:
+    tiny = Embedder("tiny-test", device="cpu")
+    parts = [Part(start, np.arange(60) % 7 > 1) for start in range(0, 1400, 30)]
+    threads = torch.get_num_threads()
+    found = []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        found.append(embeddings(example, tiny, parts))
+    torch.set_num_threads(threads)
+    assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1])
 
 
 def test_a_network_gives_a_block_what_its_clip_gives_alone(tmp_path: Path) -> None:

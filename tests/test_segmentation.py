@@ -161,6 +161,17 @@ def test_blocks_change_nothing(segmenter: Segmenter) -> None:
         assert np.array_equal(again.probabilities, once.probabilities)
 
 
+def test_threads_play_no_part(segmenter: Segmenter) -> None:
+    sound = noise(70.0)
+    threads = torch.get_num_threads()
+    found = []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        found.append(segmenter(blocks(sound)))
+    torch.set_num_threads(threads)
+    assert np.array_equal(found[0].probabilities, found[1].probabilities)
+
+
 def test_nothing_gives_no_windows(segmenter: Segmenter) -> None:
     found = segmenter([])
     assert found.frames == 0 and len(found.starts) == 0 and found.probabilities.shape == (0, WINDOW, 3)

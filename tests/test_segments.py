@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyannote.core import Annotation, Segment, Timeline
+from pyannote.core import Segment, Timeline
 
 from knn_cli.errors import KnnError
 from knn_cli.segments import binarize, cut, windows
@@ -16,10 +16,6 @@ BARE = {"min_speech": 0.0, "min_silence": 0.0, "pad": 0.0}
 
 def spans(timeline: Timeline | list[Segment]) -> list[tuple[float, float]]:
     return [(round(s.start, 6), round(s.end, 6)) for s in timeline]
-
-
-def said(annotation: Annotation) -> list[tuple[float, float, str]]:
-    return [(round(s.start, 6), round(s.end, 6), label) for s, _, label in annotation.itertracks(yield_label=True)]
 
 
 def test_hysteresis_starts_high_and_ends_low() -> None:

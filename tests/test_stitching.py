@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from knn_cli import stitching
 from knn_cli.segments import FRAME_SECONDS
-from knn_cli.stitching import Segmentation, Turn, turns, with_margins
+from knn_cli.stitching import Segmentation, Turn, turns
 
 
 def windows(starts: list[int], rows: list[list[list[float]]], frames: int) -> Segmentation:
@@ -297,27 +297,36 @@ def test_thousands_of_short_turns_do_not_take_for_ever() -> None:
 
 def test_margins_reach_into_silence_only() -> None:
     """Ends keep five frames, beginnings one; a turn inside another keeps its edges; the end comes first."""
-    made = [(2, 10, 0), (4, 6, 1), (17, 20, 1), (23, 30, 0), (36, 40, 1), (39, 41, 0)]
-    assert with_margins(made, 43, 0.2) == [(1, 15, 0), (4, 6, 1), (16, 23, 1), (23, 35, 0), (35, 40, 1), (39, 43, 0)]
-    assert with_margins(made, 43, 0.0) == made
-    assert with_margins([(0, 43, 0)], 43, 0.2) == [(0, 43, 0)]
-    assert with_margins([], 43, 0.2) == []
+    active = np.zeros((43, 2), dtype=bool)
+    told = [(2, 10, 0), (4, 6, 1), (17, 20, 1), (23, 30, 0), (36, 40, 1), (39, 41, 0)]
+    for first, last, speaker in told:
+        active[first:last, speaker] = True
+    assert turns(active) == told
+    expected = [(1, 15, 0), (4, 6, 1), (16, 23, 1), (23, 35, 0), (35, 40, 1), (39, 43, 0)]
+    assert turns(active, margin=0.2) == expected
+    assert turns(np.ones((9, 1), dtype=bool), margin=0.2) == [(0, 9, 0)]
+    assert turns(np.zeros((9, 1), dtype=bool), margin=0.2) == []
+
+
+def test_turns_that_margins_bring_together_are_one() -> None:
+    assert turns(activity("11000000110000"), margin=seconds(5)) == [(0, 14, 0)]
+    assert turns(activity("11000000011000"), margin=seconds(5)) == [(0, 7, 0), (8, 14, 0)]
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 10**9), st.integers(0, 12))
+@given(st.integers(0, 10**9), st.integers(1, 12))
 def test_margins_make_no_overlap(seed: int, margin: int) -> None:
     rng = np.random.default_rng(seed)
     active = np.repeat(rng.random((25, 3)) < rng.random() * 0.8, rng.integers(1, 9, 25), axis=0)
-    wider = np.zeros(active.shape, dtype=int)
-    for first, last, speaker in with_margins(turns(active), len(active), seconds(margin)):
-        wider[first:last, speaker] += 1
-    assert wider.max(initial=0) <= 1
+    wider = np.zeros_like(active)
+    made = turns(active, margin=seconds(margin))
+    check_apart(made)
+    for first, last, speaker in made:
+        wider[first:last, speaker] = True
     there = active.any(1)
-    assert np.array_equal(wider[there] > 0, active[there])
-    gained = (wider > 0).any(1) & ~there
+    assert np.array_equal(wider[there], active[there])
     reach = np.array([there[max(0, at - margin) : at + 1 + round(margin / 5)].any() for at in range(len(there))])
-    assert np.array_equal(gained, reach & ~there)
+    assert np.array_equal(wider.any(1), reach)
 
 
 # --- what is doubtful
