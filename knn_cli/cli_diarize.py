@@ -94,7 +94,7 @@ def diarize(
         typer.Option("--min-turn", help="Seconds; shorter turns go, or to neighbours; 0.8 leaves interjections out."),
     ] = 0.1,
     max_gap: Annotated[float, typer.Option("--max-gap", help="Seconds; shorter pauses of a speaker are filled.")] = 0.4,
-    margin: Annotated[float, typer.Option("--margin", help="Seconds of silence that the end of a turn keeps.")] = 0.2,
+    margin: Annotated[float, typer.Option("--margin", help="Seconds of silence that a turn keeps at its end.")] = 0.2,
     vad: Annotated[
         Vad, typer.Option("--vad", help="What hears speech: our network, which hears overlap, or silero-vad.")
     ] = Vad.ours,

@@ -26,7 +26,7 @@ CLUSTERER = "spectral"
 RELIABLE = 0.6  # seconds of speech from which an embedding may shape clusters
 SHORT = 0.6  # weight of short windows' votes beside those of long ones
 SHARPNESS = 0.1  # cosine by which one speaker is e times as likely as another
-PIECE = 750  # frames of doubt that are settled at once
+PIECE = 750  # frames of doubt that are settled together at most
 WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
 SECOND = 0.2  # its probability of speech that settles a doubt
 AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
@@ -228,14 +228,10 @@ def _ask_again(path: Path | str, doubt: Sequence[tuple[int, int]], nobody: NDArr
     pieces = [(at, min(at + PIECE, last)) for first, last in doubt for at in range(first, last, PIECE)]
     around = [Segment(max(0.0, first * FRAME_SECONDS - WARM_UP), last * FRAME_SECONDS) for first, last in pieces]
     sounds = audio.crops(path, around, rate=silero.RATE, channel=channel)
-    for place in range(0, len(pieces), silero.LANES):
-        group = range(place, min(place + silero.LANES, len(pieces)))
-        heard = silero.probabilities([next(sounds).copy() for _ in group])  # a view would keep its minute alive
-        for row, chances in zip(group, heard, strict=True):
-            first, last = pieces[row]
-            middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - around[row].start
-            frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
-            nobody[first:last] = chances[frames] < SECOND
+    for (first, last), heard, chances in zip(pieces, around, silero.probabilities(sounds), strict=True):
+        middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - heard.start
+        frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
+        nobody[first:last] = chances[frames] < SECOND
 
 
 def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedder: Embedder) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Speech activity: where in a recording somebody speaks, by silero-vad.
 
-The network remembers, so that its last part goes step by step. Equal waveforms go through it side by side, and a long
-recording is cut into lanes of a minute that run side by side, each after a few seconds of warm-up on what comes before.
+The network remembers, so that its last part goes step by step. Waveforms go through it side by side, and a long
+recording is cut into lanes of a minute, each with a few seconds of warm-up on what comes before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soxr
@@ -16,39 +16,29 @@ from pyannote.core import Timeline
 from knn_cli import silero
 from knn_cli.segments import binarize
 from knn_cli.types import Floats, Waveform
-from knn_cli.workers import one_thread
+from knn_cli.workers import side_by_side
 
 RATE, FRAME = silero.RATE, silero.FRAME
 LANE_FRAMES = 60 * RATE // FRAME
 WARM_UP_FRAMES = 4 * RATE // FRAME
-LANES = 16
 
 
-def probabilities(waveforms: Sequence[Floats]) -> list[Floats]:
-    """Speech probability of every 32 ms frame of 16 kHz waveforms.
+def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
+    """Speech probability of every 32 ms frame of 16 kHz waveforms; few of them are held at once.
 
     waveforms : (S,) float32 each, of any lengths
     Returns (ceil(S / 512),) float32 each; the last frame is filled up with silence.
     """
-    counts = [-(-len(waveform) // FRAME) for waveform in waveforms]
-    found: list[Floats] = [np.zeros(0, dtype=np.float32)] * len(waveforms)
-    order = sorted(range(len(waveforms)), key=counts.__getitem__)
-    for first in range(0, len(order), LANES):
-        rows = order[first : first + LANES]
-        lanes = np.zeros((len(rows), max(counts[row] for row in rows) * FRAME), dtype=np.float32)
-        for lane, row in zip(lanes, rows, strict=True):
-            lane[: len(waveforms[row])] = waveforms[row]
-        result = _run(lanes)
-        for lane, row in zip(result, rows, strict=True):
-            found[row] = lane[: counts[row]]
-    return found
+    network = silero.network()
 
+    def heard(waveform: Floats) -> Floats:
+        whole = np.pad(waveform, (0, -len(waveform) % FRAME))
+        with torch.inference_mode():
+            result: Floats = network(torch.from_numpy(whole)[None])[0].numpy()
+        return result
 
-def _run(lanes: Floats) -> Floats:
-    """(B, n * 512) samples -> (B, n) probabilities, each lane from a fresh state."""
-    with torch.inference_mode(), one_thread():  # a memory goes step by step, and its steps are small
-        result: Floats = silero.network()(torch.from_numpy(lanes)).numpy()
-    return result
+    with side_by_side(torch.device("cpu")) as each:
+        return list(each(heard, waveforms))
 
 
 def speech(blocks: Iterable[Waveform], **thresholds: float) -> Timeline:
@@ -57,41 +47,35 @@ def speech(blocks: Iterable[Waveform], **thresholds: float) -> Timeline:
     blocks     : consecutive, of any rate (resampled to 16 kHz) and length
     thresholds : settings of `segments.binarize`
     """
-    total = 0.0
-    pieces: list[Floats] = []
-    for lanes, end in _lanes(blocks):
-        total = end
-        warm = [WARM_UP_FRAMES * FRAME if lane.start > 0 else 0 for lane in lanes]
-        for found, skip in zip(probabilities([lane.samples for lane in lanes]), warm, strict=True):
-            pieces.append(found[skip // FRAME :])
+    lanes: list[tuple[int, float]] = []  # frames of warm-up, and where each ends
+
+    def sounds() -> Iterator[Floats]:
+        for lane in _lanes(blocks):
+            lanes.append((WARM_UP_FRAMES if lane.start > 0 else 0, lane.start + lane.seconds))
+            yield lane.samples
+
+    found = probabilities(sounds())
+    pieces = [one[skip:] for one, (skip, _) in zip(found, lanes, strict=True)]
     joined = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
-    return binarize(joined, FRAME / RATE, end=total, **thresholds)
+    return binarize(joined, FRAME / RATE, end=lanes[-1][1] if lanes else 0.0, **thresholds)
 
 
-def _lanes(blocks: Iterable[Waveform]) -> Iterator[tuple[list[Waveform], float]]:
-    """Groups of up to LANES lanes and the seconds heard so far; all lanes but the first begin with a warm-up."""
+def _lanes(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """A recording in lanes; all but the first begin with a warm-up."""
     size, warm = LANE_FRAMES * FRAME, WARM_UP_FRAMES * FRAME
-    ready: list[Waveform] = []
-    before = np.zeros(0, dtype=np.float32)
-    held = np.zeros(0, dtype=np.float32)
+    before = held = np.zeros(0, dtype=np.float32)
     position = 0
 
-    def take(count: int) -> None:
-        nonlocal before, held, position
-        ready.append(Waveform(np.concatenate([before, held[:count]]), RATE, position / RATE))
-        before, held, position = held[max(0, count - warm) : count], held[count:], position + count
+    def lane(count: int) -> Waveform:
+        return Waveform(np.concatenate([before, held[:count]]), RATE, (position - len(before)) / RATE)
 
     for samples in _at_rate(blocks):
         held = np.concatenate([held, samples])
         while len(held) >= size:
-            take(size)
-            if len(ready) == LANES:
-                yield ready, position / RATE
-                ready = []
+            yield lane(size)
+            before, held, position = held[size - warm : size], held[size:], position + size
     if len(held):
-        take(len(held))
-    if ready:
-        yield ready, position / RATE
+        yield lane(len(held))
 
 
 def _at_rate(blocks: Iterable[Waveform]) -> Iterator[Floats]:
