@@ -45,8 +45,10 @@ class Registry:
         for module in self._modules:
             import_module(module)
             if name in self._parts:
-                return self._parts[name]
-        raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
+                break
+        if name not in self._parts:
+            raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
+        return self._parts[name]
 
     def build(self, name: str, **args: Any) -> Any:
         """Call the part filed under `name`; arguments that it does not take are a KnnError."""
