@@ -23,7 +23,7 @@ from knn_cli.store import Store
 from knn_cli.types import Diarization, Doubles, EmbeddingSet, Progress
 
 THRESHOLD = 0.55  # cosine from which on a speaker is a known voice: `python -m benchmarks.known_speakers`
-DOUBT = 0.3  # clips of one name that are less alike than this on average may be of several voices
+DOUBT = 0.45  # clips of one name that are less alike than this on average may be of several voices (docs/research.md)
 ROWS = 4096  # of a store at once
 SHOWN = 5  # files or names that an error lists
 
