@@ -21,7 +21,6 @@ from knn_cli.options import (
     ModelOption,
     QuietOption,
     VerboseOption,
-    given,
     refuse_together,
     refuse_without,
     say_model,
@@ -168,16 +167,12 @@ def diarize(
     """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
     from knn_cli import across as linking
     from knn_cli import audio, diarizing, known_speakers, pipeline, turn_outputs
-    from knn_cli.diarization import check_speakers, check_turns
+    from knn_cli.diarization import check_hearing, check_speakers, check_turns
     from knn_cli.embedder import Embedder
 
     refuse_together(ctx, _APART)
     refuse_without(ctx, _NEEDS)
-    said = given(ctx)
-    if "segmentation" in said:
-        if "vad" in said and vad is Vad.silero:
-            raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
-        vad = Vad.ours
+    check_hearing(vad.value, segmentation)
     check_speakers(num_speakers, min_speakers, max_speakers)
     check_turns(min_turn, max_gap, margin)
     audio.channel_index(channel)
@@ -210,7 +205,7 @@ def diarize(
     chosen = model if segmentation is not None or segmenter is None else None  # by the user, all of them
     say_model(chosen, embedder.bundle, f"speech by {heard_by}, on {embedder.device}")
     known = None if speakers is None else _enrolled(speakers, embedder)
-    names = () if known is None else known.names
+    names = known_names = () if known is None else known.names
 
     counts = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     turns = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
@@ -239,7 +234,6 @@ def diarize(
         present.diarization_scores(sys.stderr if ways.stdout else sys.stdout, work.scores)
     if voices is not None and work.kept:
         fingerprint = embedder.bundle.fingerprint
-        known_names = () if known is None else known.names
         rows = known_speakers.export(work.kept, fingerprint, voices, known=known_names, across=across, force=force)
         talk.note(f"{voices}: {_many(rows, 'voice')} by {fingerprint}.")
     leave(work.failures)

@@ -73,8 +73,7 @@ def diarize(
 
     check_speakers(num_speakers, min_speakers, max_speakers)
     check_turns(min_turn, max_gap, margin)
-    if vad not in ("ours", "silero"):
-        raise KnnError(f"There is no speech detector named {vad!r}.", "Known: ours, silero.")
+    check_hearing(vad, segmentation)
     embedder = model if isinstance(model, Embedder) else Embedder(model, device=device)
     cluster = CLUSTERERS.build(clusterer, **cluster_settings(clusterer, settings, embedder))
     heard, length = _segment(path, segmentation, vad, embedder, channel)
@@ -199,8 +198,6 @@ def _segment(
             yield block
 
     if vad == "silero":
-        if segmentation is not None:
-            raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
         regions = silero.speech(blocks(silero.RATE))
         speech = np.zeros(math.ceil(seconds / FRAME_SECONDS - EPSILON), dtype=np.float32)
         for region in regions:
@@ -287,6 +284,14 @@ def check_speakers(number: int | None, least: int | None, most: int | None) -> N
         raise KnnError(f"--min-speakers {least} is above --max-speakers {most}.")
     if number is not None and not (least or 1) <= number <= (most or number):
         raise KnnError(f"--num-speakers {number} is outside --min-speakers and --max-speakers.")
+
+
+def check_hearing(vad: str, segmentation: object) -> None:
+    """KnnError for a detector that there is not, and for a segmentation network that it would not ask."""
+    if vad not in ("ours", "silero"):
+        raise KnnError(f"There is no speech detector named {vad!r}.", "Known: ours, silero.")
+    if vad == "silero" and segmentation is not None:
+        raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
 
 
 def check_turns(min_turn: float, max_gap: float, margin: float) -> None:

@@ -65,7 +65,6 @@ class SpectralClustering(Clusterer):
         if speakers == 1 < high:
             tree = AgglomerativeClustering(threshold=self.one_or_more)
             speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
-            _, vectors = self._spectrum(centroids, counts, speakers)
         rows = vectors[:, :speakers]
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         labels: Labels = k_means(rows, counts, speakers)[member]

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from knn_cli import bundle
 from knn_cli.powerset import permuted_classes, powerset, to_powerset
+from knn_cli.segmentation import WINDOW
 from knn_cli.segmentation_head import SegmentationHead
 from training.data import write_json
-from training.segmentation_data import WINDOW, busiest, columns
+from training.segmentation_data import busiest, columns
 
 ORDERS = torch.tensor([permuted_classes(order) for order in permutations(range(3))])  # (6, 7)
 CLASSES = powerset(3, 2)

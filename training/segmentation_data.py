@@ -25,21 +25,21 @@ from torch import Tensor
 
 from knn_cli import bundle
 from knn_cli.powerset import best_permutation, permuted_classes, to_multilabel
+from knn_cli.segmentation import CHUNK_SECONDS, WINDOW
+from knn_cli.segments import FRAME_SECONDS
 from knn_cli.types import Floats
 from training.conversations import RATE, Conversation, Voices, simulate
 from training.data import held_out_speakers, read_manifest, several_voices, write_array
 
-PAIR = 640  # samples of two frames of the encoder
-WINDOW = 250  # pairs of frames in ten seconds
-CHUNK_SECONDS = 20.0
+PAIR = round(FRAME_SECONDS * RATE)  # samples of two frames of the encoder
 SPEAKERS = 6
 SHARD_SECONDS = 1200.0
 
 
-def layers_of(encoder: torch.nn.Module, samples: Floats, chunk_seconds: float = CHUNK_SECONDS) -> Tensor:
+def layers_of(encoder: torch.nn.Module, samples: Floats) -> Tensor:
     """(S,) -> (T, layers * C) float32: chunks of up to 20 s, evened out, each by itself."""
     pairs = len(samples) // PAIR
-    count = max(1, -(-pairs * PAIR // round(chunk_seconds * RATE)))
+    count = max(1, -(-pairs * PAIR // round(CHUNK_SECONDS * RATE)))
     edges = np.linspace(0, pairs, count + 1).round().astype(int) * PAIR
     found = []
     with torch.inference_mode():
