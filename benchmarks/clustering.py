@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from knn_cli.clustering import Labels
-from knn_cli.registry import CLUSTERERS
-from knn_cli.types import Doubles, Floats
-from knn_cli.voice_plda import VoicePLDA
+from knn_cli.core.registry import CLUSTERERS
+from knn_cli.core.values import Doubles, Floats
+from knn_cli.diarization.clustering.base import Labels
+from knn_cli.diarization.clustering.plda import VoicePLDA
 
 DIMENSION = 192
 NOISE = 1.1  # length of the noise for speakers of length 1

@@ -22,7 +22,7 @@ from pyannote.core import Annotation, Segment
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from scipy.signal import fftconvolve
 
-from training.data import doubtful, read_16k, read_manifest
+from tools.shipped_models.data import doubtful, read_16k, read_manifest
 
 RATE = 16_000
 HOP = 160  # samples between two decisions on speech: 10 ms
@@ -60,12 +60,12 @@ def activity(samples: Floats, probabilities: Floats) -> list[tuple[int, int]]:
 
 def read_voice(paths: list[Path]) -> Voice:
     """Some recordings of a speaker, one after the other."""
-    from knn_cli import vad
+    from knn_cli.audio import speech_activity
 
     recordings = [read_16k(path) for path in paths]
     spans: list[tuple[int, int]] = []
     offset = 0
-    for samples, probabilities in zip(recordings, vad.probabilities(recordings), strict=True):
+    for samples, probabilities in zip(recordings, speech_activity.probabilities(recordings), strict=True):
         spans += [(start + offset, end + offset) for start, end in activity(samples, probabilities)]
         offset += len(samples)
     whole = np.concatenate(recordings)
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=12)
     arguments = parser.parse_args()
-    from knn_cli.report import read_rttm
+    from knn_cli.formats.turns import read_rttm
 
     for path in write(arguments.data, arguments.work, arguments.out, arguments.count):
         truth = read_rttm(path.with_suffix(".rttm"))[path.stem]

@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from knn_cli.classification import Classifier, train
-from knn_cli.glc import BLOCK, GaussianLinearClassifier
+from knn_cli.recognition.glc import BLOCK, GaussianLinearClassifier
+from knn_cli.recognition.train_classifier import Classifier, train
 
 
 def best(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -57,7 +57,7 @@ def solve_a_batch(means: NDArray[Any], covariance: NDArray[Any], X: NDArray[Any]
 
 
 def write_store(path: Path, rows: int, dimension: int, classes: int) -> None:
-    """An embedding store (see `knn_cli.store`) of random rows, in the memory of one block."""
+    """An embedding store (see `knn_cli.store.hdf5`) of random rows, in the memory of one block."""
     rng = np.random.default_rng(0)
     means = 0.3 * rng.normal(size=(classes, dimension)).astype(np.float32)
     folder = "corpus/of/recordings/with/long/names/".ljust(50, "-")

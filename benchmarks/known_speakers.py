@@ -29,11 +29,13 @@ from numpy.typing import NDArray
 from pyannote.core import Annotation, Segment
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from knn_cli import across, known_speakers, report
-from knn_cli.embedder import Embedder
-from knn_cli.metrics import eer
-from knn_cli.types import Diarization
-from training.data import doubtful, held_out_speakers, read_16k, read_manifest
+from knn_cli.core.values import Diarization
+from knn_cli.diarization import identification
+from knn_cli.diarization import linking as across
+from knn_cli.embedding.embedder import Embedder
+from knn_cli.evaluation.metrics import eer
+from knn_cli.formats import turns as report
+from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
 RATE = 16000
@@ -166,10 +168,10 @@ def recognition(
         strangers = rng.choice(sorted(set(of) - set(known)), 2, replace=False)
         pairs = [rng.choice(of[name], 2, replace=False) for name in known]
         vectors, ones = enrolled[[one for one, _ in pairs]].astype(np.float64), np.ones(5)
-        voices = known_speakers.Voices(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
+        voices = identification.Voices(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
         rows = [other for _, other in pairs[:2]] + [rng.choice(of[name]) for name in strangers]
         heard = said({f"SPEAKER_{place:02d}": (tested[row], 10.0) for place, row in enumerate(rows)})
-        names = known_speakers.recognise(heard, voices, threshold=threshold).names
+        names = identification.recognise(heard, voices, threshold=threshold).names
         got = [names.get(f"SPEAKER_{place:02d}") for place in range(4)]
         right += sum(got[place] == known[place] for place in range(2))
         missed += sum(got[place] is None for place in range(2))
@@ -258,11 +260,11 @@ def main() -> None:
     for enrolled, tested in (("as recorded", "as recorded"), ("as recorded", "mixed"), ("mixed otherwise", "mixed")):
         for seconds in TESTS:
             cosines = whole[enrolled] @ rows[tested, seconds].T
-            row = figures(cosines, targets, impostors, known_speakers.THRESHOLD)
+            row = figures(cosines, targets, impostors, identification.THRESHOLD)
             print(json.dumps({"enrolled": enrolled, "tested": tested, "seconds": seconds} | row), flush=True)
     cosines = np.concatenate([whole["as recorded"] @ rows[name, seconds].T for name in TESTED for seconds in TESTS])
     times = (len(TESTED) * len(TESTS), 1)
-    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), known_speakers.THRESHOLD)
+    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), identification.THRESHOLD)
     print(json.dumps({"enrolled": "as recorded", "tested": "all of that"} | row), flush=True)
     for threshold in THRESHOLDS:
         for name in TESTED:

@@ -2,19 +2,19 @@
 
     python -m benchmarks.lid --work WORK [--seeds 3]
 
-WORK is the folder of `training/run.sh` after `training.features`. For each family that is left out: the pooling and the
-classifier of `training.language`, trained without it on real and synthetic speech (`mixed`), on real speech alone and
-on synthetic speech alone; the seeds of `mixed` together, which is what the bundle is (`ensemble`); and Gaussian mixture
-supervectors with linear discriminant analysis on cepstra (Campbell et al. 2006), which need scikit-learn. Accuracy is
-averaged over the languages that a family has, then over families; intervals come from resampling languages and
-speakers. The ensemble and the supervectors also on a random tenth of all recordings that they did not hear: the gap is
-the channel's. Choices were made while looking at the four families of FOLDS; CHECKED are two more.
+WORK is the folder of `tools/shipped_models/run.sh` after `tools.shipped_models.features`. For each family that is
+left out: the pooling and the classifier of `tools.shipped_models.language`, trained without it on real and synthetic
+speech (`mixed`), on real speech alone and on synthetic speech alone; the seeds of `mixed` together, which is what the
+bundle is (`ensemble`); and Gaussian mixture supervectors with linear discriminant analysis on cepstra (Campbell et
+al. 2006), which need scikit-learn. Accuracy is averaged over the languages that a family has, then over families;
+intervals come from resampling languages and speakers. The ensemble and the supervectors also on a random tenth of all
+recordings that they did not hear: the gap is the channel's. Choices were made while looking at the four families of
+FOLDS; CHECKED are two more.
 
 Calibration is cross-validated: each family is scored with the scale that the other families' scores gave; so is the
-threshold below which a recording is of none of the fifteen languages, chosen for equal error on the other families and
-on half of the languages outside the fifteen, and tried on this family and the other half.
-Scores stay in WORK/lid (a run that was stopped goes on), and WORK/left-out-scores.npz for the bundle's calibration and
-its threshold.
+threshold below which a recording is of none of the fifteen languages, chosen for equal error on the other families
+and on half of the languages outside the fifteen, and tried on this family and the other half. Scores stay in WORK/lid
+(a run that was stopped goes on), and WORK/left-out-scores.npz for the bundle's calibration and its threshold.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from scipy.special import logsumexp
 
-from knn_cli.calibration import Calibration
-from knn_cli.metrics import cllr, cprimary, detection_llr, min_cprimary
-from knn_cli.open_set import choose
-from training.data import CHECKED, EXAM_LANGUAGES, FOLDS, Corpus
-from training.language import STEPS, TESTED, Array, Backend, Learner, Material, calibrate, embed, fit, train
+from knn_cli.evaluation.metrics import cllr, cprimary, detection_llr, min_cprimary
+from knn_cli.evaluation.open_set import choose
+from knn_cli.recognition.calibration import Calibration
+from tools.shipped_models.data import CHECKED, EXAM_LANGUAGES, FOLDS, Corpus
+from tools.shipped_models.language import STEPS, TESTED, Array, Backend, Learner, Material, calibrate, embed, fit, train
 
 Lines = dict[str, dict[str, float]]
 

@@ -26,7 +26,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.diarization import System, run
-from training.data import read_16k, read_manifest
+from tools.shipped_models.data import read_16k, read_manifest
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "meeting.flac"
 RATE = 16_000

@@ -28,11 +28,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from knn_cli.convert import convert
-from knn_cli.embedder import Embedder
-from knn_cli.metrics import eer
-from knn_cli.sweep import equal_error
-from training.data import doubtful, held_out_speakers, read_16k, read_manifest
+from knn_cli.embedding.embedder import Embedder
+from knn_cli.evaluation.metrics import eer
+from knn_cli.evaluation.thresholds import equal_error
+from knn_cli.networks.conversion import convert
+from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
 RATE = 16000

@@ -17,9 +17,9 @@ from time import process_time, time
 
 import torch
 
-from knn_cli.convert import convert
-from knn_cli.recipe_reader import parse
-from knn_cli.training import train
+from knn_cli.networks.conversion import convert
+from knn_cli.training.recipe_reader import parse
+from knn_cli.training.trainer import train
 
 LANGUAGES = ("es", "fr", "ru")
 SOURCES = ("asterisk-core", "tuxpaint")

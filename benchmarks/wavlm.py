@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from knn_cli._torchaudio import load_torchaudio
-from knn_cli.importers import import_checkpoint
-from knn_cli.network import Network
-from knn_cli.pooling import MHFA
-from knn_cli.registry import ENCODERS
+from knn_cli.core._torchaudio import load_torchaudio
+from knn_cli.core.registry import ENCODERS
+from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.network import Network
+from knn_cli.networks.pooling.mhfa import MHFA
 
 MODELS = ("ours", "transformers")
 

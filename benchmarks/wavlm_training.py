@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.wavlm import MODELS, LiteralMHFA, forget_peak, head, our_network, resident, their_network, write_model
-from knn_cli._torchaudio import load_torchaudio
-from knn_cli.registry import ENCODERS
+from knn_cli.core._torchaudio import load_torchaudio
+from knn_cli.core.registry import ENCODERS
 
 CLASSES = 107
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+# tiny-test, a toy model for the commands, is found by name, also by the processes that tests start.
+os.environ["KNN_MODELS"] = str(Path(__file__).resolve().parent / "data")
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from knn_cli import store
-from knn_cli.cli import app
-from knn_cli.der import diarization_error
-from knn_cli.report import read_rttm
+from knn_cli.cli.app import app
+from knn_cli.evaluation.diarization_error import diarization_error
+from knn_cli.formats.turns import read_rttm
+from knn_cli.store import hdf5
 
 
 def done(*arguments: str | Path) -> Result:
@@ -27,7 +27,7 @@ def test_czech_from_folder_to_labels(shared: Path, tmp_path: Path) -> None:
     rule = r"(?P<group>\w+)/.*?(?P<speaker>big_fish|small_fish|other|Eva)"
     done("convert", folder, corpus, "--labels", rule, "--segment", "4", "--min-segment", "2")
     done("embed", corpus, "-o", rows)
-    assert set(store.read(rows).speaker.tolist()) == {"big_fish", "small_fish", "other", "Eva"}
+    assert set(hdf5.read(rows).speaker.tolist()) == {"big_fish", "small_fish", "other", "Eva"}
     actors = done("train", rows, "--label", "speaker", "--ignore", "Eva,other", "-o", tmp_path / "actors").stdout
     assert float(actors.split("accuracy")[1].split("%")[0]) > 90
     some = min((folder / "fillets").glob("*small_fish*.opus"))

@@ -1,0 +1,1 @@
+"""Sound: reading and writing it, sample-exact edits, segments and speech activity."""

@@ -1,0 +1,310 @@
+"""The only door for sound: any file in, float32 mono at the asked rate out, whole or block by block.
+
+libsndfile decodes WAV, FLAC, OGG/Opus, MP3 and their kin; what it does not know goes through `ffmpeg` where that is
+installed. Both doors stream, so a file of any length costs the memory of one block.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+
+from knn_cli.core.errors import AudioError
+from knn_cli.core.values import Floats, Waveform
+
+if TYPE_CHECKING:
+    from pyannote.core import Segment
+
+RATE = 16_000  # samples a second, what every shipped model hears
+BLOCK_SECONDS = 60.0
+NATIVE_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
+)
+FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split())
+SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
+
+_TRUNCATION_SECONDS = 0.1  # a header may promise this much more than there is before we call a file cut short
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says, or, where ffmpeg reads it, what decoding it found."""
+
+    path: Path
+    rate: int
+    channels: int
+    seconds: float
+    format: str
+
+
+def find(root: Path) -> list[Path]:
+    """Audio files below a folder, by suffix, sorted by path; hidden files and folders are left out."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+
+
+def info(path: Path | str) -> AudioInfo:
+    """Read the header only. Raises AudioError for what is not audio."""
+    path = existing_file(path)
+    try:
+        with open_native(path) as file:
+            kind = f"{file.format} {file.subtype}"
+            return AudioInfo(path, file.samplerate, file.channels, file.frames / file.samplerate, kind)
+    except soundfile.LibsndfileError as error:
+        if shutil.which("ffmpeg") is None:
+            raise unreadable(path) from error
+    rate, count, channels = 1, 0, 0
+    for own_rate, frames in decoded_by_ffmpeg(path):  # only decoding tells the length
+        rate, count, channels = own_rate, count + len(frames), frames.shape[1]
+    return AudioInfo(path, rate, channels, count / rate, "decoded by ffmpeg")
+
+
+def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
+    """The whole recording.
+
+    rate    : samples a second of what is returned
+    channel : "mix" (mean of all), "left", "right" or a number from 1
+
+    Returns a Waveform with (S,) float32 samples, nominally in [-1, 1].
+    Raises AudioError: missing, empty, not audio, no samples, NaN or infinite samples, cut short, no such channel.
+    """
+    return Waveform(np.concatenate([block.samples for block in blocks(path, rate=rate, channel=channel)]), rate)
+
+
+def blocks(
+    path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float | None = None
+) -> Iterator[Waveform]:
+    """The recording as consecutive blocks of `seconds` (a minute), the last maybe shorter; else as `read`.
+
+    Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
+    """
+    path = existing_file(path)
+    size = max(1, round((seconds or BLOCK_SECONDS) * rate))
+    start = 0
+    for samples in _reblock(_resampled(path, rate, channel), size):
+        yield Waveform(samples, rate, start / rate)
+        start += len(samples)
+    if start == 0:
+        raise AudioError(f"{path} holds no samples.", "Check that the recording was written to its end.")
+
+
+def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix") -> Iterator[Floats]:
+    """(S,) float32 samples of each span of a recording, in one pass and the memory of the longest span and a block.
+
+    spans : pyannote.core Segments in seconds, sorted by start; they may overlap; what lies past the end is left out
+    """
+    stream = blocks(path, rate=rate, channel=channel)
+    held, first = np.zeros(0, dtype=np.float32), 0  # samples in hand, index of the first of them
+    with closing(stream):  # type: ignore[type-var]
+        for span in spans:
+            start, stop = round(span.start * rate), round(span.end * rate)
+            if start < first:
+                raise ValueError(f"spans must be sorted by start: {span} comes after {first / rate:.3f} s")
+            while first + len(held) < stop and (block := next(stream, None)) is not None:
+                drop = min(start - first, len(held))
+                held, first = np.concatenate([held[drop:], block.samples]), first + drop
+            drop = min(start - first, len(held))
+            held, first = held[drop:], first + drop
+            yield held[start - first : stop - first]
+
+
+def encode_flac(samples: Floats, rate: int) -> bytes:
+    """16-bit FLAC bytes of (S,) float32 samples; values beyond [-1, 1] are clipped."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1.0, 1.0), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes) -> Floats:
+    """(S,) float32 samples of what `encode_flac` wrote."""
+    from io import BytesIO
+
+    samples: Floats = soundfile.read(BytesIO(data), dtype="float32")[0]
+    return samples
+
+
+def existing_file(path: Path | str) -> Path:
+    """The path of a file that is there and holds something. AudioError for what is missing, empty or no file."""
+    path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file.")
+    if not path.is_file():
+        raise AudioError(f"{path} is a pipe or a device.", "Sound is read from files, which can be looked at twice.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes).", "Copy or record it again.")
+    return path
+
+
+def unreadable(path: Path) -> AudioError:
+    """What is said of a file that neither libsndfile nor ffmpeg reads."""
+    missing = shutil.which("ffmpeg") is None
+    other = "install ffmpeg for other formats" if missing else "ffmpeg could not read it either"
+    return AudioError(
+        f"{path} is not audio that can be read here.", f"WAV, FLAC, MP3, OGG and Opus are read as they are; {other}."
+    )
+
+
+def channel_index(channel: str) -> int | None:
+    """Index of the channel that a name asks for, None for the mix. Raises AudioError for another name."""
+    if channel == "mix":
+        return None
+    number = {"left": "1", "right": "2"}.get(channel, channel)
+    if not (number.isascii() and number.isdecimal()) or int(number) == 0:
+        raise AudioError(f"There is no channel {channel!r}.", "Channels are mix, left, right, or a number from 1.")
+    return int(number) - 1
+
+
+def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
+    """(S,) float32 pieces at `rate`, checked for NaN; one channel or the mean of all."""
+    pick = channel_index(channel)
+    resampler = None
+    for own_rate, frames in _decoded(path):
+        count = frames.shape[1]
+        if pick is not None and pick >= count:
+            plural = "s" * (count > 1)
+            raise AudioError(f"{path} has {count} channel{plural}, not channel {pick + 1}.", "Try --channel mix.")
+        samples = frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
+        if own_rate == rate:
+            yield samples
+            continue
+        resampler = resampler or soxr.ResampleStream(own_rate, rate, 1, dtype="float32")
+        yield resampler.resample_chunk(samples)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
+    """(rate, (n, channels) float32) pieces at the file's own rate."""
+    try:
+        file = open_native(path)
+    except soundfile.LibsndfileError as error:
+        if shutil.which("ffmpeg") is None:
+            raise unreadable(path) from error
+        yield from decoded_by_ffmpeg(path)
+        return
+    with file:
+        promised, got = file.frames, 0
+        try:
+            while len(frames := file.read(1 << 19, dtype="float32", always_2d=True)):
+                got += len(frames)
+                yield file.samplerate, frames
+        except soundfile.LibsndfileError as error:
+            seconds = got / file.samplerate
+            raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
+        check_length(path, file, promised, got)
+
+
+def open_native(path: Path) -> soundfile.SoundFile:
+    """The file in libsndfile's hands. LibsndfileError for what it does not read."""
+    # Bytes, since a name need not be text; libsndfile on Windows wants text.
+    return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
+
+
+def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
+    """AudioError when less was decoded than the header promises, or when an Ogg stream lacks its last page."""
+    if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, and says so in its log only
+        note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+        if note and int(note[1]) < 0x7FFFF000:  # a streaming writer leaves the largest number there is
+            promised = promised * int(note[1]) // max(1, int(note[2]))
+    if file.format in {"WAV", "FLAC", "MP3"}:
+        # An MP3 counts its frames in a Xing header only (else libsndfile estimates); 2 % of it may be missing.
+        missing = promised - got > max(_TRUNCATION_SECONDS * file.samplerate, (file.format == "MP3") * promised * 0.02)
+        has_count = file.format != "MP3" or _has_xing(path)
+        if missing and has_count:
+            raise AudioError(
+                f"{path} is cut short: its header promises {promised / file.samplerate:.1f} s, "
+                f"it holds {got / file.samplerate:.1f} s.",
+                "Copy or download it again.",
+            )
+    if file.format == "OGG" and not _ends_well(path):
+        raise AudioError(
+            f"{path} is cut short: it ends after {got / file.samplerate:.1f} s, without Ogg's last page.",
+            "Copy or download it again.",
+        )
+
+
+def _has_xing(path: Path) -> bool:
+    """Whether an MP3 begins with a frame that counts the others (Xing or Info), after an ID3 tag if there is one."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        tag = 0
+        if head[:3] == b"ID3":
+            tag = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+        file.seek(tag)
+        frame = file.read(512)
+    return b"Xing" in frame or b"Info" in frame
+
+
+def _ends_well(path: Path) -> bool:
+    """Whether an Ogg file's last page says that it is the last (RFC 3533, header_type bit 0x04)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 17)))  # a page has at most 65,307 bytes
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
+
+
+def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
+    """(rate, (n, channels) float32) pieces from an ffmpeg process: Sun AU, since its header needs no seeking back."""
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn"]
+    command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
+    with tempfile.TemporaryFile() as talk, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk) as process:
+        assert process.stdout is not None
+        try:
+            head = process.stdout.read(24)
+            if len(head) == 24 and head[:4] == b".snd":
+                offset, _, _, rate, count = struct.unpack(">5I", head[4:])
+                process.stdout.read(offset - 24)
+                size = 4 * count * (1 << 17)
+                while data := process.stdout.read(size):
+                    whole = len(data) // (4 * count) * (4 * count)
+                    yield rate, np.frombuffer(data[:whole], dtype=">f4").astype(np.float32).reshape(-1, count)
+        except GeneratorExit:  # the reader has heard enough
+            process.kill()
+            raise
+        failed = process.wait() != 0  # below zero when a signal ended it
+        if failed or talk.seek(0, os.SEEK_END) > 0:
+            raise unreadable(path)
+
+
+def _reblock(pieces: Iterator[Floats], size: int) -> Iterator[Floats]:
+    """The same samples in pieces of exactly `size`, the last one shorter."""
+    held: list[Floats] = []
+    count = 0
+    with closing(pieces):  # type: ignore[type-var]
+        for piece in pieces:
+            held.append(piece)
+            count += len(piece)
+            if count < size:
+                continue
+            joined = np.concatenate(held)
+            whole = count // size * size
+            for first in range(0, whole, size):
+                yield joined[first : first + size]
+            held, count = [joined[whole:]], count - whole
+    if count:
+        yield np.concatenate(held)

@@ -1,0 +1,98 @@
+"""`knn info` as functions: what a store, a bundle or an audio file is, in a few lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from knn_cli.audio import reading
+from knn_cli.core.errors import KnnError
+from knn_cli.networks import bundle
+from knn_cli.networks.bundle import Bundle
+from knn_cli.recognition.classifier_file import read_classifier
+from knn_cli.store import hdf5
+
+MOST_LABELS = 30
+
+
+def describe(what: str | Path) -> dict[str, Any]:
+    """Facts about a store, a bundle (by name or path) or an audio file, ready for JSON.
+
+    Raises KnnError when it is none of these.
+    """
+    path = Path(what)
+    if (path / bundle.CONFIG).is_file() or (not path.exists() and str(what) in bundle.available(segmenter=None)):
+        return _bundle(bundle.find(what, segmenter=None))
+    kind = hdf5.kind_of(path)
+    if kind is not None:
+        return _store(path)
+    if path.is_file():
+        return _audio(path)
+    if path.is_dir():
+        count = len(reading.find(path))
+        return {"path": str(path), "kind": "folder", "audio files": count}
+    known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
+    raise KnnError(f"{what} is no file, no folder and no model.", f"Models here: {known}.")
+
+
+def models() -> list[dict[str, Any]]:
+    """Facts about every bundle on the search path."""
+    return [
+        _bundle(bundle.find(folder, segmenter=None)) for _, folder in sorted(bundle.available(segmenter=None).items())
+    ]
+
+
+def _store(path: Path) -> dict[str, Any]:
+    with hdf5.Store(path) as opened:
+        start, end = opened.times()
+        facts: dict[str, Any] = {
+            "path": str(path),
+            "kind": opened.kind.removesuffix("s") + " store",
+            "rows": len(opened),
+        }
+        facts["recordings"] = len(set(opened.column("name").tolist()))
+        if opened.kind == "embeddings":
+            facts["dimensions"] = opened.dimension
+            facts["embedder"] = opened.embedder or "unknown"
+        else:
+            facts["rate"] = opened.rate
+            facts["seconds"] = round(float((end - start).sum()), 2)
+        for level in ("group", "subgroup", "speaker"):
+            counts = Counter(label for label in opened.column(level).tolist() if label)
+            if counts:
+                facts[f"{level}s"] = dict(sorted(counts.items())[:MOST_LABELS])
+                if len(counts) > MOST_LABELS:
+                    facts[f"{level}s in all"] = len(counts)
+        if "created" in opened.attributes:
+            facts["created"] = opened.attributes["created"]
+    return facts
+
+
+def _bundle(found: Bundle) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(found.folder), "kind": "model", "name": found.name}
+    if found.is_segmenter:
+        facts["segmenter"], facts["network"] = found.fingerprint, found.config["segmenter"]["name"]
+        args = found.config["segmenter"]["args"]
+        names = {"speakers": "speakers at most", "most": "speakers at once", "duration": "seconds a chunk"}
+        facts |= {shown: args[name] for name, shown in names.items() if name in args}
+    else:
+        facts["embedder"] = found.fingerprint or "unknown"
+    if found.has_network:
+        facts["encoder"] = found.config["encoder"]["name"]
+        facts["pooling"] = found.config["pooling"]["name"]
+    if found.has_network or found.is_segmenter:
+        facts["rate"] = found.rate
+        weights = found.folder / bundle.WEIGHTS
+        facts["bytes"] = weights.stat().st_size if weights.is_file() else f"{bundle.WEIGHTS} is missing"
+    if found.head_labels:
+        facts["head"], facts["labels"] = found.config["head"]["name"], list(found.head_labels)
+    if found.classifier is not None:
+        facts["labels"] = [str(one) for one in read_classifier(found.classifier).classifier.classes_]
+    return facts
+
+
+def _audio(path: Path) -> dict[str, Any]:
+    header = reading.info(path)
+    facts = {"path": str(path), "kind": "audio", "format": header.format, "rate": header.rate}
+    return {**facts, "channels": header.channels, "seconds": round(header.seconds, 3)}

@@ -1,0 +1,286 @@
+"""What `embed`, `classify` and `diarize` print: JSON lines, tab-separated rows, a table for a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from io import StringIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
+from knn_cli.evaluation.evaluate import grouped
+from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
+from knn_cli.evaluation.open_set import UNKNOWN, best_llr
+from knn_cli.formats.spans import cell
+from knn_cli.formats.turns import write_json
+from knn_cli.recognition.classifier import posteriors
+from knn_cli.reports.tables import FIGURES
+from knn_cli.store.embedding_files import write_text
+
+if TYPE_CHECKING:
+    from knn_cli.evaluation.diarization_error import DiarizationScore
+    from knn_cli.evaluation.evaluate import Figure
+    from knn_cli.recognition.split_files import Count
+    from knn_cli.recognition.verification import TrialFigures
+    from knn_cli.reports.test_sets import Tested
+
+
+def embeddings(
+    stream: TextIO, rows: EmbeddingSet, as_json: bool, *, key: str | None = None, file: str | None = None
+) -> None:
+    """JSON lines, or Kaldi text vectors. A file's rows are called by its path in JSON and by `key` in Kaldi's text,
+    a store's rows by their recordings.
+    """
+    if not as_json:
+        write_text(stream, rows if key is None else replace(rows, name=np.full(len(rows), key)))
+        return
+    for vector, name, start, end in zip(rows.data, rows.name, rows.start, rows.end, strict=True):
+        line = {"file": file or str(name), "model": rows.embedder, "start": _seconds(start), "end": _seconds(end)}
+        json_line(stream, {**line, "embedding": [float(f"{value:.7g}") for value in vector]})
+
+
+class Said(NamedTuple):
+    """What is said of each row of a score table.
+
+    chances : (N, C) probabilities of the labels
+    ranks   : (N, C) their columns, the likeliest first
+    unknown : (N,) whether the row is of no known label; the likeliest of them are then said second and later
+    label   : (N,) the label that is said, `unknown` with the rest
+    groups  : (G,) names of the groups; () without
+    group_chances : (N, G) sums of the labels' probabilities
+    """
+
+    chances: Doubles
+    ranks: NDArray[np.int64]
+    unknown: NDArray[np.bool_]
+    label: Texts
+    groups: tuple[str, ...]
+    group_chances: Doubles
+
+    def ranked(self, labels: Sequence[str], row: int, top: int) -> list[tuple[str, float | None]]:
+        """At most `top` labels of a row and their probabilities: that it is unknown has none."""
+        found = [(labels[one], float(self.chances[row, one])) for one in self.ranks[row]]
+        return [*([(UNKNOWN, None)] if self.unknown[row] else []), *found][: min(top, len(labels))]
+
+    def group(self, row: int) -> tuple[str, float] | None:
+        """The likeliest group of a row, None where the row is unknown or there are no groups."""
+        if not self.groups or self.label[row] == UNKNOWN:
+            return None
+        best = int(self.group_chances[row].argmax())
+        return self.groups[best], float(self.group_chances[row, best])
+
+
+def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
+    """Labels, ranks and groups of each row, under `priors`."""
+    whole = weighted(table, priors)
+    chances = posteriors(whole)
+    ranks = np.argsort(-chances, axis=1, kind="stable")
+    best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
+    unknown = np.zeros(len(table), dtype=bool)
+    if table.threshold is not None:  # it was chosen on scores of labels alike
+        unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
+    groups: tuple[str, ...] = ()
+    group_chances = np.zeros((len(table), 0))
+    if table.groups:
+        summed, _ = grouped(whole)
+        groups, group_chances = summed.labels, np.exp(summed.log_likelihood)
+    return Said(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_chances)
+
+
+def score_lines(stream: TextIO, table: ScoreTable, found: Said, priors: Mapping[str, float] | None = None) -> None:
+    llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
+    for row, chances in enumerate(found.chances):
+        ((label, probability),) = found.ranked(table.labels, row, 1)
+        line = {
+            "file": str(table.name[row]),
+            "start": _seconds(table.start[row]),
+            "end": _seconds(table.end[row]),
+            "label": label,
+            "probability": None if probability is None else round(probability, 6),
+            "probabilities": {one: round(float(p), 6) for one, p in zip(table.labels, chances, strict=True)},
+            "llr": {one: round(float(x), 4) for one, x in zip(table.labels, llr[row], strict=True)},
+        }
+        if found.groups:
+            group = found.group(row)
+            line["group"] = None if group is None else group[0]
+            own = found.group_chances[row]
+            line["groups"] = {one: round(float(p), 6) for one, p in zip(found.groups, own, strict=True)}
+        json_line(stream, line)
+
+
+def score_rows(stream: TextIO, table: ScoreTable, found: Said, top: int, *, header: bool) -> None:
+    if header:
+        more = [
+            f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
+        ]
+        more += ["group", "group_probability"] if found.groups else []
+        stream.write("\t".join(["file", "start", "end", "label", "probability", *more]) + "\n")
+    for row in range(len(table)):
+        ranked = [
+            text
+            for label, chance in found.ranked(table.labels, row, top)
+            for text in (label, "" if chance is None else f"{chance:.4f}")
+        ]
+        if found.groups:
+            group = found.group(row)
+            ranked += ["", ""] if group is None else [group[0], f"{group[1]:.4f}"]
+        times = [
+            "" if (value := _seconds(time)) is None else f"{value:g}" for time in (table.start[row], table.end[row])
+        ]
+        stream.write("\t".join(map(cell, [str(table.name[row]), *times, *ranked])) + "\n")
+
+
+def score_table(tables: list[tuple[ScoreTable, Said]], top: int, model: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=f"Labels by {model}")
+    shown.add_column("file", overflow="fold")
+    shown.add_column("seconds", justify="right")
+    for rank in range(1, min(top, len(tables[0][0].labels)) + 1):
+        shown.add_column(f"{rank}.")
+    if tables[0][0].groups:
+        shown.add_column("group")
+    for table, found in tables:
+        for row in range(len(table)):
+            span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
+            ranked = [
+                label if chance is None else f"{label} {chance:.1%}"
+                for label, chance in found.ranked(table.labels, row, top)
+            ]
+            if found.groups:
+                group = found.group(row)
+                ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")
+            shown.add_row(*map(Text, [str(table.name[row]), span, *ranked]))  # Text: a name may hold rich's markup
+    Console().print(shown)
+
+
+def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None:
+    """What each class has on each side or in each fold."""
+    if not as_json:
+        stream.write("class\tpart\trows\trecordings\tseconds\n")
+    for one in counts:
+        if as_json:
+            json_line(stream, {**one._asdict(), "seconds": _seconds(one.seconds)})
+            continue
+        seconds = "" if (value := _seconds(one.seconds)) is None else f"{value:g}"
+        stream.write("\t".join(map(cell, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n")
+
+
+def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
+    """Figures of each model, one a line with its interval; then its curve."""
+    for model in found.models:
+        curve = found.curves.get(model.name, ())
+        if as_json:
+            line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
+            ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.figures.items()}
+            line["figures"] = {name: [_number(value) for value in values] for name, values in ends.items()}
+            if model.evaluation.groups is not None:
+                of_groups = model.evaluation.groups.figures
+                line["groups"] = {name: _number(one.value) for name, one in of_groups.items()}
+            if (opened := model.evaluation.open_set) is not None:
+                line["open_set"] = {
+                    "threshold": _number(opened.threshold),
+                    "false_reject": _number(opened.false_reject.value),
+                    "false_accept": _number(opened.false_accept.value),
+                    "eer": _number(opened.eer),
+                }
+            line["curve"] = [
+                {
+                    "segments": one.segments,
+                    "seconds": _number(one.seconds),
+                    "rows": one.rows,
+                    "accuracy": _number(one.accuracy.value),
+                    "cprimary": _number(one.cprimary),
+                    "min_cprimary": _number(one.min_cprimary),
+                }
+                for one in curve
+            ]
+            json_line(stream, line)
+            continue
+        stream.write(f"{model.name}: {model.counts}\n")
+        for name, figure in model.evaluation.figures.items():
+            stream.write(f"  {name:<22}{_with_interval(figure, FIGURES[name][1] if name in FIGURES else False)}\n")
+        if model.evaluation.groups is not None:
+            by_group = model.evaluation.groups.figures["accuracy"]
+            stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")
+        if (opened := model.evaluation.open_set) is not None:
+            rates = {"false reject": opened.false_reject, "false accept": opened.false_accept}
+            known = [f"{name} {_with_interval(rate, True)}" for name, rate in rates.items() if rate.value == rate.value]
+            equal = [f"equal error {opened.eer:.1%}"] if opened.eer == opened.eer else []
+            stream.write(f"  {'open set':<22}{', '.join(known + equal)}\n")
+        if curve:
+            stream.write("  segments\tseconds\trows\taccuracy\tcprimary\tmin_cprimary\n")
+        for point in curve:
+            costs = f"{point.cprimary:.4f}\t{point.min_cprimary:.4f}"
+            accuracy = _with_interval(point.accuracy, True)
+            stream.write(f"  {point.segments}\t{point.seconds:.1f}\t{point.rows}\t{accuracy}\t{costs}\n")
+
+
+def _with_interval(figure: Figure, share: bool) -> str:
+    form = "{:.1%}" if share else "{:.4f}"
+    value = form.format(figure.value)
+    ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
+    return value + ends
+
+
+def recognised_turns(stream: TextIO, found: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
+    """`report.write_json`, with how alike the recording's speakers and known voices are (see `Recognised.facts`)."""
+    text = StringIO()
+    write_json(found, text)
+    json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})
+
+
+def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
+    """One line a file and one for all together, rates in percent of the reference's speaker time; JER of speakers."""
+    columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
+    stream.write("\t".join(columns.split()) + "\n")
+    rows = dict(scores)
+    if len(rows) > 1:
+        first, *rest = rows.values()
+        rows["(all)"] = reduce(operator.add, rest, first)
+    for name, one in rows.items():
+        total = one.error.total or math.inf
+        parts = [part / total for part in (one.error.missed, one.error.false_alarm, one.error.confusion)]
+        rates = [one.error.rate, *parts, one.jer, one.forgiving.rate]
+        counts = [one.speakers, one.found, one.miscounted]
+        stream.write("\t".join([cell(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
+
+
+def trial_lines(found: TrialFigures) -> Iterator[tuple[str, str]]:
+    """Name and value of each figure of labelled trials."""
+    yield "trials", f"{found.targets} of one speaker, {found.nontargets} of two"
+    yield "EER", f"{found.eer:.2%}"
+    for prior, least in found.min_dcf.items():
+        actual = f", actual {found.dcf[prior]:.3f}" if prior in found.dcf else ""
+        yield f"minDCF {prior:g}", f"{least:.3f}{actual}"
+    if found.cllr is not None:
+        yield "Cllr", f"{found.cllr:.3f} bits"
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 6)
+
+
+def right_of(table: ScoreTable, found: Said) -> tuple[int, int]:
+    """(right, all) of the rows whose true label the model knows; right is what is said, so `unknown` is not."""
+    if not len(table.truth):
+        return 0, 0
+    known = np.isin(table.truth, table.labels)
+    return int((known & (found.label == table.truth)).sum()), int(known.sum())
+
+
+def _seconds(value: float) -> float | None:
+    return None if value != value else round(float(value), 3)  # NaN is unequal to itself
+
+
+def json_line(stream: TextIO, value: Any) -> None:
+    stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")

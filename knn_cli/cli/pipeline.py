@@ -1,0 +1,376 @@
+"""Commands over many files: one bad file is one failure in the list, and costs none of the others.
+
+Every function here takes and returns plain values; the command line only prints them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knn_cli.audio import reading
+from knn_cli.core.atomic import check_output, check_outputs
+from knn_cli.core.errors import AudioError, BundleError, Failure, KnnError, StoreError
+from knn_cli.core.values import Diarization, EmbeddingSet, Progress, ScoreTable
+from knn_cli.embedding.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
+from knn_cli.embedding.embedder import embed_store as embed_rows
+from knn_cli.networks import bundle
+from knn_cli.store import hdf5, labels
+from knn_cli.store.hdf5 import Store, StoreWriter
+from knn_cli.store.labels import Labels
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation, Timeline
+
+    from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.timeline import LanguageTimeline
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How sound becomes rows: seconds a row (None: a file), speech only, which channel."""
+
+    segment: float | None = None
+    use_vad: bool = True
+    channel: str = "mix"
+
+    def __post_init__(self) -> None:
+        reading.channel_index(self.channel)
+        if self.segment is not None and not MINIMUM_SECONDS <= self.segment < math.inf:
+            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MINIMUM_SECONDS:g} s or more.")
+
+
+@dataclass
+class Embedding:
+    """What `embed_into` wrote: rows of this run, rows of a store left out for want of speech, and files that failed."""
+
+    rows: int = 0
+    silent: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Rows of a store that were left out for want of speech."""
+
+    rows: int
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is an HDF5 store; StoreError for a damaged one, or another file with a store's suffix."""
+    if path.suffix.lower() in hdf5.SUFFIXES:
+        with Store(path):
+            return True
+    return hdf5.kind_of(path) is not None
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the audio files below them, each once. Raises AudioError for a folder without."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+        elif below := reading.find(path):
+            found += below
+        else:
+            raise AudioError(f"{path} holds no audio files.", "Audio is found at any depth, by suffix.")
+    return list(dict.fromkeys(found))
+
+
+def audio_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path, Labels]]:
+    """`expand` with labels: of files in a folder by the rule, of files named one by one by their name only."""
+    apply = labels.rule(rule)
+    found: dict[Path, Labels] = {}
+    for path in paths:
+        files = expand([path])
+        below = [PurePosixPath(one.relative_to(path).as_posix() if path.is_dir() else one.name) for one in files]
+        for file, label in zip(files, labels.label_all(apply, below), strict=True):
+            found.setdefault(file, label)
+    names = labels.distinct([one.name for one in found.values()], [file.parent for file in found])
+    return [(file, replace(one, name=name)) for (file, one), name in zip(found.items(), names, strict=True)]
+
+
+def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
+    """KnnError when a text output would replace a source, or is called like sound or a store."""
+    check_output(out, sources)
+    if out is not None and out.suffix.lower() in {*reading.SUFFIXES, *hdf5.SUFFIXES}:
+        raise KnnError(f"{out} is no name for a text file.", "Is it a recording? The output comes after the option.")
+
+
+def line_names(files: Sequence[tuple[Path, Labels]]) -> list[str]:
+    """What each file's line is called on stdout: its stem, so that pieces of one recording differ, made distinct."""
+    return labels.distinct([path.stem for path, _ in files], [path.parent for path, _ in files])
+
+
+def embed(
+    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbedOptions
+) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
+    """(file, its embeddings or why there are none), file after file."""
+    for path, label in files:
+        yield str(path), _attempt(path, label, embedder, options)
+
+
+def _attempt(path: Path, label: Labels, embedder: Embedder, options: EmbedOptions) -> EmbeddingSet | KnnError:
+    try:
+        return embed_file(path, embedder, label=label, **vars(options))
+    except AudioError as error:
+        return error
+
+
+def embed_into(
+    source: Path | Sequence[tuple[Path, Labels]],
+    out: Path,
+    embedder: Embedder,
+    options: EmbedOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Embedding:
+    """Embeddings of an audio store or of files into an embedding store; an interrupted run is gone on with.
+
+    Raises StoreError as `StoreWriter`, KnnError when nothing could be embedded.
+    """
+    result = Embedding()
+    attributes = {"embedder": embedder.bundle.fingerprint}
+    plan: dict[str, Any] = {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
+    if isinstance(source, Path):
+        check_output(out, [source])
+        plan |= {"store": hdf5.stamp(source)}
+        with (
+            Store(source, "audio") as opened,
+            StoreWriter(
+                out, "embeddings", attributes, plan={**plan, "batch": embedder.batch_seconds}, force=force
+            ) as writer,
+        ):
+            _refuse_segment(options)
+            total = len(opened)
+            for group in embed_rows(opened, embedder, use_vad=options.use_vad, skip=writer.finished):
+                result.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
+                result.silent += group.silent
+                if progress is not None:
+                    progress(group.done, total)
+            if not result.rows and not writer.finished:
+                raise no_speech(str(source), options.use_vad)
+        return result
+    check_output(out, [path for path, _ in source])
+    plan["files"] = [(hdf5.stamp(path) if path.exists() else str(path), vars(label)) for path, label in source]
+    with StoreWriter(out, "embeddings", attributes, plan=plan, force=force) as writer:
+        left = [(path, label) for path, label in source if str(path) not in writer.finished]
+        for done, (name, found) in enumerate(embed(left, embedder, options), start=1):
+            if isinstance(found, KnnError):
+                result.failures.append(Failure(name, found))
+            else:
+                result.rows += writer.add(name, found)
+            if progress is not None:
+                progress(done, len(left))
+        if not result.rows and not writer.finished:
+            raise result.failures[0].error
+    return result
+
+
+def _refuse_segment(options: EmbedOptions) -> None:
+    if options.segment is not None:
+        raise KnnError("A store's rows are segments already.", "Cut them otherwise with `knn convert --segment`.")
+
+
+def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterator[EmbeddingSet | Silent]:
+    """The embeddings of an audio store, group of rows after group of rows; SilenceError when there are none at all."""
+    _refuse_segment(options)
+    rows = silent = 0
+    with Store(path, "audio") as opened:
+        for group in embed_rows(opened, embedder, use_vad=options.use_vad):
+            rows, silent = rows + len(group.embeddings), silent + group.silent
+            yield group.embeddings
+    if not rows:
+        raise no_speech(str(path), options.use_vad)
+    if silent:
+        yield Silent(silent)
+
+
+def training_source(
+    path: Path,
+    model: str | None = None,
+    device: str = "auto",
+    batch_seconds: float = BATCH_SECONDS,
+    *,
+    label: str = "group",
+    use_vad: bool = True,
+    progress: Progress | None = None,
+) -> EmbeddingSet | Path:
+    """An embedding store as it is, to be gone through in blocks, or the rows that a model makes of an audio store.
+
+    Without a `model` it is the shipped one of voices where `label` is speaker, else that of languages.
+    """
+    with Store(path) as opened:
+        if opened.kind == "embeddings":
+            if model is not None:
+                raise KnnError(f"{path} holds embeddings already, so --model has nothing to do.", "Leave it out.")
+            return path
+        usual = bundle.VOICE if label == "speaker" else bundle.LANGUAGE
+        embedder = Embedder(usual if model is None else model, device=device, batch_seconds=batch_seconds)
+        parts = []
+        for group in embed_rows(opened, embedder, use_vad=use_vad):
+            parts.append(group.embeddings)
+            if progress is not None:
+                progress(group.done, len(opened))
+    if not sum(map(len, parts)):
+        raise no_speech(str(path), use_vad)
+    return EmbeddingSet.concatenate(parts)
+
+
+def classify(
+    sources: Sequence[Path], classifier: Classifier, options: EmbedOptions
+) -> Iterator[tuple[str, ScoreTable | Silent | KnnError]]:
+    """(source, its scores or why there are none); rows of files are named by path, rows of stores by recording."""
+    for path in sources:
+        try:
+            if is_store(path):
+                _refuse_segment(options)
+                scored = 0
+                for table in classifier.store(path, use_vad=options.use_vad):
+                    scored += len(table)
+                    yield str(path), table
+                if not scored:
+                    raise no_speech(str(path), options.use_vad)
+                with Store(path) as opened:
+                    if scored < len(opened):
+                        yield str(path), Silent(len(opened) - scored)
+            else:
+                table = classifier.file(path, **vars(options))
+                yield str(path), replace(table, name=np.full(len(table), str(path)))
+        except (AudioError, StoreError, BundleError) as error:
+            yield str(path), error
+
+
+def recording_names(files: Sequence[Path]) -> list[str]:
+    """What each recording is called: its stem, where that stands in several folders with those that tell it apart.
+
+    Raises KnnError for two files of one name in one folder.
+    """
+    names = labels.distinct([path.stem for path in files], [path.parent.resolve() for path in files])
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KnnError(f"Two of the files are called {twice}, so they could not be told apart.", "Rename one.")
+    return names
+
+
+def check_folder_output(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:
+    """KnnError when the files of an output folder cannot be made, or one would replace a source; makes the folder."""
+    check_outputs(targets, sources)
+    if folder.exists() and not folder.is_dir():
+        raise KnnError(f"{folder} is a file.", "Name a folder for one file a recording, or one file with -o.")
+    try:
+        for parent in dict.fromkeys([folder, *(target.parent for target in targets)]):
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KnnError(f"The folder {folder} cannot be made: {error.strerror}.", "Name another folder.") from error
+
+
+def references(
+    files: Sequence[Path], reference: Path | None, uem: Path | None
+) -> dict[str, tuple[Annotation, Timeline | None]]:
+    """Stem of each file -> its true turns, and what of it is scored; empty without a `reference`.
+
+    A reference of one recording goes with an only file, whatever it is called; a UEM may use either name. Raises
+    KnnError for a file that the reference or the UEM lacks: before hours of work, not after.
+    """
+    from knn_cli.formats import turns as report
+
+    if reference is None:
+        return {}
+    turns, scored = report.read_references(reference), report.read_uem(uem) if uem is not None else None
+    found: dict[str, tuple[Annotation, Timeline | None]] = {}
+    for path in files:
+        truth = _turns_of(path.stem, turns, files, reference)
+        if scored is None:
+            found[path.stem] = (truth, None)
+            continue
+        part = scored.get(path.stem) or scored.get(str(truth.uri))
+        if part is None:
+            raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or leave the file out.")
+        found[path.stem] = (truth, part)
+    return found
+
+
+def _turns_of(name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path) -> Annotation:
+    """The turns of a recording; those of an only recording go with an only file. KnnError where there are none."""
+    from knn_cli.formats import turns as report
+
+    if len(turns) == len(files) == 1:
+        return next(iter(turns.values()))
+    found = turns.get(name, turns.get(report.rttm_word(name)))  # RTTM has no white space in names
+    if found is None:
+        raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
+    return found
+
+
+def timelines(
+    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
+) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
+    """(file, its languages over time or why there are none), file after file; see `timeline.timeline`.
+
+    rttm : turns of speakers, looked up by the file's name in `recording_names`; those of an only recording go with an
+           only file
+
+    What is found has that name too. Raises KnnError as `recording_names`.
+    """
+    from knn_cli.formats import turns as report
+    from knn_cli.recognition import timeline
+
+    names = recording_names(files)
+    turns = report.read_rttm(rttm) if rttm is not None else {}
+    for path, name in zip(files, names, strict=True):
+        try:
+            speakers = _turns_of(name, turns, files, rttm) if rttm is not None else None
+        except KnnError as error:
+            yield path, error
+            continue
+        try:
+            yield path, replace(timeline.timeline(path, classifier, speakers=speakers, **settings), name=name)
+        except AudioError as error:
+            yield path, error
+
+
+def check_stems(files: Sequence[Path]) -> None:
+    """KnnError for two files of one name, whose turns could not be told apart."""
+    first: dict[str, Path] = {}
+    for path in files:
+        if (other := first.setdefault(path.stem, path)) is not path:
+            raise KnnError(
+                f"Two files are called {path.stem}, so their turns could not be told apart: {other} and {path}.",
+                "Rename one.",
+            )
+
+
+def diarize(
+    files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
+) -> Iterator[tuple[Path, Diarization | KnnError]]:
+    """(file, who spoke when or why that is not known), file after file.
+
+    per_channel : every channel by itself, then all as one (see `channels.merged`); AudioError for a file with only one
+    settings    : of `diarization.diarize`; numbers of speakers are those of a channel where channels go by themselves
+    """
+    from knn_cli.diarization import channels, pipeline
+
+    check_stems(files)
+
+    def one(path: Path) -> Diarization:
+        if not per_channel:
+            return pipeline.diarize(path, model=embedder, channel=channel, **settings)
+        count = reading.info(path).channels
+        if count < 2:
+            raise AudioError(f"{path} has one channel, not several.", "Leave --per-channel out for it.")
+        numbers = map(str, range(1, count + 1))
+        own = [pipeline.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
+        return channels.merged(own, path.stem)
+
+    for path in files:
+        try:
+            yield path, one(path)
+        except KnnError as error:
+            yield path, error

@@ -1,0 +1,1 @@
+"""What every package stands on: errors, values, registries, atomic files, the parallel map."""

@@ -1,0 +1,1 @@
+"""Who spoke when: segmentation, window embeddings, clustering, reconstruction, identification, speaker removal."""

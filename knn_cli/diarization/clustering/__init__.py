@@ -1,0 +1,1 @@
+"""Clustering methods: embeddings to speaker labels."""

@@ -1,0 +1,62 @@
+"""HDBSCAN, for whoever has scikit-learn: clusters where embeddings lie dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import CLUSTERERS
+from knn_cli.core.values import Doubles
+from knn_cli.diarization.clustering.ahc import LIMIT, AgglomerativeClustering, condense, cut, merge_order
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means, unit
+
+
+@CLUSTERERS.register("hdbscan")
+@dataclass(frozen=True)
+class HDBSCANClustering(Clusterer):
+    """Density-based clustering of unit vectors (Campello, Moulavi & Sander, PAKDD 2013), scikit-learn's.
+
+    Embeddings that it calls noise join the nearest speaker. Too many speakers are merged by average linkage of their
+    centroids; where it finds too few, average linkage of all embeddings answers instead. Weights are not used.
+
+    minimum_size : embeddings that make a speaker (never more than a tenth of all embeddings)
+    limit        : embeddings above which blocks are condensed first
+
+    Raises KnnError where scikit-learn is not installed.
+    """
+
+    minimum_size: int = 5
+    limit: int = LIMIT
+
+    def __post_init__(self) -> None:
+        if self.minimum_size < 2 or self.limit < 4:
+            raise KnnError("The minimum cluster size is below 2 or the limit below 4.", "Take larger numbers.")
+        try:
+            import_module("sklearn.cluster")
+        except ImportError as error:
+            raise KnnError("HDBSCAN needs scikit-learn.", "Install it: pip install 'scikit-learn>=1.5'.") from error
+
+    def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
+        """See `Clusterer.partition`."""
+        points = unit(embeddings)
+        centroids, counts, member = condense(points, self.limit)
+        size = max(2, min(self.minimum_size, round(0.1 * len(centroids))))
+        found = np.full(len(centroids), -1)
+        if len(centroids) > size:
+            found = import_module("sklearn.cluster").HDBSCAN(min_cluster_size=size, copy=True).fit_predict(centroids)
+        dense = found >= 0
+        if not dense.any():
+            labels = np.zeros(len(found), dtype=np.int64)
+        else:
+            middles, _ = means(centroids[dense], counts[dense], found[dense])
+            labels = np.where(dense, found, (centroids @ unit(middles).T).argmax(axis=1))
+        labels = in_order(labels)
+        if labels.max() + 1 < bounds.low:
+            return AgglomerativeClustering(limit=self.limit)(points, num_speakers=bounds.low)
+        middles, total = means(centroids, counts, labels)
+        merges, _ = merge_order(middles, total, "average")
+        merged: Labels = cut(merges, len(total), max(0, len(total) - bounds.high))[labels][member]
+        return merged

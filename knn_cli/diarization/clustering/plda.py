@@ -1,0 +1,155 @@
+"""What a model knows of how voices differ: from its embeddings to coordinates where VBx and trials are simple.
+
+An embedding is centred, brought to length 1, reduced by LDA, centred and brought to length 1 again. Then follow the
+coordinates of a two-covariance PLDA (`plda`) in which embeddings scatter with variance 1 around their speaker, and
+speakers with diagonal variances around 0 (Landini et al. 2022, see `vbx`, eq. 4-5). A model's folder holds it as
+`plda.safetensors`, with the fingerprint of the embedder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+
+from knn_cli.core.atomic import replacing
+from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.values import Doubles
+from knn_cli.networks.bundle import Bundle, check_embedder
+from knn_cli.recognition import transforms
+from knn_cli.recognition.glc import float64_rows
+from knn_cli.recognition.plda import PLDA
+
+FILE = "plda.safetensors"
+SCHEMA = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class VoicePLDA:
+    """Arrays that map embeddings to PLDA coordinates; E values an embedding, D after LDA, K coordinates.
+
+    centre    : (E,) mean of embeddings
+    lda       : (E, D) projection
+    shift     : (D,) mean after LDA
+    mean      : (D,) of the PLDA
+    transform : (D, K) to coordinates with within-speaker variance 1, widest spread of speakers first
+    between   : (K,) variance of speakers there, falling
+    """
+
+    centre: Doubles
+    lda: Doubles
+    shift: Doubles
+    mean: Doubles
+    transform: Doubles
+    between: Doubles
+
+    def __post_init__(self) -> None:
+        if self.lda.ndim != 2 or self.transform.ndim != 2:
+            raise ValueError("LDA and transform are matrices")
+        outer, inner, kept = *self.lda.shape, self.transform.shape[1]
+        shapes = ((outer,), (outer, inner), (inner,), (inner,), (inner, kept), (kept,))
+        for field, shape in zip(fields(self), shapes, strict=True):
+            array = getattr(self, field.name)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"{field.name} of the PLDA is {array.shape}, not {shape}, or not finite")
+        if (self.between < 0).any() or (np.diff(self.between) > 0).any():
+            raise ValueError("the variances of speakers are not positive and falling")
+
+    def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
+        """(N, E) -> (N, D) of length 1 after LDA: their cosines say how alike voices are. KnnError for another E."""
+        rows = float64_rows(embeddings, len(self.centre))
+        return _length_one(_length_one(rows - self.centre) @ self.lda - self.shift)
+
+    def coordinates(self, embeddings: NDArray[np.floating]) -> Doubles:
+        """(N, E) -> (N, K) with within-speaker covariance 1 and between-speaker covariance diag(`between`)."""
+        return self.from_normalised(self.normalised(embeddings))
+
+    def from_normalised(self, rows: Doubles) -> Doubles:
+        """(N, D) of `normalised` -> (N, K) coordinates."""
+        result: Doubles = (rows - self.mean) @ self.transform
+        return result
+
+    @classmethod
+    def fit(cls, embeddings: ArrayLike, speakers: ArrayLike, *, dimension: int) -> VoicePLDA:
+        """From embeddings (N, E) and their speakers (N,): LDA to `dimension`, then PLDA by maximum likelihood.
+
+        Raises KnnError where speakers or rows are too few (see `transforms.fit`, `plda.PLDA.fit`).
+        """
+        rows, names = np.asarray(embeddings, dtype=np.float64), np.asarray(speakers)
+        chain = transforms.fit(f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names)
+        centre, _, lda, shift, _ = (step.values for step in chain.steps)
+        shift = shift / np.sqrt(len(centre))  # there a length is the square root of the dimension, here it is 1
+        unit = _length_one(_length_one(rows - centre) @ lda - shift)
+        return cls.of(PLDA.fit(unit, names), centre, lda, shift)
+
+    @classmethod
+    def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> VoicePLDA:
+        """With a PLDA of length-normalised rows after that LDA."""
+        ratios, vectors = linalg.eigh(model.between, model.within)
+        return cls(centre, lda, shift, model.mean, vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0))
+
+    @classmethod
+    def from_kaldi(
+        cls, arrays: tuple[Doubles, Doubles, Doubles], centre: Doubles, lda: Doubles, shift: Doubles
+    ) -> VoicePLDA:
+        """With Kaldi's PLDA (mean, transform, psi; see `kaldi.read_plda`): y = transform (x - mean) has within 1."""
+        mean, transform, psi = arrays
+        order = np.argsort(-psi, kind="stable")
+        return cls(centre, lda, shift, mean, transform[order].T.copy(), psi[order])
+
+    def keep(self, dimension: int) -> VoicePLDA:
+        """With the first `dimension` coordinates alone, those that tell speakers apart best."""
+        first = slice(dimension)
+        columns = self.transform[:, first]
+        return VoicePLDA(self.centre, self.lda, self.shift, self.mean, columns, self.between[first])
+
+    def save(self, path: Path, *, embedder: str) -> None:
+        """Write float32 arrays, with the fingerprint of the embedder that they belong to; atomically."""
+        from safetensors.numpy import save
+
+        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name), np.float32) for field in fields(self)}
+        with replacing(path) as part:
+            part.write_bytes(save(arrays, metadata={"schema": SCHEMA, "embedder": embedder}))
+
+
+def load(bundle: Bundle) -> VoicePLDA:
+    """The PLDA in a model's folder.
+
+    Raises KnnError where the model has none, BundleError where it is damaged, of another schema or another embedder.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = bundle.folder / FILE
+    if not path.is_file():
+        raise KnnError(
+            f"The model {bundle.name!r} has no PLDA ({FILE}), which vbx needs.",
+            "Choose another clustering method, or a model that has one, such as `voice`.",
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
+    if metadata.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path} has schema {metadata.get('schema')}; this knn reads {SCHEMA}.", "Install another knn."
+        )
+    check_embedder(metadata.get("embedder", ""), bundle.fingerprint, str(path))
+    expected = {field.name for field in fields(VoicePLDA)}
+    if differing := sorted(expected ^ set(arrays)):
+        raise BundleError(f"{path} does not fit: {', '.join(differing)} missing or extra.", "Copy the folder again.")
+    try:
+        return VoicePLDA(**arrays)
+    except ValueError as error:
+        raise BundleError(f"{path} does not fit: {error}.", "Copy the whole folder again.") from error
+
+
+def _length_one(rows: Doubles) -> Doubles:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    result: Doubles = rows / np.where(lengths > 0, lengths, 1.0)
+    return result

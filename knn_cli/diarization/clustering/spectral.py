@@ -1,0 +1,113 @@
+"""Spectral clustering: the graph of embeddings, its leading eigenvectors, k-means on their rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import CLUSTERERS
+from knn_cli.core.values import Doubles
+from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, means, unit
+
+FEW = 150  # embeddings
+
+
+@CLUSTERERS.register("spectral")
+@dataclass(frozen=True)
+class SpectralClustering(Clusterer):
+    """Spectral clustering of a pruned cosine graph; the number of speakers is where the eigenvalues leap.
+
+    Each embedding keeps the edges to its nearest neighbours, weighted by max(cosine, 0); the symmetric graph's
+    normalised Laplacian gives eigenvalues and rows for k-means (Ng, Jordan and Weiss, NIPS 2001; eigen-gap as in von
+    Luxburg, "A tutorial on spectral clustering", 2007, section 8.3).
+
+    neighbours         : share of all embeddings that each keeps as neighbours, 0 to 1
+    share_of_few       : share of the first FEW of them that it keeps at least: short recordings have few speakers, and
+                         their graphs fall apart with less
+    minimum_neighbours : and at least so many
+    one_or_more        : the gap after the first eigenvalue, which is 0 always, says little: where it is the largest,
+                         average linkage cut at this distance says how many there are
+    most               : most speakers considered where no maximum is asked for
+    limit              : embeddings above which blocks are condensed first; memory is about 5 * 8 * limit^2 bytes
+
+    Weights are not used.
+    """
+
+    neighbours: float = 0.05
+    share_of_few: float = 0.26
+    minimum_neighbours: int = 8
+    one_or_more: float = 0.75
+    most: int = 10
+    limit: int = 1500
+
+    def __post_init__(self) -> None:
+        for share in (self.neighbours, self.share_of_few):
+            if not 0 < share <= 1:
+                raise KnnError(f"The share of neighbours {share:g} is no share.", "Take above 0, up to 1.")
+        if min(self.minimum_neighbours, self.most) < 1 or self.limit < 4:
+            raise KnnError("A setting of spectral clustering is too small.", "Take larger numbers.")
+
+    def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
+        """See `Clusterer.partition`."""
+        centroids, counts, member = condense(unit(embeddings), self.limit)
+        low, high = (min(bound, len(centroids)) for bound in bounds[:2])
+        if not bounds.capped:
+            high = min(high, max(low, self.most))
+        values, vectors = self._spectrum(centroids, counts, min(high + 1, len(centroids)))
+        # k speakers leave k eigenvalues near zero; a gap after the last one computed cannot be seen.
+        gaps = np.diff(values, append=values[-1])[low - 1 : high]
+        speakers = low + int(np.argmax(gaps))
+        if speakers == 1 < high:
+            tree = AgglomerativeClustering(threshold=self.one_or_more)
+            speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
+        rows = vectors[:, :speakers]
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        labels: Labels = k_means(rows, counts, speakers)[member]
+        return labels
+
+    def _spectrum(self, points: Doubles, weights: Doubles, count: int) -> tuple[Doubles, Doubles]:
+        """The `count` least eigenvalues of the normalised Laplacian and their vectors: (count,), (n, count)."""
+        affinity = points @ points.T  # (n, n)
+        norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
+        affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
+        np.fill_diagonal(affinity, 1.0)
+        share = max(self.neighbours * len(points), self.share_of_few * min(len(points), FEW))
+        kept = min(len(points), max(self.minimum_neighbours, math.ceil(share)) + 1)
+        if kept < len(points):
+            # The kept-th largest of each row; equal ones stay together, so that the order of rows plays no part.
+            least = np.partition(affinity, len(points) - kept, axis=1)[:, len(points) - kept]
+            affinity[affinity < least[:, None]] = 0.0
+        affinity = (affinity + affinity.T) / 2
+        # A point of weight w stands for w equal points: the graph with all of them has these leading eigenvectors.
+        degree = affinity @ weights
+        scale = np.sqrt(weights / degree)
+        affinity *= scale * scale[:, None]
+        last = len(points) - 1
+        values, vectors = eigh(affinity, subset_by_index=(last - count + 1, last), overwrite_a=True)
+        return 1.0 - values[::-1], vectors[:, ::-1]
+
+
+def k_means(points: Doubles, weights: Doubles, count: int) -> Labels:
+    """Lloyd's k-means from the farthest-first start, which needs no chance: (n, d) -> (n,) labels below `count`."""
+    middle = (points * weights[:, None]).sum(axis=0) / weights.sum()
+    start = [int(np.square(points - middle).sum(axis=1).argmin())]
+    reach = np.square(points - points[start[0]]).sum(axis=1)
+    while len(start) < count:
+        start.append(int(reach.argmax()))
+        reach = np.minimum(reach, np.square(points - points[start[-1]]).sum(axis=1))
+    centres = points[start]
+    labels = np.full(len(points), -1, dtype=np.int64)
+    for _ in range(100):
+        distances = np.square(centres).sum(axis=1) - 2 * points @ centres.T  # (n, count), less a constant a row
+        nearest = distances.argmin(axis=1)
+        if (nearest == labels).all():
+            break
+        labels = nearest
+        middles, total = means(points, weights, labels, count)
+        centres = np.where(total[:, None] > 0, middles, centres)
+    return labels

@@ -1,0 +1,237 @@
+"""VBx: Bayesian clustering of embeddings by a hidden Markov model whose states are speakers.
+
+Landini, Profant, Diez & Burget, "Bayesian HMM clustering of x-vector sequences (VBx) in speaker diarization: theory,
+implementation and analysis on standard tasks", Computer Speech & Language 71, 2022 (arXiv 2012.14952). Equation numbers
+and symbols are the paper's. Embeddings are in the coordinates of `voice_plda`, where an embedding x of speaker s is
+N(V y_s, 1), V = diag(sqrt(Phi)) and y_s is N(0, 1) (eq. 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import CLUSTERERS
+from knn_cli.core.values import Doubles
+from knn_cli.diarization.clustering.ahc import LIMIT, Tree
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels
+from knn_cli.diarization.clustering.plda import VoicePLDA
+
+GONE = 1e-7  # prior under which a speaker is dropped
+PAIRED = 1500  # embeddings whose pairs calibrate the tree's threshold
+MINIMUM_SIZE = 4  # embeddings of a speaker where the tree has to find so many
+LN_2PI = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What `infer` found.
+
+    responsibilities : (N, S) posterior of each speaker for each embedding; rows sum to 1
+    priors           : (S,) of the speakers
+    elbo             : evidence lower bound after each iteration, eq. 25
+    """
+
+    responsibilities: Doubles
+    priors: Doubles
+    elbo: tuple[float, ...]
+
+
+def infer(
+    x: Doubles,
+    phi: Doubles,
+    responsibilities: Doubles,
+    *,
+    fa: float,
+    fb: float,
+    loop: float = 0.0,
+    weights: Doubles | None = None,
+    iterations: int = 40,
+    tolerance: float = 1e-6,
+    drop: bool = True,
+) -> Inference:
+    """Variational Bayes from first responsibilities (N, S), until the bound gains less than `tolerance`.
+
+    x       : (N, D) embeddings, within-speaker covariance 1
+    phi     : (D,) between-speaker variances
+    fa, fb  : scale of the statistics, and of the speakers' regularisation: a larger fb leaves fewer speakers
+    loop    : probability that the next embedding is of the same speaker for certain; 0 makes it a mixture, in which the
+              order plays no part
+    weights : (N,) further factors on the statistics of each embedding, beside fa
+    drop    : leave out speakers whose prior falls under GONE; otherwise priors stay equal, and all speakers
+    """
+    gamma = responsibilities
+    prior = np.full(gamma.shape[1], 1 / gamma.shape[1])
+    scale = np.full((len(x), 1), fa) if weights is None else fa * weights[:, None]  # (N, 1)
+    rho = scale * (x * np.sqrt(phi))  # (N, D) eq. 18, scaled
+    constant = -0.5 * scale * (np.square(x).sum(axis=1, keepdims=True) + x.shape[1] * LN_2PI)  # (N, 1)
+    bounds: list[float] = []
+    for _ in range(iterations):
+        counts = (scale * gamma).sum(axis=0)[:, None]  # (S, 1) fa times those of eq. 17
+        precision = 1 / (1 + counts / fb * phi)  # (S, D) the inverse of L_s, eq. 17
+        alpha = precision * (gamma.T @ rho) / fb  # (S, D) eq. 16
+        log_p = rho @ alpha.T  # (N, S)
+        log_p -= 0.5 * scale * ((precision + alpha**2) @ phi)
+        log_p += constant  # eq. 23
+        gamma, following, evidence = _posterior(log_p, prior, loop)
+        divergence = 0.5 * float(np.sum(np.log(precision) - precision - alpha**2 + 1))
+        bounds.append(evidence + fb * divergence)  # eq. 25
+        if drop:
+            prior = following
+            kept = prior >= GONE
+            if not kept.all():
+                gamma, prior = gamma[:, kept], prior[kept] / prior[kept].sum()
+                gamma = gamma / gamma.sum(axis=1, keepdims=True)
+        if len(bounds) > 1 and bounds[-1] - bounds[-2] < tolerance:
+            break
+    return Inference(gamma, prior, tuple(bounds))
+
+
+def _posterior(log_p: Doubles, prior: Doubles, loop: float) -> tuple[Doubles, Doubles, float]:
+    """Responsibilities (N, S) (eq. 19), the next priors (S,) (eq. 24), and log p of all embeddings (eq. 22)."""
+    top = log_p.max(axis=1, keepdims=True)
+    p = np.exp(log_p - top)  # (N, S)
+    if loop == 0:
+        p *= prior
+        each = p.sum(axis=1, keepdims=True)
+        p /= each
+        return p, p.mean(axis=0), float(np.log(each).sum() + top.sum())
+    # Forwards and backwards (eq. 20-21) with every step scaled to sum to 1: the transitions of eq. 1 are a multiple of
+    # the identity and a matrix of equal rows, so that a step costs S and not S^2.
+    forward, backward, sums = np.empty_like(p), np.ones_like(p), np.empty(len(p))
+    arriving = prior
+    for t in range(len(p)):
+        row = arriving * p[t]
+        sums[t] = row.sum()
+        forward[t] = row / sums[t]
+        arriving = loop * forward[t] + (1 - loop) * prior
+    for t in range(len(p) - 1, 0, -1):
+        row = p[t] * backward[t] / sums[t]
+        backward[t - 1] = loop * row + (1 - loop) * (prior @ row)
+    gamma = forward * backward
+    gamma /= gamma.sum(axis=1, keepdims=True)
+    entered = (1 - loop) * prior * (p[1:] * backward[1:] / sums[1:, None]).sum(axis=0)  # (S,)
+    following = gamma[0] + entered
+    return gamma, following / following.sum(), float(np.log(sums).sum() + top.sum())
+
+
+def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
+    """The cosine that parts pairs of one speaker from those of two, for rows (N, D) of length 1.
+
+    Two Gaussians with one variance are fitted by EM to the cosines of all pairs (of every k-th row where there are more
+    than PAIRED); where they are equally likely, speakers part.
+    """
+    rows = rows[:: -(-len(rows) // PAIRED)]
+    first, second = np.triu_indices(len(rows))
+    cosines = (rows @ rows.T)[first, second]  # (pairs,)
+    weights = np.where(first == second, 1.0, 2.0) / len(rows) ** 2  # a pair counts in both orders, as a row with itself
+    mean = float(weights @ cosines)
+    variance = float(weights @ np.square(cosines - mean))
+    share = np.array([0.5, 0.5])
+    centres = mean + np.sqrt(variance) * np.array([-1.0, 1.0])
+    square = variance + mean**2
+    if variance < 1e-12:
+        return float(centres[0])  # all alike
+    for _ in range(iterations):
+        gap = centres[1] - centres[0]
+        upper = expit(np.log(share[1] / share[0]) + gap / variance * (cosines - centres.mean()))  # (pairs,)
+        upper *= weights
+        high, sum_high = float(upper.sum()), float(upper @ cosines)
+        if not 0 < high < 1:
+            break
+        share = np.array([1 - high, high])
+        centres = np.array([(mean - sum_high) / (1 - high), sum_high / high])
+        variance = max(square - float(share @ centres**2), 1e-12)
+    gap = centres[1] - centres[0]
+    return float(centres.mean() - variance * np.log(share[1] / share[0]) / gap) if gap > 0 else float(centres[0])
+
+
+@CLUSTERERS.register("vbx")
+@dataclass(frozen=True)
+class VBxClustering(Clusterer):
+    """VBx from the labels of average linkage; the number of speakers is what the variational posterior leaves.
+
+    plda      : that of the model which made the embeddings (`voice_plda.load`)
+    fa, fb    : see `infer`
+    loop      : see `infer`; above 0 only where embeddings follow each other in time, at a regular step, one at a time
+    threshold : cosine distance at which the tree is cut for the first labels; None: as `calibrated_threshold` finds
+    bias      : added to the cosine that was found so
+    smoothing : first responsibilities are the softmax of this times the tree's labels
+    dimension : coordinates used, the most telling first; None: all
+    most      : most speakers to begin with; where more are asked for, the tree alone answers
+    scale     : weight (seconds of speech) that counts fully; an embedding with less counts in proportion. Without
+                weights all count alike
+    limit     : embeddings above which blocks are condensed first, for the tree alone
+    """
+
+    plda: VoicePLDA | None = None
+    fa: float = 0.4
+    fb: float = 4.0
+    loop: float = 0.0
+    threshold: float | None = 0.6
+    bias: float = -0.015
+    smoothing: float = 5.0
+    dimension: int | None = None
+    most: int = 200
+    scale: float = 4.0
+    limit: int = LIMIT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.plda, VoicePLDA):
+            raise KnnError(
+                "VBx needs the PLDA of the model that made the embeddings.",
+                "Choose another clustering method, or a model that has one, such as `voice`.",
+            )
+        if not 0 <= self.loop < 1:
+            raise KnnError(f"The loop probability {self.loop:g} is not in [0, 1).", "Take 0 for no order, or 0.99.")
+        if min(self.fa, self.fb, self.smoothing, self.scale) <= 0 or min(self.most, self.dimension or 1) < 1:
+            raise KnnError("A setting of VBx is too small.", "Take larger numbers.")
+
+    def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
+        """See `Clusterer.partition`.
+
+        Too many speakers: those with the most responsibility stay, and VBx begins again with them. Too few: VBx begins
+        again with the tree's cut into as many as needed, all equally likely.
+        """
+        assert self.plda is not None  # checked when built
+        plda = self.plda if self.dimension is None else self.plda.keep(self.dimension)
+        rows = plda.normalised(embeddings)
+        x = plda.from_normalised(rows)
+        factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
+        tree = Tree.grow(rows, "average", self.limit)
+        distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
+        first = tree.labels(max(tree.steps(distance), len(tree.points) - self.most))
+        gamma = self._infer(x, plda.between, self._smoothed(first), factors)
+        if _count(gamma) > bounds.high:
+            gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
+            gamma = self._infer(x, plda.between, gamma / gamma.sum(axis=1, keepdims=True), factors)
+        labels: Labels = gamma.argmax(axis=1)
+        if _count(gamma) >= bounds.low:
+            return labels
+        exact = tree.speakers(distance, MINIMUM_SIZE, Bounds(bounds.low, bounds.low, True))
+        if bounds.low > self.most:
+            return exact
+        gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False)
+        labels = gamma.argmax(axis=1)
+        return labels if _count(gamma) == bounds.low else exact
+
+    def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Doubles:
+        """(N, S) responsibilities of the speakers that are left."""
+        found = infer(x, phi, gamma, fa=self.fa, fb=self.fb, loop=self.loop, weights=factors, drop=drop)
+        return found.responsibilities
+
+    def _smoothed(self, labels: Labels) -> Doubles:
+        """(N,) labels to (N, S) responsibilities, the softmax of `smoothing` times the labels' indicators."""
+        count = int(labels.max()) + 1
+        high = np.exp(self.smoothing)
+        gamma = np.full((len(labels), count), 1 / (high + count - 1))
+        gamma[np.arange(len(labels)), labels] = high / (high + count - 1)
+        return gamma
+
+
+def _count(gamma: Doubles) -> int:
+    """Speakers who are the likeliest one of some embedding."""
+    return len(np.unique(gamma.argmax(axis=1)))

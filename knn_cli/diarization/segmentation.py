@@ -1,0 +1,247 @@
+"""Who of a few local speakers speaks, window by window over a recording: the first half of diarization.
+
+A window is ten seconds long, the next begins a quarter of that later; each tells at most three voices apart, by itself,
+so that its first speaker and the next window's first speaker need not be one person. All networks give frames of
+FRAME_SECONDS here, whatever theirs are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knn_cli.audio.segments import FRAME_SECONDS
+from knn_cli.core.errors import BundleError
+from knn_cli.core.parallel import Map, side_by_side
+from knn_cli.core.values import Floats, Waveform
+from knn_cli.diarization.reconstruction import Segmentation
+from knn_cli.embedding.embedder import Embedder, torch_device
+from knn_cli.networks import bundle
+from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.segmenters.powerset import to_multilabel
+
+WINDOW = 250  # frames
+HOP = 63  # frames from one window to the next
+CHUNK_SECONDS = 20.0  # what the encoder under a head hears at once
+BATCH = 32  # windows of frames that are classified at once
+SOUNDS = 8  # windows of sound
+
+Array = TypeVar("Array", Floats, Tensor)
+
+
+class Segmenter:
+    """A segmentation network on a device.
+
+    model    : name or path of a bundle of the kind `segmenter`, None for the shipped one
+    device   : see `embedder.torch_device`
+    embedder : its device and, where the model names it, its encoder are taken, so that one is loaded once
+
+    Raises BundleError for a model that cannot be loaded, or whose encoder is not there; KnnError for the device.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Bundle | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.bundle = model if isinstance(model, Bundle) else bundle.find(model or bundle.SEGMENTATION, segmenter=True)
+        if embedder is not None:
+            device = embedder.device
+        self.device = device if isinstance(device, torch.device) else torch_device(device)
+        self._network = cast(Any, bundle.load_segmenter(self.bundle).to(self.device))
+        self._encoder: Any = None
+        self._scale = self.bundle.scale
+        if "embedder" in self.bundle.config:
+            named = str(self.bundle.config["embedder"])
+            if embedder is not None and bundle.same_embedder(embedder.bundle.fingerprint, named):
+                self._encoder, self._scale = embedder.encoder, embedder.bundle.scale
+            else:
+                heard = bundle.find_embedder(named)
+                self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
+                self._scale = heard.scale
+        self._check()
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the network hears."""
+        return self.bundle.rate
+
+    def _check(self) -> None:
+        """BundleError for a head that does not fit its encoder, or has none."""
+        network, encoder = self._network, self._encoder
+        if encoder is None:
+            fits = not hasattr(network, "classify")
+        else:
+            frame = round(FRAME_SECONDS * self.rate)
+            fits = hasattr(network, "classify") and (network.layers, network.channels) == (
+                encoder.layers,
+                encoder.channels,
+            )
+            fits = fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW))
+        if not fits:
+            raise BundleError(
+                f"{self.bundle.folder}: the segmentation network does not fit the encoder that the bundle names.",
+                "A head on an encoder needs the embedder that it was trained with.",
+            )
+
+    def __call__(self, blocks: Iterable[Waveform]) -> Segmentation:
+        """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory."""
+        frame = round(FRAME_SECONDS * self.rate)
+        samples = 0
+
+        def heard() -> Iterator[Floats]:
+            nonlocal samples
+            for block in blocks:
+                samples += len(block.samples)
+                yield block.samples * np.float32(self._scale)
+
+        windows = self._of_sound if self._encoder is None else self._of_frames
+        with side_by_side(self.device) as each:
+            found = [(start, chances.astype(np.float16)) for start, chances in windows(heard(), frame, each)]
+        frames = -(-samples // frame)
+        speakers = self._network.speakers
+        table = np.zeros((len(found), WINDOW, speakers), dtype=np.float16)
+        for row, (_, chances) in zip(table, found, strict=True):
+            row[: len(chances)] = chances
+        return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
+
+    def _of_sound(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
+        """Windows of a network that hears ten seconds of sound at once."""
+        network = self._network
+        size = WINDOW * frame
+        middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
+        chosen = torch.from_numpy(network.nearest(middles, network.frames(size)))
+
+        def found(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
+            batch = np.zeros((len(group), size), dtype=np.float32)
+            for row, (_, sound) in zip(batch, group, strict=True):
+                row[: len(sound)] = sound
+            with torch.inference_mode():
+                logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
+            chances = to_multilabel(logs, network.speakers, network.most).numpy()
+            return [
+                (start // frame, one[: -(-len(sound) // frame)])
+                for (start, sound), one in zip(group, chances, strict=True)
+            ]
+
+        for rows in each(found, _groups(slide(pieces, size, HOP * frame, frame), SOUNDS)):
+            yield from rows
+
+    def _of_frames(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
+        """Windows of a head on the frames of an encoder, which hears everything once."""
+        head = self._network
+
+        def begun(chunk: Floats) -> Tensor:
+            with torch.inference_mode():
+                frames: Tensor = head.begin(self._encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
+            return frames
+
+        def found(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:
+            with torch.inference_mode():
+                logs = head.classify(torch.stack([frames for _, frames in group])).cpu()
+            chances = to_multilabel(logs, head.speakers, head.most).numpy()
+            return [(start, one) for (start, _), one in zip(group, chances, strict=True)]
+
+        chunks = _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame)
+        windows = slide(each(begun, chunks), WINDOW, HOP, 1)
+        for rows in each(found, (alike for group in _groups(windows, BATCH) for alike in _alike(group))):
+            yield from rows
+
+
+class Levels:
+    """How loud each frame of a recording is, from blocks on their way elsewhere."""
+
+    def __init__(self, rate: int) -> None:
+        self._frame = round(FRAME_SECONDS * rate)
+        self._rest = np.zeros(0, dtype=np.float32)
+        self._powers: list[Floats] = []
+
+    def through(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+        """The blocks, as they are."""
+        for block in blocks:
+            samples = np.concatenate([self._rest, block.samples])
+            whole = len(samples) // self._frame * self._frame
+            self._powers.append(np.square(samples[:whole].reshape(-1, self._frame)).mean(1))
+            self._rest = samples[whole:]
+            yield block
+
+    def decibels(self) -> Floats:
+        """(frames,) float32 dBFS of all that went through; the last frame may not be whole."""
+        rest = [np.square(self._rest).mean(keepdims=True)] if len(self._rest) else []
+        powers = np.concatenate([*self._powers, *rest]) if self._powers or rest else np.zeros(0)
+        return (10 * np.log10(np.maximum(powers, 1e-12))).astype(np.float32)
+
+
+def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:
+    while group := list(islice(windows, size)):
+        yield group
+
+
+def _alike(group: Iterable[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
+    """Consecutive windows of one length."""
+    held: list[tuple[int, Tensor]] = []
+    for start, frames in group:
+        if held and len(held[0][1]) != len(frames):
+            yield held
+            held = []
+        held.append((start, frames))
+    if held:
+        yield held
+
+
+def slide(pieces: Iterable[Array], size: int, hop: int, unit: int) -> Iterator[tuple[int, Array]]:
+    """(start, window) of `size` rows every `hop`, from consecutive pieces; the last one ends with the last whole unit.
+
+    A recording shorter than a window gives one of its own length; one without rows gives none.
+    """
+    held: Array | None = None
+    first, last = 0, -1  # index of the first row in hand, where the last window began
+    start = 0
+    for piece in pieces:
+        held = piece if held is None else _joined(held, piece)
+        while len(held) - (start - first) >= size:
+            yield start, held[start - first : start - first + size]
+            last, start = start, start + hop
+        keep = max(
+            0, min(len(held), max(0, last) - first)
+        )  # the last window may have to begin right after the one before
+        held, first = held[keep:], first + keep
+    if held is None or not len(held):
+        return
+    end = first + len(held)
+    if last < 0:
+        yield 0, held
+    elif last + size < end - end % unit:
+        begin = (end - size) // unit * unit
+        yield begin, held[begin - first : begin - first + size]
+
+
+def _joined(one: Array, other: Array) -> Array:
+    if isinstance(one, Tensor):
+        return torch.cat([one, other])
+    return cast(Array, np.concatenate([one, other]))
+
+
+def _chunks(pieces: Iterator[Floats], size: int, unit: int) -> Iterator[Floats]:
+    """Chunks of `size` samples, the last two evened out, all whole numbers of units; silence fills the last unit."""
+    held = np.zeros(0, dtype=np.float32)
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        while len(held) >= 2 * size:
+            yield held[:size]
+            held = held[size:]
+    if not len(held):
+        return
+    held = np.pad(held, (0, -len(held) % unit))
+    count = -(-len(held) // size)
+    edges = np.linspace(0, len(held) // unit, count + 1).round().astype(int) * unit
+    for begin, end in pairwise(edges.tolist()):
+        yield held[begin:end]

@@ -1,0 +1,1 @@
+"""Sound to vectors: the embedder, files and stores."""

@@ -1,0 +1,365 @@
+"""A model is a folder that explains itself. This is the only reader and writer of such folders, and it is strict.
+
+    config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
+                          views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
+                          optional: head {name, args, labels, level}, a trained network's own labels.
+                          Of kind "segmenter" (who speaks when): segmenter {name, args} in place of encoder and pooling
+    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; a segmenter's own
+    classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
+    README.md             the model's card
+
+A bundle's fingerprint names its weights and everything else that decides an embedding; stores and classifiers carry
+it, so that embeddings of two models never meet by mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import platformdirs
+
+from knn_cli.core.atomic import check_folder, replacing_folder
+from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from knn_cli.networks.network import Network
+
+    Module = TypeVar("Module", bound=torch.nn.Module)
+
+SCHEMA = 1
+VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped ones, for whoever names none
+SEGMENTER = "segmenter"  # the kind of a bundle that says who speaks when; others embed or classify
+
+CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
+_PARTS = {
+    "audio": {"rate", "scale"},
+    "encoder": {"name", "args"},
+    "pooling": {"name", "args"},
+    "head": {"name", "args", "labels"},
+    SEGMENTER: {"name", "args"},
+}
+_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what decides an embedding
+_SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder and its config; weights are read by `load_network` and `load_segmenter`."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def card(self) -> str:
+        """Text of README.md, "" where the folder has none."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @property
+    def has_network(self) -> bool:
+        """Whether it embeds."""
+        return "encoder" in self.config
+
+    @property
+    def is_segmenter(self) -> bool:
+        """Whether it says who speaks when, and neither embeds nor classifies."""
+        return _is_segmenter(self.config)
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the network hears."""
+        return int(self.config["audio"]["rate"])
+
+    @property
+    def scale(self) -> float:
+        """Factor on [-1, 1] samples before the network."""
+        return float(self.config["audio"]["scale"])
+
+    @property
+    def fingerprint(self) -> str:
+        """`name@hash` of the embedder: what embeddings made with (or classified by) this bundle carry.
+
+        Of a segmenter it names the segmenter.
+        """
+        if not self.has_network and not self.is_segmenter:
+            return str(self.config.get("embedder", ""))
+        keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
+        identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
+        origin = self.config.get("embedder_name", self.name)
+        return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+    @property
+    def head_labels(self) -> tuple[str, ...]:
+        """The labels that the network's own head knows, in the order of its scores; none where it has no head."""
+        return tuple(str(label) for label in self.config.get("head", {}).get("labels", ()))
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether sound can be classified with this bundle."""
+        return self.classifier is not None or bool(self.head_labels)
+
+    @property
+    def classifier(self) -> Path | None:
+        """The classifier's file, None where the bundle has none."""
+        path = self.folder / CLASSIFIER
+        return path if path.is_file() else None
+
+    def view(self, name: str) -> slice:
+        """The part of the embedding that serves `name` (such as "speaker"); all of it where none is declared."""
+        first, last = self.config.get("views", {}).get(name, (0, None))
+        return slice(first, last)
+
+
+def search_path() -> list[Path]:
+    """Folders that hold bundles, first found first taken: KNN_MODELS, ./models, the user's folder, the shipped ones."""
+    package = Path(__file__).resolve().parents[1]
+    named = [Path(part) for part in os.environ.get("KNN_MODELS", "").split(os.pathsep) if part]
+    shipped = package / "models" if (package / "models").is_dir() else package.parent / "models"
+    return [*named, Path("models"), user_folder(), shipped]
+
+
+def user_folder() -> Path:
+    """Where a user's own bundles lie (XDG data folder on Linux)."""
+    return Path(platformdirs.user_data_dir("knn")) / "models"
+
+
+def available(*, segmenter: bool | None = False) -> dict[str, Path]:
+    """Name -> folder of every bundle on the search path that embeds or classifies.
+
+    segmenter : True for segmenters instead, None for all
+    """
+    found: dict[str, Path] = {}
+    for root in search_path():
+        for path in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
+            config = _bundle_config(path.parent)
+            if config and segmenter in (None, _is_segmenter(config)):
+                found.setdefault(path.parent.name, path.parent)
+    return found
+
+
+def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> Bundle:
+    """A bundle by name or by path; None is the shipped speaker embedding.
+
+    segmenter : True for a segmenter, False for what embeds or classifies, None for either
+
+    Raises BundleError: no such bundle (lists those there are), one of the other kind, unreadable config, unknown
+    schema, missing keys.
+    """
+    model = VOICE if model is None else model
+    as_path = Path(model)
+    known, other = available(segmenter=segmenter), available(segmenter=None)
+    found = as_path if (as_path / CONFIG).is_file() else known.get(str(model), other.get(str(model)))
+    if found is not None:
+        opened = _open(found)
+        if segmenter not in (None, opened.is_segmenter):
+            does = "says who speaks when, and does not embed" if opened.is_segmenter else "does not say who speaks when"
+            raise BundleError(f"The model {opened.name!r} {does}.", _known(known))
+        return opened
+    if as_path.is_dir():
+        raise BundleError(f"{model} is a folder without {CONFIG}, so it is no model bundle.", _known(known))
+    raise BundleError(f"There is no model {str(model)!r}.", _known(known))
+
+
+def find_embedder(fingerprint: str) -> Bundle:
+    """The bundle on the search path that makes embeddings of this fingerprint; BundleError when there is none."""
+    known = available()
+    for folder in known.values():
+        bundle = _open(folder)
+        if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint):
+            return bundle
+    raise BundleError(f"No model here makes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
+
+
+def same_embedder(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one embedder: the hash counts, the name before it is for people."""
+    return one.rpartition("@")[2] == other.rpartition("@")[2]
+
+
+def check_embedder(made_by: str, needed: str, what: str) -> None:
+    """BundleError that names both when embeddings and model do not belong together; an unknown maker passes."""
+    if made_by and needed and not same_embedder(made_by, needed):
+        raise BundleError(
+            f"{what} holds embeddings of {made_by}, the model works on those of {needed}.",
+            "Make the embeddings again with that model, or train a model on these.",
+        )
+
+
+def load_network(bundle: Bundle) -> Network:
+    """The bundle's network with its weights, in evaluation mode, on the CPU.
+
+    Raises BundleError: no network in the bundle, weights missing or not those of the config, keys or sizes that do not
+    fit (all of them listed).
+    """
+    if not bundle.has_network:
+        only = "segmentation network" if bundle.is_segmenter else "classifier"
+        raise BundleError(f"The bundle {bundle.folder} has a {only} only.", "Name a model that embeds.")
+    return _loaded(build_network(bundle.config), bundle).eval()
+
+
+def load_segmenter(bundle: Bundle) -> torch.nn.Module:
+    """The bundle's segmentation network (`registry.SEGMENTERS`) with its weights, in evaluation mode, on the CPU.
+
+    Raises BundleError: no segmenter, and as of `load_network`.
+    """
+    if not bundle.is_segmenter:
+        raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
+    part = bundle.config[SEGMENTER]
+    network: torch.nn.Module = SEGMENTERS.build(part["name"], **part["args"])
+    return _loaded(network, bundle).eval()
+
+
+def _loaded(network: Module, bundle: Bundle) -> Module:
+    """`network` with the bundle's weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = bundle.folder / WEIGHTS
+    if not path.is_file():
+        raise BundleError(f"The bundle {bundle.folder} lacks {WEIGHTS}.", "Copy the whole folder again.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != bundle.config["weights_sha256"]:
+        raise BundleError(f"{path} is not the file that {CONFIG} names (sha256 differs).", "Copy the folder again.")
+    try:
+        state = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
+    load_strictly(network, state, str(path))
+    return network
+
+
+def build_network(config: Mapping[str, Any]) -> Network:
+    """A network of the config's encoder, pooling and head with fresh weights; KnnError for unknown names or args."""
+    from knn_cli.networks.network import Network
+
+    encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
+    sizes = {"layers": encoder.layers, "channels": encoder.channels}
+    pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
+    if "head" not in config:
+        return Network(encoder, pooling)
+    sizes = {"dimension": pooling.dimension, "classes": len(config["head"]["labels"])}
+    return Network(encoder, pooling, HEADS.build(config["head"]["name"], **sizes, **config["head"]["args"]))
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy `state` into `module`; BundleError that lists every missing, extra and mis-sized key."""
+    expected = module.state_dict()
+    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
+    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:20]) + ("; ..." if len(problems) > 20 else "")
+        raise BundleError(f"{source} does not fit the network: {len(problems)} keys differ ({shown}).")
+    module.load_state_dict(dict(state))
+
+
+def write(
+    folder: Path | str,
+    config: Mapping[str, Any],
+    *,
+    state: Mapping[str, torch.Tensor] | None = None,
+    weights: Path | None = None,
+    classifier: Path | None = None,
+    card: str = "",
+    force: bool = False,
+) -> Bundle:
+    """Write a bundle folder, whole or not at all.
+
+    config     : without schema and weights_sha256, which are added
+    state      : weights of the Network, or
+    weights    : a finished weights.safetensors to copy in, byte for byte; neither makes a classifier alone
+    classifier : a finished classifier.h5 to copy in
+    card       : text of README.md
+
+    Raises BundleError when the folder exists and may not be replaced, KnnError when it cannot be written.
+    """
+    folder = Path(folder).resolve()  # "." would be another folder once it has been replaced
+    check_free(folder, force)
+    full = {"schema": SCHEMA, **config}
+    with replacing_folder(folder) as made:
+        if state is not None:
+            from safetensors.torch import save
+
+            data = save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
+        elif weights is not None:
+            data = weights.read_bytes()
+        if state is not None or weights is not None:
+            full["weights_sha256"] = hashlib.sha256(data).hexdigest()
+            (made / WEIGHTS).write_bytes(data)
+        if classifier is not None:
+            shutil.copyfile(classifier, made / CLASSIFIER)
+        (made / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
+    return _open(folder)
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """BundleError when a bundle cannot go to `folder`: call it before hours of work, `write` calls it again.
+
+    Only a folder that is a bundle, and holds nothing but a bundle's files, is ever replaced.
+    """
+    try:
+        check_folder(folder, "model bundle", (CONFIG, WEIGHTS, CLASSIFIER, CARD), force)
+    except KnnError as error:
+        raise BundleError(error.message, error.hint) from error
+    if (folder / CONFIG).exists() and not _bundle_config(folder):
+        raise BundleError(f"{folder} exists and is no model bundle.", "Name another folder; it will not be replaced.")
+
+
+def _bundle_config(folder: Path) -> dict[str, Any]:
+    """The folder's config if it says that it is a bundle, of whatever schema; other programs have config.json too."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config else {}
+
+
+def _is_segmenter(config: Mapping[str, Any]) -> bool:
+    return bool(config["kind"] == SEGMENTER)
+
+
+def _open(folder: Path) -> Bundle:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}.", "Copy the whole folder again.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("schema"), int):
+        raise BundleError(f"{path} is no model bundle's config: it has no schema number.")
+    if config["schema"] > SCHEMA:
+        raise BundleError(
+            f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn."
+        )
+    needed: Iterable[str] = ("name", "kind")
+    if "encoder" in config:
+        needed = (*needed, *_IDENTITY)
+    elif config.get("kind") == SEGMENTER:
+        needed = (*needed, *_SEGMENTER_IDENTITY)
+    if missing := [key for key in needed if key not in config]:
+        raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
+    for part, keys in _PARTS.items():
+        if part in config and not (isinstance(config[part], dict) and keys <= config[part].keys()):
+            raise BundleError(f"{path}: {part} needs {', '.join(sorted(keys))}.", "Copy the whole folder again.")
+    return Bundle(folder, config)
+
+
+def _known(known: Mapping[str, Path]) -> str:
+    return f"Models here: {', '.join(sorted(known)) or '(none)'}; a path to a bundle's folder works too."

@@ -1,0 +1,1 @@
+"""Encoders: waveforms to hidden layers."""

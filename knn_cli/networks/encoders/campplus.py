@@ -1,0 +1,195 @@
+"""CAM++: densely connected time-delay blocks behind a small picture network, with the parameters of 3D-Speaker's.
+
+Wang et al., "CAM++: a fast and efficient network for speaker verification using context-aware masking", Interspeech
+2023 (arXiv:2303.00332).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks.encoders.resnet import BasicBlock, ended
+from knn_cli.networks.features import LogMel, real_frames, refuse_short
+from knn_cli.networks.pooling.mhfa import check_sizes, last_layer, time_mean, time_variance
+
+__all__ = ["CAMPPlus", "CAMPPlusPooling"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+SEGMENT = 100  # frames over which the mask's local context is averaged
+DILATIONS = (1, 2, 2)  # of the three dense blocks
+
+
+@ENCODERS.register("campplus")
+class CAMPPlus(nn.Module):
+    """Log-mel features to the frames that CAM++ pools, the one layer of this encoder; 20 ms a frame.
+
+    Args:
+        width: channels of the picture network in front (section 2.3).
+        channels: width after the first time-delay layer.
+        growth: channels that each dense layer adds.
+        bottleneck: width of a dense layer's bottleneck, in `growth`s.
+        blocks: dense layers of each of the three blocks.
+        bins: mel bins.
+        window: of the filter bank, "povey" (3D-Speaker's) or "hamming".
+    """
+
+    rate = 16000
+
+    def __init__(
+        self,
+        width: int = 32,
+        channels: int = 128,
+        growth: int = 32,
+        bottleneck: int = 4,
+        blocks: Sequence[int] = (12, 24, 16),
+        bins: int = 80,
+        window: str = "povey",
+    ) -> None:
+        super().__init__()
+        if len(blocks) != len(DILATIONS):
+            raise KnnError(f"CAM++ has {len(DILATIONS)} dense blocks, not {len(blocks)}.")
+        self.front = LogMel(bins, self.rate, window)
+        self.head = Front(width)
+        self.tdnn = Unit(nn.Conv1d(width * -(-bins // 8), channels, 5, stride=2, padding=2, bias=False), channels)
+        dense, transits = [], []
+        for count, dilation in zip(blocks, DILATIONS, strict=True):
+            widths = range(channels, channels + count * growth, growth)
+            dense.append(nn.ModuleList(Dense(width, bottleneck * growth, growth, dilation) for width in widths))
+            channels += count * growth
+            transits.append(Transit(channels, channels // 2))
+            channels //= 2
+        self.blocks, self.transits = nn.ModuleList(dense), nn.ModuleList(transits)
+        self.norm = nn.BatchNorm1d(channels)
+        self.layers, self.channels = 1, channels
+        self.stride, self.minimum = 2 * self.front.stride, self.front.minimum
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        return (self.front.frames(samples) + 1) // 2
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
+
+        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
+        Raises AudioError where a clip is shorter than `minimum` samples.
+        """
+        refuse_short(waveforms, lengths, self.minimum, "CAM++")
+        return self._layers(waveforms, lengths)
+
+    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
+        x = self.front(waveforms, lengths).transpose(1, 2)  # (B, bins, T)
+        x = self.tdnn(self.head(x, None if lengths is None else self.front.frames(lengths)))  # (B, C, T / 2)
+        counts = None if lengths is None else self.frames(lengths)
+        mask = torch.ones_like(x[:, :1])
+        if counts is not None:
+            mask = real_frames(counts, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
+        for block, transit in zip(self.blocks, self.transits, strict=True):
+            for layer in cast(nn.ModuleList, block):
+                x = torch.cat([x, layer(x, mask)], dim=1)
+            x = transit(x)
+        yield F.relu(self.norm(x)).transpose(1, 2)  # (B, T, C)
+
+
+class Front(nn.Module):
+    """The picture network: frequency comes down to an eighth, time stays."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = nn.ModuleList([BasicBlock(width, width, (2, 1)), BasicBlock(width, width, (1, 1))])
+        self.layer2 = nn.ModuleList([BasicBlock(width, width, (2, 1)), BasicBlock(width, width, (1, 1))])
+        self.conv2 = nn.Conv2d(width, width, 3, (2, 1), padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
+        """(B, bins, T), zero past `counts` frames (B,) int64 -> the same of width * bins / 8 channels."""
+        x = ended(F.relu(self.bn1(self.conv1(x.unsqueeze(1)))), counts)  # (B, width, bins, T)
+        for block in (*self.layer1, *self.layer2):
+            x, _ = block(x, counts)
+        return ended(F.relu(self.bn2(self.conv2(x))), counts).flatten(1, 2)  # (B, width * bins / 8, T)
+
+
+class Unit(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, linear: nn.Conv1d, channels: int) -> None:
+        super().__init__()
+        self.linear, self.norm = linear, nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.linear(x)))
+
+
+class Transit(nn.Module):
+    """Batch norm, ReLU, 1 x 1 convolution."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(before), nn.Conv1d(before, after, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.linear(F.relu(self.norm(x))))
+
+
+class Dense(nn.Module):
+    """A bottleneck, then a dilated convolution under a mask that follows from the context (equations 1 to 4)."""
+
+    def __init__(self, before: int, bottleneck: int, after: int, dilation: int) -> None:
+        super().__init__()
+        self.first, self.norm = Transit(before, bottleneck), nn.BatchNorm1d(bottleneck)
+        self.local = nn.Conv1d(bottleneck, after, 3, padding=dilation, dilation=dilation, bias=False)
+        self.narrow, self.widen = nn.Conv1d(bottleneck, bottleneck // 2, 1), nn.Conv1d(bottleneck // 2, after, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, T) and (B, 1, T), 1 at real frames and 0 elsewhere -> (B, after, T)."""
+        x = F.relu(self.norm(self.first(x))) * mask
+        gate = self.widen(F.relu(self.narrow(_context(x, mask)))).sigmoid()  # (B, after, segments)
+        gate = gate.repeat_interleave(SEGMENT, dim=2)[..., : x.shape[2]]  # the same within a segment
+        return cast(Tensor, self.local(x) * gate)
+
+
+def _context(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the clip plus mean over each segment, of real frames: (B, C, T), zero elsewhere -> (B, C, segments)."""
+    rest = -x.shape[2] % SEGMENT
+    sums, counts = (torch.unflatten(F.pad(each, (0, rest)), 2, (-1, SEGMENT)).sum(3) for each in (x, mask))
+    # (B, C, segments), (B, 1, segments)
+    return sums.sum(2, keepdim=True) / counts.sum(2, keepdim=True) + sums / counts.clamp_min(1)
+
+
+@POOLINGS.register("campplus")
+class CAMPPlusPooling(nn.Module):
+    """CAM++'s own pooling: mean and deviation over time of the last layer, a linear layer, batch norm.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        dimension: width E of the embedding.
+    """
+
+    def __init__(self, layers: int, channels: int, dimension: int = 192) -> None:
+        super().__init__()
+        check_sizes("CAM++", layers=layers, channels=channels, dimension=dimension)
+        self.layers, self.dimension = layers, dimension
+        self.linear = nn.Conv1d(2 * channels, dimension, 1, bias=False)
+        self.norm = nn.BatchNorm1d(dimension, affine=False)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
+
+        Raises ValueError when another number of layers comes.
+        """
+        frames = last_layer(layers, self.layers)
+        mean = time_mean(frames, mask)
+        # A square root has no slope at 0: the bound lets a channel that stands still through without NaN.
+        deviation = time_variance(frames, mean, mask).clamp_min(1e-14).sqrt()
+        pooled = torch.cat([mean, deviation], dim=1)  # (B, 2C)
+        return cast(Tensor, self.norm(self.linear(pooled.unsqueeze(2)).squeeze(2)))

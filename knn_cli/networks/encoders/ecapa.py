@@ -1,0 +1,239 @@
+"""ECAPA-TDNN: encoder and pooling, in the arithmetic and with the parameters of speechbrain's.
+
+Desplanques et al., "ECAPA-TDNN: emphasized channel attention, propagation and aggregation in TDNN based speaker
+verification", Interspeech 2020 (arXiv:2005.07143). Convolutions see a clip mirrored at both ends; in a padded batch
+each clip is mirrored at its own end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
+from knn_cli.networks.features import DecibelMel, real_frames, refuse_short
+from knn_cli.networks.heads.softmax import Head
+from knn_cli.networks.pooling.mhfa import blank, check_sizes, last_layer
+
+__all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+
+@ENCODERS.register("ecapa-tdnn")
+class EcapaTDNN(nn.Module):
+    """Decibel mel features to the aggregated frames of section 3.3, the one layer of this encoder; 10 ms a frame.
+
+    Args:
+        channels: widths of the first convolution, of each squeeze-excited block, and of the aggregation.
+        kernels, dilations: of the same, in frames.
+        scale: parts of a block's Res2Net convolution.
+        squeeze: width of the excitation's bottleneck.
+        bins: mel bins.
+    """
+
+    rate = 16000
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (1024, 1024, 1024, 1024, 3072),
+        kernels: Sequence[int] = (5, 3, 3, 3, 1),
+        dilations: Sequence[int] = (1, 2, 3, 4, 1),
+        scale: int = 8,
+        squeeze: int = 128,
+        bins: int = 80,
+    ) -> None:
+        super().__init__()
+        if not 3 <= len(channels) == len(kernels) == len(dilations):
+            raise KnnError("ECAPA-TDNN needs channels, kernels and dilations of one length, of 3 or more.")
+        if any(kernel % 2 == 0 for kernel in kernels) or any(width % scale for width in channels[1:-1]):
+            raise KnnError(f"ECAPA-TDNN needs odd kernels, and blocks whose channels divide by scale {scale}.")
+        self.layers, self.channels = 1, channels[-1]
+        self.front = DecibelMel(bins, self.rate)
+        self.stride = self.front.stride
+        reach = max((kernel - 1) // 2 * dilation for kernel, dilation in zip(kernels, dilations, strict=True))
+        self.minimum = max(1, reach * self.stride)  # mirroring `reach` frames takes one frame more than these
+        shapes = list(zip(channels, channels[1:-1], kernels[1:-1], dilations[1:-1], strict=False))
+        blocks = [Block(before, after, kernel, step, scale, squeeze) for before, after, kernel, step in shapes]
+        self.blocks = nn.ModuleList([Unit(bins, channels[0], kernels[0], dilations[0]), *blocks])
+        self.mfa = Unit(sum(channels[1:-1]), channels[-1], kernels[-1], dilations[-1])
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives, 0 below `minimum`; takes an int, or an int64 tensor of them."""
+        if isinstance(samples, Tensor):
+            return self.front.frames(samples).masked_fill(samples < self.minimum, 0)
+        return self.front.frames(samples) if samples >= self.minimum else 0
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, S) float32 in [-1, 1] at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
+
+        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
+        Raises AudioError where a clip is shorter than `minimum` samples.
+        """
+        refuse_short(waveforms, lengths, self.minimum, "ECAPA-TDNN")
+        return self._layers(waveforms, lengths)
+
+    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
+        counts = None if lengths is None else self.front.frames(lengths)
+        x = self.front(waveforms, lengths).transpose(1, 2)  # (B, bins, T)
+        outputs = []
+        for block in self.blocks:
+            x = block(x, counts)  # (B, C, T)
+            outputs.append(x)
+        yield self.mfa(torch.cat(outputs[1:], dim=1), counts).transpose(1, 2)  # (B, T, C)
+
+
+class Unit(nn.Module):
+    """Convolution over time with mirrored ends, ReLU, batch norm."""
+
+    def __init__(self, before: int, after: int, kernel: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.reach = (kernel - 1) // 2 * dilation
+        self.conv = nn.Conv1d(before, after, kernel, dilation=dilation)
+        self.norm = nn.BatchNorm1d(after)
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
+        """(B, C, T), frames of each clip (B,) int64 or None where all are whole -> (B, C', T)."""
+        return cast(Tensor, self.norm(F.relu(self.conv(mirrored(x, self.reach, counts)))))
+
+
+class Block(nn.Module):
+    """Section 3.2: 1 x 1 convolution, Res2Net convolution, 1 x 1 convolution, squeeze-excitation, and a shortcut."""
+
+    def __init__(self, before: int, after: int, kernel: int, dilation: int, scale: int, squeeze: int) -> None:
+        super().__init__()
+        self.tdnn1 = Unit(before, after)
+        part = after // scale
+        self.res2net_block = nn.ModuleDict(
+            {"blocks": nn.ModuleList(Unit(part, part, kernel, dilation) for _ in range(scale - 1))}
+        )
+        self.tdnn2 = Unit(after, after)
+        self.se_block = nn.ModuleDict({"conv1": nn.Conv1d(after, squeeze, 1), "conv2": nn.Conv1d(squeeze, after, 1)})
+        self.shortcut = nn.Conv1d(before, after, 1) if before != after else None
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
+        y = self.tdnn1(x, counts)
+        parts = list(y.chunk(len(self.units) + 1, dim=1))
+        for number, unit in enumerate(self.units, start=1):
+            parts[number] = unit(parts[number] if number == 1 else parts[number] + parts[number - 1], counts)
+        y = self.tdnn2(torch.cat(parts, dim=1), counts)
+        if counts is None:
+            mean = y.mean(2, keepdim=True)  # (B, C, 1)
+        else:
+            heard = y.masked_fill(~real_frames(counts, y.shape[2]).unsqueeze(1), 0.0)
+            mean = heard.sum(2, keepdim=True) / counts[:, None, None]
+        gate = self.se_block["conv2"](F.relu(self.se_block["conv1"](mean))).sigmoid()
+        return cast(Tensor, gate * y + (x if self.shortcut is None else self.shortcut(x)))
+
+    @property
+    def units(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.res2net_block["blocks"])
+
+
+def mirrored(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
+    """(B, C, T) with `reach` frames more at both ends of each clip, mirrored at its first and last one."""
+    if reach == 0:
+        return x
+    if counts is None:
+        return F.pad(x, (reach, reach), mode="reflect")  # (B, C, T + 2 reach)
+    steps = torch.arange(-reach, x.shape[2] + reach, device=x.device).abs()
+    end = counts[:, None] - 1
+    steps = torch.where(steps > end, 2 * end - steps, steps).clamp_min(0)  # (B, T + 2 reach)
+    return x.gather(2, steps.unsqueeze(1).expand(-1, x.shape[1], -1))
+
+
+@POOLINGS.register("ecapa-tdnn")
+class EcapaPooling(nn.Module):
+    """ECAPA-TDNN's own pooling: attentive statistics with a weight for each channel and the clip's context, of the
+    last layer; batch norm; a linear layer (sections 3.1 and 2).
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        attention: width of the attention's bottleneck.
+        dimension: width E of the embedding.
+        context: whether the attention sees the clip's mean and deviation beside each frame.
+    """
+
+    def __init__(
+        self, layers: int, channels: int, attention: int = 128, dimension: int = 192, context: bool = True
+    ) -> None:
+        super().__init__()
+        check_sizes("ECAPA-TDNN", layers=layers, channels=channels, attention=attention, dimension=dimension)
+        self.layers, self.dimension, self.context = layers, dimension, context
+        self.tdnn = Unit(channels * (3 if context else 1), attention)
+        self.conv = nn.Conv1d(attention, channels, 1)
+        self.norm = nn.BatchNorm1d(2 * channels)
+        self.fc = nn.Conv1d(2 * channels, dimension, 1)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
+
+        Raises ValueError when another number of layers comes.
+        """
+        frames = blank(last_layer(layers, self.layers), mask)
+        if mask is None:
+            mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        x, real = frames.transpose(1, 2), mask.unsqueeze(1)  # (B, C, T), (B, 1, T)
+        weight, width = self.tdnn.conv.weight, x.shape[1]  # (A, 3C or C, 1)
+        keys = F.conv1d(x, weight[:, :width], self.tdnn.conv.bias)  # (B, A, T)
+        if self.context:  # the same for every frame: its part of the product is taken once
+            whole = torch.cat(_statistics(x, real / real.sum(2, keepdim=True)), dim=1)  # (B, 2C)
+            keys = keys + (whole @ weight[:, width:].squeeze(2).T).unsqueeze(2)
+        logits = self.conv(self.tdnn.norm(F.relu(keys)).tanh()).masked_fill(~real, float("-inf"))  # (B, C, T)
+        pooled = torch.cat(_statistics(x, logits.softmax(2)), dim=1)  # (B, 2C)
+        return cast(Tensor, self.fc(self.norm(pooled).unsqueeze(2)).squeeze(2))
+
+
+def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and deviation over time of (B, C, T): (B, C) each."""
+    mean = (weights * x).sum(2)
+    variance = (weights * (x - mean.unsqueeze(2)).square()).sum(2)
+    return mean, variance.clamp_min(1e-12).sqrt()
+
+
+@HEADS.register("deep-softmax")
+class DeepSoftmax(Head):
+    """speechbrain's x-vector classifier: leaky ReLU and batch norm, behind each hidden layer too, and a linear layer.
+
+    Args:
+        dimension: width E of the embeddings.
+        classes: number of classes C.
+        hidden: widths of the hidden layers.
+        class_weights: see `Head`.
+        label_smoothing: see `Head`.
+    """
+
+    has_margin = False
+
+    def __init__(
+        self,
+        dimension: int,
+        classes: int,
+        hidden: Sequence[int] = (512,),
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(dimension, classes, 0.0, class_weights, label_smoothing)
+        widths = [dimension, *hidden]
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths)
+        self.linears = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip(widths, [*hidden, classes], strict=True)
+        )
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Scores (B, C) float32 of embeddings (B, E)."""
+        x = embeddings
+        for norm, linear in zip(self.norms, self.linears, strict=True):
+            x = linear(norm(F.leaky_relu(x)))
+        return x.float()
+
+    def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
+        """The scores of inference: this head has no margin."""
+        self._checked(margin)
+        return self.logits(embeddings)

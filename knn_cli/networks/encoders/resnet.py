@@ -1,0 +1,185 @@
+"""Residual networks over log-mel features as pictures: encoder and pooling, with the parameters of wespeaker's.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016 (arXiv:1512.03385), with a 3 x 3 stem, no
+max pooling and 32 channels, as in Zeinali et al., "BUT system description to VoxCeleb speaker recognition challenge
+2019" (arXiv:1910.12592).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks.features import LogMel, real_frames, refuse_short
+from knn_cli.networks.pooling.mhfa import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
+
+__all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+# Depth -> (blocks of each of the four stages, whether they are bottlenecks)
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+    221: ((6, 16, 48, 3), True),
+    293: ((10, 20, 64, 3), True),
+}
+
+
+@ENCODERS.register("resnet")
+class ResNet(nn.Module):
+    """Log-mel features to the output of the fourth stage, the one layer of this encoder; 80 ms a frame.
+
+    Args:
+        depth: one of `DEPTHS`.
+        width: channels of the first stage; each stage has twice those of the one before.
+        bins: mel bins.
+        window: of the filter bank, "hamming" (wespeaker's) or "povey".
+    """
+
+    rate = 16000
+
+    def __init__(self, depth: int = 34, width: int = 32, bins: int = 80, window: str = "hamming") -> None:
+        super().__init__()
+        if depth not in DEPTHS:
+            raise KnnError(f"There is no ResNet of depth {depth}.", f"Known: {', '.join(map(str, DEPTHS))}.")
+        self.front = LogMel(bins, self.rate, window)
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        counts, deep = DEPTHS[depth]
+        block = Bottleneck if deep else BasicBlock
+        before, height = width, bins
+        for stage, count in enumerate(counts):
+            planes, stride = width * 2**stage, 1 if stage == 0 else 2
+            blocks = []
+            for number in range(count):
+                blocks.append(block(before, planes, (stride, stride) if number == 0 else (1, 1)))
+                before = planes * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.ModuleList(blocks))
+            height = -(-height // stride)
+        self.layers, self.channels = 1, before * height
+        self.stride, self.minimum = 8 * self.front.stride, self.front.minimum
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        return (self.front.frames(samples) + 7) // 8
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
+
+        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
+        Raises AudioError where a clip is shorter than `minimum` samples.
+        """
+        refuse_short(waveforms, lengths, self.minimum, "this ResNet")
+        return self._layers(waveforms, lengths)
+
+    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
+        counts = None if lengths is None else self.front.frames(lengths)
+        x = self.front(waveforms, lengths).transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+        x = ended(F.relu(self.bn1(self.conv1(x))), counts)  # (B, width, F, T)
+        for stage in range(1, 5):
+            for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
+                x, counts = block(x, counts)  # (B, C, F, T)
+        yield x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
+
+
+def ended(x: Tensor, counts: Tensor | None) -> Tensor:
+    """(B, C, F, T) with zeros past each clip's end, as a convolution pads a clip that is alone."""
+    return x if counts is None else x * real_frames(counts, x.shape[3])[:, None, None, :]
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, with strides over frequency and time."""
+
+    expansion = 1
+
+    def __init__(self, before: int, planes: int, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.step = strides[1]
+        self.conv1 = nn.Conv2d(before, planes, 3, strides, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = _shortcut(before, planes, strides)
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A picture (B, C, F, T), zero past each clip's end, and the clips' frames (B,) int64 -> the same after it."""
+        counts = _halved(counts, self.step)
+        y = ended(F.relu(self.bn1(self.conv1(x))), counts)
+        return ended(F.relu(self.bn2(self.conv2(y)) + self.shortcut(x)), counts), counts
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolution and a shortcut, with strides over frequency and time."""
+
+    expansion = 4
+
+    def __init__(self, before: int, planes: int, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.step = strides[1]
+        self.conv1 = nn.Conv2d(before, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, strides, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.shortcut = _shortcut(before, planes * self.expansion, strides)
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As of `BasicBlock`."""
+        y = ended(F.relu(self.bn1(self.conv1(x))), counts)
+        counts = _halved(counts, self.step)
+        y = F.relu(self.bn2(self.conv2(y)))
+        return ended(F.relu(self.bn3(self.conv3(y)) + self.shortcut(x)), counts), counts
+
+
+def _halved(counts: Tensor | None, step: int) -> Tensor | None:
+    return counts if counts is None or step == 1 else (counts + 1) // 2
+
+
+def _shortcut(before: int, after: int, strides: tuple[int, int]) -> nn.Sequential:
+    if strides == (1, 1) and before == after:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(before, after, 1, strides, bias=False), nn.BatchNorm2d(after))
+
+
+@POOLINGS.register("resnet")
+class ResNetPooling(nn.Module):
+    """wespeaker's pooling of its ResNets: mean and deviation over time of the last layer, and a linear layer.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        dimension: width E of the embedding.
+        two: whether ReLU, batch norm and a second linear layer follow.
+    """
+
+    def __init__(self, layers: int, channels: int, dimension: int = 256, two: bool = False) -> None:
+        super().__init__()
+        check_sizes("ResNet", layers=layers, channels=channels, dimension=dimension)
+        self.layers, self.dimension = layers, dimension
+        self.seg_1 = nn.Linear(2 * channels, dimension)
+        self.seg_bn_1 = nn.BatchNorm1d(dimension, affine=False) if two else None
+        self.seg_2 = nn.Linear(dimension, dimension) if two else None
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
+
+        Raises ValueError when another number of layers comes.
+        """
+        frames = last_layer(layers, self.layers)
+        mean = time_mean(frames, mask)
+        deviation = (time_variance(frames, mean, mask) + SMALLEST_VARIANCE).sqrt()
+        x = self.seg_1(torch.cat([mean, deviation], dim=1))  # (B, E)
+        if self.seg_2 is not None and self.seg_bn_1 is not None:
+            x = self.seg_2(self.seg_bn_1(F.relu(x)))
+        return cast(Tensor, x)

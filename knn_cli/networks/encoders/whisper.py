@@ -1,0 +1,213 @@
+"""Whisper's encoder (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022), any size.
+
+Log-mel features, two convolutions, fixed sinusoids for the places, then transformer blocks with their norms first;
+20 ms a frame. Whisper fills every clip up to 30 seconds with silence; here a clip is as long as it is, so that short
+clips cost little, and a padded batch gives the frames that each clip gives alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS
+from knn_cli.networks.encoders.fbank_tdnn import power_spectra, windows
+from knn_cli.networks.features import real_frames, refuse_short
+
+__all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+_FLOOR = 1e-10  # mel power that counts as nothing
+_RANGE = 8.0  # decades under a clip's loudest value that are heard
+_PLACES = 1500  # frames (30 seconds) whose sinusoids are kept at hand
+
+
+def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
+    """Slaney's mel filters (size // 2 + 1, bins) float32 for the power spectrum of a `size`-point transform.
+
+    Centres equally spaced on Slaney's scale (linear to 1 kHz, logarithmic above) from 0 to half the rate; triangles
+    linear in frequency, each of area one.
+    """
+    step = math.log(6.4) / 27  # a mel above 1 kHz, which is mel 15
+
+    def hertz(mels: np.ndarray) -> np.ndarray:
+        return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(step * (mels - 15)))
+
+    top = rate / 2
+    last = 3 * top / 200 if top < 1000 else 15 + math.log(top / 1000) / step
+    edges = hertz(np.linspace(0.0, last, bins + 2))
+    points = np.linspace(0.0, top, size // 2 + 1)[:, None]  # (size // 2 + 1, 1)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre)).clip(0)
+    return torch.from_numpy((triangles * 2 / (right - left)).astype(np.float32))
+
+
+class WhisperMel(nn.Module):
+    """Whisper's features: 25 ms Hann windows around every 10th millisecond, `bins` Slaney mels, log10, two scalings.
+
+    What lies `_RANGE` decades under a clip's loudest value is raised to there. The clip begins with its mirror image,
+    as in Whisper, and silence follows it.
+
+    Args:
+        bins: mel bins F.
+        level: log10 of the mean mel power that every clip is brought to, so that loudness does not matter; None
+            leaves it as it is, which is Whisper's way.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    rate, size, shift = 16000, 400, 160
+
+    def __init__(self, bins: int = 80, level: float | None = None) -> None:
+        super().__init__()
+        self.level = level
+        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
+        self.register_buffer("filters", slaney_matrix(bins, self.size, self.rate), persistent=False)
+
+    def powers(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> mel powers (B, S // 160, F) float32."""
+        if lengths is not None:
+            waveforms = waveforms * real_frames(lengths, waveforms.shape[1])  # silence behind the clip
+        half = self.size // 2
+        mirrored = torch.cat([waveforms[:, 1 : half + 1].flip(1), F.pad(waveforms, (0, half))], dim=1)
+        frames = windows(mirrored[:, : mirrored.shape[1] - self.shift], self.size, self.shift) * self.window
+        return power_spectra(frames, self.size) @ self.filters
+
+    def features(self, powers: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mel powers (B, N, F), mask (B, N) of a clip's own frames or None -> features (B, N, F), zero elsewhere."""
+        if self.level is not None:
+            own = 1.0 if mask is None else mask.unsqueeze(2) / mask.float().mean(1)[:, None, None]
+            mean = (powers * own).mean((1, 2), keepdim=True).clamp_min(_FLOOR)
+            powers = powers * (10**self.level / mean)
+        logs = powers.clamp_min(_FLOOR).log10()
+        heard = logs if mask is None else logs.masked_fill(~mask.unsqueeze(2), -math.inf)
+        features = torch.maximum(logs, heard.amax((1, 2), keepdim=True) - _RANGE) / 4 + 1
+        return features if mask is None else features * mask.unsqueeze(2)
+
+
+class Block(nn.Module):
+    """One transformer block: attention, then two linear layers, each on normalised frames and added to them."""
+
+    def __init__(self, channels: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+        self.inner_norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, inner)
+        self.narrow = nn.Linear(inner, channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, C), mask (B, 1, 1, T) of real frames or None -> (B, T, C)."""
+        y = self.norm(x)
+        query, key, value = (
+            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T, C / H)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x + self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        return cast(Tensor, x + self.narrow(F.gelu(self.widen(self.inner_norm(x)))))
+
+
+@ENCODERS.register("whisper")
+class Whisper(nn.Module):
+    """Whisper's encoder.
+
+    Yields `blocks` + 1 layers: what enters the first block, and what leaves each; the last one goes through the final
+    norm where there is one.
+
+    Args:
+        channels, blocks, heads, inner: Whisper-tiny's are the defaults.
+        bins: mel bins.
+        final_norm: whether the last layer is normalised, as in Whisper; not where only its first blocks are taken.
+        level: see `WhisperMel`.
+        normalised: whether each layer is given with mean 0 and variance 1 in every frame, for a pooling that weighs
+            layers of one size.
+    """
+
+    places: Tensor
+
+    rate = 16000
+
+    def __init__(
+        self,
+        channels: int = 384,
+        blocks: int = 4,
+        heads: int = 6,
+        inner: int = 1536,
+        bins: int = 80,
+        final_norm: bool = True,
+        level: float | None = None,
+        normalised: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(channels - 3, heads, inner, bins, blocks + 1) < 1:
+            raise KnnError("A size of Whisper is too small.", "Whisper-tiny has channels 384, blocks 4, heads 6.")
+        if channels % (2 * heads):
+            raise KnnError(f"Whisper's {channels} channels are no even multiple of its {heads} heads.")
+        self.channels, self.layers, self.normalised = channels, blocks + 1, normalised
+        self.mel = WhisperMel(bins, level)
+        self.stride = 2 * self.mel.shift
+        self.minimum = self.mel.size
+        self.first = nn.Conv1d(bins, channels, 3, padding=1)
+        self.second = nn.Conv1d(channels, channels, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block(channels, heads, inner) for _ in range(blocks))
+        self.norm = nn.LayerNorm(channels) if final_norm else nn.Identity()
+        self.register_buffer("places", sinusoids(torch.arange(_PLACES), channels), persistent=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        if isinstance(samples, Tensor):
+            return ((samples // self.mel.shift + 1) // 2).masked_fill(samples < self.minimum, 0)
+        return (samples // self.mel.shift + 1) // 2 if samples >= self.minimum else 0
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, S) float32 in [-1, 1], clip lengths (B,) int64 in samples -> the layers, each (B, frames(S), C).
+
+        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
+        Raises AudioError for clips shorter than `minimum`.
+        """
+        refuse_short(waveforms, lengths, self.minimum, "whisper")
+        with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
+            powers = self.mel.powers(waveforms.float(), lengths)
+        return self.encode(powers, None if lengths is None else lengths // self.mel.shift)
+
+    def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:
+        """Mel powers (B, N, F), the first `counts` (B,) int64 of them a clip's own -> layers (B, T, C)."""
+        mask = None if counts is None else real_frames(counts, powers.shape[1])
+        x = F.gelu(self.first(self.mel.features(powers, mask).transpose(1, 2)))  # (B, C, N)
+        if mask is not None:
+            x = x * mask.unsqueeze(1)  # the second convolution sees zeros past the end, as for a clip alone
+        x = F.gelu(self.second(x)).transpose(1, 2)  # (B, T, C)
+        places = self.places
+        if torch.onnx.is_in_onnx_export() or x.shape[1] > len(places):
+            places = sinusoids(torch.arange(x.shape[1], device=x.device), self.channels)
+        x = x + places[: x.shape[1]]
+        keys = None if counts is None else real_frames((counts + 1) // 2, x.shape[1])[:, None, None]  # (B, 1, 1, T)
+        for block in self.blocks:
+            yield self._given(x)
+            x = block(x, keys)
+        yield self._given(self.norm(x))
+
+    def _given(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.channels,)) if self.normalised else x
+
+
+def sinusoids(places: Tensor, channels: int) -> Tensor:
+    """(T,) places -> (T, channels) float32: sines, then cosines, of wavelengths from 2 pi to 10,000 times that."""
+    half = channels // 2
+    rates = torch.exp(-math.log(10000) / (half - 1) * torch.arange(half, device=places.device))
+    angles = places[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

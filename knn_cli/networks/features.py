@@ -1,0 +1,126 @@
+"""Log-mel filter banks in front of the networks that were trained on them, with the mean over time taken off.
+
+Both map waveforms (B, S) to features (B, T, F) and keep a padded batch equal to its clips alone: means, maxima and
+paddings are those of a clip's own samples, and features past a clip's end are zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.networks.encoders.fbank_tdnn import MelPower, power_spectra, windows
+
+__all__ = ["DecibelMel", "LogMel", "real_frames", "refuse_short"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+_KALDI_FLOOR = torch.finfo(torch.float32).eps  # what Kaldi takes for the energy of nothing
+
+
+class LogMel(nn.Module):
+    """Kaldi's `compute-fbank-feats` without dither, and cepstral mean normalisation over the clip.
+
+    25 ms windows every 10 ms, only whole ones; each loses its mean, is pre-emphasised (0.97) and windowed; power
+    spectrum; triangles on the mel scale from 20 Hz to half the rate; natural logarithm.
+
+    Args:
+        bins: mel bins F.
+        rate: samples a second.
+        window: "povey" (Kaldi's and 3D-Speaker's) or "hamming" (wespeaker's).
+    """
+
+    def __init__(self, bins: int = 80, rate: int = 16000, window: str = "povey") -> None:
+        super().__init__()
+        if window not in ("povey", "hamming"):
+            raise KnnError(f"There is no window {window!r} for filter banks.", "Known: povey, hamming.")
+        self.mel = MelPower(bins, rate)
+        self.bins, self.stride, self.minimum = bins, self.mel.shift, self.mel.length
+        if window == "hamming":
+            self.mel.window = torch.hamming_window(self.mel.length, periodic=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        frames = (samples - self.minimum) // self.stride + 1
+        return frames.clamp_min(0) if isinstance(frames, Tensor) else max(frames, 0)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32, mean 0."""
+        logs = self.mel(waveforms).clamp_min(_KALDI_FLOOR).log()  # (B, T, F)
+        return _centred(logs, None if lengths is None else real_frames(self.frames(lengths), logs.shape[1]))
+
+
+class DecibelMel(nn.Module):
+    """speechbrain's `Fbank`, and its sentence normalisation of the mean.
+
+    25 ms Hamming windows around every 10th millisecond, with silence before and after the clip; power spectrum;
+    triangles over frequency, as wide to both sides as the step below their centre, centres equally spaced on
+    mel = 2595 log10(1 + f / 700); 10 log10, floored 80 dB under the clip's largest value.
+
+    Args:
+        bins: mel bins F.
+        rate: samples a second.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, bins: int = 80, rate: int = 16000) -> None:
+        super().__init__()
+        self.bins, self.stride, self.size = bins, rate // 100, rate // 40
+        self.minimum = 1
+        self.register_buffer("window", torch.hamming_window(self.size), persistent=False)
+        edges = torch.linspace(0.0, 2595 * math.log10(1 + rate / 2 / 700), bins + 2)
+        hertz = 700 * (10 ** (edges / 2595) - 1)
+        points = torch.linspace(0.0, rate / 2, self.size // 2 + 1)[:, None]
+        away = (points - hertz[1:-1]).abs() / (hertz[1:-1] - hertz[:-2])  # (size // 2 + 1, F)
+        self.register_buffer("filters", (1 - away).clamp_min(0).float(), persistent=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        frames = samples // self.stride + 1
+        return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32, mean 0."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = waveforms.float()
+            if lengths is not None:
+                waveforms = waveforms * real_frames(lengths, waveforms.shape[1])  # silence behind the clip
+            frames = windows(F.pad(waveforms, (self.size // 2, self.size // 2)), self.size, self.stride)
+            powers = power_spectra(frames * self.window, self.size) @ self.filters  # (B, T, F)
+            decibels = 10 * powers.clamp_min(1e-10).log10()
+            mask = None if lengths is None else real_frames(self.frames(lengths), decibels.shape[1])
+            heard = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)
+            decibels = torch.maximum(decibels, heard.amax((1, 2), keepdim=True) - 80)
+            return _centred(decibels, mask)
+
+
+def real_frames(counts: Tensor, frames: int) -> Tensor:
+    """(B,) int64 counts -> (B, frames) bool, True at the first `counts` of each row."""
+    return torch.arange(frames, device=counts.device) < counts[:, None]
+
+
+def refuse_short(waveforms: Tensor, lengths: Tensor | None, minimum: int, network: str) -> None:
+    """AudioError where a clip of waveforms (B, S) has fewer than `minimum` samples; ValueError for odd lengths."""
+    samples = waveforms.shape[1]
+    if lengths is not None:
+        if lengths.shape != waveforms.shape[:1] or int(lengths.max()) > samples:
+            raise ValueError(f"lengths {lengths.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}")
+        samples = int(lengths.min())
+    if samples < minimum:
+        raise AudioError(f"A clip of {samples} samples is too short for {network}.", f"It needs at least {minimum}.")
+
+
+def _centred(features: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T, F) less its mean over time; with a mask (B, T) over real frames, and zero elsewhere."""
+    if mask is None:
+        return features - features.mean(1, keepdim=True)
+    weights = mask.unsqueeze(2) / mask.sum(1).clamp_min(1)[:, None, None]  # (B, T, 1)
+    mean = (features * weights).sum(1, keepdim=True)
+    return (features - mean).masked_fill(~mask.unsqueeze(2), 0.0)

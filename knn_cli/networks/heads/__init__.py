@@ -1,0 +1,1 @@
+"""Classification heads: embeddings to scores and training losses."""

@@ -1,0 +1,1 @@
+"""Importers: published checkpoints to networks of ours."""

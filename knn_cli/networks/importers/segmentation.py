@@ -1,0 +1,150 @@
+"""Segmentation networks of pyannote.audio: PyanNet with powerset classes, such as segmentation-3.0.
+
+Strict, as `importers_wavlm`. Sizes come from shapes and hyper-parameters; how many speakers there are, and how many at
+once, comes from the specifications that pyannote keeps beside the weights, and is checked against the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.importers.checkpoint_files import (
+    ImportedSegmenter,
+    Part,
+    StandIn,
+    Wanted,
+    fitted,
+    known,
+    listed,
+    require,
+    take,
+)
+from knn_cli.networks.importers.weight_names import pyannet
+from knn_cli.networks.segmenters.powerset import powerset
+from knn_cli.networks.segmenters.pyannet import PyanNet
+
+__all__ = ["from_pyannote", "is_segmentation"]
+
+_NOTE = (
+    "The weights keep the licence of their source; pyannote's model card of segmentation-3.0 states MIT. Check before "
+    "you pass them on."
+)
+_MONO_LABEL = 1  # pyannote's number of a problem with one class a frame
+_FRAMES = 1  # of a network that answers for each frame
+_FILTERBANK = "sincnet.conv1d.0.filterbank."
+_TELLING = {  # axes of what tells the sizes
+    f"{_FILTERBANK}low_hz_": 2,
+    f"{_FILTERBANK}window_": 1,
+    f"{_FILTERBANK}n_": 2,
+    "sincnet.conv1d.1.weight": 3,
+    "sincnet.conv1d.2.weight": 3,
+    "classifier.weight": 2,
+}
+
+
+def is_segmentation(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of Lightning's holds what could be a PyanNet."""
+    state = content.get("state_dict")
+    names = [str(key) for key in state] if isinstance(state, dict) else []
+    return any(name.startswith("sincnet.") for name in names) and any(name.startswith("lstm.") for name in names)
+
+
+def from_pyannote(content: Mapping[str, Any], path: Path) -> ImportedSegmenter:
+    """A PyanNet out of the whole checkpoint: state_dict, hyper_parameters and pyannote's specifications.
+
+    Raises:
+        KnnError: several labels a frame instead of powerset classes, settings that our network does not have, keys
+            that are missing, extra or of another size.
+    """
+    state = content["state_dict"]
+    wrong = [key for key, axes in _TELLING.items() if getattr(state.get(key), "ndim", 0) != axes]
+    if wrong:
+        raise KnnError(f"{path} does not tell the sizes of its PyanNet: missing or mis-sized {listed(wrong)}.", known())
+    args, together = _settings(content, path)
+    args |= _specifications(content, path)
+    low, half = state[f"{_FILTERBANK}low_hz_"].shape[0], state[f"{_FILTERBANK}window_"].shape[0]
+    convolutions = [state[f"sincnet.conv1d.{number}.weight"] for number in (1, 2)]
+    args |= {
+        "filters": 2 * low,
+        "kernel": 2 * half + 1,
+        "widths": [one.shape[0] for one in convolutions],
+        "reach": convolutions[0].shape[2],
+    }
+    classes = len(powerset(args["speakers"], args["most"]))
+    if (found := state["classifier.weight"].shape[0]) != classes:
+        raise KnnError(
+            f"{path} knows {found} classes, and {args['most']} of {args['speakers']} speakers make {classes}.",
+            "Download it again.",
+        )
+    network = PyanNet(**args)
+    part = fitted([Wanted(Part("pyannet", args), network, pyannet(together))], state, path, "PyanNet", "pyannote")[0]
+    _check_filters(network, state, path)
+    return ImportedSegmenter(part, f"pyannote: {path.name}", _NOTE)
+
+
+def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], bool]:
+    """What the shapes do not tell, out of the hyper-parameters; and whether the LSTM's layers are one module."""
+    settings = content.get("hyper_parameters")
+    if not isinstance(settings, dict):
+        raise KnnError(f"{path} has no hyper_parameters.", "Name the file that pyannote published or wrote.")
+    groups = {name: settings.get(name, {}) for name in ("sincnet", "lstm", "linear")}
+    if odd := [name for name, group in groups.items() if not isinstance(group, dict)]:
+        raise KnnError(f"{path} has settings of another kind than a PyanNet's: {listed(odd)}.", known())
+    sinc, lstm, linear = groups.values()
+    require(settings, {"sample_rate": 16000, "num_channels": 1}, path, "PyanNet")
+    require(sinc, {"sample_rate": 16000}, path, "PyanNet")
+    require(lstm, {"batch_first": True, "bias": True, "proj_size": 0}, path, "PyanNet")
+    stride = take(sinc, {"stride": 10}, path, "a PyanNet")["stride"]
+    defaults = {"hidden_size": 128, "num_layers": 2, "bidirectional": True, "monolithic": True, "dropout": 0.0}
+    found = take(lstm, defaults, path, "a PyanNet")
+    layers = take(linear, {"hidden_size": 128, "num_layers": 2}, path, "a PyanNet")
+    args = {
+        "stride": stride,
+        "hidden": found["hidden_size"],
+        "depth": found["num_layers"],
+        "both": found["bidirectional"],
+        "dropout": found["dropout"],
+        "linear": [layers["hidden_size"]] * layers["num_layers"],
+        "rate": 16000,
+    }
+    return args, found["monolithic"]
+
+
+def _specifications(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Speakers, speakers at once and seconds a chunk."""
+    ours = content.get("pyannote.audio")
+    given = ours.get("specifications") if isinstance(ours, dict) else None
+    found = given.state if isinstance(given, StandIn) else None
+    if not isinstance(found, dict):
+        raise KnnError(f"{path} does not say what its classes are.", "Name the file that pyannote published or wrote.")
+    problem, resolution = (getattr(found.get(key), "values", ()) for key in ("problem", "resolution"))
+    speakers, most, duration = (found.get(key) for key in ("classes", "powerset_max_classes", "duration"))
+    if problem != (_MONO_LABEL,) or resolution != (_FRAMES,) or most is None:
+        raise KnnError(
+            f"{path} does not give each frame one class out of sets of speakers (powerset).",
+            "knn reads segmentation networks of pyannote 3, such as segmentation-3.0; those of pyannote 2 give each "
+            "speaker a probability of its own.",
+        )
+    if (
+        isinstance(speakers, list)
+        and isinstance(most, int)
+        and 0 < most <= len(speakers)
+        and isinstance(duration, int | float)
+        and duration > 0
+    ):
+        return {"speakers": len(speakers), "most": most, "duration": float(duration)}
+    raise KnnError(f"{path} has specifications of another kind than pyannote's.", "Download it again.")
+
+
+def _check_filters(network: PyanNet, state: Mapping[str, Tensor], path: Path) -> None:
+    """KnnError where the windows and times of the filters, which our network works out, are not the file's."""
+    for name, ours in (("window_", network.sinc.window), ("n_", network.sinc.times[None])):
+        theirs = state[_FILTERBANK + name]
+        if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-5, atol=1e-7):
+            raise KnnError(f"{path} has other filters than a PyanNet: {_FILTERBANK}{name} differs.", known())

@@ -1,0 +1,301 @@
+"""Published WavLM checkpoints, in the three spellings they come in, to the arguments and weights of our `WavLM`.
+
+Strict: every weight of the network must be there with its size, and nothing else may be, but for the heads and
+training leftovers that each dialect lists.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.encoders.wavlm import SIZES, WavLMSizes
+from knn_cli.networks.importers.checkpoint_files import (
+    Imported,
+    Wanted,
+    fitted,
+    known,
+    listed,
+    read,
+    read_json,
+    require,
+    take,
+    wanted_encoder,
+    wanted_pooling,
+)
+from knn_cli.networks.importers.weight_names import (
+    HUGGING_FACE,
+    HUGGING_FACE_HEADS,
+    HUGGING_FACE_XVECTOR,
+    TORCHAUDIO,
+    XVECTOR,
+    Spelling,
+    microsoft,
+)
+
+__all__ = ["from_hugging_face", "from_microsoft", "from_torchaudio", "sizes_from_shapes", "weight_norm_names"]
+
+_LICENCE_NOTE = (
+    "The weights keep the licence of their source. Microsoft's model cards for WavLM point to the licence of its "
+    "UniSpeech repository (CC BY-SA 3.0); torchaudio states MIT for the same weights. Check before you pass them on."
+)
+# What Microsoft's own reader takes for settings that a cfg leaves out.
+_MICROSOFT_DEFAULTS: dict[str, Any] = {
+    "extractor_mode": "default",
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "conv_bias": False,
+    "normalize": False,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "relative_position_embedding": False,
+    "num_buckets": 320,
+    "max_distance": 1280,
+    "gru_rel_pos": False,
+}
+
+
+def from_microsoft(content: Mapping[str, Any], path: Path) -> Imported:
+    """A WavLM of Microsoft's release: `cfg` holds its settings, `model` its weights.
+
+    content : the checkpoint's dictionary
+    path    : its file, for messages
+
+    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    """
+    config, state = content["cfg"], content["model"]
+    if isinstance(config, dict):
+        config = {**_MICROSOFT_DEFAULTS, **config}
+    if not isinstance(config, dict) or not isinstance(state, dict):
+        raise KnnError(f"{path} is no WavLM checkpoint: its cfg and model are no dictionaries.", known())
+    require(config, {"activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}, path, "WavLM")
+    mode = config["extractor_mode"]
+    sizes = _sizes(
+        path,
+        convolutions=_convolutions(config["conv_feature_layers"], path),
+        convolution_bias=config["conv_bias"],
+        convolution_norm={"default": "group", "layer_norm": "layer"}.get(mode, mode),
+        channels=config["encoder_embed_dim"],
+        blocks=config["encoder_layers"],
+        heads=config["encoder_attention_heads"],
+        inner=config["encoder_ffn_embed_dim"],
+        position_kernel=config["conv_pos"],
+        position_groups=config["conv_pos_groups"],
+        buckets=config["num_buckets"],
+        distance=config["max_distance"],
+        norm_first=config["layer_norm_first"],
+        normalize=config["normalize"],
+    )
+    return _imported(sizes, state, microsoft(sizes.convolution_norm), "Microsoft", path)
+
+
+def from_hugging_face(folder: Path) -> Imported:
+    """A WavLM of transformers: a folder of config.json and model.safetensors or pytorch_model.bin.
+
+    An x-vector head becomes the pooling; heads for other tasks, and what only pretraining needs, are left out.
+
+    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "wavlm":
+        raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", known())
+    gelu = {"hidden_act": "gelu", "feat_extract_activation": "gelu"}
+    require(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, "WavLM")
+    base = SIZES["base"]  # transformers takes Base's value for what a config leaves out
+
+    def setting(key: str, default: Any) -> Any:
+        return config.get(key, default)
+
+    default = list(zip(*base.convolutions, strict=True))
+    shapes = [setting(key, default[n]) for n, key in enumerate(("conv_dim", "conv_kernel", "conv_stride"))]
+    if not all(isinstance(shape, (list, tuple)) for shape in shapes) or len({len(shape) for shape in shapes}) > 1:
+        raise KnnError(f"{folder}/config.json has conv_dim, conv_kernel and conv_stride of different lengths.")
+    norm = setting("feat_extract_norm", base.convolution_norm)
+    prepared = folder / "preprocessor_config.json"
+    sizes = _sizes(
+        folder,
+        convolutions=tuple(zip(*shapes, strict=True)),
+        convolution_bias=setting("conv_bias", base.convolution_bias),
+        convolution_norm=norm,
+        channels=setting("hidden_size", base.channels),
+        blocks=setting("num_hidden_layers", base.blocks),
+        heads=setting("num_attention_heads", base.heads),
+        inner=setting("intermediate_size", base.inner),
+        position_kernel=setting("num_conv_pos_embeddings", base.position_kernel),
+        position_groups=setting("num_conv_pos_embedding_groups", base.position_groups),
+        buckets=setting("num_buckets", base.buckets),
+        distance=setting("max_bucket_distance", base.distance),
+        norm_first=setting("do_stable_layer_norm", base.norm_first),
+        # The network's config is silent on this; without the other file, as Microsoft trained the sizes.
+        normalize=read_json(prepared).get("do_normalize", True) if prepared.is_file() else norm == "layer",
+    )
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            state = read(folder / name)
+            break
+    else:
+        raise KnnError(f"{folder} has neither model.safetensors nor pytorch_model.bin.", "Copy the whole folder.")
+    pooling: Callable[[Wanted], Wanted] | None = None
+    if "tdnn.0.kernel.weight" in state:
+        args = _xvector_args(config, folder)
+        pooling = partial(wanted_pooling, name="xvector", args=args, spelling=XVECTOR)
+    if any(str(key).startswith("wavlm.") for key in state):
+        ours = HUGGING_FACE_XVECTOR if pooling else "(?!)"
+        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(ours, key)]
+        # What neither is a head nor starts with the prefix gets a mark, so that it is told as extra.
+        state = {
+            key.removeprefix("wavlm.")
+            if key.startswith("wavlm.") or re.fullmatch(ours, key)
+            else f"(without wavlm.) {key}": value
+            for key, value in state.items()
+            if key not in heads
+        }
+    return _imported(sizes, state, HUGGING_FACE, "Hugging Face", folder, pooling)
+
+
+def _xvector_args(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Arguments of the x-vector pooling, with transformers' values for what a config leaves out."""
+    defaults = {
+        "tdnn_dim": [512, 512, 512, 512, 1500],
+        "tdnn_kernel": [5, 3, 3, 1, 1],
+        "tdnn_dilation": [1, 2, 3, 1, 1],
+        "xvector_output_dim": 512,
+        "use_weighted_layer_sum": False,
+    }
+    names = ("widths", "kernels", "dilations", "dimension", "weighted")
+    return dict(zip(names, take(config, defaults, folder, "an x-vector head").values(), strict=True))
+
+
+def from_torchaudio(content: Mapping[str, Any], path: Path) -> Imported:
+    """A WavLM of torchaudio: its sizes come from shapes."""
+    state: dict[str, Any] = dict(content)
+    if all(key.startswith("model.") for key in state):  # the wrapper that normalises puts this in front
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+    state = weight_norm_names(state)
+    for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
+        if isinstance(packed := state[key], Tensor) and packed.ndim and packed.shape[0] % 3 == 0:
+            for part, value in zip(("query", "key", "value"), packed.chunk(3), strict=True):
+                state[f"{key}[{part}]"] = value
+            del state[key]
+    return _imported(sizes_from_shapes(state, TORCHAUDIO, path), state, TORCHAUDIO, "torchaudio", path)
+
+
+def sizes_from_shapes(state: Mapping[str, Any], spelling: Spelling, path: Path) -> WavLMSizes:
+    """Sizes of a WavLM whose weights come without settings.
+
+    What shapes do not tell is as in all WavLM that is published: strides, `distance` 800, and norm_first and
+    normalize exactly where convolutions have layer norms.
+    """
+    first = spelling.theirs("front.convolutions.0.weight")
+    count = _count(state, first.split("0", 1)[0])
+    telling = {
+        **{spelling.theirs(f"front.convolutions.{n}.weight"): 3 for n in range(count)},
+        spelling.theirs("front.projection.weight"): 2,
+        spelling.theirs("position.direction"): 3,
+        spelling.theirs("distances.values.weight"): 2,
+        spelling.theirs("blocks.0.widen.weight"): 2,
+    }
+    wrong = [key for key, axes in telling.items() if not isinstance(state.get(key), Tensor) or state[key].ndim != axes]
+    if wrong or count == 0:
+        raise KnnError(f"{path} does not tell the sizes of its WavLM: missing or mis-sized {listed(wrong)}.", known())
+    *convolutions, projection, position, relative, inner = (tuple(state[key].shape) for key in telling)
+    kernels = [shape[2] for shape in convolutions]
+    if kernels != [kernel for _, kernel, _ in SIZES["base"].convolutions]:
+        raise KnnError(f"{path} has convolutions of {kernels} samples, whose strides knn cannot tell.")
+    layer_norm = spelling.theirs(f"front.norms.{count - 1}.weight") in state
+    return _sizes(
+        path,
+        convolutions=tuple(
+            (shape[0], kernel, stride)
+            for shape, (_, kernel, stride) in zip(convolutions, SIZES["base"].convolutions, strict=True)
+        ),
+        convolution_bias=first.removesuffix("weight") + "bias" in state,
+        convolution_norm="layer" if layer_norm else "group",
+        channels=projection[0],
+        blocks=_count(state, spelling.theirs("blocks.0.widen.weight").split("0", 1)[0]),
+        heads=relative[1],
+        inner=inner[0],
+        position_kernel=position[2],
+        position_groups=max(1, position[0] // max(1, position[1])),
+        buckets=relative[0],
+        norm_first=layer_norm,
+        normalize=layer_norm,
+    )
+
+
+def _imported(
+    sizes: WavLMSizes,
+    state: Mapping[str, Any],
+    spelling: Spelling,
+    dialect: str,
+    path: Path,
+    pooling: Callable[[Wanted], Wanted] | None = None,
+) -> Imported:
+    """Rename `state`, and refuse it where any key is missing, extra or of another size."""
+    wanted = [wanted_encoder("wavlm", asdict(sizes), spelling)]
+    if pooling is not None:
+        wanted.append(pooling(wanted[0]))
+    parts = fitted(wanted, weight_norm_names(state), path, "WavLM", dialect)
+    made = Imported(parts[0], f"{dialect}: {path.name}", _LICENCE_NOTE)
+    return made if pooling is None else replace(made, pooling=parts[1])
+
+
+def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
+    default = asdict(WavLMSizes())
+    odd = [name for name, value in sizes.items() if type(value) is not type(default[name])]
+    if odd:
+        raise KnnError(f"{path} has settings of another kind than WavLM's: {listed(odd)}.", known())
+    return replace(WavLMSizes(), **sizes)
+
+
+def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:
+    """The list that a text such as "[(512,10,5)] + [(512,3,2)] * 4" means, without evaluating it as code."""
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return value(left) + value(right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if times < 100:
+                return ast.literal_eval(left) * times
+            case _:
+                return ast.literal_eval(node)
+
+    try:
+        return tuple(tuple(int(size) for size in shape) for shape in value(ast.parse(text, mode="eval").body))
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise KnnError(f"{path} has conv_feature_layers {text!r}, which is no list of sizes.", known()) from error
+
+
+def weight_norm_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with torch's newer names for a weight norm's parts put back to the older ones."""
+    ends: dict[str, Callable[[str], str]] = {
+        ".parametrizations.weight.original0": lambda key: f"{key}.weight_g",
+        ".parametrizations.weight.original1": lambda key: f"{key}.weight_v",
+    }
+    renamed = {}
+    for key, value in state.items():
+        name = str(key)
+        for end, old in ends.items():
+            if name.endswith(end):
+                name = old(name.removesuffix(end))
+        renamed[name] = value
+    return renamed
+
+
+def _count(state: Mapping[str, Any], prefix: str) -> int:
+    """Number of the parts `prefix`0, `prefix`1, ... in `state`."""
+    numbers = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    return len(numbers)

@@ -1,0 +1,237 @@
+"""A bundle's network as an ONNX file that needs neither knn nor torch, checked against torch before it is kept.
+
+    waveforms  (B, S) float32 in [-1, 1] at the bundle's rate; the bundle's scale is inside the graph
+    embeddings (B, E) float32
+    scores     (B, C) float32, before any softmax, where the bundle has a head: its labels' in their order
+
+B and S are free, S from the metadata's `minimum_samples` on. The clips of a batch are of one length: there is no
+second input for the lengths of padded clips, so clips of unequal lengths go one by one, or in batches by length.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from knn_cli import __version__
+from knn_cli.core.atomic import replacing
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Floats
+from knn_cli.networks import bundle
+from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.network import Network
+from knn_cli.store import hdf5
+
+OPSET = 17
+TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
+INT8_COSINE = 0.997  # smallest cosine between embeddings with int8 weights and torch's
+INT8_GAIN = 0.75  # an int8 file above this share of the float file is not worth its inexactness
+LARGEST = 2**31 - 2**24  # bytes of weights: a protobuf message ends at 2 GiB, and the graph itself needs room
+_TRACED = (2, 1.25)  # clips, seconds of each
+_CHECKED = ((1, 0.0), (3, 0.4), (2, 1.25), (1, 3.1))  # shorter, equal and longer; the first is the shortest there is
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how near it is to torch.
+
+    parameters  : values of the network's weights
+    size        : bytes of the file
+    float_size  : bytes that it has without int8
+    difference  : largest absolute difference between a value of onnxruntime's and torch's
+    cosine      : smallest cosine between an embedding of onnxruntime's and torch's
+    clips       : random clips, of several lengths, that were compared
+    """
+
+    parameters: int
+    size: int
+    float_size: int
+    difference: float
+    cosine: float
+    clips: int
+
+
+class _Graph(nn.Module):
+    """Waveforms (B, S) in [-1, 1] to the graph's outputs."""
+
+    def __init__(self, network: Network, scale: float) -> None:
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, ...]:
+        embeddings = self.network(waveforms * self.scale)
+        return (embeddings,) if self.network.head is None else (embeddings, self.network.scores(embeddings))
+
+
+def export_onnx(
+    model: str | Path | Bundle | None, out: Path | str, *, int8: bool = False, force: bool = False
+) -> Export:
+    """Write the network of a bundle to the file `out`, whole or not at all.
+
+    model : name or path of a bundle
+    int8  : weights of matrix products in 8 bits (7 of them used, so that no processor's sums overflow), a scale for
+            each output; activations are quantised as they come, with one scale for a batch, so that a clip's embedding
+            depends a little on its neighbours. Convolutions stay in float.
+    force : replace a file that exists
+
+    Raises BundleError: no such bundle, or one without a network. KnnError: packages missing, the file exists or cannot
+    be written, a network of more than 2 GB, onnxruntime's output too far from torch's, int8 that gains nothing.
+    """
+    found = model if isinstance(model, Bundle) else bundle.find(model)
+    out = Path(out)
+    hdf5.check_free(out, force)
+    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    network = bundle.load_network(found)
+    weights = list(network.state_dict().values())
+    if (size := sum(each.nbytes for each in weights)) > LARGEST:
+        raise KnnError(f"{found.name} has {size / 1e9:.1f} GB of weights; an ONNX file holds 2 GB.")
+    graph = _Graph(network, found.scale).eval()
+    with replacing(out) as part, torch.no_grad(), _told_plainly(found.name):
+        _trace(graph, found.rate, part)
+        made = onnx.load(part)
+        float_size = made.ByteSize()
+        if int8:
+            _quantise(made, part)
+            made = onnx.load(part)
+            if made.ByteSize() > INT8_GAIN * float_size:
+                sizes = f"{float_size / 1e6:.1f} MB to {made.ByteSize() / 1e6:.1f}"
+                raise KnnError(
+                    f"int8 makes {found.name} hardly smaller: {sizes}.",
+                    "Its weights are convolutions, which stay in float; export it without --int8.",
+                )
+        for output, width in zip(made.graph.output, (network.dimension, len(found.head_labels)), strict=False):
+            output.type.tensor_type.shape.dim[1].dim_value = width  # the exporter does not always find it
+        made.producer_name, made.producer_version = "knn", __version__
+        onnx.helper.set_model_props(made, _metadata(found, network, int8))
+        onnx.save(made, part)
+        size = part.stat().st_size
+        difference, cosine = _check(graph, found.rate, part, runtime, int8)
+    clips = sum(count for count, _ in _CHECKED)
+    return Export(sum(each.numel() for each in weights), size, float_size, difference, cosine, clips)
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise KnnError(f"An ONNX file needs the package {name}.", "pip install 'knn-cli[onnx]'") from error
+
+
+@contextmanager
+def _told_plainly(name: str) -> Iterator[None]:
+    """Errors of the exporter and of onnxruntime as one sentence; no warnings, whose fears the comparison would show."""
+    state = _package("onnxruntime.capi.onnxruntime_pybind11_state")
+    refusals = [state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (torch.onnx.errors.OnnxExporterError, *refusals) as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")
+        hint = "Try other versions of torch and onnxruntime; a part of your own may do what ONNX cannot."
+        raise KnnError(f"{name} cannot become an ONNX file: {reason}.", hint) from error
+    finally:
+        logging.disable(before)
+
+
+def _clips(graph: _Graph, rate: int, count: int, seconds: float) -> Tensor:
+    """(count, S) float32: noise that swells and fades, the same each time, of `seconds` or the network's minimum."""
+    samples = max(round(seconds * rate), graph.network.minimum)
+    noise = np.random.default_rng([count, samples]).normal(0, 0.1, (count, samples))
+    return torch.from_numpy((noise * (0.1 + np.abs(np.sin(np.arange(samples) / 900)))).astype(np.float32))
+
+
+def _trace(graph: _Graph, rate: int, part: Path) -> None:
+    """Write the graph as an ONNX model. Rooms that ONNX wants otherwise ask `torch.onnx.is_in_onnx_export()`."""
+    names = ["embeddings"] if graph.network.head is None else ["embeddings", "scores"]
+    torch.onnx.export(
+        graph,
+        (_clips(graph, rate, *_TRACED),),
+        part,
+        dynamo=False,  # the other exporter cannot follow layers that come from a generator
+        opset_version=OPSET,
+        input_names=["waveforms"],
+        output_names=names,
+        dynamic_axes={"waveforms": {0: "batch", 1: "samples"}} | {name: {0: "batch"} for name in names},
+    )
+
+
+def _quantise(made: Any, part: Path) -> None:
+    """Write `made` to `part` with int8 in place of the learnt matrices.
+
+    Only these are initializers of the graph; the filter bank's transform and filters, which need their precision, are
+    constants, because no bundle stores them.
+    """
+    quantization = _package("onnxruntime.quantization")
+    learnt = {each.name for each in made.graph.initializer}
+    products = [node for node in made.graph.node if node.op_type in ("MatMul", "Gemm")]
+    quantization.quantize_dynamic(
+        made,
+        part,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=[node.name for node in products if node.input[1] not in learnt],
+        per_channel=True,
+        reduce_range=True,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
+def _metadata(found: Bundle, network: Network, int8: bool) -> dict[str, str]:
+    facts = {
+        "name": found.name,
+        "fingerprint": found.fingerprint,
+        "rate": str(found.rate),
+        "minimum_samples": str(network.minimum),
+        "dimension": str(network.dimension),
+        "views": json.dumps(found.config.get("views", {})),
+        "batch": "clips of one length",
+        "weights": "int8" if int8 else "float32",
+    }
+    if network.head is None:
+        return facts
+    labels = json.dumps(found.head_labels, ensure_ascii=False)
+    return facts | {"head": str(found.config["head"]["name"]), "labels": labels}
+
+
+def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tuple[float, float]:
+    """The largest difference and the smallest cosine between onnxruntime and torch; KnnError where they are too far."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    difference, cosine, near = 0.0, 1.0, True
+    for count, seconds in _CHECKED:
+        clips = _clips(graph, rate, count, seconds)
+        with torch.inference_mode():
+            wanted = [output.numpy() for output in graph(clips)]
+        found = session.run(None, {"waveforms": clips.numpy()})
+        for one, other in zip(found, wanted, strict=True):
+            distance = float(np.abs(one - other).max())
+            difference = float(np.maximum(difference, distance))  # NaN stays
+            near &= distance <= TOLERANCE * max(1.0, float(np.abs(other).max()))  # NaN is not near
+        cosine = float(np.minimum(cosine, _cosine(found[0], wanted[0])))
+    if not (cosine >= INT8_COSINE if int8 else near):
+        raise KnnError(
+            f"onnxruntime's embeddings are not torch's: a difference of {difference:.1e}, a cosine of {cosine:.5f}.",
+            "Export it without --int8." if int8 else "This network cannot be exported by this torch and onnxruntime.",
+        )
+    return difference, cosine
+
+
+def _cosine(one: Floats, other: Floats) -> float:
+    """The smallest cosine between rows of (B, E) and (B, E); 0 for a row of zeros."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(1) / np.maximum(lengths, 1e-300)).min())

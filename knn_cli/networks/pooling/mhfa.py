@@ -1,0 +1,448 @@
+"""Pooling back ends: the layers of an encoder, taken one after the other, to one embedding a clip.
+
+Every pooling is built as `POOLINGS.build(name, layers=L, channels=C, **args)`, has the attribute `dimension`,
+and maps L tensors (B, T, C) and an optional mask (B, T), True at real frames, to embeddings (B, dimension).
+The layers may come from a generator: no pooling holds more than one of them, so nothing of size (L, B, T, C)
+or (B, T, heads, C) exists.
+
+Here are the mean and the family of factorized attention, in which learnt queries look at the frames; the other
+back ends are in `pooling_statistics`. Parameters have the names of the public wespeaker forks, wherever the arithmetic
+is theirs (docs/numerics.md says which of their classes is which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import POOLINGS
+
+__all__ = [
+    "MHFA",
+    "POOLINGS",
+    "ChannelAttention",
+    "ContextMHFA",
+    "ContextStatisticsMHFA",
+    "EnsembleMHFA",
+    "GroupedMHFA",
+    "MeanPooling",
+    "SharedKeyMHFA",
+    "SharedValueMHFA",
+]
+
+Count = TypeVar("Count", int, Tensor)
+
+# Variances below this count as this, so that the gradient of their square root stays finite.
+SMALLEST_VARIANCE = 1e-7
+
+
+def check_sizes(pooling: str, **sizes: int) -> None:
+    """KnnError that names the first size below 1."""
+    for what, value in sizes.items():
+        if value < 1:
+            raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
+
+
+def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
+    """Softmax-weighted sums over `layers`, one for each (L,) of `weights`, as running sums.
+
+    The layers have any one shape.
+
+    Raises:
+        ValueError: when not exactly L layers come.
+    """
+    expected = len(weights[0])
+    shares = [each.softmax(dim=0) for each in weights]
+    source = iter(layers)
+    first = next(source, None)
+    if first is None:
+        raise ValueError(f"no layer came, {expected} expected")
+    sums = [first * share[0] for share in shares]
+    del first  # else it would live as long as the loop
+    count = 1
+    for layer in source:
+        if count < expected:
+            for number, share in enumerate(shares):  # one by one, so that one old sum at most is kept beside the new
+                sums[number] = torch.addcmul(sums[number], layer, share[count])
+        count += 1
+    if count != expected:
+        raise ValueError(f"{count} layers came, {expected} expected")
+    return sums
+
+
+def last_layer(layers: Iterable[Tensor], expected: int) -> Tensor:
+    """The last of `layers`.
+
+    Raises:
+        ValueError: when not exactly `expected` layers come.
+    """
+    count, last = 0, None
+    for layer in layers:
+        count, last = count + 1, layer
+    if last is None or count != expected:
+        raise ValueError(f"{count} layers came, {expected} expected")
+    return last
+
+
+def blank(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """`frames` (B, T, D) with 0 outside `mask` (B, T): a weight of 0 times infinity would be NaN."""
+    return frames if mask is None else frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def attention(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits (B, T, H) -> weights (B, H, T) that sum to 1 over the real frames."""
+    if mask is not None:
+        logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+    return logits.softmax(dim=1).transpose(1, 2)
+
+
+def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B, D) of the real frames of (B, T, D)."""
+    if mask is None:
+        return frames.mean(dim=1)
+    return blank(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def at_least(count: Count, least: int) -> Count:
+    """The larger of the two; a length is a tensor while a graph is traced, in which no branch can depend on it."""
+    return count.clamp(min=least) if isinstance(count, Tensor) else max(count, least)
+
+
+def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
+    """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 where there is one frame."""
+    squares = blank(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
+    if mask is None:
+        return squares / at_least(frames.shape[1] - 1, 1)
+    return squares / (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+
+
+def attended_statistics(weights: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation, each (B, H, D), of values (B, T, D) under weights (B, H, T).
+
+    The variance is E[v²] - E[v]², of values taken about their plain mean: that changes no variance and keeps the
+    difference from losing its digits.
+    """
+    centre = time_mean(values, mask).unsqueeze(1)  # (B, 1, D)
+    values = blank(values - centre, mask)
+    mean = weights @ values  # (B, H, D)
+    variance = weights @ values.square() - mean.square()
+    return mean + centre, variance.clamp(min=SMALLEST_VARIANCE).sqrt()
+
+
+@POOLINGS.register("mhfa")
+class MHFA(nn.Module):
+    """Multi-head factorized attentive pooling.
+
+    Peng et al., "An attention-based backend allowing efficient fine-tuning of transformer models for speaker
+    verification", SLT 2022 (arXiv:2210.01273), section 3. Keys and values are two softmax-weighted sums over
+    layers; the keys say where each head looks, the values what it sees there.
+
+    Parameters have the published names: `weights_k`, `weights_v` (L,), `cmp_linear_k`, `cmp_linear_v`,
+    `att_head`, `pooling_fc`.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        heads: number of attention heads H.
+        compression: width D to which keys and values are compressed.
+        dimension: width E of the embedding.
+    """
+
+    def __init__(
+        self, layers: int, channels: int, heads: int = 64, compression: int = 128, dimension: int = 256
+    ) -> None:
+        super().__init__()
+        check_sizes("MHFA", layers=layers, channels=channels, heads=heads, compression=compression, dimension=dimension)
+        self.layers, self.channels, self.heads, self.compression = layers, channels, heads, compression
+        self.dimension = dimension
+        self.weights_k = nn.Parameter(torch.ones(layers))
+        self.weights_v = nn.Parameter(torch.ones(layers))
+        self.cmp_linear_k = nn.Linear(channels, compression)
+        self.cmp_linear_v = nn.Linear(channels, compression)
+        self.att_head = nn.Linear(compression, heads)
+        self.pooling_fc = nn.Linear(heads * compression, dimension)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E) float of `layers`, exactly L tensors (B, T, C) float.
+
+        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
+
+        Raises:
+            ValueError: when another number of layers comes.
+        """
+        return self.pool(self.frames(layers), mask)
+
+    def frames(self, layers: Iterable[Tensor]) -> Tensor:
+        """All that pooling needs of L tensors (B, T, C): (B, T, H + D), where each head looks and what it sees there.
+
+        Frames of several clips may be joined, and pooled often under different masks.
+        """
+        return self.look(*layer_sums(layers, self.weights_k, self.weights_v))
+
+    def look(self, keys: Tensor, values: Tensor) -> Tensor:
+        """`frames` of the two weighted sums over the layers, (B, T, C) each."""
+        return torch.cat([self.att_head(self.cmp_linear_k(keys)), self.cmp_linear_v(values)], dim=2)
+
+    def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """`frames` (B, T, H + D) under a mask as of `forward` -> embeddings (B, E)."""
+        pooled = attention(frames[..., : self.heads], mask) @ blank(
+            frames[..., self.heads :], mask
+        )  # (B, H, T) @ (B, T, D)
+        embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
+        return embeddings
+
+
+@POOLINGS.register("mhfa-ensemble")
+class EnsembleMHFA(nn.Module):
+    """Several MHFA poolings of one encoder, such as those of several seeds, their embeddings side by side.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        heads: number of attention heads H of each member.
+        compression: width D to which keys and values are compressed, in each member.
+        dimension: width E of the embedding, of all members together.
+        members: number of poolings M, which divides `dimension`.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        heads: int = 64,
+        compression: int = 128,
+        dimension: int = 256,
+        members: int = 2,
+    ) -> None:
+        super().__init__()
+        check_sizes("Ensemble MHFA", dimension=dimension, members=members)
+        if dimension % members:
+            raise KnnError(f"Ensemble MHFA pooling cannot share {dimension} values among {members} members evenly.")
+        self.dimension = dimension
+        self.members = nn.ModuleList(
+            MHFA(layers, channels, heads, compression, dimension // members) for _ in range(members)
+        )
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E), member after member; the contract is that of `MHFA.forward`."""
+        members = [cast(MHFA, member) for member in self.members]
+        sums = layer_sums(layers, *(weights for each in members for weights in (each.weights_k, each.weights_v)))
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        return torch.cat([each.pool(each.look(*pair), mask) for each, pair in zip(members, pairs, strict=True)], 1)
+
+
+@POOLINGS.register("mhfa-grouped")
+class GroupedMHFA(nn.Module):
+    """MHFA in groups of heads, each group with keys and values of its own (`MHFA_Group` of the public forks).
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        heads: number of attention heads H, those of all groups together.
+        compression: width D of the keys and of the values of a group.
+        dimension: width E of the embedding.
+        groups: number of groups G, which divides `heads`.
+    """
+
+    own_keys: ClassVar[bool] = True
+    own_values: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        heads: int = 64,
+        compression: int = 128,
+        dimension: int = 256,
+        groups: int = 2,
+    ) -> None:
+        super().__init__()
+        check_sizes("Grouped MHFA", layers=layers, channels=channels, heads=heads, compression=compression)
+        check_sizes("Grouped MHFA", dimension=dimension, groups=groups)
+        if heads % groups:
+            raise KnnError(f"Grouped MHFA pooling cannot share {heads} heads among {groups} groups evenly.")
+        self.dimension = dimension
+        self.weights_k = nn.Parameter(torch.ones(layers))
+        self.weights_v = nn.Parameter(torch.ones(layers))
+        self.cmp_linear_k = nn.Linear(channels, compression * (groups if self.own_keys else 1))
+        self.cmp_linear_v = nn.Linear(channels, compression * (groups if self.own_values else 1))
+        self.att_head = nn.ModuleList(nn.Linear(compression, heads // groups) for _ in range(groups))
+        self.pooling_fc = nn.Linear(heads * compression, dimension)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        groups = len(self.att_head)
+        keys, values = layer_sums(layers, self.weights_k, self.weights_v)
+        keys = self.cmp_linear_k(keys)  # (B, T, G * D), or (B, T, D) when shared
+        values = blank(self.cmp_linear_v(values), mask)  # (B, T, G * D), or (B, T, D) when shared
+        keys_of = keys.chunk(groups, dim=2) if self.own_keys else (keys,) * groups  # each (B, T, D)
+        values_of = values.chunk(groups, dim=2) if self.own_values else (values,) * groups
+        pooled = torch.cat(
+            [
+                attention(head(key), mask) @ value  # (B, H / G, D)
+                for head, key, value in zip(self.att_head, keys_of, values_of, strict=True)
+            ],
+            dim=1,
+        )  # (B, H, D)
+        embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
+        return embeddings
+
+
+@POOLINGS.register("mhfa-shared-key")
+class SharedKeyMHFA(GroupedMHFA):
+    """Grouped MHFA whose groups have their own values and one set of keys (`MHFA_Group_MQ_SK_MV`)."""
+
+    own_keys = False
+
+
+@POOLINGS.register("mhfa-shared-value")
+class SharedValueMHFA(GroupedMHFA):
+    """Grouped MHFA whose groups have their own keys and one set of values (`MHFA_Group_MQ_MK_SV`)."""
+
+    own_values = False
+
+
+@POOLINGS.register("mhfa-context")
+class ContextMHFA(nn.Module):
+    """CA-MHFA: factorized attention whose learnt queries see a frame together with its neighbours.
+
+    Peng et al., "CA-MHFA: a context-aware multi-head factorized attentive pooling for SSL-based speaker verification",
+    ICASSP 2025 (arXiv:2409.15234), section 2. A group holds one query for each place in a window of frames; what the
+    queries find in their places is summed, over keys that are 0 outside the clip. That is a convolution over time,
+    stored as `att_head.weight` (G, 1, window, D) without bias, as in the published code (`MHFA_Group_Conv2D`), which
+    leaves the paper's factor 1 / window to the queries. A window of one frame makes it MHFA with G heads.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        groups: number of groups of queries G.
+        context: neighbours seen on each side, in frames; the window is one more than twice that.
+        compression: width D to which keys and values are compressed.
+        dimension: width E of the embedding.
+    """
+
+    statistics: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        groups: int = 64,
+        context: int = 2,
+        compression: int = 128,
+        dimension: int = 256,
+    ) -> None:
+        super().__init__()
+        check_sizes("Context-aware MHFA", layers=layers, channels=channels, groups=groups, compression=compression)
+        check_sizes("Context-aware MHFA", dimension=dimension)
+        if context < 0:
+            raise KnnError(f"Context-aware MHFA pooling cannot see {context} neighbours.", "Give 0 or more.")
+        self.dimension, self.context = dimension, context
+        self.weights_k = nn.Parameter(torch.ones(layers))
+        self.weights_v = nn.Parameter(torch.ones(layers))
+        self.cmp_linear_k = nn.Linear(channels, compression)
+        self.cmp_linear_v = nn.Linear(channels, compression)
+        self.att_head = nn.Conv2d(1, groups, (2 * context + 1, compression), bias=False)
+        self.pooling_fc = nn.Linear(groups * compression * self.statistics, dimension)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        keys, values = layer_sums(layers, self.weights_k, self.weights_v)
+        keys = blank(self.cmp_linear_k(keys), mask)  # (B, T, D)
+        queries = self.att_head.weight.squeeze(1).transpose(1, 2)  # (G, D, window)
+        # The same sum as the two-dimensional convolution's, three times as fast on a CPU.
+        logits = F.conv1d(keys.transpose(1, 2), queries, padding=self.context)  # (B, G, T)
+        pooled = self._pool(attention(logits.transpose(1, 2), mask), blank(self.cmp_linear_v(values), mask), mask)
+        embeddings: Tensor = self.pooling_fc(pooled)
+        return embeddings
+
+    def _pool(self, weights: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return (weights @ values).flatten(1)  # (B, G * D)
+
+
+@POOLINGS.register("mhfa-context-statistics")
+class ContextStatisticsMHFA(ContextMHFA):
+    """CA-MHFA that pools the standard deviation besides the mean (`MHFA_Group_Conv2D_MeanStd` of the public forks)."""
+
+    statistics = 2
+
+    def _pool(self, weights: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        mean, deviation = attended_statistics(weights, values, mask)  # each (B, G, D)
+        return torch.cat((mean.flatten(1), deviation.flatten(1)), dim=1)  # (B, 2 * G * D)
+
+
+@POOLINGS.register("channel-attention")
+class ChannelAttention(nn.Module):
+    """MHFA with statistics, its heads averaged by weights that the clip decides (`MHFA_ChannelAtt`).
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        heads: number of attention heads H.
+        compression: width D to which keys and values are compressed.
+        dimension: width E of the embedding.
+    """
+
+    def __init__(
+        self, layers: int, channels: int, heads: int = 64, compression: int = 256, dimension: int = 256
+    ) -> None:
+        super().__init__()
+        check_sizes("Channel attention", layers=layers, channels=channels, heads=heads, compression=compression)
+        check_sizes("Channel attention", dimension=dimension)
+        self.dimension = dimension
+        self.weights_k = nn.Parameter(torch.ones(layers))
+        self.weights_v = nn.Parameter(torch.ones(layers))
+        self.cmp_linear_k = nn.Linear(channels, compression)
+        self.cmp_linear_v = nn.Linear(channels, compression)
+        self.att_head = nn.Linear(compression, heads)
+        self.head_attention = nn.Linear(2 * compression, heads)
+        self.pooling_fc = nn.Linear(2 * compression, dimension)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        keys, values = layer_sums(layers, self.weights_k, self.weights_v)
+        weights = attention(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
+        heads = torch.cat(attended_statistics(weights, self.cmp_linear_v(values), mask), dim=2)  # (B, H, 2 * D)
+        shares = self.head_attention(heads.mean(dim=1)).softmax(dim=1)  # (B, H)
+        pooled = (shares.unsqueeze(1) @ heads).squeeze(1)  # (B, 2 * D)
+        embeddings: Tensor = self.pooling_fc(pooled)
+        return embeddings
+
+
+@POOLINGS.register("mean")
+class MeanPooling(nn.Module):
+    """Mean over time of one layer, without parameters: what an imported encoder has until a head is trained.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width of a layer, and so of the embedding.
+        layer: which one, counted from 0 for the encoder's first output, or from the end (-1 is the last).
+    """
+
+    def __init__(self, layers: int, channels: int, layer: int = -1) -> None:
+        super().__init__()
+        if not -layers <= layer < layers:
+            raise KnnError(
+                f"Mean pooling cannot take layer {layer} of an encoder that has {layers}.",
+                f"Choose from {-layers} to {layers - 1}.",
+            )
+        self.layers, self.layer, self.dimension = layers, layer % layers, channels
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, C) of `layers`; layers after the chosen one are never asked for.
+
+        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
+
+        Raises:
+            ValueError: when fewer layers come than the chosen one needs.
+        """
+        chosen = next(islice(layers, self.layer, None), None)
+        if chosen is None:
+            raise ValueError(f"the layers ended before number {self.layer}")
+        return time_mean(chosen, mask)

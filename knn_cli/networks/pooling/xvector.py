@@ -1,0 +1,94 @@
+"""The x-vector back end of WavLM-Base+-SV: time-delay layers, statistics over time, a linear layer.
+
+Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018, section 2.1, on the layers'
+weighted sum, in the arithmetic and with the weights of transformers' `WavLMForXVector`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import POOLINGS
+from knn_cli.networks.features import real_frames
+from knn_cli.networks.pooling.mhfa import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
+
+__all__ = ["XVector"]
+
+
+@POOLINGS.register("xvector")
+class XVector(nn.Module):
+    """Time-delay layers without padding, mean and deviation over time, and a linear layer.
+
+    A clip of fewer frames than the time-delay layers see at once is lengthened by its first and last frame.
+
+    Args:
+        layers: number of layers that come in.
+        channels: width C of a layer.
+        widths, kernels, dilations: of the time-delay layers, in frames.
+        dimension: width E of the embedding.
+        weighted: whether all layers count, each with its weight, or the last one alone.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        widths: Sequence[int] = (512, 512, 512, 512, 1500),
+        kernels: Sequence[int] = (5, 3, 3, 1, 1),
+        dilations: Sequence[int] = (1, 2, 3, 1, 1),
+        dimension: int = 512,
+        weighted: bool = True,
+    ) -> None:
+        super().__init__()
+        check_sizes("X-vector", layers=layers, channels=channels, dimension=dimension)
+        if not 1 <= len(widths) == len(kernels) == len(dilations) or min(*widths, *kernels, *dilations) < 1:
+            raise KnnError("X-vector pooling needs widths, kernels and dilations of one length, of 1 or more each.")
+        self.layers, self.dimension, self.kernels, self.dilations = layers, dimension, tuple(kernels), tuple(dilations)
+        self.span = 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, dilations, strict=True))
+        if weighted:
+            self.layer_weights = nn.Parameter(torch.ones(layers) / layers)
+        self.weighted = weighted
+        self.projector = nn.Linear(channels, widths[0])
+        before = [widths[0], *widths[:-1]]
+        shapes = zip(before, widths, kernels, strict=True)
+        self.tdnn = nn.ModuleList(nn.Linear(wide * kernel, after) for wide, after, kernel in shapes)
+        self.linear = nn.Linear(2 * widths[-1], dimension)
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames, which come first.
+
+        Raises ValueError when another number of layers comes.
+        """
+        frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
+        frames = self.projector(blank(frames, mask))  # (B, T, D)
+        if mask is not None or frames.shape[1] < self.span or torch.onnx.is_in_onnx_export():  # a graph has no branches
+            frames, mask = self._lengthened(frames, mask)
+        x = frames.transpose(1, 2)  # (B, D, T)
+        for linear, kernel, dilation in zip(self.tdnn, self.kernels, self.dilations, strict=True):
+            layer = cast(nn.Linear, linear)
+            weight = layer.weight.view(layer.out_features, kernel, -1).transpose(1, 2)  # (D', D, kernel)
+            x = F.relu(F.conv1d(x, weight, layer.bias, dilation=dilation))
+        frames = x.transpose(1, 2)  # (B, T - span + 1, D)
+        if mask is not None:
+            mask = mask[:, self.span - 1 :]
+        mean = time_mean(frames, mask)
+        # A square root has no slope at 0: the bound lets a clip that stands still through without NaN.
+        deviation = time_variance(frames, mean, mask).clamp_min(1e-14).sqrt()
+        embeddings: Tensor = self.linear(torch.cat([mean, deviation], dim=1))
+        return embeddings
+
+    def _lengthened(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, D) and mask (B, T) with clips of fewer than `span` frames lengthened to `span`."""
+        batch, time, width = frames.shape
+        counts = torch.full((batch,), time, dtype=torch.int64, device=frames.device) if mask is None else mask.sum(1)
+        lead = (self.span - counts).clamp_min(0) // 2  # frames to put in front
+        steps = torch.arange(at_least(time, self.span), device=frames.device)
+        steps = torch.minimum((steps - lead[:, None]).clamp_min(0), counts[:, None] - 1)  # (B, T')
+        frames = frames.gather(1, steps.unsqueeze(2).expand(-1, -1, width))  # (B, T', D)
+        return frames, real_frames(counts.clamp_min(self.span), frames.shape[1])

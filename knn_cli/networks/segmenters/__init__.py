@@ -1,0 +1,1 @@
+"""Segmentation networks: who of a few local speakers speaks in each frame."""

@@ -1,0 +1,84 @@
+"""Who of three local speakers speaks, from the layers of an encoder that is there for embeddings anyway.
+
+Classes are those of `powerset` (Plaquet and Bredin, Interspeech 2023). The encoder's layers side by side, narrowed and
+brought to half their rate by two convolutions, then bidirectional LSTM layers and a classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import SEGMENTERS
+from knn_cli.networks.segmenters.powerset import powerset
+
+__all__ = ["SegmentationHead"]
+
+
+@SEGMENTERS.register("encoder-lstm")
+class SegmentationHead(nn.Module):
+    """Layers of an encoder to log-probabilities of who speaks, one frame for two of the encoder's.
+
+    Args:
+        layers, channels: of the encoder.
+        width: channels after the first convolution.
+        hidden: width of the LSTM in one direction.
+        depth: layers of the LSTM.
+        dropout: before each layer of the LSTM and before the classifier, in training.
+        speakers: speakers that a window can have.
+        most: speakers that a frame can have.
+    """
+
+    pace = 2  # frames of the encoder for one of this
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        width: int = 160,
+        hidden: int = 160,
+        depth: int = 2,
+        dropout: float = 0.1,
+        speakers: int = 3,
+        most: int = 2,
+    ) -> None:
+        super().__init__()
+        if min(layers, channels, width, hidden, depth) < 1 or not 0 < most <= speakers:
+            raise KnnError("A segmentation head has positive sizes, and no more speakers at once than in all.")
+        self.layers, self.channels, self.speakers, self.most = layers, channels, speakers, most
+        self.narrow = nn.Linear(layers * channels, width)
+        self.halve = nn.Conv1d(width, width, 5, stride=self.pace, padding=2)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        between = dropout if depth > 1 else 0.0
+        self.lstm = nn.LSTM(width, hidden, depth, batch_first=True, bidirectional=True, dropout=between)
+        self.linear = nn.Linear(2 * hidden, width)
+        self.classifier = nn.Linear(width, len(powerset(speakers, most)))
+
+    def begin(self, layers: Iterable[Tensor]) -> Tensor:
+        """Layers (B, T, C), as many as the encoder has -> what windows are cut from, (B, T // 2, width).
+
+        Raises ValueError when another number of layers comes.
+        """
+        x = torch.cat(list(layers), dim=2)  # (B, T, layers * C)
+        if x.shape[2] != self.layers * self.channels:
+            raise ValueError(f"{x.shape[2] / self.channels:g} layers came, {self.layers} expected")
+        x = x[:, : x.shape[1] // self.pace * self.pace]
+        x = F.gelu(self.narrow(x)).transpose(1, 2)  # (B, width, T)
+        result: Tensor = self.norm(F.gelu(self.halve(x)).transpose(1, 2))
+        return result
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Windows (B, T, width) of what `begin` gives -> (B, T, classes) log-probabilities."""
+        x, _ = self.lstm(self.dropout(x))
+        x = F.gelu(self.linear(self.dropout(x)))
+        logs: Tensor = F.log_softmax(self.classifier(x), dim=-1)
+        return logs
+
+    def forward(self, layers: Iterable[Tensor]) -> Tensor:
+        """Layers (B, T, C) of a window -> (B, T // 2, classes) log-probabilities."""
+        return self.classify(self.begin(layers))

@@ -1,0 +1,86 @@
+"""Who speaks in a frame as one class of a set of sets: between classes and speakers.
+
+Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", Interspeech 2023
+(arXiv:2310.13025). Classes are the sets of at most `most` of `speakers`, smaller ones first, then in order: for three
+speakers of whom two may speak at once (), (0), (1), (2), (0, 1), (0, 2), (1, 2).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations, permutations
+
+import torch
+from torch import Tensor
+
+from knn_cli.core.values import Floats
+
+
+@cache
+def powerset(speakers: int, most: int) -> tuple[tuple[int, ...], ...]:
+    """The classes in their order, each the speakers that are in it."""
+    if not 0 < most <= speakers:
+        raise ValueError(f"{most} of {speakers} speakers at once make no classes")
+    return tuple(one for size in range(most + 1) for one in combinations(range(speakers), size))
+
+
+def members(speakers: int, most: int) -> Tensor:
+    """(C, K) float32: 1 where class c holds speaker k."""
+    classes = powerset(speakers, most)
+    return torch.tensor([[float(speaker in one) for speaker in range(speakers)] for one in classes])
+
+
+def to_multilabel(log_probabilities: Tensor, speakers: int = 3, most: int = 2, *, hard: bool = False) -> Tensor:
+    """(..., C) log-probabilities of classes -> (..., K) float32 probabilities that each speaker speaks.
+
+    hard : 0 or 1 of the most probable class, instead of the sum over the classes that hold the speaker
+
+    Raises ValueError when C is not the number of classes.
+    """
+    table = members(speakers, most).to(log_probabilities.device)
+    if log_probabilities.shape[-1] != len(table):
+        raise ValueError(f"{log_probabilities.shape[-1]} classes, not the {len(table)} of {speakers} speakers")
+    if hard:
+        return table[log_probabilities.argmax(-1)]
+    return log_probabilities.float().exp() @ table
+
+
+def to_powerset(active: Tensor, speakers: int = 3, most: int = 2) -> Tensor:
+    """(..., K) bool, who speaks -> (...) int64, the class; of more than `most` at once the first `most` are kept.
+
+    Raises ValueError when K is not the number of speakers.
+    """
+    if active.shape[-1] != speakers:
+        raise ValueError(f"{active.shape[-1]} speakers, not {speakers}")
+    active = active.bool()
+    kept = active & (active.long().cumsum(-1) <= most)
+    powers = 2 ** torch.arange(speakers, device=active.device)
+    codes = torch.zeros(2**speakers, dtype=torch.int64, device=active.device)
+    for number, one in enumerate(powerset(speakers, most)):
+        codes[sum(2**speaker for speaker in one)] = number
+    return codes[(kept * powers).sum(-1)]
+
+
+def permuted_classes(order: tuple[int, ...], most: int = 2) -> tuple[int, ...]:
+    """Where classes come from when speakers are reordered: class c of the result is class `result[c]` of before.
+
+    order : speaker k of the result is speaker `order[k]` of before
+    """
+    classes = powerset(len(order), most)
+    numbers = {one: number for number, one in enumerate(classes)}
+    return tuple(numbers[tuple(sorted(order[speaker] for speaker in one))] for one in classes)
+
+
+def best_permutation(one: Floats, other: Floats) -> tuple[int, ...]:
+    """The order in which the speakers of `other` (T, K) are most like those of `one` (T, K).
+
+    `other[:, best_permutation(one, other)]` has the smallest sum of squared differences to `one`; of equal orders the
+    first. Every order is tried, which is meant for the few speakers of a chunk.
+    Raises ValueError when the shapes differ.
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"activities of {one.shape} and of {other.shape} cannot be compared")
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: of an order, only the products count.
+    alike = (one.astype("float64").T @ other.astype("float64")).tolist()  # (K, K)
+    speakers = range(one.shape[1])
+    return max(permutations(speakers), key=lambda order: sum(alike[k][order[k]] for k in speakers))

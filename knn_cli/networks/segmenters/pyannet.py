@@ -1,0 +1,181 @@
+"""PyanNet, the segmentation network of pyannote.audio: who of a few local speakers speaks in each frame of a chunk.
+
+Bredin and Laurent, "End-to-end speaker segmentation for overlap-aware resegmentation", Interspeech 2021
+(arXiv:2104.04045): band-pass filters with learnt cut-offs (Ravanelli and Bengio, "Speaker recognition from raw waveform
+with SincNet", SLT 2018, arXiv:1808.00158), two convolutions, bidirectional LSTM, linear layers. Classes are those of
+`powerset`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import SEGMENTERS
+from knn_cli.networks.features import refuse_short
+from knn_cli.networks.segmenters.powerset import powerset
+
+__all__ = ["PyanNet", "SincFilters"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+_POOL = 3  # frames that a maximum is taken over, after each convolution
+_LOWEST = 50.0  # Hz, of a filter's lower edge and of its width
+
+
+@SEGMENTERS.register("pyannet")
+class PyanNet(nn.Module):
+    """Waveforms to log-probabilities of who speaks; with the defaults 589 frames of 10 s, one every 270 samples.
+
+    Each chunk is normalised by itself, so that a chunk's frames depend on all of it.
+
+    Args:
+        filters: band-pass filters, half of them even and half odd.
+        kernel: samples of a filter, an odd number.
+        stride: samples between applications of the filters.
+        widths: channels of the convolutions that follow.
+        reach: frames that these convolutions see.
+        hidden: width of the LSTM in one direction.
+        depth: layers of the LSTM.
+        both: whether the LSTM goes in both directions.
+        linear: widths of the linear layers before the classifier.
+        dropout: between the layers of the LSTM, in training.
+        speakers: speakers that a chunk can have.
+        most: speakers that a frame can have.
+        duration: seconds of a chunk that the network was trained on.
+        rate: samples a second.
+    """
+
+    def __init__(
+        self,
+        filters: int = 80,
+        kernel: int = 251,
+        stride: int = 10,
+        widths: Sequence[int] = (60, 60),
+        reach: int = 5,
+        hidden: int = 128,
+        depth: int = 4,
+        both: bool = True,
+        linear: Sequence[int] = (128, 128),
+        dropout: float = 0.0,
+        speakers: int = 3,
+        most: int = 2,
+        duration: float = 10.0,
+        rate: int = 16000,
+    ) -> None:
+        super().__init__()
+        sizes = [filters // 2, kernel, stride, *widths, reach, hidden, depth, *linear, rate]
+        if min(sizes) < 1 or filters % 2 or kernel % 2 == 0 or not 0 < most <= speakers or not duration > 0:
+            raise KnnError("A PyanNet has positive sizes, an even number of filters, and filters of odd length.")
+        self.rate, self.duration, self.speakers, self.most = rate, float(duration), speakers, most
+        self.normalize = nn.InstanceNorm1d(1, affine=True)
+        self.sinc = SincFilters(filters, kernel, stride, rate)
+        channels = [filters, *widths]
+        self.convolutions = nn.ModuleList(nn.Conv1d(one, other, reach) for one, other in pairwise(channels))
+        self.norms = nn.ModuleList(nn.InstanceNorm1d(width, affine=True) for width in channels)
+        dropout = dropout if depth > 1 else 0.0
+        self.lstm = nn.LSTM(channels[-1], hidden, depth, batch_first=True, bidirectional=both, dropout=dropout)
+        widths = [hidden * (2 if both else 1), *linear]
+        self.linears = nn.ModuleList(nn.Linear(one, other) for one, other in pairwise(widths))
+        self.classifier = nn.Linear(widths[-1], len(powerset(speakers, most)))
+        # What a frame sees and how far the next one is, through filters, convolutions and maxima.
+        self._steps = [(kernel, stride), (_POOL, _POOL)] + [(reach, 1), (_POOL, _POOL)] * (len(channels) - 1)
+        self.receptive, self.stride = 1, 1
+        for size, step in self._steps:
+            self.receptive += (size - 1) * self.stride
+            self.stride *= step
+        self.minimum = self.receptive + self.stride  # instances of one frame cannot be normalised
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds from a frame to the next."""
+        return self.stride / self.rate
+
+    @property
+    def first_seconds(self) -> float:
+        """Seconds from the beginning of a chunk to the centre of what its first frame sees."""
+        return self.receptive / 2 / self.rate
+
+    def nearest(self, seconds: NDArray[np.float64], frames: int) -> NDArray[np.int64]:
+        """Which of a chunk's `frames` lie nearest to times from its beginning."""
+        places = np.round((seconds - self.first_seconds) / self.step_seconds)
+        return places.clip(0, frames - 1).astype(np.int64)
+
+    def frames(self, samples: Samples) -> Samples:
+        """How many frames a chunk of `samples` gives; takes an int, or an int64 tensor of them."""
+        for size, step in self._steps:
+            samples = (samples - size) // step + 1
+        return samples.clamp_min(0) if isinstance(samples, Tensor) else max(samples, 0)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(B, S) float32 in [-1, 1], chunks of one length -> (B, frames(S), C) float32 log-probabilities of classes.
+
+        Raises AudioError where S is less than `minimum` samples.
+        """
+        refuse_short(waveforms, None, self.minimum, "this segmentation network")
+        x = self.sinc(self.normalize(waveforms.unsqueeze(1))).abs()  # (B, filters, T)
+        x = self._pooled(x, self.norms[0])
+        for convolution, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):
+            x = self._pooled(convolution(x), norm)
+        x, _ = self.lstm(x.transpose(1, 2))  # (B, T, hidden in all directions)
+        for linear in self.linears:
+            x = F.leaky_relu(linear(x))
+        return F.log_softmax(self.classifier(x), dim=-1)
+
+    def _pooled(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return F.leaky_relu(norm(F.max_pool1d(x, _POOL)))
+
+
+class SincFilters(nn.Module):
+    """Band-pass filters of learnt edges, first even ones (cosine), then odd ones (sine) of the same bands.
+
+    Pariente et al., "Filterbank design for end-to-end speech separation", ICASSP 2020 (arXiv:1910.10400). A filter's
+    lower edge is 50 Hz + |low|, its upper edge 50 Hz + |band| above that, at most half the rate; both parts of a pair
+    have a Hamming window and the factor that makes the even one 1 in its middle.
+    """
+
+    window: Tensor
+    times: Tensor
+
+    def __init__(self, filters: int, kernel: int, stride: int, rate: int) -> None:
+        super().__init__()
+        self.stride, self.highest = stride, rate / 2
+        edges = torch.linspace(_mel(30.0), _mel(rate / 2 - 2 * _LOWEST), filters // 2 + 1, dtype=torch.float64)
+        hertz = (700 * (10 ** (edges / 2595) - 1)).float()
+        self.low = nn.Parameter(hertz[:-1, None].clone())  # (filters / 2, 1) Hz
+        self.band = nn.Parameter(hertz.diff()[:, None])  # (filters / 2, 1) Hz
+        # The half before a filter's middle; the other half is its mirror image.
+        half = kernel // 2
+        hamming = torch.hamming_window(kernel, periodic=False, dtype=torch.float64)[:half].float()
+        self.register_buffer("window", hamming, persistent=False)
+        times = 2 * math.pi * (torch.arange(-half, 0.0) / rate)  # (half,) seconds times 2 pi
+        self.register_buffer("times", times, persistent=False)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(B, 1, S) -> (B, filters, T)."""
+        return F.conv1d(waveforms, self.kernels(), stride=self.stride)
+
+    def kernels(self) -> Tensor:
+        """The filters' (filters, 1, kernel) values."""
+        low = _LOWEST + self.low.abs()
+        high = (low + _LOWEST + self.band.abs()).clamp(max=self.highest)
+        band = high - low  # (filters / 2, 1)
+        # In this order of operations, because a chunk of silence is nothing but rounding to the norms that follow.
+        even = ((high * self.times).sin() - (low * self.times).sin()) / (self.times / 2) * self.window
+        odd = ((low * self.times).cos() - (high * self.times).cos()) / (self.times / 2) * self.window
+        cosines = torch.cat([even, 2 * band, even.flip(1)], dim=1)
+        sines = torch.cat([odd, torch.zeros_like(band), -odd.flip(1)], dim=1)
+        return (torch.cat([cosines, sines]) / (2 * band).repeat(2, 1)).unsqueeze(1)  # (filters, 1, kernel)
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * math.log10(1 + hertz / 700)

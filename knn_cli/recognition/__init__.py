@@ -1,0 +1,1 @@
+"""Language and speaker recognition on embeddings: classifiers, calibration, splits, verification, timelines."""

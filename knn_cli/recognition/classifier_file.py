@@ -1,0 +1,241 @@
+"""classifier.h5: a Gaussian linear classifier with all that belongs to it, as a bundle keeps it.
+
+/                attributes schema = 2, kind = "classifier"
+/meta            text, JSON: whatever the bundle says of it (embedder's fingerprint, label level, figures)
+/classifier      attributes balanced, shrinkage; classes (C,) JSON text each, counts (C,) int64, priors (C,),
+                 means (C, D'), covariance (D', D') float64
+/calibration     scale, offsets (C,), exponent, reference float64
+/transforms      optional: steps from embeddings (D,) to what is classified (D',) (`transforms.Chain.to_arrays`)
+/plda            optional: mean, between, within of what is classified (`plda.PLDA.to_arrays`)
+/groups          optional: text, JSON: label -> the group that it belongs to, of all labels
+/open_set        optional: threshold, false_accept, false_reject, known, unknown, chosen (`open_set.OpenSet`)
+
+Schema 1 had the first three alone, with the calibration's scale and offsets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from knn_cli.core.atomic import replacing
+from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.values import Doubles
+from knn_cli.evaluation.open_set import OpenSet
+from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.glc import GaussianLinearClassifier
+from knn_cli.recognition.plda import PLDA
+from knn_cli.recognition.transforms import Chain
+
+if TYPE_CHECKING:
+    import h5py
+
+SCHEMA = 2
+
+_ARRAYS = {"classes", "counts", "means", "covariance", "priors"}
+_CALIBRATION = {1: {"scale", "offsets"}, 2: {"scale", "offsets", "exponent", "reference"}}
+_OPTIONAL = {1: set[str](), 2: {"transforms", "plda", "groups", "open_set"}}
+_OPEN_SET = {"threshold", "false_accept", "false_reject", "known", "unknown", "chosen"}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFile:
+    """What classifier.h5 holds.
+
+    classifier  : of rows behind `transforms`
+    calibration : of its log-likelihoods
+    meta        : anything JSON can say
+    transforms  : from embeddings to the rows that the classifier and the PLDA take
+    plda        : for speaker trials
+    groups      : label -> group, of all labels, or empty
+    open_set    : the threshold below which a row is of no label here
+    """
+
+    classifier: GaussianLinearClassifier
+    calibration: Calibration
+    meta: dict[str, Any]
+    transforms: Chain = field(default_factory=Chain)
+    plda: PLDA | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+    open_set: OpenSet | None = None
+
+    def __post_init__(self) -> None:
+        classes, dimension = self.classifier.classes_.tolist(), self.classifier.means_.shape[1]
+        if len(self.calibration.offsets) != len(classes):
+            raise ValueError(f"{len(classes)} classes, calibration of {len(self.calibration.offsets)}")
+        if self.transforms.output_dimension not in (None, dimension):
+            raise ValueError(f"transforms to {self.transforms.output_dimension} dimensions, classifier of {dimension}")
+        if self.plda is not None and len(self.plda.mean) != dimension:
+            raise ValueError(f"PLDA of {len(self.plda.mean)} dimensions, classifier of {dimension}")
+        if self.groups and set(self.groups) != set(classes):
+            strange = sorted(set(self.groups) ^ set(classes))
+            raise ValueError(f"the groups and the classes differ in {', '.join(map(repr, strange))}")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """(C,) in the order of the scores."""
+        return tuple(str(one) for one in self.classifier.classes_)
+
+    @property
+    def label_groups(self) -> tuple[str, ...]:
+        """(C,) group of each label, () without groups: what a ScoreTable takes."""
+        return tuple(self.groups[one] for one in self.labels) if self.groups else ()
+
+    @property
+    def threshold(self) -> float | None:
+        """Of the open set, None without: what a ScoreTable takes."""
+        return None if self.open_set is None else self.open_set.threshold
+
+    def score(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
+        """(N, C) calibrated log-likelihoods of (N, D) embeddings that are `seconds` (N,) long, NaN where unknown."""
+        raw = self.classifier.log_likelihood(self.transforms.apply(embeddings))
+        return self.calibration.apply(raw, seconds)
+
+
+def write_classifier(
+    path: Path,
+    classifier: GaussianLinearClassifier,
+    calibration: Calibration,
+    meta: dict[str, Any],
+    *,
+    transforms: Chain | None = None,
+    plda: PLDA | None = None,
+    groups: Mapping[str, str] | None = None,
+    open_set: OpenSet | None = None,
+) -> None:
+    """Write a fitted classifier with its calibration, and what else `ClassifierFile` names, as HDF5.
+
+    The file is complete or not there. Raises KnnError when it cannot be written; ValueError when the parts are for
+    other numbers of classes or dimensions.
+    """
+    whole = ClassifierFile(classifier, calibration, meta, transforms or Chain(), plda, dict(groups or {}), open_set)
+    import h5py
+
+    text = h5py.string_dtype("utf-8")
+    with replacing(Path(path)) as part, h5py.File(part, "w") as file:
+        file.attrs["schema"], file.attrs["kind"] = SCHEMA, "classifier"
+        file.create_dataset("meta", data=json.dumps(meta), dtype=text)
+        group = file.create_group("classifier")
+        group.attrs["balanced"], group.attrs["shrinkage"] = classifier.balanced, classifier.shrinkage_
+        # JSON text: HDF5 strings end at NUL and hold no lone surrogates, which undecodable folder names bring along.
+        group.create_dataset("classes", data=[json.dumps(label) for label in classifier.classes_.tolist()], dtype=text)
+        group.create_dataset("counts", data=classifier.counts_)
+        for name in ("means", "covariance", "priors"):
+            group.create_dataset(name, data=getattr(classifier, f"{name}_"), compression="gzip")
+        _put(file, "calibration", {name: getattr(calibration, name) for name in _CALIBRATION[SCHEMA]})
+        if whole.transforms.steps:
+            _put(file, "transforms", whole.transforms.to_arrays())
+        if plda is not None:
+            _put(file, "plda", plda.to_arrays())
+        if whole.groups:
+            file.create_dataset("groups", data=json.dumps(whole.groups), dtype=text)
+        if open_set is not None:
+            numbers = asdict(open_set)
+            chosen = numbers.pop("chosen")
+            _put(file, "open_set", numbers)
+            file.create_dataset("open_set/chosen", data=json.dumps(chosen), dtype=text)
+
+
+def _put(file: h5py.File, place: str, arrays: Mapping[str, Any]) -> None:
+    group = file.create_group(place)
+    for name, values in arrays.items():
+        group.create_dataset(name, data=values)
+
+
+def read_classifier(path: Path) -> ClassifierFile:
+    """Read what `write_classifier` wrote. Strict: BundleError for anything missing, extra, mis-sized or not finite."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return _parse(file)
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path} does not exist.", "The bundle has no classifier: train one with knn train."
+        ) from error
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path} is no classifier file: {error}.", "Train the bundle again.") from error
+    except BundleError:
+        raise
+    except KnnError as error:
+        raise BundleError(f"{path} is damaged: {error.message}", "Train the bundle again.") from error
+
+
+def _parse(file: h5py.File) -> ClassifierFile:
+    if (kind := file.attrs.get("kind")) != "classifier":
+        raise ValueError(f"its kind is {kind!r}, not 'classifier'")
+    schema = file.attrs.get("schema")
+    if schema not in _OPTIONAL:
+        raise BundleError(f"{file.filename} has schema {schema}, this program reads up to {SCHEMA}.", "Update knn.")
+    there = {name for name in _OPTIONAL[schema] if name in file}
+    _check_names(file, "", {"meta", "classifier", "calibration"} | there)
+    _check_names(file, "classifier", _ARRAYS)
+    _check_names(file, "calibration", _CALIBRATION[schema])
+    if "open_set" in there:
+        _check_names(file, "open_set", _OPEN_SET)
+    group = file["classifier"]
+    classes = np.asarray([json.loads(label) for label in group["classes"].asstr()[()]], dtype=np.str_)
+    counts = np.asarray(group["counts"], dtype=np.int64)
+    means, covariance, priors = (np.asarray(group[name], np.float64) for name in ("means", "covariance", "priors"))
+    offsets = np.asarray(file["calibration/offsets"], np.float64)
+    size, dimension = means.shape
+    shapes = (classes.shape, counts.shape, priors.shape, offsets.shape, covariance.shape)
+    if shapes != ((size,), (size,), (size,), (size,), (dimension, dimension)):
+        raise ValueError("the sizes of its arrays do not go together")
+    if not np.array_equal(classes, np.unique(classes)):
+        raise ValueError("its classes are not sorted and unique")
+    numbers = {name: float(file["calibration"][name][()]) for name in _CALIBRATION[schema] - {"offsets"}}
+    values = (means, covariance, priors, offsets, np.asarray(list(numbers.values())))
+    if not all(np.isfinite(array).all() for array in values):
+        raise ValueError("it holds NaN or infinite values")
+    classifier = GaussianLinearClassifier.restored(
+        classes=classes,
+        counts=counts,
+        means=means,
+        covariance=covariance,
+        priors=priors,
+        balanced=bool(group.attrs["balanced"]),
+        shrinkage=float(group.attrs["shrinkage"]),
+    )
+    return ClassifierFile(
+        classifier,
+        Calibration(offsets=offsets, **numbers),
+        json.loads(file["meta"].asstr()[()]),
+        Chain.from_arrays(_arrays(file, "transforms")) if "transforms" in there else Chain(),
+        PLDA.from_arrays(_arrays(file, "plda")) if "plda" in there else None,
+        _groups(json.loads(file["groups"].asstr()[()])) if "groups" in there else {},
+        _open_set(file["open_set"]) if "open_set" in there else None,
+    )
+
+
+def _check_names(file: h5py.File, place: str, names: set[str]) -> None:
+    found = set(file[place or "/"])
+    if missing := names - found:
+        raise ValueError(f"{place or 'the file'} lacks {', '.join(sorted(missing))}")
+    if extra := found - names:
+        raise ValueError(f"{place or 'the file'} has the unknown {', '.join(sorted(extra))}")
+
+
+def _arrays(file: h5py.File, place: str) -> dict[str, Doubles]:
+    return {name: np.asarray(values, dtype=np.float64) for name, values in file[place].items()}
+
+
+def _groups(found: object) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(group, str) for group in found.values()):
+        raise ValueError("its groups are no map from label to group")
+    return found
+
+
+def _open_set(group: h5py.Group) -> OpenSet:
+    threshold, accepted, rejected = (float(group[name][()]) for name in ("threshold", "false_accept", "false_reject"))
+    known, unknown = (int(group[name][()]) for name in ("known", "unknown"))
+    # A share of no rows is NaN.
+    if not np.isfinite(threshold) or any(one < 0 or one > 1 for one in (accepted, rejected)) or min(known, unknown) < 0:
+        raise ValueError("its open set makes no sense")
+    return OpenSet(threshold, accepted, rejected, known, unknown, str(json.loads(group["chosen"].asstr()[()])))

@@ -1,0 +1,1 @@
+"""HDF5 stores of audio and embeddings, labels from paths, Kaldi and other embedding files."""

@@ -1,0 +1,234 @@
+"""Kaldi archives and script files of float vectors and matrices.
+
+The entries are parsed here, with every length checked against the file: `kaldiio.load_ark` would unpickle entries
+marked PKL, run script lines that end in a pipe, and return a shorter vector from a truncated archive. Only Kaldi's
+compressed matrices go through kaldiio's decoder. Format: kaldi-asr.org/doc/io.html, matrix/kaldi-vector.cc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.errors import StoreError
+
+Array = NDArray[np.floating[Any]]
+
+_PLAIN = {b"FV": ("<f4", 1), b"DV": ("<f8", 1), b"FM": ("<f4", 2), b"DM": ("<f8", 2)}
+_COMPRESSED = {b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes a value
+_LONGEST_KEY = 4096
+_ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
+
+
+class _Bad(Exception):
+    """What is wrong with an entry; the caller knows the file."""
+
+
+def read_ark(path: Path) -> Iterator[tuple[str, Array]]:
+    """Key and array, (D,) or (T, D) in the file's own precision, of each entry of an archive, binary or text.
+
+    Raises StoreError for anything that is not such an archive, truncated ones included.
+    """
+    with _open(path) as file:
+        size, entries = os.fstat(file.fileno()).st_size, 0
+        while (key := _key(file, path)) is not None:
+            yield key, _entry(file, size, path, key)
+            entries += 1
+    if not entries:
+        raise StoreError(f"{path} holds no embeddings.")
+
+
+def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
+    """Key and array of each line `key archive:offset` of a script file.
+
+    A relative archive is looked for in the script's folder first, then where the program runs (as Kaldi does).
+    Raises StoreError for a line with a pipe, which is a shell command and never run, and for damaged archives.
+    """
+    entries = 0
+    with _open(path) as script, ExitStack() as stack:
+        opened: tuple[Path, BinaryIO, int] | None = None
+        for number, raw in enumerate(script, 1):
+            try:
+                line = raw.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise StoreError(
+                    f"{path}, line {number}, is not UTF-8 text.", "Is it an archive? Name it .ark."
+                ) from error
+            if not line:
+                continue
+            key, _, target = line.partition(" ") if " " in line else line.partition("\t")
+            target = target.strip()
+            if target.startswith("|") or target.endswith("|"):
+                raise StoreError(
+                    f"{path}, line {number}, is a shell command ({target[:60]}), which is never run.",
+                    "Run it yourself and write its output to an archive: copy-vector scp:in.scp ark:out.ark.",
+                )
+            match = _ENTRY.fullmatch(target)
+            if match is None or match["range"]:
+                raise StoreError(
+                    f"{path}, line {number}, is not `key archive:offset`.", "Ranges such as [0:9] are not read."
+                )
+            archive = _find(match["path"], path)
+            if opened is None or opened[0] != archive:
+                stack.close()
+                file = stack.enter_context(_open(archive))
+                opened = (archive, file, os.fstat(file.fileno()).st_size)
+            opened[1].seek(int(match["offset"] or 0))
+            yield key, _entry(opened[1], opened[2], archive, key)
+            entries += 1
+    if not entries:
+        raise StoreError(f"{path} holds no embeddings.")
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """A Kaldi text table such as utt2spk: the rest of the line for each first word."""
+    with _open(path) as file:
+        try:
+            lines = [line.split(None, 1) for line in file.read().decode("utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{path} is not UTF-8 text.") from error
+    return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in lines}
+
+
+def read_plda(path: Path) -> tuple[Array, Array, Array]:
+    """Kaldi's PLDA in a binary file: mean (D,), transform (D, D), psi (D,).
+
+    y = transform (x - mean) has within-class covariance 1 and between-class covariance diag(psi) (ivector/plda.cc).
+    Raises StoreError for anything else.
+    """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if file.read(9) != b"\0B<Plda> ":
+                raise _Bad("it does not begin as one")
+            arrays = [_array(file, size) for _ in range(3)]
+            if file.read(8) != b"</Plda> ":
+                raise _Bad("it does not end as one")
+        except (_Bad, struct.error, ValueError) as error:
+            raise StoreError(f"{path} is no binary PLDA of Kaldi: {error}.", "Is the file complete?") from error
+    mean, transform, psi = arrays
+    if mean.ndim != 1 or psi.shape != mean.shape or transform.shape != 2 * mean.shape:
+        raise StoreError(f"{path} is no PLDA of Kaldi: its sizes do not go together.")
+    return mean, transform, psi
+
+
+def write_ark(file: BinaryIO, keys: Iterable[str], data: NDArray[np.float32]) -> list[int]:
+    """Write rows (N, D) as binary vectors; the offset of each, as a script file names it."""
+    offsets = []
+    for key, row in zip(keys, np.asarray(data, dtype="<f4"), strict=True):
+        file.write(key.encode("utf-8") + b" ")
+        offsets.append(file.tell())
+        file.write(b"\0BFV \4" + struct.pack("<i", len(row)) + row.tobytes())
+    return offsets
+
+
+def text_vector(key: str, row: NDArray[np.float32]) -> str:
+    """One line `key  [ 0.12 ... ]`, with the digits that give the same float32 back."""
+    return f"{key}  [ {' '.join([f'{value:.9g}' for value in row.tolist()])} ]\n"
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _find(name: str, script: Path) -> Path:
+    for archive in (script.parent / name, Path(name)):
+        if archive.is_file():
+            return archive
+    raise StoreError(
+        f"{script} names the archive {name}, which is neither beside it nor here.",
+        "Run from the folder that the script file was written in, or convert the .ark itself.",
+    )
+
+
+def _key(file: BinaryIO, path: Path) -> str | None:
+    """The word before the next entry; None at the end of the file."""
+    word = bytearray()
+    while (byte := file.read(1)) not in (b"", b" ", b"\t"):
+        if byte != b"\n" or word:
+            word += byte
+        if len(word) > _LONGEST_KEY or b"\n" in word:
+            raise StoreError(f"{path} is not a Kaldi archive.")
+    if not word and not byte:
+        return None
+    try:
+        key = word.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not a Kaldi archive.") from error
+    if not key or not byte:
+        raise StoreError(f"{path} is not a Kaldi archive, or it is truncated.")
+    return key
+
+
+def _entry(file: BinaryIO, size: int, path: Path, key: str) -> Array:
+    try:
+        mark = file.read(2)
+        if mark == b"\0B":
+            return _array(file, size)
+        return _text(mark, file)
+    except (_Bad, struct.error, ValueError) as error:
+        raise StoreError(
+            f"{path}: the entry {key!r} is not a float vector or matrix: {error}.", "Is the file complete?"
+        ) from error
+
+
+def _array(file: BinaryIO, size: int) -> Array:
+    """A matrix or vector whose type comes first; an archive has it after the mark of binary data, a PLDA without."""
+    start = file.tell()
+    kind = file.read(4).split(b" ")[0]
+    file.seek(start + len(kind) + 1)
+    if kind in _COMPRESSED:
+        rows, columns = struct.unpack("<8xii", file.read(16))
+        need = rows * columns * _COMPRESSED[kind] + (8 * columns if kind == b"CM" else 0)
+    elif kind in _PLAIN:
+        dtype, axes = _PLAIN[kind]
+        shape = []
+        for _ in range(axes):
+            four, length = struct.unpack("<bi", file.read(5))
+            if four != 4:
+                raise _Bad("its header is damaged")
+            shape.append(length)
+        rows, columns = (1, *shape)[-2:]
+        need = rows * columns * np.dtype(dtype).itemsize
+    else:
+        raise _Bad(f"its type is {kind!r}")
+    if rows < 0 or columns < 0 or need > size - file.tell():
+        raise _Bad("it is truncated")
+    if kind in _PLAIN:
+        return np.frombuffer(file.read(need), dtype=dtype).reshape(shape)
+    from kaldiio.matio import read_matrix_or_vector
+
+    file.seek(start - 2)
+    if file.read(2) != b"\0B":
+        raise _Bad("it is compressed")  # only archives have such matrices
+    file.seek(start - 2)
+    return np.asarray(read_matrix_or_vector(file))
+
+
+def _text(mark: bytes, file: BinaryIO) -> Array:
+    line = mark + file.readline()
+    if not line.lstrip().startswith(b"["):
+        raise _Bad("it is neither binary nor text in square brackets")
+    lines = [line.replace(b"[", b"", 1)]
+    while b"]" not in lines[-1]:
+        lines.append(file.readline())
+        if not lines[-1]:
+            raise _Bad("it is truncated")
+    last, _, rest = lines[-1].partition(b"]")
+    if rest.strip():
+        raise _Bad("something follows the closing bracket")
+    rows = [np.array(line.split(), dtype=np.float64) for line in [*lines[:-1], last] if line.strip()]
+    if len(lines) == 1:
+        return rows[0] if rows else np.zeros(0)
+    return np.stack(rows) if rows else np.zeros((0, 0))

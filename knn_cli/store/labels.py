@@ -1,0 +1,193 @@
+r"""From the path of a recording to what it is: recording name, group, subgroup, speaker.
+
+Four kinds of rule, told apart by their look:
+
+    folder                       subgroup = parent folder ("3-2"), group = its first part ("3")
+    group/speaker/file           the last parts of the path, named in order; `*` passes one over
+    (?P<group>\w+)-.*            a regular expression with named groups, searched in the relative path
+    labels.csv, labels.tsv       a table with a column path, file or name, and label columns
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from knn_cli.core.errors import KnnError
+
+SPLIT_MARK = "_SPLIT"  # the mother project's cut recordings: RECORDING_SPLIT_007.wav
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of one recording; "" where nothing is."""
+
+    name: str
+    group: str = ""
+    subgroup: str = ""
+    speaker: str = ""
+
+
+Rule = Callable[[PurePath], Labels]
+
+FIELDS = ("name", "group", "subgroup", "speaker")  # of Labels, in its order
+_COLUMNS = {  # column names of tables, as people write them
+    "group": ("group", "language", "label"),
+    "subgroup": ("subgroup", "dialect", "variety"),
+    "speaker": ("speaker", "speaker_id"),
+}
+_KEYS = ("path", "file", "name")
+
+
+def recording_name(path: PurePath) -> str:
+    """The file's stem up to `_SPLIT`: pieces of one recording share its name. Bytes that are no text become `?`."""
+    stem = os.fsencode(path.stem).decode("utf-8", "replace").replace("\ufffd", "?")
+    return stem.split(SPLIT_MARK)[0] or stem
+
+
+def label_all(apply: Rule, paths: Sequence[PurePath]) -> list[Labels]:
+    """The labels of many recordings; names that the rule leaves to the files are made `distinct`."""
+    found = [apply(path) for path in paths]
+    names = distinct([one.name for one in found], [path.parent for path in paths])
+    return [
+        replace(one, name=name) if one.name == recording_name(path) else one
+        for path, one, name in zip(paths, found, names, strict=True)
+    ]
+
+
+def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
+    """Names of files, those that stand in several folders with their folders in front: `r1/audio` and `r2/audio`.
+
+    Equal names in one folder stay equal: they are pieces of one recording.
+    """
+    homes: dict[str, set[PurePath]] = {}
+    for name, folder in zip(names, folders, strict=True):
+        homes.setdefault(name, set()).add(folder)
+    return [
+        "/".join([*folder.parts[_common(homes[name]) :], name]) if len(homes[name]) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def _common(folders: set[PurePath]) -> int:
+    """How many leading parts all of several folders share."""
+    count = 0
+    while len({folder.parts[count] if count < len(folder.parts) else None for folder in folders}) == 1:
+        count += 1
+    return count
+
+
+def rule(spec: str) -> Rule:
+    """The rule that `spec` describes: a function of the path relative to the converted folder.
+
+    Raises KnnError for a spec that is none of the four kinds.
+    """
+    if spec == "folder":
+        return by_folder
+    if "(?P<" in spec:
+        return _by_expression(spec)
+    if spec.lower().endswith((".csv", ".tsv", ".txt")):
+        return _by_table(Path(spec))
+    parts = spec.split("/")
+    if len(parts) > 1 and parts[-1] in {"file", "*"} and set(parts[:-1]) <= {*FIELDS, "*"}:
+        return _by_parts(parts)
+    raise KnnError(
+        f"There is no label rule {spec!r}.",
+        "Use folder, a pattern such as group/speaker/file, a regular expression with (?P<group>...), or a table.csv.",
+    )
+
+
+def by_folder(path: PurePath) -> Labels:
+    """Subgroup = parent folder such as `3-2`; group = its first part, `3`."""
+    subgroup = path.parent.name
+    return Labels(recording_name(path), subgroup.split("-")[0], subgroup)
+
+
+def _by_parts(parts: list[str]) -> Rule:
+    def apply(path: PurePath) -> Labels:
+        if len(path.parts) < len(parts):
+            raise KnnError(
+                f"{path} has {len(path.parts)} parts, the label pattern {'/'.join(parts)} asks for {len(parts)}.",
+                "Convert a folder higher up, or name fewer parts.",
+            )
+        found = dict(zip(reversed(parts[:-1]), reversed(path.parts[:-1]), strict=False))
+        found.pop("*", None)
+        return Labels(**{"name": recording_name(path), **found})
+
+    return apply
+
+
+def _by_expression(spec: str) -> Rule:
+    try:
+        expression = re.compile(spec)
+    except re.error as error:
+        raise KnnError(f"The label expression {spec!r} is not a regular expression: {error}.") from error
+    if unknown := set(expression.groupindex) - set(FIELDS):
+        raise KnnError(f"The label expression names {', '.join(sorted(unknown))}.", f"Known: {', '.join(FIELDS)}.")
+
+    def apply(path: PurePath) -> Labels:
+        match = expression.search(path.as_posix())
+        if match is None:
+            raise KnnError(f"The label expression {spec!r} does not match {path}.")
+        found = {key: value for key, value in match.groupdict().items() if value is not None}
+        return Labels(**{"name": recording_name(path), **found})
+
+    return apply
+
+
+def _by_table(table: Path) -> Rule:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KnnError(f"The label table {table} cannot be read: {error}.") from error
+    head = text.split("\n", 1)[0]
+    reader = csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in head else ";" if ";" in head else ",")
+    columns = [column.strip().lower() for column in reader.fieldnames or []]
+    reader.fieldnames = columns
+    key = next((key for key in _KEYS if key in columns), None)
+    fields = {field: name for field, names in _COLUMNS.items() for name in reversed(names) if name in columns}
+    if key is None or not fields:
+        raise KnnError(
+            f"The label table {table} has the columns {', '.join(columns) or '(none)'}.",
+            "It needs one of path, file, name, and at least one of group, subgroup, speaker.",
+        )
+    rows = {row[key]: {field: row[column] or "" for field, column in fields.items()} for row in reader if row[key]}
+
+    def apply(path: PurePath) -> Labels:
+        name = recording_name(path)
+        for candidate in (path.as_posix(), path.name, path.stem, name):
+            if candidate in rows:
+                return Labels(name, **rows[candidate])
+        raise KnnError(f"The label table {table} has no row for {path}.", f"Its column {key!r} must name every file.")
+
+    return apply
+
+
+def read_groups(table: Path) -> dict[str, str]:
+    """Label -> group, such as dialect -> region, of a table with the columns `label` and `group` (commas or tabs).
+
+    Raises KnnError for another header, an empty cell, or a label that is there twice.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KnnError(f"{table} cannot be read as a table of groups.", "Give a .csv or .tsv of UTF-8 text.") from error
+    hint = "Expected: a header `label,group`, then a line for each label; commas or tabs."
+    lines = list(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
+    if not lines or [cell.strip() for cell in lines[0]] != ["label", "group"]:
+        raise KnnError(f"{table} has not the columns label and group.", hint)
+    groups: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise KnnError(f"Line {number} of {table} has not a label and its group.", hint)
+        if cells[0] in groups:
+            raise KnnError(f"{table} has the label {cells[0]!r} twice.", "Leave one of the lines out.")
+        groups[cells[0]] = cells[1]
+    return groups

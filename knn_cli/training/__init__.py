@@ -1,0 +1,1 @@
+"""Training of networks from a recipe: data, augmentation, the loop, checkpoints, the finished bundle."""

@@ -1,0 +1,207 @@
+"""What a training clip goes through before the network hears it: speed, pitch, room, noise, music, EQ, band, codec.
+
+Every choice comes from the random generator that is handed in, so that a clip of an epoch is the same in every run.
+All functions map (S,) float32 to (S,) float32 of the same length.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from pyannote.core import Segment
+from scipy.signal import fftconvolve
+
+from knn_cli.audio import reading
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Doubles, Floats
+from knn_cli.training.recipe import Augment
+
+_FAINT = 1e-8  # mean square under which there is nothing to compare a noise with
+_EQ_HERTZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)
+_FORMATS = {"gsm": ("WAV", "GSM610"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
+_FORMATS["mp3"] = ("MP3", "MPEG_LAYER_III")
+_TELEPHONE = 8000
+
+
+class Augmenter:
+    """The changes that a recipe asks for.
+
+    recipe : the recipe's table [augment]
+    rate   : samples a second of the clips
+
+    Raises KnnError for a folder of noise, music or rooms that is missing or holds no sound, and for a codec that this
+    machine's libsndfile does not have.
+    """
+
+    def __init__(self, recipe: Augment, rate: int) -> None:
+        self.recipe, self.rate = recipe, rate
+        self.speeds = (1.0, *[speed for speed in recipe.speeds if speed != 1.0])
+        if recipe.band_share and max(recipe.band) >= rate / 2:
+            hint = f"Sound at {rate} Hz has frequencies up to {rate / 2:g} Hz."
+            raise KnnError(f"augment.band goes up to {max(recipe.band):g} Hz.", hint)
+        self._noise, self._music, self._rooms = map(_folder, (recipe.noise, recipe.music, recipe.rir))
+        for codec in recipe.codecs if recipe.codec_share else ():
+            if codec in _FORMATS and not soundfile.check_format(*_FORMATS[codec]):
+                version = soundfile.__libsndfile_version__
+                raise KnnError(
+                    f"The codec {codec} of augment.codecs is missing from libsndfile {version}.",
+                    "Take it out of augment.codecs, or install a newer libsndfile.",
+                )
+
+    @property
+    def folds(self) -> int:
+        """How many classes each label becomes: one for each speed where these are classes of their own."""
+        return len(self.speeds) if self.recipe.speed_classes else 1
+
+    def __call__(self, clip: Floats, random: np.random.Generator) -> Floats:
+        """(S,) float32 of a clip after all changes but speed, which takes a longer clip: see `resped`."""
+        recipe, count = self.recipe, len(clip)
+
+        def chosen(share: float) -> bool:
+            return bool(random.random() < share)
+
+        if chosen(recipe.pitch_share):
+            clip = shifted(clip, random.uniform(-recipe.pitch_semitones, recipe.pitch_semitones), self.rate)
+        if self._rooms and chosen(recipe.rir_share):
+            clip = reverberant(clip, reading.read(_one(self._rooms, random), rate=self.rate).samples)
+        if self._noise and chosen(recipe.noise_share):
+            clip = mixed(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
+        if self._music and chosen(recipe.music_share):
+            clip = mixed(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
+        if chosen(recipe.eq_share):
+            gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(_EQ_HERTZ))
+            clip = equalized(clip, gains, self.rate)
+        if chosen(recipe.band_share):
+            clip = band_limited(clip, _between(recipe.band, random), self.rate)
+        if chosen(recipe.codec_share):
+            clip = coded(clip, recipe.codecs[int(random.integers(len(recipe.codecs)))], self.rate)
+        if recipe.gain_decibels:
+            clip = clip * np.float32(10 ** (random.uniform(-recipe.gain_decibels, recipe.gain_decibels) / 20))
+        return clip.astype(np.float32, copy=False)
+
+    def _other(self, files: list[Path], count: int, random: np.random.Generator) -> Floats:
+        """(count,) float32 of one of the files, from a random place, repeated where it is shorter."""
+        path = _one(files, random)
+        told = reading.info(path).seconds
+        wanted = count / self.rate
+        start = random.random() * max(0.0, told - wanted) if math.isfinite(told) else 0.0
+        found = next(iter(reading.crops(path, [Segment(start, start + wanted)], rate=self.rate)))
+        return np.resize(found, count)
+
+
+def resped(clip: Floats, count: int, speed: float) -> Floats:
+    """(count,) float32: a clip of about count * speed samples played `speed` times as fast; pitch changes along."""
+    if speed == 1.0:
+        return np.resize(clip, count) if len(clip) < count else clip[:count]
+    return _fitted(soxr.resample(clip, speed, 1.0), count)
+
+
+def shifted(clip: Floats, semitones: float, rate: int) -> Floats:
+    """The clip at another pitch and the same speed: stretched by a phase vocoder, then resampled."""
+    import torch
+
+    from knn_cli.core._torchaudio import load_torchaudio
+
+    size = 2 ** round(math.log2(rate * 0.032))
+    factor = 2 ** (semitones / 12)
+    window = torch.hann_window(size)
+    spectrum = torch.stft(torch.from_numpy(clip), size, size // 4, window=window, return_complex=True)  # (F, T)
+    advance = torch.linspace(0, math.pi * size / 4, spectrum.shape[0])[:, None]
+    stretched = load_torchaudio().functional.phase_vocoder(spectrum, 1 / factor, advance)
+    longer = torch.istft(stretched, size, size // 4, window=window).numpy()
+    return _fitted(soxr.resample(longer, factor, 1.0), len(clip))
+
+
+def reverberant(clip: Floats, response: Floats) -> Floats:
+    """The clip in the room of an impulse response, in step with the clip and as loud."""
+    response = response[int(np.abs(response).argmax()) :]  # so that the direct sound is not delayed
+    energy = float(np.square(response, dtype=np.float64).sum())
+    if energy <= 0:
+        return clip
+    wet = fftconvolve(clip, response / np.float32(math.sqrt(energy)))[: len(clip)].astype(np.float32)
+    before, after = _power(clip), _power(wet)
+    louder: Floats = wet * np.float32(math.sqrt(before / max(after, 1e-30)))
+    return louder if after > _FAINT * before else clip
+
+
+def mixed(clip: Floats, noise: Floats, snr: float) -> Floats:
+    """The clip with a noise of equal length `snr` decibels under it; a silent clip or noise changes nothing."""
+    speech, other = _power(clip), _power(noise)
+    if min(speech, other) < _FAINT:
+        return clip
+    together: Floats = clip + noise * np.float32(math.sqrt(speech / other) * 10 ** (-snr / 20))
+    return together
+
+
+def equalized(clip: Floats, decibels: Doubles, rate: int) -> Floats:
+    """The clip with gains at 60, 150, 400, 1000, 2500 and 6000 Hz, straight lines between over log-frequency."""
+    spectrum = np.fft.rfft(clip)
+    hertz = np.fft.rfftfreq(len(clip), 1 / rate)
+    gains = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(_EQ_HERTZ), decibels)
+    changed: Floats = np.fft.irfft(spectrum * 10 ** (gains / 20), len(clip)).astype(np.float32)
+    return changed
+
+
+def band_limited(clip: Floats, hertz: float, rate: int) -> Floats:
+    """The clip without what lies above `hertz`."""
+    low = min(2 * hertz, rate)
+    return clip if low >= rate else _fitted(soxr.resample(soxr.resample(clip, rate, low), low, rate), len(clip))
+
+
+def coded(clip: Floats, codec: str, rate: int) -> Floats:
+    """The clip after a codec: mu-law and gsm at 8 kHz as on a telephone, vorbis, opus and mp3 at the clip's rate."""
+    clip = np.clip(clip, -1.0, 1.0)
+    if codec in ("mu-law", "gsm"):
+        narrow = np.clip(soxr.resample(clip, rate, _TELEPHONE), -1.0, 1.0)
+        heard = _mu_law(narrow) if codec == "mu-law" else _through(narrow, codec, _TELEPHONE)
+        return _fitted(soxr.resample(heard, _TELEPHONE, rate), len(clip))
+    return _fitted(_through(clip, codec, rate), len(clip))
+
+
+def _mu_law(clip: Floats) -> Floats:
+    """ITU-T G.711's curve with 8 bits, continuous: sign(x) ln(1 + 255 |x|) / ln 256, rounded to 1/127."""
+    pressed = np.sign(clip) * np.log1p(255 * np.abs(clip)) / math.log(256)
+    pressed = np.round(pressed * 127) / 127
+    heard: Floats = (np.sign(pressed) * np.expm1(np.abs(pressed) * math.log(256)) / 255).astype(np.float32)
+    return heard
+
+
+def _through(clip: Floats, codec: str, rate: int) -> Floats:
+    buffer = io.BytesIO()
+    form, subtype = _FORMATS[codec]
+    soundfile.write(buffer, clip, rate, format=form, subtype=subtype)
+    buffer.seek(0)
+    heard: Floats = soundfile.read(buffer, dtype="float32")[0]
+    return heard
+
+
+def _fitted(clip: Floats, count: int) -> Floats:
+    """The first `count` samples, silence after the last where there are fewer."""
+    return np.pad(clip[:count], (0, max(0, count - len(clip)))).astype(np.float32, copy=False)
+
+
+def _power(clip: Floats) -> float:
+    return float(np.square(clip, dtype=np.float64).mean()) if len(clip) else 0.0
+
+
+def _between(pair: tuple[float, ...], random: np.random.Generator) -> float:
+    return random.uniform(pair[0], pair[1])
+
+
+def _one(files: list[Path], random: np.random.Generator) -> Path:
+    return files[int(random.integers(len(files)))]
+
+
+def _folder(name: str) -> list[Path]:
+    if not name:
+        return []
+    folder = Path(name)
+    files = reading.find(folder) if folder.is_dir() else []
+    if not files:
+        raise KnnError(f"The folder {name} of [augment] is missing or holds no audio.", "Paths start where knn runs.")
+    return files

@@ -1,0 +1,83 @@
+"""How far a training is: its epochs, and how good the network is on rows that are held out from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from knn_cli.networks.network import Network
+from knn_cli.training.dataset import Task
+from knn_cli.training.distributed import Processes
+from knn_cli.training.recipe import Recipe
+
+__all__ = ["Epoch", "assess"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    accuracy, rows : share of held-out rows that are right, the mean over labels and over rows; NaN without such
+    """
+
+    number: int
+    step: int
+    loss: float
+    accuracy: float
+    rows: float
+    best: bool
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        if math.isnan(self.accuracy):
+            return f"Epoch {self.number}: loss {self.loss:.4f}."
+        return (
+            f"Epoch {self.number}: loss {self.loss:.4f}, held-out accuracy {self.accuracy:.1%}{' (best)' * self.best}."
+        )
+
+
+@torch.no_grad()
+def assess(
+    network: Network,
+    task: Task,
+    recipe: Recipe,
+    scale: float,
+    team: Processes,
+    at_once: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[float, float]:
+    """Share of held-out rows that the head gets right: the mean over labels, and over rows; NaN without rows.
+
+    The middle `evaluate_seconds` of each row are heard. The rows are shared among the processes, `at_once` of like
+    lengths go through the network together, and all processes get the same answer.
+    """
+    seconds, count = recipe.data.evaluate_seconds, len(task.labels)
+    counts = torch.zeros(2, count, dtype=torch.float64)  # right, all
+    mine = task.held[team.rank :: team.count]
+    lengths = task.corpus.columns.seconds
+    mine = mine[np.argsort(lengths[mine], kind="stable")]
+    network.eval()
+    for first in range(0, len(mine), at_once):
+        rows = mine[first : first + at_once]
+        clips = [task.corpus.samples(int(row), max(0.0, (lengths[row] - seconds) / 2), seconds) for row in rows]
+        sizes = [max(len(clip), network.minimum) for clip in clips]
+        padded = np.stack([np.pad(clip, (0, max(sizes) - len(clip))) for clip in clips])  # (B, S)
+        sound = torch.from_numpy(padded).to(team.device) * scale
+        unequal = None if min(sizes) == max(sizes) else torch.tensor(sizes, device=team.device)
+        with autocast():
+            scores = network.scores(network(sound, unequal))[:, :count]  # (B, C)
+        found, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(task.classes[rows])
+        counts[0] += torch.bincount(truth[found == truth], minlength=count)
+        counts[1] += torch.bincount(truth, minlength=count)
+    right, every = team.sum(counts)
+    seen = every > 0
+    if not seen.any():
+        return math.nan, math.nan
+    return float((right[seen] / every[seen]).mean()), float(right.sum() / every.sum())

@@ -1,0 +1,293 @@
+"""`knn classify` on the command line: what it prints, what it refuses, what it never overwrites, and what it embeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from knn_cli.cli import output
+from knn_cli.core.values import EmbeddingSet, ScoreTable
+from knn_cli.embedding import embedder
+from knn_cli.evaluation.metrics import detection_llr
+from knn_cli.recognition import split_files, train_classifier
+from knn_cli.recognition.classifier import Classifier
+from knn_cli.reports import test_sets
+from knn_cli.store import hdf5
+from tests.helpers.command import done, knn
+
+GROUPS = {"a1": "north", "a2": "north", "b1": "south"}
+
+
+def refused(sentence: str, *arguments: str | Path) -> None:
+    result = knn(*arguments)
+    assert result.exit_code == 1 and sentence in result.stderr, result.output
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A store of three dialects and strangers `x`, 10 recordings each of 3 rows; a split; a model of its side train."""
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+    centres = {label: rng.normal(size=6) for label in (*GROUPS, "x")}
+    rows = [
+        (label, n, k, centre + rng.normal(size=6))
+        for label, centre in centres.items()
+        for n in range(10)
+        for k in range(3)
+    ]
+    made = {name: folder / name for name in ("emb.h5", "split.tsv", "m")}
+    embeddings = EmbeddingSet.of(
+        [row[3] for row in rows],
+        [f"{label}-{recording}" for label, recording, _, _ in rows],
+        subgroup=[row[0] for row in rows],
+        start=[2.0 * row[2] for row in rows],
+        end=[2.0 * row[2] + 2 for row in rows],
+        embedder="nowhere@000000000000",
+    )
+    hdf5.write(made["emb.h5"], embeddings)
+    split = split_files.make(embeddings, fraction=0.4, ignore=["x"])
+    split_files.write(made["split.tsv"], split)
+    train_classifier.train(
+        made["emb.h5"], made["m"], split=split, strangers=["x"], groups=GROUPS, priors={"a1": 8.0, "a2": 1.0, "b1": 1.0}
+    )
+    return made
+
+
+def lines(work: dict[str, Path], *more: str | Path) -> tuple[list[dict[str, Any]], str]:
+    result = done("classify", work["emb.h5"], "--model", work["m"], "--json", *more)
+    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+
+# ---- what is printed ----
+
+
+def test_priors_reach_the_detection_scores(work: dict[str, Path]) -> None:
+    flat, own = lines(work)[0], lines(work, "--priors", "model")[0]
+    scores = Classifier(work["m"]).score(hdf5.read(work["emb.h5"])).log_likelihood
+    for found, priors in ((flat, None), (own, [8, 1, 1])):
+        said = [[line["llr"][label] for label in GROUPS] for line in found]
+        np.testing.assert_allclose(said, detection_llr(scores, priors), atol=1e-4)
+    assert [line["llr"]["a1"] for line in own] == [line["llr"]["a1"] for line in flat]  # its rivals are alike as before
+    assert [line["llr"]["b1"] for line in own] != [line["llr"]["b1"] for line in flat]
+
+
+def test_priors_reach_the_figures_of_a_test_set(work: dict[str, Path]) -> None:
+    flat, own, named = (
+        lines(work, "--curve", "1", "--draws", "0", *more)[0][0]
+        for more in ([], ["--priors", "model"], ["--priors", "a1=8"])
+    )
+    assert own == named and own["figures"]["cavg_9"] != flat["figures"]["cavg_9"]
+    assert own["figures"]["accuracy"] != flat["figures"]["accuracy"]
+    assert own["curve"][0]["accuracy"] == own["figures"]["accuracy"][0]
+    assert own["curve"][0]["cprimary"] == own["figures"]["cprimary"][0]
+    refused(
+        "no label of the model", "classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--priors", "z=2"
+    )
+
+
+@pytest.mark.parametrize("more", [[], ["--open-set"], ["--priors", "a1=99"], ["--priors", "model", "--open-set"]])
+def test_the_share_that_is_right_is_of_the_labels_that_are_printed(work: dict[str, Path], more: list[str]) -> None:
+    found, said = lines(work, *more)
+    known = [line for line in found if not line["file"].startswith("x")]
+    right = sum(line["label"] == line["file"].split("-")[0] for line in known)
+    assert f"Of 90 rows with a label that the model knows, {right} are right" in said
+
+
+def test_an_unknown_row_has_no_group_and_keeps_its_best_label(work: dict[str, Path], tmp_path: Path) -> None:
+    flat, found = lines(work)[0], lines(work, "--open-set")[0]
+    rejected = [row for row, line in enumerate(found) if line["label"] == "unknown"]
+    assert rejected and all(found[row]["group"] is None and found[row]["probability"] is None for row in rejected)
+    done("classify", work["emb.h5"], "--model", work["m"], "--open-set", "-o", tmp_path / "o.tsv")
+    head, *table = (line.split("\t") for line in (tmp_path / "o.tsv").read_text().splitlines())
+    for row, cells in enumerate(table):
+        line = dict(zip(head, cells, strict=True))
+        best = max(flat[row]["probabilities"], key=flat[row]["probabilities"].get)
+        if row in rejected:
+            assert (line["label"], line["probability"], line["label_2"]) == ("unknown", "", best)
+            assert line["probability_2"] == f"{flat[row]['probabilities'][best]:.4f}"
+            assert (line["group"], line["group_probability"]) == ("", "")
+        else:
+            assert line["label"] == best and line["group"] == flat[row]["group"]
+
+
+def test_said_by_hand() -> None:
+    """A learnt class of strangers is a label like the others; priors can make it or another one the best."""
+    scores = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    none = np.full(2, np.nan)
+    table = ScoreTable(
+        ("a", "b", "unknown"), scores, np.array(["r", "s"]), none, none, np.array(["a", "b"]), None, ("g", "h", "")
+    )
+    found = output.said(table)
+    assert found.label.tolist() == ["a", "unknown"] and found.group(1) is None
+    assert found.ranked(table.labels, 1, 2) == [("unknown", pytest.approx(0.7)), ("b", pytest.approx(0.2))]
+    assert found.group(0) == ("g", pytest.approx(0.5)) and output.right_of(table, found) == (1, 2)
+    found = output.said(table, {"b": 9.0})
+    assert found.label.tolist() == ["b", "b"] and output.right_of(table, found) == (1, 2)
+
+
+def test_figures_go_where_they_are_sent(work: dict[str, Path], tmp_path: Path) -> None:
+    command = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "2", "--draws", "0"]
+    shown = done(*command).stdout
+    assert shown and done(*command, "-o", tmp_path / "out.txt").stdout == ""
+    assert (tmp_path / "out.txt").read_text() == shown
+    refused("in the folder of the report", *command, "--report", tmp_path / "r", "-o", tmp_path / "r" / "out.txt")
+
+
+# ---- test sets ----
+
+
+def test_rows_that_the_model_was_fitted_on_are_counted(work: dict[str, Path]) -> None:
+    command = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--draws", "0"]
+    assert "54 of 90 tested rows are of recordings that the model was fitted on" in done(*command).stderr
+    apart = done(*command, "--split", work["split.tsv"]).stderr
+    assert "fitted on" not in apart
+    names = Classifier(work["m"]).meta["fitted"]
+    train = [line.recording for line in split_files.read(work["split.tsv"]).lines if line.part == "train"]
+    assert set(names) >= {hashlib.sha256(name.encode()).hexdigest()[:12] for name in train}
+
+
+def test_curve_ends_with_the_longest_recording(work: dict[str, Path]) -> None:
+    found, said = lines(work, "--curve", "50", "--draws", "0")
+    assert [point["segments"] for point in found[0]["curve"]] == [1, 2, 3]
+    assert "No recording has more than 3 segments" in said
+
+
+def test_scores_block_by_block_are_those_of_all_rows(work: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Classifier(work["m"])
+    monkeypatch.setattr(test_sets, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(test_sets, "MAPPED", 11)
+    tested = test_sets.test([work["emb.h5"]], [model], split=work["split.tsv"], draws=0)
+    rows = hdf5.read(work["emb.h5"])
+    test = rows.take(split_files.read(work["split.tsv"]).part_of(rows.name) == "test")
+    wanted = model.score(test)
+    found = tested.models[0].evaluation.table
+    assert found.name.tolist() == wanted.name.tolist()
+    np.testing.assert_allclose(found.log_likelihood, wanted.log_likelihood, atol=1e-9)
+    mapped, all_of = (set(zip(one.name, one.start, strict=True)) for one in (tested.rows, test))
+    assert len(mapped) == len(tested.rows) == 11 and mapped < all_of
+    card = tested.cards["Data: emb.h5"].splitlines()
+    assert card[:4] == ["file        emb.h5", "rows        36", "recordings  12", "hours       0.02"]
+    assert "fraction 0.4" in card[5] and "seed 0" in card[5] and card[-1].split() == ["b1", "12"]
+
+
+def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _noises(tmp_path / "wavs")
+    done("convert", tmp_path / "wavs", tmp_path / "audio.h5", "--segment", "2")
+    split = split_files.make(hdf5.labels(tmp_path / "audio.h5"), label="group", fraction=0.25)
+    split_files.write(tmp_path / "split.tsv", split)
+    done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
+    heard: list[str] = []
+    original = embedder._loud
+    monkeypatch.setattr(embedder, "_loud", lambda waveform: heard.append("") or original(waveform))
+    command = ["classify", tmp_path / "audio.h5", "--model", tmp_path / "m", "--curve", "1", "--no-vad", "--draws", "0"]
+    said = json.loads(done(*command, "--split", tmp_path / "split.tsv", "--json").stdout)
+    assert len(heard) == said["rows"] == 6 and said["recordings"] == 2
+
+
+# ---- refusals, and files that stay ----
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--report", "page", "--top", "2"], "--top does nothing with --report"),
+        (["--curve", "2", "--segment", "2"], "--segment does nothing with --curve"),
+        (["--curve", "2", "--channel", "left"], "--channel does nothing with --curve"),
+        (["--trials", "t.txt", "--json"], "--json does nothing with --trials"),
+        (["--trials", "t.txt", "--priors", "a1=2"], "--priors does nothing with --trials"),
+        (["--trials", "t.txt", "--open-set"], "--open-set does nothing with --trials"),
+        (["--trials", "t.txt", "--no-vad"], "--vad/--no-vad does nothing with --trials"),
+        (["--trials", "t.txt", "--device", "cpu"], "--device does nothing with --trials"),
+        (["--timeline", "--priors", "a1=2"], "--priors does nothing with --timeline"),
+        (["--timeline", "--segment", "2"], "--segment does nothing with --timeline"),
+        (["--timeline", "--top", "2"], "--top does nothing with --timeline"),
+        (["--curve", "2", "--part", "train"], "--part goes with --split"),
+        (["--curve", "2", "--force"], "--force goes with --report"),
+        (["--timeline", "--json", "--format", "srt"], "--json and --format srt do not go together"),
+        (["--timeline", "--json", "-o", "x.srt"], "--json and the suffix of x.srt do not go together"),
+    ],
+)
+def test_no_option_is_passed_over(
+    options: list[str], sentence: str, work: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(sentence, "classify", work["emb.h5"], "--model", work["m"], *options)
+    assert not list(tmp_path.iterdir())
+
+
+def _noises(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("hiss", "rumble"):
+        (folder / label).mkdir(parents=True)
+        for number in range(4):
+            noise = rng.normal(size=6 * 16000) * 0.1
+            sound = noise if label == "hiss" else np.cumsum(noise) * 0.01
+            soundfile.write(folder / label / f"{label}{number}.wav", sound, 16000)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model `m`, `a/one.wav` and `b/one.wav`, turns of both."""
+    folder = tmp_path_factory.mktemp("sounds")
+    _noises(folder / "wavs")
+    done("convert", folder / "wavs", folder / "audio.h5", "--segment", "2")
+    done("train", folder / "audio.h5", "-o", folder / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
+    for place, label in (("a", "hiss"), ("b", "rumble")):
+        (folder / place).mkdir()
+        (folder / "wavs" / label / f"{label}0.wav").rename(folder / place / "one.wav")
+    return folder
+
+
+@pytest.fixture
+def two(sounds: Path) -> list[str | Path]:
+    model = ["--model", sounds / "m", "--no-vad", "--window", "2"]
+    return ["classify", sounds / "a" / "one.wav", sounds / "b" / "one.wav", "--timeline", *model]
+
+
+def test_recordings_of_one_name_keep_a_file_each(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:
+    done(*two, "--out-dir", tmp_path / "out", "--format", "rttm")
+    texts = {place: (tmp_path / "out" / place / "one.rttm").read_text() for place in "ab"}
+    assert " hiss " in texts["a"] and " rumble " in texts["b"]
+    assert texts["a"].startswith("SPEAKER a/one ")
+    (sounds / "a" / "one.flac").write_bytes((sounds / "a" / "one.wav").read_bytes())
+    refused("Two of the files are called", *two, sounds / "a" / "one.flac", "--out-dir", tmp_path / "out")
+
+
+def test_several_recordings_on_stdout(two: list[str | Path]) -> None:
+    table = [line.split("\t") for line in done(*two).stdout.splitlines()]
+    assert [line[0] for line in table].count("file") == 1 and {len(line) for line in table} == {len(table[0])}
+    assert {line[0] for line in table[1:]} == {"a/one", "b/one"}
+    assert [json.loads(line)["file"] for line in done(*two, "--json").stdout.splitlines()] == ["a/one", "b/one"]
+    assert {line.split()[1] for line in done(*two, "--format", "rttm").stdout.splitlines()} == {"a/one", "b/one"}
+    for form in ("textgrid", "srt", "vtt", "audacity"):
+        refused("could not be told apart", *two, "--format", form)
+
+
+def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:
+    turns = tmp_path / "one.rttm"
+    turns.write_text("SPEAKER one 1 0.0 6.0 <NA> <NA> ann <NA> <NA>\n")
+    before = turns.read_text()
+    one = [*two[:2], *two[3:], "--rttm", turns]
+    refused("one of the sources", *one, "-o", turns)
+    refused("one of the sources", *one, "--out-dir", tmp_path, "--format", "rttm")
+    assert turns.read_text() == before
+    (tmp_path / "file").write_text("mine")
+    refused("is a file", *one, "--out-dir", tmp_path / "file", "--format", "srt")
+    refused("cannot be made", *one, "--out-dir", tmp_path / "file" / "below", "--format", "srt")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_neither_split_nor_cohort_is_overwritten(work: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("split.tsv", "trials.txt", "cohort"):
+        (tmp_path / name).write_bytes((work["split.tsv"] if name == "split.tsv" else work["emb.h5"]).read_bytes())
+    (tmp_path / "trials.txt").write_text("a1-0 a1-1\n")
+    test = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--split", tmp_path / "split.tsv"]
+    refused("one of the sources", *test, "-o", tmp_path / "split.tsv")
+    pairs = ["classify", work["emb.h5"], "--trials", tmp_path / "trials.txt", "--cohort", tmp_path / "cohort"]
+    refused("one of the sources", *pairs, "-o", tmp_path / "cohort")

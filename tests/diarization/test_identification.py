@@ -1,0 +1,438 @@
+"""Known speakers: enrolment, names by hand, one label a voice over files, stores there and back."""
+
+from __future__ import annotations
+
+import csv
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyannote.core import Annotation, Segment
+
+from knn_cli.audio import reading
+from knn_cli.cli import pipeline
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Diarization, EmbeddingSet
+from knn_cli.diarization.identification import Score, Voices, enrol, export, recognise
+from knn_cli.diarization.linking import link, renamed
+from knn_cli.embedding.embedder import Embedder, embed_file
+from knn_cli.networks.conversion import convert
+from knn_cli.store import hdf5
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Embedder:
+    return Embedder("tiny-test", device="cpu")
+
+
+def said(uri: str = "file", speech: dict[str, float] | None = None, /, **voices: list[float] | None) -> Diarization:
+    """Speakers who say one thing each, in the order given; None: without an embedding."""
+    turns = Annotation(uri=uri)
+    for place, name in enumerate(voices):
+        turns[Segment(2.0 * place + 1, 2.0 * place + 2), place] = name
+    vectors = {name: np.array(one, dtype=np.float32) for name, one in voices.items() if one is not None}
+    return Diarization(
+        turns,
+        confidence={place: 0.5 + place / 10 for place in range(len(voices))},
+        voices=vectors,
+        speech=dict.fromkeys(vectors, 1.0) | (speech or {}),
+        seconds=2.0 * len(voices) + 1,
+    )
+
+
+def known(**vectors: list[float]) -> Voices:
+    rows = np.array(list(vectors.values()), dtype=np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    count = len(rows)
+    return Voices(tuple(vectors), rows, np.ones(count, np.int64), np.full(count, 9.0), np.full(count, np.nan))
+
+
+def at(degrees: float) -> list[float]:
+    return [float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))]
+
+
+def labels(diarization: Diarization) -> list[str]:
+    return [label for _, _, label in diarization.turns.itertracks(yield_label=True)]
+
+
+def clip(path: Path, start: float, end: float, example: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, reading.read(example).crop(start, end).samples, 16000, subtype="FLOAT")
+    return path
+
+
+# Enrolment.
+
+
+def test_a_folder_of_clips_and_folders(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+    anna = [clip(tmp_path / "anna.wav", 0, 4, example), clip(tmp_path / "anna" / "deep" / "b.wav", 4, 6, example)]
+    clip(tmp_path / "Béla K.wav", 6, 9, example)
+    (tmp_path / "notes.txt").write_text("no sound")
+    done: list[tuple[int, int]] = []
+    voices = enrol(tmp_path, tiny, progress=lambda *steps: done.append(steps))
+    assert voices.names == ("Béla K", "anna") and len(voices) == 2
+    assert voices.clips.tolist() == [1, 2] and voices.seconds == pytest.approx([3, 6])
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    rows = np.concatenate([embed_file(path, tiny).data for path in anna]).astype(np.float64)
+    rows = rows[:, tiny.bundle.view("speaker")]
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    mean = (4 * units[0] + 2 * units[1]) / 6
+    assert voices.vectors[1] == pytest.approx(mean / np.linalg.norm(mean))
+    assert np.isnan(voices.alike[0]) and voices.alike[1] == pytest.approx(units[0] @ units[1])
+
+
+def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> None:
+    """Mean cosine of the pairs, by hand: 0, 0 and 1 with weights 1 x 2, 1 x 3 and 2 x 3."""
+    data = np.zeros((4, tiny.dimension), dtype=np.float32)
+    data[0, 0], data[1:3, 1], data[3, 2] = 5.0, 0.1, 1.0
+    hdf5.write(
+        tmp_path / "v.h5",
+        EmbeddingSet.of(data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]),
+    )
+    voices = enrol(tmp_path / "v.h5", tiny)
+    assert voices.alike[0] == pytest.approx(6 / 11) and voices.doubtful == []
+    assert voices.vectors[0, :3] == pytest.approx(np.array([1, 5, 0]) / np.sqrt(26))
+    data[2, :2] = 0, 0
+    data[2, 3] = 1.0
+    rows = EmbeddingSet.of(data, list("abcd"), speaker=["one", "one", "one", "two"])
+    hdf5.write(tmp_path / "v.h5", rows, force=True)
+    voices = enrol(tmp_path / "v.h5", tiny)
+    assert voices.doubtful == ["one"] and voices.alike[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
+
+
+def test_a_store_of_sound_enrols_as_its_files(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+    clip(tmp_path / "voices" / "anna.wav", 0, 4, example)
+    clip(tmp_path / "voices" / "ben.wav", 5, 8, example)
+    convert(tmp_path / "voices", tmp_path / "v.h5", label_rule=r"(?P<speaker>\w+)\.wav")
+    folder, sound = enrol(tmp_path / "voices", tiny), enrol(tmp_path / "v.h5", tiny)
+    assert sound.names == folder.names == ("anna", "ben")
+    assert sound.vectors == pytest.approx(folder.vectors, abs=2e-3)
+
+
+def test_every_clip_that_fails_is_told(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+    clip(tmp_path / "anna.wav", 0, 3, example)
+    soundfile.write(tmp_path / "ben.wav", np.zeros(32000), 16000)
+    with pytest.raises(KnnError, match=r"ben\.wav holds no speech"):
+        enrol(tmp_path, tiny)
+    (tmp_path / "carl.wav").write_text("no sound at all")
+    with pytest.raises(KnnError, match=r"ben\.wav holds no speech.*carl\.wav"):
+        enrol(tmp_path, tiny)
+
+
+def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KnnError, match="holds no audio"):
+        enrol(tmp_path / "empty", tiny)
+    with pytest.raises(KnnError, match="does not exist"):
+        enrol(tmp_path / "nothing", tiny)
+    with pytest.raises(KnnError, match="no folder of voices and no store"):
+        enrol(example, tiny)
+    data = np.ones((2, tiny.dimension), dtype=np.float32)
+    for rows, message in (
+        (EmbeddingSet.of(data, "ab", speaker=["x", ""]), "1 of 2 rows of .* have no Speaker"),
+        (EmbeddingSet.of(data, "ab", speaker=["x", "y"], embedder="other@1"), "other@1.*tiny-test"),
+        (EmbeddingSet.of(data[:, 1:], "ab", speaker=["x", "y"]), "tiny-test"),
+        (EmbeddingSet.of(data * [[1], [0]], "ab", speaker=["x", "y"]), "no usable embedding of y"),
+        (EmbeddingSet.of(data[:0], [], speaker=[]), "has no rows"),
+    ):
+        hdf5.write(tmp_path / "v.h5", rows, force=True)
+        with pytest.raises(KnnError, match=message):
+            enrol(tmp_path / "v.h5", tiny)
+    with pytest.raises(ValueError, match="every name once"):
+        Voices(("a", "a"), np.eye(2), np.ones(2, np.int64), np.ones(2), np.ones(2))
+
+
+# Recognition.
+
+
+def test_who_matches_is_named_the_others_are_numbered() -> None:
+    heard = said(SPEAKER_00=at(100), SPEAKER_01=at(5), SPEAKER_02=None, SPEAKER_03=at(-60))
+    found = recognise(heard, known(ben=at(90), anna=at(0)), threshold=0.9)
+    assert labels(found.diarization) == ["ben", "anna", "SPEAKER_00", "SPEAKER_01"]
+    assert found.names == {"SPEAKER_00": "ben", "SPEAKER_01": "anna"}
+    assert set(found.diarization.voices) == {"ben", "anna", "SPEAKER_01"} == set(found.diarization.speech)
+    assert found.diarization.confidence == heard.confidence and found.diarization.seconds == heard.seconds
+    assert found.diarization.turns.uri == "file"
+    assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.voices == ("ben", "anna")
+    assert found.cosines[0] == pytest.approx([np.cos(np.radians(10)), np.cos(np.radians(100))])
+    assert np.isnan(found.cosines[2]).all()
+    scores = list(found.scores())
+    assert [(one.speaker, one.voice, one.matched) for one in scores] == [
+        ("ben", "ben", True),
+        ("ben", "anna", False),
+        ("anna", "anna", True),
+        ("anna", "ben", False),
+        ("SPEAKER_01", "anna", False),
+        ("SPEAKER_01", "ben", False),
+    ]
+    assert isinstance(scores[0], Score) and scores[4].cosine == pytest.approx(0.5)
+    assert found.facts(1)[1:] == [
+        {"speaker": "anna", "known": True, "cosine": {"anna": 0.9962}},
+        {"speaker": "SPEAKER_00", "known": False, "cosine": {}},
+        {"speaker": "SPEAKER_01", "known": False, "cosine": {"anna": 0.5}},
+    ]
+
+
+def test_a_weak_match_never_costs_a_strong_one_its_voice() -> None:
+    """The largest sum of cosines (0.71 + 0.71 > 1 + 0) would give both speakers the other voice."""
+    heard, voices = said(a=[1, 0, 0], b=[1, 1e-6, -1]), known(x=[1, 0, 0], y=[1, 0, 1])
+    assert recognise(heard, voices, threshold=0.6).names == {"a": "x"}
+
+
+def test_the_threshold_itself_matches() -> None:
+    heard, voices = said(a=[3, 4]), known(x=[1, 0])
+    assert recognise(heard, voices, threshold=float((voices.vectors @ np.array([0.6, 0.8]))[0])).names == {"a": "x"}
+    assert recognise(heard, voices, threshold=0.61).names == {}
+    for wrong in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(KnnError, match="threshold"):
+            recognise(heard, voices, threshold=wrong)
+
+
+def test_nobody_is_numbered_like_a_voice() -> None:
+    """A voice may be called SPEAKER_00, where it is from a store of an earlier diarization."""
+    heard = said(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
+    found = recognise(heard, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
+    assert labels(found.diarization) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_03"]
+    assert list(found.diarization.voices["SPEAKER_00"]) == [1, 0]
+
+
+def test_embeddings_of_another_size_and_empty_recordings() -> None:
+    with pytest.raises(KnnError, match="3 values"):
+        recognise(said(a=[1, 0, 0]), known(x=[1, 0]))
+    silent = recognise(said(), known(x=[1, 0]))
+    assert silent.speakers == () and list(silent.scores()) == [] == silent.facts()
+    assert recognise(said(a=[0, 0]), known(x=[1, 0])).names == {}
+
+
+def test_only_the_view_is_looked_at() -> None:
+    voices = known(x=[1, 0])
+    viewed = Voices(voices.names, voices.vectors, voices.clips, voices.seconds, voices.alike, slice(1, 3))
+    assert recognise(said(a=[9, 1, 0]), viewed).names == {"a": "x"}
+    one, other = link([said(a=[9, 1, 0]), said(a=[-9, 1, 0])], view=slice(1, 3))
+    assert labels(one) == labels(other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 5), st.integers(1, 5), st.floats(0.05, 0.9))
+def test_no_assignment_is_better(seed: int, speakers: int, count: int, threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    heard = said(**{f"s{place}": rng.normal(size=3).tolist() for place in range(speakers)})
+    voices = known(**{f"v{place}": rng.normal(size=3).tolist() for place in range(count)})
+    found = recognise(heard, voices, threshold=threshold)
+    gains = np.maximum(found.cosines - threshold, 0.0)
+    wide = np.zeros((speakers, count + speakers))  # a column of its own for nobody
+    wide[:, :count] = gains
+    best = max(
+        sum(wide[row, column] for row, column in enumerate(p)) for p in permutations(range(count + speakers), speakers)
+    )
+    place = {name: row for row, name in enumerate(heard.voices)}
+    got = [(place[speaker], voices.names.index(voice)) for speaker, voice in found.names.items()]
+    assert sum(gains[pair] for pair in got) == pytest.approx(best)
+    assert all(found.cosines[pair] >= threshold for pair in got)
+    assert len(set(found.names.values())) == len(found.names)
+
+
+# One label a voice over recordings.
+
+
+def test_one_label_a_voice() -> None:
+    files = [
+        said("one", SPEAKER_00=at(90), SPEAKER_01=at(0)),
+        said("two", SPEAKER_00=at(10), SPEAKER_01=None, SPEAKER_02=at(200)),
+        said("three", SPEAKER_00=at(95), SPEAKER_01=at(-10)),
+        said("four"),
+    ]
+    told = link(files, threshold=0.9)
+    assert [labels(one) for one in told] == [
+        ["SPEAKER_00", "SPEAKER_01"],
+        ["SPEAKER_01", "SPEAKER_02", "SPEAKER_03"],
+        ["SPEAKER_00", "SPEAKER_01"],
+        [],
+    ]
+    assert [one.turns.uri for one in told] == ["one", "two", "three", "four"]
+    assert list(told[1].voices["SPEAKER_01"]) == list(files[1].voices["SPEAKER_00"])
+    assert set(told[1].voices) == {"SPEAKER_01", "SPEAKER_03"} and told[2].confidence == files[2].confidence
+    assert [labels(one) for one in link(files, threshold=0.9)] == [labels(one) for one in told]
+    assert link([]) == []
+
+
+def test_two_speakers_of_a_recording_stay_two() -> None:
+    """Though a and b are nearest to each other, and c is near both: c goes to the nearer one, the other stays alone."""
+    first, second = link([said(a=at(0), b=at(1)), said(c=at(1.2))], threshold=0.5)
+    assert labels(first) == ["SPEAKER_00", "SPEAKER_01"] and labels(second) == ["SPEAKER_01"]
+
+
+def test_seconds_weigh() -> None:
+    """A group of 0 and 40 degrees with c at 75: mean cosine 0.54 by equal weights, 0.76 when b has spoken longest."""
+    files = [said(a=at(0)), said(b=at(40)), said(c=at(75))]
+    assert [labels(one)[0] for one in link(files, threshold=0.7)] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01"]
+    files = [said(a=at(0)), said(b=at(35)), said(c=at(75))]
+    assert [labels(one)[0] for one in link(files, threshold=0.6)] == ["SPEAKER_00", "SPEAKER_00", "SPEAKER_01"]
+    files = [said(a=at(0)), said("two", {"b": 9.0}, b=at(35)), said(c=at(75))]
+    assert len({labels(one)[0] for one in link(files, threshold=0.6)}) == 1
+
+
+def test_known_names_hold_and_spread() -> None:
+    files = [
+        said(SPEAKER_00=at(0), anna=at(180)),
+        said(anna=at(170), ben=at(172)),
+        said(SPEAKER_00=at(175), SPEAKER_01=at(2), ben=at(90)),
+        said(SPEAKER_00=at(171)),
+    ]
+    told = link(files, known=("anna", "ben", "SPEAKER_01"), threshold=0.8)
+    assert labels(told[0]) == ["SPEAKER_01", "anna"]  # as the known voice at 2 degrees is called
+    assert labels(told[1]) == ["anna", "ben"]
+    assert labels(told[2]) == ["anna", "SPEAKER_01", "ben"]
+    assert labels(told[3]) == ["anna"]
+    alone = link([said(anna=None), said(anna=at(0), SPEAKER_00=at(1))], known=["anna"])
+    assert [labels(one) for one in alone] == [["anna"], ["anna", "SPEAKER_00"]]
+
+
+def test_what_cannot_be_linked() -> None:
+    with pytest.raises(KnnError, match="different sizes"):
+        link([said(a=[1, 0]), said(a=[1, 0, 0])])
+    with pytest.raises(KnnError, match="threshold"):
+        link([said(a=[1, 0])], threshold=0)
+    with pytest.raises(ValueError, match="one name"):
+        renamed(said(a=None, b=None), {"a": "b"})
+    assert labels(renamed(said(a=None, b=None), {"a": "b", "b": "a"})) == ["b", "a"]
+
+
+def agglomerated(files: list[Diarization], threshold: float, known: tuple[str, ...]) -> list[set[tuple[int, str]]]:
+    """Merge the most alike allowed pair of groups again and again, by the mean over all their pairs of speakers."""
+    groups: list[set[tuple[int, str]]] = [{(f, s)} for f, one in enumerate(files) for s in one.voices if s not in known]
+    groups += [g for name in known if (g := {(f, name) for f, one in enumerate(files) if name in one.voices})]
+
+    def cosine(one: set[tuple[int, str]], other: set[tuple[int, str]]) -> float:
+        if {f for f, _ in one} & {f for f, _ in other}:
+            return -1.0
+        if any(s in known for _, s in one) and any(s in known for _, s in other):
+            return -1.0
+        total = weight = 0.0
+        for f, s in one:
+            for g, t in other:
+                u, v = files[f].voices[s].astype(float), files[g].voices[t].astype(float)
+                w = files[f].speech[s] * files[g].speech[t]
+                total, weight = total + w * float(u @ v) / np.linalg.norm(u) / np.linalg.norm(v), weight + w
+        return total / weight
+
+    while len(groups) > 1:
+        best, i, j = max((cosine(groups[i], groups[j]), i, j) for i in range(len(groups)) for j in range(i))
+        if best < threshold:
+            break
+        groups[j] |= groups.pop(i)
+    return groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 3), min_size=1, max_size=6), st.floats(0.1, 0.9))
+def test_linking_is_greedy_average_linkage(seed: int, sizes: list[int], threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    names, files = ("anna", "ben"), []
+    for size in sizes:
+        chosen = [f"SPEAKER_{place:02d}" for place in range(size)]
+        for place in range(size):
+            if rng.random() < 0.2 and names[place % 2] not in chosen:
+                chosen[place] = names[place % 2]
+        speech = {name: float(rng.uniform(1, 20)) for name in chosen}
+        files.append(said("f", speech, **{name: rng.normal([1, 0, 0]).tolist() for name in chosen}))
+    told = link(files, threshold=threshold, known=names)
+    groups: dict[str, set[tuple[int, str]]] = {}
+    for place, (before, after) in enumerate(zip(files, told, strict=True)):
+        assert len(set(labels(after))) == len(labels(after))  # never two of one recording
+        for old, new in zip(labels(before), labels(after), strict=True):
+            groups.setdefault(new, set()).add((place, old))
+            assert old == new or old not in names
+    key = sorted(map(sorted, groups.values()))
+    assert key == sorted(map(sorted, agglomerated(files, threshold, names)))
+    fresh = [name for name in groups if name not in names]
+    assert fresh == [f"SPEAKER_{place:02d}" for place in range(len(fresh))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 4), max_size=12), st.booleans())
+def test_equal_embeddings_end_and_never_share_a_recording(seed: int, sizes: list[int], zero: bool) -> None:
+    """Ties everywhere: vectors of two directions only, and some of zeros."""
+    rng = np.random.default_rng(seed)
+    choices = [[1.0, 0.0], [0.0, 1.0], *([[0.0, 0.0]] if zero else [])]
+    files = [said(**{f"s{place}": choices[rng.integers(len(choices))] for place in range(size)}) for size in sizes]
+    for one in link(files, threshold=1.0):
+        assert len(set(labels(one))) == len(labels(one))
+
+
+def test_many_files() -> None:
+    """200 files of five speakers, 40 voices: every voice one label."""
+    rng = np.random.default_rng(0)
+    voices = rng.normal(size=(40, 64))
+    drawn = [rng.permutation(40)[:5].tolist() for _ in range(200)]
+    files = [
+        said(**{f"s{place}": (voices[one] + 0.3 * rng.normal(size=64)).tolist() for place, one in enumerate(file)})
+        for file in drawn
+    ]
+    told = link(files)
+    given = [label for one in told for label in labels(one)]
+    assert len(set(zip([one for file in drawn for one in file], given, strict=True))) == 40
+
+
+# Stores.
+
+
+def test_voices_there_and_back(tiny: Embedder, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {name: rng.normal(size=tiny.dimension).tolist() for name in ("SPEAKER_00", "anna")}
+    heard = said("talk", {"anna": 4.0}, **vectors, SPEAKER_01=None)
+    assert export([("talk", heard)], tiny.bundle.fingerprint, tmp_path / "v.h5") == 2
+    rows = hdf5.read(tmp_path / "v.h5")
+    assert rows.embedder == tiny.bundle.fingerprint
+    assert rows.name.tolist() == ["talk"] * 2 and rows.speaker.tolist() == ["SPEAKER_00", "anna"]
+    assert rows.start.tolist() == [1, 3] and rows.end.tolist() == [2, 7]
+    assert np.array_equal(rows.data[1], heard.voices["anna"])
+    voices = enrol(tmp_path / "v.h5", tiny)
+    again = recognise(renamed(heard, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), voices, threshold=0.99)
+    assert again.names == {"SPEAKER_07": "SPEAKER_00", "SPEAKER_09": "anna"}
+    assert labels(again.diarization) == ["SPEAKER_00", "anna", "SPEAKER_01"]
+
+
+def test_labels_of_several_recordings_are_told_apart(tmp_path: Path) -> None:
+    files = [("one", said(SPEAKER_00=at(0), anna=at(90))), ("two", said(SPEAKER_00=at(180), anna=at(90)))]
+    export(files, "", tmp_path / "v.h5", known=["anna"])
+    assert hdf5.read(tmp_path / "v.h5").speaker.tolist() == ["one/SPEAKER_00", "anna", "two/SPEAKER_00", "anna"]
+    with pytest.raises(KnnError, match="exists already"):
+        export(files, "", tmp_path / "v.h5")
+    linked = link([one for _, one in files], known=["anna"])
+    export([("one", linked[0]), ("two", linked[1])], "", tmp_path / "v.h5", across=True, force=True)
+    assert hdf5.read(tmp_path / "v.h5").speaker.tolist() == ["SPEAKER_00", "anna", "SPEAKER_01", "anna"]
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(KnnError, match="no voice to write"):
+        export([("one", said(a=None))], "", tmp_path / "v.h5")
+    with pytest.raises(KnnError, match="different sizes"):
+        export([("one", said(a=[1, 0])), ("two", said(a=[1]))], "", tmp_path / "v.h5")
+    with pytest.raises(KnnError, match="one of the sources"):
+        export([("one", said(a=[1, 0]))], "", tmp_path / "v.h5", sources=[tmp_path / "v.h5"])
+    assert not list(tmp_path.iterdir())
+
+
+# Real voices.
+
+
+def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
+    """Two voices that no training heard, enrolled with one recording each, found in others of theirs."""
+    embedder = Embedder("voice", device="cpu")
+    with (shared / "data" / "speech" / "manifest.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    names = ("gc_Jone_de_la_Cruz_Plazaola", "gc_Jorge_Mariano", "klet_ar")
+    paths = {name: [shared / "data" / "speech" / r["path"] for r in rows if r["speaker"] == name] for name in names}
+    for name in names[:2]:
+        (tmp_path / name).mkdir()
+        for path in paths[name][:3]:
+            (tmp_path / name / path.name).symlink_to(path)
+    voices = enrol(tmp_path, embedder)
+    files = pipeline.audio_files([paths[name][-1] for name in names])
+    heard = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
+    assert recognise(said(**heard), voices).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}

@@ -1,0 +1,186 @@
+"""Diarization error: answers by hand, published references, pyannote.metrics."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyannote.core import Annotation, Segment, Timeline
+
+from knn_cli.evaluation.diarization_error import DiarizationError, diarization_error, jaccard_errors, score
+from knn_cli.formats.turns import read_rttm
+
+TURNS = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 5), st.sampled_from("abc")), min_size=1, max_size=5
+)  # whole seconds: start, length, speaker
+
+
+def said(*turns: tuple[float, float, str]) -> Annotation:
+    annotation = Annotation()
+    for track, (start, end, label) in enumerate(turns):
+        annotation[Segment(start, end), track] = label
+    return annotation
+
+
+def test_der_by_hand() -> None:
+    reference = said((0, 10, "A"), (8, 14, "B"))  # 16 s, 8-10 both
+    hypothesis = said((1, 9, "x"), (9, 16, "y"))
+    got = diarization_error(reference, hypothesis)
+    # missed: 0-1, and one of two in 8-10; false alarm: 14-16; A=x, B=y: in 8-10 the one heard is right.
+    assert got == DiarizationError(16.0, 3.0, 2.0, 0.0)
+    assert got.rate == 5 / 16
+    # Not scored with the overlap gone: 8-10.
+    assert diarization_error(reference, hypothesis, skip_overlap=True) == DiarizationError(12.0, 1.0, 2.0, 0.0)
+    # Not scored half a second around 0, 8, 10 and 14.
+    assert diarization_error(reference, hypothesis, collar=0.5) == DiarizationError(12.0, 1.5, 1.5, 0.0)
+    inside = Timeline([Segment(9, 15), Segment(2, 3)])
+    assert diarization_error(reference, hypothesis, uem=inside) == DiarizationError(7.0, 1.0, 1.0, 0.0)
+
+
+def test_confusion_under_the_best_mapping() -> None:
+    reference = said((0, 6, "A"), (6, 10, "B"))
+    assert diarization_error(reference, said((0, 10, "x"))) == DiarizationError(10.0, 0.0, 0.0, 4.0)
+    swapped = said((0, 3, "B"), (3, 6, "C"), (6, 10, "A"))
+    assert diarization_error(reference, swapped) == DiarizationError(10.0, 0.0, 0.0, 3.0)
+
+
+def test_der_of_nothing() -> None:
+    nothing, something = Annotation(), said((0, 1, "A"))
+    assert diarization_error(nothing, nothing).rate == 0.0
+    assert diarization_error(something, nothing) == DiarizationError(1.0, 1.0, 0.0, 0.0)
+    assert diarization_error(nothing, something).rate == 1.0
+    assert diarization_error(something, something, uem=Timeline()).total == 0.0
+
+
+def test_files_pool() -> None:
+    one, two = DiarizationError(10, 1, 2, 3), DiarizationError(30, 0, 0, 2)
+    assert one + two == sum([one, two]) == DiarizationError(40, 1, 2, 5)
+    assert (one + two).rate == 0.2
+
+
+def test_a_speaker_is_counted_once() -> None:
+    twice = said((0, 5, "A"), (3, 8, "A"))
+    assert diarization_error(twice, said((0, 8, "x"))) == DiarizationError(8.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("collar", "skip_overlap", "percent"),
+    [(0.0, False, 26.39), (0.25, False, 24.01), (0.0, True, 23.36), (0.25, True, 21.53)],
+)
+def test_dscore(shared: Path, collar: float, skip_overlap: bool, percent: float) -> None:
+    reference, system = (
+        read_rttm(shared / "reference" / "dscore" / f"{name}.rttm")["FILE1"] for name in ("ref", "sys")
+    )
+    got = diarization_error(reference, system, collar=collar, skip_overlap=skip_overlap)
+    assert 100 * got.rate == pytest.approx(percent, abs=0.01)
+    assert pyannote_rate(reference, system, collar, skip_overlap) == pytest.approx(got.rate, abs=1e-9)
+
+
+@pytest.mark.parametrize(("collar", "skip_overlap", "percent"), [(0.25, True, 7.06), (0.0, False, 26.28)])
+def test_vbx(shared: Path, collar: float, skip_overlap: bool, percent: float) -> None:
+    reference, system = (
+        read_rttm(shared / "reference" / "vbx" / f"ES2005a.{name}.rttm")["ES2005a"] for name in ("ref", "vbx-output")
+    )
+    got = diarization_error(reference, system, collar=collar, skip_overlap=skip_overlap)
+    assert 100 * got.rate == pytest.approx(percent, abs=0.01)
+
+
+def pyannote_rate(
+    reference: Annotation,
+    hypothesis: Annotation,
+    collar: float,
+    skip_overlap: bool,
+    uem: Timeline | None = None,
+) -> float:
+    from pyannote.metrics.diarization import DiarizationErrorRate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it guesses the uem
+        metric = DiarizationErrorRate(collar=2 * collar, skip_overlap=skip_overlap)
+        return float(metric(reference, hypothesis, uem=uem))
+
+
+def random_annotation(generator: np.random.Generator, speakers: int) -> Annotation:
+    """Speakers overlap each other, not themselves (pyannote.metrics counts a speaker's own overlap twice)."""
+    annotation = Annotation()
+    for speaker in range(speakers):
+        edges = np.sort(generator.choice(400, size=2 * generator.integers(1, 6), replace=False)) / 10
+        for start, end in edges.reshape(-1, 2):
+            annotation[Segment(start, end), speaker] = f"s{speaker}"
+    return annotation
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 100_000),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.1, 0.25]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_der_equals_pyannote(
+    seed: int, talkers: int, found: int, collar: float, skip_overlap: bool, limited: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    reference, hypothesis = random_annotation(generator, talkers), random_annotation(generator, found)
+    uem = Timeline([Segment(3, 17), Segment(21.5, 33)]) if limited else None
+    got = diarization_error(reference, hypothesis, collar=collar, skip_overlap=skip_overlap, uem=uem)
+    expected = pyannote_rate(reference, hypothesis, collar, skip_overlap, uem)
+    if got.total > 1e-6:
+        assert got.rate == pytest.approx(expected, abs=1e-9)
+
+
+def test_mapping_is_optimal() -> None:
+    """Against every mapping, counted on 0.1 s cells."""
+    generator = np.random.default_rng(7)
+    for _ in range(8):
+        reference, hypothesis = random_annotation(generator, 4), random_annotation(generator, 4)
+        cells = [Segment(t / 10, (t + 1) / 10) for t in range(400)]
+        grids = [
+            np.array([[any(s.intersects(c) for s in a.label_timeline(n)) for c in cells] for n in a.labels()])
+            for a in (reference, hypothesis)
+        ]
+        best = max(sum((grids[0][i] & grids[1][j]).sum() for i, j in enumerate(p)) for p in permutations(range(4)))
+        both = np.minimum(grids[0].sum(axis=0), grids[1].sum(axis=0)).sum()
+        assert diarization_error(reference, hypothesis).confusion == pytest.approx((both - best) / 10)
+
+
+def test_jaccard_by_hand() -> None:
+    reference = said((0, 10, "A"), (10, 14, "B"), (20, 21, "C"))
+    hypothesis = said((0, 8, "x"), (8, 14, "y"))
+    # A = x: 8 of 10 s; B = y: 4 of 6 s; nobody for C
+    assert jaccard_errors(reference, hypothesis) == pytest.approx([0.2, 1 / 3, 1.0])
+    got = score(reference, hypothesis)
+    assert (got.speakers, got.found, got.miscounted) == (3, 2, 1) and got.jer == pytest.approx((0.2 + 1 / 3 + 1) / 3)
+    both = got + score(said((0, 4, "A")), said((0, 4, "x"), (4, 5, "y")))
+    assert (both.speakers, both.found, both.miscounted) == (4, 4, 2)  # one too few and one too many are two wrong
+    assert both.jer == pytest.approx((0.2 + 1 / 3 + 1 + 0) / 4)
+    inside = Timeline([Segment(0, 9)])
+    assert score(reference, hypothesis, uem=inside).jaccard == pytest.approx([1 / 9])
+    assert score(Annotation(), hypothesis).jer == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(TURNS, TURNS)
+def test_jaccard_is_the_least_over_all_mappings(
+    reference: list[tuple[int, int, str]], hypothesis: list[tuple[int, int, str]]
+) -> None:
+    """Against every mapping, on whole seconds."""
+    said_ref, said_hyp = ({} for _ in range(2))  # type: dict[str, set[int]], dict[str, set[int]]
+    for turns, table in ((reference, said_ref), (hypothesis, said_hyp)):
+        for start, length, label in turns:
+            table.setdefault(label, set()).update(range(start, start + length))
+    least = float(len(said_ref))
+    padded = [*said_hyp.values(), *(set[int]() for _ in said_ref)]
+    for chosen in permutations(padded, len(said_ref)):
+        least = min(least, sum(1 - len(a & b) / len(a | b) for a, b in zip(said_ref.values(), chosen, strict=True)))
+    got = jaccard_errors(
+        said(*((a, a + n, x) for a, n, x in reference)), said(*((a, a + n, x) for a, n, x in hypothesis))
+    )
+    assert got.sum() == pytest.approx(least)

@@ -1,0 +1,86 @@
+"""Thresholds for rows of no known label: by hand, and against every threshold there is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import ScoreTable
+from knn_cli.evaluation.open_set import OpenSet, best_llr, choose, is_unknown
+
+
+def table(scores: list[list[float]], labels: tuple[str, ...], threshold: float | None = None) -> ScoreTable:
+    rows = len(scores)
+    times = np.zeros(rows), np.ones(rows)
+    return ScoreTable(labels, np.asarray(scores, float), np.array(["r"] * rows), *times, threshold=threshold)
+
+
+def test_equal_error_by_hand() -> None:
+    # Between 2 and 3 one of four known rows is lost and one of four others gets in.
+    found = choose([1.0, 4.0, 5.0, 6.0], [3.0, 2.0, 0.0, -1.0])
+    assert found == OpenSet(2.5, 0.25, 0.25, 4, 4, "equal error")
+    assert choose([5.0, 6.0], [1.0, 2.0]) == OpenSet(3.5, 0.0, 0.0, 2, 2, "equal error")
+    # A score that both have falls on one side: accepted.
+    assert choose([2.0], [2.0]) == OpenSet(2.0, 1.0, 0.0, 1, 1, "equal error")
+
+
+def test_false_reject_by_hand() -> None:
+    known = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = choose(known, [1.5, 3.5, 9.0], false_reject=0.4)
+    assert found == OpenSet(2.5, pytest.approx(2 / 3), 0.4, 5, 3, "false reject at most 0.4")
+    assert choose(known, [0.0], false_reject=0.39).threshold == 1.5  # two of five would be too many
+    nobody = choose(known, [], false_reject=0.2)
+    assert (nobody.threshold, nobody.false_reject, nobody.unknown) == (1.5, 0.2, 0) and math.isnan(nobody.false_accept)
+    assert choose(known, [7.0], false_reject=0.0).threshold == 1.0
+    twenty = np.arange(20.0)
+    assert choose(twenty, [], false_reject=0.15).false_reject == 0.15
+
+
+@given(
+    st.lists(st.integers(-5, 9), min_size=1, max_size=15),
+    st.lists(st.integers(-9, 5), min_size=1, max_size=15),
+    st.sampled_from([None, 0.0, 0.1, 0.5, 0.9]),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_threshold_does_better(known: list[int], unknown: list[int], most: float | None) -> None:
+    found = choose(np.array(known), np.array(unknown), false_reject=most)
+
+    def rates(threshold: float) -> tuple[float, float]:
+        return np.mean(np.less(known, threshold)), np.mean(np.greater_equal(unknown, threshold))
+
+    assert rates(found.threshold) == (pytest.approx(found.false_reject), pytest.approx(found.false_accept))
+    every = [rates(threshold) for threshold in [*np.arange(-10, 11) - 0.5, *known, *unknown]]
+    if most is None:
+        assert max(found.false_reject, found.false_accept) == pytest.approx(min(map(max, every)))
+    else:
+        assert found.false_reject <= most
+        assert found.false_accept == pytest.approx(min(accept for reject, accept in every if reject <= most))
+
+
+def test_best_llr_by_hand() -> None:
+    likelihood = np.log([[6.0, 1, 1], [2, 4, 2], [1, 1, 8]]).tolist()
+    np.testing.assert_allclose(np.exp(best_llr(table(likelihood, ("a", "b", "c")))), [6, 2, 8])
+    named = table(likelihood, ("a", "b", "unknown"), threshold=math.log(3))
+    np.testing.assert_allclose(np.exp(best_llr(named)), [6, 2, 1 / 4.5])
+    assert is_unknown(named).tolist() == [False, True, True]
+    assert is_unknown(table(likelihood, ("a", "b", "unknown"))).tolist() == [False, False, True]
+    assert is_unknown(table(likelihood, ("a", "b", "c"))).tolist() == [False] * 3
+    at = table(likelihood, ("a", "b", "c"))
+    assert is_unknown(table(likelihood, at.labels, float(best_llr(at)[1]))).tolist() == [False] * 3  # at is not below
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(KnnError, match="no rows of known labels"):
+        choose([], [1.0])
+    with pytest.raises(KnnError, match="no rows of unknown labels"):
+        choose([1.0], [])
+    with pytest.raises(KnnError, match="NaN"):
+        choose([1.0, np.nan], [1.0])
+    for share in (-0.1, 1.0, math.nan):
+        with pytest.raises(KnnError, match="lies in"):
+            choose([1.0], [1.0], false_reject=share)

@@ -1,0 +1,111 @@
+"""Outputs of the public implementations on weights that a test can make again: data/public_outputs.npz.
+
+Made by `python tests/public_outputs.py SPEECHBRAIN WESPEAKER 3D_SPEAKER`, three source trees of the public
+repositories (speechbrain 1.0 with hyperpyyaml, wenet-e2e/wespeaker, modelscope/3D-Speaker; November 2026), and only
+read by the tests. Filter banks are speechbrain's own and torchaudio's `compliance.kaldi.fbank`.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OUTPUTS = Path(__file__).parents[1] / "data" / "public_outputs.npz"
+ECAPA = {
+    "channels": [16, 16, 16, 16, 24],
+    "kernel_sizes": [5, 3, 3, 3, 1],
+    "dilations": [1, 2, 3, 4, 1],
+    "attention_channels": 8,
+    "res2net_scale": 4,
+    "se_channels": 6,
+    "lin_neurons": 12,
+}
+CLASSIFIER = {"lin_blocks": 1, "lin_neurons": 10, "out_neurons": 5}
+
+
+def clips() -> Tensor:
+    """Two clips of one second, (2, 16000) float32 in [-1, 1]."""
+    noise = np.random.default_rng(0).normal(size=(2, 16000)) * 0.1
+    swell = 0.1 + np.abs(np.sin(np.arange(16000) / 900))
+    return torch.from_numpy((noise * swell).astype(np.float32))
+
+
+def weights(shapes: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A weight for each published name, from the name and its shape alone."""
+    return {name: _weight(name, tuple(value.shape)) for name, value in shapes.items()}
+
+
+def _weight(name: str, shape: tuple[int, ...]) -> Tensor:
+    random = np.random.default_rng(crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(7)
+    if name.endswith("running_var"):
+        return torch.from_numpy(random.uniform(0.5, 2, shape).astype(np.float32))
+    values = random.normal(size=shape)
+    if len(shape) == 1:  # of a norm, a bias
+        values = values * 0.2 + (name.endswith(".weight") or name == "weight")
+    else:
+        values /= np.sqrt(np.prod(shape[1:]) / 2)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _filled(module: Any) -> Any:
+    module.load_state_dict(weights(module.state_dict()))
+    return module.eval()
+
+
+def _kaldi(scale: float, window: str) -> Tensor:
+    from torchaudio.compliance.kaldi import fbank
+
+    rows = [
+        fbank(clip[None] * scale, num_mel_bins=80, dither=0.0, sample_frequency=16000, window_type=window)
+        for clip in clips()
+    ]
+    features = torch.stack(rows)
+    return features - features.mean(1, keepdim=True)
+
+
+@torch.inference_mode()
+def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
+    """Write `OUTPUTS`."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from knn_cli.core._torchaudio import load_torchaudio
+
+    load_torchaudio()
+    sys.path[:0] = [speechbrain, speaker_3d]
+    for name, folder in (("wespeaker", "wespeaker"), ("wespeaker.models", "wespeaker/models")):
+        package = types.ModuleType(name)  # its own __init__ imports programs that the networks do not need
+        package.__path__ = [str(Path(wespeaker, folder))]
+        sys.modules[name] = package
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
+    from speechbrain.lobes.features import Fbank
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+    from speechbrain.lobes.models.Xvector import Classifier
+    from speechbrain.processing.features import InputNormalization
+    from wespeaker.models import resnet
+
+    found = {}
+    features = InputNormalization(norm_type="sentence", std_norm=False)(Fbank(n_mels=60)(clips()), torch.ones(2))
+    embeddings = _filled(ECAPA_TDNN(60, **ECAPA))(features)
+    found["decibels"] = features[0]
+    found["ecapa"] = embeddings[:, 0]
+    found["ecapa_scores"] = _filled(Classifier([None, None, 12], **CLASSIFIER))(embeddings)[:, 0]
+    features = _kaldi(32768.0, "hamming")
+    found["resnet18"] = _filled(resnet.ResNet(resnet.BasicBlock, [2, 2, 2, 2], 4, 80, 12))(features)[-1]
+    deep = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], 2, 80, 12, two_emb_layer=True)
+    found["resnet50"] = _filled(deep)(features)[-1]
+    found["campplus"] = _filled(CAMPPlus(80, 12, growth_rate=4, init_channels=8))(_kaldi(1.0, "povey"))
+    OUTPUTS.parent.mkdir(exist_ok=True)
+    np.savez_compressed(OUTPUTS, **{name: value.numpy() for name, value in found.items()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

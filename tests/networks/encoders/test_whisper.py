@@ -1,0 +1,137 @@
+"""Whisper's encoder: its contract, and equality with the public implementation on shared random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from knn_cli.core._torchaudio import load_torchaudio
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks.encoders.whisper import Whisper, WhisperMel, sinusoids
+from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.importers.weight_names import WHISPER_HUGGING_FACE, WHISPER_OPENAI
+from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken, sound
+
+SMALL: dict[str, Any] = {"channels": 24, "blocks": 3, "heads": 3, "inner": 40, "bins": 80}
+PLACES = "encoder.positional_embedding"
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    load_torchaudio()  # transformers imports it where it is installed
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("settings", [{}, {"level": 1.0}, {"normalised": True, "final_norm": False, "level": 1.0}])
+def test_the_contract_of_encoders(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    encoder = shaken(ENCODERS.build("whisper", **SMALL, **settings))
+    pooling = shaken(POOLINGS.build("mhfa", layers=encoder.layers, channels=24, heads=3, compression=8, dimension=5))
+    check_frames(encoder)
+    check_padding(encoder, pooling)
+    check_gradient(encoder, pooling)
+
+
+def test_features_are_those_of_transformers(transformers: Any) -> None:
+    clip = sound(54321)[0]
+    theirs = transformers.WhisperFeatureExtractor(feature_size=80)(clip.numpy(), sampling_rate=16000)["input_features"][
+        0
+    ]
+    mel = WhisperMel()
+    whole = torch.cat([clip, torch.zeros(480000 - 54321)])[None]
+    np.testing.assert_allclose(mel.features(mel.powers(whole))[0].T, theirs, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def theirs(transformers: Any) -> Any:
+    """A whole small Whisper of transformers with random weights."""
+    config = transformers.WhisperConfig(
+        d_model=24, encoder_layers=3, encoder_attention_heads=3, encoder_ffn_dim=96, max_source_positions=50,
+        decoder_layers=1, decoder_attention_heads=3, decoder_ffn_dim=8, vocab_size=9, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = shaken(transformers.WhisperForConditionalGeneration(config))
+    model.model.encoder.embed_positions.weight.data = sinusoids(torch.arange(50), 24)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["whole", "encoder", "openai"])
+def test_imported_layers_are_those_of_transformers(theirs: Any, kind: str, tmp_path: Path) -> None:
+    encoder = theirs.model.encoder
+    if kind == "openai":
+        state = {"decoder.token_embedding.weight": torch.zeros(9, 24)}
+        for key, value in encoder.state_dict().items():
+            state[f"encoder.{WHISPER_OPENAI.theirs(ours_of(key))}" if "positions" not in key else PLACES] = value
+        dims = {"n_audio_state": 24, "n_audio_layer": 3, "n_audio_head": 3, "n_mels": 80, "n_audio_ctx": 50}
+        torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "tiny.pt")
+        found = import_checkpoint(tmp_path / "tiny.pt")
+    else:
+        (theirs if kind == "whole" else encoder).save_pretrained(tmp_path)
+        found = import_checkpoint(tmp_path)
+    assert found.encoder.args == {**SMALL, "inner": 96}
+    ours = ENCODERS.build("whisper", **found.encoder.args).eval()
+    ours.load_state_dict(found.encoder.state, strict=True)
+    powers = torch.rand(2, 100, 80).square()
+    with torch.inference_mode():
+        expected = encoder(ours.mel.features(powers).transpose(1, 2), output_hidden_states=True).hidden_states
+        for mine, other in zip(ours.encode(powers), expected, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def ours_of(key: str) -> str:
+    """Our name of a weight of transformers'."""
+    names = {WHISPER_HUGGING_FACE.theirs(name): name for name in Whisper(**{**SMALL, "inner": 96}).state_dict()}
+    return names.get(key, key)
+
+
+def test_what_is_no_plain_whisper_is_refused(theirs: Any, tmp_path: Path) -> None:
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    trained = {**state, "model.encoder.embed_positions.weight": torch.rand(50, 24)}
+    for content, message in (
+        (trained, "places that were trained"),
+        ({key: value for key, value in state.items() if "fc1.bias" not in key}, "3 missing"),
+        ({**state, "model.encoder.adapter.weight": torch.zeros(1)}, "1 extra"),
+    ):
+        save_file(content, tmp_path / "model.safetensors")
+        with pytest.raises(KnnError, match=message):
+            import_checkpoint(tmp_path)
+
+
+def test_a_level_makes_loudness_not_matter() -> None:
+    encoder = Whisper(**SMALL, level=1.0).eval()
+    clip = sound(8000)
+    with torch.inference_mode():
+        for loud, quiet in zip(encoder(clip), encoder(0.05 * clip), strict=True):
+            torch.testing.assert_close(loud, quiet, atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_of_any_length_has_places() -> None:
+    """Past the places at hand they are computed: the same sinusoids."""
+    encoder = Whisper(**{**SMALL, "blocks": 0}, final_norm=False)
+    encoder.places = encoder.places[:20]
+    long = Whisper(**{**SMALL, "blocks": 0}, final_norm=False)
+    long.load_state_dict(encoder.state_dict())
+    for one, other in zip(encoder(sound(16000)), long(sound(16000)), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_heads_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(KnnError, match="384 channels"):
+        Whisper(heads=5)
+    for sizes in (
+        {"heads": 0},
+        {"channels": 12, "heads": -6},
+        {"channels": 2, "heads": 1},
+        {"blocks": -1},
+        {"bins": 0},
+    ):
+        with pytest.raises(KnnError, match="too small"):
+            Whisper(**sizes)

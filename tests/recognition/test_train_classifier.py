@@ -1,0 +1,510 @@
+"""Training and scoring as functions: what is held out, what is refused, what a bundle carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.values import EmbeddingSet, ScoreTable
+from knn_cli.evaluation import metrics
+from knn_cli.networks import bundle
+from knn_cli.recognition import cross_validation, fitting, held_out, split_files, splits, train_classifier
+from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.glc import GaussianLinearClassifier, cross_log_likelihood
+from knn_cli.recognition.train_classifier import Classifier, posteriors, train
+from knn_cli.store import hdf5
+
+
+def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0, embedder: str = "") -> EmbeddingSet:
+    """Three overlapping classes in 5 dimensions, several rows a recording."""
+    generator = np.random.default_rng(seed)
+    data, name, label = [], [], []
+    for index, one in enumerate("abc"):
+        for recording in range(recordings):
+            centre = 3 * np.eye(5)[index] + 0.3 * generator.normal(size=5)
+            data.append(centre + spread * generator.normal(size=(rows, 5)))
+            name += [f"{one}{recording}"] * rows
+            label += [one] * rows
+    return EmbeddingSet.of(np.concatenate(data), name, subgroup=label, embedder=embedder)
+
+
+def test_figures_are_those_of_held_out_recordings(tmp_path: Path) -> None:
+    rows = blobs()
+    done = train(rows, tmp_path / "m")
+    assert done.units == "recordings" and done.calibrated
+    assert {one: sum(counts) for one, counts in done.counts.items()} == {"a": 48, "b": 48, "c": 48}
+    assert all(held % 8 == 0 and held for _, held in done.counts.values())  # whole recordings
+    assert 0.8 < done.accuracy <= 1 and done.min_cprimary <= done.cprimary < 0.5
+    assert done.bundle.config["training"]["held_out"]["accuracy"] == done.accuracy
+    assert f"{done.accuracy:.1%}" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_the_bundle_is_calibrated_on_rows_it_never_saw(tmp_path: Path) -> None:
+    train(blobs(0), tmp_path / "m")
+    classifier = Classifier(tmp_path / "m")
+    table = classifier.score(blobs(1))
+    index = np.searchsorted(table.labels, blobs(1).subgroup)
+    llr = metrics.detection_llr(table.log_likelihood)
+    assert metrics.cprimary(llr, index) - metrics.min_cprimary(llr, index) < 0.05
+    chances = posteriors(table)
+    assert np.allclose(chances.sum(axis=1), 1)
+    assert chances.max(axis=1).mean() == pytest.approx(metrics.accuracy(chances.argmax(axis=1), index), abs=0.06)
+
+
+def test_the_seed_decides_the_split(tmp_path: Path) -> None:
+    first, again, other = (train(blobs(), tmp_path / f"m{n}", seed=seed) for n, seed in enumerate((1, 1, 2)))
+    assert first.cprimary == again.cprimary != other.cprimary
+
+
+def test_ignored_and_unlabelled_rows_are_left_out(tmp_path: Path) -> None:
+    rows = blobs()
+    rows.subgroup[:8] = ""
+    done = train(rows, tmp_path / "m", ignore=["c"])
+    assert done.left_out == 56 and list(done.counts) == ["a", "b"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    one_recording = EmbeddingSet.of(
+        np.random.default_rng(0).normal(size=(12, 3)),
+        ["x"] * 6 + [f"y{i}" for i in range(6)],
+        subgroup=["a"] * 6 + ["b"] * 6,
+    )
+    for rows, arguments, message in (
+        (blobs(), {"label": "colour"}, "no label level"),
+        (blobs(), {"label": "group"}, "there is none"),
+        (blobs(), {"ignore": ["a", "b"]}, "there is only 'c'"),
+        (blobs(), {"view": "speaker"}, "no view 'speaker'"),
+        (one_recording, {}, "'a'"),
+    ):
+        with pytest.raises(KnnError, match=message):
+            train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embeddings_of_another_model_are_refused_and_unknown_ones_taken(tmp_path: Path) -> None:
+    train(blobs(embedder="one@111"), tmp_path / "m")
+    classifier = Classifier(tmp_path / "m")
+    with pytest.raises(BundleError, match="of two@222, the model works on those of one@111"):
+        classifier.score(blobs(embedder="two@222"))
+    assert len(classifier.score(blobs(embedder="renamed@111"))) == 144
+    assert len(classifier.score(blobs())) == 144
+    with pytest.raises(BundleError, match="No model here makes embeddings of one@111"):
+        classifier.embedder  # noqa: B018
+
+
+def test_a_bundle_takes_its_embedder_along(tmp_path: Path) -> None:
+    tiny = bundle.find("tiny-test")
+    rows = blobs(embedder=tiny.fingerprint)
+    wide = EmbeddingSet.of(
+        np.tile(rows.data, (1, 5))[:, :24], rows.name, subgroup=rows.subgroup, embedder=rows.embedder
+    )
+    noisy = EmbeddingSet.of(
+        wide.data + 0.1 * np.random.default_rng(0).normal(size=wide.data.shape),
+        rows.name,
+        subgroup=rows.subgroup,
+        embedder=rows.embedder,
+    )
+    made = train(noisy, tmp_path / "m").bundle
+    assert made.has_network and bundle.same_embedder(made.fingerprint, tiny.fingerprint)
+    assert Classifier(made.folder).embedder.dimension == 24
+
+
+def test_a_model_without_labels_is_refused() -> None:
+    with pytest.raises(BundleError, match="knows no labels"):
+        Classifier("tiny-test")
+
+
+def labelled(seed: int = 0, recordings: int = 6, rows: int = 6) -> EmbeddingSet:
+    """Five classes in 6 dimensions, with sources, speakers and times; rows in a drawn order."""
+    generator = np.random.default_rng(seed)
+    data, columns = [], []
+    for index, one in enumerate("abcde"):
+        for recording in range(recordings):
+            centre = 3 * np.eye(6)[index] + 0.4 * generator.normal(size=6)
+            data.append(centre + generator.normal(size=(rows, 6)))
+            columns += [(f"{one}{recording}", f"g{recording % 3}", one, f"{one}-{recording // 2}")] * rows
+    order = generator.permutation(len(columns))
+    name, group, subgroup, speaker = zip(*[columns[row] for row in order], strict=True)
+    start = generator.uniform(0, 5, size=len(order))
+    return EmbeddingSet.of(
+        np.concatenate(data)[order],
+        name,
+        group=group,
+        subgroup=subgroup,
+        speaker=speaker,
+        start=start,
+        end=start + generator.uniform(1, 9, size=len(order)),
+    )
+
+
+EVERYTHING: list[dict[str, Any]] = [
+    {},
+    {"balanced": True, "priors": "empirical", "calibration": "temperature"},
+    {"transforms": "center,whiten,lda:3,length", "duration_aware": True, "ignore": ["e"]},
+    {"units": "speaker", "strangers": ["d", "e"], "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"strangers": ["d", "e"], "stranger_class": True, "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"calibration": "none", "priors": {"a": 2, "b": 1, "c": 1, "d": 1, "e": 1}, "false_reject": 0.1},
+    {"label": "speaker", "transforms": "length", "balanced": True, "refit": False},
+    {"label": "name"},
+]
+
+
+@pytest.mark.parametrize("options", EVERYTHING)
+def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)  # several blocks
+    monkeypatch.setattr(fitting, "BLOCK", 64)
+    monkeypatch.setattr(held_out, "CALIBRATING", 100)
+    rows = labelled()
+    hdf5.write(tmp_path / "rows.h5", rows)
+    kept = dataclasses.asdict(train(rows, tmp_path / "memory" / "m", **options))
+    done = train(tmp_path / "rows.h5", tmp_path / "store" / "m", **options)
+    assert repr({**dataclasses.asdict(done), "bundle": 0}) == repr({**kept, "bundle": 0})
+    with (
+        h5py.File(tmp_path / "memory" / "m" / "classifier.h5") as one,
+        h5py.File(tmp_path / "store" / "m" / "classifier.h5") as two,
+    ):
+        names: list[str] = []
+        one.visit(names.append)
+        other: list[str] = []
+        two.visit(other.append)
+        assert names == other
+        for name in names:
+            if isinstance(one[name], h5py.Dataset):
+                assert np.asarray(one[name][()]).tobytes() == np.asarray(two[name][()]).tobytes() or (
+                    one[name].dtype.kind == "O" and np.array_equal(one[name][()], two[name][()])
+                )
+    model = Classifier(tmp_path / "store" / "m")
+    assert sum(model.priors.values()) == pytest.approx(1) and list(model.priors) == list(model.labels)
+    if isinstance(options.get("priors"), dict):
+        assert model.priors["a"] == pytest.approx(2 / 6)
+    assert model.trained is not None
+    assert model.trained.transforms.spec == options.get("transforms", "")
+    assert (model.trained.plda is not None) == done.plda == (options.get("label") == "speaker")
+    assert repr(model.trained.open_set) == repr(done.open_set)  # NaN for what there was no row for
+    assert (model.trained.calibration.exponent != 0) == options.get("duration_aware", False)
+    whole = model.score(rows)
+    parts = list(model.store(tmp_path / "rows.h5"))
+    np.testing.assert_array_equal(ScoreTable.concatenate(parts).log_likelihood, whole.log_likelihood)
+    assert whole.threshold == (None if done.open_set is None else done.open_set.threshold)
+    if groups := options.get("groups"):
+        assert whole.groups == tuple({**groups, "unknown": "unknown"}[one] for one in whole.labels)
+    assert model.transform(rows.data).shape == (len(rows), model.trained.classifier.means_.shape[1])
+
+
+def test_figures_are_of_classifiers_that_saw_none_of_the_rows(tmp_path: Path) -> None:
+    """By brute force: each fold of a split of sources, a plain classifier of the others, its own calibration folds."""
+    rows = labelled(recordings=9)
+    made = split_files.make(rows, kind="leave-one-out", units="group")
+    done = train(rows, tmp_path / "m", split=made, calibration="none")
+    scores = np.empty((len(rows), 5))
+    for group in ("g0", "g1", "g2"):
+        test = rows.group == group
+        plain = GaussianLinearClassifier(shrinkage="auto").fit(rows.data[~test], rows.subgroup[~test])
+        scores[test] = plain.log_likelihood(rows.data[test])
+    index = np.searchsorted(list("abcde"), rows.subgroup)
+    assert done.accuracy == metrics.accuracy(scores.argmax(axis=1), index)
+    assert done.cllr == pytest.approx(metrics.cllr(scores, index), rel=1e-9)
+    assert done.counts == {one: (54, 54) for one in "abcde"} and done.units == "groups"
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balanced: bool) -> None:
+    rows = labelled()
+    train(rows, tmp_path / "m", balanced=balanced)
+    plain = GaussianLinearClassifier(shrinkage="auto", balanced=balanced)
+    folds = splits.folds(rows.name, rows.subgroup, count=5, seed=0)
+    crossed = cross_log_likelihood(plain, rows.data, rows.subgroup, folds)
+    expected = Calibration.fit(crossed, rows.subgroup, list("abcde"))
+    found = Classifier(tmp_path / "m").trained
+    assert found is not None and found.calibration.scale == pytest.approx(expected.scale, rel=1e-6)
+    np.testing.assert_allclose(found.calibration.offsets, expected.offsets, atol=1e-6)
+    plain.fit(rows.data, rows.subgroup)
+    np.testing.assert_allclose(found.classifier.covariance_, plain.covariance_, rtol=1e-12, atol=1e-12)
+
+
+def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
+    rows = labelled()
+    made = split_files.make(rows, kind="quartiles", number=2, ignore=["e"])
+    split_files.write(tmp_path / "s.tsv", made)
+    done = train(rows, tmp_path / "m", split=split_files.read(tmp_path / "s.tsv"))
+    assert done.counts == {one: (12, 24) for one in "abcd"} and done.left_out == 36
+    assert done.bundle.config["training"]["split"] == {
+        **made.rule,
+        "seed": 0,
+        "sha256": hashlib.sha256((tmp_path / "s.tsv").read_bytes()).hexdigest(),
+    }
+    # The bundle has not seen the side test, and is what the figures are of.
+    side = made.part_of(rows.name)
+    model = Classifier(tmp_path / "m")
+    assert not done.refitted and model.trained is not None and model.trained.classifier.counts_.tolist() == [12] * 4
+    table = model.score(rows.take(side == "test"))
+    index = np.searchsorted(table.labels, table.truth)
+    assert done.accuracy == metrics.accuracy(table.log_likelihood.argmax(axis=1), index)
+    assert done.cllr == metrics.cllr(table.log_likelihood, index)
+    again = train(rows, tmp_path / "r", split=made, refit=True)
+    assert again.cllr == pytest.approx(done.cllr, rel=1e-9) and again.refitted
+    assert Classifier(tmp_path / "r").trained.classifier.counts_.tolist() == [36] * 4  # type: ignore[union-attr]
+    with pytest.raises(KnnError, match="no side to fit"):
+        train(rows, tmp_path / "o", split=split_files.make(rows, kind="folds"), refit=False)
+    some = rows.take(~np.isin(rows.name, ["a5", "e0"]))
+    test_side = [line.recording for line in made.lines if line.part == "test"]
+    assert train(some, tmp_path / "n", split=made).not_in_store == ("a5",)
+    with pytest.raises(KnnError, match="'b' has no recording on the side test"):
+        gone = np.isin(rows.name, test_side) & (rows.subgroup == "b")
+        train(rows.take(~gone), tmp_path / "o", split=made)
+    with pytest.raises(KnnError, match="does not know the recording 'zz'"):
+        rows.name[3] = "zz"
+        train(rows, tmp_path / "o", split=made)
+
+
+def test_units_are_cut_by_no_fold() -> None:
+    rows = labelled()
+    columns = (cross_validation.Column.of([one[:50], one[50:]]) for one in (rows.name, rows.speaker, rows.subgroup))
+    whole = cross_validation.Keys.of(*columns)
+    for column, texts in (("recording", rows.name), ("unit", rows.speaker), ("label", rows.subgroup)):
+        np.testing.assert_array_equal(getattr(whole, column)[whole.row], texts)
+    keys = whole.only(whole.label != "e")
+    assert keys.rows.tolist() == [6] * 24
+    for part in cross_validation.parts(keys, None, fraction=0.4, seed=1):
+        sides = np.where(part.trained, part.fold, -2)
+        for speaker in np.unique(keys.unit):
+            assert len(np.unique(sides[keys.unit == speaker])) == 1
+    assert (keys.row >= 0).tolist() == (rows.subgroup != "e").tolist()
+    np.testing.assert_array_equal(keys.recording[keys.row[keys.row >= 0]], rows.name[rows.subgroup != "e"])
+
+
+def test_the_cells_of_a_cross_validation() -> None:
+    """Six recordings of one class each side, by hand: every set is the keys that it trains on."""
+    trained = np.array([True, True, True, False])
+    first = cross_validation.Part("test", trained, ~trained, np.array([0, 1, 1, -1]))
+    last = cross_validation.Part("", np.ones(4, bool), np.zeros(4, bool), np.array([0, 0, 1, 1]))
+    cell, sets, places = cross_validation.cells([first, last])
+    members = [{key for key in range(4) if cell[key] in own} for own in sets]
+    assert members == [{0, 1, 2}, {1, 2}, {0}, {0, 1, 2, 3}, {2, 3}, {0, 1}]
+    assert places == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_strangers_choose_the_threshold_and_others_report(tmp_path: Path) -> None:
+    rows = labelled(recordings=10)
+    done = train(rows, tmp_path / "m", strangers=["d", "e"])
+    opened = done.open_set
+    assert opened is not None and list(done.counts) == ["a", "b", "c"]
+    assert opened.unknown == 60 and opened.known == sum(held for _, held in done.counts.values())
+    assert opened.false_accept < 0.5 and opened.false_reject < 0.5
+    assert 0 < opened.threshold < 20 and "held-out" in opened.chosen
+    assert Classifier(tmp_path / "m").score(rows).threshold == opened.threshold
+    assert Classifier(tmp_path / "m", open_set=False).score(rows).threshold is None
+    strict = train(rows, tmp_path / "n", strangers=["d", "e"], false_reject=0.0).open_set
+    assert strict is not None and strict.threshold < opened.threshold and strict.false_accept > opened.false_accept
+    explicit = train(rows, tmp_path / "o", strangers=["d", "e"], stranger_class=True)
+    assert explicit.open_set is None and list(explicit.counts) == ["a", "b", "c", "unknown"]
+
+
+def test_groups_by_hand() -> None:
+    scores = np.log([[0.4, 0.3, 0.3], [0.1, 0.45, 0.45], [0.8, 0.1, 0.1]])
+    assert held_out.group_accuracy(scores, np.array([1, 2, 2]), ["x", "y", "y"]) == pytest.approx(2 / 3)
+
+
+def test_few_rows_are_drawn_of_every_class_alike() -> None:
+    codes = np.repeat([0, 1, 2], [50, 3, 20])
+    drawn = fitting.draw(codes, 23, seed=0)
+    assert np.bincount(codes[drawn]).tolist() == [10, 3, 10] and (np.diff(drawn) > 0).all()
+    np.testing.assert_array_equal(drawn, fitting.draw(codes, 23, seed=0))
+    assert (drawn != fitting.draw(codes, 23, seed=1)).any()
+    np.testing.assert_array_equal(fitting.draw(codes, 73, seed=0), np.arange(73))
+
+
+def test_more_refusals(tmp_path: Path) -> None:
+    rows = labelled(recordings=2)
+    for arguments, message in (
+        ({"calibration": "isotonic"}, "no calibration 'isotonic'"),
+        ({"units": "colour"}, "no label level 'colour'"),
+        ({"transforms": "rotate"}, "no transform 'rotate'"),
+        ({"transforms": "lda:9"}, "keeps at most 4"),
+        ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is no label"),
+        ({"priors": dict.fromkeys("abcde", 0)}, "positive"),
+        ({"groups": {"a": "x"}}, "'b' is in no group"),
+        ({"strangers": ["z"]}, "outside the closed set: z"),
+        ({"strangers": ["d"], "stranger_class": True, "false_reject": 0.1}, "no threshold"),
+        ({"strangers": ["e"]}, "too few recordings to choose"),
+        ({"strangers": ["d"], "false_reject": 1.0}, "lies in"),
+        ({"false_reject": -0.1}, "lies in"),
+        ({"stranger_class": True}, "Name them"),
+        ({"calibration": "none", "duration_aware": True}, "not calibrated"),
+        ({"seed": -1}, "seed -1 is negative"),
+        ({"split": split_files.make(rows), "units": "speaker"}, "kept apart: recordings"),
+        ({"split": split_files.make(rows), "fraction": 0.2}, "what is held out"),
+        ({"units": "speaker"}, "'a' has a single"),
+        ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
+    ):
+        with pytest.raises(KnnError, match=message):
+            train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
+    silent = EmbeddingSet.of(rows.data, rows.name, subgroup=rows.subgroup)
+    with pytest.raises(KnnError, match="no start and end"):
+        train(silent, tmp_path / "m", duration_aware=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_posteriors_with_priors() -> None:
+    blank, none = np.array([""]), np.array([np.nan])
+    table = ScoreTable(("a", "b"), np.log([[0.5, 0.5]]), blank, none, none)
+    np.testing.assert_allclose(posteriors(table, {"a": 3}), [[0.75, 0.25]])  # others 1
+
+
+def test_halves_of_strangers_share_no_label_where_they_can() -> None:
+    def halved(rows: list[tuple[str, str, str]], field: int, seed: int = 0) -> tuple[list[set[str]], bool]:
+        """Of rows of (recording, unit, label); what the two halves have of one of these."""
+        columns = [cross_validation.Column.of([np.array(one)]) for one in zip(*rows, strict=True)]
+        keys = cross_validation.Keys.of(*columns)
+        half, by_label = cross_validation.halves(keys, seed)
+        row = keys.spread(half.astype(np.int8))
+        for place in (0, 1):  # neither a recording nor a unit is ever cut
+            assert not {one[place] for one, at in zip(rows, row, strict=True) if at} & {
+                one[place] for one, at in zip(rows, row, strict=True) if not at
+            }
+        return [{one[field] for one, at in zip(rows, row, strict=True) if at == side} for side in (0, 1)], by_label
+
+    many = [
+        (f"{label}{n}", f"{label}s", label)
+        for label, rows in zip("abcd", (6, 3, 2, 1), strict=True)
+        for n in range(rows)
+    ]
+    found = [halved(many, 2, seed) for seed in range(8)]
+    assert all(by_label and {"a"} in sides and {"b", "c", "d"} in sides for sides, by_label in found)
+    assert {sides.index({"a"}) for sides, _ in found} == {0, 1}  # the seed says which half chooses
+    # b and c share a recording, so they are one; a and d share a speaker.
+    joint = [("r1", "s1", "a"), ("r2", "s2", "b"), ("r2", "s2", "c"), ("r3", "s1", "d")]
+    sides, by_label = halved(joint, 2)
+    assert by_label and sorted(map(sorted, sides)) == [["a", "d"], ["b", "c"]]
+    # All are joined: then recordings, or speakers, are halved.
+    sides, by_label = halved([(f"r{n}", f"s{n // 2}", "ab"[n % 2]) for n in range(8)], 0)
+    assert not by_label and sorted(map(len, sides)) == [4, 4]
+    with pytest.raises(KnnError, match="single"):
+        halved([("r1", "s1", "a"), ("r1", "s1", "a")], 0)
+
+
+def test_strangers_on_the_side_test_do_not_choose_the_threshold(tmp_path: Path) -> None:
+    rows = labelled(recordings=10)
+    made = split_files.make(rows, units="speaker")
+    side = made.part_of(rows.name)
+    strange = np.isin(rows.subgroup, ["d", "e"])
+
+    def opened(shifted: Any, name: str) -> Any:
+        data = rows.data.copy()
+        data[shifted] = rows.data[rows.subgroup == "a"][0]  # for all the world a row of a
+        return train(dataclasses.replace(rows, data=data), tmp_path / name, strangers=["d", "e"], split=made)
+
+    plain = opened(np.zeros(len(rows), bool), "plain")
+    assert plain.open_set == opened(strange & (side == "test"), "test").open_set
+    assert plain.open_set != opened(strange & (side == "train"), "train").open_set
+    assert plain.open_set is not None and plain.apart == "labels" and "other labels" in plain.open_set.chosen
+    per_label = [int(np.sum((rows.subgroup == one) & (side == "train"))) for one in "de"]
+    assert plain.open_set.unknown in per_label  # the one label chooses, the other reports
+    assert "chose the threshold are of other labels" in (tmp_path / "plain" / "README.md").read_text()
+    assert plain.left_out == 0
+    one = train(rows, tmp_path / "one", strangers=["e"], ignore=["d"], split=made)
+    assert one.apart == "speakers" and one.open_set is not None and 0 < one.open_set.unknown < per_label[1]
+    gone = rows.take(~(strange & (side == "train")))
+    with pytest.raises(KnnError, match="on the side test"):
+        train(gone, tmp_path / "m", strangers=["d", "e"], split=made)
+    ignoring = split_files.make(rows, units="speaker", ignore=["d", "e"])
+    known = train(rows, tmp_path / "ignoring", strangers=["d", "e"], split=ignoring).open_set
+    assert known is not None and known.unknown == 60  # strangers of no side are all there to choose and report
+    with pytest.raises(KnnError, match="No row outside the closed set is on a side"):
+        train(rows, tmp_path / "m", strangers=["d", "e"], split=ignoring, stranger_class=True)
+
+
+def test_strangers_of_a_fold_choose_for_the_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = labelled(recordings=10)
+    made = split_files.make(rows, kind="folds", count=3)
+    fold = made.part_of(rows.name)
+    seen: dict[str, tuple[held_out.Outcome, held_out.Rows]] = {}
+    plain = held_out.Scoring.part
+
+    def part(self: held_out.Scoring, one: cross_validation.Part, models: Any) -> held_out.Outcome:
+        outcome = plain(self, one, models)
+        seen[one.name] = outcome, self._rows
+        return outcome
+
+    monkeypatch.setattr(held_out.Scoring, "part", part)
+    done = train(rows, tmp_path / "m", split=made, strangers=["d", "e"])
+    assert sorted(seen) == ["", "0", "1", "2"] and done.open_set is not None and done.refitted
+    for name, (outcome, own) in seen.items():
+        half = [own.half == 0, own.half == 1]
+        assert {len(set(rows.subgroup[one])) for one in half} == {1}
+        if name:
+            assert len(outcome.choosing) == np.sum(half[0] & (fold != name))
+            np.testing.assert_array_equal(outcome.reported, np.flatnonzero(half[1] & (fold == name)))
+        else:
+            assert len(outcome.choosing) == 60
+    assert done.open_set.unknown == 60
+    nested = split_files.make(rows, kind="leave-one-out", units="group")
+    nested = dataclasses.replace(
+        nested,
+        lines=tuple(one._replace(part="g0") if one.label in "de" and one.part else one for one in nested.lines),
+    )
+    with pytest.raises(KnnError, match="Outside one of the folds"):
+        train(rows, tmp_path / "n", split=nested, strangers=["d", "e"])
+
+
+def test_a_bundle_knows_what_it_was_fitted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fitted(**options: Any) -> Any:
+        train(rows, tmp_path / "m", force=True, **options)
+        assert "fitted" not in bundle.find(tmp_path / "m").config["training"]  # the card of a bundle is for people
+        return Classifier(tmp_path / "m").meta.get("fitted")
+
+    rows = labelled()
+    made = split_files.make(rows)
+    assert fitted() == sorted({train_classifier.fitted_hash(name) for name in rows.name.tolist()})
+    train_side = set(rows.name[made.part_of(rows.name) == "train"].tolist())
+    assert fitted(split=made) == sorted(map(train_classifier.fitted_hash, train_side))
+    assert len(fitted(strangers=["d"], ignore=["e"])) == 18 + 3  # half of the strangers choose the threshold
+    assert len(fitted(label="name")) == 30
+    assert train_classifier.fitted_hash("a") == hashlib.sha256(b"a").hexdigest()[:12]
+    monkeypatch.setattr(train_classifier, "NOTED", 29)
+    assert fitted() is None
+
+
+def test_columns_of_texts_by_blocks() -> None:
+    texts = np.array(["b", "", "ab", "b", "c" * 70, "ab"])
+    for size in (1, 2, 6):
+        column = cross_validation.Column.of(texts[first : first + size] for first in range(0, 6, size))
+        assert column.values.tolist() == ["", "ab", "b", "c" * 70] and column.codes.dtype == np.int32
+        np.testing.assert_array_equal(column.values[column.codes], texts)
+    assert len(cross_validation.Column.of([]).codes) == 0
+
+
+def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the names are: by the peak of what numpy and Python allocate, a few blocks included."""
+    monkeypatch.setattr(fitting, "_LABELS_A_BLOCK", 1000)
+    monkeypatch.setattr(fitting, "BLOCK", 1000)
+    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)
+    monkeypatch.setattr(held_out, "CALIBRATING", 1000)
+    monkeypatch.setattr(held_out, "MEASURED", 1000)
+    rows, name = 30_000, "n" * 120
+    generator = np.random.default_rng(0)
+    recording = np.arange(rows) // 100
+    whole = EmbeddingSet.of(
+        generator.normal(size=(rows, 2)) + np.eye(2)[recording % 2],
+        [f"{name}{one}" for one in recording],
+        subgroup=[f"{'l' * 60}{one % 2}" for one in recording],
+    )
+    hdf5.write(tmp_path / "rows.h5", whole)
+    del whole
+    tracemalloc.start()
+    try:
+        train(tmp_path / "rows.h5", tmp_path / "m")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6  # the names alone are 4 MB in the store, and 15 MB each time that numpy holds them as texts
