@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.evaluation.evaluate import grouped
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr
-from knn_cli.formats.spans import cell
 from knn_cli.formats.turns import write_json
 from knn_cli.recognition.classifier import posteriors
 from knn_cli.reports.tables import FIGURES
@@ -134,7 +134,7 @@ def score_rows(stream: TextIO, table: ScoreTable, found: Said, top: int, *, head
         times = [
             "" if (value := _seconds(time)) is None else f"{value:g}" for time in (table.start[row], table.end[row])
         ]
-        stream.write("\t".join(map(cell, [str(table.name[row]), *times, *ranked])) + "\n")
+        stream.write("\t".join(map(tsv_field, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
 def score_table(tables: list[tuple[ScoreTable, Said]], top: int, model: str) -> None:
@@ -172,7 +172,9 @@ def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None
             json_line(stream, {**one._asdict(), "seconds": _seconds(one.seconds)})
             continue
         seconds = "" if (value := _seconds(one.seconds)) is None else f"{value:g}"
-        stream.write("\t".join(map(cell, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n")
+        stream.write(
+            "\t".join(map(tsv_field, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n"
+        )
 
 
 def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
@@ -252,7 +254,7 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
         parts = [part / total for part in (one.error.missed, one.error.false_alarm, one.error.confusion)]
         rates = [one.error.rate, *parts, one.jer, one.forgiving.rate]
         counts = [one.speakers, one.found, one.miscounted]
-        stream.write("\t".join([cell(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
+        stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
 
 
 def trial_lines(found: TrialFigures) -> Iterator[tuple[str, str]]:

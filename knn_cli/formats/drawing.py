@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from knn_cli.reports.tables import Table
+from knn_cli.core.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

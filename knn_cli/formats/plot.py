@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from knn_cli.core.tables import Table
 from knn_cli.formats.drawing import GREY, PALE, Plot, add_title, new_figure, render, style
 from knn_cli.formats.turns import spoken, turns_of
-from knn_cli.reports.tables import Table
 
 if TYPE_CHECKING:
     from knn_cli.core.values import Diarization

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import tsv_field
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
@@ -89,11 +90,6 @@ def _seconds(milliseconds: int, digits: int = 3) -> str:
     return f"{milliseconds / 1000:.{digits}f}"
 
 
-def cell(text: str) -> str:
-    """One field of a tab-separated line: what would break the line is escaped by a backslash."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def write_table(
     spans: Sequence[Span], about: About, file: TextIO, *, header: bool = True, alternatives: int | None = None
 ) -> None:
@@ -112,7 +108,7 @@ def write_table(
         ranked = [(span.label, span.probability), *span.alternatives]
         cells = [text for label, chance in ranked for text in (label, "" if chance is None else f"{chance:.4f}")]
         row = [about.name, _seconds(start), _seconds(end), span.tier, *cells, *[""] * (2 + len(more) - len(cells))]
-        file.write("\t".join(map(cell, row)) + "\n")
+        file.write("\t".join(map(tsv_field, row)) + "\n")
 
 
 def write_json(spans: Sequence[Span], about: About, file: TextIO) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import Table, finite_or_none
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.evaluation.evaluate import CurvePoint
 from knn_cli.formats.drawing import FORMATS, render
@@ -16,11 +17,9 @@ from knn_cli.reports.page import Clip, page
 from knn_cli.reports.score_figures import maps
 from knn_cli.reports.tables import (
     Named,
-    Table,
     class_table,
     error_table,
     headline,
-    known,
     open_set_table,
     unlike,
     worst_errors,
@@ -132,7 +131,11 @@ def _write_list(new: Path, models: Sequence[Named], command: str, version: str, 
             "rows": one.rows,
             "recordings": one.recordings,
             "figures": {
-                name: {"value": known(figure.value), "low": known(figure.low), "high": known(figure.high)}
+                name: {
+                    "value": finite_or_none(figure.value),
+                    "low": finite_or_none(figure.low),
+                    "high": finite_or_none(figure.high),
+                }
                 for name, figure in one.evaluation.figures.items()
             },
             "priors": dict(zip(one.evaluation.table.labels, one.evaluation.priors, strict=True))

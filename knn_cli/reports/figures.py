@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from knn_cli.core.tables import CellValue, Table
 from knn_cli.evaluation.evaluate import CurvePoint
 from knn_cli.formats.drawing import COLOURS, GREY, HATCHES, LINES, PALE, Plot, add_title, new_figure, style
 from knn_cli.reports.score_figures import det, histograms
-from knn_cli.reports.tables import Named, Table, Value, counted, in_title, recall_intervals
+from knn_cli.reports.tables import Named, counted, in_title, recall_intervals
 
 
 def plots(models: Sequence[Named], curves: Mapping[str, Sequence[CurvePoint]] | None = None) -> list[Plot]:
@@ -104,7 +105,7 @@ def recall(models: Sequence[Named]) -> Plot:
     labels = sorted(names, key=lambda label: (-mean[label], label))
     support = {label: max(one.support for (_, name), (_, one) in found.items() if name == label) for label in labels}
     height = 0.8 / len(models)
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     with style():
         figure, (axes,) = new_figure(7, 1.3 + len(labels) * max(0.17, 0.13 * len(models)))
         for rank, model in enumerate(models):
@@ -148,7 +149,7 @@ def recall(models: Sequence[Named]) -> Plot:
 
 def reliability(models: Sequence[Named]) -> Plot:
     """How often the best label is right against how sure the model is, and how many rows are that sure."""
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     with style():
         figure, panels = new_figure(max(4.6, 3.6 * len(models)), 4.8, rows=2, columns=len(models), heights=[3, 1])
         for rank, model in enumerate(models):
@@ -188,7 +189,7 @@ def reliability(models: Sequence[Named]) -> Plot:
 def curve(curves: Mapping[str, Sequence[CurvePoint]]) -> Plot:
     """Accuracy and Cprimary of averages of 1, 2, ... segments, against how long they are."""
     timed = all(math.isfinite(point.seconds) for points in curves.values() for point in points)
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     with style():
         figure, (left, right) = new_figure(9, 4, columns=2)
         for rank, (name, points) in enumerate(curves.items()):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from knn_cli.core.tables import CellValue, Table, finite_or_none
 from knn_cli.evaluation.evaluate import Evaluation, Figure
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.formats.drawing import Plot, svg_element
@@ -15,11 +16,8 @@ from knn_cli.reports.tables import (
     FIGURES,
     Error,
     Named,
-    Table,
-    Value,
     class_table,
     counted,
-    known,
     open_set_table,
     prior_words,
     unlike,
@@ -171,8 +169,8 @@ def _number(figure: Figure | None, share: bool) -> str:
     return f"{value}<small>[{low}, {high}]</small>"
 
 
-def _shown(value: Value, share: bool = False) -> str:
-    if (value := known(value)) is None:
+def _shown(value: CellValue, share: bool = False) -> str:
+    if (value := finite_or_none(value)) is None:
         return "–"
     if isinstance(value, float):
         return f"{100 * value:.1f}\u00a0%" if share else f"{value:.3f}"
@@ -266,7 +264,7 @@ def _sortable(table: Table, caption: str, shares: set[str], alone: bool = False)
     for row in table.rows:
         cells = []
         for place in columns:
-            name, value = table.columns[place], known(row[place])
+            name, value = table.columns[place], finite_or_none(row[place])
             key = "" if value is None else escape(str(value))
             tag = 'th scope="row"' if name == "label" else "td"
             cells.append(

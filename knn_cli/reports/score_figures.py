@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from knn_cli.core.tables import CellValue, Table
 from knn_cli.core.values import Doubles, EmbeddingSet
 from knn_cli.evaluation.evaluate import Detection, Evaluation
 from knn_cli.evaluation.metrics import LRE_BETAS, bayes_threshold, error_rates
 from knn_cli.formats.drawing import COLOURS, GREY, LINES, PALE, Plot, add_title, new_figure, style
-from knn_cli.reports.tables import Named, Table, Value, counted, in_title
+from knn_cli.reports.tables import Named, counted, in_title
 
 _RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # ticks of a DET curve
 
 
 def det(models: Sequence[Named]) -> Plot:
     """Miss against false alarm rate on probit axes: of each label for one model, of all labels pooled for several."""
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     alone = len(models) == 1
     many = len(models[0].evaluation.detections) > 22  # too many to tell apart
     with style():
@@ -91,7 +92,7 @@ def operating_point(evaluation: Evaluation, beta: float) -> tuple[float, float]:
 
 def histograms(models: Sequence[Named], bins: int = 60) -> Plot:
     """Detection LLRs of trials with labels that occur; the outermost bins hold what lies beyond."""
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     overlaps = []
     with style():
         figure, panels = new_figure(max(5.4, 4.2 * len(models)), 3.9, columns=len(models))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 import numpy as np
 from scipy.special import ndtri
 
+from knn_cli.core.tables import CellValue, Table
 from knn_cli.evaluation.evaluate import Evaluation, Figure
-from knn_cli.formats.spans import cell
-
-Value = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -35,26 +31,6 @@ class Named:
     @property
     def counts(self) -> str:
         return f"{counted(self.rows, 'row')} of {counted(self.recordings, 'recording')}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns by name, and rows of as many values; NaN and None are both "not known"."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
-
-    def write_tsv(self, stream: TextIO) -> None:
-        """A header and one line a row; tabs, line breaks and backslashes inside a field are escaped by a backslash."""
-        for row in (self.columns, *self.rows):
-            stream.write("\t".join(map(_field, row)) + "\n")
-
-    def write_json(self, stream: TextIO) -> None:
-        """An object with title, columns and rows, each row an object; what is not known is null."""
-        rows = [dict(zip(self.columns, map(known, row), strict=True)) for row in self.rows]
-        value = {"title": self.title, "columns": self.columns, "rows": rows}
-        stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -98,7 +74,7 @@ def headline(models: Sequence[Named]) -> Table:
     names = dict.fromkeys(name for model in models for name in model.evaluation.figures)
     order = [*(name for name in FIGURES if name in names), *(name for name in names if name not in FIGURES)]
     columns = [f"{model.name} {part}" for model in models for part in ("value", "low", "high")]
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for name in order:
         found = [model.evaluation.figures.get(name, Figure(math.nan)) for model in models]
         rows.append((name, *(part for one in found for part in (one.value, one.low, one.high))))
@@ -112,7 +88,7 @@ def class_table(models: Sequence[Named], title: str = "Figures of every label") 
     ends = {model.name: recall_intervals(model.evaluation) for model in models}
     columns = ("label", "model", "rows", "precision", "recall", "recall low", "recall high", "F1", "EER")
     costs = ("Cdet 1", "min Cdet 1", "Cdet 9", "min Cdet 9")
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for label in labels:
         for model in models:
             if one := found.get((model.name, label)):
@@ -126,7 +102,7 @@ def class_table(models: Sequence[Named], title: str = "Figures of every label") 
 
 def open_set_table(models: Sequence[Named]) -> Table:
     """One row a model and label outside it that occurs: its rows and the share that was taken for a known label."""
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for model in models:
         if found := model.evaluation.open_set:
             for label, (count, accepted) in sorted(found.by_label.items(), key=lambda one: -one[1][1]):
@@ -240,14 +216,3 @@ def prior_words(model: Named, most: int = 12) -> str:
 def counted(count: int, thing: str) -> str:
     """1 row, 1,200 rows."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
-def known(value: Value) -> Value:
-    """NaN and the infinities as None, which JSON can say."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _field(value: Value) -> str:
-    if (value := known(value)) is None:
-        return ""
-    return cell(f"{value:.6g}" if isinstance(value, float) else str(value))

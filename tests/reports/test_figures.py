@@ -18,7 +18,7 @@ from knn_cli.core.values import ScoreTable
 from knn_cli.evaluation.evaluate import Detection, Evaluation, evaluate
 from knn_cli.formats.drawing import Plot, render, style, svg_element
 from knn_cli.reports import figures, score_figures
-from knn_cli.reports.tables import Named, Table, headline, recall_intervals, unlike
+from knn_cli.reports.tables import Named, headline, recall_intervals, unlike
 from tests.helpers import evaluations
 
 
@@ -216,18 +216,6 @@ def test_recall_interval_of_rows_alike_counts_recordings() -> None:
     table = ScoreTable(("a", "b"), np.repeat(once, 2, axis=0), names, np.zeros(40), np.ones(40), truth)
     wilson = stats.binomtest(8, 10).proportion_ci(method="wilson")
     assert recall_intervals(evaluations.evaluation(table))["a"] == pytest.approx((wilson.low, wilson.high), abs=1e-9)
-
-
-def test_tables_as_text(tmp_path: object) -> None:
-    import io
-    import json
-
-    table = Table("t", ("name", "x"), (("a\tb\n\\", math.nan), ("c", 0.12345678)))
-    tsv, told = io.StringIO(), io.StringIO()
-    table.write_tsv(tsv)
-    table.write_json(told)
-    assert tsv.getvalue() == "name\tx\na\\tb\\n\\\\\t\nc\t0.123457\n"
-    assert json.loads(told.getvalue())["rows"] == [{"name": "a\tb\n\\", "x": None}, {"name": "c", "x": 0.12345678}]
 
 
 def test_headline_is_in_order_and_keeps_figures_it_does_not_know(model: Named) -> None:

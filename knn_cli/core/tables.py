@@ -1,0 +1,55 @@
+"""Plain tables of numbers and text, written as tab-separated values or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TextIO
+
+CellValue = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in memory; NaN, the infinities and None all mean "not known".
+
+    Attributes
+    ----------
+    title : str
+    columns : tuple of str
+        Names of the columns.
+    rows : tuple of tuples
+        Each as long as `columns`.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[CellValue, ...], ...]
+
+    def write_tsv(self, stream: TextIO) -> None:
+        """Write a header and one line per row; floats have six significant digits, values not known are empty."""
+        for row in (self.columns, *self.rows):
+            stream.write("\t".join(map(_tsv_text, row)) + "\n")
+
+    def write_json(self, stream: TextIO) -> None:
+        """Write an object with title, columns and rows, each row an object; values not known are null."""
+        rows = [dict(zip(self.columns, map(finite_or_none, row), strict=True)) for row in self.rows]
+        value = {"title": self.title, "columns": self.columns, "rows": rows}
+        stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def finite_or_none(value: CellValue) -> CellValue:
+    """NaN and the infinities as None, which JSON can express; anything else unchanged."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def tsv_field(text: str) -> str:
+    """One field of a tab-separated line, with backslashes, tabs and line breaks escaped by a backslash."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _tsv_text(value: CellValue) -> str:
+    if (value := finite_or_none(value)) is None:
+        return ""
+    return tsv_field(f"{value:.6g}" if isinstance(value, float) else str(value))
