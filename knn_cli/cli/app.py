@@ -1,6 +1,6 @@
 """The command line: each command parses, calls plain functions of the rooms below, and writes what they return.
 
-stdout is data, stderr is talk. Exit 0: all done; 1: something failed, said on stderr, the rest is done; 2: usage.
+stdout is data, stderr is console. Exit 0: all done; 1: something failed, said on stderr, the rest is done; 2: usage.
 Nothing heavy is imported before a command runs, so that `knn --help` answers at once.
 """
 
@@ -14,7 +14,7 @@ import typer
 
 from knn_cli import __version__
 from knn_cli.cli import classify, diarize, train
-from knn_cli.cli.console import Commands, failed, leave, talk
+from knn_cli.cli.console import Commands, console, failed, leave
 from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
@@ -89,7 +89,7 @@ def convert(
     from knn_cli.networks import bundle
     from knn_cli.networks import conversion as room
 
-    with talk.progress("Converting") as progress:
+    with console.progress("Converting") as progress:
         made = room.convert(
             src,
             out,
@@ -107,19 +107,19 @@ def convert(
     if made.kind == "audio":
         done = f"{made.sources} recordings, {made.rows} segments, {_duration(made.seconds)}"
         again = f" ({made.earlier} recordings done before)" if made.earlier else ""
-        talk.note(f"{made.out}: {done}{again}.")
+        console.note(f"{made.out}: {done}{again}.")
         if made.dropped:
-            talk.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
+            console.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
     elif made.kind == "bundle":
         option = "--segmentation" if bundle.find(made.out, segmenter=None).is_segmenter else "--model"
-        talk.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with {option}.")
+        console.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with {option}.")
     elif made.export is not None:
         was = f", {made.export.float_size / 1e6:.1f} MB without --int8" if int8 else ""
-        talk.note(f"{made.out}: {made.rows / 1e6:.1f} M parameters, {made.export.size / 1e6:.1f} MB{was}.")
+        console.note(f"{made.out}: {made.rows / 1e6:.1f} M parameters, {made.export.size / 1e6:.1f} MB{was}.")
         near = f"within {made.export.difference:.1e}, cosine at least {made.export.cosine:.6f}"
-        talk.note(f"onnxruntime agrees with torch on {made.export.clips} random clips: {near}.")
+        console.note(f"onnxruntime agrees with torch on {made.export.clips} random clips: {near}.")
     else:
-        talk.note(f"{made.out}: {made.rows} rows of {made.sources} recordings.")
+        console.note(f"{made.out}: {made.rows} rows of {made.sources} recordings.")
     leave(made.failures, unsaid=True)
 
 
@@ -157,14 +157,14 @@ def embed(
     files = [] if stores else pipeline.audio_files(src, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     say_model(model, embedder.bundle, f"on {embedder.device}")
-    with talk.progress("Embedding") as progress:
+    with console.progress("Embedding") as progress:
         if out is not None:
             source: Any = stores[0] if stores else files
             made = pipeline.embed_into(source, out, embedder, options, force=force, progress=progress)
             with hdf5.Store(out) as written:
                 whole = len(written)
             new = "" if whole == made.rows else f" ({made.rows} new, the rest from before)"
-            talk.note(
+            console.note(
                 f"{out}: {whole} embeddings{new} of {embedder.dimension} values by {embedder.bundle.fingerprint}."
             )
             say_silent(made.silent)

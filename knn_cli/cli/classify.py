@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knn_cli.cli.console import failed, leave, talk
+from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
@@ -215,7 +215,7 @@ def _files(
     tables: list[tuple[ScoreTable, Said]] = []
     with (
         nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
-        talk.progress("Classifying") as progress,
+        console.progress("Classifying") as progress,
     ):
         table_wanted = out is None and sys.stdout.isatty() and not as_json
         first, done_any, counts = True, False, (0, 0)
@@ -244,7 +244,7 @@ def _files(
         output.score_table(tables, top, classifier.bundle.name)
     right, known = counts
     if known:
-        talk.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
+        console.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
     leave(failures)
 
 
@@ -277,7 +277,7 @@ def _timeline(
         targets = {path: out_dir / f"{name}{suffix}" for path, name in zip(sources, called, strict=True)}
         pipeline.check_folder_output(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
     failures, first = [], True
-    with talk.progress("Listening") as progress:
+    with console.progress("Listening") as progress:
         for done, (path, found) in enumerate(pipeline.timelines(sources, classifier, rttm, **settings), start=1):
             progress(done, len(sources))
             if isinstance(found, KnnError):
@@ -292,12 +292,14 @@ def _timeline(
             else:
                 spans.write(target, found.spans, found.about(), form)
             parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in found.durations.items())
-            talk.note(f"{path}: {parts or 'no speech'}.")
+            console.note(f"{path}: {parts or 'no speech'}.")
             for one in found.switches:
                 of = f" ({one.speaker})" if one.speaker else ""
-                talk.note(f"{path}: at {one.time:.1f} s from {one.before} to {one.after}{of}.")
+                console.note(f"{path}: at {one.time:.1f} s from {one.before} to {one.after}{of}.")
             for who in found.speakers:
-                talk.note(f"{path}: {who.speaker} speaks {who.label} ({who.probability:.0%}, {who.heard:.0f} s heard).")
+                console.note(
+                    f"{path}: {who.speaker} speaks {who.label} ({who.probability:.0%}, {who.heard:.0f} s heard)."
+                )
     leave(failures)
 
 
@@ -319,15 +321,15 @@ def _test(
         evaluation_report.check(report, sources=[*sources, *listed], force=force)
         if out is not None and report.resolve() in out.resolve().parents:
             raise KnnError(f"{out} is in the folder of the report, which is written whole.", "Name another file.")
-    with talk.progress("Classifying") as progress:
+    with console.progress("Classifying") as progress:
         tested = test_sets.test(sources, models, **settings, progress=progress)
     for one in tested.missing:
-        talk.note(one)
+        console.note(one)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
         output.tested(stream, tested, as_json)
     if report is not None:
         page = test_sets.write(report, tested, command=shlex.join(["knn", *sys.argv[1:]]), force=force)
-        talk.note(f"{page}: open it in a browser.")
+        console.note(f"{page}: open it in a browser.")
 
 
 def _trials(
@@ -349,7 +351,7 @@ def _trials(
     scores, figures, by = test_sets.trials_of(sources, listed, model, cohort=cohort, top=as_norm, scorer=scorer.value)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
         verification.write_scores(listed, scores, stream)
-    talk.note(f"{len(listed)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
+    console.note(f"{len(listed)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
     if figures is not None:
         for name, text in output.trial_lines(figures):
-            talk.note(f"{name:<14}{text}")
+            console.note(f"{name:<14}{text}")

@@ -1,38 +1,115 @@
-"""How the command line talks: notes, errors and progress on stderr, one sentence a mistake, exit codes."""
+"""What the command line writes to stderr: notes, errors, progress bars and the log file; and its exit codes."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
 
+# Functions of the packages below name their parameters; these are the options that set them.
+FLAGS = {
+    "as_norm": "--as-norm",
+    "batch_seconds": "--batch-seconds",
+    "channel": "--channel",
+    "config": "--config",
+    "device": "--device",
+    "force": "--force",
+    "ignore": "--ignore",
+    "int8": "--int8",
+    "label": "--level",
+    "labels": "--labels",
+    "label_rule": "--labels",
+    "level": "--level",
+    "link_speakers": "--link-speakers",
+    "max_silence": "--max-silence",
+    "max_speakers": "--max-speakers",
+    "min_segment": "--min-segment",
+    "min_speakers": "--min-speakers",
+    "model": "--model",
+    "num_speakers": "--num-speakers",
+    "out_of_set": "--out-of-set",
+    "rate": "--rate",
+    "segment": "--segment",
+    "segmentation": "--segmentation",
+    "silence_threshold": "--silence-threshold",
+    "units": "--units",
+    "unwanted": "--unwanted",
+}
+# Values of parameters whose option is a switch.
+SWITCHES = {("use_vad", "False"): "--no-vad"}
+_PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
 
-class Talk:
-    """What goes to stderr: notes (unless quiet), details (when verbose), errors (always), progress on a terminal."""
 
-    quiet = False
-    verbose = False
+def with_flags(text: str) -> str:
+    """A message of the packages below in the words of the command line: "`force=True`" becomes "--force"."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if (name, value) in SWITCHES:
+            return SWITCHES[name, value]
+        if name not in FLAGS:
+            return match[0]
+        return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {value.strip(chr(34))}"
+
+    return _PARAMETER.sub(flag, text)
+
+
+class Console:
+    """stderr: notes (unless quiet), details (when verbose), errors (always), a progress bar on a terminal.
+
+    A log file gets all of these with the time, details whether verbose or not.
+    """
+
+    def __init__(self) -> None:
+        self.quiet = self.verbose = False
+        self._log: TextIO | None = None
+
+    def reset(self) -> None:
+        """Neither quiet nor verbose, and no log file: each command line begins like this."""
+        self.quiet = self.verbose = False
+        if self._log is not None:
+            self._log.close()
+        self._log = None
+
+    def log_to(self, path: Path, command: str) -> None:
+        """Append to a file what stderr says; the command itself comes first."""
+        self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._record(command)
+
+    def _record(self, text: str) -> None:
+        if self._log is not None:
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._log.writelines(f"{now} {line}\n" for line in text.splitlines())
 
     def note(self, text: str) -> None:
+        self._record(text)
         if not self.quiet:
             typer.echo(text, err=True)
 
     def detail(self, text: str) -> None:
+        self._record(text)
         if self.verbose:
             typer.echo(text, err=True)
 
     def error(self, error: KnnError) -> None:
-        typer.echo(f"knn: {error.message}", err=True)
-        if error.hint:
-            typer.echo(f"     {error.hint}", err=True)
+        lines = [f"knn: {with_flags(error.message)}", *([f"     {with_flags(error.hint)}"] if error.hint else [])]
+        self.complain("\n".join(lines))
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong, however quiet the command is."""
+        self._record(text)
+        typer.echo(text, err=True)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
@@ -40,22 +117,22 @@ class Talk:
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
-        from rich.console import Console
+        from rich.console import Console as Terminal
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=Terminal(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-talk = Talk()
+console = Console()
 
 
 class Commands(TyperGroup):
     """Turns every mistake of the user, and every refusal of the system, into one sentence and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        talk.quiet = talk.verbose = False
+        console.reset()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -66,42 +143,45 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KnnError as error:
-            talk.error(error)
+            console.error(error)
             raise typer.Exit(error.code) from None
-        except BrokenPipeError:  # whoever read our output has heard enough; the exit code is the shell's for SIGPIPE
+        except BrokenPipeError:  # the reader of our output has closed it; the exit code is the shell's for SIGPIPE
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except KeyboardInterrupt:
-            hint = "Repeat the command: convert, and embed with -o, go on where they were."
-            talk.error(KnnError("Stopped.", hint))
+            hint = "Repeat the command: convert, embed -o and train --recipe continue where they stopped."
+            console.error(KnnError("Stopped.", hint))
             raise typer.Exit(130) from None
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
-            talk.error(KnnError(f"{name}{error.strerror or error}.", "Check the path, its permissions and free space."))
+            hint = "Check the path, its permissions and the free space on the disk."
+            console.error(KnnError(f"{name}{error.strerror or error}.", hint))
         raise typer.Exit(1)
 
 
 def failed(name: str, error: KnnError) -> Failure:
-    talk.error(error)
+    """Say why one file could not be processed, and return that failure for `leave`."""
+    console.error(error)
     return Failure(name, error)
 
 
 def leave(failures: list[Failure], *, unsaid: bool = False) -> None:
-    """Exit 1 when files failed, with what was wrong with each, where that is `unsaid`, and their list."""
+    """Exit 1 when files failed, after their list; with the reason of each first where that is still `unsaid`."""
     if not failures:
         return
     for failure in failures if unsaid else ():
-        talk.error(failure.error)
+        console.error(failure.error)
     if len(failures) > 1:
-        typer.echo(f"knn: {len(failures)} files failed: {', '.join(failure.file for failure in failures)}", err=True)
+        names = ", ".join(failure.file for failure in failures)
+        console.complain(f"knn: {len(failures)} files failed: {names}")
     raise typer.Exit(1)
 
 
 def end_at_once_among_several() -> None:
     """End one of `torchrun`'s processes here, when its work is done; nothing in a process that is alone.
 
-    While the interpreter winds down, threads of Gloo and autograd may still ask for its lock: then, once in many runs,
-    the process aborts ("terminate called without an active exception"), and a finished training counts as failed.
+    While the interpreter shuts down, threads of Gloo and autograd may still ask for its lock. Once in many runs the
+    process then aborts ("terminate called without an active exception"), and a finished training counts as failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
-from knn_cli.cli.console import failed, leave, talk
+from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
@@ -212,7 +212,7 @@ def diarize(
     turns = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
     hearing = {"vad": vad.value, "segmentation": segmenter}
     clusters = {"clusterer": method, "settings": settings}
-    with talk.progress("Listening") as progress:
+    with console.progress("Listening") as progress:
         found = pipeline.diarize(
             sources, embedder, per_channel=per_channel, channel=channel, **counts, **turns, **hearing, **clusters
         )
@@ -224,7 +224,7 @@ def diarize(
             results = together = post_processing.linked(results, known=names, threshold=link_from, view=view)
             good = [linking.speakers(one.diarization) for _, one in together if not isinstance(one, KnnError)]
             labels = {label for one in good for label in one}
-            talk.note(f"{_many(len(labels), 'voice')} in {_many(len(good), 'recording')}.")
+            console.note(f"{_many(len(labels), 'voice')} in {_many(len(good), 'recording')}.")
             names = (*names, *labels)
         least = 1 if per_channel else num_speakers or min_speakers or 1
         work = _Work(ways, clean, names, truths, voices is not None, channel, least)
@@ -236,7 +236,7 @@ def diarize(
     if voices is not None and work.kept:
         fingerprint = embedder.bundle.fingerprint
         rows = identification.export(work.kept, fingerprint, voices, known=known_names, across=across, force=force)
-        talk.note(f"{voices}: {_many(rows, 'voice')} by {fingerprint}.")
+        console.note(f"{voices}: {_many(rows, 'voice')} by {fingerprint}.")
     leave(work.failures)
 
 
@@ -304,11 +304,11 @@ def _segmenter(vad: Vad, model: str | None, embedder: Embedder) -> Segmenter | N
 def _enrolled(path: Path, embedder: Embedder) -> Voices:
     from knn_cli.diarization import identification
 
-    with talk.progress("Enrolling") as progress:
+    with console.progress("Enrolling") as progress:
         voices = identification.enrol(path, embedder, progress=progress)
-    talk.detail(f"{path}: {_many(len(voices), 'known speaker')}, {_many(int(voices.clips.sum()), 'clip')}.")
+    console.detail(f"{path}: {_many(len(voices), 'known speaker')}, {_many(int(voices.clips.sum()), 'clip')}.")
     for name in voices.doubtful:
-        talk.note(f"The clips of {name} are so little alike that they may be of several voices.")
+        console.note(f"The clips of {name} are so little alike that they may be of several voices.")
     return voices
 
 
@@ -360,7 +360,7 @@ class _Work:
                 leave(self.failures)  # before an empty file takes the place of an older result
         if len(self._lengths) > 1:
             sums = {name: sum(one[name] for one in self._lengths) for name in self._lengths[0]}
-            talk.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
+            console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
 
     def _one(self, path: Path, found: Found, stream: TextIO) -> None:
         one = found.diarization
@@ -370,15 +370,15 @@ class _Work:
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = diarization_error.score(truth, one.turns, uem=scored)
         if not one.turns:
-            talk.note(f"{path} holds no speech; nothing is in its {self.ways.form}.")
+            console.note(f"{path} holds no speech; nothing is in its {self.ways.form}.")
         else:
             there = _many(len(one.turns.labels()), "speaker")
-            talk.detail(f"{path}: {there}, {_many(len(one.turns), 'turn')}.")
+            console.detail(f"{path}: {there}, {_many(len(one.turns), 'turn')}.")
             if len(one.turns.labels()) < self._least:
-                talk.note(f"{path}: {there}, not {self._least}; there is too little speech for more.")
+                console.note(f"{path}: {there}, not {self._least}; there is too little speech for more.")
         if found.recognised is not None and one.turns:
             heard = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in found.known.items())
-            talk.note(f"{path}: {heard or 'nobody'} recognised.")
+            console.note(f"{path}: {heard or 'nobody'} recognised.")
         if self._keep:
             self.kept.append((path.stem, one))
         self._turns(path, found, stream)
@@ -407,24 +407,24 @@ class _Work:
         result = clean.run(path, found.diarization, self.known)
         if clean.unwanted is not None:
             if not found.diarization.turns:
-                talk.note(f"{path}: nobody is unwanted, since nobody speaks there.")
+                console.note(f"{path}: nobody is unwanted, since nobody speaks there.")
             elif not result.speakers:
                 few = clean.unwanted.strip() == "least"
                 why = "only one speaks there, who is not the least of anybody" if few else "they do not speak there"
-                talk.note(f"{path}: nobody is unwanted, since {why}.")
+                console.note(f"{path}: nobody is unwanted, since {why}.")
             else:
                 seconds = sum(part.end - part.start for part in result.parts)
                 who = ", ".join(result.speakers)
-                talk.note(f"{clean.listed(path)}: {_many(len(result.parts), 'part')} of {who}, {seconds:.1f} s.")
+                console.note(f"{clean.listed(path)}: {_many(len(result.parts), 'part')} of {who}, {seconds:.1f} s.")
         if (cleaned := result.cleaned) is None:
             return
         if cleaned.note:
-            talk.note(cleaned.note)
+            console.note(cleaned.note)
         lengths = cleaned.seconds()
         if cleaned.how == "mute":
             lengths["muted"] = lengths.pop("unwanted")
         self._lengths.append(lengths)
-        talk.note(f"{cleaned.target}: {_lengths(lengths)}.")
+        console.note(f"{cleaned.target}: {_lengths(lengths)}.")
 
 
 def _many(count: int, what: str) -> str:

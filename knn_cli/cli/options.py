@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from knn_cli.cli.console import talk
+from knn_cli.cli.console import console
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Level(str, Enum):
 
 
 def quieter(value: bool) -> None:
-    talk.quiet = talk.quiet or value
+    console.quiet = console.quiet or value
 
 
 def louder(value: bool) -> None:
-    talk.verbose = talk.verbose or value
+    console.verbose = console.verbose or value
 
 
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", callback=quieter, help="Only errors on stderr.")]
@@ -81,12 +81,12 @@ def refuse_without(ctx: typer.Context, needs: Mapping[str, Sequence[str]]) -> No
 
 def say_model(asked: str | None, found: Bundle, more: str) -> None:
     """Which model is at work: said of one that the user did not name, else only where details are wanted."""
-    (talk.detail if asked else talk.note)(f"Model {found.fingerprint}, {more}.")
+    (console.detail if asked else console.note)(f"Model {found.fingerprint}, {more}.")
 
 
 def say_silent(rows: int) -> None:
     if rows:
-        talk.note(f"Left out {rows} segments without enough speech.")
+        console.note(f"Left out {rows} segments without enough speech.")
 
 
 def parse_priors(text: str) -> dict[str, float] | None:

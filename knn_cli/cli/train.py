@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from knn_cli.cli.console import end_at_once_among_several, talk
+from knn_cli.cli.console import console, end_at_once_among_several
 from knn_cli.cli.options import (
     BatchOption,
     Device,
@@ -110,7 +110,7 @@ def split(
     )
     split_files.write(out, made)
     output.split_counts(sys.stdout, split_files.counts(made, rows), as_json)
-    talk.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")
+    console.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")
 
 
 def train(
@@ -196,7 +196,7 @@ def train(
     made_split = split_files.read(split) if split is not None else None
     weights = _priors(priors)
     grouped = labels.read_groups(groups) if groups is not None else None
-    with talk.progress("Embedding") as progress:
+    with console.progress("Embedding") as progress:
         rows = pipeline.training_source(
             src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress
         )
@@ -223,21 +223,21 @@ def train(
         refit=refit,
     )
     if model is None:
-        talk.note(f"Embeddings of {done.bundle.fingerprint or 'an unknown model'}.")
+        console.note(f"Embeddings of {done.bundle.fingerprint or 'an unknown model'}.")
     if done.not_found:
-        talk.note(f"No row has the label {', '.join(done.not_found)}.")
+        console.note(f"No row has the label {', '.join(done.not_found)}.")
     if done.not_in_store:
-        talk.note(f"{len(done.not_in_store)} recordings of the split are not here, such as {done.not_in_store[0]}.")
+        console.note(f"{len(done.not_in_store)} recordings of the split are not here, such as {done.not_in_store[0]}.")
     if done.split_label:
-        talk.note(f"The split was drawn by {done.split_label}, the labels here are of the level {label.value}.")
+        console.note(f"The split was drawn by {done.split_label}, the labels here are of the level {label.value}.")
     if not done.bundle.has_network:
-        talk.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
+        console.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
     if not done.refitted:
-        talk.note("The model is fitted on the side train alone, so that the side test can try it.")
+        console.note("The model is fitted on the side train alone, so that the side test can try it.")
     if done.left_out:
-        talk.note(f"Left out {done.left_out} rows that are ignored, on no side, or have no {label.value}.")
+        console.note(f"Left out {done.left_out} rows that are ignored, on no side, or have no {label.value}.")
     if not done.calibrated and calibration is not Calibrating.none:
-        talk.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
+        console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
     for name, text in _lines(done, out):
         typer.echo(f"{name:<12}{text}")
 
@@ -273,9 +273,9 @@ def _train_network(src: Path, out: Path, recipe: Path, said: set[str], **options
     from knn_cli.training import recipe_reader, trainer
 
     asked = recipe_reader.read(recipe, said)
-    with talk.progress("Training") as progress:
-        done = trainer.train(src, out, asked, progress=progress, report=lambda one: talk.note(one.line), **options)
+    with console.progress("Training") as progress:
+        done = trainer.train(src, out, asked, progress=progress, report=lambda one: console.note(one.line), **options)
     if done.finished is not None:  # only the main process of a training has the word
-        talk.note(done.finished.note)
+        console.note(done.finished.note)
         typer.echo("\n".join(done.lines))
     end_at_once_among_several()
