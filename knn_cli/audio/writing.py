@@ -20,8 +20,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.core.atomic import check_output, replacing
+from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.output_paths import check_output
 
 Frames = NDArray[Any]  # (n, channels), int32 in units of the last bit or float64 with 1.0 as full scale
 

@@ -258,8 +258,10 @@ def _timeline(
     settings: dict[str, Any],
 ) -> None:
     from knn_cli.cli import pipeline
+    from knn_cli.core.output_paths import make_output_folder
     from knn_cli.formats import spans
     from knn_cli.recognition.timeline import ALTERNATIVES
+    from knn_cli.store import labels
 
     if out is not None and (out_dir is not None or len(sources) > 1):
         raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
@@ -273,9 +275,9 @@ def _timeline(
             f"Several recordings in one {form} file could not be told apart.", "Give --out-dir for a file each."
         )
     if out_dir is not None:
-        called = pipeline.recording_names(sources)
+        called = labels.recording_names(sources)
         targets = {path: out_dir / f"{name}{suffix}" for path, name in zip(sources, called, strict=True)}
-        pipeline.check_folder_output(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
+        make_output_folder(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
     failures, first = [], True
     with console.progress("Listening") as progress:
         for done, (path, found) in enumerate(pipeline.timelines(sources, classifier, rttm, **settings), start=1):

@@ -26,6 +26,7 @@ from knn_cli.cli.options import (
     say_model,
 )
 from knn_cli.core.errors import KnnError
+from knn_cli.core.output_paths import check_unique_stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,7 +186,7 @@ def diarize(
     method, settings = _method(clusterer.value, preset and preset.value, own)
 
     sources = pipeline.expand(files)
-    pipeline.check_stems(sources)
+    check_unique_stems(sources)
     if rttm is not None:  # whatever its suffix
         ways = turn_outputs.Ways("rttm", rttm, None, {})
     else:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knn_cli.audio import reading
-from knn_cli.core.atomic import check_output, check_outputs
 from knn_cli.core.errors import AudioError, BundleError, Failure, KnnError, StoreError
+from knn_cli.core.output_paths import check_output, check_unique_stems
 from knn_cli.core.values import Diarization, EmbeddingSet, Progress, ScoreTable
 from knn_cli.embedding.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedding.embedder import embed_store as embed_rows
@@ -247,30 +247,6 @@ def classify(
             yield str(path), error
 
 
-def recording_names(files: Sequence[Path]) -> list[str]:
-    """What each recording is called: its stem, where that stands in several folders with those that tell it apart.
-
-    Raises KnnError for two files of one name in one folder.
-    """
-    names = labels.distinct([path.stem for path in files], [path.parent.resolve() for path in files])
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise KnnError(f"Two of the files are called {twice}, so they could not be told apart.", "Rename one.")
-    return names
-
-
-def check_folder_output(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:
-    """KnnError when the files of an output folder cannot be made, or one would replace a source; makes the folder."""
-    check_outputs(targets, sources)
-    if folder.exists() and not folder.is_dir():
-        raise KnnError(f"{folder} is a file.", "Name a folder for one file a recording, or one file with -o.")
-    try:
-        for parent in dict.fromkeys([folder, *(target.parent for target in targets)]):
-            parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KnnError(f"The folder {folder} cannot be made: {error.strerror}.", "Name another folder.") from error
-
-
 def references(
     files: Sequence[Path], reference: Path | None, uem: Path | None
 ) -> dict[str, tuple[Annotation, Timeline | None]]:
@@ -314,15 +290,15 @@ def timelines(
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """(file, its languages over time or why there are none), file after file; see `timeline.timeline`.
 
-    rttm : turns of speakers, looked up by the file's name in `recording_names`; those of an only recording go with an
-           only file
+    rttm : turns of speakers, looked up by the file's name in `labels.recording_names`; those of an only recording go
+           with an only file
 
-    What is found has that name too. Raises KnnError as `recording_names`.
+    What is found has that name too. Raises KnnError as `labels.recording_names`.
     """
     from knn_cli.formats import turns as report
     from knn_cli.recognition import timeline
 
-    names = recording_names(files)
+    names = labels.recording_names(files)
     turns = report.read_rttm(rttm) if rttm is not None else {}
     for path, name in zip(files, names, strict=True):
         try:
@@ -336,17 +312,6 @@ def timelines(
             yield path, error
 
 
-def check_stems(files: Sequence[Path]) -> None:
-    """KnnError for two files of one name, whose turns could not be told apart."""
-    first: dict[str, Path] = {}
-    for path in files:
-        if (other := first.setdefault(path.stem, path)) is not path:
-            raise KnnError(
-                f"Two files are called {path.stem}, so their turns could not be told apart: {other} and {path}.",
-                "Rename one.",
-            )
-
-
 def diarize(
     files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
 ) -> Iterator[tuple[Path, Diarization | KnnError]]:
@@ -357,7 +322,7 @@ def diarize(
     """
     from knn_cli.diarization import channels, pipeline
 
-    check_stems(files)
+    check_unique_stems(files)
 
     def one(path: Path) -> Diarization:
         if not per_channel:

@@ -186,7 +186,7 @@ def train(
     if recipe is not None:
         return _train_network(src, out, recipe, given(ctx), device=device.value, use_vad=vad, force=force)
     from knn_cli.cli import pipeline
-    from knn_cli.core.atomic import check_output
+    from knn_cli.core.output_paths import check_output
     from knn_cli.networks import bundle
     from knn_cli.recognition import split_files, train_classifier
     from knn_cli.store import labels

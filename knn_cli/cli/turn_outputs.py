@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from knn_cli.audio import reading
 from knn_cli.cli import pipeline
-from knn_cli.core.atomic import check_output
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.output_paths import check_output, make_output_folder
 from knn_cli.formats import turns as report
 from knn_cli.store import hdf5
 
@@ -91,7 +91,7 @@ def check(
     if len(set(targets)) < len(targets):
         twice = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {twice}.", "Rename a recording, or do it by itself.")
-    pipeline.check_folder_output(ways.folder, targets, read)
+    make_output_folder(ways.folder, targets, read)
 
 
 def _cleaned(clean: Cleaning, source: Path, force: bool) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -62,7 +62,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside `path`: moved to its place when the block ends well, removed when it does not.
 
     A folder that is there already is moved aside first and removed last, so that a kill between leaves one of the two
-    whole. Ask `check_folder` before: this one replaces whatever it finds. A link stays a link.
+    whole. Call `output_paths.check_folder` before: this function replaces whatever it finds. A link stays a link.
     """
     target = Path(path).resolve()
     try:
@@ -83,37 +83,6 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         ):
             raise  # about another file that the block opened
         raise _refused(path, error) from error
-
-
-def check_folder(path: Path, what: str, ours: Collection[str], force: bool) -> None:
-    """KnnError when a folder of our own kind cannot go to `path`: call it before hours of work.
-
-    what : its kind, for the message
-    ours : names that such a folder may hold; one with anything else in it is never replaced
-    """
-    if not path.exists():
-        return
-    foreign = sorted(one.name for one in path.iterdir() if one.name not in ours) if path.is_dir() else [path.name]
-    if foreign:
-        hint = "Name another folder; this one will not be replaced."
-        raise KnnError(f"{path} exists and is no {what}: it holds {foreign[0]}.", hint)
-    if any(path.iterdir()) and not force:
-        raise KnnError(f"The {what} {path} exists already.", "Name another folder, or replace it with --force.")
-
-
-def check_output(path: str | Path | None, sources: Iterable[str | Path]) -> None:
-    """KnnError when an output would take the place of one of the sources, which `--force` does not allow either."""
-    if path is None:
-        return
-    check_outputs([path], sources)
-
-
-def check_outputs(paths: Iterable[str | Path], sources: Iterable[str | Path]) -> None:
-    """`check_output` of many outputs, in time that grows with their number only."""
-    read = {Path(source).resolve() for source in sources}
-    for path in paths:
-        if Path(path).resolve() in read:
-            raise KnnError(f"{path} is one of the sources.", "Name another file for the output.")
 
 
 def _refused(path: str | Path, error: OSError) -> KnnError:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.core.atomic import check_output
 from knn_cli.core.errors import AudioError, KnnError, StoreError
+from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, Progress
+from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.linking import check_threshold, numbered, renamed, speakers
 from knn_cli.embedding.embedder import Embedder, embed_file, embed_store
 from knn_cli.networks import bundle
@@ -121,9 +122,7 @@ class _Sums:
         self._of: dict[str, tuple[Doubles, Doubles]] = {}
 
     def add(self, rows: EmbeddingSet) -> None:
-        units = rows.data[:, self.view].astype(np.float64)
-        lengths = np.linalg.norm(units, axis=1, keepdims=True)
-        units /= np.where(lengths > 0, lengths, 1.0)
+        units = l2_normalize(rows.data[:, self.view].astype(np.float64))
         seconds = rows.end - rows.start
         weights = np.where(seconds > 0, seconds, 1.0)  # of unknown length: one second
         for name in dict.fromkeys(rows.speaker.tolist()):

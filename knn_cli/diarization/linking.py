@@ -20,6 +20,7 @@ from pyannote.core import Annotation
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Floats
+from knn_cli.core.vectors import l2_normalize
 
 THRESHOLD = 0.625  # mean cosine of two groups that are one voice: `python -m benchmarks.known_speakers`
 TIE = 1e-9  # cosines that differ by less are equal: far above rounding, far below any voice
@@ -112,9 +113,7 @@ def _units(vectors: Sequence[Floats | None], view: slice) -> tuple[Doubles, NDAr
     size = np.zeros(next(iter(shapes), (0,)))[view].shape
     rows = np.array([np.zeros(size) if one is None else one[view] for one in vectors], dtype=np.float64)
     rows = rows.reshape(len(vectors), *size)  # (N, D), of no rows too
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    heard = lengths[:, 0] > 0
-    return rows / np.where(lengths > 0, lengths, 1.0), heard
+    return l2_normalize(rows), np.linalg.norm(rows, axis=1) > 0
 
 
 def _merged(

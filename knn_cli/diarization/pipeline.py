@@ -16,6 +16,7 @@ from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Floats, Waveform
+from knn_cli.core.vectors import l2_normalize
 
 if TYPE_CHECKING:
     from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation, Turn
@@ -155,19 +156,19 @@ def _votes(heard: Segmentation, voices: _Voices, labels: Labels) -> Floats:
     say who speaks at the same time, and short ones who it is where a long one takes two voices for one.
     """
     from knn_cli.diarization import reconstruction
-    from knn_cli.diarization.clustering.base import means, unit
+    from knn_cli.diarization.clustering.base import means
 
     rows = np.flatnonzero(labels >= 0)
-    units = unit(voices.vectors[rows].astype(np.float64))
+    units = l2_normalize(voices.vectors[rows].astype(np.float64))
     centroids, _ = means(units, np.ones(len(rows)), labels[rows])
-    centroids = unit(centroids)
+    centroids = l2_normalize(centroids)
     like = np.exp((units @ centroids.T - 1) / SHARPNESS)
     shares = np.zeros((len(labels), len(centroids)), dtype=np.float32)
     shares[rows] = like / like.sum(1, keepdims=True)
     votes = reconstruction.vote(voices.windows, voices.small, shares)
     if not voices.local:
         return votes
-    own = unit(voices.local_vectors.astype(np.float64)) @ centroids.T  # (N, S), 0 without an embedding
+    own = l2_normalize(voices.local_vectors.astype(np.float64)) @ centroids.T  # (N, S), 0 without an embedding
     for row, one in enumerate(voices.local):
         there = votes[heard.starts[one.window] :][: len(one.chosen)]
         own[row] += AGREEMENT * there[one.chosen[: len(there)]].sum(0) / max(1, np.count_nonzero(one.chosen))
@@ -253,8 +254,6 @@ def _described(
     """
     from pyannote.core import Annotation, Segment
 
-    from knn_cli.diarization.clustering.base import unit
-
     names: dict[int, str] = {}
     found, confidence = Annotation(uri=uri), {}
     for track, (first, last, speaker) in enumerate(turns):
@@ -266,7 +265,7 @@ def _described(
         rows = np.flatnonzero(labels == speaker)
         if len(rows):
             weights = voices.seconds[rows].astype(np.float64)
-            units = unit(voices.whole[rows].astype(np.float64))  # so that long ones do not drown the others
+            units = l2_normalize(voices.whole[rows].astype(np.float64))  # so that long ones do not drown the others
             of_speaker[name] = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
             clean = np.zeros(len(votes), dtype=bool)
             for one in (voices.small[row] for row in rows.tolist()):

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from knn_cli.audio.segments import FRAME_SECONDS
+from knn_cli.core.device import torch_device
 from knn_cli.core.errors import BundleError
 from knn_cli.core.parallel import Map, side_by_side
 from knn_cli.core.values import Floats, Waveform
 from knn_cli.diarization.reconstruction import Segmentation
-from knn_cli.embedding.embedder import Embedder, torch_device
+from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.segmenters.powerset import to_multilabel
@@ -39,7 +40,7 @@ class Segmenter:
     """A segmentation network on a device.
 
     model    : name or path of a bundle of the kind `segmenter`, None for the shipped one
-    device   : see `embedder.torch_device`
+    device   : see `core.device.torch_device`
     embedder : its device and, where the model names it, its encoder are taken, so that one is loaded once
 
     Raises BundleError for a model that cannot be loaded, or whose encoder is not there; KnnError for the device.

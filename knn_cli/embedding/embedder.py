@@ -20,6 +20,7 @@ import torch
 from pyannote.core import Segment, Timeline
 
 from knn_cli.audio import reading, segments, speech_activity
+from knn_cli.core.device import torch_device
 from knn_cli.core.errors import AudioError, KnnError, SilenceError
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Waveform
 from knn_cli.networks import bundle
@@ -190,19 +191,6 @@ def _pieces(span: Segment) -> list[Segment]:
 def no_speech(what: str, use_vad: bool) -> SilenceError:
     hint = "If there is, --no-vad takes all of it." if use_vad else "Check the recording's level."
     return SilenceError(f"{what} holds no speech.", hint)
-
-
-def torch_device(name: str) -> torch.device:
-    """The device that a name asks for; auto takes cuda, then mps, then cpu. Raises KnnError when it is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    kind = name.partition(":")[0]
-    if kind not in there:
-        raise KnnError(f"There is no device {name!r}.", "Known: auto, cpu, cuda, mps.")
-    if not there[kind]:
-        raise KnnError(f"This machine has no {kind} device that torch can use.", "Take --device cpu or auto.")
-    return torch.device(name)
 
 
 def embed_file(

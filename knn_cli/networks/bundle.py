@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
-from knn_cli.core.atomic import check_folder, replacing_folder
+from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
 
 if TYPE_CHECKING:

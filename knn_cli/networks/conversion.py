@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knn_cli.audio import reading
-from knn_cli.core.atomic import check_folder, check_output, replacing_folder
+from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
+from knn_cli.core.output_paths import check_folder, check_output
 from knn_cli.core.values import EmbeddingSet, Progress
 from knn_cli.networks import bundle
 from knn_cli.store import embedding_files, hdf5, kaldi, labels

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet
+from knn_cli.core.vectors import l2_normalize
 from knn_cli.evaluation import metrics
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def score(
         shift = others.mean(axis=0) - (0.0 if plda is None else plda.mean)
         vectors, others = vectors - shift, others - shift
     if plda is None:
-        vectors, others = _unit(vectors), None if others is None else _unit(others)
+        vectors, others = l2_normalize(vectors), None if others is None else l2_normalize(others)
     counts = np.array([len(rows) for rows in members])
     owner = np.repeat(np.arange(len(members)), counts)
     enrol = np.zeros((len(members), vectors.shape[1]))
@@ -260,17 +261,12 @@ def _moments(against: Callable[[int, int], Doubles], rows: int, top: int) -> tup
 
 
 def _cosine(enrol: Doubles, counts: NDArray[np.int64], test: Doubles) -> Doubles:
-    scores: Doubles = _unit(enrol) @ test.T
+    scores: Doubles = l2_normalize(enrol) @ test.T
     return scores
 
 
 def _llr(plda: PLDA) -> Score:
     return lambda enrol, counts, test: plda.llr(enrol, test, counts)
-
-
-def _unit(vectors: Doubles) -> Doubles:
-    lengths: Doubles = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def _paired(

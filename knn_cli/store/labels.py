@@ -73,6 +73,21 @@ def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
     ]
 
 
+def recording_names(files: Sequence[Path]) -> list[str]:
+    """Names that tell recordings apart: the stem, with folders in front where several folders hold that stem.
+
+    Raises
+    ------
+    KnnError
+        If two files in one folder have the same stem.
+    """
+    names = distinct([path.stem for path in files], [path.parent.resolve() for path in files])
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KnnError(f"Two of the files are called {twice}, so they could not be told apart.", "Rename one.")
+    return names
+
+
 def _common(folders: set[PurePath]) -> int:
     """How many leading parts all of several folders share."""
     count = 0

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
-from knn_cli.embedding.embedder import torch_device
 
 
 class Stopped(KnnError):

@@ -279,7 +279,7 @@ def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path:
     assert turns.read_text() == before
     (tmp_path / "file").write_text("mine")
     refused("is a file", *one, "--out-dir", tmp_path / "file", "--format", "srt")
-    refused("cannot be made", *one, "--out-dir", tmp_path / "file" / "below", "--format", "srt")
+    refused("cannot be created", *one, "--out-dir", tmp_path / "file" / "below", "--format", "srt")
     assert (tmp_path / "file").read_text() == "mine"
 
 

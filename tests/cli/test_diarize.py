@@ -22,8 +22,8 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.cli import diarize as cli_diarize
 from knn_cli.cli import pipeline as cli_pipeline
-from knn_cli.core.atomic import check_outputs
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.output_paths import check_outputs
 from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, EmbeddingSet
 from knn_cli.diarization import channels, identification, linking, pipeline

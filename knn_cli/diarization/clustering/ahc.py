@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means, unit
+from knn_cli.core.vectors import l2_normalize
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means
 
 LIMIT = 3000  # points of one tree: 3 * 8 * LIMIT^2 bytes
 
@@ -55,7 +56,7 @@ class AgglomerativeClustering(Clusterer):
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
         """See `Clusterer.partition`."""
-        tree = Tree.grow(unit(embeddings), self.linkage, self.limit)
+        tree = Tree.grow(l2_normalize(embeddings), self.linkage, self.limit)
         threshold = LINKAGES[self.linkage] if self.threshold is None else self.threshold
         if self.linkage == "ward":
             threshold *= len(embeddings)  # the tree has sums
@@ -226,7 +227,7 @@ def adopt_small(points: Doubles, weights: Doubles, labels: Labels, size: int) ->
     large = np.flatnonzero(total >= size)
     if len(large) in (0, len(total)):
         return labels
-    units = unit(centroids)
+    units = l2_normalize(centroids)
     taker = np.arange(len(total))
     small = np.flatnonzero(total < size)
     taker[small] = large[(units[small] @ units[large].T).argmax(axis=1)]

@@ -25,6 +25,7 @@ from scipy import sparse
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
+from knn_cli.core.vectors import l2_normalize
 
 Labels = NDArray[np.int64]
 
@@ -88,7 +89,7 @@ class Clusterer(ABC):
         if len(rows) < 2:
             return np.zeros(len(rows), dtype=np.int64)
         heard = np.ones(len(rows), dtype=bool) if seconds is None else seconds >= self.reliable
-        points = unit(rows)
+        points = l2_normalize(rows)
         if heard.all() or np.count_nonzero(heard) < max(low, 2):
             labels = self.partition(rows, wanted, seconds)
         else:
@@ -96,15 +97,8 @@ class Clusterer(ABC):
             labels = np.empty(len(rows), dtype=np.int64)
             labels[heard] = in_order(self.partition(rows[heard], fewer, None if seconds is None else seconds[heard]))
             centroids, _ = means(points[heard], np.ones(len(rows))[heard], labels[heard])
-            labels[~heard] = (points[~heard] @ unit(centroids).T).argmax(axis=1)
+            labels[~heard] = (points[~heard] @ l2_normalize(centroids).T).argmax(axis=1)
         return in_order(split_up_to(points, labels, low))
-
-
-def unit(rows: Doubles) -> Doubles:
-    """(N, D) -> (N, D) rows of length 1; rows of zeros stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    result: Doubles = rows / np.where(lengths > 0, lengths, 1.0)
-    return result
 
 
 def bounds(count: int, number: int | None, least: int | None, most: int | None) -> tuple[int, int]:

@@ -10,8 +10,9 @@ import numpy as np
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
+from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.ahc import LIMIT, AgglomerativeClustering, condense, cut, merge_order
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means, unit
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means
 
 
 @CLUSTERERS.register("hdbscan")
@@ -41,7 +42,7 @@ class HDBSCANClustering(Clusterer):
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
         """See `Clusterer.partition`."""
-        points = unit(embeddings)
+        points = l2_normalize(embeddings)
         centroids, counts, member = condense(points, self.limit)
         size = max(2, min(self.minimum_size, round(0.1 * len(centroids))))
         found = np.full(len(centroids), -1)
@@ -52,7 +53,7 @@ class HDBSCANClustering(Clusterer):
             labels = np.zeros(len(found), dtype=np.int64)
         else:
             middles, _ = means(centroids[dense], counts[dense], found[dense])
-            labels = np.where(dense, found, (centroids @ unit(middles).T).argmax(axis=1))
+            labels = np.where(dense, found, (centroids @ l2_normalize(middles).T).argmax(axis=1))
         labels = in_order(labels)
         if labels.max() + 1 < bounds.low:
             return AgglomerativeClustering(limit=self.limit)(points, num_speakers=bounds.low)

@@ -19,6 +19,7 @@ from scipy import linalg
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
+from knn_cli.core.vectors import l2_normalize
 from knn_cli.networks.bundle import Bundle, check_embedder
 from knn_cli.recognition import transforms
 from knn_cli.recognition.glc import float64_rows
@@ -62,7 +63,7 @@ class VoicePLDA:
     def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
         """(N, E) -> (N, D) of length 1 after LDA: their cosines say how alike voices are. KnnError for another E."""
         rows = float64_rows(embeddings, len(self.centre))
-        return _length_one(_length_one(rows - self.centre) @ self.lda - self.shift)
+        return l2_normalize(l2_normalize(rows - self.centre) @ self.lda - self.shift)
 
     def coordinates(self, embeddings: NDArray[np.floating]) -> Doubles:
         """(N, E) -> (N, K) with within-speaker covariance 1 and between-speaker covariance diag(`between`)."""
@@ -83,7 +84,7 @@ class VoicePLDA:
         chain = transforms.fit(f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names)
         centre, _, lda, shift, _ = (step.values for step in chain.steps)
         shift = shift / np.sqrt(len(centre))  # there a length is the square root of the dimension, here it is 1
-        unit = _length_one(_length_one(rows - centre) @ lda - shift)
+        unit = l2_normalize(l2_normalize(rows - centre) @ lda - shift)
         return cls.of(PLDA.fit(unit, names), centre, lda, shift)
 
     @classmethod
@@ -147,9 +148,3 @@ def load(bundle: Bundle) -> VoicePLDA:
         return VoicePLDA(**arrays)
     except ValueError as error:
         raise BundleError(f"{path} does not fit: {error}.", "Copy the whole folder again.") from error
-
-
-def _length_one(rows: Doubles) -> Doubles:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    result: Doubles = rows / np.where(lengths > 0, lengths, 1.0)
-    return result

@@ -11,8 +11,9 @@ from scipy.linalg import eigh
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
+from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, means, unit
+from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, means
 
 FEW = 150  # embeddings
 
@@ -54,7 +55,7 @@ class SpectralClustering(Clusterer):
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
         """See `Clusterer.partition`."""
-        centroids, counts, member = condense(unit(embeddings), self.limit)
+        centroids, counts, member = condense(l2_normalize(embeddings), self.limit)
         low, high = (min(bound, len(centroids)) for bound in bounds[:2])
         if not bounds.capped:
             high = min(high, max(low, self.most))
@@ -66,7 +67,7 @@ class SpectralClustering(Clusterer):
             tree = AgglomerativeClustering(threshold=self.one_or_more)
             speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
         rows = vectors[:, :speakers]
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        rows = l2_normalize(rows, min_norm=1e-12)
         labels: Labels = k_means(rows, counts, speakers)[member]
         return labels
 

@@ -48,7 +48,8 @@ _FRAMES_ON_THE_WAY_BACK = 30  # whose convolutions are held at once in training 
 class WavLMSizes:
     """Everything that tells one WavLM from another.
 
-    Attributes:
+    Attributes
+    ----------
         convolutions: (channels, kernel, stride) of each convolution over the waveform.
         convolution_bias: whether the convolutions have a bias.
         convolution_norm: "group" normalises the first convolution, each channel over time (Base, Base+);
@@ -161,7 +162,8 @@ class WavLM(nn.Module):
         from `frames(length)` on hold anything finite. Each layer is computed when it is asked for, under the
         gradient mode of that moment; without gradients no earlier layer is kept.
 
-        Raises:
+        Raises
+        ------
             AudioError: a clip is shorter than `minimum` samples.
             ValueError: `lengths` do not fit `waveforms`.
         """

@@ -51,7 +51,8 @@ class Part:
 class Imported:
     """A network from elsewhere, its weights in the types of ours, on the CPU.
 
-    Attributes:
+    Attributes
+    ----------
         encoder: the encoder.
         source: dialect and file or folder name that it came from.
         licence_note: what to write about the licence in a bundle's card.
@@ -128,7 +129,8 @@ def fitted(
 ) -> list[Part]:
     """The parts with their weights out of `found`; `extras` is a regular expression of keys that are left out.
 
-    Raises:
+    Raises
+    ------
         KnnError: keys that are missing, extra or of another size, all of them listed.
     """
     expected = {

@@ -44,7 +44,8 @@ def import_any(
     config : YAML of the training that wrote a checkpoint of wespeaker's
     labels : names of the classes of such a checkpoint's head, in any order
 
-    Raises:
+    Raises
+    ------
         KnnError: nothing there, not readable, no dialect that we know, sizes or settings that our network does not
             have, keys that are missing, extra or of another size (all of them listed), names that do not fit.
     """

@@ -58,7 +58,8 @@ def is_segmentation(content: Mapping[str, Any]) -> bool:
 def from_pyannote(content: Mapping[str, Any], path: Path) -> ImportedSegmenter:
     """A PyanNet out of the whole checkpoint: state_dict, hyper_parameters and pyannote's specifications.
 
-    Raises:
+    Raises
+    ------
         KnnError: several labels a frame instead of powerset classes, settings that our network does not have, keys
             that are missing, extra or of another size.
     """

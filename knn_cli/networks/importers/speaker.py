@@ -91,7 +91,8 @@ _OWN_NOTE = "The weights keep the licence of whoever trained them, and that of t
 def from_speechbrain(folder: Path) -> Imported:
     """An ECAPA-TDNN of speechbrain, such as lang-id-voxlingua107-ecapa, with the classifier where that is x-vector's.
 
-    Raises:
+    Raises
+    ------
         KnnError: files that are missing or do not fit, or settings that our network does not have.
     """
     path = folder / "hyperparams.yaml"
@@ -235,7 +236,8 @@ def from_training(
     config : the training's YAML
     labels : names of the classes, in any order; None for those of the known sets of 13 and of 107 classes
 
-    Raises:
+    Raises
+    ------
         KnnError: no config, a network or head that knn does not have, weights that do not fit, names that are missing
             or too many.
     """

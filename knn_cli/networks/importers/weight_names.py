@@ -22,7 +22,8 @@ DIALECTS = {
 class Spelling:
     """How a dialect names our weights, and what it may hold besides.
 
-    Attributes:
+    Attributes
+    ----------
         prefixes: (ours, theirs) in order, the first that fits counts; #1 and #2 are numbers, #1+1 one more than #1.
         extras: regular expression of keys that are left out.
     """

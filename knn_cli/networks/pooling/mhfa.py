@@ -54,7 +54,8 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
 
     The layers have any one shape.
 
-    Raises:
+    Raises
+    ------
         ValueError: when not exactly L layers come.
     """
     expected = len(weights[0])
@@ -79,7 +80,8 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
 def last_layer(layers: Iterable[Tensor], expected: int) -> Tensor:
     """The last of `layers`.
 
-    Raises:
+    Raises
+    ------
         ValueError: when not exactly `expected` layers come.
     """
     count, last = 0, None
@@ -173,7 +175,8 @@ class MHFA(nn.Module):
 
         `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
 
-        Raises:
+        Raises
+        ------
             ValueError: when another number of layers comes.
         """
         return self.pool(self.frames(layers), mask)
@@ -439,7 +442,8 @@ class MeanPooling(nn.Module):
 
         `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
 
-        Raises:
+        Raises
+        ------
             ValueError: when fewer layers come than the chosen one needs.
         """
         chosen = next(islice(layers, self.layer, None), None)

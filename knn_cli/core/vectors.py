@@ -1,0 +1,27 @@
+"""Vectors of unit length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from knn_cli.core.values import Doubles
+
+
+def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
+    """Scale rows to unit Euclidean length.
+
+    Parameters
+    ----------
+    rows : (N, D) float64 array
+    min_norm : float, optional
+        Divide by at least this, as `torch.nn.functional.normalize` does with its `eps`. By default rows are divided by
+        their exact length, and rows of zeros stay zero.
+
+    Returns
+    -------
+    (N, D) float64 array
+    """
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    divisors = np.where(norms > 0, norms, 1.0) if min_norm is None else np.maximum(norms, min_norm)
+    normalized: Doubles = rows / divisors
+    return normalized
