@@ -144,14 +144,15 @@ def embed(
     """Embeddings of sound: into a store, or as Kaldi text vectors or JSON lines on stdout."""
     from knn_cli.cli import output, pipeline
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
     from knn_cli.store import hdf5
 
     if out is not None:
         if as_json:
             raise KnnError("--json is for stdout, -o writes a store.", "Choose one of the two.")
         hdf5.check_free(out, force)
-    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
-    stores = [path for path in src if pipeline.is_store(path)]
+    options = EmbeddingOptions(segment=segment, use_vad=vad, channel=channel)
+    stores = [path for path in src if hdf5.is_store(path)]
     if stores and len(src) > 1:
         raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
     files = [] if stores else pipeline.audio_files(src, labels)
@@ -172,7 +173,7 @@ def embed(
             return
         if stores:
             for rows in pipeline.embed_store(stores[0], embedder, options):
-                if isinstance(rows, pipeline.Silent):
+                if isinstance(rows, RowsWithoutSpeech):
                     say_silent(rows.rows)
                 else:
                     output.embeddings(sys.stdout, rows, as_json)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from knn_cli.cli.output import Said
-    from knn_cli.cli.pipeline import EmbedOptions
     from knn_cli.core.values import ScoreTable
+    from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
 
 TESTING, TIMELINE, TRIALS = "Test sets", "Long recordings", "Speaker trials"
@@ -122,6 +122,7 @@ def classify(
 ) -> None:
     """Language or dialect of files or of a store's rows, with calibrated probabilities."""
     from knn_cli.cli import pipeline
+    from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
 
     mode = _mode(given(ctx))
@@ -144,7 +145,7 @@ def classify(
         settings = {"split": split, "part": part, "most": curve, "draws": draws, "priors": of_models, "use_vad": vad}
         return _test(sources, models, report, settings, as_json, out, force)
     weights = models[0].priors if priors == "model" else parse_priors(priors)
-    options = pipeline.EmbedOptions(segment=segment, use_vad=vad, channel=channel)
+    options = EmbeddingOptions(segment=segment, use_vad=vad, channel=channel)
     _files(sources, models[0], options, top, weights, as_json, out)
 
 
@@ -202,14 +203,16 @@ def _form(as_json: bool, form: str | None, out: Path | None) -> str | None:
 def _files(
     sources: list[Path],
     classifier: Classifier,
-    options: EmbedOptions,
+    options: EmbeddingOptions,
     top: int,
     priors: Mapping[str, float] | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
-    from knn_cli.cli import output, pipeline
+    from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
+    from knn_cli.embedding.options import RowsWithoutSpeech
+    from knn_cli.recognition.classify_files import classify_files
 
     failures = []
     tables: list[tuple[ScoreTable, Said]] = []
@@ -219,12 +222,12 @@ def _files(
     ):
         table_wanted = out is None and sys.stdout.isatty() and not as_json
         first, done_any, counts = True, False, (0, 0)
-        for done, (name, result) in enumerate(pipeline.classify(sources, classifier, options), start=1):
+        for done, (path, result) in enumerate(classify_files(sources, classifier, options), start=1):
             progress(done, len(sources))
             if isinstance(result, KnnError):
-                failures.append(failed(name, result))
+                failures.append(failed(str(path), result))
                 continue
-            if isinstance(result, pipeline.Silent):
+            if isinstance(result, RowsWithoutSpeech):
                 say_silent(result.rows)
                 continue
             said = output.said(result, priors)
@@ -257,9 +260,9 @@ def _timeline(
     form: str | None,
     settings: dict[str, Any],
 ) -> None:
-    from knn_cli.cli import pipeline
     from knn_cli.core.output_paths import make_output_folder
     from knn_cli.formats import spans
+    from knn_cli.recognition.classify_files import language_timelines
     from knn_cli.recognition.timeline import ALTERNATIVES
     from knn_cli.store import labels
 
@@ -280,7 +283,7 @@ def _timeline(
         make_output_folder(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
     failures, first = [], True
     with console.progress("Listening") as progress:
-        for done, (path, found) in enumerate(pipeline.timelines(sources, classifier, rttm, **settings), start=1):
+        for done, (path, found) in enumerate(language_timelines(sources, classifier, rttm, **settings), start=1):
             progress(done, len(sources))
             if isinstance(found, KnnError):
                 failures.append(failed(str(path), found))

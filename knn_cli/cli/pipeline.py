@@ -5,20 +5,18 @@ Every function here takes and returns plain values; the command line only prints
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from knn_cli.audio import reading
-from knn_cli.core.errors import AudioError, BundleError, Failure, KnnError, StoreError
+from knn_cli.core.errors import AudioError, Failure, KnnError
 from knn_cli.core.output_paths import check_output, check_unique_stems
-from knn_cli.core.values import Diarization, EmbeddingSet, Progress, ScoreTable
-from knn_cli.embedding.embedder import BATCH_SECONDS, MINIMUM_SECONDS, Embedder, embed_file, no_speech
+from knn_cli.core.values import Diarization, EmbeddingSet, Progress
+from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedding.embedder import embed_store as embed_rows
+from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store, StoreWriter
@@ -26,23 +24,6 @@ from knn_cli.store.labels import Labels
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
-
-    from knn_cli.recognition.classifier import Classifier
-    from knn_cli.recognition.timeline import LanguageTimeline
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How sound becomes rows: seconds a row (None: a file), speech only, which channel."""
-
-    segment: float | None = None
-    use_vad: bool = True
-    channel: str = "mix"
-
-    def __post_init__(self) -> None:
-        reading.channel_index(self.channel)
-        if self.segment is not None and not MINIMUM_SECONDS <= self.segment < math.inf:
-            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MINIMUM_SECONDS:g} s or more.")
 
 
 @dataclass
@@ -52,21 +33,6 @@ class Embedding:
     rows: int = 0
     silent: int = 0
     failures: list[Failure] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Silent:
-    """Rows of a store that were left out for want of speech."""
-
-    rows: int
-
-
-def is_store(path: Path) -> bool:
-    """Whether a path is an HDF5 store; StoreError for a damaged one, or another file with a store's suffix."""
-    if path.suffix.lower() in hdf5.SUFFIXES:
-        with Store(path):
-            return True
-    return hdf5.kind_of(path) is not None
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
@@ -108,14 +74,14 @@ def line_names(files: Sequence[tuple[Path, Labels]]) -> list[str]:
 
 
 def embed(
-    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbedOptions
+    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbeddingOptions
 ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
     """(file, its embeddings or why there are none), file after file."""
     for path, label in files:
         yield str(path), _attempt(path, label, embedder, options)
 
 
-def _attempt(path: Path, label: Labels, embedder: Embedder, options: EmbedOptions) -> EmbeddingSet | KnnError:
+def _attempt(path: Path, label: Labels, embedder: Embedder, options: EmbeddingOptions) -> EmbeddingSet | KnnError:
     try:
         return embed_file(path, embedder, label=label, **vars(options))
     except AudioError as error:
@@ -126,7 +92,7 @@ def embed_into(
     source: Path | Sequence[tuple[Path, Labels]],
     out: Path,
     embedder: Embedder,
-    options: EmbedOptions,
+    options: EmbeddingOptions,
     *,
     force: bool = False,
     progress: Progress | None = None,
@@ -147,7 +113,7 @@ def embed_into(
                 out, "embeddings", attributes, plan={**plan, "batch": embedder.batch_seconds}, force=force
             ) as writer,
         ):
-            _refuse_segment(options)
+            options.check_store()
             total = len(opened)
             for group in embed_rows(opened, embedder, use_vad=options.use_vad, skip=writer.finished):
                 result.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
@@ -173,14 +139,11 @@ def embed_into(
     return result
 
 
-def _refuse_segment(options: EmbedOptions) -> None:
-    if options.segment is not None:
-        raise KnnError("A store's rows are segments already.", "Cut them otherwise with `knn convert --segment`.")
-
-
-def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterator[EmbeddingSet | Silent]:
+def embed_store(
+    path: Path, embedder: Embedder, options: EmbeddingOptions
+) -> Iterator[EmbeddingSet | RowsWithoutSpeech]:
     """The embeddings of an audio store, group of rows after group of rows; SilenceError when there are none at all."""
-    _refuse_segment(options)
+    options.check_store()
     rows = silent = 0
     with Store(path, "audio") as opened:
         for group in embed_rows(opened, embedder, use_vad=options.use_vad):
@@ -189,7 +152,7 @@ def embed_store(path: Path, embedder: Embedder, options: EmbedOptions) -> Iterat
     if not rows:
         raise no_speech(str(path), options.use_vad)
     if silent:
-        yield Silent(silent)
+        yield RowsWithoutSpeech(silent)
 
 
 def training_source(
@@ -223,30 +186,6 @@ def training_source(
     return EmbeddingSet.concatenate(parts)
 
 
-def classify(
-    sources: Sequence[Path], classifier: Classifier, options: EmbedOptions
-) -> Iterator[tuple[str, ScoreTable | Silent | KnnError]]:
-    """(source, its scores or why there are none); rows of files are named by path, rows of stores by recording."""
-    for path in sources:
-        try:
-            if is_store(path):
-                _refuse_segment(options)
-                scored = 0
-                for table in classifier.store(path, use_vad=options.use_vad):
-                    scored += len(table)
-                    yield str(path), table
-                if not scored:
-                    raise no_speech(str(path), options.use_vad)
-                with Store(path) as opened:
-                    if scored < len(opened):
-                        yield str(path), Silent(len(opened) - scored)
-            else:
-                table = classifier.file(path, **vars(options))
-                yield str(path), replace(table, name=np.full(len(table), str(path)))
-        except (AudioError, StoreError, BundleError) as error:
-            yield str(path), error
-
-
 def references(
     files: Sequence[Path], reference: Path | None, uem: Path | None
 ) -> dict[str, tuple[Annotation, Timeline | None]]:
@@ -262,7 +201,7 @@ def references(
     turns, scored = report.read_references(reference), report.read_uem(uem) if uem is not None else None
     found: dict[str, tuple[Annotation, Timeline | None]] = {}
     for path in files:
-        truth = _turns_of(path.stem, turns, files, reference)
+        truth = report.turns_of_recording(path.stem, turns, files, reference)
         if scored is None:
             found[path.stem] = (truth, None)
             continue
@@ -271,45 +210,6 @@ def references(
             raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or leave the file out.")
         found[path.stem] = (truth, part)
     return found
-
-
-def _turns_of(name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path) -> Annotation:
-    """The turns of a recording; those of an only recording go with an only file. KnnError where there are none."""
-    from knn_cli.formats import turns as report
-
-    if len(turns) == len(files) == 1:
-        return next(iter(turns.values()))
-    found = turns.get(name, turns.get(report.rttm_word(name)))  # RTTM has no white space in names
-    if found is None:
-        raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
-    return found
-
-
-def timelines(
-    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
-) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
-    """(file, its languages over time or why there are none), file after file; see `timeline.timeline`.
-
-    rttm : turns of speakers, looked up by the file's name in `labels.recording_names`; those of an only recording go
-           with an only file
-
-    What is found has that name too. Raises KnnError as `labels.recording_names`.
-    """
-    from knn_cli.formats import turns as report
-    from knn_cli.recognition import timeline
-
-    names = labels.recording_names(files)
-    turns = report.read_rttm(rttm) if rttm is not None else {}
-    for path, name in zip(files, names, strict=True):
-        try:
-            speakers = _turns_of(name, turns, files, rttm) if rttm is not None else None
-        except KnnError as error:
-            yield path, error
-            continue
-        try:
-            yield path, replace(timeline.timeline(path, classifier, speakers=speakers, **settings), name=name)
-        except AudioError as error:
-            yield path, error
 
 
 def diarize(

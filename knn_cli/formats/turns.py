@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -80,6 +80,35 @@ def read_references(path: str | Path) -> dict[str, Annotation]:
                 raise KnnError(f"The recording {uri} is in {file.name} and in a file before it.", "Remove one.")
             recordings[uri] = turns
     return recordings
+
+
+def turns_of_recording(
+    name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path | str
+) -> Annotation:
+    """The turns of a recording among those of a file; the turns of a single recording go with a single file.
+
+    Parameters
+    ----------
+    name : str
+        Of the recording.
+    turns : mapping
+        Recording -> its turns, as `read_rttm` gives them.
+    files : sequence of Path
+        All the audio files that are looked up.
+    source : Path or str
+        The file of the turns, for the message.
+
+    Raises
+    ------
+    KnnError
+        There are no turns of this recording.
+    """
+    if len(turns) == len(files) == 1:
+        return next(iter(turns.values()))
+    found = turns.get(name, turns.get(rttm_word(name)))  # RTTM has no white space in names
+    if found is None:
+        raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
+    return found
 
 
 def read_uem(path: str | Path) -> dict[str, Timeline]:

@@ -20,7 +20,7 @@ from knn_cli.recognition import hmm
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
-    from knn_cli.recognition.train_classifier import Classifier
+    from knn_cli.recognition.classifier import Classifier
 
 WINDOW_SECONDS = 3.0
 STEP_SECONDS = 1.0
@@ -61,7 +61,7 @@ class SpeakerLanguage:
 class LanguageTimeline:
     """What `timeline` finds in one recording.
 
-    name     : the file's stem, or of several recordings what tells them apart (`pipeline.timelines`)
+    name     : the file's stem, or of several recordings what tells them apart (`classify_files.language_timelines`)
     seconds  : length of the recording
     spans    : by start, speech only; with speakers each in its speaker's tier, and those of two speakers may overlap
     switches : changes from one known language to another, pauses and unknown speech between them passed over

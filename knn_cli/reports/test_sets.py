@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from knn_cli import __version__
-from knn_cli.cli import pipeline
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, Progress, ScoreTable, Texts
 from knn_cli.embedding.embedder import embed_store, no_speech
@@ -83,7 +82,7 @@ def test(
     `Classifier.score` and `evaluate` raise.
     """
     for source in sources:
-        if not pipeline.is_store(source):
+        if not hdf5.is_store(source):
             raise KnnError(f"{source} is no store, whose rows have labels.", "Make one with `knn convert`.")
     made = split_files.read(split) if split is not None else None
     if made is not None and part not in made.parts:

@@ -256,6 +256,14 @@ def kind_of(path: Path) -> str | None:
         return store.kind
 
 
+def is_store(path: Path) -> bool:
+    """Whether a path is an HDF5 store; StoreError for a damaged one, or another file with a store's suffix."""
+    if path.suffix.lower() in SUFFIXES:
+        with Store(path):
+            return True
+    return kind_of(path) is not None
+
+
 def labels(path: Path | str) -> EmbeddingSet:
     """Names, labels and times of a store of either kind, without its vectors or sound; see `Store.labels`."""
     with Store(path) as store:

@@ -1,0 +1,115 @@
+"""Files and stores to scores or language timelines, one after the other: a bad file costs none of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knn_cli.core.errors import AudioError, BundleError, KnnError, StoreError
+from knn_cli.core.values import ScoreTable
+from knn_cli.embedding.embedder import no_speech
+from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
+from knn_cli.formats import turns
+from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.timeline import LanguageTimeline, timeline
+from knn_cli.store import hdf5
+from knn_cli.store.labels import recording_names
+
+
+def classify_files(
+    sources: Sequence[Path], classifier: Classifier, options: EmbeddingOptions | None = None
+) -> Iterator[tuple[Path, ScoreTable | RowsWithoutSpeech | KnnError]]:
+    """Score audio files and stores.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Audio files, audio stores and embedding stores.
+    classifier : Classifier
+        The model, with its labels.
+    options : EmbeddingOptions, optional
+        How the sound of files becomes rows.
+
+    Yields
+    ------
+    (Path, ScoreTable)
+        Scores of a file, whose rows are named by its path, or of a block of a store's rows, named by recording.
+    (Path, RowsWithoutSpeech)
+        After the scores of a store: how many of its rows were left out.
+    (Path, KnnError)
+        Why a source has no scores.
+
+    Raises
+    ------
+    KnnError
+        A length of segments is given for a store.
+    """
+    options = options or EmbeddingOptions()
+    for path in sources:
+        try:
+            if hdf5.is_store(path):
+                options.check_store()
+                yield from ((path, result) for result in _score_store(path, classifier, options.use_vad))
+            else:
+                table = classifier.file(path, **vars(options))
+                yield path, replace(table, name=np.full(len(table), str(path)))
+        except (AudioError, StoreError, BundleError) as error:
+            yield path, error
+
+
+def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:
+    """The tables of a store, then how many rows have none."""
+    scored = 0
+    for table in classifier.store(path, use_vad=use_vad):
+        scored += len(table)
+        yield table
+    if not scored:
+        raise no_speech(str(path), use_vad)
+    with hdf5.Store(path) as store:
+        if scored < len(store):
+            yield RowsWithoutSpeech(len(store) - scored)
+
+
+def language_timelines(
+    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
+) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
+    """Find the languages of each file over time.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Audio files.
+    classifier : Classifier
+        The model, with its labels.
+    rttm : Path, optional
+        Turns of speakers, looked up by the names that `recording_names` gives the files. Turns of a single recording
+        go with a single file, whatever it is called.
+    **settings
+        As `timeline.timeline` takes them.
+
+    Yields
+    ------
+    (Path, LanguageTimeline) or (Path, KnnError)
+        A timeline, which has the file's name of `recording_names`, or why there is none.
+
+    Raises
+    ------
+    KnnError
+        Two files have one name, or the turns cannot be read.
+    """
+    names = recording_names(files)
+    speakers = turns.read_rttm(rttm) if rttm is not None else {}
+    for path, name in zip(files, names, strict=True):
+        try:
+            own = turns.turns_of_recording(name, speakers, files, rttm) if rttm is not None else None
+        except KnnError as error:
+            yield path, error
+            continue
+        try:
+            yield path, replace(timeline(path, classifier, speakers=own, **settings), name=name)
+        except AudioError as error:
+            yield path, error
