@@ -16,6 +16,7 @@ from knn_cli.core.errors import KnnError
 # Half a nanosecond: what a sum of float64 seconds may be off by, far below one sample.
 EPSILON = 5e-10
 FRAME_SECONDS = 0.04  # of a decision on who speaks
+MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
 
 def binarize(

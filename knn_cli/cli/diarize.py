@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from knn_cli.cli.turn_outputs import Ways
     from knn_cli.core.errors import Failure
     from knn_cli.diarization.identification import Voices
-    from knn_cli.diarization.post_processing import Cleaning, Found
+    from knn_cli.diarization.post_processing import Cleaning
+    from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
@@ -168,7 +169,7 @@ def diarize(
     """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
     from knn_cli.audio import reading
     from knn_cli.cli import pipeline, turn_outputs
-    from knn_cli.diarization import identification, linking, post_processing
+    from knn_cli.diarization import identification, linking, post_processing, recordings
     from knn_cli.diarization.pipeline import check_hearing, check_speakers, check_turns
     from knn_cli.embedding.embedder import Embedder
 
@@ -196,7 +197,7 @@ def diarize(
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
         clean = post_processing.Cleaning(out_dir, ways.form, unwanted, how, max_silence, silence_threshold, channel)
-    truths = pipeline.references(sources, reference, uem)
+    truths = recordings.read_references(sources, reference, uem)
     others = [one for one in (reference, uem, speakers) if one is not None]
     turn_outputs.check(ways, clean, voices, sources, others, force=force)
 
@@ -214,15 +215,15 @@ def diarize(
     hearing = {"vad": vad.value, "segmentation": segmenter}
     clusters = {"clusterer": method, "settings": settings}
     with console.progress("Listening") as progress:
-        found = pipeline.diarize(
+        found = recordings.diarize_recordings(
             sources, embedder, per_channel=per_channel, channel=channel, **counts, **turns, **hearing, **clusters
         )
-        results: Iterable[tuple[Path, Found | KnnError]] = _counted(found, progress, len(sources))
+        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _counted(found, progress, len(sources))
         if known is not None:
-            results = post_processing.recognised(results, known, threshold=name_from, keep=per_channel)
+            results = recordings.identify_speakers(results, known, threshold=name_from, keep_labels=per_channel)
         if across:
             view = embedder.bundle.view("speaker")
-            results = together = post_processing.linked(results, known=names, threshold=link_from, view=view)
+            results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
             good = [linking.speakers(one.diarization) for _, one in together if not isinstance(one, KnnError)]
             labels = {label for one in good for label in one}
             console.note(f"{_many(len(labels), 'voice')} in {_many(len(good), 'recording')}.")
@@ -313,12 +314,14 @@ def _enrolled(path: Path, embedder: Embedder) -> Voices:
     return voices
 
 
-def _counted(results: Iterable[tuple[Path, Any]], progress: Any, total: int) -> Iterator[tuple[Path, Found | KnnError]]:
-    from knn_cli.diarization.post_processing import Found
+def _counted(
+    results: Iterable[tuple[Path, Any]], progress: Any, total: int
+) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
+    from knn_cli.diarization.recordings import RecordingResult
 
     for done, (path, one) in enumerate(results, start=1):
         progress(done, total)
-        yield path, one if isinstance(one, KnnError) else Found(one)
+        yield path, one if isinstance(one, KnnError) else RecordingResult(one)
 
 
 class _Work:
@@ -342,7 +345,7 @@ class _Work:
         self._keep = keep
         self._lengths: list[dict[str, float]] = []
 
-    def write(self, results: Iterable[tuple[Path, Found | KnnError]]) -> None:
+    def write(self, results: Iterable[tuple[Path, RecordingResult | KnnError]]) -> None:
         from knn_cli.core.atomic import replacing_text
         from knn_cli.formats import turns as report
 
@@ -363,7 +366,7 @@ class _Work:
             sums = {name: sum(one[name] for one in self._lengths) for name in self._lengths[0]}
             console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
 
-    def _one(self, path: Path, found: Found, stream: TextIO) -> None:
+    def _one(self, path: Path, found: RecordingResult, stream: TextIO) -> None:
         one = found.diarization
         if self.truths:
             from knn_cli.evaluation import diarization_error
@@ -386,7 +389,7 @@ class _Work:
         if self.clean is not None:
             self._clean(self.clean, path, found)
 
-    def _turns(self, path: Path, found: Found, stream: TextIO) -> None:
+    def _turns(self, path: Path, found: RecordingResult, stream: TextIO) -> None:
         from knn_cli.core.atomic import replacing_text
         from knn_cli.formats import turns as report
 
@@ -404,7 +407,7 @@ class _Work:
             assert to is not None  # see `turn_outputs.ways`
             report.write(found.diarization, to, ways.form, audio_path=path, channel=self.channel)
 
-    def _clean(self, clean: Cleaning, path: Path, found: Found) -> None:
+    def _clean(self, clean: Cleaning, path: Path, found: RecordingResult) -> None:
         result = clean.run(path, found.diarization, self.known)
         if clean.unwanted is not None:
             if not found.diarization.turns:

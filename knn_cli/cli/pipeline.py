@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, Failure, KnnError
-from knn_cli.core.output_paths import check_output, check_unique_stems
-from knn_cli.core.values import Diarization, EmbeddingSet, Progress
+from knn_cli.core.output_paths import check_output
+from knn_cli.core.values import EmbeddingSet, Progress
 from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder, embed_file, no_speech
 from knn_cli.embedding.embedder import embed_store as embed_rows
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
@@ -21,9 +21,6 @@ from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store, StoreWriter
 from knn_cli.store.labels import Labels
-
-if TYPE_CHECKING:
-    from pyannote.core import Annotation, Timeline
 
 
 @dataclass
@@ -184,58 +181,3 @@ def training_source(
     if not sum(map(len, parts)):
         raise no_speech(str(path), use_vad)
     return EmbeddingSet.concatenate(parts)
-
-
-def references(
-    files: Sequence[Path], reference: Path | None, uem: Path | None
-) -> dict[str, tuple[Annotation, Timeline | None]]:
-    """Stem of each file -> its true turns, and what of it is scored; empty without a `reference`.
-
-    A reference of one recording goes with an only file, whatever it is called; a UEM may use either name. Raises
-    KnnError for a file that the reference or the UEM lacks: before hours of work, not after.
-    """
-    from knn_cli.formats import turns as report
-
-    if reference is None:
-        return {}
-    turns, scored = report.read_references(reference), report.read_uem(uem) if uem is not None else None
-    found: dict[str, tuple[Annotation, Timeline | None]] = {}
-    for path in files:
-        truth = report.turns_of_recording(path.stem, turns, files, reference)
-        if scored is None:
-            found[path.stem] = (truth, None)
-            continue
-        part = scored.get(path.stem) or scored.get(str(truth.uri))
-        if part is None:
-            raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or leave the file out.")
-        found[path.stem] = (truth, part)
-    return found
-
-
-def diarize(
-    files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
-) -> Iterator[tuple[Path, Diarization | KnnError]]:
-    """(file, who spoke when or why that is not known), file after file.
-
-    per_channel : every channel by itself, then all as one (see `channels.merged`); AudioError for a file with only one
-    settings    : of `diarization.diarize`; numbers of speakers are those of a channel where channels go by themselves
-    """
-    from knn_cli.diarization import channels, pipeline
-
-    check_unique_stems(files)
-
-    def one(path: Path) -> Diarization:
-        if not per_channel:
-            return pipeline.diarize(path, model=embedder, channel=channel, **settings)
-        count = reading.info(path).channels
-        if count < 2:
-            raise AudioError(f"{path} has one channel, not several.", "Leave --per-channel out for it.")
-        numbers = map(str, range(1, count + 1))
-        own = [pipeline.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
-        return channels.merged(own, path.stem)
-
-    for path in files:
-        try:
-            yield path, one(path)
-        except KnnError as error:
-            yield path, error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
+from knn_cli.audio.segments import EPSILON, FRAME_SECONDS, MAX_GAP_SECONDS
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Floats, Waveform
@@ -32,7 +32,6 @@ WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
 SECOND = 0.2  # its probability of speech that settles a doubt
 AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
 MIN_TURN_SECONDS = 0.1  # shorter turns are strays of the votes
-MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 MARGIN_SECONDS = 0.2  # of silence behind a turn that are part of it
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from pyannote.core import Segment, Timeline
 
 from knn_cli.audio import reading, segments
+from knn_cli.audio.segments import MAX_GAP_SECONDS
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Waveform
-from knn_cli.diarization.pipeline import MAX_GAP_SECONDS
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.formats.spans import About, Span
 from knn_cli.recognition import hmm

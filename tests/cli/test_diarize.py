@@ -21,12 +21,11 @@ import torch
 from pyannote.core import Annotation, Segment
 
 from knn_cli.cli import diarize as cli_diarize
-from knn_cli.cli import pipeline as cli_pipeline
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_outputs
 from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, EmbeddingSet
-from knn_cli.diarization import channels, identification, linking, pipeline
+from knn_cli.diarization import channels, identification, linking, pipeline, recordings
 from knn_cli.diarization.clustering.base import PRESETS
 from knn_cli.formats.turns import FILE_SUFFIXES, SUFFIXES, read_rttm, write_rttm
 from knn_cli.networks import bundle, conversion
@@ -495,7 +494,7 @@ def test_a_reference_that_we_wrote_is_found_by_names_with_spaces(tmp_path: Path)
             turns = Annotation(uri=name)
             turns[Segment(0, 1), 0] = "anna"
             write_rttm(turns, file)
-    found = cli_pipeline.references([Path("part two.flac"), Path("half.flac")], reference, None)
+    found = recordings.read_references([Path("part two.flac"), Path("half.flac")], reference, None)
     assert {name: truth.uri for name, (truth, _) in found.items()} == {"part two": "part_two", "half": "half"}
 
 

@@ -1,0 +1,193 @@
+"""Diarization of many recordings: one after the other, then names and labels that mean the same speaker in all of them.
+
+A recording that fails is an error in its place and costs none of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from knn_cli.audio import reading
+from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.output_paths import check_unique_stems
+from knn_cli.core.values import Diarization
+from knn_cli.diarization import channels, identification, linking, pipeline
+from knn_cli.diarization.identification import Recognised, Voices
+from knn_cli.formats import turns as turn_files
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation, Timeline
+
+    from knn_cli.embedding.embedder import Embedder
+
+
+class RecordingResult(NamedTuple):
+    """A recording's diarization and, where speakers are enrolled, how like them its own are."""
+
+    diarization: Diarization
+    recognised: list[dict[str, Any]] | None = None  # see `Recognised.facts`
+
+    @property
+    def known(self) -> dict[str, float]:
+        """The enrolled speakers that were recognised, with their cosines."""
+        return {fact["speaker"]: fact["cosine"].get(fact["speaker"]) for fact in self.recognised or () if fact["known"]}
+
+
+def diarize_recordings(
+    files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
+) -> Iterator[tuple[Path, Diarization | KnnError]]:
+    """Diarize files one after the other.
+
+    Parameters
+    ----------
+    files
+        Audio files, no two of the same stem.
+    embedder
+        The embedding model of all of them.
+    per_channel
+        Diarize every channel by itself and merge the results (see `channels.merged`). A file with a single channel is
+        an AudioError. Numbers of speakers are then those of a channel.
+    channel
+        The channel that is read where not all are.
+    **settings
+        Further arguments of `pipeline.diarize`.
+
+    Yields
+    ------
+    (file, diarization or error)
+    """
+    check_unique_stems(files)
+    for path in files:
+        try:
+            if per_channel:
+                yield path, _diarize_channels(path, embedder, settings)
+            else:
+                yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
+        except KnnError as error:
+            yield path, error
+
+
+def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any]) -> Diarization:
+    """Each channel by itself, then all as one."""
+    count = reading.info(path).channels
+    if count < 2:
+        raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
+    numbers = map(str, range(1, count + 1))
+    results = [pipeline.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
+    return channels.merged(results, path.stem)
+
+
+def identify_speakers(
+    results: Iterable[tuple[Path, RecordingResult | KnnError]],
+    enrolled: Voices,
+    *,
+    threshold: float = identification.THRESHOLD,
+    keep_labels: bool = False,
+) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
+    """Name the enrolled speakers in each recording (see `identification.recognise`).
+
+    With `keep_labels`, other speakers keep their labels unless an enrolled speaker has one of these names.
+    """
+    for path, result in results:
+        if isinstance(result, KnnError):
+            yield path, result
+            continue
+        try:
+            identified = identification.recognise(result.diarization, enrolled, threshold=threshold)
+        except KnnError as error:
+            yield path, error
+            continue
+        if keep_labels:
+            identified = _with_labels(identified, linking.speakers(result.diarization))
+        yield path, RecordingResult(identified.diarization, identified.facts())
+
+
+def _with_labels(identified: Recognised, before: Sequence[str]) -> Recognised:
+    """The same, with the labels that unknown speakers had `before`."""
+    names = {new: old for old, new in zip(before, identified.speakers, strict=True) if old not in identified.names}
+    if set(names.values()) & set(identified.voices):
+        return identified
+    speakers = tuple(names.get(label, label) for label in identified.speakers)
+    return replace(identified, diarization=linking.renamed(identified.diarization, names), speakers=speakers)
+
+
+def link_recordings(
+    results: Iterable[tuple[Path, RecordingResult | KnnError]],
+    *,
+    known: Collection[str] = (),
+    threshold: float = linking.THRESHOLD,
+    view: slice = slice(None),
+) -> list[tuple[Path, RecordingResult | KnnError]]:
+    """Give each speaker one label over all recordings (see `linking.link`)."""
+    everything = list(results)
+    good = [result for _, result in everything if not isinstance(result, KnnError)]
+    linked = iter(linking.link([result.diarization for result in good], known=known, threshold=threshold, view=view))
+    after: list[tuple[Path, RecordingResult | KnnError]] = []
+    for path, result in everything:
+        if isinstance(result, KnnError):
+            after.append((path, result))
+            continue
+        diarization = next(linked)
+        names = _renaming(result.diarization, diarization)
+        facts = result.recognised and [_renamed(fact, names, known) for fact in result.recognised]
+        after.append((path, RecordingResult(diarization, facts)))
+    return after
+
+
+def _renaming(before: Diarization, after: Diarization) -> dict[str, str]:
+    """Label before -> label after: turns and embeddings are the same, in the same order."""
+    pairs = zip(_labels(before), _labels(after), strict=True)
+    return dict([*pairs, *zip(before.voices, after.voices, strict=True)])
+
+
+def _labels(diarization: Diarization) -> list[str]:
+    return [str(label) for _, _, label in diarization.turns.itertracks(yield_label=True)]
+
+
+def _renamed(fact: Mapping[str, Any], names: Mapping[str, str], known: Collection[str]) -> dict[str, Any]:
+    label = names[fact["speaker"]]
+    return {**fact, "speaker": label, "known": label in known}
+
+
+def read_references(
+    files: Sequence[Path], reference: Path | None, uem: Path | None
+) -> dict[str, tuple[Annotation, Timeline | None]]:
+    """The true turns of each recording and the part of it that is scored.
+
+    Parameters
+    ----------
+    files
+        The recordings.
+    reference
+        An RTTM file, or a folder of them. A reference of a single recording goes with a single file, whatever its name.
+    uem
+        What is scored of each recording, by the name of the file or of its reference; everything where None.
+
+    Returns
+    -------
+    dict
+        Stem of a file -> (turns, scored part). Empty without a `reference`.
+
+    Raises
+    ------
+    KnnError
+        For a recording that the reference or the UEM lacks: before hours of work, not after.
+    """
+    if reference is None:
+        return {}
+    turns = turn_files.read_references(reference)
+    scored = turn_files.read_uem(uem) if uem is not None else None
+    references: dict[str, tuple[Annotation, Timeline | None]] = {}
+    for path in files:
+        truth = turn_files.turns_of_recording(path.stem, turns, files, reference)
+        if scored is None:
+            references[path.stem] = (truth, None)
+            continue
+        part = scored.get(path.stem) or scored.get(str(truth.uri))
+        if part is None:
+            raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or do not score this file.")
+        references[path.stem] = (truth, part)
+    return references
