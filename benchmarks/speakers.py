@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from knn_cli.embedding.embedder import Embedder
+from knn_cli.evaluation.detection_rates import equal_error_rate
 from knn_cli.evaluation.metrics import eer
-from knn_cli.evaluation.thresholds import equal_error
 from knn_cli.networks.conversion import convert
 from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
 
@@ -121,7 +121,7 @@ def interval(embeddings: Floats, who: NDArray[np.str_], draws: int = 300) -> lis
         weights = np.where(same, times[first], times[first] * times[second]).astype(float)
         below = np.cumsum(np.stack([weights * same, weights * ~same], axis=1), axis=0)  # each score: (pairs, 2)
         miss, alarm = np.vstack([np.zeros(2), below / below[-1]]).T
-        found.append(float(equal_error(miss[:, None], 1 - alarm[:, None])[0]))
+        found.append(float(equal_error_rate(miss[:, None], 1 - alarm[:, None])[0]))
     return [round(100 * float(edge), 1) for edge in np.percentile(found, [2.5, 97.5])]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
-from knn_cli.evaluation.evaluate import grouped
+from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr
 from knn_cli.formats.turns import write_json
@@ -26,9 +26,9 @@ from knn_cli.store.embedding_files import write_text
 
 if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
-    from knn_cli.evaluation.evaluate import Figure
+    from knn_cli.evaluation.results import MetricValue
     from knn_cli.recognition.split_files import Count
-    from knn_cli.recognition.verification import TrialFigures
+    from knn_cli.recognition.verification import VerificationMetrics
     from knn_cli.reports.test_sets import Tested
 
 
@@ -89,7 +89,7 @@ def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
     groups: tuple[str, ...] = ()
     group_chances = np.zeros((len(table), 0))
     if table.groups:
-        summed, _ = grouped(whole)
+        summed, _ = sum_by_group(whole)
         groups, group_chances = summed.labels, np.exp(summed.log_likelihood)
     return Said(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_chances)
 
@@ -183,10 +183,10 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
         curve = found.curves.get(model.name, ())
         if as_json:
             line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
-            ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.figures.items()}
+            ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.metrics.items()}
             line["figures"] = {name: [_number(value) for value in values] for name, values in ends.items()}
             if model.evaluation.groups is not None:
-                of_groups = model.evaluation.groups.figures
+                of_groups = model.evaluation.groups.metrics
                 line["groups"] = {name: _number(one.value) for name, one in of_groups.items()}
             if (opened := model.evaluation.open_set) is not None:
                 line["open_set"] = {
@@ -209,10 +209,10 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
             json_line(stream, line)
             continue
         stream.write(f"{model.name}: {model.counts}\n")
-        for name, figure in model.evaluation.figures.items():
+        for name, figure in model.evaluation.metrics.items():
             stream.write(f"  {name:<22}{_with_interval(figure, FIGURES[name][1] if name in FIGURES else False)}\n")
         if model.evaluation.groups is not None:
-            by_group = model.evaluation.groups.figures["accuracy"]
+            by_group = model.evaluation.groups.metrics["accuracy"]
             stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")
         if (opened := model.evaluation.open_set) is not None:
             rates = {"false reject": opened.false_reject, "false accept": opened.false_accept}
@@ -227,7 +227,7 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
             stream.write(f"  {point.segments}\t{point.seconds:.1f}\t{point.rows}\t{accuracy}\t{costs}\n")
 
 
-def _with_interval(figure: Figure, share: bool) -> str:
+def _with_interval(figure: MetricValue, share: bool) -> str:
     form = "{:.1%}" if share else "{:.4f}"
     value = form.format(figure.value)
     ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
@@ -257,7 +257,7 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
         stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
 
 
-def trial_lines(found: TrialFigures) -> Iterator[tuple[str, str]]:
+def trial_lines(found: VerificationMetrics) -> Iterator[tuple[str, str]]:
     """Name and value of each figure of labelled trials."""
     yield "trials", f"{found.targets} of one speaker, {found.nontargets} of two"
     yield "EER", f"{found.eer:.2%}"

@@ -1,7 +1,7 @@
-"""The figures of rows whose labels a model knows, as functions of how much each recording weighs.
+"""Closed-set metrics, of rows whose labels the model knows, as functions of the weight of each recording.
 
-Weighed once each they are the figures themselves, weighed as often as drawn those of a bootstrap draw. `evaluation`
-says what they mean.
+With all weights 1 they are the metrics themselves; weighted as often as it was drawn, those of a bootstrap sample.
+`evaluation.evaluate` says what each of them means.
 """
 
 from __future__ import annotations
@@ -14,26 +14,48 @@ from scipy import sparse, special
 
 from knn_cli.core.values import Doubles, Texts
 from knn_cli.evaluation import metrics
-from knn_cli.evaluation.bootstrap import Units
+from knn_cli.evaluation.bootstrap import BootstrapUnits
+from knn_cli.evaluation.detection_rates import DetectionErrorRates, equal_error_rate, min_cost
 from knn_cli.evaluation.metrics import LRE_BETAS
-from knn_cli.evaluation.thresholds import Sweep, equal_error, least_cost
 
 Indices = NDArray[np.int64]
 
-BINS = 15  # of posteriors, as in Guo et al. 2017
-THRESHOLDS = 2000  # a curve in the draws; the values themselves take all
+RELIABILITY_BINS = 15  # as in Guo et al. 2017
+MAX_BOOTSTRAP_THRESHOLDS = 2000  # per curve of a bootstrap sample; the values themselves use all thresholds
 
 
-class ClosedSet:
-    """N rows of P labels that occur, of C that the model knows.
+class ClosedSetMetrics:
+    """Metrics of N rows of P labels that occur, of C labels that the model knows.
 
-    scores         : (N, C) log-posteriors up to a constant a row, whatever priors they hold
-    log_likelihood : (N, C) the same for labels that are alike before
-    index          : (N,) column of the true label
-    name           : (N,) recording, the unit of the weights; None: the label is, for where all weigh alike
-    rivals         : (C,) priors of the other labels in detection LLRs; None: alike
+    Parameters
+    ----------
+    scores : (N, C) float64
+        Log-posteriors up to a constant per row, under whatever priors they include.
+    log_likelihood : (N, C) float64
+        The same under equal priors.
+    index : (N,) int64
+        Column of the true label.
+    name : (N,) str, optional
+        Recordings, which are what is weighted; None where all rows weigh alike.
+    detection_priors : sequence of C floats, optional
+        Priors of the competing labels in detection LLRs; None stands for equal ones.
 
-    present : (P,) columns that occur
+    Attributes
+    ----------
+    present : (P,) int64
+        Columns that occur.
+    target : (N,) int64
+        Place in `present` of each row's true label.
+    predicted : (N,) int64
+        Column of the largest score.
+    correct : (N,) bool
+    confidence : (N,) float64
+        Posterior of the predicted label.
+    reliability_bin : (N,) int64
+    units : BootstrapUnits
+    llr : (N, P) float64
+        Detection log-likelihood ratios of the labels that occur; only for P > 1, as `error_rates`.
+    error_rates : DetectionErrorRates
     """
 
     def __init__(
@@ -42,86 +64,96 @@ class ClosedSet:
         log_likelihood: Doubles,
         index: Indices,
         name: Texts | None,
-        rivals: Sequence[float] | None = None,
+        detection_priors: Sequence[float] | None = None,
     ) -> None:
-        self.present, self.own = np.unique(index, return_inverse=True)
-        self.count = len(self.present)
-        self.units = Units.of_labels(self.own) if name is None else Units.of(name, self.own)
+        self.present, self.target = np.unique(index, return_inverse=True)
+        self.label_count = len(self.present)
+        self.units = (
+            BootstrapUnits.from_labels(self.target)
+            if name is None
+            else BootstrapUnits.from_recordings(name, self.target)
+        )
         self.predicted = scores.argmax(axis=1)
-        self.right = self.predicted == index
+        self.correct = self.predicted == index
         self.confidence = np.exp(scores.max(axis=1) - special.logsumexp(scores, axis=1))
-        self._bits = metrics.surprise(log_likelihood, index)
-        self._first = np.flatnonzero(np.diff(self.units.label, prepend=-1))  # unit of each label
-        chosen = np.searchsorted(self.present, self.predicted)  # a prediction that does not occur is nobody's
-        occurs = np.isin(self.predicted, self.present)
-        self._chosen = self._by_unit(chosen[occurs], occurs, self.count)
-        self.bin = np.clip(np.ceil(self.confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)  # holds its upper edge
+        self._bits = metrics.surprisal(log_likelihood, index)
+        self._first_unit = np.flatnonzero(np.diff(self.units.label, prepend=-1))  # of each label
+        place = np.searchsorted(self.present, self.predicted)
+        occurs = np.isin(self.predicted, self.present)  # predictions of absent labels count for no label
+        self._predictions = self._by_unit(place[occurs], occurs, self.label_count)
+        # A bin includes its upper edge.
+        self.reliability_bin = np.clip(
+            np.ceil(self.confidence * RELIABILITY_BINS).astype(np.int64) - 1, 0, RELIABILITY_BINS - 1
+        )
         every = np.ones(len(index), dtype=bool)
-        self._gap = self._by_unit(self.bin, every, BINS, self.confidence - self.right)
-        if self.count > 1:
-            self.llr = metrics.detection_llr(log_likelihood, rivals)[:, self.present]
-            self.sweep = Sweep(self.llr, self.own, self.units, limit=None if name is None else THRESHOLDS)
+        self._calibration_gap = self._by_unit(
+            self.reliability_bin, every, RELIABILITY_BINS, self.confidence - self.correct
+        )
+        if self.label_count > 1:
+            self.llr = metrics.detection_llr(log_likelihood, detection_priors)[:, self.present]
+            limit = None if name is None else MAX_BOOTSTRAP_THRESHOLDS
+            self.error_rates = DetectionErrorRates(self.llr, self.target, self.units, max_thresholds=limit)
 
-    def figures(self, weights: Doubles) -> dict[str, Doubles]:
-        """Each figure (B,) under (U, B) weights of the units."""
-        units, shares = self.units, self.units.shares(weights)
-        right = units.sums(self.right)[:, None]
+    def values(self, weights: Doubles) -> dict[str, Doubles]:
+        """Each metric, (B,), under (U, B) weights of the units; names as in `Evaluation.metrics`."""
+        units, row_shares = self.units, self.units.row_shares(weights)
+        correct = units.sums(self.correct)[:, None]
         rows = units.size @ weights
-        hits, support = self._by_label(right * weights), self._by_label(units.size[:, None] * weights)  # (P, B)
-        found = {
-            "accuracy": right[:, 0] @ weights / rows,
+        hits, support = self._by_label(correct * weights), self._by_label(units.size[:, None] * weights)  # (P, B)
+        values = {
+            "accuracy": correct[:, 0] @ weights / rows,
             "balanced_accuracy": (hits / support).mean(axis=0),
-            "macro_f1": (2 * hits / (self._chosen @ weights + support)).mean(axis=0),
-            **self._detection(shares),
-            "cllr": units.sums(self._bits) @ shares / self.count,
-            "ece": np.abs(self._gap @ weights).sum(axis=0) / rows,
+            "macro_f1": (2 * hits / (self._predictions @ weights + support)).mean(axis=0),
+            **self._detection_values(row_shares),
+            "cllr": units.sums(self._bits) @ row_shares / self.label_count,
+            "ece": np.abs(self._calibration_gap @ weights).sum(axis=0) / rows,
         }
-        return {name: np.asarray(value) for name, value in found.items()}
+        return {name: np.asarray(value) for name, value in values.items()}
 
-    def _detection(self, shares: Doubles) -> dict[str, Doubles]:
-        names = ["cavg_{:g}", "min_cavg_{:g}"]
-        costs = {name.format(beta): np.full(shares.shape[1], np.nan) for name in names for beta in LRE_BETAS}
-        rest = ("cprimary", "min_cprimary", "min_cprimary_by_label", "act_minus_min", "eer")
-        costs |= {name: np.full(shares.shape[1], np.nan) for name in rest}
-        if self.count < 2:
-            return costs
-        rates = self.sweep.rates(None, shares)
+    def _detection_values(self, row_shares: Doubles) -> dict[str, Doubles]:
+        """The metrics of detection trials, NaN where only one label occurs."""
+        names = [name.format(beta) for name in ("cavg_{:g}", "min_cavg_{:g}") for beta in LRE_BETAS]
+        names += ["cprimary", "min_cprimary", "min_cprimary_by_label", "act_minus_min", "eer"]
+        values = {name: np.full(row_shares.shape[1], np.nan) for name in names}
+        if self.label_count < 2:
+            return values
+        rates = self.error_rates.rates(None, row_shares)
         for beta in LRE_BETAS:
-            miss, alarm = self.decisions(beta)
-            cost = miss + beta / (self.count - 1) * alarm
-            costs[f"cavg_{beta:g}"] = self.units.sums(cost) @ shares / self.count
-            costs[f"min_cavg_{beta:g}"] = least_cost(*rates, beta)
-        own = np.zeros((2, shares.shape[1]))  # sums over labels of EER and least Cprimary
-        for label in range(self.count):
-            rates = self.sweep.rates(label, shares)
-            own[0] += equal_error(*rates)
-            own[1] += np.mean([least_cost(*rates, beta) for beta in LRE_BETAS], axis=0)
+            miss, false_alarms = self.row_errors(beta)
+            cost = miss + beta / (self.label_count - 1) * false_alarms
+            values[f"cavg_{beta:g}"] = self.units.sums(cost) @ row_shares / self.label_count
+            values[f"min_cavg_{beta:g}"] = min_cost(*rates, beta)
+        sums = np.zeros((2, row_shares.shape[1]))  # over labels, of the EER and of the least Cprimary
+        for label in range(self.label_count):
+            rates = self.error_rates.rates(label, row_shares)
+            sums[0] += equal_error_rate(*rates)
+            sums[1] += np.mean([min_cost(*rates, beta) for beta in LRE_BETAS], axis=0)
         for kind in ("", "min_"):
-            costs[f"{kind}cprimary"] = np.mean([costs[f"{kind}cavg_{beta:g}"] for beta in LRE_BETAS], axis=0)
-        costs["min_cprimary_by_label"] = own[1] / self.count
-        costs["act_minus_min"] = costs["cprimary"] - costs["min_cprimary"]
-        costs["eer"] = own[0] / self.count
-        return costs
+            values[f"{kind}cprimary"] = np.mean([values[f"{kind}cavg_{beta:g}"] for beta in LRE_BETAS], axis=0)
+        values["min_cprimary_by_label"] = sums[1] / self.label_count
+        values["act_minus_min"] = values["cprimary"] - values["min_cprimary"]
+        values["eer"] = sums[0] / self.label_count
+        return values
 
-    def decisions(self, beta: float) -> tuple[Doubles, Doubles]:
+    def row_errors(self, beta: float) -> tuple[Doubles, Doubles]:
         """(N,) whether each row is missed at the threshold log(beta), and how many other labels accept it."""
         accepted = self.llr >= metrics.bayes_threshold(beta)
-        hit = accepted[np.arange(len(self.own)), self.own].astype(np.float64)
+        hit = accepted[np.arange(len(self.target)), self.target].astype(np.float64)
         return 1 - hit, accepted.sum(axis=1, dtype=np.float64) - hit
 
-    def costs(self, beta: float) -> Doubles:
-        """(P,) detection cost of each label at the threshold log(beta), rows of a label alike."""
-        miss, alarm = metrics.error_rates(self.llr, self.own, metrics.bayes_threshold(beta))
-        return miss + beta * alarm
+    def detection_costs(self, beta: float) -> Doubles:
+        """(P,) detection cost of each label at the threshold log(beta), all rows of a label weighing alike."""
+        miss, false_alarm = metrics.error_rates(self.llr, self.target, metrics.bayes_threshold(beta))
+        return miss + beta * false_alarm
 
     def _by_label(self, values: Doubles) -> Doubles:
         """(P, B) sums of (U, B) values of units."""
-        return np.add.reduceat(values, self._first, axis=0)
+        return np.add.reduceat(values, self._first_unit, axis=0)
 
     def _by_unit(
         self, kind: Indices, rows: NDArray[np.bool_], kinds: int, values: Doubles | None = None
     ) -> sparse.csr_array:
-        """(kinds, U) sums of values (1 each when None) of the chosen rows, which are of these kinds."""
+        """(kinds, U) sums over the chosen rows of their values, or their number, by kind and unit."""
         unit = self.units.row[rows]
         data = np.ones(len(unit)) if values is None else values
         return sparse.csr_array((data, (kind, unit)), shape=(kinds, len(self.units)))

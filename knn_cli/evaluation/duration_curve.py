@@ -9,7 +9,8 @@ import numpy as np
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Texts
-from knn_cli.evaluation.evaluate import CurvePoint, accuracy, evaluate
+from knn_cli.evaluation.evaluate import accuracy_with_interval, evaluate
+from knn_cli.evaluation.results import DurationPoint
 
 Score = Callable[[EmbeddingSet, Doubles], ScoreTable]  # (N, D) embeddings and (N,) seconds of sound to (N, C) scores
 
@@ -33,7 +34,7 @@ def curve(
     bootstrap: int = 1000,
     seed: int = 0,
     priors: Mapping[str, float] | None = None,
-) -> tuple[CurvePoint, ...]:
+) -> tuple[DurationPoint, ...]:
     """How good the scores are of rows of each count of consecutive segments (see `average`).
 
     score     : embeddings and how long each is to scores with the truth beside them, such as `Classifier.score`
@@ -54,16 +55,16 @@ def curve(
         if whole:
             most = count
         table = score(rows, seconds)
-        figures = evaluate(table, bootstrap=0, priors=priors).figures
+        values = evaluate(table, bootstrap=0, priors=priors).metrics
         known = np.isin(table.truth, table.labels)
         points.append(
-            CurvePoint(
+            DurationPoint(
                 segments=count,
                 seconds=float(seconds[known].mean()),
                 rows=int(known.sum()),
-                accuracy=accuracy(table, bootstrap=bootstrap, seed=seed, priors=priors),
-                cprimary=figures["cprimary"].value,
-                min_cprimary=figures["min_cprimary"].value,
+                accuracy=accuracy_with_interval(table, bootstrap=bootstrap, seed=seed, priors=priors),
+                cprimary=values["cprimary"].value,
+                min_cprimary=values["min_cprimary"].value,
             )
         )
     return tuple(points)

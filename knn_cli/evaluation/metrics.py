@@ -156,11 +156,11 @@ def cllr(log_likelihood: Doubles, truth: Sequence[int] | Indices) -> float:
     """
     true = np.asarray(truth, dtype=np.int64)
     _some(true)
-    bits = surprise(log_likelihood, true)
+    bits = surprisal(log_likelihood, true)
     return float(np.mean([bits[true == label].mean() for label in np.unique(true)]))
 
 
-def surprise(log_likelihood: Doubles, truth: Indices) -> Doubles:
+def surprisal(log_likelihood: Doubles, truth: Indices) -> Doubles:
     """(N,) -log2 of the posterior of each segment's true label, with the same prior for all labels."""
     whole = np.logaddexp.reduce(log_likelihood, axis=1)
     bits: Doubles = (whole - log_likelihood[np.arange(len(truth)), truth]) / math.log(2)

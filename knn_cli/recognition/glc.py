@@ -370,7 +370,7 @@ def class_codes(labels: ArrayLike, classes: Texts) -> NDArray[np.int64]:
         raise KnnError(f"The label {error.args[0]!r} is none of the {len(classes)} classes.") from error
 
 
-def cross_log_likelihood(
+def cross_validated_log_likelihood(
     classifier: GaussianLinearClassifier,
     X: ArrayLike,
     y: ArrayLike,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.evaluation import open_set
-from knn_cli.evaluation.evaluate import grouped
+from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.open_set import OpenSet
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.cross_validation import Indices, Keys, Part
@@ -200,6 +200,6 @@ def operating_point(
 def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> float:
     """Share of rows whose group (C,) has the largest sum of posteriors, labels all alike beforehand."""
     labels = np.arange(len(groups)).astype(np.str_)
-    whole, _ = grouped(replace(_table(scores, labels), groups=tuple(groups)))
+    whole, _ = sum_by_group(replace(_table(scores, labels), groups=tuple(groups)))
     best = np.asarray(whole.labels)[whole.log_likelihood.argmax(axis=1)]
     return float(np.mean(best == np.asarray(groups)[index]))

@@ -332,7 +332,7 @@ def _spellings(text: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class TrialFigures:
+class VerificationMetrics:
     """How good scores of labelled trials are.
 
     eer      : equal error rate, as `metrics.eer`
@@ -351,7 +351,7 @@ class TrialFigures:
     cllr: float | None = None
 
 
-def figures(scores: Doubles, target: NDArray[np.bool_], *, llr: bool) -> TrialFigures:
+def figures(scores: Doubles, target: NDArray[np.bool_], *, llr: bool) -> VerificationMetrics:
     """Figures of (T,) scores and keys. `llr`: the scores are log-likelihood ratios (of a PLDA, not normalised).
 
     Raises KnnError without trials of both kinds.
@@ -365,13 +365,13 @@ def figures(scores: Doubles, target: NDArray[np.bool_], *, llr: bool) -> TrialFi
     least = {p: float(_cost(miss, alarm, p).min()) for p in TARGET_PRIORS}
     rate = metrics.eer(targets, nontargets)
     if not llr:
-        return TrialFigures(len(targets), len(nontargets), rate, least)
+        return VerificationMetrics(len(targets), len(nontargets), rate, least)
     actual = {}
     for p in TARGET_PRIORS:
         at = math.log((1 - p) / p)
         actual[p] = float(_cost(np.mean(targets < at), np.mean(nontargets >= at), p))
     bits = np.mean(np.logaddexp(0, -targets)) + np.mean(np.logaddexp(0, nontargets))
-    return TrialFigures(len(targets), len(nontargets), rate, least, actual, float(bits / (2 * math.log(2))))
+    return VerificationMetrics(len(targets), len(nontargets), rate, least, actual, float(bits / (2 * math.log(2))))
 
 
 def _cost(miss: Any, alarm: Any, prior: float) -> Any:

@@ -10,7 +10,7 @@ from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import Table, finite_or_none
 from knn_cli.core.values import EmbeddingSet
-from knn_cli.evaluation.evaluate import CurvePoint
+from knn_cli.evaluation.results import DurationPoint
 from knn_cli.formats.drawing import FORMATS, render
 from knn_cli.reports.figures import plots
 from knn_cli.reports.page import Clip, page
@@ -53,7 +53,7 @@ def write(
     folder: str | Path,
     models: Sequence[Named],
     *,
-    curves: Mapping[str, Sequence[CurvePoint]] | None = None,
+    curves: Mapping[str, Sequence[DurationPoint]] | None = None,
     embeddings: EmbeddingSet | None = None,
     level: str = "group",
     clip: Clip | None = None,
@@ -136,13 +136,13 @@ def _write_list(new: Path, models: Sequence[Named], command: str, version: str, 
                     "low": finite_or_none(figure.low),
                     "high": finite_or_none(figure.high),
                 }
-                for name, figure in one.evaluation.figures.items()
+                for name, figure in one.evaluation.metrics.items()
             },
             "priors": dict(zip(one.evaluation.table.labels, one.evaluation.priors, strict=True))
             if one.evaluation.priors
             else None,
             "absent": one.evaluation.absent,
-            "strangers": one.evaluation.strangers,
+            "strangers": one.evaluation.out_of_set,
             "unlabelled": one.evaluation.unlabelled,
         }
         for one in models

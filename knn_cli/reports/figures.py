@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from knn_cli.core.tables import CellValue, Table
-from knn_cli.evaluation.evaluate import CurvePoint
+from knn_cli.evaluation.results import DurationPoint
 from knn_cli.formats.drawing import COLOURS, GREY, HATCHES, LINES, PALE, Plot, add_title, new_figure, style
 from knn_cli.reports.score_figures import det, histograms
 from knn_cli.reports.tables import Named, counted, in_title, recall_intervals
 
 
-def plots(models: Sequence[Named], curves: Mapping[str, Sequence[CurvePoint]] | None = None) -> list[Plot]:
+def plots(models: Sequence[Named], curves: Mapping[str, Sequence[DurationPoint]] | None = None) -> list[Plot]:
     """Every figure that the evaluations give, in the order to be shown: at least one model, names all different."""
     grouped = [Named(one.name, one.evaluation.groups) for one in models if one.evaluation.groups]
     several = len(models) > 1
@@ -25,7 +25,7 @@ def plots(models: Sequence[Named], curves: Mapping[str, Sequence[CurvePoint]] | 
         confusion(one, f"confusion-groups{_suffix(rank, one, several)}", "group") for rank, one in enumerate(grouped, 1)
     ]
     made.append(recall(models))
-    if all(one.evaluation.detections for one in models):  # else one label alone occurs
+    if all(one.evaluation.det_curves for one in models):  # else one label alone occurs
         made.append(det(models))
     made += [reliability(models), histograms(models)]
     if curves and any(curves.values()):
@@ -186,7 +186,7 @@ def reliability(models: Sequence[Named]) -> Plot:
     return Plot("reliability", alt, figure, Table(title, columns_of, tuple(rows)))
 
 
-def curve(curves: Mapping[str, Sequence[CurvePoint]]) -> Plot:
+def curve(curves: Mapping[str, Sequence[DurationPoint]]) -> Plot:
     """Accuracy and Cprimary of averages of 1, 2, ... segments, against how long they are."""
     timed = all(math.isfinite(point.seconds) for points in curves.values() for point in points)
     rows: list[tuple[CellValue, ...]] = []

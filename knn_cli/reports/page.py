@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from knn_cli.core.tables import CellValue, Table, finite_or_none
-from knn_cli.evaluation.evaluate import Evaluation, Figure
 from knn_cli.evaluation.open_set import UNKNOWN
+from knn_cli.evaluation.results import Evaluation, MetricValue
 from knn_cli.formats.drawing import Plot, svg_element
 from knn_cli.reports.tables import (
     FIGURES,
@@ -147,7 +147,7 @@ def _headline(models: Sequence[Named]) -> str:
     heads = "".join(f'<th scope="col">{escape(one.name)}</th>' for one in models)
     rows = []
     for name, (title, share, words) in FIGURES.items():
-        found = [one.evaluation.figures.get(name) for one in models]
+        found = [one.evaluation.metrics.get(name) for one in models]
         if any(found):
             cells = "".join(f"<td>{_number(one, share)}</td>" for one in found)
             rows.append(f'<tr><th scope="row" class="text">{title}</th>{cells}<td class="text">{words}</td></tr>')
@@ -159,7 +159,7 @@ def _headline(models: Sequence[Named]) -> str:
 <tbody>{"".join(rows)}</tbody></table>"""
 
 
-def _number(figure: Figure | None, share: bool) -> str:
+def _number(figure: MetricValue | None, share: bool) -> str:
     if figure is None or math.isnan(figure.value):
         return "–"
     value = _shown(figure.value, share)
@@ -181,20 +181,20 @@ def _left_out(models: Sequence[Named]) -> str:
     lines = []
     for one in models:
         found = one.evaluation
-        strangers = ", ".join(f"{label} ({rows:,})" for label, rows in found.strangers.items())
+        strangers = ", ".join(f"{label} ({rows:,})" for label, rows in found.out_of_set.items())
         said = [
             f"{counted(len(found.absent), 'label')} of the model without a test row, so in no mean: "
             f"{', '.join(found.absent)}."
             if found.absent
             else "Every label of the model occurs.",
-            f"{counted(sum(found.strangers.values()), 'row')} of labels that the model does not know: {strangers}; "
+            f"{counted(sum(found.out_of_set.values()), 'row')} of labels that the model does not know: {strangers}; "
             "only the figures of labels outside the model count them."
-            if found.strangers
+            if found.out_of_set
             else "No row has a label that the model does not know.",
             f"{counted(found.unlabelled, 'row')} without a label." if found.unlabelled else "Every row has a label.",
         ]
-        if found.lone:
-            said.append(f"Intervals are too narrow for labels with one recording: {', '.join(found.lone)}.")
+        if found.single_recording:
+            said.append(f"Intervals are too narrow for labels with one recording: {', '.join(found.single_recording)}.")
         lines.append(f"<li><strong>{escape(one.name)}</strong>: {escape(' '.join(said))}</li>")
     return f"<ul>{''.join(lines)}</ul>"
 

@@ -15,8 +15,8 @@ from scipy.special import ndtri
 
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.core.values import Doubles, EmbeddingSet
-from knn_cli.evaluation.evaluate import Detection, Evaluation
 from knn_cli.evaluation.metrics import LRE_BETAS, bayes_threshold, error_rates
+from knn_cli.evaluation.results import DetCurve, Evaluation
 from knn_cli.formats.drawing import COLOURS, GREY, LINES, PALE, Plot, add_title, new_figure, style
 from knn_cli.reports.tables import Named, counted, in_title
 
@@ -27,12 +27,12 @@ def det(models: Sequence[Named]) -> Plot:
     """Miss against false alarm rate on probit axes: of each label for one model, of all labels pooled for several."""
     rows: list[tuple[CellValue, ...]] = []
     alone = len(models) == 1
-    many = len(models[0].evaluation.detections) > 22  # too many to tell apart
+    many = len(models[0].evaluation.det_curves) > 22  # too many to tell apart
     with style():
         figure, (axes,) = new_figure(8 if alone else 6, 5.6 if alone else 6.4)
         axes.plot(ndtri([5e-4, 0.9]), ndtri([5e-4, 0.9]), color=GREY, linewidth=0.8, linestyle=":", label="equal")
         for rank, model in enumerate(models):
-            wanted = model.evaluation.detections if alone else model.evaluation.detections[:1]
+            wanted = model.evaluation.det_curves if alone else model.evaluation.det_curves[:1]
             for place, one in reversed(list(enumerate(wanted))):
                 pooled = place == 0
                 points = _thinned(one)
@@ -78,7 +78,7 @@ def det(models: Sequence[Named]) -> Plot:
         )
         legend.get_title().set_fontsize(8)
     eers = [
-        f"{one.name} {one.evaluation.figures['eer'].value:.1%}" for one in models if "eer" in one.evaluation.figures
+        f"{one.name} {one.evaluation.metrics['eer'].value:.1%}" for one in models if "eer" in one.evaluation.metrics
     ]
     alt = f"Detection error trade-off curves. Equal error rate, mean over labels: {', '.join(eers) or 'not known'}."
     return Plot("det", alt, figure, Table(title, ("model", "label", "threshold", "false alarm", "miss"), tuple(rows)))
@@ -120,7 +120,9 @@ def histograms(models: Sequence[Named], bins: int = 60) -> Plot:
                 axes.axvline(
                     math.log(beta), color="black", linewidth=1, linestyle=line, label=f"threshold log {beta:g}"
                 )
-            if model.evaluation.table.threshold is not None and not model.evaluation.rivals:  # it is of labels alike
+            if (
+                model.evaluation.table.threshold is not None and not model.evaluation.detection_priors
+            ):  # it is of labels alike
                 mark: dict[str, Any] = {"color": GREY, "linewidth": 1.5, "linestyle": ":"}
                 axes.axvline(model.evaluation.table.threshold, label="below: unknown", **mark)
             axes.set_title(f"{model.name}: {model.counts}")
@@ -230,7 +232,7 @@ def _probit(rate: Any) -> Any:
     return ndtri(np.clip(rate, 2e-4, 1 - 2e-4))
 
 
-def _thinned(one: Detection, most: int = 400) -> tuple[Doubles, Doubles, Doubles]:
+def _thinned(one: DetCurve, most: int = 400) -> tuple[Doubles, Doubles, Doubles]:
     """Threshold, false alarm and miss rate at the corners of a curve, at most so many, evenly along what is seen."""
     along, up = _probit(one.false_alarm), _probit(one.miss)
     steps = np.hypot(np.diff(along), np.diff(up))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from knn_cli.core.tables import CellValue, Table
-from knn_cli.evaluation.evaluate import Evaluation, Figure
+from knn_cli.evaluation.results import Evaluation, MetricValue
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ FIGURES = {  # how each of Evaluation.figures is called, whether it is a share, 
 
 def headline(models: Sequence[Named]) -> Table:
     """One row a figure: its name, then value and ends of the interval of each model."""
-    names = dict.fromkeys(name for model in models for name in model.evaluation.figures)
+    names = dict.fromkeys(name for model in models for name in model.evaluation.metrics)
     order = [*(name for name in FIGURES if name in names), *(name for name in names if name not in FIGURES)]
     columns = [f"{model.name} {part}" for model in models for part in ("value", "low", "high")]
     rows: list[tuple[CellValue, ...]] = []
     for name in order:
-        found = [model.evaluation.figures.get(name, Figure(math.nan)) for model in models]
+        found = [model.evaluation.metrics.get(name, MetricValue(math.nan)) for model in models]
         rows.append((name, *(part for one in found for part in (one.value, one.low, one.high))))
     return Table("Headline figures", ("figure", *columns), tuple(rows))
 

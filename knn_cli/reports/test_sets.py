@@ -17,8 +17,9 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, Progress, ScoreTable, Texts
 from knn_cli.embedding.embedder import embed_store, no_speech
 from knn_cli.evaluation import duration_curve
-from knn_cli.evaluation.evaluate import CurvePoint, evaluate
+from knn_cli.evaluation.evaluate import evaluate
 from knn_cli.evaluation.metrics import prior_weights
+from knn_cli.evaluation.results import DurationPoint
 from knn_cli.networks import bundle
 from knn_cli.recognition import split_files, verification
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
@@ -49,7 +50,7 @@ class Tested:
     """
 
     models: tuple[Named, ...]
-    curves: dict[str, tuple[CurvePoint, ...]]
+    curves: dict[str, tuple[DurationPoint, ...]]
     rows: EmbeddingSet
     missing: tuple[str, ...]
     sources: tuple[Path, ...]
@@ -115,7 +116,7 @@ def test(
         if progress is not None:
             progress(number + 1, len(makers))
     named: list[Named] = []
-    curves: dict[str, tuple[CurvePoint, ...]] = {}
+    curves: dict[str, tuple[DurationPoint, ...]] = {}
     missing: list[str] = []
     for name, model, weight, tables in zip(names, models, weights, scored, strict=True):
         found = Named(
@@ -253,13 +254,13 @@ def _left_out(model: Named) -> Iterator[str]:
     found = model.evaluation
     if found.absent:
         yield f"No test row is of {', '.join(found.absent)}: left out of every mean."
-    if found.strangers:
-        rows = ", ".join(f"{label} ({count})" for label, count in found.strangers.items())
+    if found.out_of_set:
+        rows = ", ".join(f"{label} ({count})" for label, count in found.out_of_set.items())
         yield f"The model does not know {rows}: counted in the open set only."
     if found.unlabelled:
         yield f"{found.unlabelled} rows have no label."
-    if found.lone:
-        yield f"One recording only of {', '.join(found.lone)}: the intervals cannot see it vary."
+    if found.single_recording:
+        yield f"One recording only of {', '.join(found.single_recording)}: the intervals cannot see it vary."
 
 
 def write(folder: Path, tested: Tested, *, command: str, force: bool = False) -> Path:
@@ -302,7 +303,7 @@ def trials_of(
     cohort: Path | None = None,
     top: int | None = None,
     scorer: str = "auto",
-) -> tuple[Doubles, verification.TrialFigures | None, str]:
+) -> tuple[Doubles, verification.VerificationMetrics | None, str]:
     """(T,) scores of a list of trials, figures where it has keys, and what scored: cosine or PLDA.
 
     sources : embedding stores that hold the recordings

@@ -24,7 +24,7 @@ from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition import splits
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import write_classifier
-from knn_cli.recognition.glc import GaussianLinearClassifier, cross_log_likelihood
+from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.training.dataset import Rows, Task
 from knn_cli.training.model_builder import Design, plain_state
 from knn_cli.training.recipe import Recipe
@@ -161,7 +161,7 @@ def _classifier(
         classifier.fit(fitted.data, fitted.truth)
         return classifier, Calibration.identity(len(classes)), math.nan, "The classifier is not calibrated."
     folds = splits.folds(fitted.names, fitted.truth, count=FOLDS, seed=seed)
-    crossed = cross_log_likelihood(classifier, fitted.data, fitted.truth, folds)
+    crossed = cross_validated_log_likelihood(classifier, fitted.data, fitted.truth, folds)
     calibration = Calibration.fit(crossed, fitted.truth, classes)
     note = "The classifier was calibrated on rows that the network was trained on; its costs are too sure."
     return classifier.fit(fitted.data, fitted.truth), calibration, math.nan, note

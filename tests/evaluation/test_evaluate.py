@@ -16,10 +16,12 @@ from scipy import special
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import ScoreTable
 from knn_cli.evaluation import metrics
-from knn_cli.evaluation.bootstrap import Units
-from knn_cli.evaluation.closed_set import BINS, ClosedSet
-from knn_cli.evaluation.evaluate import Evaluation, accuracy, evaluate, grouped
-from knn_cli.evaluation.thresholds import Sweep, equal_error, least_cost
+from knn_cli.evaluation.bootstrap import BootstrapUnits
+from knn_cli.evaluation.closed_set import RELIABILITY_BINS, ClosedSetMetrics
+from knn_cli.evaluation.detection_rates import DetectionErrorRates, equal_error_rate, min_cost
+from knn_cli.evaluation.evaluate import accuracy_with_interval, evaluate
+from knn_cli.evaluation.groups import sum_by_group
+from knn_cli.evaluation.results import Evaluation
 
 NAN = float("nan")
 
@@ -67,7 +69,7 @@ def test_three_labels_by_hand() -> None:
     assert b.cdet == (pytest.approx(1 / 4), pytest.approx(1.0)) and b.min_cdet == (0.0, 0.0) and b.eer == 0
     # c: target 2, others 2/7, 2/3, 2/7.
     assert c.cdet == (pytest.approx(0.0), pytest.approx(1.0)) and c.min_cdet == (0.0, 0.0) and c.eer == 0
-    value = {name: figure.value for name, figure in found.figures.items()}
+    value = {name: figure.value for name, figure in found.metrics.items()}
     assert list(value) == [
         *("accuracy", "balanced_accuracy", "macro_f1", "cavg_1", "cavg_9", "min_cavg_1", "min_cavg_9"),
         *("cprimary", "min_cprimary", "min_cprimary_by_label", "act_minus_min", "eer", "cllr", "ece"),
@@ -88,12 +90,12 @@ def test_three_labels_by_hand() -> None:
     assert found.reliability.count[[7, 11]].tolist() == [2, 2] and found.reliability.count.sum() == 4
     assert found.reliability.accuracy[[7, 11]].tolist() == [0.5, 1.0] and np.isnan(found.reliability.accuracy[0])
     assert found.reliability.confidence[11] == pytest.approx(0.75) and found.reliability.ece == pytest.approx(0.125)
-    assert (found.absent, found.strangers, found.unlabelled, found.open_set, found.groups) == ((), {}, 0, None, None)
-    assert all(math.isnan(figure.low) for figure in found.figures.values())
+    assert (found.absent, found.out_of_set, found.unlabelled, found.open_set, found.groups) == ((), {}, 0, None, None)
+    assert all(math.isnan(figure.low) for figure in found.metrics.values())
 
 
 def test_curves_by_hand() -> None:
-    every, a, b, _ = evaluate(table(HAND, TRUTH), bootstrap=0).detections
+    every, a, b, _ = evaluate(table(HAND, TRUTH), bootstrap=0).det_curves
     assert (every.name, every.targets, every.nontargets) == ("all", 4, 8)
     assert (a.name, a.targets, a.nontargets, b.targets) == ("a", 2, 2, 1)
     # Accept all, at 2/3 (both targets and one of two others), above it, above 6.
@@ -110,18 +112,18 @@ def test_curves_by_hand() -> None:
 def test_what_is_not_scored_is_said() -> None:
     scores = np.vstack([HAND, HAND[:3]])
     found = evaluate(table(np.insert(scores, 1, 0.5, axis=1), [*TRUTH, "", "x", "x"], "aqbc"), bootstrap=0)
-    assert (found.absent, found.strangers, found.unlabelled) == (("q",), {"x": 2}, 1)
+    assert (found.absent, found.out_of_set, found.unlabelled) == (("q",), {"x": 2}, 1)
     assert len(found.table) == 4 and found.index.tolist() == [0, 0, 2, 3]
     assert [one.label for one in found.classes] == ["a", "b", "c"] and found.confusion.shape == (4, 4)
-    assert [one.name for one in found.detections] == ["all", "a", "b", "c"]
+    assert [one.name for one in found.det_curves] == ["all", "a", "b", "c"]
 
 
 def test_one_label_alone_has_no_detection() -> None:
     found = evaluate(table(HAND, ["a", "a", "a", "a"]), bootstrap=50)
-    assert found.figures["accuracy"].value == 0.25 and found.detections == ()
-    assert math.isnan(found.figures["cprimary"].value) and math.isnan(found.figures["eer"].value)
+    assert found.metrics["accuracy"].value == 0.25 and found.det_curves == ()
+    assert math.isnan(found.metrics["cprimary"].value) and math.isnan(found.metrics["eer"].value)
     assert math.isnan(found.classes[0].eer) and all(map(math.isnan, found.classes[0].cdet))
-    assert found.figures["accuracy"].low < 0.25 < found.figures["accuracy"].high
+    assert found.metrics["accuracy"].low < 0.25 < found.metrics["accuracy"].high
 
 
 def test_mistakes_are_named() -> None:
@@ -160,12 +162,12 @@ def loops(scores: np.ndarray, truth: list[int], labels: int, priors: list[float]
 
     @cache
     def alarm(c: int, threshold: float) -> float:
-        shares = []
+        row_shares = []
         for other in present:
             if other != c:
                 theirs = [r for r in rows if truth[r] == other]
-                shares.append(sum(llr[r, c] >= threshold for r in theirs) / len(theirs))
-        return sum(shares) / len(shares)
+                row_shares.append(sum(llr[r, c] >= threshold for r in theirs) / len(theirs))
+        return sum(row_shares) / len(row_shares)
 
     thresholds = [*sorted(set(llr.ravel().tolist())), math.inf]
     for c in present:
@@ -187,8 +189,8 @@ def loops(scores: np.ndarray, truth: list[int], labels: int, priors: list[float]
     found["min_cavg"] = [min(mean([miss(c, t) + b * alarm(c, t) for c in present]) for t in thresholds) for b in (1, 9)]
     found["cllr"] = mean([mean([-math.log2(flat[r, c]) for r in rows if truth[r] == c]) for c in present])
     ece = 0.0
-    for k in range(BINS):
-        inside = [r for r in rows if k / BINS < max(chances[r]) <= (k + 1) / BINS]
+    for k in range(RELIABILITY_BINS):
+        inside = [r for r in rows if k / RELIABILITY_BINS < max(chances[r]) <= (k + 1) / RELIABILITY_BINS]
         ece += abs(sum(max(chances[r]) - (said[r] == truth[r]) for r in inside)) / len(truth)
     found["ece"] = ece
     return found
@@ -208,7 +210,7 @@ def same(found: Evaluation, wanted: dict[str, Any]) -> None:
         assert [getattr(one, key) for one in found.classes] == pytest.approx(wanted[key], nan_ok=True), key
     for key in ("cdet", "min_cdet"):
         assert np.array([getattr(one, key) for one in found.classes]) == pytest.approx(np.array(wanted[key])), key
-    value = {name: figure.value for name, figure in found.figures.items()}
+    value = {name: figure.value for name, figure in found.metrics.items()}
     assert [value["cavg_1"], value["cavg_9"]] == pytest.approx(wanted["cavg"])
     assert [value["min_cavg_1"], value["min_cavg_9"]] == pytest.approx(wanted["min_cavg"])
     assert value["cprimary"] == pytest.approx(np.mean(wanted["cavg"]))
@@ -228,9 +230,9 @@ def test_equals_loops(seed: int, labels: int, ties: bool) -> None:
     made = evaluate(table(scores, [letters[one] for one in truth], letters), bootstrap=0)
     same(made, loops(scores, truth, labels))
     index = np.array(truth)
-    assert made.figures["cprimary"].value == pytest.approx(metrics.cprimary(made.llr, index))
-    assert made.figures["min_cprimary"].value == pytest.approx(metrics.min_cprimary(made.llr, index))
-    assert made.figures["cllr"].value == pytest.approx(metrics.cllr(scores, index))
+    assert made.metrics["cprimary"].value == pytest.approx(metrics.cprimary(made.llr, index))
+    assert made.metrics["min_cprimary"].value == pytest.approx(metrics.min_cprimary(made.llr, index))
+    assert made.metrics["cllr"].value == pytest.approx(metrics.cllr(scores, index))
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5), st.booleans())
@@ -248,8 +250,8 @@ def test_priors_equal_loops(seed: int, labels: int, ties: bool) -> None:
     same(made, wanted)
     assert made.posteriors == pytest.approx(special.softmax(scores + np.log(weight), axis=1))
     assert made.log_likelihood == pytest.approx(scores)
-    assert accuracy(rows, bootstrap=0, priors=priors).value == made.figures["accuracy"].value
-    assert made.figures["accuracy"].value == made.confusion.trace() / len(truth)
+    assert accuracy_with_interval(rows, bootstrap=0, priors=priors).value == made.metrics["accuracy"].value
+    assert made.metrics["accuracy"].value == made.confusion.trace() / len(truth)
 
 
 def test_priors_by_hand() -> None:
@@ -260,8 +262,8 @@ def test_priors_by_hand() -> None:
     # b against a and c: 4 / ((4 * 2 + 2) / 5) = 2 in row 1; a against b and c has weights that are alike.
     assert np.exp(found.llr[1]) == pytest.approx([2 / 3, 4 / 2, 2 / (12 / 5)])
     flat = evaluate(table(HAND, TRUTH), bootstrap=50, priors=dict.fromkeys("abc", 7.0))
-    for name, figure in evaluate(table(HAND, TRUTH), bootstrap=50).figures.items():
-        assert (flat.figures[name].value, flat.figures[name].low) == pytest.approx((figure.value, figure.low)), name
+    for name, figure in evaluate(table(HAND, TRUTH), bootstrap=50).metrics.items():
+        assert (flat.metrics[name].value, flat.metrics[name].low) == pytest.approx((figure.value, figure.low)), name
 
 
 def test_priors_that_are_none() -> None:
@@ -270,12 +272,12 @@ def test_priors_that_are_none() -> None:
             evaluate(table(HAND, TRUTH), priors=priors)
 
 
-def test_the_open_set_and_cllr_are_of_labels_alike() -> None:
+def test_the_open_set_and_cllr_are_from_labels_alike() -> None:
     rows = table(np.vstack([HAND, HAND[:2]]), [*TRUTH, "x", "x"], threshold=math.log(3))
     plain, weighted = evaluate(rows, bootstrap=9), evaluate(rows, bootstrap=9, priors={"a": 9})
     assert plain.open_set == weighted.open_set is not None
-    assert plain.figures["cllr"].value == pytest.approx(weighted.figures["cllr"].value)
-    assert plain.figures["accuracy"] != weighted.figures["accuracy"]
+    assert plain.metrics["cllr"].value == pytest.approx(weighted.metrics["cllr"].value)
+    assert plain.metrics["accuracy"] != weighted.metrics["accuracy"]
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.booleans())
@@ -287,9 +289,9 @@ def test_a_draw_is_the_table_with_its_recordings_repeated(seed: int, labels: int
     scores, index = np.repeat(scores, 2, axis=0), np.repeat(truth, 2)
     scores = scores + (rng.integers(0, 3, scores.shape) if ties else rng.normal(size=scores.shape))
     name = np.array([f"r{row}" for row in rng.integers(0, 6, len(index))])
-    rows = ClosedSet(scores, scores, index, name)
-    (weights,) = rows.units.draws(3, seed)
-    found = rows.figures(weights)
+    rows = ClosedSetMetrics(scores, scores, index, name)
+    (weights,) = rows.units.resample(3, seed)
+    found = rows.values(weights)
     for column in range(3):
         times = weights[rows.units.row, column].astype(int)
         assert [times[index == one].sum() > 0 for one in set(index.tolist())] == [True] * len(set(truth))
@@ -297,7 +299,7 @@ def test_a_draw_is_the_table_with_its_recordings_repeated(seed: int, labels: int
         letters = "abcd"[:labels]
         wanted = evaluate(table(repeated, [letters[one] for one in whose], letters), bootstrap=0)
         for key, values in found.items():
-            assert values[column] == pytest.approx(wanted.figures[key].value), key
+            assert values[column] == pytest.approx(wanted.metrics[key].value), key
 
 
 # ---- intervals ----
@@ -313,7 +315,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         said = np.where(right, truth, np.where(truth == "a", "b", "a"))
         scores = np.stack([said == "a", said == "b"], axis=1) * 2.0
         names = [f"r{row // 4}" for row in range(320)]
-        figure = accuracy(table(scores, truth.tolist(), "ab", name=names), bootstrap=300, seed=seed)
+        figure = accuracy_with_interval(table(scores, truth.tolist(), "ab", name=names), bootstrap=300, seed=seed)
         inside += figure.low <= 0.7 <= figure.high
         widths.append(figure.high - figure.low)
     assert inside >= 52  # 57 of 60 expected
@@ -327,17 +329,17 @@ def test_intervals_are_seeded_and_name_what_they_cannot_see() -> None:
     names = ["only" if label == "c" else f"r{row // 6}" for row, label in enumerate(truth)]
     rows = table(scores, truth, name=names)
     first, again, other = (evaluate(rows, bootstrap=200, seed=seed) for seed in (0, 0, 1))
-    assert first.lone == ("c",)
-    assert first.figures == again.figures != other.figures
-    assert first.figures["accuracy"] == accuracy(rows, bootstrap=200)
+    assert first.single_recording == ("c",)
+    assert first.metrics == again.metrics != other.metrics
+    assert first.metrics["accuracy"] == accuracy_with_interval(rows, bootstrap=200)
     shuffled = rng.permutation(60)
-    same_rows = evaluate(rows.take(shuffled), bootstrap=200).figures
-    for name, figure in first.figures.items():
+    same_rows = evaluate(rows.take(shuffled), bootstrap=200).metrics
+    for name, figure in first.metrics.items():
         assert figure.low <= figure.high, name
         moved = same_rows[name]
         assert (moved.value, moved.low, moved.high) == pytest.approx((figure.value, figure.low, figure.high)), name
     lonely = evaluate(table(scores, truth, name=truth))
-    assert lonely.lone == ("a", "b", "c") and math.isnan(lonely.figures["accuracy"].low)
+    assert lonely.single_recording == ("a", "b", "c") and math.isnan(lonely.metrics["accuracy"].low)
 
 
 # ---- groups ----
@@ -349,7 +351,7 @@ def test_posteriors_are_summed_over_blocks_of_4_4_3_2() -> None:
     chances = np.array([[1, 1, 1, 1, 5, 5, 5, 6, 17, 1, 1, 11, 8], [9, 9, 9, 9, 1, 1, 1, 1, 2, 2, 2, 8, 10]]) / 64
     chances = chances / chances.sum(axis=1, keepdims=True)
     rows = table(np.log(chances) + np.array([[3.0], [-800.0]]), ["i", "m"], "abcdefghijklm", groups=groups)
-    made, priors = grouped(rows)
+    made, priors = sum_by_group(rows)
     assert made.labels == ("north", "south", "east", "west") and made.truth.tolist() == ["east", "west"]
     whole = np.array([[4, 21, 19, 19], [36, 4, 6, 18]])
     assert np.exp(made.log_likelihood) == pytest.approx(whole / whole.sum(axis=1, keepdims=True))
@@ -360,13 +362,13 @@ def test_posteriors_are_summed_over_blocks_of_4_4_3_2() -> None:
     assert found.posteriors == pytest.approx(whole / whole.sum(axis=1, keepdims=True))
     # Groups alike before: 19 of 2 labels against 4 of 4, 21 of 4 and 19 of 3.
     assert found.llr[0, 3] == pytest.approx(math.log(19 / 2 / ((4 / 4 + 21 / 4 + 19 / 3) / 3)))
-    assert found.figures["cavg_1"].value == pytest.approx(metrics.cavg(found.llr, found.index, 1.0))
+    assert found.metrics["cavg_1"].value == pytest.approx(metrics.cavg(found.llr, found.index, 1.0))
     assert found.absent == ("north", "south")
 
 
 def test_labels_without_a_group_are_their_own() -> None:
     rows = table(HAND, ["a", "b", "c", "x"], groups=("", "g", "g"))
-    made, priors = grouped(rows)
+    made, priors = sum_by_group(rows)
     assert made.labels == ("a", "g") and made.truth.tolist() == ["a", "g", "g", "x"]
     assert np.exp(made.log_likelihood[:2]) == pytest.approx(np.array([[6, 2], [2, 6]]) / 8)
     assert priors == pytest.approx((1 / 3, 2 / 3))
@@ -382,7 +384,7 @@ def test_groups_equal_loops(seed: int, ties: bool) -> None:
     if len({"zzyyz"[one] for one in truth}) == 2:
         mean = np.log(np.stack([np.exp(scores[:, [0, 1, 4]]).mean(axis=1), np.exp(scores[:, [2, 3]]).mean(axis=1)], 1))
         wanted = loops(mean, [0 if one in (0, 1, 4) else 1 for one in truth], 2)
-        value = {name: figure.value for name, figure in found.groups.figures.items()}
+        value = {name: figure.value for name, figure in found.groups.metrics.items()}
         assert [value["cavg_1"], value["cavg_9"]] == pytest.approx(wanted["cavg"])
         assert [value["min_cavg_1"], value["min_cavg_9"]] == pytest.approx(wanted["min_cavg"])
         assert (value["cllr"], value["eer"]) == (pytest.approx(wanted["cllr"]), pytest.approx(np.mean(wanted["eer"])))
@@ -398,14 +400,14 @@ def test_groups_are_as_likely_as_their_labels(seed: int) -> None:
     made = evaluate(rows, bootstrap=0, priors=dict(zip("abcde", weight.tolist(), strict=True))).groups
     assert made is not None
     members = ([0, 1], [2, 3], [4])
-    shares = [weight[own].sum() for own in members]
+    row_shares = [weight[own].sum() for own in members]
     mean = [
         np.log((np.exp(scores[:, own]) * weight[own]).sum(axis=1) / share)
-        for own, share in zip(members, shares, strict=True)
+        for own, share in zip(members, row_shares, strict=True)
     ]
     whose = [0 if one < 2 else 1 if one < 4 else 2 for one in truth]
     if len(set(whose)) > 1:
-        same(made, loops(np.stack(mean, axis=1), whose, 3, shares))
+        same(made, loops(np.stack(mean, axis=1), whose, 3, row_shares))
 
 
 # ---- open set ----
@@ -438,7 +440,7 @@ def test_a_label_called_unknown() -> None:
     assert (found.open_set.known, found.open_set.unknown) == (2, 3)
     assert found.open_set.false_reject.value == 0.5 and found.open_set.false_accept.value == pytest.approx(1 / 3)
     assert found.open_set.by_label == {"unknown": (1, 0.0), "x": (2, 0.5)}
-    assert [one.label for one in found.classes] == ["a", "b", "unknown"] and found.strangers == {"x": 2}
+    assert [one.label for one in found.classes] == ["a", "b", "unknown"] and found.out_of_set == {"x": 2}
 
 
 def test_a_label_called_unknown_has_its_prior() -> None:
@@ -468,10 +470,10 @@ def test_a_threshold_a_label_by_hand() -> None:
     """
     llr = np.array([[3, -4, -4], [1, 0.5, -4], [-4, 3, -4], [3, -1, 0], [-4, 2.5, 1]])
     index = np.array([0, 0, 1, 1, 2])
-    sweep = Sweep(llr, index, units := Units.of_labels(index))
-    rates = [sweep.rates(label, units.shares(np.ones((3, 1)))) for label in range(3)]
-    assert [least_cost(*one, 1.0)[0] for one in rates] == pytest.approx([1 / 4, 1 / 2, 0])
-    assert [least_cost(*one, 9.0)[0] for one in rates] == pytest.approx([1, 1 / 2, 0])
+    sweep = DetectionErrorRates(llr, index, units := BootstrapUnits.from_labels(index))
+    rates = [sweep.rates(label, units.row_shares(np.ones((3, 1)))) for label in range(3)]
+    assert [min_cost(*one, 1.0)[0] for one in rates] == pytest.approx([1 / 4, 1 / 2, 0])
+    assert [min_cost(*one, 9.0)[0] for one in rates] == pytest.approx([1, 1 / 2, 0])
 
 
 def test_fewer_thresholds_in_the_draws_hardly_matter() -> None:
@@ -479,14 +481,14 @@ def test_fewer_thresholds_in_the_draws_hardly_matter() -> None:
     rng = np.random.default_rng(3)
     index = rng.integers(0, 3, 3000)
     llr = metrics.detection_llr(rng.normal(size=(3000, 3)) + 1.5 * np.eye(3)[index])
-    units = Units.of_labels(index)
-    shares = units.shares(np.ones((3, 1)))
-    every, some = Sweep(llr, index, units), Sweep(llr, index, units, limit=200)
+    units = BootstrapUnits.from_labels(index)
+    row_shares = units.row_shares(np.ones((3, 1)))
+    every, some = DetectionErrorRates(llr, index, units), DetectionErrorRates(llr, index, units, max_thresholds=200)
     for label in (0, None):
-        exact, coarse = every.rates(label, shares), some.rates(label, shares)
+        exact, coarse = every.rates(label, row_shares), some.rates(label, row_shares)
         assert len(some.thresholds(label)) == len(coarse[0]) == 402 < len(exact[0])
         at = np.searchsorted(every.thresholds(label), some.thresholds(label))
         np.testing.assert_allclose([one[at] for one in exact], coarse, atol=1e-12)
         for beta in (1.0, 9.0):
-            assert 0 <= least_cost(*coarse, beta)[0] - least_cost(*exact, beta)[0] < 1 / 200
-        assert abs(equal_error(*coarse)[0] - equal_error(*exact)[0]) < 1 / 200
+            assert 0 <= min_cost(*coarse, beta)[0] - min_cost(*exact, beta)[0] < 1 / 200
+        assert abs(equal_error_rate(*coarse)[0] - equal_error_rate(*exact)[0]) < 1 / 200

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from knn_cli.core.values import EmbeddingSet, ScoreTable
-from knn_cli.evaluation.evaluate import (
-    ClassFigures,
-    CurvePoint,
-    Detection,
+from knn_cli.evaluation.metrics import cavg, confusion, detection_llr, eer, min_cavg
+from knn_cli.evaluation.results import (
+    ClassMetrics,
+    DetCurve,
+    DurationPoint,
     Evaluation,
-    Figure,
-    OpenSetFigures,
+    MetricValue,
+    OpenSetMetrics,
     Reliability,
 )
-from knn_cli.evaluation.metrics import cavg, confusion, detection_llr, eer, min_cavg
 from knn_cli.reports.tables import Named
 
 
@@ -42,7 +42,7 @@ def scores(
     return ScoreTable(labels, values, name, start, start + 4.0, np.array(labels)[index], None, groups)
 
 
-def evaluation(table: ScoreTable, *, strangers: dict[str, int] | None = None, unlabelled: int = 0) -> Evaluation:
+def evaluation(table: ScoreTable, *, out_of_set: dict[str, int] | None = None, unlabelled: int = 0) -> Evaluation:
     count = len(table.labels)
     index = np.array([table.labels.index(one) for one in table.truth])
     said = table.log_likelihood.argmax(axis=1)
@@ -60,7 +60,7 @@ def evaluation(table: ScoreTable, *, strangers: dict[str, int] | None = None, un
         rate = eer(llr[mine, column], llr[~mine, column])
         costs = (0.1 + rate, 0.3 + rate)
         classes.append(
-            ClassFigures(table.labels[column], int(mine.sum()), precision, recall, f1, rate, costs, (rate, 0.2 + rate))
+            ClassMetrics(table.labels[column], int(mine.sum()), precision, recall, f1, rate, costs, (rate, 0.2 + rate))
         )
         detections.append(_detection(table.labels[column], llr[:, [column]], mine[:, None]))
     accuracy = float((said == index).mean())
@@ -69,24 +69,24 @@ def evaluation(table: ScoreTable, *, strangers: dict[str, int] | None = None, un
     costs = [cavg(llr, index, beta) for beta in (1, 9)]
     least = [min_cavg(llr, index, beta) for beta in (1, 9)]
     figures = {
-        "accuracy": Figure(accuracy, accuracy - 0.03, accuracy + 0.03),
-        "balanced_accuracy": Figure(float(np.mean([one.recall for one in classes]))),
-        "macro_f1": Figure(float(np.mean([one.f1 for one in classes]))),
-        "cavg_1": Figure(costs[0]),
-        "cavg_9": Figure(costs[1]),
-        "cprimary": Figure(sum(costs) / 2, sum(costs) / 2 - 0.02, sum(costs) / 2 + 0.02),
-        "min_cprimary": Figure(sum(least) / 2),
-        "min_cprimary_by_label": Figure(0.9 * sum(least) / 2),
-        "act_minus_min": Figure((sum(costs) - sum(least)) / 2),
-        "eer": Figure(float(np.mean([one.eer for one in classes]))),
-        "cllr": Figure(0.3),
-        "ece": Figure(reliability.ece),
+        "accuracy": MetricValue(accuracy, accuracy - 0.03, accuracy + 0.03),
+        "balanced_accuracy": MetricValue(float(np.mean([one.recall for one in classes]))),
+        "macro_f1": MetricValue(float(np.mean([one.f1 for one in classes]))),
+        "cavg_1": MetricValue(costs[0]),
+        "cavg_9": MetricValue(costs[1]),
+        "cprimary": MetricValue(sum(costs) / 2, sum(costs) / 2 - 0.02, sum(costs) / 2 + 0.02),
+        "min_cprimary": MetricValue(sum(least) / 2),
+        "min_cprimary_by_label": MetricValue(0.9 * sum(least) / 2),
+        "act_minus_min": MetricValue((sum(costs) - sum(least)) / 2),
+        "eer": MetricValue(float(np.mean([one.eer for one in classes]))),
+        "cllr": MetricValue(0.3),
+        "ece": MetricValue(reliability.ece),
     }
     outside = None
-    if strangers:
-        shares = {label: (rows, 0.1 + 0.1 * rank) for rank, (label, rows) in enumerate(strangers.items())}
-        outside = OpenSetFigures(
-            1.5, Figure(0.05, 0.02, 0.08), Figure(0.2), len(table), sum(strangers.values()), shares
+    if out_of_set:
+        shares = {label: (rows, 0.1 + 0.1 * rank) for rank, (label, rows) in enumerate(out_of_set.items())}
+        outside = OpenSetMetrics(
+            1.5, MetricValue(0.05, 0.02, 0.08), MetricValue(0.2), len(table), sum(out_of_set.values()), shares
         )
     grouped = None
     if table.groups:
@@ -102,7 +102,7 @@ def evaluation(table: ScoreTable, *, strangers: dict[str, int] | None = None, un
         figures,
         tuple(classes),
         absent,
-        strangers or {},
+        out_of_set or {},
         unlabelled,
         counts,
         tuple(detections),
@@ -116,9 +116,11 @@ def named(name: str = "voice", labels: tuple[str, ...] = ("a", "b", "c"), rows: 
     return Named(name, evaluation(scores(labels, rows, **options)))  # type: ignore[arg-type]
 
 
-def curve(best: float = 0.95) -> tuple[CurvePoint, ...]:
+def curve(best: float = 0.95) -> tuple[DurationPoint, ...]:
     return tuple(
-        CurvePoint(n, 4.0 * n, 600 // n, Figure(best - 0.2 / n, best - 0.25 / n, best - 0.15 / n), 0.3 / n, 0.25 / n)
+        DurationPoint(
+            n, 4.0 * n, 600 // n, MetricValue(best - 0.2 / n, best - 0.25 / n, best - 0.15 / n), 0.3 / n, 0.25 / n
+        )
         for n in (1, 2, 3, 4, 6)
     )
 
@@ -130,11 +132,11 @@ def embeddings(table: ScoreTable, dimension: int = 12, seed: int = 0) -> Embeddi
     return EmbeddingSet.of(data, table.name, group=table.truth, start=table.start, end=table.end)
 
 
-def _detection(name: str, llr: np.ndarray, target: np.ndarray) -> Detection:
+def _detection(name: str, llr: np.ndarray, target: np.ndarray) -> DetCurve:
     targets, others = np.sort(llr[target]), np.sort(llr[~target])
     threshold = np.append(np.unique(llr), np.inf)
     miss = np.searchsorted(targets, threshold) / len(targets)
-    return Detection(
+    return DetCurve(
         name, threshold, miss, 1 - np.searchsorted(others, threshold) / len(others), len(targets), len(others)
     )
 

@@ -18,7 +18,7 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.recognition import glc
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
-from knn_cli.recognition.glc import GaussianLinearClassifier, Statistics, cross_log_likelihood, oas_shrinkage
+from knn_cli.recognition.glc import GaussianLinearClassifier, Statistics, cross_validated_log_likelihood, oas_shrinkage
 from knn_cli.recognition.splits import folds
 
 
@@ -186,15 +186,15 @@ def test_cross_scores_come_from_classifiers_that_never_saw_the_recording() -> No
     X, y = overlapping(rows=120, dimension=4, classes=3)
     recording = np.asarray([f"{label}-{row % 6}" for row, label in enumerate(y)])
     masks = folds(recording, y, count=3)
-    scores = cross_log_likelihood(GaussianLinearClassifier(balanced=True), X, y, masks)
+    scores = cross_validated_log_likelihood(GaussianLinearClassifier(balanced=True), X, y, masks)
     train, test = masks[1]
     alone = GaussianLinearClassifier(balanced=True).fit(X[train], y[train])
     np.testing.assert_array_equal(scores[test], alone.log_likelihood(X[test]))
     with pytest.raises(ValueError, match="cover"):
-        cross_log_likelihood(GaussianLinearClassifier(), X, y, masks[:2])
+        cross_validated_log_likelihood(GaussianLinearClassifier(), X, y, masks[:2])
     only = y == "c0"
     with pytest.raises(KnnError, match="all rows of a class"):
-        cross_log_likelihood(GaussianLinearClassifier(), X, y, [(~only, only)])
+        cross_validated_log_likelihood(GaussianLinearClassifier(), X, y, [(~only, only)])
 
 
 def _rows(rows: int = 40, dimension: int = 3) -> NDArray[np.float64]:

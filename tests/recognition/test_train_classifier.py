@@ -18,7 +18,7 @@ from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
 from knn_cli.recognition import cross_validation, fitting, held_out, split_files, splits, train_classifier
 from knn_cli.recognition.calibration import Calibration
-from knn_cli.recognition.glc import GaussianLinearClassifier, cross_log_likelihood
+from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.train_classifier import Classifier, posteriors, train
 from knn_cli.store import hdf5
 
@@ -223,7 +223,7 @@ def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balance
     train(rows, tmp_path / "m", balanced=balanced)
     plain = GaussianLinearClassifier(shrinkage="auto", balanced=balanced)
     folds = splits.folds(rows.name, rows.subgroup, count=5, seed=0)
-    crossed = cross_log_likelihood(plain, rows.data, rows.subgroup, folds)
+    crossed = cross_validated_log_likelihood(plain, rows.data, rows.subgroup, folds)
     expected = Calibration.fit(crossed, rows.subgroup, list("abcde"))
     found = Classifier(tmp_path / "m").trained
     assert found is not None and found.calibration.scale == pytest.approx(expected.scale, rel=1e-6)

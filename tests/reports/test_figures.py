@@ -15,7 +15,8 @@ import pytest
 from scipy import stats
 
 from knn_cli.core.values import ScoreTable
-from knn_cli.evaluation.evaluate import Detection, Evaluation, evaluate
+from knn_cli.evaluation.evaluate import evaluate
+from knn_cli.evaluation.results import DetCurve, Evaluation
 from knn_cli.formats.drawing import Plot, render, style, svg_element
 from knn_cli.reports import figures, score_figures
 from knn_cli.reports.tables import Named, headline, recall_intervals, unlike
@@ -106,9 +107,9 @@ def test_many_labels_still_fit() -> None:
 
 
 def test_det_is_drawn_in_probits() -> None:
-    half = Detection("all", np.array([-np.inf, 0.0, np.inf]), np.array([0, 0.1, 1]), np.array([1, 0.3, 0]), 10, 10)
+    half = DetCurve("all", np.array([-np.inf, 0.0, np.inf]), np.array([0, 0.1, 1]), np.array([1, 0.3, 0]), 10, 10)
     model = evaluations.named()
-    changed = Evaluation(**{**_fields(model.evaluation), "detections": (half,)})
+    changed = Evaluation(**{**_fields(model.evaluation), "det_curves": (half,)})
     axes = score_figures.det([Named("m", changed)]).figure.axes[0]
     line = next(one for one in axes.lines if one.get_linewidth() == 2)
     assert line.get_xydata()[1] == pytest.approx(stats.norm.ppf([0.3, 0.1]))
@@ -122,10 +123,10 @@ def test_marks_of_det_are_the_operating_points(priors: dict[str, float] | None) 
     axes = score_figures.det([Named("m", found)]).figure.axes[0]
     for beta, marker in ((1.0, "o"), (9.0, "s")):
         miss, alarm = score_figures.operating_point(found, beta)
-        assert miss + beta * alarm == pytest.approx(found.figures[f"cavg_{beta:g}"].value)
+        assert miss + beta * alarm == pytest.approx(found.metrics[f"cavg_{beta:g}"].value)
         mark = next(line for line in axes.lines if line.get_marker() == marker)
         assert mark.get_xydata()[0] == pytest.approx(stats.norm.ppf(np.clip([alarm, miss], 2e-4, 1 - 2e-4)))
-        every = found.detections[0]
+        every = found.det_curves[0]
         at = int(np.searchsorted(every.threshold, math.log(beta) - 1e-9, side="right")) - 1
         assert min(every.miss[at : at + 2]) - 1e-9 <= miss <= max(every.miss[at : at + 2]) + 1e-9
 
@@ -153,8 +154,8 @@ def test_models_of_different_labels_are_told() -> None:
 def test_det_of_millions_of_trials_is_thinned() -> None:
     miss = np.linspace(0, 1, 200_001)
     plot = score_figures.det(
-        [Named("m", Evaluation(**{**_fields(evaluations.named().evaluation), "detections": (
-            Detection("all", np.linspace(-9, 9, 200_001), miss, 1 - miss, 1, 1),)}))]
+        [Named("m", Evaluation(**{**_fields(evaluations.named().evaluation), "det_curves": (
+            DetCurve("all", np.linspace(-9, 9, 200_001), miss, 1 - miss, 1, 1),)}))]
     )  # fmt: skip
     assert 300 < len(plot.table.rows) <= 400
 
@@ -221,7 +222,7 @@ def test_recall_interval_of_rows_alike_counts_recordings() -> None:
 def test_headline_is_in_order_and_keeps_figures_it_does_not_know(model: Named) -> None:
     names = [row[0] for row in headline([model]).rows]
     assert names[:2] == ["accuracy", "balanced_accuracy"]
-    assert set(names) == set(model.evaluation.figures)
+    assert set(names) == set(model.evaluation.metrics)
 
 
 def test_style_ends_with_its_block() -> None:

@@ -54,7 +54,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = evaluations.scores(
             LABELS, 90, quality=quality, groups=groups, skip=("absent",), recording="rec{:03d} <b>.wav"
         )
-        found = evaluations.evaluation(table, strangers={"kat": 7, VILE + "2": 3}, unlabelled=4)
+        found = evaluations.evaluation(table, out_of_set={"kat": 7, VILE + "2": 3}, unlabelled=4)
         models.append(evaluations.Named(name, found))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(evaluation_report, "render", drawn_or_not)
@@ -191,10 +191,10 @@ def test_worst_errors_come_first_one_a_recording() -> None:
 
 def test_page_says_what_calls_a_row_unknown() -> None:
     table = evaluations.scores(("deu", "fra", "unknown"), 30)
-    limited = replace(evaluations.evaluation(table, strangers={"kat": 7}), table=replace(table, threshold=1.5))
+    limited = replace(evaluations.evaluation(table, out_of_set={"kat": 7}), table=replace(table, threshold=1.5))
     assert limited.open_set is not None
     free = replace(limited, table=table, open_set=replace(limited.open_set, threshold=math.nan, eer=0.25))
-    plain = evaluations.evaluation(evaluations.scores(("deu", "fra"), 30), strangers={"kat": 7})
+    plain = evaluations.evaluation(evaluations.scores(("deu", "fra"), 30), out_of_set={"kat": 7})
     assert plain.open_set is not None
     none = replace(plain, open_set=replace(plain.open_set, threshold=math.nan))
     said = []
