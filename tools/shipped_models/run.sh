@@ -4,7 +4,7 @@
 #
 #   tools/shipped_models/run.sh WORK [DATA]      WORK: a folder of 24 GB outside the repository; DATA: ../shared/data
 set -euo pipefail
-home=$(realpath "$(dirname "$0")/..")
+home=$(realpath "$(dirname "$0")/../..")
 mkdir -p "$1"
 work=$(realpath "$1")
 data=$(realpath "${2:-$home/../shared/data}")
