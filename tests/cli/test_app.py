@@ -357,8 +357,8 @@ def test_interrupted_embedding_goes_on(corpus: Path, tmp_path: Path) -> None:
     script = f"""
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
-from knn_cli import pipeline
-from knn_cli.cli import app
+from knn_cli.cli import pipeline
+from knn_cli.cli.app import app
 from knn_cli.networks.conversion import convert as convert_folder
 real = pipeline.embed_file
 seen = 0

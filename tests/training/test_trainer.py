@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_outright_leaves_what_is_needed(corpus: Path, t
     script = f"""
 import os, signal, sys, torch
 from knn_cli.training.recipe_reader import read
-from knn_cli.training import train
+from knn_cli.training.trainer import train
 torch.set_num_threads(1)
 def killer(step, total):
     if step == {kill}:
@@ -569,7 +569,7 @@ def test_two_processes_agree_on_batch_norms_when_they_are_measured(corpus: Path,
     script.write_text("""
 import os, sys, torch
 from pathlib import Path
-from knn_cli import training
+from knn_cli.training import trainer as training
 from knn_cli.training.recipe_reader import read
 kept, seen = training.assess, []
 def assess(network, *rest):
