@@ -7,10 +7,11 @@ FRAME_SECONDS here, whatever theirs are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from knn_cli.diarization.reconstruction import Segmentation
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.contracts import Encoder, LayerSegmenter, SegmentationNetwork, WaveformSegmenter
 from knn_cli.networks.segmenters.powerset import to_multilabel
 
 WINDOW = 250  # frames
@@ -57,41 +59,40 @@ class Segmenter:
         if embedder is not None:
             device = embedder.device
         self.device = device if isinstance(device, torch.device) else torch_device(device)
-        self._network = cast(Any, bundle.load_segmenter(self.bundle).to(self.device))
-        self._encoder: Any = None
+        network = bundle.load_segmenter(self.bundle).to(self.device)
+        encoder: Encoder | None = None
         self._scale = self.bundle.scale
         if "embedder" in self.bundle.config:
             named = str(self.bundle.config["embedder"])
             if embedder is not None and bundle.same_embedder(embedder.bundle.fingerprint, named):
-                self._encoder, self._scale = embedder.encoder, embedder.bundle.scale
+                encoder, self._scale = embedder.encoder, embedder.bundle.scale
             else:
                 heard = bundle.find_embedder(named)
-                self._encoder = cast(Any, bundle.load_network(heard).encoder).to(self.device).eval()
+                encoder = bundle.load_network(heard).encoder.to(self.device).eval()
                 self._scale = heard.scale
-        self._check()
+        self.speakers = network.speakers
+        self._windows = self._windowing(network, encoder)
 
     @property
     def rate(self) -> int:
         """Samples a second that the network hears."""
         return self.bundle.rate
 
-    def _check(self) -> None:
-        """BundleError for a head that does not fit its encoder, or has none."""
-        network, encoder = self._network, self._encoder
-        if encoder is None:
-            fits = not hasattr(network, "classify")
-        else:
+    def _windowing(
+        self, network: SegmentationNetwork, encoder: Encoder | None
+    ) -> Callable[[Iterator[Floats], int, Map], Iterator[tuple[int, Floats]]]:
+        """The way to windows that network and encoder have; BundleError where they do not fit each other."""
+        if encoder is None and isinstance(network, WaveformSegmenter):
+            return partial(self._of_sound, network)
+        if encoder is not None and isinstance(network, LayerSegmenter):
             frame = round(FRAME_SECONDS * self.rate)
-            fits = hasattr(network, "classify") and (network.layers, network.channels) == (
-                encoder.layers,
-                encoder.channels,
-            )
-            fits = fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW))
-        if not fits:
-            raise BundleError(
-                f"{self.bundle.folder}: the segmentation network does not fit the encoder that the bundle names.",
-                "A head on an encoder needs the embedder that it was trained with.",
-            )
+            fits = (network.layers, network.channels) == (encoder.layers, encoder.channels)
+            if fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW)):
+                return partial(self._of_frames, network, encoder)
+        raise BundleError(
+            f"{self.bundle.folder}: the segmentation network does not fit the encoder that the bundle names.",
+            "A head on an encoder needs the embedder that it was trained with.",
+        )
 
     def __call__(self, blocks: Iterable[Waveform]) -> Segmentation:
         """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory."""
@@ -104,19 +105,18 @@ class Segmenter:
                 samples += len(block.samples)
                 yield block.samples * np.float32(self._scale)
 
-        windows = self._of_sound if self._encoder is None else self._of_frames
         with side_by_side(self.device) as each:
-            found = [(start, chances.astype(np.float16)) for start, chances in windows(heard(), frame, each)]
+            found = [(start, chances.astype(np.float16)) for start, chances in self._windows(heard(), frame, each)]
         frames = -(-samples // frame)
-        speakers = self._network.speakers
-        table = np.zeros((len(found), WINDOW, speakers), dtype=np.float16)
+        table = np.zeros((len(found), WINDOW, self.speakers), dtype=np.float16)
         for row, (_, chances) in zip(table, found, strict=True):
             row[: len(chances)] = chances
         return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
 
-    def _of_sound(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
+    def _of_sound(
+        self, network: WaveformSegmenter, pieces: Iterator[Floats], frame: int, each: Map
+    ) -> Iterator[tuple[int, Floats]]:
         """Windows of a network that hears ten seconds of sound at once."""
-        network = self._network
         size = WINDOW * frame
         middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
         chosen = torch.from_numpy(network.nearest(middles, network.frames(size)))
@@ -136,13 +136,14 @@ class Segmenter:
         for rows in each(found, _groups(slide(pieces, size, HOP * frame, frame), SOUNDS)):
             yield from rows
 
-    def _of_frames(self, pieces: Iterator[Floats], frame: int, each: Map) -> Iterator[tuple[int, Floats]]:
+    def _of_frames(
+        self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], frame: int, each: Map
+    ) -> Iterator[tuple[int, Floats]]:
         """Windows of a head on the frames of an encoder, which hears everything once."""
-        head = self._network
 
         def begun(chunk: Floats) -> Tensor:
             with torch.inference_mode():
-                frames: Tensor = head.begin(self._encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
+                frames = head.begin(encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
             return frames
 
         def found(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -25,6 +24,7 @@ from knn_cli.core.errors import AudioError, KnnError, SilenceError
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Waveform
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.contracts import Encoder, FramePooling
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import AudioRow, Store
 
@@ -53,7 +53,8 @@ class Embedder:
         self.device = torch_device(device)
         self.batch_seconds = batch_seconds
         self._network = bundle.load_network(self.bundle).to(self.device)
-        self._pools_frames = hasattr(self._network.pooling, "frames")
+        pooling = self._network.pooling
+        self._frame_pooling = pooling if isinstance(pooling, FramePooling) else None
 
     @property
     def rate(self) -> int:
@@ -61,8 +62,8 @@ class Embedder:
         return self.bundle.rate
 
     @property
-    def encoder(self) -> torch.nn.Module:
-        """The network's encoder, see `encoders`."""
+    def encoder(self) -> Encoder:
+        """The network's encoder."""
         return self._network.encoder
 
     @property
@@ -107,7 +108,7 @@ class Embedder:
 
         That is the encoder's layers, or where the pooling can make less of them (X = 1), its frames.
         """
-        network = cast(Any, self._network)
+        encoder, pooling = self._network.encoder, self._frame_pooling
         result: list[torch.Tensor] = [torch.zeros(0)] * len(waveforms)
         for rows in self._batches([len(waveform) for waveform in waveforms]):
             lengths = torch.tensor([len(waveforms[row]) for row in rows], device=self.device)
@@ -116,18 +117,21 @@ class Embedder:
                 clip[: len(waveforms[row])] = waveforms[row]
             sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
             with torch.inference_mode():
-                layers = network.encoder(sound, lengths)
-                whole = network.pooling.frames(layers)[None] if self._pools_frames else torch.stack(list(layers))
+                layers = encoder(sound, lengths)
+                whole = torch.stack(list(layers)) if pooling is None else pooling.frames(layers)[None]
             for number, row in enumerate(rows):
-                result[row] = whole[:, number, : network.encoder.frames(len(waveforms[row]))]  # (X, T, C)
+                result[row] = whole[:, number, : encoder.frames(len(waveforms[row]))]  # (X, T, C)
         return result
 
     def pool(self, frames: torch.Tensor, masks: torch.Tensor) -> Floats:
         """`frames` (X, T, C), of one clip or of several joined, and K choices of them (K, T) bool -> (K, E) float32."""
-        pooling, masks = cast(Any, self._network.pooling), masks.to(self.device)
+        masks = masks.to(self.device)
         with torch.inference_mode():
-            many = [one.expand(len(masks), -1, -1) for one in frames]
-            vectors = pooling.pool(many[0], masks) if self._pools_frames else pooling(iter(many), masks)
+            layers = [layer.expand(len(masks), -1, -1) for layer in frames]
+            if self._frame_pooling is None:
+                vectors = self._network.pooling(iter(layers), masks)
+            else:
+                vectors = self._frame_pooling.pool(layers[0], masks)
             result: Floats = vectors.float().cpu().numpy()
         return result
 

@@ -33,6 +33,7 @@ from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
 if TYPE_CHECKING:
     import torch
 
+    from knn_cli.networks.contracts import Encoder, Pooling, SegmentationNetwork
     from knn_cli.networks.network import Network
 
     Module = TypeVar("Module", bound=torch.nn.Module)
@@ -211,7 +212,7 @@ def load_network(bundle: Bundle) -> Network:
     return _loaded(build_network(bundle.config), bundle).eval()
 
 
-def load_segmenter(bundle: Bundle) -> torch.nn.Module:
+def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
     """The bundle's segmentation network (`registry.SEGMENTERS`) with its weights, in evaluation mode, on the CPU.
 
     Raises BundleError: no segmenter, and as of `load_network`.
@@ -219,7 +220,7 @@ def load_segmenter(bundle: Bundle) -> torch.nn.Module:
     if not bundle.is_segmenter:
         raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
     part = bundle.config[SEGMENTER]
-    network: torch.nn.Module = SEGMENTERS.build(part["name"], **part["args"])
+    network: SegmentationNetwork = SEGMENTERS.build(part["name"], **part["args"])
     return _loaded(network, bundle).eval()
 
 
@@ -246,9 +247,9 @@ def build_network(config: Mapping[str, Any]) -> Network:
     """A network of the config's encoder, pooling and head with fresh weights; KnnError for unknown names or args."""
     from knn_cli.networks.network import Network
 
-    encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
+    encoder: Encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
     sizes = {"layers": encoder.layers, "channels": encoder.channels}
-    pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
+    pooling: Pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
     if "head" not in config:
         return Network(encoder, pooling)
     sizes = {"dimension": pooling.dimension, "classes": len(config["head"]["labels"])}

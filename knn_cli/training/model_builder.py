@@ -16,8 +16,9 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.contracts import Head
 from knn_cli.networks.encoders.adapters import adapters_of
-from knn_cli.networks.heads.softmax import Head, MarginSchedule
+from knn_cli.networks.heads.margins import MarginSchedule
 from knn_cli.networks.network import Network
 from knn_cli.training.dataset import Rows
 from knn_cli.training.fine_tuning import Tuned, groups

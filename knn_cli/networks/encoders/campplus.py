@@ -7,7 +7,7 @@ Wang et al., "CAM++: a fast and efficient network for speaker verification using
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,19 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks.contracts import Encoder, Pooling, Samples
 from knn_cli.networks.encoders.resnet import BasicBlock, ended
 from knn_cli.networks.features import LogMel, real_frames, refuse_short
 from knn_cli.networks.pooling.mhfa import check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["CAMPPlus", "CAMPPlusPooling"]
 
-Samples = TypeVar("Samples", int, Tensor)
-
 SEGMENT = 100  # frames over which the mask's local context is averaged
 DILATIONS = (1, 2, 2)  # of the three dense blocks
 
 
 @ENCODERS.register("campplus")
-class CAMPPlus(nn.Module):
+class CAMPPlus(Encoder):
     """Log-mel features to the frames that CAM++ pools, the one layer of this encoder; 20 ms a frame.
 
     Args:
@@ -166,7 +165,7 @@ def _context(x: Tensor, mask: Tensor) -> Tensor:
 
 
 @POOLINGS.register("campplus")
-class CAMPPlusPooling(nn.Module):
+class CAMPPlusPooling(Pooling):
     """CAM++'s own pooling: mean and deviation over time of the last layer, a linear layer, batch norm.
 
     Args:

@@ -8,7 +8,7 @@ each clip is mirrored at its own end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,16 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
+from knn_cli.networks.contracts import Encoder, Pooling, Samples
 from knn_cli.networks.features import DecibelMel, real_frames, refuse_short
-from knn_cli.networks.heads.softmax import Head
+from knn_cli.networks.heads.base import ClassificationHead
 from knn_cli.networks.pooling.mhfa import blank, check_sizes, last_layer
 
 __all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
 
-Samples = TypeVar("Samples", int, Tensor)
-
 
 @ENCODERS.register("ecapa-tdnn")
-class EcapaTDNN(nn.Module):
+class EcapaTDNN(Encoder):
     """Decibel mel features to the aggregated frames of section 3.3, the one layer of this encoder; 10 ms a frame.
 
     Args:
@@ -148,7 +147,7 @@ def mirrored(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
 
 
 @POOLINGS.register("ecapa-tdnn")
-class EcapaPooling(nn.Module):
+class EcapaPooling(Pooling):
     """ECAPA-TDNN's own pooling: attentive statistics with a weight for each channel and the clip's context, of the
     last layer; batch norm; a linear layer (sections 3.1 and 2).
 
@@ -198,15 +197,15 @@ def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @HEADS.register("deep-softmax")
-class DeepSoftmax(Head):
+class DeepSoftmax(ClassificationHead):
     """speechbrain's x-vector classifier: leaky ReLU and batch norm, behind each hidden layer too, and a linear layer.
 
     Args:
         dimension: width E of the embeddings.
         classes: number of classes C.
         hidden: widths of the hidden layers.
-        class_weights: see `Head`.
-        label_smoothing: see `Head`.
+        class_weights: see `ClassificationHead`.
+        label_smoothing: see `ClassificationHead`.
     """
 
     has_margin = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from knn_cli.core.registry import ENCODERS
-
-Samples = TypeVar("Samples", int, Tensor)
+from knn_cli.networks.contracts import Encoder, Samples
 
 
 def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDArray[np.float32]:
@@ -115,7 +114,7 @@ class Block(nn.Module):
 
 
 @ENCODERS.register("fbank-tdnn")
-class FbankTDNN(nn.Module):
+class FbankTDNN(Encoder):
     """Log-mel filter bank, then residual time-delay blocks of one width; 30 ms a frame.
 
     The loudness of a clip does not matter: powers are divided by the clip's mean power, `floor` is added before the

@@ -8,7 +8,7 @@ max pooling and 32 channels, as in Zeinali et al., "BUT system description to Vo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks.contracts import Encoder, Pooling, Samples
 from knn_cli.networks.features import LogMel, real_frames, refuse_short
 from knn_cli.networks.pooling.mhfa import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
-
-Samples = TypeVar("Samples", int, Tensor)
 
 # Depth -> (blocks of each of the four stages, whether they are bottlenecks)
 DEPTHS = {
@@ -36,7 +35,7 @@ DEPTHS = {
 
 
 @ENCODERS.register("resnet")
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Log-mel features to the output of the fourth stage, the one layer of this encoder; 80 ms a frame.
 
     Args:
@@ -153,7 +152,7 @@ def _shortcut(before: int, after: int, strides: tuple[int, int]) -> nn.Sequentia
 
 
 @POOLINGS.register("resnet")
-class ResNetPooling(nn.Module):
+class ResNetPooling(Pooling):
     """wespeaker's pooling of its ResNets: mean and deviation over time of the last layer, and a linear layer.
 
     Args:

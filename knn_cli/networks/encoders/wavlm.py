@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.registry import ENCODERS
+from knn_cli.networks.contracts import Encoder, Samples
 from knn_cli.networks.encoders.adapters import insert
 from knn_cli.networks.encoders.recompute import (
     ConvolutionOfActivation,
@@ -121,7 +122,7 @@ SIZES = {
 
 
 @ENCODERS.register("wavlm")
-class WavLM(nn.Module):
+class WavLM(Encoder):
     """Waveforms to the layers of WavLM.
 
     Layer 0 is what enters the first block: the projected convolution output with the position embedding added
@@ -150,7 +151,7 @@ class WavLM(nn.Module):
         if adapters is not None:
             insert(self.blocks, self.channels, **adapters)
 
-    def frames(self, samples: Any) -> Any:
+    def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples` samples: int, or int64 tensor of any shape; 0 below `minimum`."""
         count = (samples - self.minimum) // self.stride + 1  # floors of floors are one floor
         return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
+from knn_cli.networks.contracts import Encoder, Samples
 from knn_cli.networks.encoders.fbank_tdnn import power_spectra, windows
 from knn_cli.networks.features import real_frames, refuse_short
 
 __all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
-
-Samples = TypeVar("Samples", int, Tensor)
 
 _FLOOR = 1e-10  # mel power that counts as nothing
 _RANGE = 8.0  # decades under a clip's loudest value that are heard
@@ -122,7 +121,7 @@ class Block(nn.Module):
 
 
 @ENCODERS.register("whisper")
-class Whisper(nn.Module):
+class Whisper(Encoder):
     """Whisper's encoder.
 
     Yields `blocks` + 1 layers: what enters the first block, and what leaves each; the last one goes through the final

@@ -1,20 +1,9 @@
-"""Classification heads: embeddings and labels to the loss that trains them, and to scores without margin.
-
-Every head is built as `HEADS.build(name, dimension=E, classes=C, **args)`. `logits(embeddings)` gives the scores
-(B, C) of inference; `forward(embeddings, labels)` those of training, where the target's score is made worse by the
-margin; `loss(embeddings, labels)` the mean loss. Cosines are taken in float32, also under autocast.
-
-Weights have wespeaker's names (`weight`, or `trans` of `softmax`), so its projections load. `heads_sphere` holds
-SphereFace and SphereFace2.
-"""
+"""Classification heads with softmax: plain, and with a margin on the cosine or on the angle."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,175 +11,25 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import HEADS
+from knn_cli.networks.heads.base import ClassificationHead
+from knn_cli.networks.heads.margins import away, is_target, towards, turned
 
-__all__ = [
-    "HEADS",
-    "AAMSoftmax",
-    "AMSoftmax",
-    "CosineHead",
-    "Head",
-    "MarginSchedule",
-    "Softmax",
-]
+__all__ = ["AAMSoftmax", "AMSoftmax", "CosineHead", "Softmax"]
 
 # The margin at which inter-top-k penalties are stated; at another margin they are smaller or larger in proportion.
 _PENALTY_STATED_AT = 0.2
 
 
-@dataclass(frozen=True)
-class MarginSchedule:
-    """The margin at every step of training: `start`, then `steps` steps towards `end`, then `end`.
-
-    "exponential" approaches `end` as 1 - 0.001^x does 1, x being the part of the way that is done; "linear" as x. Both
-    are wespeaker's, whose margins after given epochs come from `delay` and `steps` of as many epochs.
-
-    Attributes
-    ----------
-        start: margin at first.
-        end: margin at last.
-        steps: number of steps on the way.
-        delay: number of steps before the way begins.
-        kind: "exponential" or "linear".
-    """
-
-    start: float
-    end: float
-    steps: int
-    delay: int = 0
-    kind: Literal["exponential", "linear"] = "exponential"
-
-    def __post_init__(self) -> None:
-        """Refuse what is no schedule."""
-        if self.kind not in ("exponential", "linear"):
-            raise KnnError(f"There is no margin schedule of kind {self.kind!r}.", "Known: exponential, linear.")
-        if min(self.steps, self.delay) < 0:
-            raise KnnError(f"A margin schedule cannot take {self.steps} steps after {self.delay}.", "Give 0 or more.")
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise KnnError(f"A margin schedule cannot go from {self.start} to {self.end}.")
-
-    def at(self, step: int) -> float:
-        """The margin at `step`, counted from 0."""
-        done = step - self.delay
-        if done >= self.steps:
-            return self.end
-        if done < 0:
-            return self.start
-        part = done / self.steps
-        if self.kind == "exponential":
-            part = 1 - 0.001**part
-        return self.start + (self.end - self.start) * part
-
-
-class Head(nn.Module, ABC):
-    """What all heads share: sizes, the margin, and cross-entropy with class weights and label smoothing.
-
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C, 2 or more.
-        margin: margin of training; `plain_margin` is none.
-        class_weights: weight of each class in the loss, which is the weighted mean over clips; None is all alike.
-        label_smoothing: share of the target spread evenly over all classes, from 0 to below 1.
-    """
-
-    plain_margin: ClassVar[float] = 0.0  # the margin that changes nothing
-    margin_limit: ClassVar[float] = math.inf  # all margins are below
-    has_margin: ClassVar[bool] = True
-    class_weights: Tensor | None
-
-    def __init__(
-        self,
-        dimension: int,
-        classes: int,
-        margin: float = 0.0,
-        class_weights: Sequence[float] | None = None,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if dimension < 1 or classes < 2:
-            raise KnnError(f"A head needs 1 dimension and 2 classes or more, not {dimension} and {classes}.")
-        if not 0 <= label_smoothing < 1:
-            raise KnnError(f"Label smoothing goes from 0 to below 1; {label_smoothing} does not.")
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        if weights is not None and (weights.shape != (classes,) or not 0 < weights.min() <= weights.max() < math.inf):
-            raise KnnError(
-                f"These {weights.numel()} class weights do not fit {classes} classes.",
-                "Give each class one finite weight above 0.",
-            )
-        self.dimension, self.classes, self.label_smoothing = dimension, classes, label_smoothing
-        # From the recipe, as the margin is: neither belongs to the weights that a checkpoint stores.
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.set_margin(margin)
-
-    def set_margin(self, margin: float) -> None:
-        """Set the margin of training from here on; KnnError for one that the head cannot have."""
-        self.margin = self._checked(margin)
-
-    @abstractmethod
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Scores (B, C) float32 of embeddings (B, E), without margin."""
-
-    @abstractmethod
-    def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """Training scores (B, C) float32 of embeddings (B, E) and labels (B,) int64.
-
-        `margin` stands in for the head's own this once.
-        """
-
-    def loss(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """Mean loss, a float32 scalar, of embeddings (B, E) and labels (B,) int64."""
-        scores = self(embeddings, labels, margin=margin)
-        return F.cross_entropy(scores, labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
-
-    def extra_repr(self) -> str:
-        """Sizes and margin, for the printed module."""
-        return f"dimension={self.dimension}, classes={self.classes}, margin={self.margin}"
-
-    def _checked(self, margin: float | None) -> float:
-        """`margin`, or the head's own for None, if the head can have it."""
-        if margin is None:
-            return self.margin
-        if not self.has_margin and margin != self.plain_margin:
-            raise KnnError("The softmax head has no margin.", "Choose another head, such as aam-softmax.")
-        if not self.plain_margin <= margin < self.margin_limit:
-            raise KnnError(
-                f"This head cannot have a margin of {margin}.",
-                f"Its margin is {self.plain_margin:g} or more, and below {self.margin_limit:.6g}.",
-            )
-        return float(margin)
-
-
-def is_target(labels: Tensor, scores: Tensor) -> Tensor:
-    """(B, C) bool, True in each clip's own class, for labels (B,) and scores (B, C)."""
-    return torch.arange(scores.shape[1], device=scores.device) == labels.unsqueeze(1)
-
-
-def turned(cosines: Tensor, angle: float) -> Tensor:
-    """cos(θ + angle) for cos θ in [-1, 1]."""
-    # The floor keeps the gradient finite at ±1, where the sine's is infinite; it changes the sine by at most 1e-6.
-    sines = (1 - cosines.square()).clamp(min=1e-12).sqrt()
-    return cosines * math.cos(angle) - sines * math.sin(angle)
-
-
-def away(cosines: Tensor, angle: float) -> Tensor:
-    """cos(θ + angle), continued beyond θ = π - angle by a falling curve without a step."""
-    return torch.where(cosines > -math.cos(angle), turned(cosines, angle), cosines - (1 - math.cos(angle)))
-
-
-def towards(cosines: Tensor, angle: float) -> Tensor:
-    """cos(θ - angle), continued below θ = angle by a falling curve without a step."""
-    return torch.where(cosines < math.cos(angle), turned(cosines, -angle), cosines + (1 - math.cos(angle)))
-
-
 @HEADS.register("softmax")
-class Softmax(Head):
+class Softmax(ClassificationHead):
     """Plain scores: a linear layer, behind batch normalisation and ReLU as in wespeaker's `Linear`, or alone.
 
     Args:
         dimension: width E of the embeddings.
         classes: number of classes C.
         normalize: whether batch normalisation and ReLU come first.
-        class_weights: see `Head`.
-        label_smoothing: see `Head`.
+        class_weights: see `ClassificationHead`.
+        label_smoothing: see `ClassificationHead`.
     """
 
     has_margin = False
@@ -218,7 +57,7 @@ class Softmax(Head):
         return self.logits(embeddings)
 
 
-class CosineHead(Head):
+class CosineHead(ClassificationHead):
     """Scores from cosines between an embedding and the classes' centres, of which each class has K.
 
     Rows c K to c K + K - 1 of `weight` (C K, E) are the sub-centres of class c; the nearest one counts (Deng et al.,
@@ -270,8 +109,8 @@ class AMSoftmax(CosineHead):
         margin: what the target's cosine loses.
         scale: what cosines are multiplied by.
         subcenters: centres K of a class.
-        class_weights: see `Head`.
-        label_smoothing: see `Head`.
+        class_weights: see `ClassificationHead`.
+        label_smoothing: see `ClassificationHead`.
     """
 
     def __init__(
@@ -314,8 +153,8 @@ class AAMSoftmax(CosineHead):
         subcenters: centres K of a class.
         top_k: number of classes with the penalty; all others where it is above C - 1; 0 for none.
         penalty: angle that the penalty takes off, in radians, at a margin of 0.2.
-        class_weights: see `Head`.
-        label_smoothing: see `Head`.
+        class_weights: see `ClassificationHead`.
+        label_smoothing: see `ClassificationHead`.
     """
 
     margin_limit = math.pi

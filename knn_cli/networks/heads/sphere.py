@@ -1,6 +1,6 @@
 """Heads of the SphereFace family: a margin that multiplies the angle, and yes-or-no questions.
 
-The contract is that of `heads`; weights have wespeaker's names.
+Weights have wespeaker's names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import HEADS
-from knn_cli.networks.heads.softmax import CosineHead, away, is_target, towards
+from knn_cli.networks.heads.margins import away, is_target, towards
+from knn_cli.networks.heads.softmax import CosineHead
 
 __all__ = ["SphereFace", "SphereFace2"]
 
@@ -33,8 +34,8 @@ class SphereFace(CosineHead):
         classes: number of classes C.
         margin: what multiplies the target's angle.
         relaxation: λ, the cosine's share.
-        class_weights: see `Head`.
-        label_smoothing: see `Head`.
+        class_weights: see `ClassificationHead`.
+        label_smoothing: see `ClassificationHead`.
     """
 
     plain_margin = 1.0
@@ -88,7 +89,7 @@ class SphereFace2(CosineHead):
         balance: λ, the weight of the clip's own class.
         spread: t.
         margin_on: "cosine" or "angle" (wespeaker's types C and A).
-        class_weights: see `Head`.
+        class_weights: see `ClassificationHead`.
     """
 
     margin_limit = math.pi  # of an angle; a cosine has no use for more either

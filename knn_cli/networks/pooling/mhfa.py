@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
+from knn_cli.networks.contracts import FramePooling, Pooling
 
 __all__ = [
     "MHFA",
@@ -138,7 +139,7 @@ def attended_statistics(weights: Tensor, values: Tensor, mask: Tensor | None) ->
 
 
 @POOLINGS.register("mhfa")
-class MHFA(nn.Module):
+class MHFA(FramePooling):
     """Multi-head factorized attentive pooling.
 
     Peng et al., "An attention-based backend allowing efficient fine-tuning of transformer models for speaker
@@ -202,7 +203,7 @@ class MHFA(nn.Module):
 
 
 @POOLINGS.register("mhfa-ensemble")
-class EnsembleMHFA(nn.Module):
+class EnsembleMHFA(Pooling):
     """Several MHFA poolings of one encoder, such as those of several seeds, their embeddings side by side.
 
     Args:
@@ -241,7 +242,7 @@ class EnsembleMHFA(nn.Module):
 
 
 @POOLINGS.register("mhfa-grouped")
-class GroupedMHFA(nn.Module):
+class GroupedMHFA(Pooling):
     """MHFA in groups of heads, each group with keys and values of its own (`MHFA_Group` of the public forks).
 
     Args:
@@ -312,7 +313,7 @@ class SharedValueMHFA(GroupedMHFA):
 
 
 @POOLINGS.register("mhfa-context")
-class ContextMHFA(nn.Module):
+class ContextMHFA(Pooling):
     """CA-MHFA: factorized attention whose learnt queries see a frame together with its neighbours.
 
     Peng et al., "CA-MHFA: a context-aware multi-head factorized attentive pooling for SSL-based speaker verification",
@@ -381,7 +382,7 @@ class ContextStatisticsMHFA(ContextMHFA):
 
 
 @POOLINGS.register("channel-attention")
-class ChannelAttention(nn.Module):
+class ChannelAttention(Pooling):
     """MHFA with statistics, its heads averaged by weights that the clip decides (`MHFA_ChannelAtt`).
 
     Args:
@@ -419,7 +420,7 @@ class ChannelAttention(nn.Module):
 
 
 @POOLINGS.register("mean")
-class MeanPooling(nn.Module):
+class MeanPooling(Pooling):
     """Mean over time of one layer, without parameters: what an imported encoder has until a head is trained.
 
     Args:

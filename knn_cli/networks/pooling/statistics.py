@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
+from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.pooling.mhfa import (
     SMALLEST_VARIANCE,
     blank,
@@ -37,7 +38,7 @@ __all__ = [
 
 
 @POOLINGS.register("layer-average")
-class LayerAverage(nn.Module):
+class LayerAverage(Pooling):
     """Mean over time of the layers' weighted sum, compressed (`LWAP_Mean`).
 
     Mean, sum and compression are linear, so the mean is taken first: of each layer, (B, C) is all that is kept.
@@ -65,7 +66,7 @@ class LayerAverage(nn.Module):
 
 
 @POOLINGS.register("layer-spans")
-class LayerSpans(nn.Module):
+class LayerSpans(Pooling):
     """Means over successive spans of time of the layers' weighted sum, compressed (`LWAP_PoolDim`).
 
     S spans of floor(T / S) frames each, as published: the fewer than S frames after the last span are not seen. A clip
@@ -110,7 +111,7 @@ class LayerSpans(nn.Module):
 
 
 @POOLINGS.register("statistics")
-class Statistics(nn.Module):
+class Statistics(Pooling):
     """Mean and standard deviation over time of the layers' compressed weighted sum (`TSTP`).
 
     Args:
@@ -138,7 +139,7 @@ class Statistics(nn.Module):
 
 
 @POOLINGS.register("attentive-statistics")
-class AttentiveStatistics(nn.Module):
+class AttentiveStatistics(Pooling):
     """Attentive mean and standard deviation, each channel with its own attention (`ASTP`).
 
     Okabe et al., "Attentive statistics pooling for deep speaker embedding", Interspeech 2018, with
@@ -201,7 +202,7 @@ class LastAttentiveStatistics(AttentiveStatistics):
 
 
 @POOLINGS.register("query-key-value")
-class QueryKeyValue(nn.Module):
+class QueryKeyValue(Pooling):
     """Self-attention between all frames, then mean and standard deviation over time (`MHFA_Dotproduct`).
 
     Queries, keys and values are three softmax-weighted sums over layers. Scores are divided by √D, D the width of all
@@ -255,7 +256,7 @@ class QueryKeyValue(nn.Module):
 
 
 @POOLINGS.register("correlation")
-class Correlation(nn.Module):
+class Correlation(Pooling):
     """Correlations over time between the channels of the layers' compressed weighted sum (`CorrelationPooling`).
 
     Stafylakis et al., "Speaker embeddings by modeling channel-wise correlations", Interspeech 2021 (arXiv:2104.02571),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
+from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.features import real_frames
 from knn_cli.networks.pooling.mhfa import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
 
@@ -22,7 +23,7 @@ __all__ = ["XVector"]
 
 
 @POOLINGS.register("xvector")
-class XVector(nn.Module):
+class XVector(Pooling):
     """Time-delay layers without padding, mean and deviation over time, and a linear layer.
 
     A clip of fewer frames than the time-delay layers see at once is lengthened by its first and last frame.

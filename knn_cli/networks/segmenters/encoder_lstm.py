@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import SEGMENTERS
+from knn_cli.networks.contracts import LayerSegmenter
 from knn_cli.networks.segmenters.powerset import powerset
 
 __all__ = ["SegmentationHead"]
 
 
 @SEGMENTERS.register("encoder-lstm")
-class SegmentationHead(nn.Module):
+class SegmentationHead(LayerSegmenter):
     """Layers of an encoder to log-probabilities of who speaks, one frame for two of the encoder's.
 
     Args:

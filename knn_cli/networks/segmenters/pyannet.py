@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +21,18 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import SEGMENTERS
+from knn_cli.networks.contracts import Samples, WaveformSegmenter
 from knn_cli.networks.features import refuse_short
 from knn_cli.networks.segmenters.powerset import powerset
 
 __all__ = ["PyanNet", "SincFilters"]
-
-Samples = TypeVar("Samples", int, Tensor)
 
 _POOL = 3  # frames that a maximum is taken over, after each convolution
 _LOWEST = 50.0  # Hz, of a filter's lower edge and of its width
 
 
 @SEGMENTERS.register("pyannet")
-class PyanNet(nn.Module):
+class PyanNet(WaveformSegmenter):
     """Waveforms to log-probabilities of who speaks; with the defaults 589 frames of 10 s, one every 270 samples.
 
     Each chunk is normalised by itself, so that a chunk's frames depend on all of it.
@@ -105,7 +104,7 @@ class PyanNet(nn.Module):
         """Seconds from the beginning of a chunk to the centre of what its first frame sees."""
         return self.receptive / 2 / self.rate
 
-    def nearest(self, seconds: NDArray[np.float64], frames: int) -> NDArray[np.int64]:
+    def nearest(self, seconds: NDArray[np.floating[Any]], frames: int) -> NDArray[np.int64]:
         """Which of a chunk's `frames` lie nearest to times from its beginning."""
         places = np.round((seconds - self.first_seconds) / self.step_seconds)
         return places.clip(0, frames - 1).astype(np.int64)

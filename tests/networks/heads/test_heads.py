@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.heads.softmax import HEADS, AAMSoftmax, AMSoftmax, MarginSchedule, Softmax, away, towards
+from knn_cli.core.registry import HEADS
+from knn_cli.networks.heads.margins import MarginSchedule, away, towards
+from knn_cli.networks.heads.softmax import AAMSoftmax, AMSoftmax, Softmax
 from knn_cli.networks.heads.sphere import SphereFace, SphereFace2
 
 DIMENSION, CLASSES, BATCH = 5, 4, 6

@@ -1,0 +1,266 @@
+"""What an encoder, a pooling, a head and a segmentation network must offer, whoever writes them.
+
+Each contract is an abstract class, because every part is a `torch.nn.Module` as well, from which no `typing.Protocol`
+can inherit. A part inherits from its contract and is registered in `core.registry` (ENCODERS, POOLINGS, HEADS,
+SEGMENTERS); the contract tests run over everything that is registered.
+
+Shapes: B clips, S samples, T frames, L layers, C channels of a layer, E values of an embedding, K speakers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = [
+    "Encoder",
+    "FramePooling",
+    "Head",
+    "LayerSegmenter",
+    "Pooling",
+    "Samples",
+    "SegmentationNetwork",
+    "WaveformSegmenter",
+]
+
+Samples = TypeVar("Samples", int, Tensor)  # a number of samples, or an int64 tensor of such numbers
+
+
+class Encoder(nn.Module, ABC):
+    """Waveforms to hidden layers, one after the other.
+
+    Built as `ENCODERS.build(name, **args)`.
+
+    Attributes
+    ----------
+    layers : int
+        Number of layers L that come out.
+    channels : int
+        Width C of every layer.
+    stride : int
+        Samples from one frame to the next.
+    minimum : int
+        Samples of the shortest clip that the encoder takes.
+    """
+
+    layers: int
+    channels: int
+    stride: int
+    minimum: int
+
+    @abstractmethod
+    def frames(self, samples: Samples) -> Samples:
+        """Number of frames T of a clip of `samples`: int for int, int64 tensor for int64 tensor; 0 below `minimum`."""
+
+    @abstractmethod
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the layers, each when it is asked for, so that a pooling never needs all of them at once.
+
+        Parameters
+        ----------
+        waveforms : Tensor, (B, S) float32
+            Samples in [-1, 1] times the bundle's `scale`.
+        lengths : Tensor, (B,) int64, optional
+            Samples of each clip, where clips are padded. What lies past a clip's end does not change its frames.
+
+        Yields
+        ------
+        Tensor, (B, frames(S), C) float
+            A layer. With `lengths`, frames past a clip's end hold anything finite.
+
+        Raises
+        ------
+        AudioError
+            A clip is shorter than `minimum`.
+        ValueError
+            `lengths` do not fit `waveforms`.
+        """
+
+    if TYPE_CHECKING:  # nn.Module's own call is of type Any
+
+        def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]: ...
+
+
+class Pooling(nn.Module, ABC):
+    """Hidden layers to one embedding per clip.
+
+    Built as `POOLINGS.build(name, layers=L, channels=C, **args)`.
+
+    Attributes
+    ----------
+    dimension : int
+        Values E of an embedding.
+    """
+
+    dimension: int
+
+    @abstractmethod
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Embeddings of the clips.
+
+        Parameters
+        ----------
+        layers : iterable of Tensor, each (B, T, C) float
+            Exactly L layers; they may come from a generator, and no more than one of them is held.
+        mask : Tensor, (B, T) bool, optional
+            True at real frames, of which each clip has one or more; the others may hold anything, NaN included.
+
+        Returns
+        -------
+        Tensor, (B, E) float
+
+        Raises
+        ------
+        ValueError
+            Another number of layers comes.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor: ...
+
+
+class FramePooling(Pooling):
+    """A pooling in two steps: `forward(layers, mask)` is `pool(frames(layers), mask)`.
+
+    The first step depends on single frames only, so that its result can be kept, joined over clips, and pooled under
+    many masks: `Embedder.frames` and `Embedder.pool` do that. Any other pooling keeps all layers for it.
+    """
+
+    @abstractmethod
+    def frames(self, layers: Iterable[Tensor]) -> Tensor:
+        """Everything that pooling needs of L layers (B, T, C): (B, T, X)."""
+
+    @abstractmethod
+    def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """`frames` (B, T, X) under a mask (B, T) as of `forward` -> embeddings (B, E)."""
+
+    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
+        return self.pool(self.frames(layers), mask)
+
+
+class Head(nn.Module, ABC):
+    """Embeddings and labels to the loss that trains them, and embeddings to scores without margin.
+
+    Built as `HEADS.build(name, dimension=E, classes=C, **args)`.
+
+    Attributes
+    ----------
+    dimension : int
+        Values E of an embedding.
+    classes : int
+        Number of classes C.
+    margin : float
+        Margin of training.
+    plain_margin : float
+        The margin that changes nothing.
+    margin_limit : float
+        All margins are below it.
+    has_margin : bool
+        Whether there is any margin but `plain_margin`.
+    class_weights : Tensor, (C,) float32, or None
+        Weights of the classes in the loss.
+    """
+
+    plain_margin: ClassVar[float]
+    margin_limit: ClassVar[float]
+    has_margin: ClassVar[bool]
+    dimension: int
+    classes: int
+    margin: float
+    class_weights: Tensor | None
+
+    @abstractmethod
+    def set_margin(self, margin: float) -> None:
+        """Set the margin of training from here on; KnnError for one that the head cannot have."""
+
+    @abstractmethod
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Scores (B, C) float32 of embeddings (B, E), without margin."""
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
+        """Training scores (B, C) float32 of embeddings (B, E) and labels (B,) int64.
+
+        `margin` stands in for the head's own this once.
+        """
+
+    @abstractmethod
+    def loss(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
+        """Mean loss, a float32 scalar, of embeddings (B, E) and labels (B,) int64."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor: ...
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """Which of a few local speakers speak in each frame of a chunk, as classes of `segmenters.powerset`.
+
+    Built as `SEGMENTERS.build(name, **args)`. A network is one of the two kinds below.
+
+    Attributes
+    ----------
+    speakers : int
+        Number of local speakers K that a chunk can have.
+    most : int
+        Number of speakers that can speak in one frame.
+    """
+
+    speakers: int
+    most: int
+
+
+class WaveformSegmenter(SegmentationNetwork):
+    """A segmentation network from waveforms."""
+
+    @abstractmethod
+    def frames(self, samples: Samples) -> Samples:
+        """Number of frames of a chunk of `samples`: int for int, int64 tensor for int64 tensor."""
+
+    @abstractmethod
+    def nearest(self, seconds: NDArray[np.floating[Any]], frames: int) -> NDArray[np.int64]:
+        """Index of the nearest of a chunk's `frames` to each time, in seconds from the chunk's start."""
+
+    @abstractmethod
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Chunks (B, S) float32 in [-1, 1] -> (B, frames(S), classes) float32 log-probabilities of the classes."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, waveforms: Tensor) -> Tensor: ...
+
+
+class LayerSegmenter(SegmentationNetwork):
+    """A segmentation network from the layers of an encoder, whose bundle the segmenter's bundle names.
+
+    Attributes
+    ----------
+    layers, channels : int
+        Those of the encoder.
+    pace : int
+        Frames of the encoder per frame of this network.
+    """
+
+    layers: int
+    channels: int
+    pace: int
+
+    @abstractmethod
+    def begin(self, layers: Iterable[Tensor]) -> Tensor:
+        """Layers (B, T, C) of any part of a recording -> (B, T // pace, X) float32, from which windows are cut.
+
+        Raises
+        ------
+        ValueError
+            Another number of layers comes.
+        """
+
+    @abstractmethod
+    def classify(self, x: Tensor) -> Tensor:
+        """Windows (B, T, X) of what `begin` returns -> (B, T, classes) float32 log-probabilities of the classes."""
