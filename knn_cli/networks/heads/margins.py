@@ -21,7 +21,8 @@ class MarginSchedule:
     "exponential" approaches `end` as 1 - 0.001^x does 1, x being the part of the way that is done; "linear" as x. Both
     are wespeaker's, whose margins after given epochs come from `delay` and `steps` of as many epochs.
 
-    Attributes:
+    Attributes
+    ----------
         start: margin at first.
         end: margin at last.
         steps: number of steps on the way.
