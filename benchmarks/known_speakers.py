@@ -142,8 +142,8 @@ def said(voices: dict[str, tuple[Floats, float]]) -> Diarization:
         turns[Segment(place, place + 1), place] = name
     return Diarization(
         turns,
-        voices={name: vector for name, (vector, _) in voices.items()},
-        speech={name: seconds for name, (_, seconds) in voices.items()},
+        speaker_embeddings={name: vector for name, (vector, _) in voices.items()},
+        clean_speech_seconds={name: seconds for name, (_, seconds) in voices.items()},
         seconds=float(len(voices)),
     )
 

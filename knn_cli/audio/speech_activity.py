@@ -15,7 +15,7 @@ from pyannote.core import Timeline
 
 from knn_cli.audio import silero
 from knn_cli.audio.segments import binarize
-from knn_cli.core.parallel import side_by_side
+from knn_cli.core.parallel import parallel_map
 from knn_cli.core.values import Floats, Waveform
 
 RATE, FRAME = silero.RATE, silero.FRAME
@@ -37,7 +37,7 @@ def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
             result: Floats = network(torch.from_numpy(whole)[None])[0].numpy()
         return result
 
-    with side_by_side(torch.device("cpu")) as each:
+    with parallel_map(torch.device("cpu")) as each:
         return list(each(heard, waveforms))
 
 

@@ -1,7 +1,7 @@
-"""Small networks on a CPU: several inputs side by side, a thread for each, instead of several threads on each sum.
+"""Small networks on a CPU: several inputs in parallel, one thread each, instead of several threads on each operation.
 
-Sums of the size that frames of a few seconds give are over before threads have met; side by side, the same work takes
-fewer processor seconds, ends sooner, and gives the same values however many threads there are.
+Operations on a few seconds of frames are over before threads have synchronised. In parallel, the same work takes less
+processor time, ends sooner, and gives the same values whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -15,64 +15,76 @@ from typing import Protocol, TypeVar
 
 import torch
 
-MOST = 16  # items at a time: of the networks shipped each takes some tens of megabytes
+MAX_PARALLEL_ITEMS = 16  # with the shipped networks, each item takes some tens of megabytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _lock = Lock()
-_inside = 0  # how many threads of the program are in `one_thread`
-_threads = 0  # torch's number before the first of them came
+_active_callers = 0  # threads of the program that are in `single_threaded`
+_torch_threads = 0  # torch's number before the first of them entered
 
 
-class Map(Protocol):
-    """Applies a function to items; results come in their order."""
+class OrderedMap(Protocol):
+    """A function that applies another to items and yields the results in the order of the items."""
 
     def __call__(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterable[Result]: ...
 
 
 @contextmanager
-def one_thread() -> Iterator[int]:
-    """One thread for each of torch's sums; gives how many there were.
+def single_threaded() -> Iterator[int]:
+    """Let torch use one thread per operation; yield how many it used before.
 
-    The number is the whole process's: the first of several callers at once finds it, the last one puts it back.
+    The number belongs to the whole process: the first of several concurrent callers saves it, the last restores it.
     """
-    global _inside, _threads
+    global _active_callers, _torch_threads
     with _lock:
-        if not _inside:
-            _threads = torch.get_num_threads()
-        _inside += 1
-        threads = _threads
+        if not _active_callers:
+            _torch_threads = torch.get_num_threads()
+        _active_callers += 1
+        threads = _torch_threads
     torch.set_num_threads(1)
     try:
         yield threads
     finally:
         with _lock:
-            _inside -= 1
-            if not _inside:
+            _active_callers -= 1
+            if not _active_callers:
                 torch.set_num_threads(threads)
 
 
 @contextmanager
-def side_by_side(device: torch.device, most: int = MOST) -> Iterator[Map]:
-    """A map on as many threads as torch has, up to `most`, one item each; off the CPU the plain `map`.
+def parallel_map(device: torch.device, max_items: int = MAX_PARALLEL_ITEMS) -> Iterator[OrderedMap]:
+    """Open a map that works on several items at once, each on a thread of its own.
 
-    Items are taken as they are needed, never more than one beyond the threads. An error of the work comes where its
-    result would, one of the items when they are taken. A map may feed another one.
+    There are as many threads as torch has, at most `max_items`. Off the CPU it is Python's own `map`. Items are taken
+    as they are needed, never more than one beyond the threads. An error of the work is raised where its result would
+    be yielded, an error of the items when they are taken. A map may feed another one.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the work runs.
+    max_items : int
+        Most items at a time.
+
+    Yields
+    ------
+    OrderedMap
     """
     if device.type != "cpu":
         yield map
         return
-    with one_thread() as threads:
-        lanes = min(threads, most)
-        # The number that torch goes by is set above, but MKL has one of its own in every thread.
-        pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
+    with single_threaded() as threads:
+        workers = min(threads, max_items)
+        # `single_threaded` sets torch's own number, but MKL keeps another one in every thread.
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
         def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
             waiting: deque[Future[Result]] = deque()
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > lanes:
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -1,84 +1,108 @@
-"""Named parts. Adding an encoder, a pooling or a clustering method is one class or function under `register`."""
+"""Tables of named components. Adding an encoder, a pooling or a clustering method is one class under `register`."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
 
 from knn_cli.core.errors import KnnError
 
-Part = TypeVar("Part", bound=Callable[..., Any])
+Component = TypeVar("Component", bound=Callable[..., Any])
 
 
 class Registry:
     """A table of named classes or functions of one kind.
 
-    `modules` are the modules that register parts; they are imported in this order until a look-up succeeds, so that the
-    table itself costs nothing and no module has to import its neighbours only to have them registered.
+    Parameters
+    ----------
+    kind : str
+        What the table holds, for messages: "encoder", "pooling".
+    *modules : str
+        Modules that register components. They are imported in this order until a look-up succeeds, so that the table
+        itself costs nothing and no module has to import its neighbours only to have them registered.
     """
 
     def __init__(self, kind: str, *modules: str) -> None:
         self.kind = kind
         self._modules = modules
-        self._parts: dict[str, Callable[..., Any]] = {}
+        self._components: dict[str, Callable[..., Any]] = {}
 
-    def register(self, name: str) -> Callable[[Part], Part]:
-        """Decorator: file a class or function under `name`; a name can be taken once."""
+    def register(self, name: str) -> Callable[[Component], Component]:
+        """Return a decorator that files a class or function under `name`. ValueError for a name that is taken."""
 
-        def file(part: Part) -> Part:
-            if name in self._parts:
+        def decorate(component: Component) -> Component:
+            if name in self._components:
                 raise ValueError(f"the {self.kind} {name!r} is registered already")
-            self._parts[name] = part
-            return part
+            self._components[name] = component
+            return component
 
-        return file
+        return decorate
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         for module in self._modules:
             import_module(module)
-        return sorted(self._parts)
+        return sorted(self._components)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The part filed under `name`; KnnError that lists the names there are when there is none."""
+        """Return the component filed under `name`. KnnError, which lists the known names, if there is none."""
         for module in self._modules:
             import_module(module)
-            if name in self._parts:
+            if name in self._components:
                 break
-        if name not in self._parts:
+        if name not in self._components:
             raise KnnError(f"There is no {self.kind} named {name!r}.", f"Known: {', '.join(self.names())}.")
-        return self._parts[name]
+        return self._components[name]
 
     def build(self, name: str, **args: Any) -> Any:
-        """Call the part filed under `name`; arguments that it does not take are a KnnError."""
-        part = self.get(name)
-        try:
-            return part(**args)
-        except TypeError as error:
-            if "argument" not in str(error):
-                raise
-            raise KnnError(f"The {self.kind} {name!r} does not take these arguments: {error}.") from error
+        """Call the component filed under `name`. KnnError for a name or arguments that it does not take."""
+        component = self.get(name)
+        check_arguments(f"The {self.kind} {name!r}", component, **args)
+        return component(**args)
 
 
-_SPEAKER = (
+def check_arguments(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Check that a call fits the signature of a function or class.
+
+    Parameters
+    ----------
+    what : str
+        The subject of the message: "The encoder 'wavlm'".
+    function : callable
+    *args, **kwargs
+        Arguments of the call; it is not made.
+
+    Raises
+    ------
+    KnnError
+        If an argument is unknown, missing or given twice.
+    """
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise KnnError(f"{what} does not take these arguments: {error}.") from error
+
+
+_SPEAKER_ENCODERS = (
     "knn_cli.networks.encoders.ecapa",
     "knn_cli.networks.encoders.resnet",
     "knn_cli.networks.encoders.campplus",
-)  # encoders with poolings of their own
+)  # these modules register their encoder, its pooling and, for some, its head
 ENCODERS = Registry(
     "encoder",
     "knn_cli.networks.encoders.fbank_tdnn",
     "knn_cli.networks.encoders.wavlm",
     "knn_cli.networks.encoders.whisper",
-    *_SPEAKER,
+    *_SPEAKER_ENCODERS,
 )
 POOLINGS = Registry(
     "pooling",
     "knn_cli.networks.pooling.mhfa",
     "knn_cli.networks.pooling.statistics",
     "knn_cli.networks.pooling.xvector",
-    *_SPEAKER,
+    *_SPEAKER_ENCODERS,
 )
 HEADS = Registry(
     "head", "knn_cli.networks.heads.softmax", "knn_cli.networks.heads.sphere", "knn_cli.networks.encoders.ecapa"

@@ -1,6 +1,6 @@
-"""The values that pass between rooms: frozen, checked at birth, free of any path or device.
+"""The values that pass between packages: frozen, checked when they are built, free of any path or device.
 
-Time spans and diarization results are `pyannote.core` values (Segment, Timeline, Annotation), so they are not here.
+Time spans and turns are `pyannote.core` values (Segment, Timeline, Annotation), so they are not here.
 """
 
 from __future__ import annotations
@@ -18,16 +18,34 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Texts = NDArray[np.str_]
-Progress = Callable[[int, int], None]  # done, total: what long work tells whoever waits for it
+Progress = Callable[[int, int], None]  # called with (done, total) by long work
+
+LABEL_LEVELS = ("group", "subgroup", "speaker", "name")
+_COLUMNS = ("data", "name", "group", "subgroup", "speaker", "start", "end")
 
 
 @dataclass(frozen=True)
 class Waveform:
     """Mono sound.
 
-    samples : (S,) float32, nominally in [-1, 1]
-    rate    : samples a second
-    start   : seconds from the beginning of its recording to the first sample
+    Attributes
+    ----------
+    samples : (S,) float32 array
+        Nominally in [-1, 1].
+    rate : int
+        Samples per second.
+    start : float
+        Seconds from the beginning of the recording to the first sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from knn_cli import Waveform
+    >>> second = Waveform(np.zeros(16_000, dtype=np.float32), 16_000)
+    >>> second.seconds
+    1.0
+    >>> second.crop(0.25, 0.75).start
+    0.25
     """
 
     samples: Floats
@@ -36,28 +54,45 @@ class Waveform:
 
     @property
     def seconds(self) -> float:
+        """Duration in seconds."""
         return len(self.samples) / self.rate
 
     def crop(self, start: float, end: float) -> Waveform:
-        """The part between two times in seconds, both counted from the beginning of the recording."""
+        """Return the samples between two times in seconds, both counted from the beginning of the recording."""
         first = max(0, round((start - self.start) * self.rate))
         last = max(first, round((end - self.start) * self.rate))
         return Waveform(self.samples[first:last], self.rate, self.start + first / self.rate)
 
 
 def _texts(values: Iterable[str] | None, rows: int) -> Texts:
+    """(N,) texts, "" in every row where there are none."""
     return np.full(rows, "", dtype=np.str_) if values is None else np.asarray(list(values), dtype=np.str_)
 
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """Embeddings with where they come from; row i of every array belongs to the same segment.
+    """Embeddings with their recordings, times and labels; row i of every array belongs to the same segment.
 
-    data      : (N, D) float32
-    name      : (N,) recording of the segment
-    group, subgroup, speaker : (N,) labels, "" where unknown
-    start, end: (N,) float64 seconds in the recording, NaN where unknown
-    embedder  : fingerprint of the bundle that made them, "" where unknown (see `bundle.Bundle.fingerprint`)
+    Attributes
+    ----------
+    data : (N, D) float32 array
+    name : (N,) str array
+        The recording that the segment belongs to.
+    group, subgroup, speaker : (N,) str array
+        Labels, "" where unknown.
+    start, end : (N,) float64 array
+        Seconds in the recording, NaN where unknown.
+    embedder : str
+        Fingerprint of the bundle that computed the embeddings, "" where unknown (see `bundle.Bundle.fingerprint`).
+
+    Examples
+    --------
+    >>> from knn_cli import EmbeddingSet
+    >>> rows = EmbeddingSet.from_columns([[1, 0], [0, 1], [0, 2]], ["a", "a", "b"], speaker=["eva", "jan", "jan"])
+    >>> len(rows), rows.dimension
+    (3, 2)
+    >>> rows.take(rows.speaker == "jan").name.tolist()
+    ['a', 'b']
     """
 
     data: Floats
@@ -77,7 +112,7 @@ class EmbeddingSet:
                 raise ValueError(f"{column} has {len(getattr(self, column))} rows, data has {len(self.data)}")
 
     @classmethod
-    def of(
+    def from_columns(
         cls,
         data: Any,
         name: Iterable[str],
@@ -89,7 +124,7 @@ class EmbeddingSet:
         end: Sequence[float] | Doubles | None = None,
         embedder: str = "",
     ) -> EmbeddingSet:
-        """Build from plain lists; columns that are left out are filled with "" and NaN."""
+        """Build a set from plain lists; columns that are left out are filled with "" or NaN."""
         matrix = np.asarray(data, dtype=np.float32)
         rows = len(matrix)
         return cls(
@@ -108,43 +143,60 @@ class EmbeddingSet:
 
     @property
     def dimension(self) -> int:
+        """Values in one embedding."""
         return int(self.data.shape[1])
 
     def label(self, level: str) -> Texts:
-        """One label a row: `level` is group, subgroup, speaker or name."""
+        """Return the (N,) labels of a level: group, subgroup, speaker or name."""
         if level not in LABEL_LEVELS:
             raise ValueError(f"no label level {level!r}")
         column: Texts = getattr(self, level)
         return column
 
     def take(self, rows: Any) -> EmbeddingSet:
-        """The rows chosen by an index array, a boolean mask or a slice."""
+        """Return the rows chosen by an index array, a boolean mask or a slice."""
         return replace(self, **{column: getattr(self, column)[rows] for column in _COLUMNS})
 
     @classmethod
-    def concatenate(cls, parts: Sequence[EmbeddingSet]) -> EmbeddingSet:
-        """The rows of one or more sets of one embedder, one after the other."""
-        if len({part.embedder for part in parts}) != 1:
+    def concatenate(cls, sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
+        """Return the rows of one or more sets of one embedder, one set after the other."""
+        if len({rows.embedder for rows in sets}) != 1:
             raise ValueError("embeddings of several models, or none at all, make no set")
-        columns = {column: np.concatenate([getattr(part, column) for part in parts]) for column in _COLUMNS}
-        return cls(**columns, embedder=parts[0].embedder)
-
-
-_COLUMNS = ("data", "name", "group", "subgroup", "speaker", "start", "end")
-LABEL_LEVELS = ("group", "subgroup", "speaker", "name")
+        columns = {column: np.concatenate([getattr(rows, column) for rows in sets]) for column in _COLUMNS}
+        return cls(**columns, embedder=sets[0].embedder)
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What a classifier says of N segments and C labels.
+    """Scores of a classifier for N segments and C labels.
 
-    labels         : C names, in the order of the columns
-    log_likelihood : (N, C) float64, calibrated log-likelihoods up to a constant a row (natural logarithm)
-    name           : (N,) recording (or file) of the segment
-    start, end     : (N,) float64 seconds, NaN where unknown
-    truth          : (N,) true label, "" where unknown
-    threshold      : a row whose largest detection LLR is below is of no label here; None: every row has one
-    groups         : (C,) the group that each label belongs to, such as a dialect region; () without groups
+    Attributes
+    ----------
+    labels : tuple of C str
+        In the order of the columns.
+    log_likelihood : (N, C) float64 array
+        Calibrated log-likelihoods up to a constant per row (natural logarithm).
+    name : (N,) str array
+        The recording (or file) that the segment belongs to.
+    start, end : (N,) float64 array
+        Seconds, NaN where unknown.
+    truth : (N,) str array
+        The true label, "" where unknown.
+    threshold : float or None
+        A row whose largest detection LLR is below it is out of set. None: every row has one of the labels.
+    groups : tuple of C str
+        The group that each label belongs to, such as a dialect region; () without groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from knn_cli import ScoreTable
+    >>> scores = np.log([[0.9, 0.1], [0.2, 0.8]])
+    >>> table = ScoreTable(("cs", "sk"), scores, np.array(["a", "b"]), np.array([0.0, 0.0]), np.array([3.0, 5.0]))
+    >>> [table.labels[column] for column in table.log_likelihood.argmax(axis=1)]
+    ['cs', 'sk']
+    >>> table.seconds.tolist()
+    [3.0, 5.0]
     """
 
     labels: tuple[str, ...]
@@ -169,39 +221,60 @@ class ScoreTable:
 
     @property
     def seconds(self) -> Doubles:
-        """(N,) length of each row, NaN where unknown."""
+        """(N,) durations of the rows in seconds, NaN where unknown."""
         return self.end - self.start
 
     def take(self, rows: Any) -> ScoreTable:
-        """The rows chosen by an index array, a boolean mask or a slice."""
+        """Return the rows chosen by an index array, a boolean mask or a slice."""
         fields = ("log_likelihood", "name", "start", "end")
         columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in fields}
         return replace(self, **columns, truth=self.truth[rows] if len(self.truth) else self.truth)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[ScoreTable]) -> ScoreTable:
-        """The rows of one or more tables of one classifier, one after the other."""
-        first = parts[0]
-        if len({(part.labels, part.threshold, part.groups) for part in parts}) > 1:
+    def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """Return the rows of one or more tables of one classifier, one table after the other."""
+        if len({(table.labels, table.threshold, table.groups) for table in tables}) > 1:
             raise ValueError("scores of several classifiers make no table")
         fields = ("log_likelihood", "name", "start", "end", "truth")
-        columns: dict[str, Any] = {field: np.concatenate([getattr(one, field) for one in parts]) for field in fields}
-        return replace(first, **columns)
+        columns: dict[str, Any] = {
+            column: np.concatenate([getattr(table, column) for table in tables]) for column in fields
+        }
+        return replace(tables[0], **columns)
 
 
 @dataclass(frozen=True)
 class Diarization:
-    """Who spoke when in one recording, and how sure that is.
+    """Who spoke when in one recording, and with what confidence.
 
-    turns      : tracks are integers, unique in the recording; turns of several speakers may overlap
-    confidence : track -> mean probability over the turn that its speaker speaks, 0 to 1
-    voices     : speaker -> (E,) float32 embedding of all its clean speech; speakers without any are left out
-    speech     : speaker -> seconds of that clean speech, for the speakers of `voices`
-    seconds    : length of the recording
+    Attributes
+    ----------
+    turns : pyannote.core.Annotation
+        Tracks are integers, unique in the recording; turns of several speakers may overlap.
+    confidence : dict of int to float
+        Track -> mean probability over the turn that its speaker speaks, 0 to 1.
+    speaker_embeddings : dict of str to (E,) float32 array
+        Speaker -> embedding of all its clean speech; speakers without clean speech are left out.
+    clean_speech_seconds : dict of str to float
+        Speaker -> seconds of that clean speech, for the same speakers.
+    seconds : float
+        Duration of the recording.
+
+    Examples
+    --------
+    >>> from pyannote.core import Annotation, Segment
+    >>> from knn_cli import Diarization
+    >>> turns = Annotation(uri="meeting")
+    >>> turns[Segment(0.0, 2.5), 0] = "SPEAKER_00"
+    >>> turns[Segment(2.0, 4.0), 1] = "SPEAKER_01"
+    >>> result = Diarization(turns, confidence={0: 0.95, 1: 0.8}, seconds=4.0)
+    >>> for segment, track, speaker in result.turns.itertracks(yield_label=True):
+    ...     print(f"{segment.start:.1f} {segment.end:.1f} {speaker} {result.confidence[track]:.0%}")
+    0.0 2.5 SPEAKER_00 95%
+    2.0 4.0 SPEAKER_01 80%
     """
 
     turns: Annotation
     confidence: Mapping[int, float] = field(default_factory=dict)
-    voices: Mapping[str, Floats] = field(default_factory=dict)
-    speech: Mapping[str, float] = field(default_factory=dict)
+    speaker_embeddings: Mapping[str, Floats] = field(default_factory=dict)
+    clean_speech_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0

@@ -29,8 +29,8 @@ def merged(channels: Sequence[Diarization], uri: str | None = None) -> Diarizati
         called = {label: f"{own}_{label}" if len(labels) > 1 else own for label in labels}
         for segment, track, label in one.turns.itertracks(yield_label=True):
             found.append((segment, channel, called[str(label)], one.confidence.get(track)))
-        voices |= {called[label]: vector for label, vector in one.voices.items()}
-        speech |= {called[label]: seconds for label, seconds in one.speech.items()}
+        voices |= {called[label]: vector for label, vector in one.speaker_embeddings.items()}
+        speech |= {called[label]: seconds for label, seconds in one.clean_speech_seconds.items()}
     turns, confidence = Annotation(uri=uri), {}
     for track, (segment, _, label, sure) in enumerate(sorted(found, key=lambda turn: turn[:3])):
         turns[segment, track] = label

@@ -258,7 +258,7 @@ def recognise(diarization: Diarization, voices: Voices, *, threshold: float = TH
     present = speakers(diarization)
     cosines = np.full((len(present), len(voices)), np.nan)
     for row, speaker in enumerate(present):
-        if (vector := diarization.voices.get(speaker)) is None:
+        if (vector := diarization.speaker_embeddings.get(speaker)) is None:
             continue
         own = np.asarray(vector, dtype=np.float64)[voices.view]
         if own.shape != voices.vectors.shape[1:]:
@@ -306,19 +306,19 @@ def export(
     vectors, names, who, starts, seconds = [], [], [], [], []
     for name, one in recordings:
         for speaker in speakers(one):
-            if speaker not in one.voices:
+            if speaker not in one.speaker_embeddings:
                 continue
-            vectors.append(np.asarray(one.voices[speaker], dtype=np.float32))
+            vectors.append(np.asarray(one.speaker_embeddings[speaker], dtype=np.float32))
             names.append(name)
             who.append(speaker if bare or speaker in known else f"{name}/{speaker}")
             turns = one.turns.label_timeline(speaker)
             starts.append(turns.extent().start if turns else np.nan)
-            seconds.append(one.speech.get(speaker, np.nan))
+            seconds.append(one.clean_speech_seconds.get(speaker, np.nan))
     if not vectors:
         raise KnnError(f"There is no voice to write into {path}.", "Nobody speaks, or too briefly for an embedding.")
     if len({vector.shape for vector in vectors}) > 1:
         raise KnnError("The recordings' voices are embeddings of different sizes.", "Diarize all with one model.")
     end = np.asarray(starts) + np.asarray(seconds)
-    rows = EmbeddingSet.of(np.stack(vectors), names, speaker=who, start=starts, end=end, embedder=embedder)
+    rows = EmbeddingSet.from_columns(np.stack(vectors), names, speaker=who, start=starts, end=end, embedder=embedder)
     hdf5.write(path, rows, force=force)
     return len(rows)

@@ -35,7 +35,7 @@ def check_threshold(threshold: float) -> None:
 def speakers(diarization: Diarization) -> list[str]:
     """Its speakers in order of first appearance, those without a turn last."""
     spoken = (str(label) for _, _, label in diarization.turns.itertracks(yield_label=True))
-    return list(dict.fromkeys([*spoken, *sorted(diarization.voices)]))
+    return list(dict.fromkeys([*spoken, *sorted(diarization.speaker_embeddings)]))
 
 
 def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
@@ -50,7 +50,12 @@ def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
     def moved(values: Mapping[str, Any]) -> dict[str, Any]:
         return {names.get(label, label): value for label, value in values.items()}
 
-    return replace(diarization, turns=turns, voices=moved(diarization.voices), speech=moved(diarization.speech))
+    return replace(
+        diarization,
+        turns=turns,
+        speaker_embeddings=moved(diarization.speaker_embeddings),
+        clean_speech_seconds=moved(diarization.clean_speech_seconds),
+    )
 
 
 def numbered(taken: Collection[str]) -> Iterator[str]:
@@ -84,8 +89,10 @@ def link(
     check_threshold(threshold)
     known = frozenset(known)
     owners = [(file, label) for file, one in enumerate(diarizations) for label in speakers(one)]
-    units, heard = _units([diarizations[file].voices.get(label) for file, label in owners], view)
-    weights = np.array([max(float(diarizations[file].speech.get(label, 1.0)), 1e-3) for file, label in owners])
+    units, heard = _units([diarizations[file].speaker_embeddings.get(label) for file, label in owners], view)
+    weights = np.array(
+        [max(float(diarizations[file].clean_speech_seconds.get(label, 1.0)), 1e-3) for file, label in owners]
+    )
     named = np.array([label in known for _, label in owners], dtype=bool)
     names = sorted({label for _, label in owners if label in known})
     place = {label: number for number, label in enumerate(names)}

@@ -20,7 +20,7 @@ from torch import Tensor
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.device import torch_device
 from knn_cli.core.errors import BundleError
-from knn_cli.core.parallel import Map, side_by_side
+from knn_cli.core.parallel import OrderedMap, parallel_map
 from knn_cli.core.values import Floats, Waveform
 from knn_cli.diarization.reconstruction import Segmentation
 from knn_cli.embedding.embedder import Embedder
@@ -80,7 +80,7 @@ class Segmenter:
 
     def _windowing(
         self, network: SegmentationNetwork, encoder: Encoder | None
-    ) -> Callable[[Iterator[Floats], int, Map], Iterator[tuple[int, Floats]]]:
+    ) -> Callable[[Iterator[Floats], int, OrderedMap], Iterator[tuple[int, Floats]]]:
         """The way to windows that network and encoder have; BundleError where they do not fit each other."""
         if encoder is None and isinstance(network, WaveformSegmenter):
             return partial(self._of_sound, network)
@@ -105,7 +105,7 @@ class Segmenter:
                 samples += len(block.samples)
                 yield block.samples * np.float32(self._scale)
 
-        with side_by_side(self.device) as each:
+        with parallel_map(self.device) as each:
             found = [(start, chances.astype(np.float16)) for start, chances in self._windows(heard(), frame, each)]
         frames = -(-samples // frame)
         table = np.zeros((len(found), WINDOW, self.speakers), dtype=np.float16)
@@ -114,7 +114,7 @@ class Segmenter:
         return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
 
     def _of_sound(
-        self, network: WaveformSegmenter, pieces: Iterator[Floats], frame: int, each: Map
+        self, network: WaveformSegmenter, pieces: Iterator[Floats], frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
         """Windows of a network that hears ten seconds of sound at once."""
         size = WINDOW * frame
@@ -137,7 +137,7 @@ class Segmenter:
             yield from rows
 
     def _of_frames(
-        self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], frame: int, each: Map
+        self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
         """Windows of a head on the frames of an encoder, which hears everything once."""
 

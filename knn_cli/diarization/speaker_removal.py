@@ -276,8 +276,8 @@ def moved(found: Diarization, cleaned: Cleaned) -> Diarization:
     return Diarization(
         turns,
         confidence,
-        {name: voice for name, voice in found.voices.items() if name in left},
-        {name: seconds for name, seconds in found.speech.items() if name in left},
+        {name: voice for name, voice in found.speaker_embeddings.items() if name in left},
+        {name: seconds for name, seconds in found.clean_speech_seconds.items() if name in left},
         cleaned.kept / cleaned.rate,
     )
 

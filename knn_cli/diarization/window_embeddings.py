@@ -20,7 +20,7 @@ from torch import Tensor
 
 from knn_cli.audio import reading
 from knn_cli.audio.segments import FRAME_SECONDS
-from knn_cli.core.parallel import MOST, Map, side_by_side
+from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, OrderedMap, parallel_map
 from knn_cli.core.values import Floats
 from knn_cli.embedding.embedder import Embedder
 
@@ -67,7 +67,7 @@ def embeddings(
         return one, embedder.pool(one.frames, torch.from_numpy(one.masks))
 
     lanes = max(1, int(embedder.batch_seconds / (TOGETHER * BLOCK_SECONDS)))
-    with side_by_side(embedder.device, min(lanes, MOST)) as each:
+    with parallel_map(embedder.device, min(lanes, MAX_PARALLEL_ITEMS)) as each:
         for one, found in each(pooled, _groups(parts, _blocks(path, embedder, parts, channel, each))):
             vectors[one.rows] = found
             seconds[one.rows] = one.seconds
@@ -112,7 +112,7 @@ def _groups(parts: Sequence[Part], blocks: Iterator[tuple[int, _Encoded]]) -> It
 
 
 def _blocks(
-    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str, each: Map
+    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str, each: OrderedMap
 ) -> Iterator[tuple[int, _Encoded]]:
     """(number, frames) of the blocks that parts need, in order."""
     every = [np.unique((one.start + np.flatnonzero(one.chosen)) // BLOCK) for one in parts]

@@ -359,7 +359,7 @@ def _chunked(spoken: Iterable[tuple[int, Floats]], rate: int) -> Iterator[tuple[
 def _labelled(
     rows: Mapping[int, Floats], spans: list[Segment], known: list[labels.Labels], embedder: Embedder
 ) -> EmbeddingSet:
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         np.stack(list(rows.values())) if rows else np.zeros((0, embedder.dimension)),
         [label.name for label in known],
         group=[label.group for label in known],

@@ -106,7 +106,7 @@ def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
     filled[cell] = True
     seconds = np.where(filled, covered, 0.0).sum(axis=1)
     chosen = rows.take(edges)
-    made = EmbeddingSet.of(
+    made = EmbeddingSet.from_columns(
         means,
         chosen.name,
         group=chosen.group,

@@ -156,7 +156,7 @@ def timeline(
         return LanguageTimeline(name, seconds, (), ())
     data = classifier.embedder.spans(path, [Segment(start, end) for start, end, _ in order], channel=channel)
     table = classifier.score(
-        EmbeddingSet.of(
+        EmbeddingSet.from_columns(
             data,
             [name] * len(order),
             start=[one[0] for one in order],

@@ -106,7 +106,7 @@ def _stack_files(files: Sequence[Path]) -> EmbeddingSet:
     known = [
         labels.by_folder(path.resolve().with_name(re.sub(r"(\.i)?\.gz$", "", path.name) + ".gz")) for path in files
     ]
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         _stack(rows, [str(path) for path in files]),
         [one.name for one in known],
         group=[one.group for one in known],
@@ -156,7 +156,7 @@ def _filled(
 ) -> EmbeddingSet:
     group, subgroup, speaker = (texts.get(column) for column in ("group", "subgroup", "speaker"))
     start, end = ((times or {}).get(column) for column in _TIMES)
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         data, texts["name"], group=group, subgroup=subgroup, speaker=speaker, start=start, end=end, embedder=embedder
     )
 

@@ -256,9 +256,11 @@ def test_bad_sound_is_refused(command: str, name: str, bad: Path, chain: dict[st
 
 
 def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: Path) -> None:
-    foreign = EmbeddingSet.of(np.eye(24), [str(i) for i in range(24)], subgroup=["a", "b"] * 12, embedder="other@123")
+    foreign = EmbeddingSet.from_columns(
+        np.eye(24), [str(i) for i in range(24)], subgroup=["a", "b"] * 12, embedder="other@123"
+    )
     hdf5.write(tmp_path / "foreign.h5", foreign)
-    wide = EmbeddingSet.of(np.eye(9), [str(i) for i in range(9)])
+    wide = EmbeddingSet.from_columns(np.eye(9), [str(i) for i in range(9)])
     hdf5.write(tmp_path / "wide.h5", wide)
     (tmp_path / "text.h5").write_text("not HDF5")
     model = ["--model", chain["model"]]

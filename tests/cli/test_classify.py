@@ -42,7 +42,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for k in range(3)
     ]
     made = {name: folder / name for name in ("emb.h5", "split.tsv", "m")}
-    embeddings = EmbeddingSet.of(
+    embeddings = EmbeddingSet.from_columns(
         [row[3] for row in rows],
         [f"{label}-{recording}" for label, recording, _, _ in rows],
         subgroup=[row[0] for row in rows],

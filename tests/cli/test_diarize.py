@@ -93,7 +93,8 @@ def known(tmp_path: Path) -> Path:
     rows = np.eye(DIMENSION)[[0, 0, 9]]
     maker = bundle.find("tiny-test").fingerprint
     hdf5.write(
-        tmp_path / "known.h5", EmbeddingSet.of(rows, ["a", "b", "z"], speaker=["anna", "anna", "zoe"], embedder=maker)
+        tmp_path / "known.h5",
+        EmbeddingSet.from_columns(rows, ["a", "b", "z"], speaker=["anna", "anna", "zoe"], embedder=maker),
     )
     return tmp_path / "known.h5"
 
@@ -432,8 +433,8 @@ def test_channels_are_merged_by_hand() -> None:
         (6, 9, 4, "channel_1_SPEAKER_00"),
     ]
     assert (merged.turns.uri, merged.seconds, dict(merged.confidence)) == ("call", 12, dict.fromkeys(range(5), 0.9))
-    assert set(merged.voices) == set(merged.speech) == {label for *_, label in tracks}
-    assert np.array_equal(merged.voices["channel_2"], np.eye(DIMENSION)[0])
+    assert set(merged.speaker_embeddings) == set(merged.clean_speech_seconds) == {label for *_, label in tracks}
+    assert np.array_equal(merged.speaker_embeddings["channel_2"], np.eye(DIMENSION)[0])
     assert channels.names(2) == ["left", "right"]
 
 

@@ -28,7 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for recording in range(10):
             voice = centres[label] + 0.6 * np.random.default_rng(recording % 2).normal(size=6)
             rows += [(label, recording, n, voice + 0.5 * rng.normal(size=6)) for n in range(3)]
-    embeddings = EmbeddingSet.of(
+    embeddings = EmbeddingSet.from_columns(
         [row[3] for row in rows],
         [f"{label}-{recording}" for label, recording, _, _ in rows],
         subgroup=[row[0] for row in rows],

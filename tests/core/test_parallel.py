@@ -1,4 +1,4 @@
-"""Maps that work side by side: results in order, errors in place, threads as they were, items as they are needed."""
+"""Parallel maps: results in order, errors in place, torch's threads restored, items taken as they are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from knn_cli.core.parallel import one_thread, side_by_side
+from knn_cli.core.parallel import parallel_map, single_threaded
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def three_threads() -> Iterator[None]:
 
 
 def test_order_and_threads() -> None:
-    """The first result waits for the third one: they can only come from several threads, each with one of torch's."""
+    """The first result waits for the third one: they can only come from several threads, one of torch's for each."""
     third = threading.Event()
 
     def work(number: int) -> tuple[int, int]:
@@ -35,8 +35,8 @@ def test_order_and_threads() -> None:
         assert number or third.wait(10)
         return number, torch.get_num_threads()
 
-    with side_by_side(CPU) as each:
-        assert list(each(work, range(20))) == [(number, 1) for number in range(20)]
+    with parallel_map(CPU) as mapped:
+        assert list(mapped(work, range(20))) == [(number, 1) for number in range(20)]
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
 
@@ -46,14 +46,14 @@ def test_threads_of_the_program_share_the_number() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
-        with one_thread():
+        with single_threaded():
             inside.set()
             assert leave.wait(10)
 
     other = threading.Thread(target=first)
     other.start()
     assert inside.wait(10)
-    with one_thread() as threads:
+    with single_threaded() as threads:
         assert threads == 3
         leave.set()
         other.join()
@@ -65,22 +65,22 @@ def test_threads_of_the_program_share_the_number() -> None:
 def test_sums_start_no_threads_of_their_own() -> None:
     script = """
 import os, torch
-from knn_cli.core.parallel import side_by_side
-with side_by_side(torch.device("cpu")) as each:
+from knn_cli.core.parallel import parallel_map
+with parallel_map(torch.device("cpu")) as mapped:
     work = lambda _: torch.mm(torch.ones(512, 512), torch.ones(512, 512)).sum().item()
-    assert list(each(work, range(40))) == [512.0**3] * 40
+    assert list(mapped(work, range(40))) == [512.0**3] * 40
     print(len(os.listdir("/proc/self/task")))
 """
     four = {name: "4" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | {"OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ | four
     )
-    assert int(done.stdout) <= 5  # ours, and four lanes
+    assert int(done.stdout) <= 5  # the main one, and four workers
 
 
 def test_one_map_feeds_another() -> None:
-    with side_by_side(CPU) as each:
-        assert list(each(lambda x: x + 1, each(lambda x: 10 * x, range(50)))) == [10 * x + 1 for x in range(50)]
+    with parallel_map(CPU) as mapped:
+        assert list(mapped(lambda x: x + 1, mapped(lambda x: 10 * x, range(50)))) == [10 * x + 1 for x in range(50)]
 
 
 def test_items_are_taken_as_they_are_needed() -> None:
@@ -92,32 +92,32 @@ def test_items_are_taken_as_they_are_needed() -> None:
             taken += 1
             yield number
 
-    with side_by_side(CPU) as each:
-        results = iter(each(abs, items()))
+    with parallel_map(CPU) as mapped:
+        results = iter(mapped(abs, items()))
         assert next(results) == 0
         assert taken <= 4  # of three threads, and the one that was waited for
 
 
 def test_there_are_never_more_threads_than_that() -> None:
-    with side_by_side(CPU, most=1) as each:
-        assert len(set(each(lambda _: threading.get_ident(), range(50)))) == 1
+    with parallel_map(CPU, max_items=1) as mapped:
+        assert len(set(mapped(lambda _: threading.get_ident(), range(50)))) == 1
 
 
 def test_an_error_comes_where_the_result_would() -> None:
-    with pytest.raises(ZeroDivisionError), side_by_side(CPU) as each:
-        results = iter(each(lambda x: 1 // (2 - x), range(10)))
+    with pytest.raises(ZeroDivisionError), parallel_map(CPU) as mapped:
+        results = iter(mapped(lambda x: 1 // (2 - x), range(10)))
         assert [next(results), next(results)] == [0, 1]
         next(results)
     assert torch.get_num_threads() == 3
 
 
 def test_other_devices_map_plainly() -> None:
-    with side_by_side(torch.device("meta")) as each:
-        assert each is map and torch.get_num_threads() == 3
+    with parallel_map(torch.device("meta")) as mapped:
+        assert mapped is map and torch.get_num_threads() == 3
 
 
 def test_one_thread_says_how_many_there_were() -> None:
-    with pytest.raises(KeyError), one_thread() as threads:
+    with pytest.raises(KeyError), single_threaded() as threads:
         assert (threads, torch.get_num_threads()) == (3, 1)
         raise KeyError
     assert torch.get_num_threads() == 3

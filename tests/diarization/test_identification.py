@@ -38,8 +38,8 @@ def said(uri: str = "file", speech: dict[str, float] | None = None, /, **voices:
     return Diarization(
         turns,
         confidence={place: 0.5 + place / 10 for place in range(len(voices))},
-        voices=vectors,
-        speech=dict.fromkeys(vectors, 1.0) | (speech or {}),
+        speaker_embeddings=vectors,
+        clean_speech_seconds=dict.fromkeys(vectors, 1.0) | (speech or {}),
         seconds=2.0 * len(voices) + 1,
     )
 
@@ -91,14 +91,16 @@ def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> N
     data[0, 0], data[1:3, 1], data[3, 2] = 5.0, 0.1, 1.0
     hdf5.write(
         tmp_path / "v.h5",
-        EmbeddingSet.of(data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]),
+        EmbeddingSet.from_columns(
+            data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]
+        ),
     )
     voices = enrol(tmp_path / "v.h5", tiny)
     assert voices.alike[0] == pytest.approx(6 / 11) and voices.doubtful == []
     assert voices.vectors[0, :3] == pytest.approx(np.array([1, 5, 0]) / np.sqrt(26))
     data[2, :2] = 0, 0
     data[2, 3] = 1.0
-    rows = EmbeddingSet.of(data, list("abcd"), speaker=["one", "one", "one", "two"])
+    rows = EmbeddingSet.from_columns(data, list("abcd"), speaker=["one", "one", "one", "two"])
     hdf5.write(tmp_path / "v.h5", rows, force=True)
     voices = enrol(tmp_path / "v.h5", tiny)
     assert voices.doubtful == ["one"] and voices.alike[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
@@ -133,11 +135,11 @@ def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) 
         enrol(example, tiny)
     data = np.ones((2, tiny.dimension), dtype=np.float32)
     for rows, message in (
-        (EmbeddingSet.of(data, "ab", speaker=["x", ""]), "1 of 2 rows of .* have no Speaker"),
-        (EmbeddingSet.of(data, "ab", speaker=["x", "y"], embedder="other@1"), "other@1.*tiny-test"),
-        (EmbeddingSet.of(data[:, 1:], "ab", speaker=["x", "y"]), "tiny-test"),
-        (EmbeddingSet.of(data * [[1], [0]], "ab", speaker=["x", "y"]), "no usable embedding of y"),
-        (EmbeddingSet.of(data[:0], [], speaker=[]), "has no rows"),
+        (EmbeddingSet.from_columns(data, "ab", speaker=["x", ""]), "1 of 2 rows of .* have no Speaker"),
+        (EmbeddingSet.from_columns(data, "ab", speaker=["x", "y"], embedder="other@1"), "other@1.*tiny-test"),
+        (EmbeddingSet.from_columns(data[:, 1:], "ab", speaker=["x", "y"]), "tiny-test"),
+        (EmbeddingSet.from_columns(data * [[1], [0]], "ab", speaker=["x", "y"]), "no usable embedding of y"),
+        (EmbeddingSet.from_columns(data[:0], [], speaker=[]), "has no rows"),
     ):
         hdf5.write(tmp_path / "v.h5", rows, force=True)
         with pytest.raises(KnnError, match=message):
@@ -154,7 +156,11 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
     found = recognise(heard, known(ben=at(90), anna=at(0)), threshold=0.9)
     assert labels(found.diarization) == ["ben", "anna", "SPEAKER_00", "SPEAKER_01"]
     assert found.names == {"SPEAKER_00": "ben", "SPEAKER_01": "anna"}
-    assert set(found.diarization.voices) == {"ben", "anna", "SPEAKER_01"} == set(found.diarization.speech)
+    assert (
+        set(found.diarization.speaker_embeddings)
+        == {"ben", "anna", "SPEAKER_01"}
+        == set(found.diarization.clean_speech_seconds)
+    )
     assert found.diarization.confidence == heard.confidence and found.diarization.seconds == heard.seconds
     assert found.diarization.turns.uri == "file"
     assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.voices == ("ben", "anna")
@@ -197,7 +203,7 @@ def test_nobody_is_numbered_like_a_voice() -> None:
     heard = said(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
     found = recognise(heard, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
     assert labels(found.diarization) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_03"]
-    assert list(found.diarization.voices["SPEAKER_00"]) == [1, 0]
+    assert list(found.diarization.speaker_embeddings["SPEAKER_00"]) == [1, 0]
 
 
 def test_embeddings_of_another_size_and_empty_recordings() -> None:
@@ -229,7 +235,7 @@ def test_no_assignment_is_better(seed: int, speakers: int, count: int, threshold
     best = max(
         sum(wide[row, column] for row, column in enumerate(p)) for p in permutations(range(count + speakers), speakers)
     )
-    place = {name: row for row, name in enumerate(heard.voices)}
+    place = {name: row for row, name in enumerate(heard.speaker_embeddings)}
     got = [(place[speaker], voices.names.index(voice)) for speaker, voice in found.names.items()]
     assert sum(gains[pair] for pair in got) == pytest.approx(best)
     assert all(found.cosines[pair] >= threshold for pair in got)
@@ -254,8 +260,8 @@ def test_one_label_a_voice() -> None:
         [],
     ]
     assert [one.turns.uri for one in told] == ["one", "two", "three", "four"]
-    assert list(told[1].voices["SPEAKER_01"]) == list(files[1].voices["SPEAKER_00"])
-    assert set(told[1].voices) == {"SPEAKER_01", "SPEAKER_03"} and told[2].confidence == files[2].confidence
+    assert list(told[1].speaker_embeddings["SPEAKER_01"]) == list(files[1].speaker_embeddings["SPEAKER_00"])
+    assert set(told[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and told[2].confidence == files[2].confidence
     assert [labels(one) for one in link(files, threshold=0.9)] == [labels(one) for one in told]
     assert link([]) == []
 
@@ -304,8 +310,12 @@ def test_what_cannot_be_linked() -> None:
 
 def agglomerated(files: list[Diarization], threshold: float, known: tuple[str, ...]) -> list[set[tuple[int, str]]]:
     """Merge the most alike allowed pair of groups again and again, by the mean over all their pairs of speakers."""
-    groups: list[set[tuple[int, str]]] = [{(f, s)} for f, one in enumerate(files) for s in one.voices if s not in known]
-    groups += [g for name in known if (g := {(f, name) for f, one in enumerate(files) if name in one.voices})]
+    groups: list[set[tuple[int, str]]] = [
+        {(f, s)} for f, one in enumerate(files) for s in one.speaker_embeddings if s not in known
+    ]
+    groups += [
+        g for name in known if (g := {(f, name) for f, one in enumerate(files) if name in one.speaker_embeddings})
+    ]
 
     def cosine(one: set[tuple[int, str]], other: set[tuple[int, str]]) -> float:
         if {f for f, _ in one} & {f for f, _ in other}:
@@ -315,8 +325,8 @@ def agglomerated(files: list[Diarization], threshold: float, known: tuple[str, .
         total = weight = 0.0
         for f, s in one:
             for g, t in other:
-                u, v = files[f].voices[s].astype(float), files[g].voices[t].astype(float)
-                w = files[f].speech[s] * files[g].speech[t]
+                u, v = files[f].speaker_embeddings[s].astype(float), files[g].speaker_embeddings[t].astype(float)
+                w = files[f].clean_speech_seconds[s] * files[g].clean_speech_seconds[t]
                 total, weight = total + w * float(u @ v) / np.linalg.norm(u) / np.linalg.norm(v), weight + w
         return total / weight
 
@@ -390,7 +400,7 @@ def test_voices_there_and_back(tiny: Embedder, tmp_path: Path) -> None:
     assert rows.embedder == tiny.bundle.fingerprint
     assert rows.name.tolist() == ["talk"] * 2 and rows.speaker.tolist() == ["SPEAKER_00", "anna"]
     assert rows.start.tolist() == [1, 3] and rows.end.tolist() == [2, 7]
-    assert np.array_equal(rows.data[1], heard.voices["anna"])
+    assert np.array_equal(rows.data[1], heard.speaker_embeddings["anna"])
     voices = enrol(tmp_path / "v.h5", tiny)
     again = recognise(renamed(heard, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), voices, threshold=0.99)
     assert again.names == {"SPEAKER_07": "SPEAKER_00", "SPEAKER_09": "anna"}

@@ -117,9 +117,9 @@ def check(found: Diarization, path: Path) -> Diarization:
     assert names == [f"SPEAKER_{number:02d}" for number in range(len(names))]
     firsts = [found.turns.label_timeline(name)[0].start for name in names]
     assert firsts == sorted(firsts)  # named by first appearance
-    assert set(found.voices) == set(found.speech) == set(names)
-    assert all(np.isfinite(one).all() and one.any() for one in found.voices.values())
-    assert all(one > 0 for one in found.speech.values())
+    assert set(found.speaker_embeddings) == set(found.clean_speech_seconds) == set(names)
+    assert all(np.isfinite(one).all() and one.any() for one in found.speaker_embeddings.values())
+    assert all(one > 0 for one in found.clean_speech_seconds.values())
     for segment in found.turns.itersegments():
         assert segment.start >= 0 and segment.duration > 0 and segment.end <= found.seconds + 1e-9
     for name in names:
@@ -131,7 +131,10 @@ def same(one: Diarization, other: Diarization) -> bool:
     return (
         one.turns == other.turns
         and one.confidence == other.confidence
-        and all(np.array_equal(one.voices[name], other.voices[name]) for name in one.voices)
+        and all(
+            np.array_equal(one.speaker_embeddings[name], other.speaker_embeddings[name])
+            for name in one.speaker_embeddings
+        )
     )
 
 
@@ -177,7 +180,7 @@ def test_the_same_again_and_in_blocks(
 def test_silence_is_empty(tiny: Embedder, written: Paths, seconds: float) -> None:
     path = written(np.zeros(round(seconds * RATE), dtype=np.float32))
     found = check(diarize(path, model=tiny), path)
-    assert not found.turns and not found.voices and not found.confidence
+    assert not found.turns and not found.speaker_embeddings and not found.confidence
 
 
 def test_silence_is_empty_for_our_network(tiny: Embedder, segmenter: Segmenter, written: Paths) -> None:

@@ -457,7 +457,7 @@ def test_turns_after_cutting() -> None:
     after = speaker_removal.moved(found, cleaned(250, Edit(((40, 60), (70, 75), (130, 150)), 0, True)))
     assert turns_of(after.turns) == [(0, 7.5, "A"), (9.5, 10.5, "A"), (15.5, 20.5, "A")]
     assert after.confidence == {3: 0.75}
-    assert set(after.voices) == set(after.speech) == {"A"}
+    assert set(after.speaker_embeddings) == set(after.clean_speech_seconds) == {"A"}
     assert after.seconds == 20.5 and after.turns.uri == "talk"
     assert [track for _, track in after.turns.itertracks()] == [0, 3, 4]
 

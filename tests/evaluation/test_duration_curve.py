@@ -14,7 +14,7 @@ from knn_cli.evaluation.duration_curve import average, curve
 
 def test_remainder_by_hand() -> None:
     """Five segments of one recording and one of another, out of order, by twos."""
-    rows = EmbeddingSet.of(
+    rows = EmbeddingSet.from_columns(
         [[1, 10], [7, 0], [3, 20], [5, 40], [9, 60], [2, 2]],
         ["r", "q", "r", "r", "r", "r"],
         subgroup=list("axaaaa"),
@@ -31,7 +31,7 @@ def test_remainder_by_hand() -> None:
 
 
 def test_rows_without_speech_are_left_out_and_unknown_times_stay_unknown() -> None:
-    rows = EmbeddingSet.of([[1.0], [np.nan], [3.0], [np.inf], [8.0]], ["r"] * 5)
+    rows = EmbeddingSet.from_columns([[1.0], [np.nan], [3.0], [np.inf], [8.0]], ["r"] * 5)
     made = average(rows, 2)
     assert made.data.tolist() == [[2.0], [8.0]]
     assert np.isnan(made.start).all() and np.isnan(made.end).all()
@@ -41,10 +41,10 @@ def test_rows_without_speech_are_left_out_and_unknown_times_stay_unknown() -> No
 
 
 def test_no_average_mixes_labels() -> None:
-    rows = EmbeddingSet.of([[1.0], [2.0], [3.0], [4.0]], ["r"] * 4, group=list("abab"), start=[0, 1, 2, 3])
+    rows = EmbeddingSet.from_columns([[1.0], [2.0], [3.0], [4.0]], ["r"] * 4, group=list("abab"), start=[0, 1, 2, 3])
     made = average(rows, 3)
     assert made.data.tolist() == [[2.0], [3.0]] and made.group.tolist() == ["a", "b"]
-    two = EmbeddingSet.of([[1.0], [2.0]], ["r"] * 2, speaker=["s", "t"])
+    two = EmbeddingSet.from_columns([[1.0], [2.0]], ["r"] * 2, speaker=["s", "t"])
     assert len(average(two, 2)) == 2
 
 
@@ -56,7 +56,9 @@ def test_equals_a_loop(seed: int, segments: int) -> None:
     data = rng.normal(size=(count, 3)).astype(np.float32)
     data[rng.random(count) < 0.15, 1] = np.nan
     start = rng.integers(0, 9, count).astype(float)
-    rows = EmbeddingSet.of(data, rng.choice(list("pq"), count), group=rng.choice(list("ab"), count), start=start)
+    rows = EmbeddingSet.from_columns(
+        data, rng.choice(list("pq"), count), group=rng.choice(list("ab"), count), start=start
+    )
     runs: dict[tuple[str, str], list[int]] = {}
     for row in range(count):
         if not np.isnan(data[row]).any():
@@ -74,7 +76,7 @@ def test_equals_a_loop(seed: int, segments: int) -> None:
 
 
 def test_one_segment_a_row_changes_nothing() -> None:
-    rows = EmbeddingSet.of(np.random.default_rng(0).normal(size=(6, 4)), list("aabbcc"), start=[0, 1] * 3)
+    rows = EmbeddingSet.from_columns(np.random.default_rng(0).normal(size=(6, 4)), list("aabbcc"), start=[0, 1] * 3)
     np.testing.assert_array_equal(average(rows, 1).data, rows.data)
 
 
@@ -84,7 +86,7 @@ def _score(rows: EmbeddingSet, seconds: Doubles) -> ScoreTable:
 
 def test_curve_by_hand() -> None:
     # Recording r (a): right, wrong, right; q (b): right. Overlaps of one second in r, a gap before its last segment.
-    rows = EmbeddingSet.of(
+    rows = EmbeddingSet.from_columns(
         [[2, 0], [0, 1], [1, 0], [0, 3]], list("rrrq"), group=list("aaab"), start=[0, 2, 10, 0], end=[3, 5, 12, 4]
     )
     one, two, four = curve(rows, _score, (1, 2, 4), bootstrap=20)
@@ -99,7 +101,7 @@ def test_curve_by_hand() -> None:
 
 def test_curve_has_intervals_and_says_when_it_knows_no_times() -> None:
     rng = np.random.default_rng(1)
-    rows = EmbeddingSet.of(
+    rows = EmbeddingSet.from_columns(
         rng.normal(size=(40, 2)) + np.repeat([[1, 0], [0, 1]], 20, axis=0),
         [f"r{row // 4}" for row in range(40)],
         group=["a"] * 20 + ["b"] * 20,
@@ -111,7 +113,9 @@ def test_curve_has_intervals_and_says_when_it_knows_no_times() -> None:
 
 def test_curve_ends_where_every_recording_is_whole_and_scores_hear_how_much_is_spoken() -> None:
     # Two segments of three seconds with a gap of four, and one segment: by twos all is whole.
-    rows = EmbeddingSet.of([[2, 0], [1, 0], [0, 3]], list("rrq"), group=list("aab"), start=[0, 7, 0], end=[3, 10, 4])
+    rows = EmbeddingSet.from_columns(
+        [[2, 0], [1, 0], [0, 3]], list("rrq"), group=list("aab"), start=[0, 7, 0], end=[3, 10, 4]
+    )
     heard = []
 
     def score(rows: EmbeddingSet, seconds: Doubles) -> ScoreTable:

@@ -129,7 +129,7 @@ def embeddings(table: ScoreTable, dimension: int = 12, seed: int = 0) -> Embeddi
     rng = np.random.default_rng(seed)
     centres = {label: rng.normal(size=dimension) * 3 for label in table.labels}
     data = np.stack([centres[str(label)] + rng.normal(size=dimension) for label in table.truth])
-    return EmbeddingSet.of(data, table.name, group=table.truth, start=table.start, end=table.end)
+    return EmbeddingSet.from_columns(data, table.name, group=table.truth, start=table.start, end=table.end)
 
 
 def _detection(name: str, llr: np.ndarray, target: np.ndarray) -> DetCurve:

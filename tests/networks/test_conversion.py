@@ -115,7 +115,7 @@ def test_text_embeddings_of_the_mother_project(tmp_path: Path) -> None:
 
 @pytest.fixture
 def embeddings(tmp_path: Path) -> Path:
-    rows = EmbeddingSet.of(
+    rows = EmbeddingSet.from_columns(
         np.random.default_rng(0).normal(size=(4, 3)),
         ["a", "a", "b", "c"],
         group=["cs"] * 4,

@@ -20,7 +20,7 @@ def rows_of(*lines: tuple[str, str, str, str, float]) -> EmbeddingSet:
     """Rows without vectors: recording, group, subgroup, speaker, seconds."""
     name, group, subgroup, speaker, seconds = zip(*lines, strict=True)
     zeros = np.zeros((len(lines), 0))
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         zeros,
         name,
         group=group,
@@ -262,7 +262,7 @@ def test_disjoint_covering_and_the_same_in_any_order(rows: EmbeddingSet, seed: i
 
 def test_labels_of_stores_are_enough(tmp_path: Path) -> None:
     rows = corpus()
-    whole = EmbeddingSet.of(
+    whole = EmbeddingSet.from_columns(
         np.random.default_rng(0).normal(size=(len(rows), 3)),
         rows.name,
         group=rows.group,

@@ -33,7 +33,7 @@ def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0
             data.append(centre + spread * generator.normal(size=(rows, 5)))
             name += [f"{one}{recording}"] * rows
             label += [one] * rows
-    return EmbeddingSet.of(np.concatenate(data), name, subgroup=label, embedder=embedder)
+    return EmbeddingSet.from_columns(np.concatenate(data), name, subgroup=label, embedder=embedder)
 
 
 def test_figures_are_those_of_held_out_recordings(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_ignored_and_unlabelled_rows_are_left_out(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    one_recording = EmbeddingSet.of(
+    one_recording = EmbeddingSet.from_columns(
         np.random.default_rng(0).normal(size=(12, 3)),
         ["x"] * 6 + [f"y{i}" for i in range(6)],
         subgroup=["a"] * 6 + ["b"] * 6,
@@ -103,10 +103,10 @@ def test_embeddings_of_another_model_are_refused_and_unknown_ones_taken(tmp_path
 def test_a_bundle_takes_its_embedder_along(tmp_path: Path) -> None:
     tiny = bundle.find("tiny-test")
     rows = blobs(embedder=tiny.fingerprint)
-    wide = EmbeddingSet.of(
+    wide = EmbeddingSet.from_columns(
         np.tile(rows.data, (1, 5))[:, :24], rows.name, subgroup=rows.subgroup, embedder=rows.embedder
     )
-    noisy = EmbeddingSet.of(
+    noisy = EmbeddingSet.from_columns(
         wide.data + 0.1 * np.random.default_rng(0).normal(size=wide.data.shape),
         rows.name,
         subgroup=rows.subgroup,
@@ -134,7 +134,7 @@ def labelled(seed: int = 0, recordings: int = 6, rows: int = 6) -> EmbeddingSet:
     order = generator.permutation(len(columns))
     name, group, subgroup, speaker = zip(*[columns[row] for row in order], strict=True)
     start = generator.uniform(0, 5, size=len(order))
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         np.concatenate(data)[order],
         name,
         group=group,
@@ -349,7 +349,7 @@ def test_more_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(KnnError, match=message):
             train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
-    silent = EmbeddingSet.of(rows.data, rows.name, subgroup=rows.subgroup)
+    silent = EmbeddingSet.from_columns(rows.data, rows.name, subgroup=rows.subgroup)
     with pytest.raises(KnnError, match="no start and end"):
         train(silent, tmp_path / "m", duration_aware=True)
     assert list(tmp_path.iterdir()) == []
@@ -494,7 +494,7 @@ def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pyt
     rows, name = 30_000, "n" * 120
     generator = np.random.default_rng(0)
     recording = np.arange(rows) // 100
-    whole = EmbeddingSet.of(
+    whole = EmbeddingSet.from_columns(
         generator.normal(size=(rows, 2)) + np.eye(2)[recording % 2],
         [f"{name}{one}" for one in recording],
         subgroup=[f"{'l' * 60}{one % 2}" for one in recording],

@@ -96,8 +96,8 @@ def test_no_list(tmp_path: Path) -> None:
 
 
 def test_pool_is_the_mean_over_all_blocks() -> None:
-    first = EmbeddingSet.of([[1.0, 0], [3, 0], [0, 5]], ["a", "a", "b"], speaker=["x", "x", ""], embedder="m")
-    second = EmbeddingSet.of([[2.0, 3], [7, 7]], ["a", "c"], speaker=["y", "x"], embedder="m")
+    first = EmbeddingSet.from_columns([[1.0, 0], [3, 0], [0, 5]], ["a", "a", "b"], speaker=["x", "x", ""], embedder="m")
+    second = EmbeddingSet.from_columns([[2.0, 3], [7, 7]], ["a", "c"], speaker=["y", "x"], embedder="m")
     found = pool(iter([first, second]))
     assert found.names == ("a", "b", "c") and found.embedder == "m"
     np.testing.assert_allclose(found.data, [[2, 1], [0, 5], [7, 7]])
@@ -105,7 +105,7 @@ def test_pool_is_the_mean_over_all_blocks() -> None:
     assert speakers.names == ("x", "y")
     np.testing.assert_allclose(speakers.data, [[11 / 3, 7 / 3], [2, 3]])
     with pytest.raises(KnnError, match="do not mix"):
-        pool([first, EmbeddingSet.of([[1.0, 0]], ["a"], embedder="n")])
+        pool([first, EmbeddingSet.from_columns([[1.0, 0]], ["a"], embedder="n")])
     with pytest.raises(KnnError, match="no embeddings with a group"):
         pool([first], "group")
 
@@ -195,8 +195,8 @@ def test_scores_against_a_loop(with_plda: bool, centre: bool, top: int | None, m
 def test_a_recording_is_one_embedding_to_a_plda_whatever_its_segments() -> None:
     """Of a mean of three segments it asks what it asks of one: they share their session."""
     plda = PLDA(np.zeros(2), np.diag([2.0, 1.0]), np.eye(2))
-    once = EmbeddingSet.of([[2.0, 1], [1, 1]], ["a", "b"])
-    thrice = EmbeddingSet.of([[3.0, 0], [1, 1], [2, 2], [1, 1]], ["a", "a", "a", "b"])
+    once = EmbeddingSet.from_columns([[2.0, 1], [1, 1]], ["a", "b"])
+    thrice = EmbeddingSet.from_columns([[3.0, 0], [1, 1], [2, 2], [1, 1]], ["a", "a", "a", "b"])
     trials = Trials(("a,b", "a"), ("b",), np.array([[0, 0], [1, 0]]))
     expected = plda.llr([[1.5, 1], [2, 1]], [[1, 1]], [2, 1])[:, 0]
     for rows in (once, thrice):

@@ -39,7 +39,7 @@ def sets(draw: st.DrawFn, texts: st.SearchStrategy[str] = TEXTS, centiseconds: b
     else:
         floats = st.floats(0, 1e9, allow_subnormal=False) | st.just(np.nan)
         times = [np.asarray(draw(st.lists(floats, min_size=rows, max_size=rows))) for _ in range(2)]
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         data, columns[0], group=columns[1], subgroup=columns[2], speaker=columns[3], start=times[0], end=times[1]
     )
 
@@ -89,12 +89,12 @@ def test_text_round_trip(embeddings: EmbeddingSet) -> None:
 @pytest.mark.parametrize("suffix", sorted(set(WRITERS.names()) & set(READERS.names())))
 def test_every_writer_that_has_a_reader_gives_the_vectors_back(suffix: str) -> None:
     data = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
-    embeddings = EmbeddingSet.of(data, [f"r{row}" for row in range(7)])
+    embeddings = EmbeddingSet.from_columns(data, [f"r{row}" for row in range(7)])
     same(embeddings, written(embeddings, f"e{suffix}"))
 
 
 def test_npz_keeps_the_embedder() -> None:
-    embeddings = EmbeddingSet.of([[1, 2]], ["r"], embedder="fingerprint")
+    embeddings = EmbeddingSet.from_columns([[1, 2]], ["r"], embedder="fingerprint")
     assert written(embeddings, "e.npz").embedder == "fingerprint"
 
 
@@ -203,7 +203,7 @@ def test_kaldi_reads_what_kaldiio_writes(tmp_path: Path) -> None:
 
 def test_kaldiio_reads_what_we_write(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    embeddings = EmbeddingSet.of(
+    embeddings = EmbeddingSet.from_columns(
         data, ["a b", "ü", "ü"], start=[0, np.nan, 1.234], end=[1, 2, 2.5], group=["x", "", "z z"]
     )
     write_embeddings(tmp_path / "e.ark", embeddings)
@@ -212,12 +212,14 @@ def test_kaldiio_reads_what_we_write(tmp_path: Path) -> None:
         assert list(found) == ids
         np.testing.assert_array_equal([found[key] for key in ids], data)
     assert (tmp_path / "e.utt2lang").read_text(encoding="utf-8") == f"{ids[0]} x\n{ids[1]} \n{ids[2]} z z\n"
-    write_embeddings(tmp_path / "e.scp", EmbeddingSet.of(data, ["1", "2", "3"]))
+    write_embeddings(tmp_path / "e.scp", EmbeddingSet.from_columns(data, ["1", "2", "3"]))
     assert sorted(one.name for one in tmp_path.iterdir()) == ["e.ark", "e.scp"]  # no labels of the file before
 
 
 def test_utterance_ids_are_unique() -> None:
-    embeddings = EmbeddingSet.of(np.zeros((4, 1)), ["a", "a", "a", "b"], start=[0, 0, np.nan, 3], end=[1, 1, 2, 4])
+    embeddings = EmbeddingSet.from_columns(
+        np.zeros((4, 1)), ["a", "a", "a", "b"], start=[0, 0, np.nan, 3], end=[1, 1, 2, 4]
+    )
     assert utterance_ids(embeddings) == [
         "a-00000.00-00001.00_SPLIT_00001",
         "a-00000.00-00001.00_SPLIT_00002",
@@ -225,14 +227,14 @@ def test_utterance_ids_are_unique() -> None:
         "b-00003.00-00004.00",
     ]
     assert utterance_ids(embeddings.take([2, 3]), times=False) == ["a", "b"]
-    assert utterance_ids(EmbeddingSet.of(np.zeros((2, 1)), ["a", "a"])) == ["a_SPLIT_00001", "a_SPLIT_00002"]
+    assert utterance_ids(EmbeddingSet.from_columns(np.zeros((2, 1)), ["a", "a"])) == ["a_SPLIT_00001", "a_SPLIT_00002"]
     with pytest.raises(StoreError, match="'a_b'"):
-        utterance_ids(EmbeddingSet.of(np.zeros((2, 1)), ["a b", "a_b"]))
+        utterance_ids(EmbeddingSet.from_columns(np.zeros((2, 1)), ["a b", "a_b"]))
 
 
 def test_text_vectors_on_a_stream() -> None:
     stream = io.StringIO()
-    write_text(stream, EmbeddingSet.of([[0.12, -3, 1e-8]], ["talk.mp3"], start=[0], end=[4]))
+    write_text(stream, EmbeddingSet.from_columns([[0.12, -3, 1e-8]], ["talk.mp3"], start=[0], end=[4]))
     assert stream.getvalue() == "talk.mp3  [ 0.119999997 -3 9.99999994e-09 ]\n"
 
 
@@ -294,7 +296,7 @@ def test_script_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_truncated_archives(cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "e.ark"
-        write_embeddings(path, EmbeddingSet.of(np.ones((4, 7)), list("abcd")))
+        write_embeddings(path, EmbeddingSet.from_columns(np.ones((4, 7)), list("abcd")))
         content, entry = path.read_bytes(), 2 + 10 + 28
         assert len(content) == 4 * entry
         path.write_bytes(content[:cut])
@@ -397,7 +399,7 @@ def test_csv_of_a_spreadsheet(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    embeddings = EmbeddingSet.of([[1, 2], [3, 4]], ["a", "b"], start=[0, 1], group=["x", ""])
+    embeddings = EmbeddingSet.from_columns([[1, 2], [3, 4]], ["a", "b"], start=[0, 1], group=["x", ""])
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -414,7 +416,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_dispatch_and_unwritable_places(tmp_path: Path) -> None:
-    embeddings = EmbeddingSet.of([[1.0]], ["a"])
+    embeddings = EmbeddingSet.from_columns([[1.0]], ["a"])
     with pytest.raises(StoreError, match="does not exist"):
         read_embeddings(tmp_path / "none.npz")
     (tmp_path / "e.wav").touch()
@@ -432,13 +434,13 @@ def test_dispatch_and_unwritable_places(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_files(tmp_path: Path) -> None:
-    write_embeddings(tmp_path / "e.ark", EmbeddingSet.of([[1.0]], ["a"]))
+    write_embeddings(tmp_path / "e.ark", EmbeddingSet.from_columns([[1.0]], ["a"]))
     before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
     with pytest.raises(KnnError, match="no valid text"):  # a lone surrogate in the second name
-        write_embeddings(tmp_path / "e.ark", EmbeddingSet.of([[1.0], [2.0]], ["a", "b\udcff"]))
+        write_embeddings(tmp_path / "e.ark", EmbeddingSet.from_columns([[1.0], [2.0]], ["a", "b\udcff"]))
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
-    write_embeddings(tmp_path / "e.ark", EmbeddingSet.of([[1.0]], ["a"], group=["x"]))
+    write_embeddings(tmp_path / "e.ark", EmbeddingSet.from_columns([[1.0]], ["a"], group=["x"]))
     before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
     with pytest.raises(KnnError, match="no valid text"):
-        write_embeddings(tmp_path / "e.ark", EmbeddingSet.of([[2.0]], ["b\udcff"]))
+        write_embeddings(tmp_path / "e.ark", EmbeddingSet.from_columns([[2.0]], ["b\udcff"]))
     assert "e.utt2lang" in before and {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before

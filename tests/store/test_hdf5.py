@@ -23,7 +23,7 @@ from knn_cli.store.hdf5 import AudioRow, Store, StoreWriter
 def some(rows: int, seed: int = 0, dimension: int = 4, embedder: str = "m@1") -> EmbeddingSet:
     generator = np.random.default_rng(seed)
     names = [f"rec{seed}_{i} žluťoučký" for i in range(rows)]
-    return EmbeddingSet.of(
+    return EmbeddingSet.from_columns(
         generator.normal(size=(rows, dimension)), names, group=["cs"] * rows, start=np.arange(rows), embedder=embedder
     )
 

@@ -14,7 +14,7 @@ Chen et al., "WavLM: large-scale self-supervised pre-training for full stack spe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from math import log, prod
 from typing import Any, cast
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from knn_cli.core.errors import AudioError, KnnError
-from knn_cli.core.registry import ENCODERS
+from knn_cli.core.registry import ENCODERS, check_arguments
 from knn_cli.networks.contracts import Encoder, Samples
 from knn_cli.networks.encoders.adapters import insert
 from knn_cli.networks.encoders.recompute import (
@@ -139,7 +139,9 @@ class WavLM(Encoder):
         super().__init__()
         if size not in SIZES:
             raise KnnError(f"There is no WavLM of size {size!r}.", f"Known: {', '.join(SIZES)}.")
-        self.sizes = replace(SIZES[size], **sizes)
+        every = vars(SIZES[size]) | sizes
+        check_arguments("The encoder 'wavlm'", WavLMSizes, **every)
+        self.sizes = WavLMSizes(**every)
         self.layers = self.sizes.blocks + 1
         self.channels = self.sizes.channels
         self.stride, self.minimum = self.sizes.stride, self.sizes.minimum
@@ -149,6 +151,7 @@ class WavLM(Encoder):
         self.distances = RelativePositions(self.sizes.heads, self.sizes.buckets, self.sizes.distance)
         self.blocks = nn.ModuleList(Block(self.sizes) for _ in range(self.sizes.blocks))
         if adapters is not None:
+            check_arguments("The insertion of adapters", insert, self.blocks, self.channels, **adapters)
             insert(self.blocks, self.channels, **adapters)
 
     def frames(self, samples: Samples) -> Samples:

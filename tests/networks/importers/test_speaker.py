@@ -129,7 +129,7 @@ def test_a_head_in_a_bundle(speechbrain: Path, tmp_path: Path, monkeypatch: pyte
     random = np.random.default_rng(0)
     data = random.normal(size=(40, 12)) + np.repeat([[0.0], [3.0]], 20, axis=0)
     groups = np.repeat(["x", "y"], 20)
-    rows = EmbeddingSet.of(data, [f"r{n}" for n in range(40)], group=groups, embedder=found.fingerprint)
+    rows = EmbeddingSet.from_columns(data, [f"r{n}" for n in range(40)], group=groups, embedder=found.fingerprint)
     made = train(rows, tmp_path / "xy", label="group").bundle
     assert bundle.same_embedder(made.fingerprint, found.fingerprint) and made.head_labels == tuple(LABELS)
     assert Classifier("xy", device="cpu").labels == ("x", "y")
