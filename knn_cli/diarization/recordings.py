@@ -140,7 +140,7 @@ def link_recordings(
 def _renaming(before: Diarization, after: Diarization) -> dict[str, str]:
     """Label before -> label after: turns and embeddings are the same, in the same order."""
     pairs = zip(_labels(before), _labels(after), strict=True)
-    return dict([*pairs, *zip(before.voices, after.voices, strict=True)])
+    return dict([*pairs, *zip(before.speaker_embeddings, after.speaker_embeddings, strict=True)])
 
 
 def _labels(diarization: Diarization) -> list[str]:
