@@ -269,10 +269,17 @@ def _priors(text: str) -> Literal["empirical"] | dict[str, float] | None:
     return "empirical" if text == "empirical" else parse_priors(text)
 
 
+# Options of classifiers on embeddings; of networks the recipe decides.
+_DECIDED_BY_RECIPE = {"label", "ignore", "balanced", "held_out", "seed", "view", "model", "batch_seconds"}
+
+
 def _train_network(src: Path, out: Path, recipe: Path, said: set[str], **options: Any) -> None:
     from knn_cli.training import recipe_reader, trainer
 
-    asked = recipe_reader.read(recipe, said)
+    if clash := sorted(_DECIDED_BY_RECIPE & said):
+        option = "--" + clash[0].replace("_", "-")
+        raise KnnError(f"{option} does not go with --recipe.", "Set it in the recipe, where it has a key.")
+    asked = recipe_reader.read(recipe)
     with console.progress("Training") as progress:
         done = trainer.train(src, out, asked, progress=progress, report=lambda one: console.note(one.line), **options)
     if done.finished is not None:  # only the main process of a training has the word

@@ -19,7 +19,7 @@ from scipy.signal import fftconvolve
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, Floats
-from knn_cli.training.recipe import Augment
+from knn_cli.training.recipe import AugmentConfig
 
 _FAINT = 1e-8  # mean square under which there is nothing to compare a noise with
 _EQ_HERTZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)
@@ -38,7 +38,7 @@ class Augmenter:
     machine's libsndfile does not have.
     """
 
-    def __init__(self, recipe: Augment, rate: int) -> None:
+    def __init__(self, recipe: AugmentConfig, rate: int) -> None:
         self.recipe, self.rate = recipe, rate
         self.speeds = (1.0, *[speed for speed in recipe.speeds if speed != 1.0])
         if recipe.band_share and max(recipe.band) >= rate / 2:

@@ -32,7 +32,7 @@ from knn_cli.recognition import splits
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of
 from knn_cli.store.labels import Labels
-from knn_cli.training.recipe import Data
+from knn_cli.training.recipe import DataConfig
 
 Rows = NDArray[np.int64]
 
@@ -330,7 +330,7 @@ class Task:
     held: Rows
 
 
-def make_task(corpus: Corpus, data: Data, seed: int) -> Task:
+def make_task(corpus: Corpus, data: DataConfig, seed: int) -> Task:
     """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable` and `split.held_out`."""
     rows = usable(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
     texts: Texts = getattr(corpus.columns, data.label)[rows]

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.adapters import adapters_of
 from knn_cli.networks.network import Network
-from knn_cli.training.recipe import Adapters, Lora, Optimizer, Recipe
+from knn_cli.training.recipe import AdapterConfig, LoraConfig, OptimizerConfig, Recipe
 from knn_cli.training.spec_augment import SpecAugment
 
 __all__ = ["LayerDrop", "LowRank", "Pull", "Tuned", "groups", "merged_state", "steps_down"]
@@ -144,7 +144,7 @@ def blocks(encoder: nn.Module) -> list[nn.Module]:
     return list(found) if isinstance(found, nn.ModuleList) else []
 
 
-def groups(network: Network, recipe: Optimizer) -> list[dict[str, Any]]:
+def groups(network: Network, recipe: OptimizerConfig) -> list[dict[str, Any]]:
     """Parameter groups of an optimizer, one for each learning rate and weight decay; frozen weights are in none.
 
     Pooling and head have `rate`, weights of the encoder encoder_rate * layer_decay^(`steps_down`). Norms and biases do
@@ -207,7 +207,7 @@ def merged_state(network: Network) -> Mapping[str, Tensor]:
     return plain
 
 
-def _add_low_rank(encoder: nn.Module, recipe: Lora) -> None:
+def _add_low_rank(encoder: nn.Module, recipe: LoraConfig) -> None:
     linears = {name: one for name, one in encoder.named_modules() if isinstance(one, nn.Linear)}
     chosen = {name: one for name, one in linears.items() if name.rpartition(".")[2] in recipe.targets}
     missing = set(recipe.targets) - {name.rpartition(".")[2] for name in chosen}
@@ -221,7 +221,7 @@ def _add_low_rank(encoder: nn.Module, recipe: Lora) -> None:
         parametrize.register_parametrization(linear, "weight", LowRank(linear.weight, recipe.rank, recipe.alpha))
 
 
-def _leave_adapters(encoder: nn.Module, recipe: Adapters) -> None:
+def _leave_adapters(encoder: nn.Module, recipe: AdapterConfig) -> None:
     """Freeze all of the encoder but its adapters, and the norms of its blocks where they are asked for."""
     encoder.requires_grad_(False)
     for weight in adapters_of(encoder).values():

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON has it, without what is left at its default; of paths, which are this machine's, the last
     part only.
     """
-    default, mine = asdict(Recipe()), asdict(recipe)
+    default, mine = Recipe().plain(), recipe.plain()
     for table, key in _PATHS:
         mine[table][key] = Path(mine[table][key]).name
     if mine["data"]["labels"].endswith((".csv", ".tsv")):  # else it is a rule, not a file

@@ -6,15 +6,16 @@ and the keys of [data] that decide a split. With the same corpus at hand, the sp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from knn_cli.core.errors import KnnError
 from knn_cli.training.dataset import Task, make_task
 from knn_cli.training.model_builder import Design
-from knn_cli.training.recipe import Data
+from knn_cli.training.recipe import DataConfig
 
 __all__ = ["Past", "check"]
 
@@ -49,7 +50,7 @@ def check(task: Task, design: Design) -> Past:
         return Past(splits, "")
     heard = np.unique(np.concatenate([_heard(task, one) for one in same])) if same else np.zeros(0, np.str_)
     count = int(np.isin(task.corpus.columns.name[task.held], heard).sum())
-    if count and recipe.init.heard == "refuse":
+    if count and recipe.init.seen_rows == "refuse":
         last = same[-1]
         told = ", ".join(f"{key} = {value!r}" for key, value in {"seed": last["seed"], **last["data"]}.items())
         raise KnnError(
@@ -78,12 +79,12 @@ def _is_split(found: Any) -> bool:
         isinstance(found, dict)
         and {"corpus", "seed", "data"} <= found.keys()
         and isinstance(found["data"], dict)
-        and found["data"].keys() <= {one.name for one in fields(Data)}
+        and found["data"].keys() <= {field.name for field in msgspec.structs.fields(DataConfig)}
     )
 
 
 def _heard(task: Task, one: dict[str, Any]) -> Any:
     """Names (N,) of the recordings that a training with this split of the same corpus was trained on."""
-    data = Data(**{**one["data"], "ignore": tuple(one["data"].get("ignore", ()))})
+    data = DataConfig(**{**one["data"], "ignore": tuple(one["data"].get("ignore", ()))})
     there = make_task(task.corpus, data, one["seed"])
     return task.corpus.columns.name[there.fitted]

@@ -22,7 +22,7 @@ from knn_cli.networks.heads.margins import MarginSchedule
 from knn_cli.networks.network import Network
 from knn_cli.training.dataset import Rows
 from knn_cli.training.fine_tuning import Tuned, groups
-from knn_cli.training.recipe import PARTS, Adapters, Optimizer, PartRecipe, Recipe, Schedule
+from knn_cli.training.recipe import COMPONENTS, AdapterConfig, ComponentConfig, OptimizerConfig, Recipe, ScheduleConfig
 from knn_cli.training.recipe_reader import check_args
 
 # What networks raise for arguments that make no network, where they do not say it themselves.
@@ -59,7 +59,7 @@ class Design:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.origin: Bundle | None = bundle.find(recipe.init.model) if recipe.init.model else None
-        self.parts = {part: self._part(part) for part in PARTS}
+        self.parts = {part: self._part(part) for part in COMPONENTS}
 
     @property
     def rate(self) -> int:
@@ -141,19 +141,19 @@ class Design:
             raise KnnError(f"[{part}] {mine.name} cannot be built so ({args}): {said}.", "Change its sizes.") from error
         return built
 
-    def _part(self, part: str) -> PartRecipe:
-        mine: PartRecipe = getattr(self.recipe, part)
+    def _part(self, part: str) -> ComponentConfig:
+        mine: ComponentConfig = getattr(self.recipe, part)
         if self.origin is None or part not in self.recipe.init.parts:
             return mine  # adapters come with an encoder that is taken: see `recipe_reader`
         if part not in self.origin.config:
             raise KnnError(f"The model {self.origin.name} has no {part} to begin with.", "Take it out of init.parts.")
         theirs = self.origin.config[part]
         check_args(part, theirs["name"], mine.args)
-        found = PartRecipe(theirs["name"], {**theirs["args"], **mine.args})
+        found = ComponentConfig(theirs["name"], {**theirs["args"], **mine.args})
         asked = self.recipe.tuning.adapters
         return found if part != "encoder" or asked is None else self._adapted(found, asked)
 
-    def _adapted(self, encoder: PartRecipe, asked: Adapters) -> PartRecipe:
+    def _adapted(self, encoder: ComponentConfig, asked: AdapterConfig) -> ComponentConfig:
         """The encoder that is taken, with the adapters that the recipe asks for in its blocks."""
         assert self.origin is not None
         if "adapters" not in inspect.signature(ENCODERS.get(encoder.name)).parameters:
@@ -165,7 +165,7 @@ class Design:
                 f"{self.origin.name} has adapters of its own, other than those of [tuning.adapters].",
                 f"They are {', '.join(f'{key} = {value!r}' for key, value in there.items())}: write these.",
             )
-        return PartRecipe(encoder.name, {**encoder.args, "adapters": wanted})
+        return ComponentConfig(encoder.name, {**encoder.args, "adapters": wanted})
 
     def _take(self, network: Network, labels: Sequence[str], folds: int) -> None:
         assert self.origin is not None
@@ -201,7 +201,7 @@ def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[
     return [float(len(classes) / (len(labels) * count)) for count in counts]
 
 
-def factor(schedule: Schedule, rate: float, step: int, steps: int) -> float:
+def factor(schedule: ScheduleConfig, rate: float, step: int, steps: int) -> float:
     """What learning rates are multiplied by at `step`, counted from 0, of `steps` an epoch; `rate` is the head's.
 
     Warm-up is linear and goes with the decay, as in wespeaker's ExponentialDecrease.
@@ -222,7 +222,7 @@ def margins(recipe: Recipe, steps: int) -> MarginSchedule | None:
     return MarginSchedule(margin.start, margin.end, max(0, last - first), first, cast(Any, margin.kind))
 
 
-def optimizer(network: Network, recipe: Optimizer) -> torch.optim.Optimizer:
+def optimizer(network: Network, recipe: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of a recipe over the network's moving weights."""
     found = groups(network, recipe)
     if recipe.name == "sgd":

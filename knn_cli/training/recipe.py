@@ -1,209 +1,312 @@
-"""The recipe of a training, as frozen values: each table of its TOML file is one class, each key one field.
+"""The recipe of a training: each table of its TOML file is one class, each key one field with its constraints.
 
-A key that is missing takes the default written here. `recipe_reader` makes these values from a file.
+A key that is missing takes the default written here. `recipe_reader` makes these values from a file; conditions on
+several keys are in `__post_init__`, beside the keys.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-PARTS = ("encoder", "pooling", "head")
-UNITS = ("recording", "speaker", "group", "subgroup")
-CODECS = ("mu-law", "gsm", "vorbis", "opus", "mp3")
+import msgspec
+from msgspec import Meta, Struct
+
+from knn_cli.core.errors import KnnError
+
+__all__ = [
+    "CODECS",
+    "COMPONENTS",
+    "AdapterConfig",
+    "AugmentConfig",
+    "ComponentConfig",
+    "DataConfig",
+    "InitConfig",
+    "LoopConfig",
+    "LoraConfig",
+    "MarginConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "ScheduleConfig",
+    "TuningConfig",
+]
+
+Component = Literal["encoder", "pooling", "head"]
+COMPONENTS: tuple[str, ...] = get_args(Component)
+Codec = Literal["mu-law", "gsm", "vorbis", "opus", "mp3"]
+CODECS: tuple[str, ...] = get_args(Codec)
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+FractionBelow1 = Annotated[float, Meta(ge=0, lt=1)]
+FractionAbove0 = Annotated[float, Meta(gt=0, le=1)]
+CropSeconds = Annotated[float, Meta(gt=0, le=3600)]
+Count = Annotated[int, Meta(ge=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Speed = Annotated[float, Meta(ge=0.5, le=2)]
 
 
-@dataclass(frozen=True)
-class PartRecipe:
+def _refuse(wrong: bool, what: str, hint: str) -> None:
+    if wrong:
+        raise KnnError(f"{what}.", hint)
+
+
+class ComponentConfig(Struct, frozen=True):
     """An encoder, a pooling or a head: `name` in its registry; all other keys of the table are its arguments."""
 
     name: str = ""
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Init:
-    """A bundle to begin with, and which parts of it are taken with their weights; `heard` says what happens when it
-    was trained on rows that are held out now.
+class InitConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The bundle to begin with, and which of its components are taken with their weights.
+
+    `heard` says what happens when that bundle was trained on rows that are held out now.
     """
 
     model: str = ""
-    parts: tuple[str, ...] = ("encoder",)
-    heard: str = "refuse"
+    parts: tuple[Component, ...] = ("encoder",)
+    seen_rows: Literal["refuse", "allow"] = msgspec.field(default="refuse", name="heard")
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        _refuse(bool(self.model) and not self.parts, "init.parts is empty", "Name encoder, pooling or head.")
 
 
-@dataclass(frozen=True)
-class Data:
-    """What is heard. `minimum` and `maximum` are seconds of a row; `balance` goes from rows drawn alike (0) to classes
-    drawn alike (1); `clips` is how many an epoch has, 0 for one of each row; `held_out` is a share of each class's
-    units; `fit` is how many rows of a class the classifier is fitted on.
+class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The rows that are trained on.
+
+    `minimum` and `maximum` bound the seconds of a row; `balance` goes from rows drawn alike (0) to classes drawn alike
+    (1); `clips` is how many an epoch has, 0 for one of each row; `held_out` is a fraction of each class's units; `fit`
+    is how many rows of a class the classifier is fitted on.
     """
 
-    label: str = "subgroup"
+    label: Literal["group", "subgroup", "speaker", "name"] = "subgroup"
     ignore: tuple[str, ...] = ()
     labels: str = "folder"
-    seconds: float = 3.0
-    minimum: float = 0.5
+    seconds: CropSeconds = 3.0
+    minimum: NonNegative = 0.5
     maximum: float | None = None
-    balance: float = 0.0
-    clips: int = 0
-    held_out: float = 0.1
-    unit: str = "recording"
-    evaluate_seconds: float = 10.0
-    fit: int = 500
-    workers: int = 0
+    balance: Fraction = 0.0
+    clips: Count = 0
+    held_out: FractionBelow1 = 0.1
+    unit: Literal["recording", "speaker", "group", "subgroup"] = "recording"
+    evaluate_seconds: CropSeconds = 10.0
+    fit: Annotated[int, Meta(ge=2)] = 500
+    workers: Count = 0
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        reversed_range = self.maximum is not None and self.minimum > self.maximum
+        _refuse(reversed_range, "data.minimum is above data.maximum", "Rows between the two are used.")
 
 
-@dataclass(frozen=True)
-class Augment:
-    """What is done to training clips: each `..._share` is the share of clips that it is done to, but for
-    `mask_time_share` and `mask_feature_share`, which are shares of a clip's frames and channels (see `masks`).
+class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done to training clips.
+
+    Each `..._share` is the fraction of clips that it is done to, but for `mask_time_share` and `mask_feature_share`,
+    which are fractions of a clip's frames and channels (see `spec_augment`).
     """
 
-    speeds: tuple[float, ...] = ()
+    speeds: tuple[Speed, ...] = ()
     speed_classes: bool = False
     noise: str = ""
-    noise_share: float = 0.5
-    noise_snr: tuple[float, ...] = (5.0, 20.0)
+    noise_share: Fraction = 0.5
+    noise_snr: tuple[float, float] = (5.0, 20.0)
     music: str = ""
-    music_share: float = 0.2
-    music_snr: tuple[float, ...] = (5.0, 15.0)
+    music_share: Fraction = 0.2
+    music_snr: tuple[float, float] = (5.0, 15.0)
     rir: str = ""
-    rir_share: float = 0.3
-    band_share: float = 0.0
-    band: tuple[float, ...] = (3000.0, 7000.0)
-    codec_share: float = 0.0
-    codecs: tuple[str, ...] = ("mu-law", "vorbis", "mp3")
-    eq_share: float = 0.0
-    eq_decibels: float = 10.0
-    pitch_share: float = 0.0
-    pitch_semitones: float = 2.0
-    gain_decibels: float = 0.0
-    mask_share: float = 0.0
-    mask_bins: int = 10
-    mask_frames: int = 5
-    mask_time_share: float = 0.0
-    mask_time_length: int = 10
-    mask_feature_share: float = 0.0
-    mask_feature_length: int = 64
+    rir_share: Fraction = 0.3
+    band_share: Fraction = 0.0
+    band: tuple[Positive, Positive] = (3000.0, 7000.0)
+    codec_share: Fraction = 0.0
+    codecs: tuple[Codec, ...] = ("mu-law", "vorbis", "mp3")
+    eq_share: Fraction = 0.0
+    eq_decibels: NonNegative = 10.0
+    pitch_share: Fraction = 0.0
+    pitch_semitones: NonNegative = 2.0
+    gain_decibels: NonNegative = 0.0
+    mask_share: Fraction = 0.0
+    mask_bins: Count = 10
+    mask_frames: Count = 5
+    mask_time_share: Fraction = 0.0
+    mask_time_length: PositiveCount = 10
+    mask_feature_share: Fraction = 0.0
+    mask_feature_length: PositiveCount = 64
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        one_speed = self.speed_classes and not [speed for speed in self.speeds if speed != 1]
+        _refuse(one_speed, "augment.speed_classes needs speeds", "Give speeds = [0.9, 1.1].")
+        for key in ("noise_snr", "music_snr", "band"):
+            low, high = getattr(self, key)
+            _refuse(low > high, f"augment.{key} has its higher number first", "Ranges are pairs such as [5, 20].")
+        no_codec = self.codec_share > 0 and not self.codecs
+        _refuse(no_codec, "augment.codecs is empty", f"Known: {', '.join(CODECS)}.")
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """`rate` is the learning rate of pooling and head; `encoder_rate` that of the encoder's top (the same where it is
-    missing), of which each block has `layer_decay` times what is above it (see `tuning.groups`).
+class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The optimizer and its learning rates.
+
+    `rate` is the learning rate of pooling and head; `encoder_rate` that of the encoder's top (the same where it is
+    missing), of which each block has `layer_decay` times what is above it (see `fine_tuning.parameter_groups`).
     """
 
-    name: str = "adamw"
-    rate: float = 1e-3
-    encoder_rate: float | None = None
-    layer_decay: float = 1.0
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
+    name: Literal["adamw", "sgd"] = "adamw"
+    rate: Positive = 1e-3
+    encoder_rate: Positive | None = None
+    layer_decay: FractionAbove0 = 1.0
+    weight_decay: NonNegative = 1e-4
+    momentum: FractionBelow1 = 0.9
     nesterov: bool = True
-    betas: tuple[float, ...] = (0.9, 0.999)
+    betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """`warmup` epochs of rising rates, then rates that fall exponentially, by `decay` an epoch or to `final_rate` of
-    the head at the end; 1 and none of both leave them as they are.
+class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Learning rates over time.
+
+    `warmup` epochs of rising rates, then rates that fall exponentially, by `decay` an epoch or to `final_rate` of the
+    head at the end; a decay of 1 without a final rate leaves them as they are.
     """
 
-    epochs: int = 10
-    warmup: float = 0.0
-    decay: float = 1.0
-    final_rate: float | None = None
+    epochs: PositiveCount = 10
+    warmup: NonNegative = 0.0
+    decay: FractionAbove0 = 1.0
+    final_rate: Positive | None = None
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        _refuse(self.warmup > self.epochs, "schedule.warmup is longer than schedule.epochs", "Both count epochs.")
+        both = self.decay != 1 and self.final_rate is not None
+        _refuse(both, "schedule.decay and schedule.final_rate exclude each other", "Take one out.")
 
 
-@dataclass(frozen=True)
-class Margin:
+class MarginConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The head's margin: `start` until `first` epochs are done, on its way to `end` until `last` are."""
 
     start: float = 0.0
     end: float = 0.2
-    first: float = 0.0
+    first: NonNegative = 0.0
     last: float = 0.0
-    kind: str = "exponential"
+    kind: Literal["exponential", "linear"] = "exponential"
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        hint = "The margin moves between the two epochs."
+        _refuse(self.first > self.last, "margin.first is above margin.last", hint)
 
 
-@dataclass(frozen=True)
-class Lora:
+class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Low-rank changes of the encoder's linear layers of these names; everything else of the encoder is frozen."""
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("query", "value")
+    rank: PositiveCount = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Meta(min_length=1)] = ("query", "value")
 
 
-@dataclass(frozen=True)
-class Adapters:
-    """Bottleneck adapters in the encoder's blocks (see `adapters`); everything else of the encoder is frozen, but for
-    the blocks' layer norms where `norms` says so.
+class AdapterConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bottleneck adapters in the encoder's blocks (see `networks.encoders.adapters`).
+
+    Everything else of the encoder is frozen, but for the blocks' layer norms where `norms` is true.
     """
 
     bottleneck: int = 64
-    kind: str = "houlsby"
+    kind: Literal["houlsby", "pfeiffer"] = "houlsby"
     norms: bool = False
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How a network that knows something is changed: see docs/training.md."""
+class TuningConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a pretrained network is fine-tuned: see docs/training.md."""
 
     freeze: tuple[str, ...] = ()
-    cnn_gradient: float = 1.0
-    layer_drop: float = 0.0
-    pull: float = 0.0
-    lora: Lora | None = None
-    adapters: Adapters | None = None
+    cnn_gradient: NonNegative = 1.0
+    layer_drop: FractionBelow1 = 0.0
+    pull: NonNegative = 0.0
+    lora: LoraConfig | None = None
+    adapters: AdapterConfig | None = None
+
+    @property
+    def needs_weights(self) -> str:
+        """The key among lora, adapters and pull that is used, which needs weights to start from; "" for none."""
+        if self.lora is not None:
+            return "lora"
+        return "adapters" if self.adapters is not None else "pull" if self.pull > 0 else ""
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        both = self.adapters is not None and self.lora is not None
+        _refuse(both, "tuning.adapters and tuning.lora exclude each other", "Take one out.")
+        key = self.needs_weights
+        both = self.pull > 0 and key != "pull"
+        _refuse(both, f"tuning.pull and tuning.{key} exclude each other", "Take one out.")
 
 
-@dataclass(frozen=True)
-class Loop:
-    """`batch` clips a step of all processes together, in `accumulate` parts a process; `clip` bounds the gradient's
-    norm (0: no bound); `checkpoint` (steps), `log` (steps) and `tensorboard` concern the run only, not its result.
+ClassWeights = Annotated[dict[str, Positive], Meta(min_length=1)]
+
+
+class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The training loop.
+
+    `batch` clips a step of all processes together, in `accumulate` parts a process; `clip` bounds the gradient's norm
+    (0: no bound); `checkpoint` (steps), `log` (steps) and `tensorboard` do not change the result.
     """
 
-    batch: int = 32
-    accumulate: int = 1
-    clip: float = 0.0
-    precision: str = "fp32"
-    ema: float = 0.0
-    average: int = 1
-    patience: int = 0
-    keep: str = "best"
-    class_weights: str | dict[str, float] = "none"
-    classifier: str = "glc"
-    checkpoint: int = 500
-    log: int = 10
+    batch: PositiveCount = 32
+    accumulate: PositiveCount = 1
+    clip: NonNegative = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: FractionBelow1 = 0.0
+    average: PositiveCount = 1
+    patience: Count = 0
+    keep: Literal["best", "last"] = "best"
+    class_weights: Literal["none", "balanced"] | ClassWeights = "none"
+    classifier: Literal["glc", "head"] = "glc"
+    checkpoint: PositiveCount = 500
+    log: PositiveCount = 10
     tensorboard: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        uneven = self.batch % self.accumulate > 0
+        _refuse(uneven, "loop.accumulate must divide loop.batch", "A batch is cut into parts of one size.")
+        both = self.ema > 0 and self.average > 1
+        _refuse(both, "loop.ema and loop.average exclude each other", "Take one out.")
 
-@dataclass(frozen=True)
-class Recipe:
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     """A whole recipe. `name` names its origin in messages and in the bundle's card."""
 
-    encoder: PartRecipe = field(default_factory=PartRecipe)
-    pooling: PartRecipe = field(default_factory=PartRecipe)
-    head: PartRecipe = field(default_factory=PartRecipe)
-    init: Init = field(default_factory=Init)
-    data: Data = field(default_factory=Data)
-    augment: Augment = field(default_factory=Augment)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    margin: Margin | None = None
-    tuning: Tuning = field(default_factory=Tuning)
-    loop: Loop = field(default_factory=Loop)
-    seed: int = 0
-    scale: float = 1.0
+    encoder: ComponentConfig = ComponentConfig()
+    pooling: ComponentConfig = ComponentConfig()
+    head: ComponentConfig = ComponentConfig()
+    init: InitConfig = InitConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    margin: MarginConfig | None = None
+    tuning: TuningConfig = TuningConfig()
+    loop: LoopConfig = LoopConfig()
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    scale: Positive = 1.0
     name: str = ""
 
     @property
-    def result(self) -> dict[str, Any]:
+    def taken(self) -> tuple[str, ...]:
+        """The components that come with their weights from the bundle of [init]."""
+        return self.init.parts if self.init.model else ()
+
+    @property
+    def result_config(self) -> dict[str, Any]:
         """All that decides the trained weights: the recipe without its name, its workers and its bookkeeping."""
-        whole = asdict(self)
+        config = self.plain()
         for path in ("name", "data.workers", "loop.checkpoint", "loop.log", "loop.tensorboard"):
             table, _, key = path.rpartition(".")
-            del (whole[table] if table else whole)[key]
-        return whole
+            del (config[table] if table else config)[key]
+        return config
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as nested dictionaries of plain values, keys as in its file."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

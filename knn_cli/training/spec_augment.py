@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
-from knn_cli.training.recipe import Augment
+from knn_cli.training.recipe import AugmentConfig
 
 __all__ = ["SpecAugment", "bands", "spans"]
 
@@ -35,7 +35,7 @@ class SpecAugment:
     Raises KnnError for masks that are not for this encoder.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: Augment) -> None:
+    def __init__(self, encoder: nn.Module, recipe: AugmentConfig) -> None:
         self.seeds: NDArray[np.int64] | None = None
         self._encoder, self._recipe = encoder, recipe
         front: Any = getattr(encoder, "front", None)
@@ -74,7 +74,7 @@ class SpecAugment:
         return torch.stack([self(one) for one in split.unbind(3)], dim=3).flatten(2)  # (B, T, bins * 5)
 
 
-def bands(recipe: Augment, frames: int, bins: int, random: np.random.Generator) -> tuple[Places, Places]:
+def bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Generator) -> tuple[Places, Places]:
     """(frames,) and (bins,) bool, True where a filter bank's features are masked: one stretch of each, or none."""
 
     def stretch(size: int, widest: int) -> Places:
@@ -89,7 +89,7 @@ def bands(recipe: Augment, frames: int, bins: int, random: np.random.Generator) 
     return times & chosen, channels & chosen
 
 
-def spans(recipe: Augment, frames: int, channels: int, random: np.random.Generator) -> tuple[Places, Places]:
+def spans(recipe: AugmentConfig, frames: int, channels: int, random: np.random.Generator) -> tuple[Places, Places]:
     """(frames,) and (channels,) bool, True where WavLM's frames are masked: spans of fixed lengths, which overlap."""
 
     def spanned(size: int, share: float, length: int) -> Places:

@@ -255,7 +255,7 @@ class Run:
         """Open the run's folder, and go on from its checkpoint where it has one."""
         origin = self.design.origin
         plan = {
-            "recipe": self.recipe.result,
+            "recipe": self.recipe.result_config,
             "corpus": self.task.corpus.identity,
             "init": None if origin is None else [origin.fingerprint, origin.config["weights_sha256"]],
         }

@@ -12,7 +12,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Floats
 from knn_cli.training import augmentation
 from knn_cli.training.augmentation import Augmenter
-from knn_cli.training.recipe import CODECS, Augment
+from knn_cli.training.recipe import CODECS, AugmentConfig
 
 RATE = 16000
 
@@ -35,7 +35,7 @@ def level(clip: Floats, low: float, high: float) -> float:
 
 def test_a_band_above_half_the_rate_is_refused() -> None:
     with pytest.raises(KnnError, match="goes up to 10000 Hz"):
-        Augmenter(Augment(band_share=0.5, band=(3000.0, 10000.0)), 16000)
+        Augmenter(AugmentConfig(band_share=0.5, band=(3000.0, 10000.0)), 16000)
 
 
 def test_speed_changes_pitch_and_length() -> None:
@@ -96,7 +96,7 @@ def test_everything_at_once_is_repeated_by_its_seed(tmp_path: Path) -> None:
         soundfile.write(tmp_path / name / "one.flac", sound, RATE)
     folders = {name: str(tmp_path / name) for name in ("noise", "music", "rir")}
     shares = ("noise", "music", "rir", "band", "codec", "eq", "pitch")
-    recipe = Augment(**folders, **{f"{one}_share": 0.7 for one in shares}, gain_decibels=6.0)
+    recipe = AugmentConfig(**folders, **{f"{one}_share": 0.7 for one in shares}, gain_decibels=6.0)
     made = Augmenter(recipe, RATE)
     clips = [made(tone(400), np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
     assert all(clip.shape == (RATE,) and clip.dtype == np.float32 and np.isfinite(clip).all() for clip in clips)
@@ -106,13 +106,13 @@ def test_everything_at_once_is_repeated_by_its_seed(tmp_path: Path) -> None:
 
 def test_a_codec_that_libsndfile_lacks_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundfile, "check_format", lambda form, subtype: form != "MP3")
-    Augmenter(Augment(codec_share=0.5, codecs=("vorbis", "mu-law")), RATE)
+    Augmenter(AugmentConfig(codec_share=0.5, codecs=("vorbis", "mu-law")), RATE)
     with pytest.raises(KnnError, match=r"The codec mp3 of augment\.codecs is missing from libsndfile"):
-        Augmenter(Augment(codec_share=0.5, codecs=("vorbis", "mp3")), RATE)
+        Augmenter(AugmentConfig(codec_share=0.5, codecs=("vorbis", "mp3")), RATE)
 
 
 def test_no_augmentation_is_none_and_folders_are_checked(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(Augmenter(Augment(), RATE)(tone(400), np.random.default_rng(0)), tone(400))
-    assert Augmenter(Augment(speeds=(0.9, 1.0), speed_classes=True), RATE).folds == 2
+    np.testing.assert_array_equal(Augmenter(AugmentConfig(), RATE)(tone(400), np.random.default_rng(0)), tone(400))
+    assert Augmenter(AugmentConfig(speeds=(0.9, 1.0), speed_classes=True), RATE).folds == 2
     with pytest.raises(KnnError, match="missing or holds no audio"):
-        Augmenter(Augment(noise=str(tmp_path)), RATE)
+        Augmenter(AugmentConfig(noise=str(tmp_path)), RATE)

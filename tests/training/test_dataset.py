@@ -17,7 +17,7 @@ from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Floats, Waveform
 from knn_cli.store.hdf5 import AudioRow, StoreWriter
 from knn_cli.training.dataset import Corpus, epoch_rows, make_task, open_corpus, usable
-from knn_cli.training.recipe import Augment, Data, Loop, Recipe
+from knn_cli.training.recipe import AugmentConfig, DataConfig, LoopConfig, Recipe
 from knn_cli.training.sampling import Clips, Plan
 
 RATE = 16000
@@ -99,8 +99,8 @@ def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
     with pytest.raises(KnnError, match="there is none"):
         chosen("speaker", [], 0.0)
     with pytest.raises(KnnError, match="class '1-1' has a single recording"):
-        make_task(corpus, Data(label="subgroup", minimum=0.0), 0)
-    task = make_task(corpus, Data(label="group", minimum=0.0, held_out=0.5), 0)
+        make_task(corpus, DataConfig(label="subgroup", minimum=0.0), 0)
+    task = make_task(corpus, DataConfig(label="group", minimum=0.0, held_out=0.5), 0)
     assert sorted([*task.fitted, *task.held]) == [0, 1, 2, 3] and len(task.held) == 2
     assert task.classes.tolist() == [0, 0, 1, 1] and task.labels == ("1", "2")
 
@@ -193,9 +193,9 @@ def test_processes_workers_and_resumption_change_no_clip(corpus: Corpus) -> None
 
     def batches(rank: int, processes: int, accumulate: int = 1, workers: int = 0, first: int = 0) -> list[list[Floats]]:
         recipe = Recipe(
-            data=Data(seconds=0.1, clips=12, workers=workers),
-            augment=Augment(speeds=(0.9, 1.1), gain_decibels=6.0),
-            loop=Loop(batch=4, accumulate=accumulate),
+            data=DataConfig(seconds=0.1, clips=12, workers=workers),
+            augment=AugmentConfig(speeds=(0.9, 1.1), gain_decibels=6.0),
+            loop=LoopConfig(batch=4, accumulate=accumulate),
         )
         plan = Plan(Clips(corpus, rows, classes, 2, recipe), recipe, rank, processes)
         assert plan.steps == 3

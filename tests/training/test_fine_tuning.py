@@ -22,7 +22,7 @@ from knn_cli.networks.heads.softmax import Softmax
 from knn_cli.networks.network import Network
 from knn_cli.networks.pooling.mhfa import MHFA
 from knn_cli.training.fine_tuning import LayerDrop, Tuned, groups, merged_state, steps_down
-from knn_cli.training.recipe import Adapters, Augment, Lora, Optimizer, Recipe, Tuning
+from knn_cli.training.recipe import AdapterConfig, AugmentConfig, LoraConfig, OptimizerConfig, Recipe, TuningConfig
 from knn_cli.training.spec_augment import SpecAugment, bands, spans
 
 SIZES: dict[str, Any] = {
@@ -44,7 +44,7 @@ def network() -> Network:
 
 
 def recipe(**tuning: Any) -> Recipe:
-    return Recipe(tuning=Tuning(**tuning))
+    return Recipe(tuning=TuningConfig(**tuning))
 
 
 def loss(network: Network) -> torch.Tensor:
@@ -53,7 +53,7 @@ def loss(network: Network) -> torch.Tensor:
 
 
 def test_each_block_learns_at_its_own_rate(network: Network) -> None:
-    found = groups(network, Optimizer(rate=5e-3, encoder_rate=2e-5, layer_decay=0.5, weight_decay=0.1))
+    found = groups(network, OptimizerConfig(rate=5e-3, encoder_rate=2e-5, layer_decay=0.5, weight_decay=0.1))
     rates = {id(one): (group["lr"], group["weight_decay"]) for group in found for one in group["params"]}
     assert len(rates) == len(list(network.parameters()))
     for name, one in network.named_parameters():
@@ -69,7 +69,7 @@ def test_layer_wise_rates_move_the_weights_by_their_rates(network: Network) -> N
     """Sign descent by AdamW's first step: every weight with a gradient moves by its group's rate."""
     before = copy.deepcopy(network.state_dict())
     optimizer = torch.optim.AdamW(
-        groups(network, Optimizer(rate=1e-2, encoder_rate=1e-3, layer_decay=0.1, weight_decay=0))
+        groups(network, OptimizerConfig(rate=1e-2, encoder_rate=1e-3, layer_decay=0.1, weight_decay=0))
     )
     loss(network).backward()
     optimizer.step()
@@ -87,7 +87,7 @@ def test_frozen_parts_stay_and_are_in_evaluation_mode(network: Network) -> None:
     assert network.encoder.blocks[1].training
     frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
     assert frozen and all(name.startswith(("encoder.front.", "encoder.blocks.0.")) for name in frozen)
-    assert sum(len(group["params"]) for group in groups(network, Optimizer())) + len(frozen) == len(
+    assert sum(len(group["params"]) for group in groups(network, OptimizerConfig())) + len(frozen) == len(
         list(network.parameters())
     )
     with pytest.raises(KnnError, match=r"nothing named 'encoder\.frnt'"):
@@ -127,11 +127,11 @@ def test_the_pull_is_the_gradient_of_its_value(network: Network) -> None:
 
 def test_lora_changes_nothing_at_first_trains_its_own_and_merges(network: Network) -> None:
     plain = copy.deepcopy(network)
-    tuned = Tuned(network, recipe(lora=Lora(rank=2, alpha=4.0, targets=("query", "value"))))
+    tuned = Tuned(network, recipe(lora=LoraConfig(rank=2, alpha=4.0, targets=("query", "value"))))
     torch.testing.assert_close(loss(network), loss(plain))
     moving = {name for name, one in network.named_parameters() if one.requires_grad and name.startswith("encoder.")}
     assert len(moving) == 3 * 2 * 2 and all(name.endswith((".0.a", ".0.b")) for name in moving)
-    optimizer = torch.optim.AdamW(groups(network, Optimizer(rate=0.05)))
+    optimizer = torch.optim.AdamW(groups(network, OptimizerConfig(rate=0.05)))
     for _ in range(3):
         tuned.train()
         optimizer.zero_grad()
@@ -148,7 +148,7 @@ def test_lora_changes_nothing_at_first_trains_its_own_and_merges(network: Networ
     plain.load_state_dict(state)
     torch.testing.assert_close(loss(plain), loss(network))
     with pytest.raises(KnnError, match="no linear layer named 'qurey'"):
-        Tuned(plain, recipe(lora=Lora(targets=("qurey",))))
+        Tuned(plain, recipe(lora=LoraConfig(targets=("qurey",))))
 
 
 def test_a_dropped_layer_passes_on_what_it_got(network: Network) -> None:
@@ -171,7 +171,7 @@ def test_a_dropped_layer_passes_on_what_it_got(network: Network) -> None:
 
 @pytest.mark.parametrize("encoder", [ResNet(18, 4, bins=16), FbankTDNN(channels=8, hidden=8, dilations=[1], bins=16)])
 def test_spec_augment_masks_a_filter_bank_in_training(encoder: nn.Module) -> None:
-    wanted = Augment(mask_share=1.0, mask_bins=4, mask_frames=6)
+    wanted = AugmentConfig(mask_share=1.0, mask_bins=4, mask_frames=6)
     spec = SpecAugment(encoder, wanted)
     sound = 0.1 * torch.randn(2, 8000)
     plain = list(encoder.train()(sound))[-1]
@@ -188,7 +188,7 @@ def test_spec_augment_masks_a_filter_bank_in_training(encoder: nn.Module) -> Non
 
 def test_spec_augment_masks_spans_of_wavlms_frames_and_channels() -> None:
     encoder = WavLM(**SIZES)
-    wanted = Augment(mask_time_share=0.3, mask_time_length=3, mask_feature_share=0.25, mask_feature_length=2)
+    wanted = AugmentConfig(mask_time_share=0.3, mask_time_length=3, mask_feature_share=0.25, mask_feature_length=2)
     spec = SpecAugment(encoder, wanted)
     seen: list[torch.Tensor] = []
     encoder.position.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -217,12 +217,12 @@ def test_spec_augment_masks_spans_of_wavlms_frames_and_channels() -> None:
 
 
 def test_spans_cover_about_their_share_and_bands_come_as_often_as_asked() -> None:
-    draws = [spans(Augment(mask_time_share=0.2), 149, 768, np.random.default_rng(seed)) for seed in range(300)]
+    draws = [spans(AugmentConfig(mask_time_share=0.2), 149, 768, np.random.default_rng(seed)) for seed in range(300)]
     assert 0.15 < np.mean([times.mean() for times, _ in draws]) < 0.2  # spans overlap
     assert not any(channels.any() for _, channels in draws)
-    one = spans(Augment(mask_time_share=1.0, mask_time_length=10), 4, 8, np.random.default_rng(0))
+    one = spans(AugmentConfig(mask_time_share=1.0, mask_time_length=10), 4, 8, np.random.default_rng(0))
     assert one[0].all()
-    drawn = [bands(Augment(mask_share=0.3), 100, 80, np.random.default_rng(seed)) for seed in range(300)]
+    drawn = [bands(AugmentConfig(mask_share=0.3), 100, 80, np.random.default_rng(seed)) for seed in range(300)]
     assert 0.2 < np.mean([bool(times.any() or bins.any()) for times, bins in drawn]) < 0.35
     assert max(int(bins.sum()) for _, bins in drawn) == 10
 
@@ -237,7 +237,7 @@ def test_spans_cover_about_their_share_and_bands_come_as_often_as_asked() -> Non
 )
 def test_masks_for_other_features_are_refused(encoder: nn.Module, keys: dict[str, float], message: str) -> None:
     with pytest.raises(KnnError, match=message):
-        SpecAugment(encoder, Augment(**keys))
+        SpecAugment(encoder, AugmentConfig(**keys))
 
 
 @pytest.mark.parametrize("kind", ["houlsby", "pfeiffer"])
@@ -252,14 +252,14 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(kind: str, norm_fi
         assert torch.equal(one, other)
     head = Softmax(8, 2, normalize=False)
     network = Network(encoder, MHFA(encoder.layers, encoder.channels, 2, 4, 8), head)
-    tuned = Tuned(network, recipe(adapters=Adapters(4, kind)))
+    tuned = Tuned(network, recipe(adapters=AdapterConfig(4, kind)))
     tuned.train()
     own = adapters_of(encoder)
     assert len(own) == 3 * (8 if kind == "houlsby" else 4)
     assert {name for name, one in encoder.named_parameters() if one.requires_grad} == set(own)
     assert all(one.requires_grad for part in (network.pooling, head) for one in part.parameters())
     before = copy.deepcopy(network.state_dict())
-    optimizer = torch.optim.AdamW(groups(network, Optimizer(rate=0.05, weight_decay=0.0)))
+    optimizer = torch.optim.AdamW(groups(network, OptimizerConfig(rate=0.05, weight_decay=0.0)))
     for _ in range(2):  # the way down learns once the way up is not 0
         optimizer.zero_grad()
         loss(network).backward()
@@ -270,7 +270,7 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(kind: str, norm_fi
 
 def test_adapters_can_take_the_norms_along_and_are_checked(network: Network) -> None:
     encoder = WavLM(**SIZES, adapters={"bottleneck": 4})
-    tuned = Tuned(Network(encoder, network.pooling, network.head), recipe(adapters=Adapters(4, norms=True)))
+    tuned = Tuned(Network(encoder, network.pooling, network.head), recipe(adapters=AdapterConfig(4, norms=True)))
     moving = {name for name, one in tuned.network.encoder.named_parameters() if one.requires_grad}
     assert len(moving - set(adapters_of(encoder))) == 3 * 4  # two norms a block, of two weights each
     for args, message in (
@@ -312,12 +312,12 @@ def test_weights_lie_as_deep_as_they_are(encoder: nn.Module, steps: dict[str, in
 
 def test_what_does_nothing_to_a_frozen_encoder_is_refused(network: Network) -> None:
     for tables, key in (
-        ({"tuning": Tuning(freeze=("encoder",), layer_drop=0.1)}, "tuning.layer_drop"),
-        ({"augment": Augment(mask_time_share=0.1)}, "augment.mask_time_share"),
-        ({"tuning": Tuning(freeze=("encoder",), pull=0.1)}, "tuning.pull"),
-        ({"optimizer": Optimizer(layer_decay=0.9)}, "optimizer.layer_decay"),
+        ({"tuning": TuningConfig(freeze=("encoder",), layer_drop=0.1)}, "tuning.layer_drop"),
+        ({"augment": AugmentConfig(mask_time_share=0.1)}, "augment.mask_time_share"),
+        ({"tuning": TuningConfig(freeze=("encoder",), pull=0.1)}, "tuning.pull"),
+        ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "optimizer.layer_decay"),
     ):
         with pytest.raises(KnnError, match=f"{key} does nothing to an encoder that is frozen whole"):
-            Tuned(network, Recipe(**{"tuning": Tuning(freeze=("encoder",)), **tables}))
+            Tuned(network, Recipe(**{"tuning": TuningConfig(freeze=("encoder",)), **tables}))
     with pytest.raises(KnnError, match="cnn_gradient does nothing"):
         Tuned(network, recipe(freeze=("encoder.front",), cnn_gradient=0.1))

@@ -34,7 +34,7 @@ from knn_cli.training.checkpoints import load
 from knn_cli.training.distributed import Stopped
 from knn_cli.training.finishing import Trained, _spoken
 from knn_cli.training.model_builder import Design
-from knn_cli.training.recipe import PartRecipe, Recipe
+from knn_cli.training.recipe import ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import parse, read
 from knn_cli.training.trainer import train
 from knn_cli.training.validation import Epoch, assess
@@ -620,7 +620,7 @@ def test_a_recipe_of_each_kind_makes_a_bundle(
     recipe = tiny(schedule={"epochs": 1}, **{key: table for key, table in tables.items() if table})
     if name == "resnet":
         parts = {"encoder": {"name": "resnet", "depth": 18, "width": 4, "bins": 16}, "pooling": {"name": "resnet"}}
-        recipe = replace(recipe, **{key: PartRecipe(str(one.pop("name")), one) for key, one in parts.items()})
+        recipe = replace(recipe, **{key: ComponentConfig(str(one.pop("name")), one) for key, one in parts.items()})
     done = run(corpus, tmp_path / "mine", recipe)
     assert 0 <= done.accuracy <= 1 and done.finished is not None
     found = bundle.find(tmp_path / "mine")

@@ -13,11 +13,12 @@ Chen et al., "WavLM: large-scale self-supervised pre-training for full stack spe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from math import log, prod
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,17 @@ SIZES = {
 }
 
 
+def _signature() -> inspect.Signature:
+    """The signature of `WavLM` with the fields of `WavLMSizes` in place of `**sizes`, which recipes are checked by."""
+    named: list[tuple[str, Any, Any]] = [("size", str, "base"), ("adapters", Mapping[str, Any] | None, None)]
+    hints = get_type_hints(WavLMSizes)
+    named += [(field.name, hints[field.name], field.default) for field in fields(WavLMSizes)]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [inspect.Parameter(name, keyword, default=default, annotation=hint) for name, hint, default in named]
+    )
+
+
 @ENCODERS.register("wavlm")
 class WavLM(Encoder):
     """Waveforms to the layers of WavLM.
@@ -134,6 +146,8 @@ class WavLM(Encoder):
         adapters: `bottleneck` and `kind` of adapters in the blocks (see `adapters.insert`), None for none.
         sizes: fields of `WavLMSizes`.
     """
+
+    __signature__ = _signature()
 
     def __init__(self, size: str = "base", adapters: Mapping[str, Any] | None = None, **sizes: Any) -> None:
         super().__init__()
