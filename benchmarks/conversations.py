@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=12)
     arguments = parser.parse_args()
-    from knn_cli.formats.turns import read_rttm
+    from knn_cli.formats.rttm import read_rttm
 
     for path in write(arguments.data, arguments.work, arguments.out, arguments.count):
         truth = read_rttm(path.with_suffix(".rttm"))[path.stem]

@@ -33,7 +33,7 @@ import soundfile
 from pyannote.core import Annotation, Segment, Timeline
 
 from knn_cli.evaluation.diarization_error import COLLAR, diarization_error
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
 
 TOP = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).resolve().parent / "peers"

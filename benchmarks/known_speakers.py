@@ -34,7 +34,7 @@ from knn_cli.diarization import identification
 from knn_cli.diarization import linking as across
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.metrics import eer
-from knn_cli.formats import turns as report
+from knn_cli.formats.rttm import read_rttm
 from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
@@ -213,7 +213,7 @@ def meetings(embedder: Embedder, data: Path) -> None:
     """Cosines across the AMI excerpts."""
     names, made, places = [], [], []
     for path in sorted((data / "diar" / "ami").glob("*.flac")):
-        turns = next(iter(report.read_rttm(path.with_suffix(".rttm")).values()))
+        turns = next(iter(read_rttm(path.with_suffix(".rttm")).values()))
         for name in turns.labels():
             others = turns.subset([name], invert=True).get_timeline().support()
             own = turns.label_timeline(name).support()

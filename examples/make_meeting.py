@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pyannote.core import Annotation, Segment
 from scipy.signal import fftconvolve
 
-from knn_cli.formats.turns import write_rttm
+from knn_cli.formats.rttm import write_rttm
 
 Samples = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder, embed_file
     from knn_cli.evaluation.diarization_error import diarization_error
     from knn_cli.evaluation.evaluate import evaluate
-    from knn_cli.formats.turns import read_rttm, write_rttm
+    from knn_cli.formats.rttm import read_rttm, write_rttm
     from knn_cli.networks.bundle import find as find_model
     from knn_cli.networks.conversion import convert
     from knn_cli.recognition.classifier import Classifier
@@ -66,9 +66,9 @@ _PUBLIC = {  # public name -> the module that defines it, and what it is called 
     "evaluate": ("knn_cli.evaluation.evaluate", "evaluate"),
     "find_model": ("knn_cli.networks.bundle", "find"),
     "read_audio": ("knn_cli.audio.reading", "read"),
-    "read_rttm": ("knn_cli.formats.turns", "read_rttm"),
+    "read_rttm": ("knn_cli.formats.rttm", "read_rttm"),
     "train_classifier": ("knn_cli.recognition.train_classifier", "train"),
-    "write_rttm": ("knn_cli.formats.turns", "write_rttm"),
+    "write_rttm": ("knn_cli.formats.rttm", "write_rttm"),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from pyannote.core import Annotation, Segment
 
-from knn_cli.formats.turns import read_rttm, write_rttm
+from knn_cli.formats.rttm import read_rttm, write_rttm
 
 TOP = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from knn_cli.cli.app import app
 from knn_cli.evaluation.diarization_error import diarization_error
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
 from knn_cli.store import hdf5
 
 

@@ -189,12 +189,12 @@ def _mode(given: set[str]) -> str:
 
 def _form(as_json: bool, form: str | None, out: Path | None) -> str | None:
     """The form of a timeline that is asked for, None to go by the suffix; KnnError where two are."""
-    from knn_cli.formats.spans import form_of
+    from knn_cli.formats.span_formats import format_by_suffix
 
     if not as_json:
         return form
-    by_suffix = None if out is None else form_of(out)
-    for other, text in ((form, f"--format {form}"), (by_suffix, f"the suffix of {out}")):
+    by_suffix = None if out is None else format_by_suffix("timeline", out)
+    for other, text in ((form, f"--format {form}"), (by_suffix and by_suffix.name, f"the suffix of {out}")):
         if other not in (None, "json"):
             raise KnnError(f"--json and {text} do not go together.", "Choose one of them.")
     return "json"
@@ -261,25 +261,25 @@ def _timeline(
     settings: dict[str, Any],
 ) -> None:
     from knn_cli.core.output_paths import make_output_folder
-    from knn_cli.formats import spans
+    from knn_cli.formats import span_formats
     from knn_cli.recognition.classify_files import language_timelines
     from knn_cli.recognition.timeline import ALTERNATIVES
     from knn_cli.store import labels
 
     if out is not None and (out_dir is not None or len(sources) > 1):
         raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
-    names = spans.SUFFIXES.items()
-    suffix = next((suffix for suffix, name in names if name == (form or "table")), "")
-    write = spans.writer(out or f"stdout{suffix}", form)
+    if form is None and out is None:
+        form = "table"
+    wanted = span_formats.find_format("timeline", form, out)
     targets = dict.fromkeys(sources, out)
     several = len(sources) > 1 and out_dir is None
-    if several and form not in {None, *spans.TOGETHER}:
+    if several and not wanted.multiple:
         raise KnnError(
-            f"Several recordings in one {form} file could not be told apart.", "Give --out-dir for a file each."
+            f"Several recordings in one {wanted.name} file could not be told apart.", "Give --out-dir for a file each."
         )
     if out_dir is not None:
         called = labels.recording_names(sources)
-        targets = {path: out_dir / f"{name}{suffix}" for path, name in zip(sources, called, strict=True)}
+        targets = {path: out_dir / f"{name}{wanted.suffix}" for path, name in zip(sources, called, strict=True)}
         make_output_folder(out_dir, [*filter(None, targets.values())], [*sources, *([rttm] if rttm else [])])
     failures, first = [], True
     with console.progress("Listening") as progress:
@@ -289,13 +289,14 @@ def _timeline(
                 failures.append(failed(str(path), found))
                 continue
             if (target := targets[path]) is None:
-                if several and form in {None, "table"}:
-                    spans.write_table(found.spans, found.about(), sys.stdout, header=first, alternatives=ALTERNATIVES)
+                if several and wanted.name == "table":
+                    document = found.document()
+                    span_formats.write_timeline_tsv(document, sys.stdout, header=first, alternatives=ALTERNATIVES)
                     first = False
                 else:
-                    write(found.spans, found.about(), sys.stdout)
+                    wanted.write(found.document(), sys.stdout)
             else:
-                spans.write(target, found.spans, found.about(), form)
+                span_formats.write(found.document(), target, wanted.name)
             parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in found.durations.items())
             console.note(f"{path}: {parts or 'no speech'}.")
             for one in found.switches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -31,7 +32,7 @@ from knn_cli.core.output_paths import check_unique_stems
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from knn_cli.cli.turn_outputs import Ways
+    from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
     from knn_cli.diarization.identification import Voices
     from knn_cli.diarization.post_processing import Cleaning
@@ -189,14 +190,14 @@ def diarize(
     sources = pipeline.expand(files)
     check_unique_stems(sources)
     if rttm is not None:  # whatever its suffix
-        ways = turn_outputs.Ways("rttm", rttm, None, {})
+        ways = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
-        ways = turn_outputs.ways(sources, out, out_dir, "json" if as_json else form and form.value)
+        ways = turn_outputs.choose(sources, out, out_dir, "json" if as_json else form and form.value)
     clean = None
     if unwanted is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
-        clean = post_processing.Cleaning(out_dir, ways.form, unwanted, how, max_silence, silence_threshold, channel)
+        clean = post_processing.Cleaning(out_dir, ways.format, unwanted, how, max_silence, silence_threshold, channel)
     truths = recordings.read_references(sources, reference, uem)
     others = [one for one in (reference, uem, speakers) if one is not None]
     turn_outputs.check(ways, clean, voices, sources, others, force=force)
@@ -329,7 +330,7 @@ class _Work:
 
     def __init__(
         self,
-        ways: Ways,
+        ways: TurnOutputs,
         clean: Cleaning | None,
         known: Sequence[str],
         truths: Mapping[str, tuple[Any, Any]],
@@ -347,10 +348,10 @@ class _Work:
 
     def write(self, results: Iterable[tuple[Path, RecordingResult | KnnError]]) -> None:
         from knn_cli.core.atomic import replacing_text
-        from knn_cli.formats import turns as report
+        from knn_cli.formats.span_formats import TURN_FORMATS
 
         out, done = self.ways.out, 0
-        as_text = self.ways.form not in report.FILES_ONLY
+        as_text = not TURN_FORMATS[self.ways.format].binary
         with replacing_text(out) if out is not None and as_text else nullcontext(sys.stdout) as stream:
             for path, found in results:
                 try:
@@ -374,7 +375,7 @@ class _Work:
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = diarization_error.score(truth, one.turns, uem=scored)
         if not one.turns:
-            console.note(f"{path} holds no speech; nothing is in its {self.ways.form}.")
+            console.note(f"{path} holds no speech; nothing is in its {self.ways.format}.")
         else:
             there = _many(len(one.turns.labels()), "speaker")
             console.detail(f"{path}: {there}, {_many(len(one.turns), 'turn')}.")
@@ -391,21 +392,23 @@ class _Work:
 
     def _turns(self, path: Path, found: RecordingResult, stream: TextIO) -> None:
         from knn_cli.core.atomic import replacing_text
-        from knn_cli.formats import turns as report
+        from knn_cli.formats import span_formats
+        from knn_cli.formats.spans import turn_document
 
         ways = self.ways
+        document = turn_document(found.diarization, audio_path=path, channel=self.channel)
         target = ways.targets.get(path)
-        if ways.form == "json" and found.recognised is not None:
+        if ways.format == "json" and found.recognised is not None:
             from knn_cli.cli import output
 
             with nullcontext(stream) if target is None else replacing_text(target) as file:
                 output.recognised_turns(file, found.diarization, found.recognised)
-        elif target is None and ways.form not in report.FILES_ONLY:
-            report.write_turns(found.diarization, stream, ways.form, audio_path=path, beside=ways.out)
+        elif target is None and not span_formats.TURN_FORMATS[ways.format].binary:
+            span_formats.write_text(replace(document, location=ways.out), stream, ways.format)
         else:
             to = target or ways.out
-            assert to is not None  # see `turn_outputs.ways`
-            report.write(found.diarization, to, ways.form, audio_path=path, channel=self.channel)
+            assert to is not None  # see `turn_outputs.choose`
+            span_formats.write(document, to, ways.format)
 
     def _clean(self, clean: Cleaning, path: Path, found: RecordingResult) -> None:
         result = clean.run(path, found.diarization, self.known)

@@ -19,7 +19,8 @@ from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, 
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr
-from knn_cli.formats.turns import write_json
+from knn_cli.formats.span_formats import write_turns_json
+from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
 from knn_cli.reports.tables import FIGURES
 from knn_cli.store.embedding_files import write_text
@@ -235,9 +236,9 @@ def _with_interval(figure: MetricValue, share: bool) -> str:
 
 
 def recognised_turns(stream: TextIO, found: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
-    """`report.write_json`, with how alike the recording's speakers and known voices are (see `Recognised.facts`)."""
+    """`write_turns_json`, with how alike the recording's speakers and known voices are (see `Recognised.facts`)."""
     text = StringIO()
-    write_json(found, text)
+    write_turns_json(turn_document(found), text)
     json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})
 
 

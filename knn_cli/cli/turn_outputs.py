@@ -1,4 +1,4 @@
-"""Where turns of recordings go, and in which form; that nothing is replaced which should stay."""
+"""Where the turns of recordings go, and in which format; refusals to replace files that should stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from knn_cli.audio import reading
 from knn_cli.cli import pipeline
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_output, make_output_folder
-from knn_cli.formats import turns as report
+from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
 from knn_cli.store import hdf5
 
 if TYPE_CHECKING:
@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Where turns go, in which form: to one file (`out`), to a file each (`targets`) in a `folder`, else to stdout."""
+class TurnOutputs:
+    """Where turns go, and in which format: to one file, to a file per recording in a folder, or else to stdout.
 
-    form: str
+    Attributes
+    ----------
+    format : str
+        Name of the format, one of TURN_FORMATS.
+    out : Path or None
+        The one file.
+    folder : Path or None
+        The folder of `targets`.
+    targets : mapping of Path to Path
+        The file of each recording.
+    """
+
+    format: str
     out: Path | None
     folder: Path | None
     targets: Mapping[Path, Path]
@@ -33,76 +45,97 @@ class Ways:
         return self.out is None and self.folder is None
 
 
-def ways(sources: Sequence[Path], out: Path | None, folder: Path | None, form: str | None) -> Ways:
-    """The form asked for, else that of `out`'s suffix, else RTTM.
+def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name: str | None) -> TurnOutputs:
+    """Outputs in the format of a name, else of the suffix of `out`, else RTTM.
 
-    Raises KnnError for a form and a suffix that contradict each other, for a suffix of no form, and for a form that
-    cannot hold what is asked for.
+    Raises
+    ------
+    KnnError
+        For a name and a suffix that contradict each other, for a suffix of no format, and for a format that cannot
+        hold what is asked for.
     """
-    by_suffix = None if out is None else report.form_of(out)
-    if form is None and out is not None and by_suffix is None:
-        known = ", ".join(map(report.suffix, report.SUFFIXES | report.FILE_SUFFIXES))
-        raise KnnError(f"The suffix of {out} names no form of turns.", f"Known: {known}; or give --format.")
-    if None not in (form, by_suffix) and form != by_suffix:
-        raise KnnError(f"The suffix of {out} is that of {by_suffix}, not of {form}.", "Name one form only.")
-    wanted = form or by_suffix or "rttm"
+    by_suffix = None if out is None else format_by_suffix("turns", out)
+    if name is None and out is not None and by_suffix is None:
+        known = ", ".join(known.suffix for known in TURN_FORMATS.values())
+        raise KnnError(f"The suffix of {out} names no format of turns.", f"Known: {known}; or give --format.")
+    if name is not None and by_suffix is not None and name != by_suffix.name:
+        raise KnnError(f"The suffix of {out} is that of {by_suffix.name}, not of {name}.", "Name one format only.")
+    wanted = by_suffix if name is None and by_suffix is not None else find_format("turns", name or "rttm")
     if folder is not None:
-        return Ways(wanted, None, folder, {path: folder / f"{path.stem}{report.suffix(wanted)}" for path in sources})
-    if len(sources) > 1 and wanted not in report.TOGETHER:
-        raise KnnError(f"Several recordings in one {wanted} file could not be told apart.", "Give --out-dir.")
-    if wanted in report.FILES_ONLY and out is None:
-        raise KnnError(f"The form {wanted} is not for stdout.", "Give -o or --out-dir.")
-    return Ways(wanted, out, None, {})
+        targets = {path: folder / f"{path.stem}{wanted.suffix}" for path in sources}
+        return TurnOutputs(wanted.name, None, folder, targets)
+    if len(sources) > 1 and not wanted.multiple:
+        message = f"Several recordings in one {wanted.name} file could not be told apart."
+        raise KnnError(message, "Give --out-dir.")
+    if wanted.binary and out is None:
+        raise KnnError(f"The format {wanted.name} is not for stdout.", "Give -o or --out-dir.")
+    return TurnOutputs(wanted.name, out, None, {})
 
 
 def check(
-    ways: Ways,
+    outputs: TurnOutputs,
     clean: Cleaning | None,
-    voices: Path | None,
+    speaker_store: Path | None,
     sources: Sequence[Path],
     others: Sequence[Path] = (),
     *,
     force: bool = False,
 ) -> None:
-    """Before hours of work: KnnError when an output would replace what is read, or another output, or cannot be made;
-    and where sound or a store is there already, unless `force`. Makes the folder.
+    """Refuse outputs before hours of work, and make the folder that they go to.
 
-    voices : the store of speakers' embeddings
-    others : what is read besides the recordings; of a folder its RTTM files and its sound
+    Parameters
+    ----------
+    outputs : TurnOutputs
+    clean : Cleaning or None
+        What is written besides turns.
+    speaker_store : Path or None
+        The store of speaker embeddings to be written.
+    sources : sequence of Path
+        The recordings.
+    others : sequence of Path
+        Other files that are read, or folders of RTTM and audio files.
+    force : bool
+        Allow that audio and stores are replaced.
+
+    Raises
+    ------
+    KnnError
+        When an output would replace a file that is read, or another output, or cannot be written; and where cleaned
+        audio or a store exists already, unless `force`.
     """
     read = [*sources, *others]
-    for place in filter(Path.is_dir, others):
-        read += [*place.glob("*.rttm"), *reading.find(place)]
-    pipeline.check_text_output(ways.out, read)
-    if voices is not None:
-        if voices.suffix.lower() not in hdf5.SUFFIXES:
-            raise KnnError(f"{voices} is no name for a store.", "Name a file such as voices.h5.")
-        check_output(voices, read)
-        hdf5.check_free(voices, force)
-    for out in (ways.out, voices):
+    for folder in filter(Path.is_dir, others):
+        read += [*folder.glob("*.rttm"), *reading.find(folder)]
+    pipeline.check_text_output(outputs.out, read)
+    if speaker_store is not None:
+        if speaker_store.suffix.lower() not in hdf5.SUFFIXES:
+            raise KnnError(f"{speaker_store} is no name for a store.", "Name a file such as voices.h5.")
+        check_output(speaker_store, read)
+        hdf5.check_free(speaker_store, force)
+    for out in (outputs.out, speaker_store):
         if out is not None and not out.parent.is_dir():
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
-    if ways.folder is None:
+    if outputs.folder is None:
         return
-    targets = list(ways.targets.values())
+    targets = list(outputs.targets.values())
     if clean is not None:
         for source in sources:
             targets += _cleaned(clean, source, force)
     if len(set(targets)) < len(targets):
-        twice = Counter(targets).most_common(1)[0][0]
-        raise KnnError(f"Two outputs would be called {twice}.", "Rename a recording, or do it by itself.")
-    make_output_folder(ways.folder, targets, read)
+        target = Counter(targets).most_common(1)[0][0]
+        raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or do it by itself.")
+    make_output_folder(outputs.folder, targets, read)
 
 
 def _cleaned(clean: Cleaning, source: Path, force: bool) -> list[Path]:
-    """What cleaning writes of a recording; of one that cannot be read nothing, which is said when its turn comes."""
+    """Files that cleaning writes for a recording; one that cannot be read is reported when its turn comes."""
     listed = [clean.listed(source)] if clean.unwanted is not None else []
     if not clean.writes_sound:
         return listed
     try:
-        sound, turns = clean.sound(source), clean.turns(source)
+        audio, turns = clean.sound(source), clean.turns(source)
     except AudioError:
         return listed
-    if sound.exists() and not force:
-        raise KnnError(f"{sound} exists already.", "Name another folder, or replace it with --force.")
-    return [*listed, sound, turns]
+    if audio.exists() and not force:
+        raise KnnError(f"{audio} exists already.", "Name another folder, or replace it with --force.")
+    return [*listed, audio, turns]

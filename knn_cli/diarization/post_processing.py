@@ -13,7 +13,8 @@ from knn_cli.core.atomic import replacing_text
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal
 from knn_cli.diarization.speaker_removal import Cleaned, Part
-from knn_cli.formats import turns as report
+from knn_cli.formats.span_formats import find_format, write
+from knn_cli.formats.spans import turn_document
 
 
 class Result(NamedTuple):
@@ -66,7 +67,8 @@ class Cleaning:
 
     def turns(self, source: Path) -> Path:
         """Where the turns of its cleaned sound go."""
-        return self.folder / f"{self.sound(source).stem}{report.suffix(self.form)}"
+        suffix = find_format("turns", self.form).suffix
+        return self.folder / f"{self.sound(source).stem}{suffix}"
 
     def run(self, source: Path, found: Diarization, known: Collection[str] = ()) -> Result:
         """List a recording's unwanted parts, write its cleaned sound, and its turns as they are heard there.
@@ -90,7 +92,6 @@ class Cleaning:
         heard = speaker_removal.moved(found, done)
         turns = heard.turns.copy()
         turns.uri = target.stem
-        report.write(
-            replace(heard, turns=turns), self.turns(source), self.form, audio_path=target, channel=self.channel
-        )
+        document = turn_document(replace(heard, turns=turns), audio_path=target, channel=self.channel)
+        write(document, self.turns(source), self.form)
         return Result(names, parts, done)

@@ -16,7 +16,8 @@ from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import channels, identification, linking, pipeline
 from knn_cli.diarization.identification import Recognised, Voices
-from knn_cli.formats import turns as turn_files
+from knn_cli.formats import rttm
+from knn_cli.formats.uem import read_uem
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
@@ -178,11 +179,11 @@ def read_references(
     """
     if reference is None:
         return {}
-    turns = turn_files.read_references(reference)
-    scored = turn_files.read_uem(uem) if uem is not None else None
+    turns = rttm.read_references(reference)
+    scored = read_uem(uem) if uem is not None else None
     references: dict[str, tuple[Annotation, Timeline | None]] = {}
     for path in files:
-        truth = turn_files.turns_of_recording(path.stem, turns, files, reference)
+        truth = rttm.turns_of_recording(path.stem, turns, files, reference)
         if scored is None:
             references[path.stem] = (truth, None)
             continue

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
@@ -24,12 +24,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
+from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Floats
-from knn_cli.formats.plot import COLOURS
-from knn_cli.formats.turns import rttm_word, spoken, turns_of
-
-if TYPE_CHECKING:
-    from knn_cli.core.values import Diarization
+from knn_cli.formats.rttm import rttm_field
+from knn_cli.formats.spans import SpanDocument, seconds_by_label
+from knn_cli.formats.turn_plot import SPEAKER_COLOURS
 
 EMBED_SECONDS = 2 * 3600.0  # longer recordings stay beside their page: browsers tire of pages above 50 MB
 COPY_BYTES = 24_000_000  # smaller files go into the page as they are, where browsers know the format
@@ -101,30 +100,33 @@ class PeakMeter:
         return Peaks(values, self._size / self._rate, self._samples / self._rate)
 
 
-def write(
-    diarization: Diarization,
-    path: str | Path,
-    audio_path: str | Path,
-    *,
-    beside: str | Path | None = None,
-    channel: str = "mix",
-    embed_seconds: float = EMBED_SECONDS,
-) -> None:
+def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float = EMBED_SECONDS) -> None:
     """Write the page of a recording, in one pass over it and in bounded memory.
 
-    beside        : where the page will be in the end, when `path` is temporary
-    channel       : what is played and drawn (see `audio.read`)
-    embed_seconds : a recording that is longer is named by its relative path and has to stay where it is
+    Parameters
+    ----------
+    document : SpanDocument
+        Needs an `audio_path`; `channel` of it is played and drawn.
+    file : binary file
+    embed_seconds : float
+        A recording that is longer is not put into the page but named by its path relative to the document's
+        `location`, and has to stay where it is.
 
-    Raises AudioError (see `audio.read`) and OSError.
+    Raises
+    ------
+    KnnError
+        Without a recording.
+    AudioError
+        Where the recording cannot be read, see `audio.reading.read`.
     """
-    source = Path(audio_path)
+    if document.audio_path is None:
+        raise KnnError("A player needs the recording.", "Give its path.")
+    source = document.audio_path
     with tempfile.TemporaryFile() as sound:
-        kind, peaks = _sound(source, sound, channel, embed_seconds)
-        href = "" if kind else _relative(source, Path(beside or path).parent)
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            for piece in _page(diarization, peaks, sound, kind, href):
-                file.write(piece)
+        kind, peaks = _sound(source, sound, document.channel, embed_seconds)
+        href = "" if kind else _relative(source, (document.location or Path()).parent)
+        for piece in _page(document, peaks, sound, kind, href):
+            file.write(piece.encode())
 
 
 def _sound(source: Path, into: IO[bytes], channel: str, longest: float) -> tuple[str, Peaks]:
@@ -157,19 +159,19 @@ def _relative(source: Path, folder: Path) -> str:
         return source.resolve().as_uri()
 
 
-def _data(diarization: Diarization, peaks: Peaks, kind: str, href: str) -> dict[str, Any]:
+def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[str, Any]:
     """What the page's script reads. Turns: start and end in milliseconds, place in `speakers`, confidence or null."""
-    turns = turns_of(diarization)
-    speakers = list(spoken(turns))
+    turns = document.rounded()
+    speakers = list(seconds_by_label(turns))
     places = {speaker: place for place, speaker in enumerate(speakers)}
     return {
-        "file": rttm_word(diarization.turns.uri),
-        "seconds": round(max(peaks.total, *(turn.end / 1000 for turn in turns), 0.0), 3),
+        "file": rttm_field(document.name),
+        "seconds": round(max(peaks.total, *(turn.end_ms / 1000 for turn in turns), 0.0), 3),
         "speakers": speakers,
-        "colours": COLOURS,
+        "colours": SPEAKER_COLOURS,
         "turns": [
-            (one.start, one.end, places[one.speaker], None if one.confidence is None else round(one.confidence, 3))
-            for one in turns
+            (start, end, places[span.label], None if span.probability is None else round(span.probability, 3))
+            for start, end, span in turns
         ],
         "bin": peaks.seconds,
         "peaks": base64.b64encode(peaks.values.tobytes()).decode(),
@@ -183,7 +185,7 @@ def _json(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _page(diarization: Diarization, peaks: Peaks, sound: IO[bytes], kind: str, href: str) -> Iterator[str]:
+def _page(document: SpanDocument, peaks: Peaks, sound: IO[bytes], kind: str, href: str) -> Iterator[str]:
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     style = here.with_suffix(".css").read_text(encoding="utf-8")
@@ -192,7 +194,7 @@ def _page(diarization: Diarization, peaks: Peaks, sound: IO[bytes], kind: str, h
         f"default-src 'none'; script-src 'sha256-{digests[0]}'; style-src 'sha256-{digests[1]}'; "
         f"img-src data:; media-src blob:{'' if kind else ' file: *'}"
     )
-    title = escape(str(diarization.turns.uri or "Recording"))
+    title = escape(document.name or "Recording")
     notes = "" if kind else f'<p class="note">The sound is not in this page but beside it: {escape(href)}</p>'
     yield f"""<!DOCTYPE html>
 <html lang="en">
@@ -240,7 +242,7 @@ def _page(diarization: Diarization, peaks: Peaks, sound: IO[bytes], kind: str, h
 <p class="soft keys"><span><kbd>Space</kbd> play or pause</span> <span><kbd>←</kbd> <kbd>→</kbd> 5 seconds</span>
 <span><kbd>[</kbd> <kbd>]</kbd> turn before, after</span> <span><kbd>+</kbd> <kbd>−</kbd> zoom</span></p>
 </main>
-<script type="application/json" id="data">{_json(_data(diarization, peaks, kind, href))}</script>
+<script type="application/json" id="data">{_json(_data(document, peaks, kind, href))}</script>
 <script type="text/plain" id="sound">"""
     sound.seek(0)
     while piece := sound.read(3 << 18):  # a multiple of three, so that the texts can be joined

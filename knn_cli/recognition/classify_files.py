@@ -13,7 +13,7 @@ from knn_cli.core.errors import AudioError, BundleError, KnnError, StoreError
 from knn_cli.core.values import ScoreTable
 from knn_cli.embedding.embedder import no_speech
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
-from knn_cli.formats import turns
+from knn_cli.formats.rttm import read_rttm, turns_of_recording
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.timeline import LanguageTimeline, timeline
 from knn_cli.store import hdf5
@@ -102,10 +102,10 @@ def language_timelines(
         Two files have one name, or the turns cannot be read.
     """
     names = recording_names(files)
-    speakers = turns.read_rttm(rttm) if rttm is not None else {}
+    speakers = read_rttm(rttm) if rttm is not None else {}
     for path, name in zip(files, names, strict=True):
         try:
-            own = turns.turns_of_recording(name, speakers, files, rttm) if rttm is not None else None
+            own = turns_of_recording(name, speakers, files, rttm) if rttm is not None else None
         except KnnError as error:
             yield path, error
             continue

@@ -14,7 +14,7 @@ from knn_cli.audio import reading, segments
 from knn_cli.audio.segments import MAX_GAP_SECONDS
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Waveform
 from knn_cli.evaluation.open_set import UNKNOWN
-from knn_cli.formats.spans import About, Span
+from knn_cli.formats.spans import Span, SpanDocument
 from knn_cli.recognition import hmm
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class LanguageTimeline:
             sums[span.label] = sums.get(span.label, 0.0) + span.end - span.start
         return dict(sorted(sums.items(), key=lambda one: -one[1]))
 
-    def about(self) -> About:
-        """What `timeline_writers` are told besides the spans."""
+    def document(self) -> SpanDocument:
+        """The timeline as `formats.span_formats` writes it."""
         switches: list[dict[str, Any]] = []
         for one in self.switches:
             switches.append({"time": round(one.time, 3), "from": one.before, "to": one.after})
@@ -102,7 +102,7 @@ class LanguageTimeline:
                 }
                 for one in self.speakers
             ]
-        return About(self.name, self.seconds, TIER, more)
+        return SpanDocument("timeline", self.name, self.seconds, self.spans, TIER, more)
 
 
 class Voice(NamedTuple):

@@ -17,8 +17,8 @@ import soundfile
 
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.diarization import pipeline
-from knn_cli.formats import turns as report
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
+from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert as convert_folder
 from knn_cli.store import hdf5
@@ -150,17 +150,18 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "meeting.json").read_text())
 
 
-def test_turns_in_every_form(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_in_every_format(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = pipeline.diarize(example, model="tiny-test", device="cpu", vad="silero")
     monkeypatch.setattr(pipeline, "diarize", lambda *_, **__: found)  # which is not what is tested here
     turns = read_rttm_text(done("diarize", example, *HEAR).stdout, tmp_path)
-    for form, suffix in report.SUFFIXES.items():
-        done("diarize", example, "--out-dir", tmp_path / "out", "--format", form, *HEAR)
-        text = (tmp_path / "out" / f"meeting{suffix}").read_text()
-        assert all(speaker in text for speaker in turns.labels()), form
-        assert text == done("diarize", example, "--format", form, *HEAR).stdout
-    for form in report.FILE_SUFFIXES:
-        done("diarize", example, "-o", tmp_path / f"turns{report.suffix(form)}", *HEAR)
+    for name, known in TURN_FORMATS.items():
+        if known.binary or name == "eaf":
+            done("diarize", example, "-o", tmp_path / f"turns{known.suffix}", *HEAR)
+            continue
+        done("diarize", example, "--out-dir", tmp_path / "out", "--format", name, *HEAR)
+        text = (tmp_path / "out" / f"meeting{known.suffix}").read_text()
+        assert all(speaker in text for speaker in turns.labels()), name
+        assert text == done("diarize", example, "--format", name, *HEAR).stdout
     assert (tmp_path / "turns.png").read_bytes().startswith(b"\x89PNG")
     assert all(speaker in (tmp_path / "turns.html").read_text() for speaker in turns.labels())
     assert (tmp_path / "turns.eaf").read_text().count("<TIER ") == len(turns.labels())

@@ -27,7 +27,8 @@ from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, EmbeddingSet
 from knn_cli.diarization import channels, identification, linking, pipeline, recordings
 from knn_cli.diarization.clustering.base import PRESETS
-from knn_cli.formats.turns import FILE_SUFFIXES, SUFFIXES, read_rttm, write_rttm
+from knn_cli.formats.rttm import read_rttm, write_rttm
+from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle, conversion
 from knn_cli.store import hdf5
 from tests.helpers.command import done, knn
@@ -111,7 +112,7 @@ def test_defaults_are_the_rooms() -> None:
         assert getattr(ours[name], "value", ours[name]) == told[name], name
     assert {one.value for one in cli_diarize.Clusterer} == set(CLUSTERERS.names())
     assert {one.value for one in cli_diarize.Preset} == set(PRESETS)
-    assert {one.value for one in cli_diarize.TurnForm} == {*SUFFIXES, *FILE_SUFFIXES}
+    assert {one.value for one in cli_diarize.TurnForm} == set(TURN_FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -228,16 +229,16 @@ def test_refused_before_work(
 
 
 def test_every_form_by_the_suffix(sound: Path, asked: list[dict[str, Any]], tmp_path: Path) -> None:
-    for form, suffix in (SUFFIXES | FILE_SUFFIXES).items():
-        out = tmp_path / f"turns{suffix}"
+    for form, known in TURN_FORMATS.items():
+        out = tmp_path / f"turns{known.suffix}"
         assert done("diarize", sound / "one.wav", "-o", out, *TINY).stdout == ""
         done("diarize", sound / "one.wav", "--format", form, "--out-dir", tmp_path / "out", *TINY)
-        again = tmp_path / "out" / f"one{suffix}"
+        again = tmp_path / "out" / f"one{known.suffix}"
         if form not in ("eaf", "html"):  # which tell their time, and where the recording is from there
             assert out.read_bytes() == again.read_bytes(), form
         assert again.stat().st_size > 100
     done("diarize", sound / "one.wav", "-o", tmp_path / "labels", "--format", "audacity", *TINY)
-    assert (tmp_path / "labels").read_bytes() == (tmp_path / f"turns{SUFFIXES['audacity']}").read_bytes()
+    assert (tmp_path / "labels").read_bytes() == (tmp_path / f"turns{TURN_FORMATS['audacity'].suffix}").read_bytes()
 
 
 def test_several_in_one_file(sound: Path, asked: list[dict[str, Any]], tmp_path: Path) -> None:

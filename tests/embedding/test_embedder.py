@@ -99,7 +99,7 @@ def test_refusals(tiny: Embedder, tmp_path: Path) -> None:
 def test_speech_is_found_in_a_conversation(example: Path) -> None:
     """The truth of the example says when somebody speaks: nearly all of that is found, and little more."""
     from knn_cli.audio import reading
-    from knn_cli.formats.turns import read_rttm
+    from knn_cli.formats.rttm import read_rttm
 
     truth = next(iter(read_rttm(example.with_suffix(".rttm")).values())).get_timeline().support()
     found = speech_activity.speech(reading.blocks(example))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment, Timeline
 
 from knn_cli.evaluation.diarization_error import DiarizationError, diarization_error, jaccard_errors, score
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
 
 TURNS = st.lists(
     st.tuples(st.integers(0, 12), st.integers(1, 5), st.sampled_from("abc")), min_size=1, max_size=5

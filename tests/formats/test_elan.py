@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,17 +14,19 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.core.values import Diarization
 from knn_cli.formats import elan
+from knn_cli.formats.spans import turn_document
 
 DATE = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 Spoken = tuple[str, int, int]
 
 
-def made(turns: list[tuple[float, float, str]], **where: str | Path) -> ElementTree.Element:
+def made(turns: list[tuple[float, float, str]], **where: Path) -> ElementTree.Element:
     annotation = Annotation(uri="talk")
     for track, (start, end, speaker) in enumerate(turns):
         annotation[Segment(start, end), track] = speaker
     file = io.StringIO()
-    elan.write_eaf(Diarization(annotation, seconds=60.0), file, date=DATE, **where)
+    document = turn_document(Diarization(annotation, seconds=60.0))
+    elan.write_eaf(replace(document, **where), file, date=DATE)
     text = file.getvalue()
     assert text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n')
     return ElementTree.fromstring(text)
@@ -47,7 +50,7 @@ def test_structure_by_hand(tmp_path: Path) -> None:
     root = made(
         [(0.5, 2.0, "Anna"), (1.0, 3.25, 'Bob "<&>"'), (4.0, 5.0, "Anna")],
         audio_path=sound,
-        beside=tmp_path / "out" / "x.eaf",
+        location=tmp_path / "out" / "x.eaf",
     )
     assert root.tag == "ANNOTATION_DOCUMENT"
     assert root.attrib["DATE"] == "2026-11-23T12:00:00+00:00" and root.attrib["FORMAT"] == "3.0"
@@ -76,7 +79,7 @@ def test_structure_by_hand(tmp_path: Path) -> None:
 
 
 def test_beside_and_without_the_recording(tmp_path: Path) -> None:
-    media = made([], audio_path=tmp_path / "a.flac", beside=tmp_path / "a.eaf")[0][0].attrib
+    media = made([], audio_path=tmp_path / "a.flac", location=tmp_path / "a.eaf")[0][0].attrib
     assert media["RELATIVE_MEDIA_URL"] == "./a.flac" and media["MIME_TYPE"] == "unknown"
     assert "RELATIVE_MEDIA_URL" not in made([], audio_path=tmp_path / "a.flac")[0][0].attrib
     root = made([])

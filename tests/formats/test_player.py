@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
+from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization
 from knn_cli.formats import player
-from knn_cli.formats.turns import write_rttm
+from knn_cli.formats.rttm import write_rttm
+from knn_cli.formats.spans import turn_document
 from tests.helpers import browser as chromium
 
 VILE = "</script><img src=x onerror=alert(1)> & \"q\" 'r' <!-- \u2028"
@@ -55,8 +58,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("player")
     sound = clicks(folder / "talk.wav")
     made = Diarization(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}, seconds=SECONDS)
-    player.write(made, folder / "talk.html", sound)
+    write_page(made, folder / "talk.html", sound)
     return folder / "talk.html"
+
+
+def write_page(
+    diarization: Diarization,
+    path: Path,
+    audio_path: Path,
+    *,
+    channel: str = "mix",
+    location: Path | None = None,
+    embed_seconds: float = player.EMBED_SECONDS,
+) -> None:
+    document = turn_document(diarization, audio_path=audio_path, channel=channel)
+    with replacing(path) as part, part.open("wb") as file:
+        player.write_html(replace(document, location=location or path), file, embed_seconds=embed_seconds)
 
 
 def held(page: Path, name: str) -> str:
@@ -93,13 +110,13 @@ def test_sound_that_browsers_may_not_find_their_way_in_is_encoded_anew(tmp_path:
     samples[:, 1] = 0
     soundfile.write(source, samples, 22050)
     for channel, level in (("mix", 0.05), ("right", 0.0)):
-        player.write(Diarization(Annotation(uri="x")), tmp_path / "x.html", source, channel=channel)
+        write_page(Diarization(Annotation(uri="x")), tmp_path / "x.html", source, channel=channel)
         assert json.loads(held(tmp_path / "x.html", "data"))["kind"] == "audio/mpeg"
         sound, rate = soundfile.read(io.BytesIO(base64.b64decode(held(tmp_path / "x.html", "sound"))))
         assert rate == 16000 and abs(len(sound) - 48000) < 100 and sound.ndim == 1
         assert sound.std() == pytest.approx(level, abs=0.02)
     wave = clicks(tmp_path / "a.wav", 2.0)
-    player.write(Diarization(Annotation()), tmp_path / "x.html", wave, channel="left")
+    write_page(Diarization(Annotation()), tmp_path / "x.html", wave, channel="left")
     assert json.loads(held(tmp_path / "x.html", "data"))["kind"] == "audio/wav"  # one channel is left and mix
 
 
@@ -107,7 +124,7 @@ def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     sound = clicks(tmp_path / "50% #1.wav", 3.0)
     wanted = tmp_path / "pages" / "x.html"
-    player.write(Diarization(Annotation()), tmp_path / "part", sound, beside=wanted, embed_seconds=2.0)
+    write_page(Diarization(Annotation()), tmp_path / "part", sound, location=wanted, embed_seconds=2.0)
     data = json.loads(held(tmp_path / "part", "data"))
     assert data["kind"] == "" and data["href"] == "../50%25%20%231.wav" and held(tmp_path / "part", "sound") == ""
     assert "not in this page but beside it" in (tmp_path / "part").read_text(encoding="utf-8")
@@ -117,7 +134,7 @@ def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(KnnError):
-        player.write(Diarization(Annotation()), tmp_path / "x.html", tmp_path / "a.wav")
+        write_page(Diarization(Annotation()), tmp_path / "x.html", tmp_path / "a.wav")
     assert not (tmp_path / "x.html").exists()
 
 
@@ -270,7 +287,7 @@ def test_browser_renames_and_saves_what_knn_would_write(opened: chromium.Browser
 def test_browser_hears_encoded_sound_at_its_time(tmp_path: Path, opened: chromium.Browser) -> None:
     """A click at 1 s is heard at 1 s, though MP3 begins with an encoder's delay."""
     sound = clicks(tmp_path / "a.aiff", 4.0)
-    player.write(Diarization(Annotation(uri="a")), tmp_path / "a.html", sound)
+    write_page(Diarization(Annotation(uri="a")), tmp_path / "a.html", sound)
     opened.open(tmp_path / "a.html")
     script = """(async () => {
         const bytes = Uint8Array.from(atob(ENCODED), letter => letter.charCodeAt(0));
@@ -286,7 +303,7 @@ def test_browser_plays_what_lies_beside_the_page_and_asks_for_what_is_gone(
     tmp_path: Path, opened: chromium.Browser
 ) -> None:
     sound = clicks(tmp_path / "50% #1.wav", 3.0)
-    player.write(Diarization(annotated()), tmp_path / "a.html", sound, embed_seconds=2.0)
+    write_page(Diarization(annotated()), tmp_path / "a.html", sound, embed_seconds=2.0)
     opened.open(tmp_path / "a.html")
     until(opened, "audio.readyState >= 1 && document.querySelector('#trouble').hidden")
     opened.evaluate("play.click()")

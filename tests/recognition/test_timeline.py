@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +18,9 @@ from pyannote.core import Annotation, Segment, Timeline
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable
-from knn_cli.formats.spans import SUFFIXES, WRITERS, About, Span, write, write_table, writer
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
+from knn_cli.formats.span_formats import TIMELINE_FORMATS, write
+from knn_cli.formats.spans import Span
 from knn_cli.recognition import timeline as room
 from knn_cli.recognition.hmm import chances, switch_probabilities, viterbi
 from knn_cli.recognition.timeline import Switch, Voice, overall, smooth, switches, timeline
@@ -226,7 +225,7 @@ def test_languages_of_a_file(steps: Path, speaking: None) -> None:
     assert found.seconds == 40 and found.name == "steps"
     assert [(one.before, one.after, round(one.time, 1)) for one in found.switches] == [("a", "b", 20), ("b", "c", 30)]
     assert found.durations == pytest.approx({"a": 10, "b": 10, "c": 10})
-    assert found.about().more == {
+    assert found.document().metadata == {
         "switches": [{"time": 20.0, "from": "a", "to": "b"}, {"time": 30.0, "from": "b", "to": "c"}]
     }
 
@@ -247,8 +246,8 @@ def test_languages_of_speakers(steps: Path, speaking: None) -> None:
     assert [(one.time, one.before, one.after, one.speaker) for one in found.switches] == [
         (pytest.approx(30, abs=0.5), "b", "c", "y")
     ]
-    assert found.about().more["speakers"][0]["speaker"] == "x"
-    json.dumps(found.about().more)
+    assert found.document().metadata["speakers"][0]["speaker"] == "x"
+    json.dumps(found.document().metadata)
 
 
 def test_silence_has_no_language(tmp_path: Path) -> None:
@@ -273,188 +272,6 @@ def test_with_the_network(example: Path, tmp_path: Path) -> None:
     assert all(0 <= span.start < span.end <= found.seconds + 1e-6 for span in found.spans)
     for span in found.spans:
         assert span.probability is not None and 0 < span.probability <= 1
-    for suffix in SUFFIXES:
-        write(tmp_path / f"t{suffix}", found.spans, found.about())
+    for known in TIMELINE_FORMATS.values():
+        write(found.document(), tmp_path / f"t{known.suffix}")
     assert len(read_rttm(tmp_path / "t.rttm")["meeting"]) == len(found.spans)
-
-
-# ---- files ----
-
-SPANS = [
-    Span(1.0, 2.5, 'say "a"', "ann", 0.91234, (("b", 0.05), ("c\td", 0.01))),
-    Span(2.5, 3.00049, "b<i>&", "ann", 0.5, (("c", 0.2),)),
-    Span(2.75, 3600.0, "c", "bob"),
-    Span(4.0, 4.0004, "gone", "ann"),
-]
-ABOUT = About("my file", 3601.5, more={"switches": []})
-
-
-def text(form: str, spans: list[Span] = SPANS, about: About = ABOUT) -> str:
-    stream = io.StringIO()
-    WRITERS[form](spans, about, stream)
-    return stream.getvalue()
-
-
-def test_table() -> None:
-    assert text("table") == (
-        "file\tstart\tend\ttier\tlabel\tprobability\tlabel_2\tprobability_2\tlabel_3\tprobability_3\n"
-        'my file\t1.000\t2.500\tann\tsay "a"\t0.9123\tb\t0.0500\tc\\td\t0.0100\n'
-        "my file\t2.500\t3.000\tann\tb<i>&\t0.5000\tc\t0.2000\t\t\n"
-        "my file\t2.750\t3600.000\tbob\tc\t\t\t\t\t\n"
-    )
-
-
-def test_a_table_of_several_recordings_has_one_header() -> None:
-    file = io.StringIO()
-    spans = [Span(0, 1, "cs", "", 0.9, (("de", 0.1),))]
-    for number, some in enumerate(([], spans, spans)):
-        write_table(some, About(f"r{number}", 1.0), file, header=number == 0, alternatives=2)
-    lines = [line.split("\t") for line in file.getvalue().splitlines()]
-    assert lines[0][4:] == ["label", "probability", "label_2", "probability_2", "label_3", "probability_3"]
-    assert [line[0] for line in lines] == ["file", "r1", "r2"] and {len(line) for line in lines} == {10}
-
-
-def test_json() -> None:
-    found = json.loads(text("json"))
-    assert (found["file"], found["seconds"], found["switches"]) == ("my file", 3601.5, [])
-    assert found["spans"][1:] == [
-        {
-            "start": 2.5,
-            "end": 3.0,
-            "label": "b<i>&",
-            "tier": "ann",
-            "probability": 0.5,
-            "alternatives": {"c": 0.2},
-        },
-        {"start": 2.75, "end": 3600.0, "label": "c", "tier": "bob"},
-    ]
-
-
-def test_audacity_srt_vtt_rttm() -> None:
-    assert text("audacity") == (
-        '1.000000\t2.500000\tann: say "a"\n2.500000\t3.000000\tann: b<i>&\n2.750000\t3600.000000\tbob: c\n'
-    )
-    assert text("srt") == (
-        '1\n00:00:01,000 --> 00:00:02,500\nann: say "a"\n\n2\n00:00:02,500 --> 00:00:03,000\nann: b<i>&\n\n'
-        "3\n00:00:02,750 --> 01:00:00,000\nbob: c\n\n"
-    )
-    assert text("vtt") == (
-        'WEBVTT\n\n00:00:01.000 --> 00:00:02.500\n<v ann>say "a"\n\n'
-        "00:00:02.500 --> 00:00:03.000\n<v ann>b&lt;i&gt;&amp;\n\n00:00:02.750 --> 01:00:00.000\n<v bob>c\n"
-    )
-    assert text("rttm") == (
-        'SPEAKER my_file 1 1.000 1.500 <NA> <NA> say_"a" 0.9123 <NA>\n'
-        "SPEAKER my_file 1 2.500 0.500 <NA> <NA> b<i>& 0.5000 <NA>\n"
-        "SPEAKER my_file 1 2.750 3597.250 <NA> <NA> c <NA> <NA>\n"
-    )
-
-
-def test_textgrid_by_hand() -> None:
-    assert text("textgrid", [Span(0.5, 1.25, 'a"b')], About("x", 2.0, "language")) == (
-        'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0 \nxmax = 2 \ntiers? <exists> \nsize = 1 \n'
-        'item []: \n    item [1]:\n        class = "IntervalTier" \n        name = "language" \n        xmin = 0 \n'
-        "        xmax = 2 \n        intervals: size = 3 \n"
-        '        intervals [1]:\n            xmin = 0 \n            xmax = 0.5 \n            text = "" \n'
-        '        intervals [2]:\n            xmin = 0.5 \n            xmax = 1.25 \n            text = "a""b" \n'
-        '        intervals [3]:\n            xmin = 1.25 \n            xmax = 2 \n            text = "" \n'
-    )
-
-
-def parsed_textgrid(content: str) -> tuple[float, dict[str, list[tuple[float, float, str]]]]:
-    """As Praat reads: free-standing numbers and quoted strings in their order, all else is talk."""
-    tokens = re.findall(r'"((?:[^"]|"")*)"|(?<![\w.\[])(-?\d+(?:\.\d+)?)(?![\w.\]])|(<exists>)', content)
-    values = iter([(string.replace('""', '"') if not number else float(number)) for string, number, _ in tokens])
-    assert [next(values) for _ in range(2)] == ["ooTextFile", "TextGrid"]
-    start, end, exists, size = (next(values) for _ in range(4))
-    assert (start, exists) == (0, "")
-    tiers: dict[str, list[tuple[float, float, str]]] = {}
-    for _ in range(int(size)):
-        kind, name, first, last, count = (next(values) for _ in range(5))
-        assert (kind, first, last) == ("IntervalTier", 0, end)
-        tiers[name] = [(next(values), next(values), next(values)) for _ in range(int(count))]
-        assert tiers[name][0][0] == 0 and tiers[name][-1][1] == end
-        assert all(a[1] == b[0] for a, b in itertools.pairwise(tiers[name]))
-    assert next(values, None) is None
-    return end, tiers
-
-
-def parsed_subtitles(content: str) -> list[tuple[int, int, str]]:
-    """Cues of SRT or VTT in milliseconds."""
-    found = []
-    for block in content.split("\n\n"):
-        lines = [line for line in block.split("\n") if line]
-        at = next((number for number, line in enumerate(lines) if " --> " in line), None)
-        if at is None:
-            continue
-        clocks = [re.fullmatch(r"(\d\d+):(\d\d):(\d\d)[.,](\d{3})", part) for part in lines[at].split(" --> ")]
-        start, end = (((int(c[1]) * 60 + int(c[2])) * 60 + int(c[3])) * 1000 + int(c[4]) for c in clocks if c)
-        found.append((start, end, "\n".join(lines[at + 1 :])))
-    return found
-
-
-def test_textgrid_keeps_what_overlaps() -> None:
-    turns = [Span(start, end, one, one) for start, end, one in ((0, 2, "A"), (1, 3, "A"), (2, 5, "A"), (1, 2, "B"))]
-    end, tiers = parsed_textgrid(text("textgrid", turns, About("x", 4.5)))
-    assert end == 5
-    assert tiers == {
-        "A": [(0, 2, "A"), (2, 5, "A")],
-        "A (2)": [(0, 1, ""), (1, 3, "A"), (3, 5, "")],
-        "B": [(0, 1, ""), (1, 2, "B"), (2, 5, "")],
-    }
-    assert text("srt", turns).startswith("1\n00:00:00,000 --> 00:00:02,000\nA\n\n")
-    assert "<v" not in text("vtt", turns)
-
-
-def test_nothing_said_is_still_a_file() -> None:
-    assert parsed_textgrid(text("textgrid", [], About("x", 1.5))) == (1.5, {"labels": [(0, 1.5, "")]})
-    assert text("vtt", []) == "WEBVTT\n" and text("srt", []) == text("audacity", []) == text("rttm", []) == ""
-    assert json.loads(text("json", []))["spans"] == []
-
-
-words = st.sampled_from(['"', '""a" <b>', "1 2\n3", "x\ty", "-->", "& é", "intervals [1]:", 'text = "', "\\"])
-times = st.floats(0, 4e5, allow_nan=False)
-
-
-@given(st.lists(st.tuples(times, times, words, st.sampled_from(["", "x y", 'q"<&>'])), max_size=6))
-@settings(max_examples=30, deadline=None)
-def test_times_and_labels_come_back(rows: list[tuple[float, float, str, str]]) -> None:
-    spans = [Span(min(a, b), max(a, b), label, tier) for a, b, label, tier in rows]
-    kept = sorted(
-        (round(span.start * 1000), round(span.end * 1000), " ".join(span.label.split()), span.tier)
-        for span in spans
-        if round(span.end * 1000) > round(span.start * 1000)
-    )
-    times_kept = [one[:2] for one in kept]
-    _, tiers = parsed_textgrid(text("textgrid", spans))
-    back = [
-        (round(start * 1000), round(end * 1000), label, re.sub(r" \(\d+\)$", "", name).replace("labels", ""))
-        for name, intervals in tiers.items()
-        for start, end, label in intervals
-        if label
-    ]
-    assert sorted(back) == kept
-    for form in ("srt", "vtt"):
-        cues = parsed_subtitles(text(form, spans))
-        assert [cue[:2] for cue in cues] == times_kept
-        assert all(cue[2] and "\n" not in cue[2] for cue in cues)
-    for form in ("table", "audacity", "rttm"):
-        assert len(text(form, spans).split("\n")) == len(kept) + 1 + (form == "table")
-    assert [
-        (round(one["start"] * 1000), round(one["end"] * 1000)) for one in json.loads(text("json", spans))["spans"]
-    ] == (times_kept)
-
-
-def test_writers_go_by_name_or_suffix(tmp_path: Path) -> None:
-    assert set(SUFFIXES.values()) == set(WRITERS)
-    assert writer("a.TextGrid") is WRITERS["textgrid"] and writer("a.txt", "srt") is WRITERS["srt"]
-    for path, form in (("a.doc", None), ("a.srt", "word"), ("a", None)):
-        with pytest.raises(KnnError, match="timeline"):
-            writer(path, form)
-    write(tmp_path / "é.srt", [Span(0, 1, "čeština")], ABOUT)
-    assert (tmp_path / "é.srt").read_bytes().decode() == "1\n00:00:00,000 --> 00:00:01,000\nčeština\n\n"
-
-
-@pytest.mark.parametrize("args", [(2, 1, "a"), (-1, 1, "a"), (0, math.inf, "a"), (0, math.nan, "a"), (0, 1, " ")])
-def test_spans_are_checked(args: tuple[float, float, str]) -> None:
-    with pytest.raises(ValueError):
-        Span(*args)

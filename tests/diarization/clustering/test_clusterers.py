@@ -23,7 +23,7 @@ from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
 from knn_cli.diarization.clustering.base import PRESETS
 from knn_cli.diarization.clustering.plda import VoicePLDA
 from knn_cli.evaluation.diarization_error import diarization_error
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
 from knn_cli.store.kaldi import read_ark
 
 SETTINGS: list[tuple[str, Mapping[str, Any]]] = [

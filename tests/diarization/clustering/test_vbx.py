@@ -16,7 +16,7 @@ from knn_cli.diarization.clustering import plda as voice_plda
 from knn_cli.diarization.clustering.plda import VoicePLDA
 from knn_cli.diarization.clustering.vbx import VBxClustering, calibrated_threshold, infer
 from knn_cli.evaluation.diarization_error import diarization_error
-from knn_cli.formats.turns import read_rttm
+from knn_cli.formats.rttm import read_rttm
 from knn_cli.networks.bundle import Bundle, find
 from knn_cli.recognition.plda import PLDA
 from knn_cli.store.kaldi import read_ark, read_plda

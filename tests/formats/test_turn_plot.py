@@ -1,4 +1,4 @@
-"""The picture of turns: lanes, units of time by length, shares, the same bytes each time."""
+"""The plot of turns: rows, units of time by length, shares, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 from pyannote.core import Annotation, Segment
 
 from knn_cli.core.values import Diarization
-from knn_cli.formats import plot as turn_figure
+from knn_cli.formats import turn_plot
 from knn_cli.formats.drawing import Plot
+from knn_cli.formats.spans import SpanDocument, turn_document
 
 
-def drawn(seconds: float, speakers: int = 2, confidence: dict[int, float] | None = None) -> Diarization:
+def drawn(seconds: float, speakers: int = 2, confidence: dict[int, float] | None = None) -> SpanDocument:
     annotation = Annotation(uri="a $talk$ <b>")
     for track in range(4 * speakers):
         start = seconds * track / (4 * speakers)
         annotation[Segment(start, start + seconds / (4 * speakers)), track] = f"voice_{track % speakers} $x$"
-    return Diarization(annotation, confidence or {}, seconds=seconds)
+    return turn_document(Diarization(annotation, confidence or {}, seconds=seconds))
 
 
 def ticks(plot: Plot) -> list[str]:
@@ -35,14 +36,14 @@ def ticks(plot: Plot) -> list[str]:
     ],
 )
 def test_time_is_written_in_the_unit_of_the_length(seconds: float, unit: str, last: str) -> None:
-    plot = turn_figure.timeline(drawn(seconds))
+    plot = turn_plot.plot_turns(drawn(seconds))
     assert plot.figure.axes[0].get_xlabel() == f"Time / {unit}"
     found = ticks(plot)
     assert found[-1] == last and 3 <= len(found) <= 13 and len(set(found)) == len(found)
 
 
 def test_lanes_shares_and_table() -> None:
-    plot = turn_figure.timeline(drawn(8.0, confidence={0: 0.0, 1: 1.0}))
+    plot = turn_plot.plot_turns(drawn(8.0, confidence={0: 0.0, 1: 1.0}))
     axes = plot.figure.axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["voice_0 $x$", "voice_1 $x$"]
     assert [text.get_text() for text in axes.child_axes[0].get_yticklabels()] == ["4.0 s  50 %"] * 2
@@ -53,13 +54,13 @@ def test_lanes_shares_and_table() -> None:
 
 
 def test_the_same_bytes_for_the_same_turns() -> None:
-    one, two = (turn_figure.png(drawn(90.0, speakers=3)) for _ in range(2))
+    one, two = (turn_plot.png(drawn(90.0, speakers=3)) for _ in range(2))
     assert one == two and one.startswith(b"\x89PNG")
 
 
 def test_silence_and_a_turn_beyond_the_end() -> None:
-    plot = turn_figure.timeline(Diarization(Annotation(uri="x")))
-    assert "No speech" in plot.alt and turn_figure.png(Diarization(Annotation())).startswith(b"\x89PNG")
+    plot = turn_plot.plot_turns(turn_document(Diarization(Annotation(uri="x"))))
+    assert "No speech" in plot.alt and turn_plot.png(turn_document(Diarization(Annotation()))).startswith(b"\x89PNG")
     late = Annotation()
     late[Segment(1, 9), 0] = "a"
-    assert turn_figure.timeline(Diarization(late, seconds=5.0)).figure.axes[0].get_xlim() == (0, 9)
+    assert turn_plot.plot_turns(turn_document(Diarization(late, seconds=5.0))).figure.axes[0].get_xlim() == (0, 9)

@@ -1,0 +1,359 @@
+"""The formats of span files, by name or by a file's suffix: each is one function below, under `span_format`.
+
+Speaker turns and languages over time share this table; a format may be for one of them only. Writers that need more
+than text - ELAN documents, the plot, the player - live in modules of their own, imported when they are used.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TextIO, TypeVar
+
+from knn_cli.core.atomic import replacing, replacing_text
+from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import tsv_field
+from knn_cli.formats import rttm
+from knn_cli.formats.spans import (
+    RoundedSpan,
+    Span,
+    SpanDocument,
+    SpanKind,
+    format_seconds,
+    one_line,
+    seconds_by_label,
+)
+
+SpanWriter = TypeVar("SpanWriter", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class SpanFormat:
+    """A format of files that hold spans.
+
+    Attributes
+    ----------
+    name : str
+    suffix : str
+        Of its files.
+    write : callable
+        Takes a SpanDocument and a file open for writing: a text file (UTF-8, no translation of line ends), or a binary
+        file where `binary` is true.
+    binary : bool
+        Whether it goes to files only, never to a terminal or a pipe.
+    multiple : bool
+        Whether one file can hold several recordings, one written after the other.
+    """
+
+    name: str
+    suffix: str
+    write: Callable[[SpanDocument, IO[Any]], None]
+    binary: bool = False
+    multiple: bool = False
+
+
+TURN_FORMATS: dict[str, SpanFormat] = {}
+TIMELINE_FORMATS: dict[str, SpanFormat] = {}
+_FORMATS: dict[SpanKind, dict[str, SpanFormat]] = {"turns": TURN_FORMATS, "timeline": TIMELINE_FORMATS}
+_NOUNS: dict[SpanKind, str] = {"turns": "turns", "timeline": "a timeline"}
+
+
+def span_format(
+    name: str,
+    suffix: str,
+    *,
+    kinds: Sequence[SpanKind] = ("turns", "timeline"),
+    binary: bool = False,
+    multiple: bool = False,
+) -> Callable[[SpanWriter], SpanWriter]:
+    """Decorate a function to make it the writer of a format; parameters as the attributes of `SpanFormat`."""
+
+    def register(writer: SpanWriter) -> SpanWriter:
+        for kind in kinds:
+            if name in _FORMATS[kind]:
+                raise ValueError(f"the format {name!r} of {_NOUNS[kind]} is registered already")
+            _FORMATS[kind][name] = SpanFormat(name, suffix, writer, binary, multiple)
+        return writer
+
+    return register
+
+
+def format_by_suffix(kind: SpanKind, path: str | Path) -> SpanFormat | None:
+    """The format that a file's suffix asks for, in capitals or not; None where it asks for none."""
+    suffix = Path(path).suffix.lower()
+    return next((known for known in _FORMATS[kind].values() if known.suffix.lower() == suffix), None)
+
+
+def find_format(kind: SpanKind, name: str | None = None, path: str | Path | None = None) -> SpanFormat:
+    """The format of a name, or where that is None the format of a path's suffix.
+
+    Raises
+    ------
+    KnnError
+        Where there is no such format of this kind of spans; its hint lists those there are.
+    """
+    if name is None and path is not None:
+        found, what = format_by_suffix(kind, path), f"The suffix of {path} names no format"
+    else:
+        found, what = _FORMATS[kind].get(name or ""), f"There is no format {name!r}"
+    if found is None:
+        known = ", ".join(f"{one.name} ({one.suffix})" for one in _FORMATS[kind].values())
+        raise KnnError(f"{what} of {_NOUNS[kind]}.", f"Known: {known}.")
+    return found
+
+
+def write(document: SpanDocument, path: str | Path, name: str | None = None) -> None:
+    """Write spans into a file that is whole or not there.
+
+    Parameters
+    ----------
+    document : SpanDocument
+    path : path
+    name : str, optional
+        Name of the format; by default the suffix of `path` decides.
+
+    Raises
+    ------
+    KnnError
+        For an unknown format, for a player without a recording, and for what the file system refuses.
+    AudioError
+        When the player cannot read the recording.
+    """
+    known = find_format(document.kind, name, path)
+    document = replace(document, location=Path(path))
+    if known.binary:
+        with replacing(path) as part, part.open("wb") as binary_file:
+            known.write(document, binary_file)
+    else:
+        with replacing_text(path) as file:
+            known.write(document, file)
+
+
+def write_text(document: SpanDocument, file: TextIO, name: str) -> None:
+    """Write spans into an open text file or stream; KnnError for a format that is not text."""
+    known = find_format(document.kind, name)
+    if known.binary:
+        raise KnnError(f"A {name} file is not text.", "Name a file or a folder for it.")
+    known.write(document, file)
+
+
+@span_format("rttm", ".rttm", kinds=["turns"], multiple=True)
+def write_turns_rttm(document: SpanDocument, file: TextIO) -> None:
+    """RTTM SPEAKER lines, without confidence."""
+    rttm.write_turns(document, file)
+
+
+@span_format("csv", ".csv", kinds=["turns"])
+def write_turns_csv(document: SpanDocument, file: TextIO) -> None:
+    """Write CSV with a header: file, start, end (seconds), speaker; confidence too where it is known of any turn."""
+    rows = csv.writer(file, lineterminator="\n")
+    has_confidence = any(span.probability is not None for span in document.spans)
+    rows.writerow(("file", "start", "end", "speaker", *["confidence"] * has_confidence))
+    for start_ms, end_ms, span in document.rounded():
+        confidence = "" if span.probability is None else f"{span.probability:.3f}"
+        times = format_seconds(start_ms), format_seconds(end_ms)
+        rows.writerow((document.name or "", *times, span.label, *[confidence] * has_confidence))
+
+
+@span_format("table", ".tsv", kinds=["timeline"], multiple=True)
+def write_timeline_tsv(
+    document: SpanDocument, file: TextIO, *, header: bool = True, alternatives: int | None = None
+) -> None:
+    """Write tab-separated lines: file, start, end, tier, label, probability, label_2, probability_2, ...
+
+    Parameters
+    ----------
+    document : SpanDocument
+    file : text file
+    header : bool
+        Whether to write the column names first; a table of several recordings has them once.
+    alternatives : int, optional
+        Columns for so many alternatives, though these spans may have fewer.
+    """
+    spans = document.rounded()
+    count = max((len(span.alternatives) for _, _, span in spans), default=0)
+    ranks = range(2, 2 + max(count, alternatives or 0))
+    columns = [f"{column}_{rank}" for rank in ranks for column in ("label", "probability")]
+    if header:
+        file.write("\t".join(["file", "start", "end", "tier", "label", "probability", *columns]) + "\n")
+    for start_ms, end_ms, span in spans:
+        ranked = [(span.label, span.probability), *span.alternatives]
+        fields = [text for label, p in ranked for text in (label, "" if p is None else f"{p:.4f}")]
+        fields += [""] * (2 + len(columns) - len(fields))
+        row = [document.name or "", format_seconds(start_ms), format_seconds(end_ms), span.tier, *fields]
+        file.write("\t".join(map(tsv_field, row)) + "\n")
+
+
+@span_format("json", ".json", kinds=["turns"], multiple=True)
+def write_turns_json(document: SpanDocument, file: TextIO) -> None:
+    """Write one line of JSON, all times in seconds.
+
+    {"file", "duration", "speakers": [...], "spoken": {speaker: seconds}, "turns": [{"start", "end", "speaker"}, ...]};
+    a turn has "confidence" too where it is known, and "duration" is left out where it is not.
+    """
+    spans = document.rounded()
+    turns = []
+    for start_ms, end_ms, span in spans:
+        turn: dict[str, Any] = {"start": start_ms / 1000, "end": end_ms / 1000, "speaker": span.label}
+        if span.probability is not None:
+            turn["confidence"] = round(float(span.probability), 3)
+        turns.append(turn)
+    line: dict[str, Any] = {"file": document.name}
+    if document.seconds > 0:
+        line["duration"] = round(document.seconds, 3)
+    line["speakers"] = list(dict.fromkeys(span.label for span in spans))
+    line |= {"spoken": seconds_by_label(spans), "turns": turns}
+    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@span_format("json", ".json", kinds=["timeline"], multiple=True)
+def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
+    """One line: {"file", "seconds", "spans": [{"start", "end", "tier", "label", "probability", "alternatives"}]}."""
+    rows = []
+    for start_ms, end_ms, span in document.rounded():
+        row: dict[str, Any] = {"start": start_ms / 1000, "end": end_ms / 1000, "label": span.label}
+        if span.tier:
+            row["tier"] = span.tier
+        if span.probability is not None:
+            row["probability"] = round(span.probability, 6)
+            row["alternatives"] = {label: round(p, 6) for label, p in span.alternatives}
+        rows.append(row)
+    line = {"file": document.name, "seconds": round(document.seconds, 3), "spans": rows, **document.metadata}
+    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@span_format("textgrid", ".TextGrid")
+def write_textgrid(document: SpanDocument, file: TextIO) -> None:
+    """Write Praat's TextGrid in the long text format, each tier from 0 to the recording's end without holes.
+
+    References
+    ----------
+    https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html: intervals cover their tier, quotes are doubled.
+    """
+    spans = document.rounded()
+    end_ms = max([1, math.ceil(document.seconds * 1000 - 1e-6), *(span.end_ms for span in spans)])
+    tiers = _tiers_without_overlap(spans, document.tier) or [(document.tier, [])]
+    file.write('File type = "ooTextFile"\nObject class = "TextGrid"\n\n')
+    file.write(f"xmin = 0 \nxmax = {_praat_number(end_ms)} \ntiers? <exists> \nsize = {len(tiers)} \nitem []: \n")
+    for number, (name, layer) in enumerate(tiers, start=1):
+        intervals = _intervals(layer, end_ms)
+        file.write(f'    item [{number}]:\n        class = "IntervalTier" \n        name = {_praat_string(name)} \n')
+        file.write(f"        xmin = 0 \n        xmax = {_praat_number(end_ms)} \n")
+        file.write(f"        intervals: size = {len(intervals)} \n")
+        for place, (start, end, label) in enumerate(intervals, start=1):
+            file.write(f"        intervals [{place}]:\n            xmin = {_praat_number(start)} \n")
+            file.write(f"            xmax = {_praat_number(end)} \n            text = {_praat_string(label)} \n")
+
+
+def _tiers_without_overlap(spans: Sequence[RoundedSpan], default: str) -> list[tuple[str, list[RoundedSpan]]]:
+    """Tiers in which no two spans overlap, by first appearance: spans that overlap within a tier get a second one."""
+    tiers: dict[str, list[list[RoundedSpan]]] = {}
+    for span in spans:
+        layers = tiers.setdefault(span.span.tier or default, [])
+        free = next((layer for layer in layers if layer[-1].end_ms <= span.start_ms), None)
+        if free is None:
+            layers.append([span])
+        else:
+            free.append(span)
+    return [
+        (name if number == 1 else f"{name} ({number})", layer)
+        for name, layers in tiers.items()
+        for number, layer in enumerate(layers, start=1)
+    ]
+
+
+def _intervals(spans: Sequence[RoundedSpan], end_ms: int) -> list[tuple[int, int, str]]:
+    """(start, end, label) of a whole tier, gaps included as intervals with an empty label; milliseconds."""
+    intervals: list[tuple[int, int, str]] = []
+    covered_ms = 0
+    for span in spans:
+        if span.start_ms > covered_ms:
+            intervals.append((covered_ms, span.start_ms, ""))
+        intervals.append((span.start_ms, span.end_ms, span.label))
+        covered_ms = span.end_ms
+    if covered_ms < end_ms:
+        intervals.append((covered_ms, end_ms, ""))
+    return intervals
+
+
+def _praat_number(milliseconds: int) -> str:
+    """Seconds without trailing zeros: 0, 1.5, 12.345."""
+    return format_seconds(milliseconds).rstrip("0").rstrip(".")
+
+
+def _praat_string(text: str) -> str:
+    doubled = one_line(text).replace('"', '""')
+    return f'"{doubled}"'
+
+
+@span_format("audacity", ".txt")
+def write_audacity(document: SpanDocument, file: TextIO) -> None:
+    """Write Audacity's label track: start, end (seconds, six digits as it writes them) and text, separated by tabs."""
+    for start_ms, end_ms, span in document.rounded():
+        file.write(f"{format_seconds(start_ms, 6)}\t{format_seconds(end_ms, 6)}\t{_caption(span)}\n")
+
+
+@span_format("srt", ".srt")
+def write_srt(document: SpanDocument, file: TextIO) -> None:
+    """Write SubRip: numbered captions. The format has no escapes, so a label that looks like markup stays as it is."""
+    for number, (start_ms, end_ms, span) in enumerate(document.rounded(), start=1):
+        file.write(f"{number}\n{_clock(start_ms, ',')} --> {_clock(end_ms, ',')}\n{_caption(span)}\n\n")
+
+
+@span_format("vtt", ".vtt")
+def write_vtt(document: SpanDocument, file: TextIO) -> None:
+    """Write WebVTT (W3C): cues, a tier as the voice span (`<v>`) of its cue, markup escaped."""
+    file.write("WEBVTT\n")
+    for start_ms, end_ms, span in document.rounded():
+        tag = "" if span.tier in ("", span.label) else f"<v {_vtt_text(span.tier)}>"
+        file.write(f"\n{_clock(start_ms, '.')} --> {_clock(end_ms, '.')}\n{tag}{_vtt_text(span.label)}\n")
+
+
+def _caption(span: Span) -> str:
+    """One line of text: the label, after its tier where that adds something."""
+    return one_line(span.label if span.tier in ("", span.label) else f"{span.tier}: {span.label}")
+
+
+def _clock(milliseconds: int, point: str) -> str:
+    seconds, remainder = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{remainder:03d}"
+
+
+def _vtt_text(text: str) -> str:
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@span_format("rttm", ".rttm", kinds=["timeline"], multiple=True)
+def write_timeline_rttm(document: SpanDocument, file: TextIO) -> None:
+    """RTTM SPEAKER lines with labels for speakers, and the probability as the confidence."""
+    rttm.write_timeline(document, file)
+
+
+@span_format("eaf", ".eaf", kinds=["turns"])
+def write_elan(document: SpanDocument, file: TextIO) -> None:
+    """An ELAN document with a tier per speaker."""
+    from knn_cli.formats import elan
+
+    elan.write_eaf(document, file)
+
+
+@span_format("png", ".png", kinds=["turns"], binary=True)
+def write_plot(document: SpanDocument, file: BinaryIO) -> None:
+    """A picture of who speaks when."""
+    from knn_cli.formats import turn_plot
+
+    file.write(turn_plot.png(document))
+
+
+@span_format("html", ".html", kinds=["turns"], binary=True)
+def write_player(document: SpanDocument, file: BinaryIO) -> None:
+    """A page that plays the recording beside its turns."""
+    from knn_cli.formats import player
+
+    player.write_html(document, file)
