@@ -12,7 +12,8 @@ from knn_cli.core.errors import BundleError
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, ScoreTable
 from knn_cli.evaluation.metrics import weighted
 from knn_cli.networks import bundle
-from knn_cli.recognition.classifier_file import ClassifierFile, read_classifier
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
+from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.store import hdf5
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Classifier:
                 f"The model {self.bundle.name} knows no labels.",
                 f"Train one with `knn train`; models with labels here: {', '.join(have) or '(none)'}.",
             )
-        self.trained: ClassifierFile | None = None  # classifier.h5, with its transforms, PLDA and open set
+        self.trained: CalibratedClassifier | None = None  # classifier.h5, with its transforms, PLDA and open set
         self.labels = self.bundle.head_labels
         self.meta: dict[str, Any] = {"label": self.bundle.config.get("head", {}).get("level", "group")}
         if self.bundle.classifier is not None:

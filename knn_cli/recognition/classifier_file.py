@@ -1,4 +1,4 @@
-"""classifier.h5: a Gaussian linear classifier with all that belongs to it, as a bundle keeps it.
+"""The format of classifier.h5, in which a bundle keeps a `CalibratedClassifier`.
 
 /                attributes schema = 2, kind = "classifier"
 /meta            text, JSON: whatever the bundle says of it (embedder's fingerprint, label level, figures)
@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
 from knn_cli.evaluation.open_set import OpenSet
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.plda import PLDA
@@ -44,99 +44,44 @@ _OPTIONAL = {1: set[str](), 2: {"transforms", "plda", "groups", "open_set"}}
 _OPEN_SET = {"threshold", "false_accept", "false_reject", "known", "unknown", "chosen"}
 
 
-@dataclass(frozen=True, eq=False)
-class ClassifierFile:
-    """What classifier.h5 holds.
+def write_classifier(path: Path, model: CalibratedClassifier) -> None:
+    """Write a fitted classifier, its calibration and all that belongs to them as HDF5.
 
-    classifier  : of rows behind `transforms`
-    calibration : of its log-likelihoods
-    meta        : anything JSON can say
-    transforms  : from embeddings to the rows that the classifier and the PLDA take
-    plda        : for speaker trials
-    groups      : label -> group, of all labels, or empty
-    open_set    : the threshold below which a row is of no label here
+    Parameters
+    ----------
+    path : Path
+        The file, which is complete afterwards or not there.
+    model : CalibratedClassifier
+        What is written.
+
+    Raises
+    ------
+    KnnError
+        The file cannot be written.
     """
-
-    classifier: GaussianLinearClassifier
-    calibration: Calibration
-    meta: dict[str, Any]
-    transforms: Chain = field(default_factory=Chain)
-    plda: PLDA | None = None
-    groups: dict[str, str] = field(default_factory=dict)
-    open_set: OpenSet | None = None
-
-    def __post_init__(self) -> None:
-        classes, dimension = self.classifier.classes_.tolist(), self.classifier.means_.shape[1]
-        if len(self.calibration.offsets) != len(classes):
-            raise ValueError(f"{len(classes)} classes, calibration of {len(self.calibration.offsets)}")
-        if self.transforms.output_dimension not in (None, dimension):
-            raise ValueError(f"transforms to {self.transforms.output_dimension} dimensions, classifier of {dimension}")
-        if self.plda is not None and len(self.plda.mean) != dimension:
-            raise ValueError(f"PLDA of {len(self.plda.mean)} dimensions, classifier of {dimension}")
-        if self.groups and set(self.groups) != set(classes):
-            strange = sorted(set(self.groups) ^ set(classes))
-            raise ValueError(f"the groups and the classes differ in {', '.join(map(repr, strange))}")
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """(C,) in the order of the scores."""
-        return tuple(str(one) for one in self.classifier.classes_)
-
-    @property
-    def label_groups(self) -> tuple[str, ...]:
-        """(C,) group of each label, () without groups: what a ScoreTable takes."""
-        return tuple(self.groups[one] for one in self.labels) if self.groups else ()
-
-    @property
-    def threshold(self) -> float | None:
-        """Of the open set, None without: what a ScoreTable takes."""
-        return None if self.open_set is None else self.open_set.threshold
-
-    def score(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
-        """(N, C) calibrated log-likelihoods of (N, D) embeddings that are `seconds` (N,) long, NaN where unknown."""
-        raw = self.classifier.log_likelihood(self.transforms.apply(embeddings))
-        return self.calibration.apply(raw, seconds)
-
-
-def write_classifier(
-    path: Path,
-    classifier: GaussianLinearClassifier,
-    calibration: Calibration,
-    meta: dict[str, Any],
-    *,
-    transforms: Chain | None = None,
-    plda: PLDA | None = None,
-    groups: Mapping[str, str] | None = None,
-    open_set: OpenSet | None = None,
-) -> None:
-    """Write a fitted classifier with its calibration, and what else `ClassifierFile` names, as HDF5.
-
-    The file is complete or not there. Raises KnnError when it cannot be written; ValueError when the parts are for
-    other numbers of classes or dimensions.
-    """
-    whole = ClassifierFile(classifier, calibration, meta, transforms or Chain(), plda, dict(groups or {}), open_set)
     import h5py
 
     text = h5py.string_dtype("utf-8")
     with replacing(Path(path)) as part, h5py.File(part, "w") as file:
         file.attrs["schema"], file.attrs["kind"] = SCHEMA, "classifier"
-        file.create_dataset("meta", data=json.dumps(meta), dtype=text)
+        file.create_dataset("meta", data=json.dumps(model.meta), dtype=text)
         group = file.create_group("classifier")
+        classifier = model.classifier
         group.attrs["balanced"], group.attrs["shrinkage"] = classifier.balanced, classifier.shrinkage_
         # JSON text: HDF5 strings end at NUL and hold no lone surrogates, which undecodable folder names bring along.
         group.create_dataset("classes", data=[json.dumps(label) for label in classifier.classes_.tolist()], dtype=text)
         group.create_dataset("counts", data=classifier.counts_)
         for name in ("means", "covariance", "priors"):
             group.create_dataset(name, data=getattr(classifier, f"{name}_"), compression="gzip")
-        _put(file, "calibration", {name: getattr(calibration, name) for name in _CALIBRATION[SCHEMA]})
-        if whole.transforms.steps:
-            _put(file, "transforms", whole.transforms.to_arrays())
-        if plda is not None:
-            _put(file, "plda", plda.to_arrays())
-        if whole.groups:
-            file.create_dataset("groups", data=json.dumps(whole.groups), dtype=text)
-        if open_set is not None:
-            numbers = asdict(open_set)
+        _put(file, "calibration", {name: getattr(model.calibration, name) for name in _CALIBRATION[SCHEMA]})
+        if model.transforms.steps:
+            _put(file, "transforms", model.transforms.to_arrays())
+        if model.plda is not None:
+            _put(file, "plda", model.plda.to_arrays())
+        if model.groups:
+            file.create_dataset("groups", data=json.dumps(model.groups), dtype=text)
+        if model.open_set is not None:
+            numbers = asdict(model.open_set)
             chosen = numbers.pop("chosen")
             _put(file, "open_set", numbers)
             file.create_dataset("open_set/chosen", data=json.dumps(chosen), dtype=text)
@@ -148,7 +93,7 @@ def _put(file: h5py.File, place: str, arrays: Mapping[str, Any]) -> None:
         group.create_dataset(name, data=values)
 
 
-def read_classifier(path: Path) -> ClassifierFile:
+def read_classifier(path: Path) -> CalibratedClassifier:
     """Read what `write_classifier` wrote. Strict: BundleError for anything missing, extra, mis-sized or not finite."""
     import h5py
 
@@ -167,7 +112,7 @@ def read_classifier(path: Path) -> ClassifierFile:
         raise BundleError(f"{path} is damaged: {error.message}", "Train the bundle again.") from error
 
 
-def _parse(file: h5py.File) -> ClassifierFile:
+def _parse(file: h5py.File) -> CalibratedClassifier:
     if (kind := file.attrs.get("kind")) != "classifier":
         raise ValueError(f"its kind is {kind!r}, not 'classifier'")
     schema = file.attrs.get("schema")
@@ -203,7 +148,7 @@ def _parse(file: h5py.File) -> ClassifierFile:
         balanced=bool(group.attrs["balanced"]),
         shrinkage=float(group.attrs["shrinkage"]),
     )
-    return ClassifierFile(
+    return CalibratedClassifier(
         classifier,
         Calibration(offsets=offsets, **numbers),
         json.loads(file["meta"].asstr()[()]),

@@ -18,6 +18,7 @@ from knn_cli.evaluation.open_set import UNKNOWN, OpenSet
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition import cross_validation, fitting, split_files
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier import Classifier, posteriors
 from knn_cli.recognition.classifier_file import write_classifier
@@ -398,7 +399,7 @@ def _write(
         config |= {key: embedder.config[key] for key in carried if key in embedder.config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, model.classifier, calibration, {**meta, **noted}, **parts)
+        write_classifier(path, CalibratedClassifier(model.classifier, calibration, {**meta, **noted}, **parts))
         card = _card(out.name, fingerprint, meta, counts, parts["open_set"], model.chain.spec)
         return bundle.write(out, config, weights=weights, classifier=path, card=card, force=force)
 

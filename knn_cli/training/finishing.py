@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from knn_cli.embedding.embedder import CHUNK_SECONDS, QUIET, Embedder
 from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
-from knn_cli.recognition import splits
-from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier, fit_calibrated
 from knn_cli.recognition.classifier_file import write_classifier
-from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.training.dataset import Rows, Task
 from knn_cli.training.model_builder import Design, plain_state
 from knn_cli.training.recipe import Recipe
@@ -33,7 +31,6 @@ __all__ = ["Finished", "Trained", "finish"]
 
 _HEARD_SECONDS = 60.0  # of a row, for the classifier
 _ROWS_AT_ONCE = 32  # whose speech is looked for side by side
-FOLDS = 5
 _PATHS = (("init", "model"), ("augment", "noise"), ("augment", "music"), ("augment", "rir"))  # in recipes
 
 
@@ -121,7 +118,7 @@ def finish(
     fitted = _embedded(task, _some(task, task.fitted, recipe.data.fit, random), embedder, use_vad)
     held = _embedded(task, _some(task, task.held, recipe.data.fit, random), embedder, use_vad)
     try:
-        classifier, calibration, right, note = _classifier(fitted, held, task.labels, recipe.seed)
+        classifier, right, note = _classifier(fitted, held, task.labels, recipe.seed)
     except KnnError as error:
         made = bundle.write(out, config, state=state, card=card, force=force)
         return Finished(
@@ -130,7 +127,7 @@ def finish(
     meta = {"label": recipe.data.label, "view": "", "held_out": {"accuracy": None if math.isnan(right) else right}}
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / bundle.CLASSIFIER
-        write_classifier(path, classifier, calibration, meta)
+        write_classifier(path, replace(classifier, meta=meta))
         return Finished(bundle.write(out, config, state=state, classifier=path, card=card, force=force), right, note)
 
 
@@ -145,26 +142,21 @@ class _Rows:
 
 def _classifier(
     fitted: _Rows, held: _Rows, labels: tuple[str, ...], seed: int
-) -> tuple[GaussianLinearClassifier, Calibration, float, str]:
-    """The classifier, its calibration, its accuracy on held-out rows, and what there is to say of it."""
+) -> tuple[CalibratedClassifier, float, str]:
+    """The classifier, its accuracy on held-out rows, and what there is to say of it."""
     if missing := sorted(set(labels) - set(fitted.truth.tolist())):
         raise KnnError(f"no row of {missing[0]!r} holds speech.", "Try --no-vad.")
-    classifier = GaussianLinearClassifier(shrinkage="auto")
     if set(held.truth.tolist()) == set(labels):
-        classifier.fit(fitted.data, fitted.truth)
-        scores = classifier.log_likelihood(held.data)
-        calibration = Calibration.fit(scores, held.truth, classifier.classes_)
-        truth = np.searchsorted(classifier.classes_, held.truth)
-        return classifier, calibration, metrics.balanced_accuracy(scores.argmax(axis=1), truth), ""
-    classes = np.unique(fitted.truth)
-    if any(len(set(fitted.names[fitted.truth == one].tolist())) < 2 for one in classes):
-        classifier.fit(fitted.data, fitted.truth)
-        return classifier, Calibration.identity(len(classes)), math.nan, "The classifier is not calibrated."
-    folds = splits.folds(fitted.names, fitted.truth, count=FOLDS, seed=seed)
-    crossed = cross_validated_log_likelihood(classifier, fitted.data, fitted.truth, folds)
-    calibration = Calibration.fit(crossed, fitted.truth, classes)
-    note = "The classifier was calibrated on rows that the network was trained on; its costs are too sure."
-    return classifier.fit(fitted.data, fitted.truth), calibration, math.nan, note
+        model = fit_calibrated(
+            fitted.data, fitted.truth, fitted.names, calibration_rows=(held.data, held.truth), seed=seed
+        )
+        scores, truth = model.classifier.log_likelihood(held.data), np.searchsorted(model.labels, held.truth)
+        return model, metrics.balanced_accuracy(scores.argmax(axis=1), truth), ""
+    model = fit_calibrated(fitted.data, fitted.truth, fitted.names, seed=seed)
+    note = "The classifier is not calibrated."
+    if model.is_calibrated:
+        note = "The classifier was calibrated on rows that the network was trained on; its costs are too sure."
+    return model, math.nan, note
 
 
 def _some(task: Task, rows: Rows, most: int, random: np.random.Generator) -> Rows:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from knn_cli.core.errors import BundleError
 from knn_cli.evaluation.open_set import OpenSet
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
-from knn_cli.recognition.classifier_file import ClassifierFile, read_classifier, write_classifier
+from knn_cli.recognition.classifier_file import read_classifier, write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.transforms import Chain, fit
@@ -41,7 +42,7 @@ def parts() -> tuple[GaussianLinearClassifier, Calibration, Chain, PLDA]:
 def saved(path: Path, **changed: Any) -> None:
     fitted, calibration, chain, plda = parts()
     options: dict[str, Any] = {"transforms": chain, "plda": plda, "groups": GROUPS, "open_set": OPEN_SET}
-    write_classifier(path, fitted, calibration, {"label": "group"}, **{**options, **changed})
+    write_classifier(path, CalibratedClassifier(fitted, calibration, {"label": "group"}, **{**options, **changed}))
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_what_was_not_given_is_absent(tmp_path: Path) -> None:
     X, y = rows()
     fitted, calibration, *_ = parts()
     fitted.fit(X, y)
-    write_classifier(tmp_path / "classifier.h5", fitted, calibration, {})
+    write_classifier(tmp_path / "classifier.h5", CalibratedClassifier(fitted, calibration))
     with h5py.File(tmp_path / "classifier.h5") as file:
         assert set(file) == {"meta", "classifier", "calibration"} and file.attrs["schema"] == 2
     again = read_classifier(tmp_path / "classifier.h5")
@@ -77,7 +78,7 @@ def test_what_was_not_given_is_absent(tmp_path: Path) -> None:
 
 
 def test_schema_1_is_read_as_it_was(tmp_path: Path) -> None:
-    saved(tmp_path / "classifier.h5", transforms=None, plda=None, groups=None, open_set=None)
+    saved(tmp_path / "classifier.h5", transforms=Chain(), plda=None, groups={}, open_set=None)
     with h5py.File(tmp_path / "classifier.h5", "a") as file:
         file.attrs["schema"] = 1
         del file["calibration/exponent"], file["calibration/reference"]
@@ -155,6 +156,6 @@ def test_parts_that_do_not_go_together_are_not_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=match):
             saved(path, **changed)
     with pytest.raises(ValueError, match="3 classes, calibration of 2"):
-        ClassifierFile(fitted, Calibration.identity(2), {})
+        CalibratedClassifier(fitted, Calibration.identity(2), {})
     assert list(tmp_path.iterdir()) == []
     assert plda.mean.shape == calibration.offsets[:2].shape

@@ -16,6 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.recognition import glc
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier, Statistics, cross_validated_log_likelihood, oas_shrinkage
@@ -273,7 +274,9 @@ def _saved(path: Path, **options: Any) -> tuple[GaussianLinearClassifier, Calibr
     names = np.asarray(["čeština", "日本語 🗾", "a/b\udcff\n'\""])
     fitted = GaussianLinearClassifier(**options).fit(X, names[glc.class_codes(y, np.unique(y))])
     calibration = Calibration(0.25, np.asarray([0.5, -1.0, 0.5]))
-    write_classifier(path, fitted, calibration, {"embedder": "abc", "level": "group", "größe": [1, 2]})
+    write_classifier(
+        path, CalibratedClassifier(fitted, calibration, {"embedder": "abc", "level": "group", "größe": [1, 2]})
+    )
     return fitted, calibration
 
 
@@ -345,9 +348,9 @@ def test_writing_leaves_the_old_file_or_the_whole_new_one(tmp_path: Path) -> Non
     fitted, calibration = _saved(path)
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        write_classifier(path, fitted, calibration, {"not JSON": object()})
+        write_classifier(path, CalibratedClassifier(fitted, calibration, {"not JSON": object()}))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(KnnError, match="cannot be written: No such file or directory"):
-        write_classifier(tmp_path / "none" / "classifier.h5", fitted, calibration, {})
+        write_classifier(tmp_path / "none" / "classifier.h5", CalibratedClassifier(fitted, calibration))
     with pytest.raises(ValueError, match="3 classes, calibration of 2"):
-        write_classifier(path, fitted, Calibration.identity(2), {})
+        write_classifier(path, CalibratedClassifier(fitted, Calibration.identity(2)))

@@ -40,6 +40,7 @@ from knn_cli.evaluation.metrics import detection_llr
 from knn_cli.evaluation.open_set import choose
 from knn_cli.networks import bundle
 from knn_cli.networks.network import Network
+from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
@@ -378,7 +379,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, classifier, calibration, meta, open_set=open_set)
+        write_classifier(path, CalibratedClassifier(classifier, calibration, meta, open_set=open_set))
         state = {key: value.half() for key, value in network.state_dict().items()}
         written = bundle.write(
             args.bundle, config, state=state, classifier=path, card=args.card.read_text(encoding="utf-8"), force=True
