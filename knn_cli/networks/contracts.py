@@ -10,8 +10,8 @@ Shapes: B clips, S samples, T frames, L layers, C channels of a layer, E values 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,14 @@ class Encoder(nn.Module, ABC):
         Samples from one frame to the next.
     minimum : int
         Samples of the shortest clip that the encoder takes.
+    mask_kind : {"", "filter bank", "frames"}
+        What `mask_features` masks: a filter bank's output, frames of a convolutional front end, or nothing.
+    norm_after_blocks : bool
+        Whether the child `norm` stands behind the blocks, though it is registered before them.
     """
 
+    mask_kind: ClassVar[Literal["", "filter bank", "frames"]] = ""
+    norm_after_blocks: bool = False
     layers: int
     channels: int
     stride: int
@@ -80,6 +86,21 @@ class Encoder(nn.Module, ABC):
         ValueError
             `lengths` do not fit `waveforms`.
         """
+
+    def block_list(self) -> list[nn.Module]:
+        """The blocks that follow one another, first to last, for layer-wise rates and layer drop; none by default."""
+        return []
+
+    def convolution_weights(self) -> list[nn.Parameter]:
+        """Weights of convolutions over the waveform, whose gradients a recipe can scale; none by default."""
+        return []
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """Apply `mask` to the features of clips, (B, T, F) to the same, in every forward pass from here on.
+
+        Which features these are is `mask_kind`; an encoder without any is not asked.
+        """
+        raise NotImplementedError
 
     if TYPE_CHECKING:  # nn.Module's own call is of type Any
 

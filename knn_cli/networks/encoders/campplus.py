@@ -6,7 +6,7 @@ Wang et al., "CAM++: a fast and efficient network for speaker verification using
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -42,6 +42,8 @@ class CAMPPlus(Encoder):
 
     rate = 16000
 
+    mask_kind = "filter bank"
+
     def __init__(
         self,
         width: int = 32,
@@ -69,6 +71,14 @@ class CAMPPlus(Encoder):
         self.norm = nn.BatchNorm1d(channels)
         self.layers, self.channels = 1, channels
         self.stride, self.minimum = 2 * self.front.stride, self.front.minimum
+
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.blocks)
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def frames(self, samples: Samples) -> Samples:
         """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""

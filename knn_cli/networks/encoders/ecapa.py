@@ -7,7 +7,7 @@ each clip is mirrored at its own end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -38,6 +38,8 @@ class EcapaTDNN(Encoder):
 
     rate = 16000
 
+    mask_kind = "filter bank"
+
     def __init__(
         self,
         channels: Sequence[int] = (1024, 1024, 1024, 1024, 3072),
@@ -61,6 +63,14 @@ class EcapaTDNN(Encoder):
         blocks = [Block(before, after, kernel, step, scale, squeeze) for before, after, kernel, step in shapes]
         self.blocks = nn.ModuleList([Unit(bins, channels[0], kernels[0], dilations[0]), *blocks])
         self.mfa = Unit(sum(channels[1:-1]), channels[-1], kernels[-1], dilations[-1])
+
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.blocks)
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def frames(self, samples: Samples) -> Samples:
         """How many frames a clip of `samples` gives, 0 below `minimum`; takes an int, or an int64 tensor of them."""

@@ -9,7 +9,7 @@ once. A new encoder is one class under `ENCODERS`; the contract tests pick it up
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -127,6 +127,8 @@ class FbankTDNN(Encoder):
 
     rate = 16000
 
+    mask_kind = "filter bank"
+
     def __init__(
         self,
         channels: int = 192,
@@ -146,6 +148,19 @@ class FbankTDNN(Encoder):
         self.minimum = self.mel.length + (self.step - 1) * self.mel.shift
         self.stem = nn.Linear(5 * bins, channels)
         self.blocks = nn.ModuleList(Block(channels, hidden, dilation) for dilation in dilations)
+
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.blocks)
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`: the same mask for the five mel frames that are side by side in a frame."""
+
+        def before_stem(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            frames = args[0].view(*args[0].shape[:2], -1, 5)  # (B, T, bins, 5)
+            return (torch.stack([mask(each) for each in frames.unbind(3)], dim=3).flatten(2),)  # (B, T, bins * 5)
+
+        self.stem.register_forward_pre_hook(before_stem)
 
     def frames(self, samples: Samples) -> Samples:
         """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""

@@ -7,7 +7,7 @@ max pooling and 32 channels, as in Zeinali et al., "BUT system description to Vo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import torch
@@ -47,6 +47,8 @@ class ResNet(Encoder):
 
     rate = 16000
 
+    mask_kind = "filter bank"
+
     def __init__(self, depth: int = 34, width: int = 32, bins: int = 80, window: str = "hamming") -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -67,6 +69,10 @@ class ResNet(Encoder):
             height = -(-height // stride)
         self.layers, self.channels = 1, before * height
         self.stride, self.minimum = 8 * self.front.stride, self.front.minimum
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def frames(self, samples: Samples) -> Samples:
         """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""

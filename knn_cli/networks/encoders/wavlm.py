@@ -149,6 +149,8 @@ class WavLM(Encoder):
 
     __signature__ = _signature()
 
+    mask_kind = "frames"
+
     def __init__(self, size: str = "base", adapters: Mapping[str, Any] | None = None, **sizes: Any) -> None:
         super().__init__()
         if size not in SIZES:
@@ -157,6 +159,7 @@ class WavLM(Encoder):
         check_arguments("The encoder 'wavlm'", WavLMSizes, **every)
         self.sizes = WavLMSizes(**every)
         self.layers = self.sizes.blocks + 1
+        self.norm_after_blocks = self.sizes.norm_first
         self.channels = self.sizes.channels
         self.stride, self.minimum = self.sizes.stride, self.sizes.minimum
         self.front = FrontEnd(self.sizes)
@@ -167,6 +170,18 @@ class WavLM(Encoder):
         if adapters is not None:
             check_arguments("The insertion of adapters", insert, self.blocks, self.channels, **adapters)
             insert(self.blocks, self.channels, **adapters)
+
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.blocks)
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
+
+    def convolution_weights(self) -> list[nn.Parameter]:
+        """As `Encoder.convolution_weights`: of the convolutions and of their norms."""
+        return [*self.front.convolutions.parameters(), *self.front.norms.parameters()]
 
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples` samples: int, or int64 tensor of any shape; 0 below `minimum`."""

@@ -166,6 +166,10 @@ class Whisper(Encoder):
         self.norm = nn.LayerNorm(channels) if final_norm else nn.Identity()
         self.register_buffer("places", sinusoids(torch.arange(_PLACES), channels), persistent=False)
 
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.blocks)
+
     def frames(self, samples: Samples) -> Samples:
         """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
         if isinstance(samples, Tensor):
