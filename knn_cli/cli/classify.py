@@ -349,14 +349,14 @@ def _trials(
 ) -> None:
     from knn_cli.cli import output, pipeline
     from knn_cli.core.atomic import replacing_text
-    from knn_cli.recognition import verification
+    from knn_cli.recognition.trials import read_trials, write_trial_scores
     from knn_cli.reports import test_sets
 
     pipeline.check_text_output(out, [*sources, path, *([cohort] if cohort else [])])
-    listed = verification.read_trials(path)
+    listed = read_trials(path)
     scores, figures, by = test_sets.trials_of(sources, listed, model, cohort=cohort, top=as_norm, scorer=scorer.value)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
-        verification.write_scores(listed, scores, stream)
+        write_trial_scores(listed, scores, stream)
     console.note(f"{len(listed)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
     if figures is not None:
         for name, text in output.trial_lines(figures):

@@ -28,8 +28,8 @@ from knn_cli.store.embedding_files import write_text
 if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
     from knn_cli.evaluation.results import MetricValue
+    from knn_cli.evaluation.verification_metrics import VerificationMetrics
     from knn_cli.recognition.split_files import Count
-    from knn_cli.recognition.verification import VerificationMetrics
     from knn_cli.reports.test_sets import Tested
 
 

@@ -1,17 +1,11 @@
-"""Trials: are an enrolment and a test recording of one speaker? Lists read, scored in blocks, and measured.
-
-Scores are cosines or the log-likelihood ratios of a PLDA, normalised by a cohort where one is given (AS-norm).
-"""
+"""Scores of speaker verification trials: cosines or PLDA log-likelihood ratios, normalised by a cohort (AS-norm)."""
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,101 +13,31 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.evaluation import metrics
+from knn_cli.recognition.trials import Trials
 
 if TYPE_CHECKING:
     from knn_cli.recognition.plda import PLDA
 
-Score = Callable[[Doubles, NDArray[np.int64], Doubles], Doubles]  # (N, D), (N,) counts, (M, D) -> (N, M)
+# (N, D) enrollments, (N,) embeddings of each, (M, D) tests -> (N, M) scores
+PairScorer = Callable[[Doubles, NDArray[np.int64], Doubles], Doubles]
 
-TARGET_PRIORS = (0.01, 0.05)  # of the detection costs: VoxCeleb and NIST SRE use both
-TOP = 300  # cohort scores of AS-norm
-ENROLMENTS = 64  # of a block: what a list asks of them is a small part of all pairs, so blocks are small
-TESTS = 8192
-COHORT_ROWS = 512
-_VOCABULARIES = (("1", "0"), ("target", "nontarget"), ("tgt", "imp"))  # target first
-_FORMS = "Expected: `enrolment test`, `enrolment test target`, or `1 enrolment test` as VoxCeleb has it."
-
-Form = tuple[int, int, int]  # columns, column of the key (-1: none), vocabulary
+AS_NORM_TOP_N = 300  # cohort scores of AS-norm
+# A list asks for few of all pairs, so blocks are small.
+ENROLLMENTS_PER_BLOCK = 64
+TESTS_PER_BLOCK = 8192
+COHORT_ROWS_PER_BLOCK = 512
 
 
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """A list of trials.
+class MeanEmbeddings(NamedTuple):
+    """One embedding per recording or speaker.
 
-    enrol, test : distinct texts of the two columns; an enrolment of several recordings names them with commas between
-    rows        : (T, 2) numbers in `enrol` and `test`
-    target      : (T,) whether the two are of one speaker, None where the list does not say
-    """
-
-    enrol: tuple[str, ...]
-    test: tuple[str, ...]
-    rows: NDArray[np.int64]
-    target: NDArray[np.bool_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def read_trials(path: Path | str) -> Trials:
-    """A list of trials: two names a line, and in all lines or none a key, before or after them.
-
-    Columns are separated by tabs where a line has any, else by white space; keys are 1 and 0, target and nontarget, or
-    tgt and imp. Blank lines are passed over. Raises KnnError, with the line's number, for a line of another form than
-    the lines before it, and for a file that cannot be read or holds no trials.
-    """
-    books: tuple[dict[str, int], ...] = ({}, {}, {})
-    codes = (array("q"), array("q"), array("q"))
-    forms: set[Form] = set()
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                fields = [one.strip() for one in line.split("\t")] if "\t" in line.strip() else line.split()
-                if not fields or not any(fields):
-                    continue
-                found = _forms(fields)
-                if not found:
-                    raise KnnError(f"Line {number} of {path} is no trial.", _FORMS)
-                forms = found & forms if codes[0] else found
-                if not forms:
-                    raise KnnError(f"Line {number} of {path} is of another form than the lines before it.", _FORMS)
-                for text, book, column in zip(fields, books, codes, strict=False):
-                    column.append(book.setdefault(text, len(book)))
-    except OSError as error:
-        raise KnnError(f"{path} cannot be read: {error.strerror}.", "Give the path of a list of trials.") from error
-    except UnicodeDecodeError as error:
-        raise KnnError(f"{path} is not a text file.", "Give the path of a list of trials.") from error
-    if not forms:
-        raise KnnError(f"{path} holds no trials.", _FORMS)
-    if len(forms) > 1:
-        raise KnnError(f"{path} has a key both before and after the names.", "Leave one of the two columns out.")
-    ((_, key, vocabulary),) = forms
-    names = [column for column in range(3) if column != key][:2]
-    rows = np.stack([np.array(codes[column], dtype=np.int64) for column in names], axis=1)  # (T, 2)
-    enrol, test = (tuple(books[column]) for column in names)
-    if key < 0:
-        return Trials(enrol, test, rows)
-    is_target = np.array([text.lower() == _VOCABULARIES[vocabulary][0] for text in books[key]])
-    return Trials(enrol, test, rows, is_target[np.array(codes[key], dtype=np.int64)])
-
-
-def _forms(fields: Sequence[str]) -> set[Form]:
-    """What a line may be taken for."""
-    if not all(fields):
-        return set()
-    if len(fields) == 2:
-        return {(2, -1, -1)}
-    if len(fields) != 3:
-        return set()
-    return {(3, key, n) for key in (0, 2) for n, words in enumerate(_VOCABULARIES) if fields[key].lower() in words}
-
-
-class Pool(NamedTuple):
-    """One vector a recording or speaker.
-
-    names    : (N,) distinct
-    data     : (N, D) float64
-    embedder : fingerprint of the bundle that the embeddings are of
+    Attributes
+    ----------
+    names : tuple of N str
+        All different.
+    data : (N, D) float64
+    embedder : str
+        Fingerprint of the bundle that made the embeddings.
     """
 
     names: tuple[str, ...]
@@ -121,14 +45,26 @@ class Pool(NamedTuple):
     embedder: str
 
 
-def pool(blocks: Iterable[EmbeddingSet], level: str = "name") -> Pool:
-    """The mean embedding of each recording, or of each speaker, over the rows of one store or more.
+def mean_embeddings(blocks: Iterable[EmbeddingSet], level: str = "name") -> MeanEmbeddings:
+    """The mean embedding of each recording, or of each speaker, over the rows of one or more stores.
 
-    blocks : any number of rows at a time, so that a store need not fit in memory
-    level  : what is averaged over, as in `EmbeddingSet.label`; rows without that label are left out
-    Raises KnnError when the blocks are of several models, or no row is left.
+    Parameters
+    ----------
+    blocks : iterable of EmbeddingSet
+        Any number of rows at a time, so that a store need not fit in memory.
+    level : str
+        What is averaged over, as in `EmbeddingSet.label`; rows without that label are left out.
+
+    Returns
+    -------
+    MeanEmbeddings
+
+    Raises
+    ------
+    KnnError
+        The blocks are of several models, or no row is left.
     """
-    book: dict[str, int] = {}
+    places: dict[str, int] = {}
     sums = np.zeros((0, 0))
     counts = np.zeros(0)
     embedder: str | None = None
@@ -142,174 +78,225 @@ def pool(blocks: Iterable[EmbeddingSet], level: str = "name") -> Pool:
         kept = np.flatnonzero(labels != "")
         if len(kept) == 0:
             continue
-        found, inverse = np.unique(labels[kept], return_inverse=True)
-        place = np.array([book.setdefault(one, len(book)) for one in found.tolist()])
-        if len(book) > len(counts):  # room for twice as many, so that growing costs little
-            room = max(len(book), 2 * len(counts))
+        names, inverse = np.unique(labels[kept], return_inverse=True)
+        place = np.array([places.setdefault(name, len(places)) for name in names.tolist()])
+        if len(places) > len(counts):  # at least double the capacity, so that growing costs little
+            capacity = max(len(places), 2 * len(counts))
             sums = np.concatenate(
-                [sums.reshape(len(counts), block.dimension), np.zeros((room - len(counts), block.dimension))]
+                [sums.reshape(len(counts), block.dimension), np.zeros((capacity - len(counts), block.dimension))]
             )
-            counts = np.concatenate([counts, np.zeros(room - len(counts))])
+            counts = np.concatenate([counts, np.zeros(capacity - len(counts))])
         np.add.at(sums, place[inverse], block.data[kept].astype(np.float64))
         counts += np.bincount(place[inverse], minlength=len(counts))
-    if not book:
+    if not places:
         raise KnnError(f"There are no embeddings with a {level}.", "Give a store that has some.")
-    return Pool(tuple(book), sums[: len(book)] / counts[: len(book), None], embedder or "")
+    return MeanEmbeddings(tuple(places), sums[: len(places)] / counts[: len(places), None], embedder or "")
 
 
-def score(
+def score_trials(
     trials: Trials,
-    recordings: Pool,
+    recordings: MeanEmbeddings,
     *,
     plda: PLDA | None = None,
     transform: Callable[[Doubles], Doubles] | None = None,
-    cohort: Pool | None = None,
-    centre: bool = False,
-    top: int | None = None,
+    cohort: MeanEmbeddings | None = None,
+    subtract_mean: bool = False,
+    as_norm_top_n: int | None = None,
 ) -> Doubles:
-    """(T,) scores: cosines, or log-likelihood ratios (natural logarithm) of `plda`.
+    """Score trials by cosine or PLDA.
 
-    recordings : those that the trials name: as they are, without suffix, or without folders that lead to them
-    transform  : (N, D) -> (N, D'), done to every embedding first, as the PLDA was trained on
-    cohort     : speakers or recordings that are in no trial
-    centre     : take the cohort's mean off every embedding (PLDA: put its own mean there)
-    top        : AS-norm by that many cohort scores (all where there are fewer); None: no normalisation
+    An enrollment of several recordings is the mean of their embeddings, of unit length for cosines; a PLDA takes their
+    number into account. To a PLDA a recording is one embedding, however many segments it is the mean of: segments share
+    their session and are far from independent given the speaker. Taken as independent they make LLRs overconfident
+    (Cllr 1.9 bits instead of 1.6, and 195 instead of 55 in another domain, with a higher EER in both); so did a PLDA
+    that was trained on means of recordings. The price is that long recordings are trusted no more than short ones.
+    Time and memory are those of small blocks of trials.
 
-    An enrolment of several recordings is the mean of their vectors, of unit length for cosines; a PLDA knows how many.
-    To a PLDA a recording is one embedding, of however many segments it is the mean: those share their session and are
-    far from independent given the speaker. Taken for independent they make LLRs that are too sure (Cllr 1.9 bits
-    instead of 1.6, and 195 instead of 55 in another domain, with more equal errors in both); so did a PLDA that was
-    trained on means of recordings. The price is that long recordings are trusted no more than short ones.
-    Time and memory are those of small blocks of trials. Raises KnnError for a name without an embedding, a cohort of
-    another model, or `centre` and `top` without a cohort.
+    Parameters
+    ----------
+    trials : Trials
+    recordings : MeanEmbeddings
+        Those that the trials name: by the same text, or without its suffix or leading folders.
+    plda : PLDA, optional
+        Scores are its log-likelihood ratios (natural logarithm); cosines by default.
+    transform : callable, optional
+        (N, D) -> (N, D'), applied to every embedding first, as for the training of the PLDA.
+    cohort : MeanEmbeddings, optional
+        Speakers or recordings that are in no trial.
+    subtract_mean : bool
+        Subtract the cohort's mean from every embedding (and, for a PLDA, add the PLDA's).
+    as_norm_top_n : int, optional
+        AS-norm by that many of the highest cohort scores (all of them if there are fewer); None: no normalisation.
+
+    Returns
+    -------
+    (T,) float64
+
+    Raises
+    ------
+    KnnError
+        For a name without an embedding, a cohort of another model, or `subtract_mean` or `as_norm_top_n` without a
+        cohort.
     """
-    if cohort is None and (centre or top is not None):
+    if cohort is None and (subtract_mean or as_norm_top_n is not None):
         raise KnnError(
             "Centring and normalising scores need a cohort.", "Give a store of other speakers as the cohort."
         )
     if cohort is not None and cohort.embedder != recordings.embedder:
         both = f"{cohort.embedder or '(unknown)'}, the recordings of {recordings.embedder or '(unknown)'}"
         raise KnnError(f"The cohort is of {both}.", "Embed both with one model.")
-    members, test_rows = _members(trials, recordings)
+    enroll_rows, test_rows = _find_rows(trials, recordings)
     vectors, others = recordings.data, None if cohort is None else cohort.data
     if transform is not None:
         vectors, others = transform(vectors), None if others is None else transform(others)
-    if centre and others is not None:
+    if subtract_mean and others is not None:
         shift = others.mean(axis=0) - (0.0 if plda is None else plda.mean)
         vectors, others = vectors - shift, others - shift
     if plda is None:
         vectors, others = l2_normalize(vectors), None if others is None else l2_normalize(others)
-    counts = np.array([len(rows) for rows in members])
-    owner = np.repeat(np.arange(len(members)), counts)
-    enrol = np.zeros((len(members), vectors.shape[1]))
-    np.add.at(enrol, owner, vectors[np.concatenate(members)])
-    enrol /= counts[:, None]
+    enroll, counts = _enrollment_means(vectors, enroll_rows)
     test = vectors[test_rows]
-    scorer = _cosine if plda is None else _llr(plda)
-    scores = _paired(scorer, enrol, counts, test, trials.rows)
-    if top is None or others is None:
+    scorer = _cosine if plda is None else _plda_scorer(plda)
+    scores = _score_pairs(scorer, enroll, counts, test, trials.pairs)
+    if as_norm_top_n is None or others is None:
         return scores
-    return as_norm(scores, trials.rows, scorer, enrol, counts, test, others, top)
+    return as_norm(scores, trials.pairs, scorer, enroll, counts, test, others, as_norm_top_n)
+
+
+def _enrollment_means(vectors: Doubles, rows: list[NDArray[np.int64]]) -> tuple[Doubles, NDArray[np.int64]]:
+    """(N, D) means of the embeddings of each enrollment, and (N,) how many there are."""
+    counts = np.array([len(members) for members in rows])
+    owner = np.repeat(np.arange(len(rows)), counts)
+    means = np.zeros((len(rows), vectors.shape[1]))
+    np.add.at(means, owner, vectors[np.concatenate(rows)])
+    means /= counts[:, None]
+    return means, counts
 
 
 def as_norm(
     scores: Doubles,
-    rows: NDArray[np.int64],
-    scorer: Score,
-    enrol: Doubles,
+    pairs: NDArray[np.int64],
+    scorer: PairScorer,
+    enroll: Doubles,
     counts: NDArray[np.int64],
     test: Doubles,
     cohort: Doubles,
-    top: int,
+    top_n: int,
 ) -> Doubles:
-    """Adaptive symmetric normalisation: ((s - m_e) / d_e + (s - m_t) / d_t) / 2.
+    """Adaptive symmetric score normalisation: ((s - m_e) / d_e + (s - m_t) / d_t) / 2.
 
-    m and d are mean and (population) standard deviation of the `top` largest scores of the enrolment, or of the test
-    recording, against the cohort, each with its own part of the cohort: AS-norm1 of P. Matejka et al., "Analysis of
-    score normalization in multilingual speaker recognition", Interspeech 2017.
+    m and d are the mean and the (population) standard deviation of the `top_n` highest scores of the enrollment, or of
+    the test recording, against the cohort, each with its own part of the cohort (AS-norm1).
 
-    scores : (T,) of the pairs `rows` (T, 2) of enrol (N, D) and test (M, D)
-    cohort : (K, D), K >= 2, each taken for one embedding
-    Raises KnnError when the cohort is too small, or its scores are all alike.
+    Parameters
+    ----------
+    scores : (T,) float64
+    pairs : (T, 2) int64
+        Rows of `enroll` and `test`.
+    scorer : callable
+        (N, D) enrollments, (N,) embeddings of each and (M, D) tests to (N, M) scores.
+    enroll : (N, D) float64
+    counts : (N,) int64
+        How many embeddings each enrollment is the mean of.
+    test : (M, D) float64
+    cohort : (K, D) float64
+        K >= 2, each row taken as one embedding.
+    top_n : int
+
+    Returns
+    -------
+    (T,) float64
+
+    Raises
+    ------
+    KnnError
+        The cohort is too small, or all scores against it are equal.
+
+    References
+    ----------
+    P. Matejka et al., "Analysis of score normalization in multilingual speaker recognition", Interspeech 2017.
     """
-    if top < 2 or len(cohort) < 2:
+    if top_n < 2 or len(cohort) < 2:
         raise KnnError(
-            f"AS-norm by {min(top, len(cohort))} cohort score has no spread.", "Take two or more; usual are 200 to 500."
+            f"AS-norm by {min(top_n, len(cohort))} cohort score has no spread.",
+            "Take two or more; usual are 200 to 500.",
         )
     ones = np.ones(len(cohort), dtype=np.int64)
-    enrol_mean, enrol_spread = _moments(lambda a, b: scorer(enrol[a:b], counts[a:b], cohort), len(enrol), top)
-    test_mean, test_spread = _moments(lambda a, b: scorer(cohort, ones, test[a:b]).T, len(test), top)
-    if min(enrol_spread.min(), test_spread.min()) < 1e-12:
-        raise KnnError("A recording scores alike against all of the cohort.", "Give a cohort of different speakers.")
-    left, right = rows.T
-    by_enrol = (scores - enrol_mean[left]) / enrol_spread[left]
-    by_test = (scores - test_mean[right]) / test_spread[right]
-    result: Doubles = (by_enrol + by_test) / 2
+    enroll_mean, enroll_std = _top_moments(lambda a, b: scorer(enroll[a:b], counts[a:b], cohort), len(enroll), top_n)
+    test_mean, test_std = _top_moments(lambda a, b: scorer(cohort, ones, test[a:b]).T, len(test), top_n)
+    if min(enroll_std.min(), test_std.min()) < 1e-12:
+        raise KnnError("A recording scores the same against all of the cohort.", "Give a cohort of different speakers.")
+    left, right = pairs.T
+    by_enroll = (scores - enroll_mean[left]) / enroll_std[left]
+    by_test = (scores - test_mean[right]) / test_std[right]
+    result: Doubles = (by_enroll + by_test) / 2
     return result
 
 
-def _moments(against: Callable[[int, int], Doubles], rows: int, top: int) -> tuple[Doubles, Doubles]:
-    """Mean and deviation of the largest scores of each row, some rows at a time."""
-    mean, spread = np.empty(rows), np.empty(rows)
-    for first in range(0, rows, COHORT_ROWS):
-        last = min(rows, first + COHORT_ROWS)
+def _top_moments(against: Callable[[int, int], Doubles], rows: int, top_n: int) -> tuple[Doubles, Doubles]:
+    """Mean and deviation of the highest scores of each row, some rows at a time."""
+    mean, std = np.empty(rows), np.empty(rows)
+    for first in range(0, rows, COHORT_ROWS_PER_BLOCK):
+        last = min(rows, first + COHORT_ROWS_PER_BLOCK)
         scores = against(first, last)  # (rows of the block, K)
-        if top < scores.shape[1]:
-            scores = np.partition(scores, scores.shape[1] - top, axis=1)[:, -top:]
-        mean[first:last], spread[first:last] = scores.mean(axis=1), scores.std(axis=1)
-    return mean, spread
+        if top_n < scores.shape[1]:
+            scores = np.partition(scores, scores.shape[1] - top_n, axis=1)[:, -top_n:]
+        mean[first:last], std[first:last] = scores.mean(axis=1), scores.std(axis=1)
+    return mean, std
 
 
-def _cosine(enrol: Doubles, counts: NDArray[np.int64], test: Doubles) -> Doubles:
-    scores: Doubles = l2_normalize(enrol) @ test.T
+def _cosine(enroll: Doubles, counts: NDArray[np.int64], test: Doubles) -> Doubles:
+    """Cosines, of tests that have unit length already."""
+    scores: Doubles = l2_normalize(enroll) @ test.T
     return scores
 
 
-def _llr(plda: PLDA) -> Score:
-    return lambda enrol, counts, test: plda.llr(enrol, test, counts)
+def _plda_scorer(plda: PLDA) -> PairScorer:
+    return lambda enroll, counts, test: plda.llr(enroll, test, counts)
 
 
-def _paired(
-    scorer: Score, enrol: Doubles, counts: NDArray[np.int64], test: Doubles, rows: NDArray[np.int64]
+def _score_pairs(
+    scorer: PairScorer, enroll: Doubles, counts: NDArray[np.int64], test: Doubles, pairs: NDArray[np.int64]
 ) -> Doubles:
-    """Scores of the pairs asked for: a few enrolments against all their tests at a time, as one matrix product."""
-    scores = np.empty(len(rows))
-    order = np.lexsort((rows[:, 1], rows[:, 0]))
-    block = rows[order, 0] // ENROLMENTS
-    edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(rows)]
+    """Scores of the pairs only: a few enrollments against all their tests at a time, as one matrix product."""
+    scores = np.empty(len(pairs))
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    block = pairs[order, 0] // ENROLLMENTS_PER_BLOCK
+    edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(pairs)]
     for first, last in pairwise(edges):
-        asked = order[first:last]
-        enrolments, left = np.unique(rows[asked, 0], return_inverse=True)
-        tests, right = np.unique(rows[asked, 1], return_inverse=True)
-        for start in range(0, len(tests), TESTS):
-            part = (right >= start) & (right < start + TESTS)
-            found = scorer(enrol[enrolments], counts[enrolments], test[tests[start : start + TESTS]])
-            scores[asked[part]] = found[left[part], right[part] - start]
+        trials = order[first:last]
+        enrollments, left = np.unique(pairs[trials, 0], return_inverse=True)
+        tests, right = np.unique(pairs[trials, 1], return_inverse=True)
+        for start in range(0, len(tests), TESTS_PER_BLOCK):
+            in_block = (right >= start) & (right < start + TESTS_PER_BLOCK)
+            block_tests = test[tests[start : start + TESTS_PER_BLOCK]]
+            block_scores = scorer(enroll[enrollments], counts[enrollments], block_tests)
+            scores[trials[in_block]] = block_scores[left[in_block], right[in_block] - start]
     return scores
 
 
-def _members(trials: Trials, recordings: Pool) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Rows of the recordings of each enrolment, and the row of each test."""
-    book = {name: row for row, name in enumerate(recordings.names)}
-    homes: dict[int, str] = {}
+def _find_rows(trials: Trials, recordings: MeanEmbeddings) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Rows of the recordings of each enrollment, and the row of each test."""
+    rows = {name: row for row, name in enumerate(recordings.names)}
+    full_names: dict[int, str] = {}  # with folders, of each row that the trials name
     missing: dict[str, None] = {}
 
     def row_of(text: str) -> int:
         for name in _spellings(text):
-            if (row := book.get(name)) is not None:
-                whole = str(PurePosixPath(text).with_suffix("")) if name != text else text
-                if "/" in whole and homes.setdefault(row, whole) != whole:
+            if (row := rows.get(name)) is not None:
+                full_name = str(PurePosixPath(text).with_suffix("")) if name != text else text
+                if "/" in full_name and full_names.setdefault(row, full_name) != full_name:
                     raise KnnError(
-                        f"{homes[row]} and {whole} of the trials are both {name} in the store.",
+                        f"{full_names[row]} and {full_name} of the trials are both {name} in the store.",
                         "Name the recordings in the store with their folders.",
                     )
                 return row
         missing[text] = None
         return 0
 
-    enrolments = [
-        np.array([row_of(one) for one in ([text] if text in book else text.split(","))], dtype=np.int64)
-        for text in trials.enrol
+    enrollments = [
+        np.array([row_of(name) for name in ([text] if text in rows else text.split(","))], dtype=np.int64)
+        for text in trials.enroll
     ]
     tests = np.array([row_of(text) for text in trials.test], dtype=np.int64)
     if missing:
@@ -317,11 +304,11 @@ def _members(trials: Trials, recordings: Pool) -> tuple[list[NDArray[np.int64]],
             f"The trials name {len(missing)} recordings without an embedding, first {next(iter(missing))}.",
             f"The store's names are like {recordings.names[0]}.",
         )
-    return enrolments, tests
+    return enrollments, tests
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """As a store may call a recording: x/y/z.wav, x/y/z, y/z, z."""
+    """The names that a store may give it: x/y/z.wav, x/y/z, y/z, z."""
     yield text
     parts = PurePosixPath(text).parts
     if not parts:
@@ -329,60 +316,3 @@ def _spellings(text: str) -> Iterator[str]:
     parts = (*parts[:-1], PurePosixPath(text).stem)
     for first in range(len(parts)):
         yield "/".join(parts[first:])
-
-
-@dataclass(frozen=True)
-class VerificationMetrics:
-    """How good scores of labelled trials are.
-
-    eer      : equal error rate, as `metrics.eer`
-    min_dcf  : target prior P -> min over thresholds of (P P_miss + (1 - P) P_fa) / min(P, 1 - P), costs of 1 (the
-               normalised detection cost of the NIST SRE 2016 evaluation plan)
-    dcf      : the same at the threshold that the score as an LLR asks for, log((1 - P) / P); empty for other scores
-    cllr     : Brummer & du Preez, "Application-independent evaluation of speaker detection", Computer Speech and
-               Language 2006: (mean log2(1 + e^-s) of targets + mean log2(1 + e^s) of nontargets) / 2; None if no LLR
-    """
-
-    targets: int
-    nontargets: int
-    eer: float
-    min_dcf: dict[float, float]
-    dcf: dict[float, float] = field(default_factory=dict)
-    cllr: float | None = None
-
-
-def figures(scores: Doubles, target: NDArray[np.bool_], *, llr: bool) -> VerificationMetrics:
-    """Figures of (T,) scores and keys. `llr`: the scores are log-likelihood ratios (of a PLDA, not normalised).
-
-    Raises KnnError without trials of both kinds.
-    """
-    targets, nontargets = np.sort(scores[target]), np.sort(scores[~target])
-    if len(targets) == 0 or len(nontargets) == 0:
-        raise KnnError(f"{len(targets)} target and {len(nontargets)} nontarget trials cannot be measured.")
-    thresholds = np.append(np.unique(scores), np.inf)
-    miss = np.searchsorted(targets, thresholds) / len(targets)
-    alarm = 1 - np.searchsorted(nontargets, thresholds) / len(nontargets)
-    least = {p: float(_cost(miss, alarm, p).min()) for p in TARGET_PRIORS}
-    rate = metrics.eer(targets, nontargets)
-    if not llr:
-        return VerificationMetrics(len(targets), len(nontargets), rate, least)
-    actual = {}
-    for p in TARGET_PRIORS:
-        at = math.log((1 - p) / p)
-        actual[p] = float(_cost(np.mean(targets < at), np.mean(nontargets >= at), p))
-    bits = np.mean(np.logaddexp(0, -targets)) + np.mean(np.logaddexp(0, nontargets))
-    return VerificationMetrics(len(targets), len(nontargets), rate, least, actual, float(bits / (2 * math.log(2))))
-
-
-def _cost(miss: Any, alarm: Any, prior: float) -> Any:
-    return (prior * miss + (1 - prior) * alarm) / min(prior, 1 - prior)
-
-
-def write_scores(trials: Trials, scores: Doubles, file: TextIO) -> None:
-    """Tab-separated with a header, in the order of the list: enrol, test, score, and target (1 or 0) where known."""
-    keyed = trials.target is not None
-    file.write("enrol\ttest\tscore" + ("\ttarget" if keyed else "") + "\n")
-    keys = trials.target.astype(int).tolist() if trials.target is not None else [0] * len(trials)
-    for (left, right), value, key in zip(trials.rows.tolist(), scores.tolist(), keys, strict=True):
-        end = f"\t{key}\n" if keyed else "\n"
-        file.write(f"{trials.enrol[left]}\t{trials.test[right]}\t{value:.6f}{end}")

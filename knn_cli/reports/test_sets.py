@@ -20,11 +20,13 @@ from knn_cli.evaluation import duration_curve
 from knn_cli.evaluation.evaluate import evaluate
 from knn_cli.evaluation.metrics import prior_weights
 from knn_cli.evaluation.results import DurationPoint
+from knn_cli.evaluation.verification_metrics import VerificationMetrics, verification_metrics
 from knn_cli.networks import bundle
 from knn_cli.recognition import split_files, verification
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
 from knn_cli.recognition.split_files import Split
 from knn_cli.recognition.train_classifier import fitted_hash
+from knn_cli.recognition.trials import Trials
 from knn_cli.reports import evaluation_report
 from knn_cli.reports.tables import Named, counted, prior_words, unlike
 from knn_cli.store import hdf5
@@ -297,13 +299,13 @@ def _clips(stores: Sequence[Store]) -> Callable[[str, float, float], bytes | Non
 
 def trials_of(
     sources: Sequence[Path],
-    listed: verification.Trials,
+    listed: Trials,
     model: str | None,
     *,
     cohort: Path | None = None,
     top: int | None = None,
     scorer: str = "auto",
-) -> tuple[Doubles, verification.VerificationMetrics | None, str]:
+) -> tuple[Doubles, VerificationMetrics | None, str]:
     """(T,) scores of a list of trials, figures where it has keys, and what scored: cosine or PLDA.
 
     sources : embedding stores that hold the recordings
@@ -325,16 +327,22 @@ def trials_of(
             f"The model {model} has no PLDA." if model else "A PLDA comes with a model.",
             "Train one with `knn train --label speaker`, several recordings a speaker, and name it with --model.",
         )
-    recordings = verification.pool(_blocks(sources))
+    recordings = verification.mean_embeddings(_blocks(sources))
     others = None
     if cohort is not None:
         level = "speaker" if (hdf5.labels(cohort).speaker != "").any() else "name"
-        others = verification.pool(_blocks([cohort]), level)
-    scores = verification.score(
-        listed, recordings, plda=plda, transform=chain, cohort=others, centre=others is not None, top=top
+        others = verification.mean_embeddings(_blocks([cohort]), level)
+    scores = verification.score_trials(
+        listed,
+        recordings,
+        plda=plda,
+        transform=chain,
+        cohort=others,
+        subtract_mean=others is not None,
+        as_norm_top_n=top,
     )
     llr = plda is not None and top is None
-    figures = None if listed.target is None else verification.figures(scores, listed.target, llr=llr)
+    figures = None if listed.is_target is None else verification_metrics(scores, listed.is_target, llr=llr)
     return scores, figures, "cosine" if plda is None else "PLDA"
 
 
