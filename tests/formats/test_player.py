@@ -140,17 +140,17 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 700), max_size=8), st.integers(1, 5), st.integers(2, 9), st.integers(0, 2**32 - 1))
-def test_peaks_are_those_of_all_samples(sizes: list[int], first: int, most: int, seed: int) -> None:
+def test_peaks_are_those_of_all_samples(sizes: list[int], first: int, max_bins: int, seed: int) -> None:
     samples = np.random.default_rng(seed).uniform(-1, 1, sum(sizes)).astype(np.float32)
-    meter = player.PeakMeter(100, first=first, most=most)
+    meter = player.PeakMeter(100, bin_samples=first, max_bins=max_bins)
     at = 0
     for size in sizes:
         meter.add(samples[at : at + size])
         at += size
     found = meter.peaks()
-    width = round(found.seconds * 100)
-    assert found.total == len(samples) / 100
-    assert len(found.values) == 2 * -(-len(samples) // width) <= 2 * (most + 1)
+    width = round(found.bin_seconds * 100)
+    assert found.total_seconds == len(samples) / 100
+    assert len(found.values) == 2 * -(-len(samples) // width) <= 2 * (max_bins + 1)
     if not len(samples):
         return
     pieces = [samples[first : first + width] for first in range(0, len(samples), width)]
