@@ -95,7 +95,7 @@ def convert(
             out,
             label_rule=labels,
             segment=segment,
-            minimum=minimum,
+            min_segment=minimum,
             channel=channel,
             rate=rate,
             recursive=recursive,
@@ -109,11 +109,11 @@ def convert(
         again = f" ({made.earlier} recordings done before)" if made.earlier else ""
         console.note(f"{made.out}: {done}{again}.")
         if made.dropped:
-            console.note(f"Dropped {made.dropped} rests under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
+            console.note(f"Dropped {made.dropped} remainders under {minimum:g} s, {made.dropped_seconds:.1f} s in all.")
     elif made.kind == "bundle":
         option = "--segmentation" if bundle.find(made.out, segmenter=None).is_segmenter else "--model"
         console.note(f"{made.out}: a model of {made.rows / 1e6:.1f} M parameters; name it with {option}.")
-    elif made.export is not None:
+    elif isinstance(made, room.OnnxConversion):
         was = f", {made.export.float_size / 1e6:.1f} MB without --int8" if int8 else ""
         console.note(f"{made.out}: {made.rows / 1e6:.1f} M parameters, {made.export.size / 1e6:.1f} MB{was}.")
         near = f"within {made.export.difference:.1e}, cosine at least {made.export.cosine:.6f}"
@@ -146,11 +146,12 @@ def embed(
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
     from knn_cli.store import hdf5
+    from knn_cli.store.writer import check_free
 
     if out is not None:
         if as_json:
             raise KnnError("--json is for stdout, -o writes a store.", "Choose one of the two.")
-        hdf5.check_free(out, force)
+        check_free(out, force)
     options = EmbeddingOptions(segment=segment, use_vad=vad, channel=channel)
     stores = [path for path in src if hdf5.is_store(path)]
     if stores and len(src) > 1:

@@ -40,6 +40,7 @@ FLAGS = {
     "num_speakers": "--num-speakers",
     "out_of_set": "--out-of-set",
     "rate": "--rate",
+    "recursive": "--recursive",
     "segment": "--segment",
     "segmentation": "--segmentation",
     "silence_threshold": "--silence-threshold",

@@ -19,8 +19,9 @@ from knn_cli.embedding.embedder import embed_store as embed_rows
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
-from knn_cli.store.hdf5 import Store, StoreWriter
+from knn_cli.store.hdf5 import Store
 from knn_cli.store.labels import Labels
+from knn_cli.store.writer import StoreWriter, source_stamp
 
 
 @dataclass
@@ -103,7 +104,7 @@ def embed_into(
     plan: dict[str, Any] = {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
     if isinstance(source, Path):
         check_output(out, [source])
-        plan |= {"store": hdf5.stamp(source)}
+        plan |= {"store": source_stamp(source)}
         with (
             Store(source, "audio") as opened,
             StoreWriter(
@@ -121,7 +122,7 @@ def embed_into(
                 raise no_speech(str(source), options.use_vad)
         return result
     check_output(out, [path for path, _ in source])
-    plan["files"] = [(hdf5.stamp(path) if path.exists() else str(path), vars(label)) for path, label in source]
+    plan["files"] = [(source_stamp(path) if path.exists() else str(path), vars(label)) for path, label in source]
     with StoreWriter(out, "embeddings", attributes, plan=plan, force=force) as writer:
         left = [(path, label) for path, label in source if str(path) not in writer.finished]
         for done, (name, found) in enumerate(embed(left, embedder, options), start=1):

@@ -14,6 +14,7 @@ from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_output, make_output_folder
 from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
 from knn_cli.store import hdf5
+from knn_cli.store.writer import check_free
 
 if TYPE_CHECKING:
     from knn_cli.diarization.post_processing import Cleaning
@@ -111,7 +112,7 @@ def check(
         if speaker_store.suffix.lower() not in hdf5.SUFFIXES:
             raise KnnError(f"{speaker_store} is no name for a store.", "Name a file such as voices.h5.")
         check_output(speaker_store, read)
-        hdf5.check_free(speaker_store, force)
+        check_free(speaker_store, force)
     for out in (outputs.out, speaker_store):
         if out is not None and not out.parent.is_dir():
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")

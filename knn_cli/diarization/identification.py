@@ -24,6 +24,7 @@ from knn_cli.embedding.embedder import Embedder, embed_file, embed_store
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store
+from knn_cli.store.writer import write_store
 
 THRESHOLD = 0.55  # cosine from which on a speaker is a known voice: `python -m benchmarks.known_speakers`
 DOUBT = 0.45  # clips of one name that are less alike than this on average may be of several voices (docs/research.md)
@@ -320,5 +321,5 @@ def export(
         raise KnnError("The recordings' voices are embeddings of different sizes.", "Diarize all with one model.")
     end = np.asarray(starts) + np.asarray(seconds)
     rows = EmbeddingSet.from_columns(np.stack(vectors), names, speaker=who, start=starts, end=end, embedder=embedder)
-    hdf5.write(path, rows, force=force)
+    write_store(path, rows, force=force)
     return len(rows)

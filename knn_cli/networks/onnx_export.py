@@ -31,7 +31,7 @@ from knn_cli.core.values import Floats
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.network import Network
-from knn_cli.store import hdf5
+from knn_cli.store.writer import check_free
 
 OPSET = 17
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
@@ -90,7 +90,7 @@ def export_onnx(
     """
     found = model if isinstance(model, Bundle) else bundle.find(model)
     out = Path(out)
-    hdf5.check_free(out, force)
+    check_free(out, force)
     onnx, runtime = _package("onnx"), _package("onnxruntime")
     network = bundle.load_network(found)
     weights = list(network.state_dict().values())

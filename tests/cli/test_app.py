@@ -22,6 +22,7 @@ from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert as convert_folder
 from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 
 TINY = ["--model", "tiny-test", "--device", "cpu"]
@@ -63,7 +64,7 @@ def chain(corpus: Path) -> dict[str, Path]:
 def test_convert_counts_what_it_drops(corpus: Path, tmp_path: Path) -> None:
     result = done("convert", corpus, tmp_path / "c.h5", "--segment", "2")
     assert "10 recordings, 20 segments, 40.0 s" in result.stderr
-    assert "Dropped 10 rests under 1 s, 3.0 s in all" in result.stderr
+    assert "Dropped 10 remainders under 1 s, 3.0 s in all" in result.stderr
     with hdf5.Store(tmp_path / "c.h5", "audio") as opened:
         rows = list(opened.segments())
     assert (rows[0].name, rows[0].group, rows[0].subgroup) == ("rec1-10", "1", "1-1")
@@ -260,9 +261,9 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
     foreign = EmbeddingSet.from_columns(
         np.eye(24), [str(i) for i in range(24)], subgroup=["a", "b"] * 12, embedder="other@123"
     )
-    hdf5.write(tmp_path / "foreign.h5", foreign)
+    write_store(tmp_path / "foreign.h5", foreign)
     wide = EmbeddingSet.from_columns(np.eye(9), [str(i) for i in range(9)])
-    hdf5.write(tmp_path / "wide.h5", wide)
+    write_store(tmp_path / "wide.h5", wide)
     (tmp_path / "text.h5").write_text("not HDF5")
     model = ["--model", chain["model"]]
     for arguments, message in (

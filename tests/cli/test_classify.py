@@ -19,6 +19,7 @@ from knn_cli.recognition import split_files, train_classifier
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.reports import test_sets
 from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 
 GROUPS = {"a1": "north", "a2": "north", "b1": "south"}
@@ -50,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         end=[2.0 * row[2] + 2 for row in rows],
         embedder="nowhere@000000000000",
     )
-    hdf5.write(made["emb.h5"], embeddings)
+    write_store(made["emb.h5"], embeddings)
     split = split_files.make(embeddings, fraction=0.4, ignore=["x"])
     split_files.write(made["split.tsv"], split)
     train_classifier.train(

@@ -31,6 +31,7 @@ from knn_cli.formats.rttm import read_rttm, write_rttm
 from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle, conversion
 from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 
 CPU = ["--device", "cpu", "--vad", "silero"]  # so that no network is loaded besides the tiny one
@@ -93,7 +94,7 @@ def known(tmp_path: Path) -> Path:
     """A store with the voices of anna, one's first speaker, and of zoe, whom nobody hears."""
     rows = np.eye(DIMENSION)[[0, 0, 9]]
     maker = bundle.find("tiny-test").fingerprint
-    hdf5.write(
+    write_store(
         tmp_path / "known.h5",
         EmbeddingSet.from_columns(rows, ["a", "b", "z"], speaker=["anna", "anna", "zoe"], embedder=maker),
     )

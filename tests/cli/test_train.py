@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from knn_cli.core.values import EmbeddingSet
-from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 
 DIALECTS = {"a1": "north", "a2": "north", "b1": "south", "x": ""}  # x: outside the closed set
@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         embedder="nowhere@000000000000",
     )
     made = {name: folder / name for name in ("emb.h5", "split.tsv", "groups.csv", "one", "two", "voices", "page")}
-    hdf5.write(made["emb.h5"], embeddings)
+    write_store(made["emb.h5"], embeddings)
     made["groups.csv"].write_text("label,group\n" + "".join(f"{x},{y}\n" for x, y in DIALECTS.items() if y))
     done("split", made["emb.h5"], "-o", made["split.tsv"], "--ignore", "x", "--held-out", "0.4")
     options = ["--split", made["split.tsv"], "--groups", made["groups.csv"], "--out-of-set", "x"]

@@ -35,7 +35,7 @@ def test_components_are_found_by_name(shapes: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"), [({}, "missing.*radius"), ({"radius": 1, "colour": "red"}, "unexpected.*colour")]
+    ("args", "complaint"), [({}, "missing.*radius"), ({"radius": 1, "colour": "red"}, "got an unexpected.*colour")]
 )
 def test_arguments_must_fit_the_signature(shapes: Registry, args: dict[str, Any], complaint: str) -> None:
     with pytest.raises(KnnError, match=f"The shape 'circle' does not take these arguments: {complaint}"):

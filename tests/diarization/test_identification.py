@@ -22,6 +22,7 @@ from knn_cli.diarization.linking import link, renamed
 from knn_cli.embedding.embedder import Embedder, embed_file
 from knn_cli.networks.conversion import convert
 from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> N
     """Mean cosine of the pairs, by hand: 0, 0 and 1 with weights 1 x 2, 1 x 3 and 2 x 3."""
     data = np.zeros((4, tiny.dimension), dtype=np.float32)
     data[0, 0], data[1:3, 1], data[3, 2] = 5.0, 0.1, 1.0
-    hdf5.write(
+    write_store(
         tmp_path / "v.h5",
         EmbeddingSet.from_columns(
             data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]
@@ -101,7 +102,7 @@ def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> N
     data[2, :2] = 0, 0
     data[2, 3] = 1.0
     rows = EmbeddingSet.from_columns(data, list("abcd"), speaker=["one", "one", "one", "two"])
-    hdf5.write(tmp_path / "v.h5", rows, force=True)
+    write_store(tmp_path / "v.h5", rows, force=True)
     voices = enrol(tmp_path / "v.h5", tiny)
     assert voices.doubtful == ["one"] and voices.alike[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
 
@@ -141,7 +142,7 @@ def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) 
         (EmbeddingSet.from_columns(data * [[1], [0]], "ab", speaker=["x", "y"]), "no usable embedding of y"),
         (EmbeddingSet.from_columns(data[:0], [], speaker=[]), "has no rows"),
     ):
-        hdf5.write(tmp_path / "v.h5", rows, force=True)
+        write_store(tmp_path / "v.h5", rows, force=True)
         with pytest.raises(KnnError, match=message):
             enrol(tmp_path / "v.h5", tiny)
     with pytest.raises(ValueError, match="every name once"):

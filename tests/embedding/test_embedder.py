@@ -13,7 +13,8 @@ from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError
 from knn_cli.core.values import Waveform
 from knn_cli.embedding import embedder as room
 from knn_cli.embedding.embedder import Embedder, embed_file, embed_store
-from knn_cli.store.hdf5 import AudioRow, Store, StoreWriter
+from knn_cli.store.hdf5 import AudioRow, Store
+from knn_cli.store.writer import StoreWriter
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
 from knn_cli.store import embedding_files, hdf5, kaldi
 from knn_cli.store.hdf5 import Store
+from knn_cli.store.writer import write_store
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_folders_labels_segments_channels(wavs: Path, tmp_path: Path) -> None:
         tmp_path / "c.h5",
         label_rule="group/speaker/file",
         segment=1.0,
-        minimum=0.5,
+        min_segment=0.5,
         channel="right",
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -85,10 +86,10 @@ def test_mistakes_cost_nothing(wavs: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ({"out": tmp_path / "c.txt"}, "no name for an audio store"),
         ({"segment": 0.0}, "make no sense"),
-        ({"minimum": 50.0}, "make no sense"),
+        ({"min_segment": 50.0}, "make no sense"),
         ({"label_rule": "a/b/c"}, "no label rule"),
         ({"label_rule": "group/subgroup/speaker/file"}, "asks for 4"),
-        ({"segment": 3.0, "minimum": 3.0}, "shorter than the minimum: 3 rests"),
+        ({"segment": 3.0, "min_segment": 3.0}, "shorter than the minimum: 3 remainders"),
         ({"channel": "3"}, "None of the 3 files"),
     ):
         with pytest.raises(KnnError, match=message):
@@ -123,7 +124,7 @@ def embeddings(tmp_path: Path) -> Path:
         start=[0, 1, 0, 0],
         end=[1, 2, 1, 1],
     )
-    hdf5.write(tmp_path / "e.h5", rows)
+    write_store(tmp_path / "e.h5", rows)
     return tmp_path / "e.h5"
 
 

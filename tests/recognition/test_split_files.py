@@ -14,6 +14,7 @@ from knn_cli.core.values import EmbeddingSet
 from knn_cli.recognition import split_files
 from knn_cli.recognition.split_files import Split, make
 from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 
 
 def rows_of(*lines: tuple[str, str, str, str, float]) -> EmbeddingSet:
@@ -272,7 +273,7 @@ def test_labels_of_stores_are_enough(tmp_path: Path) -> None:
         end=rows.end,
         embedder="e@1",
     )
-    hdf5.write(tmp_path / "s.h5", whole)
+    write_store(tmp_path / "s.h5", whole)
     labels = hdf5.labels(tmp_path / "s.h5")
     assert labels.data.shape == (len(rows), 0) and labels.embedder == "e@1"
     assert make(labels, kind="quartiles", number=1) == make(rows, kind="quartiles", number=1)

@@ -20,7 +20,7 @@ from knn_cli.recognition import cross_validation, fitting, held_out, split_files
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.train_classifier import Classifier, posteriors, train
-from knn_cli.store import hdf5
+from knn_cli.store.writer import write_store
 
 
 def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0, embedder: str = "") -> EmbeddingSet:
@@ -165,7 +165,7 @@ def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
     monkeypatch.setattr(fitting, "BLOCK", 64)
     monkeypatch.setattr(held_out, "CALIBRATING", 100)
     rows = labelled()
-    hdf5.write(tmp_path / "rows.h5", rows)
+    write_store(tmp_path / "rows.h5", rows)
     kept = dataclasses.asdict(train(rows, tmp_path / "memory" / "m", **options))
     done = train(tmp_path / "rows.h5", tmp_path / "store" / "m", **options)
     assert repr({**dataclasses.asdict(done), "bundle": 0}) == repr({**kept, "bundle": 0})
@@ -499,7 +499,7 @@ def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pyt
         [f"{name}{one}" for one in recording],
         subgroup=[f"{'l' * 60}{one % 2}" for one in recording],
     )
-    hdf5.write(tmp_path / "rows.h5", whole)
+    write_store(tmp_path / "rows.h5", whole)
     del whole
     tracemalloc.start()
     try:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import EmbeddingSet, Waveform
 from knn_cli.store import hdf5
-from knn_cli.store.hdf5 import AudioRow, Store, StoreWriter
+from knn_cli.store.hdf5 import AudioRow, Store
+from knn_cli.store.writer import StoreWriter, write_store
 
 
 def some(rows: int, seed: int = 0, dimension: int = 4, embedder: str = "m@1") -> EmbeddingSet:
@@ -38,7 +39,7 @@ def equal(a: EmbeddingSet, b: EmbeddingSet) -> bool:
 @given(rows=st.integers(1, 2100), seed=st.integers(0, 9))
 def test_embeddings_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
     path = tmp_path_factory.mktemp("store") / "e.h5"
-    hdf5.write(path, some(rows, seed))
+    write_store(path, some(rows, seed))
     assert equal(hdf5.read(path), some(rows, seed))
     assert not path.with_name("e.h5.parts").exists()
 
@@ -87,10 +88,10 @@ def test_an_error_keeps_finished_sources_and_the_same_plan_goes_on(tmp_path: Pat
 
 def test_a_killed_writer_leaves_the_old_store_and_resumable_shards(tmp_path: Path) -> None:
     path = tmp_path / "e.h5"
-    hdf5.write(path, some(2))
+    write_store(path, some(2))
     script = f"""
 import os, signal
-from knn_cli.store.hdf5 import StoreWriter
+from knn_cli.store.writer import StoreWriter
 from tests.store.test_hdf5 import some
 with StoreWriter({str(path)!r}, "embeddings", {{}}, plan={{"n": 3}}, force=True) as writer:
     for i in range(2):
@@ -110,10 +111,10 @@ with StoreWriter({str(path)!r}, "embeddings", {{}}, plan={{"n": 3}}, force=True)
 
 
 def test_refusals(tmp_path: Path) -> None:
-    hdf5.write(tmp_path / "e.h5", some(2))
+    write_store(tmp_path / "e.h5", some(2))
     with pytest.raises(StoreError, match="exists already"):
-        hdf5.write(tmp_path / "e.h5", some(3))
-    hdf5.write(tmp_path / "e.h5", some(3), force=True)
+        write_store(tmp_path / "e.h5", some(3))
+    write_store(tmp_path / "e.h5", some(3), force=True)
     assert len(hdf5.read(tmp_path / "e.h5")) == 3
     with pytest.raises(StoreError, match="holds embeddings, not audio"):
         Store(tmp_path / "e.h5", "audio")
@@ -123,14 +124,14 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not an HDF5 store"):
         hdf5.read(tmp_path / "text.h5")
     with pytest.raises(KnnError, match="No such file or directory"):
-        hdf5.write(tmp_path / "no" / "e.h5", some(2))
+        write_store(tmp_path / "no" / "e.h5", some(2))
     with (
         pytest.raises(StoreError, match=r"folder .* does not exist"),
         StoreWriter(tmp_path / "no" / "e.h5", "embeddings", {}, plan={}),
     ):
         pass
     with pytest.raises(StoreError, match="is a folder"):
-        hdf5.write(tmp_path, some(2))
+        write_store(tmp_path, some(2))
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file.attrs["schema"] = 99
     with pytest.raises(StoreError, match="schema 99"):
@@ -147,9 +148,9 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hdf5, "_append", full)
+    monkeypatch.setattr("knn_cli.store.writer._append", full)
     with pytest.raises(KnnError, match=r"cannot be written: No space left on device"):
-        hdf5.write(tmp_path / "e.h5", some(2))
+        write_store(tmp_path / "e.h5", some(2))
     with (
         pytest.raises(StoreError, match=r"cannot be written: No space left on device"),
         StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}) as writer,
@@ -188,7 +189,7 @@ def test_writes_in_one_go_never_meet(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), StoreWriter(tmp_path / "e.h5", "embeddings", {}, plan={}) as writer:
         writer.add("a", some(2, 1))
         raise RuntimeError
-    hdf5.write(tmp_path / "e.h5", some(2, 2))
+    write_store(tmp_path / "e.h5", some(2, 2))
     assert equal(hdf5.read(tmp_path / "e.h5"), some(2, 2))
 
 
@@ -210,7 +211,7 @@ def test_strange_stores_are_refused_not_stumbled_over(tmp_path: Path) -> None:
         (made("text", Data=np.array([[b"a"], [b"b"]]), Name=[b"a", b"b"]), "not numbers"),
         (made("start", Data=np.zeros((2, 3)), Name=[b"a", b"b"], Start=[b"x", b"y"]), "must be seconds"),
         (made("group", Data=np.zeros((2, 3)), Name=[b"a", b"b"], Speaker="group"), "Speaker must be a dataset"),
-        (made("rate", kind="audio", Audio=np.zeros(2), Name=[b"a", b"b"]), "samples a second"),
+        (made("rate", kind="audio", Audio=np.zeros(2), Name=[b"a", b"b"]), "samples per second"),
         (made("nan", Data=np.array([[0.0, 1], [np.nan, 0]]), Name=[b"a", b"b"]), r"first in row 1 \(b\)"),
     ):
         with pytest.raises(StoreError, match=message), Store(path) as opened:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Floats, Waveform
-from knn_cli.store.hdf5 import AudioRow, StoreWriter
+from knn_cli.store.hdf5 import AudioRow
+from knn_cli.store.writer import StoreWriter
 from knn_cli.training.dataset import Corpus, epoch_rows, make_task, open_corpus, usable
 from knn_cli.training.recipe import AugmentConfig, DataConfig, LoopConfig, Recipe
 from knn_cli.training.sampling import Clips, Plan
