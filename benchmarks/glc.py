@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from knn_cli.recognition.glc import BLOCK, GaussianLinearClassifier
+from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS
+from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.train_classifier import Classifier, train
 
 
@@ -66,8 +67,8 @@ def write_store(path: Path, rows: int, dimension: int, classes: int) -> None:
         settings = {"chunks": (1024, dimension), "compression": "gzip", "compression_opts": 1, "shuffle": True}
         data = file.create_dataset("Data", (rows, dimension), dtype="f4", **settings)
         texts = [file.create_dataset(name, (rows,), dtype=h5py.string_dtype()) for name in ("Name", "SubgroupID")]
-        for first in range(0, rows, BLOCK):
-            count = min(BLOCK, rows - first)
+        for first in range(0, rows, BLOCK_ROWS):
+            count = min(BLOCK_ROWS, rows - first)
             recordings = (first + np.arange(count)) // 40
             codes = recordings % classes
             data[first : first + count] = means[codes] + rng.standard_normal((count, dimension), dtype=np.float32)
@@ -97,7 +98,10 @@ def streamed(rows: int, dimension: int, classes: int, folder: str | None) -> Non
         command = [sys.executable, "-m", "benchmarks.glc", "--stream", str(path)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
-    print(f"{found['rows']} x {dimension} float32 from HDF5 ({size:.2f} GB), {classes} classes, blocks of {BLOCK} rows")
+    print(
+        f"{found['rows']} x {dimension} float32 from HDF5 ({size:.2f} GB), {classes} classes, "
+        f"blocks of {BLOCK_ROWS} rows"
+    )
     print(f"CPU seconds: train {found['train']:.1f}, scores {found['score']:.1f}")
     print(f"peak memory {found['peak_gb']:.2f} GB; held-out accuracy {found['accuracy']:.4f}")
 

@@ -14,7 +14,7 @@ from knn_cli.recognition import splits
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.plda import PLDA
-from knn_cli.recognition.transforms import Chain
+from knn_cli.recognition.transforms import TransformChain
 
 CALIBRATION_FOLDS = 5
 
@@ -31,7 +31,7 @@ class CalibratedClassifier:
         Of the classifier's log-likelihoods.
     meta : dict
         Anything JSON can express: the embedder's fingerprint, the level of the labels, figures.
-    transforms : Chain
+    transforms : TransformChain
         From embeddings to the rows that the classifier and the PLDA take.
     plda : PLDA or None
         For speaker trials.
@@ -49,7 +49,7 @@ class CalibratedClassifier:
     classifier: GaussianLinearClassifier
     calibration: Calibration
     meta: dict[str, Any] = field(default_factory=dict)
-    transforms: Chain = field(default_factory=Chain)
+    transforms: TransformChain = field(default_factory=TransformChain)
     plda: PLDA | None = None
     groups: dict[str, str] = field(default_factory=dict)
     open_set: OpenSet | None = None

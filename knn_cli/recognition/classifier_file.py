@@ -5,7 +5,7 @@
 /classifier      attributes balanced, shrinkage; classes (C,) JSON text each, counts (C,) int64, priors (C,),
                  means (C, D'), covariance (D', D') float64
 /calibration     scale, offsets (C,), exponent, reference float64
-/transforms      optional: steps from embeddings (D,) to what is classified (D',) (`transforms.Chain.to_arrays`)
+/transforms      optional: steps from embeddings (D,) to what is classified (D',) (`TransformChain.to_arrays`)
 /plda            optional: mean, between, within of what is classified (`plda.PLDA.to_arrays`)
 /groups          optional: text, JSON: label -> the group that it belongs to, of all labels
 /open_set        optional: threshold, false_accept, false_reject, known, unknown, chosen (`open_set.OpenSet`)
@@ -31,7 +31,7 @@ from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.plda import PLDA
-from knn_cli.recognition.transforms import Chain
+from knn_cli.recognition.transforms import TransformChain
 
 if TYPE_CHECKING:
     import h5py
@@ -152,7 +152,7 @@ def _parse(file: h5py.File) -> CalibratedClassifier:
         classifier,
         Calibration(offsets=offsets, **numbers),
         json.loads(file["meta"].asstr()[()]),
-        Chain.from_arrays(_arrays(file, "transforms")) if "transforms" in there else Chain(),
+        TransformChain.from_arrays(_arrays(file, "transforms")) if "transforms" in there else TransformChain(),
         PLDA.from_arrays(_arrays(file, "plda")) if "plda" in there else None,
         _groups(json.loads(file["groups"].asstr()[()])) if "groups" in there else {},
         _open_set(file["open_set"]) if "open_set" in there else None,

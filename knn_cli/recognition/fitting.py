@@ -2,9 +2,9 @@
 
 A cross-validation wants a classifier without each fold. Rows are sorted into cells, the parts that no training set
 tells apart; one pass makes the statistics of every cell, and those of a training set are the sum of its cells'
-(`glc.Statistics` is a monoid). Transforms, and class-balanced statistics, whose weights depend on the training set,
+(`GaussianStatistics` is a monoid). Transforms, and class-balanced statistics, whose weights depend on the training set,
 are not sums over cells: each training set then has statistics of its own, in the same single pass, behind as many
-passes a training set as `transforms.fit` takes.
+passes a training set as `transforms.fit_transforms` takes.
 
 Rows come in blocks of a size that the dimension alone decides, so that a store and the same rows in memory give the
 same bits.
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Texts
 from knn_cli.recognition import transforms
 from knn_cli.recognition.cross_validation import Column, Indices
-from knn_cli.recognition.glc import BLOCK, GaussianLinearClassifier, Statistics
+from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS, GaussianStatistics
+from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.splits import Mask
-from knn_cli.recognition.transforms import Chain, Spec
+from knn_cli.recognition.transforms import TransformChain, TransformSpec
 from knn_cli.store.hdf5 import Store
 
 Priors = Literal["empirical"] | Doubles | None
@@ -85,7 +86,7 @@ class Source:
 
     def blocks(self, wanted: Mask) -> Iterator[tuple[Indices, Floats]]:
         """(row numbers (n,), embeddings (n, D)) of the wanted rows (N,), n > 0, in order."""
-        size = min(1 << 15, max(BLOCK, _VALUES_A_BLOCK // max(1, self.width) // BLOCK * BLOCK))
+        size = min(1 << 15, max(BLOCK_ROWS, _VALUES_A_BLOCK // max(1, self.width) // BLOCK_ROWS * BLOCK_ROWS))
         if self._rows is not None:
             yield from self._blocks(wanted, size, lambda first, last: self._data[first:last])
             return
@@ -117,16 +118,16 @@ class Options:
 
     balanced: bool = False
     priors: Priors = None
-    transforms: tuple[Spec, ...] = ()
+    transforms: tuple[TransformSpec, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A classifier with what is done to embeddings before, and the pooled statistics behind it where it has them."""
 
-    chain: Chain
+    chain: TransformChain
     classifier: GaussianLinearClassifier
-    statistics: Statistics
+    statistics: GaussianStatistics
 
     def log_likelihood(self, X: Floats) -> Doubles:
         """(N, C) of embeddings (N, D); not calibrated."""
@@ -142,9 +143,9 @@ def fit(
     cell  : (N,) cell of each row, -1 for rows of none
     sets  : the cells of each training set; every class has rows in every set
 
-    Raises KnnError as `GaussianLinearClassifier.fit_statistics` and `transforms.fit`.
+    Raises KnnError as `GaussianLinearClassifier.fit_statistics` and `transforms.fit_transforms`.
     """
-    chains = [Chain()] * len(sets)
+    chains = [TransformChain()] * len(sets)
     if options.transforms:
         chains = [_chain(source, truth, classes, np.isin(cell, one), options) for one in sets]
     if options.transforms or options.balanced:
@@ -160,17 +161,17 @@ def fit(
     ]
 
 
-def pooled(source: Source, truth: Indices, classes: Texts, wanted: Mask, chain: Chain) -> Statistics:
+def pooled(source: Source, truth: Indices, classes: Texts, wanted: Mask, chain: TransformChain) -> GaussianStatistics:
     """Pooled statistics of the wanted rows behind a chain, in one pass: what PLDA is fitted on."""
     cell = np.where(wanted, 0, -1)
     return _apart(source, truth, classes, cell, [[0]], [chain], balanced=False)[0]
 
 
-def _chain(source: Source, truth: Indices, classes: Texts, wanted: Mask, options: Options) -> Chain:
-    # `Statistics.empty` counts the labels for weights that balance, and else asks only which there are.
+def _chain(source: Source, truth: Indices, classes: Texts, wanted: Mask, options: Options) -> TransformChain:
+    # `GaussianStatistics.empty` counts the labels for weights that balance, and else asks only which there are.
     labels = np.repeat(classes, _counts(truth, wanted, classes)) if options.balanced else classes
     blocks = lambda: ((X, classes[truth[rows]]) for rows, X in source.blocks(wanted))  # noqa: E731
-    return transforms.fit(list(options.transforms), blocks, labels, balanced=options.balanced)
+    return transforms.fit_transforms(list(options.transforms), blocks, labels, balanced=options.balanced)
 
 
 def _counts(truth: Indices, wanted: Mask, classes: Texts) -> NDArray[np.int64]:
@@ -180,8 +181,8 @@ def _counts(truth: Indices, wanted: Mask, classes: Texts) -> NDArray[np.int64]:
 
 def _merged(
     source: Source, truth: Indices, classes: Texts, cell: Indices, sets: Sequence[Sequence[int]]
-) -> list[Statistics]:
-    nothing = Statistics.empty(classes, source.dimension)
+) -> list[GaussianStatistics]:
+    nothing = GaussianStatistics.empty(classes, source.dimension)
     cells = [nothing] * (int(cell.max(initial=-1)) + 1)
     for rows, X in source.blocks(cell >= 0):
         labels, which = classes[truth[rows]], cell[rows]
@@ -203,12 +204,12 @@ def _apart(
     classes: Texts,
     cell: Indices,
     sets: Sequence[Sequence[int]],
-    chains: Sequence[Chain],
+    chains: Sequence[TransformChain],
     balanced: bool,
-) -> list[Statistics]:
+) -> list[GaussianStatistics]:
     found = []
     for own, chain in zip(sets, chains, strict=True):
-        nothing = Statistics.empty(classes, chain.output_dimension or source.dimension)
+        nothing = GaussianStatistics.empty(classes, chain.output_dimension or source.dimension)
         if balanced:
             counts = _counts(truth, np.isin(cell, own), classes)
             nothing = replace(nothing, weights=counts.sum() / (len(classes) * counts))

@@ -19,7 +19,9 @@ from scipy import linalg
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
-from knn_cli.recognition.glc import LOG_2PI, Statistics, cholesky, float64_rows
+from knn_cli.recognition.covariance import LOG_2PI, cholesky
+from knn_cli.recognition.gaussian_statistics import GaussianStatistics
+from knn_cli.recognition.row_checks import float64_rows
 
 ITERATIONS = 100
 TOLERANCE = 1e-6  # nats a row that an iteration must gain to be followed by another
@@ -56,10 +58,10 @@ class PLDA:
 
         Raises KnnError for fewer than two speakers, and for fewer rows beyond one a speaker than dimensions.
         """
-        return cls.fit_statistics(Statistics.of(X, speakers), iterations=iterations)
+        return cls.fit_statistics(GaussianStatistics.from_rows(X, speakers), iterations=iterations)
 
     @classmethod
-    def fit_statistics(cls, statistics: Statistics, *, iterations: int = ITERATIONS) -> PLDA:
+    def fit_statistics(cls, statistics: GaussianStatistics, *, iterations: int = ITERATIONS) -> PLDA:
         """`fit` from pooled statistics, which may come from several passes, blocks or processes."""
         model = cls._start(statistics)
         likelihood = model.log_likelihood(statistics)
@@ -74,7 +76,7 @@ class PLDA:
         return model
 
     @classmethod
-    def _start(cls, statistics: Statistics) -> PLDA:
+    def _start(cls, statistics: GaussianStatistics) -> PLDA:
         """Moments: for equal counts the maximum itself, as far as the between-class variances come out positive."""
         counts, speakers, rows = statistics.counts, len(statistics.counts), statistics.rows
         if speakers < 2 or not counts.all():
@@ -101,7 +103,7 @@ class PLDA:
         ratios, vectors = linalg.eigh(self.between, self.within)
         return vectors, np.maximum(ratios, 0.0)
 
-    def step(self, statistics: Statistics) -> PLDA:
+    def step(self, statistics: GaussianStatistics) -> PLDA:
         """One iteration of EM: the parameters that explain the posteriors of the speakers best."""
         counts, rows = statistics.counts[:, None], statistics.rows
         vectors, ratios = self._diagonal
@@ -119,7 +121,7 @@ class PLDA:
             _symmetric((statistics.scatter + back @ within @ back.T) / rows),
         )
 
-    def log_likelihood(self, statistics: Statistics) -> float:
+    def log_likelihood(self, statistics: GaussianStatistics) -> float:
         """Log p of the rows behind pooled statistics given which are of one speaker, in nats."""
         counts, rows = statistics.counts[:, None], statistics.rows
         vectors, ratios = self._diagonal

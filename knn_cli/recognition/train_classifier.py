@@ -28,7 +28,7 @@ from knn_cli.recognition.held_out import Rows, Scoring, group_accuracy, operatin
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.split_files import Split
 from knn_cli.recognition.splits import Mask, check_seed
-from knn_cli.recognition.transforms import parse
+from knn_cli.recognition.transforms import parse_transforms
 
 __all__ = ["Classifier", "Training", "fitted_hash", "posteriors", "train"]
 
@@ -118,7 +118,7 @@ def train(
     split      : what to hold out instead: its side "test", or each of its folds in turn
     units      : level that neither the held-out rows nor the folds of calibration cut: recordings (`name`), or what
                  the split says
-    transforms : steps before the classifier, as `transforms.parse` reads them; learnt anew for each training set
+    transforms : steps before the classifier, as `parse_transforms` reads them; learnt for each training set
     calibration: affine (scale and offsets), temperature (scale alone) or none
     duration_aware : the scale may depend on how long a row is
     priors     : how likely the labels are, kept with the classifier; scores and figures are of labels all alike
@@ -163,7 +163,7 @@ def train(
     refit = not sided if refit is None else refit
     if not refit and split is not None and split.folded:
         raise KnnError("A split into folds has no side to fit the model on.", "Leave --no-refit out.")
-    specs = tuple(parse(transforms))
+    specs = tuple(parse_transforms(transforms))
     source = Source(embeddings)
     embedder = _embedder_of(source.embedder)
     source.part = _view(embedder, view)

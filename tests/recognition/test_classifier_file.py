@@ -17,7 +17,7 @@ from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.plda import PLDA
-from knn_cli.recognition.transforms import Chain, fit
+from knn_cli.recognition.transforms import TransformChain, fit_transforms
 
 LABELS = ["a/b\udcff\n'\"", "čeština", "日本語 🗾"]
 GROUPS = dict(zip(LABELS, ["x", "y", "y"], strict=True))
@@ -31,9 +31,9 @@ def rows(count: int = 90) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     return X.astype(np.float32), np.repeat(LABELS, count // 3)
 
 
-def parts() -> tuple[GaussianLinearClassifier, Calibration, Chain, PLDA]:
+def parts() -> tuple[GaussianLinearClassifier, Calibration, TransformChain, PLDA]:
     X, y = rows()
-    chain = fit("center,whiten,lda:2,length", lambda: [(X, y)], y)
+    chain = fit_transforms("center,whiten,lda:2,length", lambda: [(X, y)], y)
     Z = chain.apply(X)
     fitted = GaussianLinearClassifier(shrinkage=0.1).fit(Z, y)
     return fitted, Calibration(0.25, np.asarray([0.5, -1.0, 0.5]), 0.3, 4.0), chain, PLDA.fit(Z, y)
@@ -78,7 +78,7 @@ def test_what_was_not_given_is_absent(tmp_path: Path) -> None:
 
 
 def test_schema_1_is_read_as_it_was(tmp_path: Path) -> None:
-    saved(tmp_path / "classifier.h5", transforms=Chain(), plda=None, groups={}, open_set=None)
+    saved(tmp_path / "classifier.h5", transforms=TransformChain(), plda=None, groups={}, open_set=None)
     with h5py.File(tmp_path / "classifier.h5", "a") as file:
         file.attrs["schema"] = 1
         del file["calibration/exponent"], file["calibration/reference"]
@@ -106,8 +106,8 @@ def test_the_shipped_file_is_read() -> None:
         ("extra", 1, "unknown extra"),
         ("transforms/0-center", np.zeros(4), "takes 6 dimensions, it gets 4"),
         ("transforms/0-center", np.full(6, np.nan), "NaN"),
-        ("transforms/0-center", None, "no chain"),
-        ("transforms/2-lda", None, "no chain"),
+        ("transforms/0-center", None, "do not make a chain"),
+        ("transforms/2-lda", None, "do not make a chain"),
         ("transforms/3-length", np.zeros(2), "length"),
         ("transforms/4-zca", np.zeros(2), "zca"),
         ("transforms/4-lda", np.ones((2, 1)), "transforms to 1 dimensions, classifier of 2"),
@@ -149,7 +149,7 @@ def test_parts_that_do_not_go_together_are_not_written(tmp_path: Path) -> None:
     wide = PLDA.fit(X, y)
     for changed, match in [
         ({"plda": wide}, "PLDA of 6 dimensions, classifier of 2"),
-        ({"transforms": Chain(chain.steps[:2])}, "transforms to 6 dimensions, classifier of 2"),
+        ({"transforms": TransformChain(chain.steps[:2])}, "transforms to 6 dimensions, classifier of 2"),
         ({"groups": {LABELS[0]: "x"}}, "groups and the classes differ"),
         ({"groups": {**GROUPS, "z": "x"}}, "differ in 'z'"),
     ]:

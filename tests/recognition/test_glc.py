@@ -15,11 +15,14 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from knn_cli.core.errors import BundleError, KnnError
-from knn_cli.recognition import glc
+from knn_cli.recognition import gaussian_statistics
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
-from knn_cli.recognition.glc import GaussianLinearClassifier, Statistics, cross_validated_log_likelihood, oas_shrinkage
+from knn_cli.recognition.covariance import oas_shrinkage
+from knn_cli.recognition.gaussian_statistics import GaussianStatistics
+from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
+from knn_cli.recognition.row_checks import class_codes
 from knn_cli.recognition.splits import folds
 
 
@@ -92,17 +95,17 @@ def test_two_classes_by_hand() -> None:
 @pytest.mark.parametrize("balanced", [False, True])
 def test_merge_and_stream_equal_the_whole(balanced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = overlapping()
-    whole = Statistics.of(X, y, balanced=balanced)
-    empty = Statistics.empty(y, X.shape[1], balanced=balanced)
+    whole = GaussianStatistics.from_rows(X, y, balanced=balanced)
+    empty = GaussianStatistics.empty(y, X.shape[1], balanced=balanced)
     order = np.argsort(y, kind="stable")  # the first half lacks whole classes
     halves = empty.add(X[order[:450]], y[order[:450]]) + empty.add(X[order[450:]], y[order[450:]])
     for name in ("counts", "means", "scatter"):
         np.testing.assert_allclose(getattr(halves, name), getattr(whole, name), rtol=1e-11, atol=1e-10)
-    monkeypatch.setattr(glc, "BLOCK", 128)
+    monkeypatch.setattr(gaussian_statistics, "BLOCK_ROWS", 128)
     streamed = empty
     for first in range(0, len(X), 128):
         streamed = streamed.add(X[first : first + 128], y[first : first + 128])
-    memory = Statistics.of(X, y, balanced=balanced)
+    memory = GaussianStatistics.from_rows(X, y, balanced=balanced)
     assert all(np.array_equal(getattr(streamed, name), getattr(memory, name)) for name in ("means", "scatter"))
     np.testing.assert_allclose(streamed.scatter, whole.scatter, rtol=1e-11, atol=1e-10)
     fitted = GaussianLinearClassifier(balanced=balanced).fit_statistics(streamed)
@@ -115,10 +118,12 @@ def test_merge_and_stream_equal_the_whole(balanced: bool, monkeypatch: pytest.Mo
 @settings(max_examples=25, deadline=None)
 def test_any_cut_merges_to_the_whole(seed: int, cut: int, balanced: bool) -> None:
     X, y = overlapping(rows=60, dimension=3, classes=4, seed=seed)
-    empty = Statistics.empty(y, 3, balanced=balanced)
+    empty = GaussianStatistics.empty(y, 3, balanced=balanced)
     one, two = empty.add(X[:cut], y[:cut]), empty.add(X[cut:], y[cut:])
     for merged in (one + two, two + one):
-        np.testing.assert_allclose(merged.scatter, Statistics.of(X, y, balanced=balanced).scatter, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            merged.scatter, GaussianStatistics.from_rows(X, y, balanced=balanced).scatter, rtol=1e-9, atol=1e-9
+        )
 
 
 def test_a_large_offset_costs_no_digits() -> None:
@@ -131,7 +136,7 @@ def test_a_large_offset_costs_no_digits() -> None:
 @pytest.mark.parametrize("balanced", [False, True])
 def test_classes_far_apart_cost_no_digits(balanced: bool) -> None:
     X, y = overlapping(rows=300, dimension=4, classes=3)
-    far = X + 1e5 * glc.class_codes(y, np.unique(y))[:, None]  # the spread about any one point is all offset
+    far = X + 1e5 * class_codes(y, np.unique(y))[:, None]  # the spread about any one point is all offset
     near = GaussianLinearClassifier(balanced=balanced).fit(X, y).covariance_
     ours = GaussianLinearClassifier(balanced=balanced).fit(far, y)
     np.testing.assert_allclose(ours.covariance_, near, rtol=1e-8, atol=1e-8)
@@ -171,7 +176,7 @@ def test_automatic_shrinkage_helps_where_rows_are_few_and_vanishes_where_they_ar
 
     def loss(**options: Any) -> float:
         fitted = GaussianLinearClassifier(**options).fit(X[few], y[few])
-        columns = glc.class_codes(y[90:], fitted.classes_)
+        columns = class_codes(y[90:], fitted.classes_)
         return -float(np.mean(np.log(fitted.predict_proba(X[90:])[np.arange(len(columns)), columns])))
 
     assert loss(shrinkage="auto") < 0.8 * loss()
@@ -210,7 +215,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(KnnError, match="at least two classes, there are: none"):
         fit(X[:0], y[:0])
     with pytest.raises(KnnError, match="'c' has no rows"):
-        GaussianLinearClassifier().fit_statistics(Statistics.empty([*y, "c"], 3).add(X, y))
+        GaussianLinearClassifier().fit_statistics(GaussianStatistics.empty([*y, "c"], 3).add(X, y))
     for bad in ([np.nan, np.nan], [np.inf, -np.inf]):
         broken = X.copy()
         broken[[3, 7], 1] = bad
@@ -223,9 +228,9 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(KnnError, match="do not go together"):
         fit(X, y[:-1])
     with pytest.raises(KnnError, match="do not go together"):
-        Statistics.empty(y, 3).add(X, y[:-1])
+        GaussianStatistics.empty(y, 3).add(X, y[:-1])
     with pytest.raises(KnnError, match="'z' is none of the 2 classes"):
-        Statistics.empty(y, 3).add(X[:1], ["z"])
+        GaussianStatistics.empty(y, 3).add(X[:1], ["z"])
     for priors in ([1.0, 2.0, 3.0], [0.0, 1.0], "flat"):
         with pytest.raises(KnnError, match="priors"):
             GaussianLinearClassifier(priors=priors).fit(X, y)  # type: ignore[arg-type]
@@ -235,9 +240,9 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(RuntimeError, match="not fitted"):
         GaussianLinearClassifier().predict(X)
     with pytest.raises(ValueError, match="same classes"):
-        Statistics.of(X, y) + Statistics.of(X, np.repeat(["a", "c"], 20))
+        GaussianStatistics.from_rows(X, y) + GaussianStatistics.from_rows(X, np.repeat(["a", "c"], 20))
     with pytest.raises(ValueError, match="class weights"):
-        GaussianLinearClassifier(balanced=True).fit_statistics(Statistics.of(X[:30], y[:30]))
+        GaussianLinearClassifier(balanced=True).fit_statistics(GaussianStatistics.from_rows(X[:30], y[:30]))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +277,7 @@ def test_uneven_scales_are_not_singular() -> None:
 def _saved(path: Path, **options: Any) -> tuple[GaussianLinearClassifier, Calibration]:
     X, y = overlapping(rows=100, dimension=4, classes=3)
     names = np.asarray(["čeština", "日本語 🗾", "a/b\udcff\n'\""])
-    fitted = GaussianLinearClassifier(**options).fit(X, names[glc.class_codes(y, np.unique(y))])
+    fitted = GaussianLinearClassifier(**options).fit(X, names[class_codes(y, np.unique(y))])
     calibration = Calibration(0.25, np.asarray([0.5, -1.0, 0.5]))
     write_classifier(
         path, CalibratedClassifier(fitted, calibration, {"embedder": "abc", "level": "group", "größe": [1, 2]})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from knn_cli.core.errors import KnnError
-from knn_cli.recognition.glc import Statistics
+from knn_cli.recognition.gaussian_statistics import GaussianStatistics
 from knn_cli.recognition.plda import PLDA
 
 
@@ -88,7 +88,7 @@ def test_more_enrolment_tells_more_of_the_speaker() -> None:
 def test_em_never_falls_and_its_likelihood_is_that_of_joint_gaussians(balanced: bool) -> None:
     counts = np.full(20, 4) if balanced else np.random.default_rng(0).integers(1, 9, size=20)
     X, who = drawn(model(), counts)
-    statistics = Statistics.of(X, who)
+    statistics = GaussianStatistics.from_rows(X, who)
     plda = model(seed=9)  # far from the truth
     reached = [plda.log_likelihood(statistics)]
     assert reached[0] == pytest.approx(log_likelihood(plda, X, who), rel=1e-12)
@@ -122,7 +122,7 @@ def test_unequal_counts_give_the_parameters_back() -> None:
         expected = getattr(truth, name)
         np.testing.assert_allclose(getattr(plda, name), expected, atol=0.08 * np.abs(expected).max())
     order = np.random.default_rng(5).permutation(len(X))
-    again = PLDA.fit_statistics(Statistics.of(X[order], who[order]))
+    again = PLDA.fit_statistics(GaussianStatistics.from_rows(X[order], who[order]))
     np.testing.assert_allclose(again.llr(X[:5], X[:5]), plda.llr(X[:5], X[:5]), atol=1e-8)
 
 
@@ -143,7 +143,7 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(KnnError, match=match):
             PLDA.fit(rows, speakers)
     with pytest.raises(ValueError, match="pooled"):
-        PLDA.fit_statistics(Statistics.of(X[1:], who[1:], balanced=True))
+        PLDA.fit_statistics(GaussianStatistics.from_rows(X[1:], who[1:], balanced=True))
     plda = PLDA.fit(X, who)
     with pytest.raises(KnnError, match="3 dimensions, these have 2"):
         plda.llr(X[:, :2], X)

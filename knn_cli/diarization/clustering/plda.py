@@ -22,8 +22,8 @@ from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.networks.bundle import Bundle, check_embedder
 from knn_cli.recognition import transforms
-from knn_cli.recognition.glc import float64_rows
 from knn_cli.recognition.plda import PLDA
+from knn_cli.recognition.row_checks import float64_rows
 
 FILE = "plda.safetensors"
 SCHEMA = "1"
@@ -78,10 +78,12 @@ class VoicePLDA:
     def fit(cls, embeddings: ArrayLike, speakers: ArrayLike, *, dimension: int) -> VoicePLDA:
         """From embeddings (N, E) and their speakers (N,): LDA to `dimension`, then PLDA by maximum likelihood.
 
-        Raises KnnError where speakers or rows are too few (see `transforms.fit`, `plda.PLDA.fit`).
+        Raises KnnError where speakers or rows are too few (see `transforms.fit_transforms`, `plda.PLDA.fit`).
         """
         rows, names = np.asarray(embeddings, dtype=np.float64), np.asarray(speakers)
-        chain = transforms.fit(f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names)
+        chain = transforms.fit_transforms(
+            f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names
+        )
         centre, _, lda, shift, _ = (step.values for step in chain.steps)
         shift = shift / np.sqrt(len(centre))  # there a length is the square root of the dimension, here it is 1
         unit = l2_normalize(l2_normalize(rows - centre) @ lda - shift)
