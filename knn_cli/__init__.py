@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from knn_cli.core.errors import KnnError
     from knn_cli.core.values import Diarization, EmbeddingSet, ScoreTable, Waveform
     from knn_cli.diarization.pipeline import diarize
-    from knn_cli.embedding.embedder import Embedder, embed_file
+    from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import embed_file
     from knn_cli.evaluation.diarization_error import diarization_error
     from knn_cli.evaluation.evaluate import evaluate
     from knn_cli.formats.rttm import read_rttm, write_rttm
@@ -62,7 +63,7 @@ _PUBLIC = {  # public name -> the module that defines it, and what it is called 
     "convert": ("knn_cli.networks.conversion", "convert"),
     "diarization_error": ("knn_cli.evaluation.diarization_error", "diarization_error"),
     "diarize": ("knn_cli.diarization.pipeline", "diarize"),
-    "embed_file": ("knn_cli.embedding.embedder", "embed_file"),
+    "embed_file": ("knn_cli.embedding.files", "embed_file"),
     "evaluate": ("knn_cli.evaluation.evaluate", "evaluate"),
     "find_model": ("knn_cli.networks.bundle", "find"),
     "read_audio": ("knn_cli.audio.reading", "read"),

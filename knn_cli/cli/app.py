@@ -143,7 +143,9 @@ def embed(
 ) -> None:
     """Embeddings of sound: into a store, or as Kaldi text vectors or JSON lines on stdout."""
     from knn_cli.cli import output, pipeline
+    from knn_cli.embedding import stores as embedding_stores
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import embed_files, labelled_files
     from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
     from knn_cli.store import hdf5
     from knn_cli.store.writer import check_free
@@ -156,31 +158,35 @@ def embed(
     stores = [path for path in src if hdf5.is_store(path)]
     if stores and len(src) > 1:
         raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
-    files = [] if stores else pipeline.audio_files(src, labels)
+    files = [] if stores else labelled_files(src, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     say_model(model, embedder.bundle, f"on {embedder.device}")
     with console.progress("Embedding") as progress:
         if out is not None:
-            source: Any = stores[0] if stores else files
-            made = pipeline.embed_into(source, out, embedder, options, force=force, progress=progress)
+            if stores:
+                made = embedding_stores.embed_store_into(
+                    stores[0], out, embedder, options, force=force, progress=progress
+                )
+            else:
+                made = embedding_stores.embed_files_into(files, out, embedder, options, force=force, progress=progress)
             with hdf5.Store(out) as written:
                 whole = len(written)
             new = "" if whole == made.rows else f" ({made.rows} new, the rest from before)"
             console.note(
                 f"{out}: {whole} embeddings{new} of {embedder.dimension} values by {embedder.bundle.fingerprint}."
             )
-            say_silent(made.silent)
+            say_silent(made.without_speech)
             leave(made.failures, unsaid=True)
             return
         if stores:
-            for rows in pipeline.embed_store(stores[0], embedder, options):
+            for rows in embedding_stores.embed_store(stores[0], embedder, options):
                 if isinstance(rows, RowsWithoutSpeech):
                     say_silent(rows.rows)
                 else:
                     output.embeddings(sys.stdout, rows, as_json)
             return
         failures = []
-        results = zip(pipeline.line_names(files), pipeline.embed(files, embedder, options), strict=True)
+        results = zip(pipeline.line_names(files), embed_files(files, embedder, options), strict=True)
         for done, (key, (file, found)) in enumerate(results, start=1):
             progress(done, len(files))
             if isinstance(found, KnnError):

@@ -122,6 +122,7 @@ def classify(
 ) -> None:
     """Language or dialect of files or of a store's rows, with calibrated probabilities."""
     from knn_cli.cli import pipeline
+    from knn_cli.embedding.files import expand_folders
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
 
@@ -129,7 +130,7 @@ def classify(
     if mode == "trials":
         assert trials is not None
         return _trials(src, trials, model, out, cohort, as_norm, scorer)
-    sources = pipeline.expand(src)
+    sources = expand_folders(src)
     pipeline.check_text_output(out, [*sources, *filter(None, (rttm, split))])
     models = [
         Classifier(one, device=device.value, batch_seconds=batch_seconds, open_set=open_set or mode == "test")

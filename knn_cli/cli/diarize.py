@@ -169,10 +169,11 @@ def diarize(
 ) -> None:
     """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
     from knn_cli.audio import reading
-    from knn_cli.cli import pipeline, turn_outputs
+    from knn_cli.cli import turn_outputs
     from knn_cli.diarization import identification, linking, post_processing, recordings
     from knn_cli.diarization.pipeline import check_hearing, check_speakers, check_turns
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import expand_folders
 
     refuse_together(ctx, _APART)
     refuse_without(ctx, _NEEDS)
@@ -187,7 +188,7 @@ def diarize(
     own = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster_size}
     method, settings = _method(clusterer.value, preset and preset.value, own)
 
-    sources = pipeline.expand(files)
+    sources = expand_folders(files)
     check_unique_stems(sources)
     if rttm is not None:  # whatever its suffix
         ways = turn_outputs.TurnOutputs("rttm", rttm, None, {})

@@ -185,8 +185,8 @@ def train(
     """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
     if recipe is not None:
         return _train_network(src, out, recipe, given(ctx), device=device.value, use_vad=vad, force=force)
-    from knn_cli.cli import pipeline
     from knn_cli.core.output_paths import check_output
+    from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
     from knn_cli.recognition import split_files, train_classifier
     from knn_cli.store import labels
@@ -197,9 +197,7 @@ def train(
     weights = _priors(priors)
     grouped = labels.read_groups(groups) if groups is not None else None
     with console.progress("Embedding") as progress:
-        rows = pipeline.training_source(
-            src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress
-        )
+        rows = load_or_embed(src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress)
     done = train_classifier.train(
         rows,
         out,

@@ -20,7 +20,9 @@ from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, Progress
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.linking import check_threshold, numbered, renamed, speakers
-from knn_cli.embedding.embedder import Embedder, embed_file, embed_store
+from knn_cli.embedding.embedder import Embedder
+from knn_cli.embedding.files import embed_file
+from knn_cli.embedding.stores import embed_rows
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store
@@ -226,7 +228,7 @@ def _add_rows(sums: _Sums, path: Path, embedder: Embedder, use_vad: bool, progre
 def _blocks(opened: Store, path: Path, embedder: Embedder, use_vad: bool) -> Iterator[tuple[EmbeddingSet, int]]:
     """Embeddings of a store of either kind, and how many rows are done."""
     if opened.kind == "audio":
-        yield from ((group.embeddings, group.done) for group in embed_store(opened, embedder, use_vad=use_vad))
+        yield from ((group.embeddings, group.done) for group in embed_rows(opened, embedder, use_vad=use_vad))
         return
     bundle.check_embedder(opened.embedder, embedder.bundle.fingerprint, str(path))
     if opened.dimension != embedder.dimension:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
-from knn_cli.embedding.embedder import MINIMUM_SECONDS
+from knn_cli.embedding.embedder import MIN_SPEECH_SECONDS
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EmbeddingOptions:
     Raises
     ------
     KnnError
-        There is no such channel, or segments are shorter than `MINIMUM_SECONDS`.
+        There is no such channel, or segments are shorter than `MIN_SPEECH_SECONDS`.
     """
 
     segment: float | None = None
@@ -35,8 +35,8 @@ class EmbeddingOptions:
 
     def __post_init__(self) -> None:
         reading.channel_index(self.channel)
-        if self.segment is not None and not MINIMUM_SECONDS <= self.segment < math.inf:
-            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MINIMUM_SECONDS:g} s or more.")
+        if self.segment is not None and not MIN_SPEECH_SECONDS <= self.segment < math.inf:
+            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MIN_SPEECH_SECONDS:g} s or more.")
 
     def check_store(self) -> None:
         """Refuse a length of segments for a store, whose rows are segments already (KnnError)."""

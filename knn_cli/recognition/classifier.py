@@ -108,8 +108,8 @@ class Classifier:
     def file(
         self, path: Path | str, *, segment: float | None = None, use_vad: bool = True, channel: str = "mix"
     ) -> ScoreTable:
-        """Scores of one audio file: one row, or one every `segment` seconds. Raises as `embedder.embed_file`."""
-        from knn_cli.embedding.embedder import embed_file
+        """Scores of one audio file: one row, or one every `segment` seconds. Raises as `embedding.files.embed_file`."""
+        from knn_cli.embedding.files import embed_file
 
         embeddings = embed_file(path, self.embedder, segment=segment, use_vad=use_vad, channel=channel)
         return self.score(embeddings, str(path))
@@ -121,9 +121,9 @@ class Classifier:
                 for block in opened.blocks(ROWS_AT_ONCE):
                     yield self.score(block, str(path))
                 return
-            from knn_cli.embedding.embedder import embed_store
+            from knn_cli.embedding.stores import embed_rows
 
-            for group in embed_store(opened, self.embedder, use_vad=use_vad):
+            for group in embed_rows(opened, self.embedder, use_vad=use_vad):
                 if len(group.embeddings):
                     yield self.score(group.embeddings, str(path))
 

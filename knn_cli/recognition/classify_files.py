@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import AudioError, BundleError, KnnError, StoreError
 from knn_cli.core.values import ScoreTable
-from knn_cli.embedding.embedder import no_speech
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.formats.rttm import read_rttm, turns_of_recording
 from knn_cli.recognition.classifier import Classifier

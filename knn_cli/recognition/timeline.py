@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pyannote.core import Segment, Timeline
 
-from knn_cli.audio import reading, segments
+from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
-from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Waveform
+from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.formats.spans import Span, SpanDocument
 from knn_cli.recognition import hmm
@@ -28,7 +28,6 @@ MINIMUM_WINDOW_SECONDS = 0.4  # a region of speech shorter than this takes the l
 SWITCH = 0.1  # probability that the language is another one a second later; smaller ones lose switches of a few seconds
 ALTERNATIVES = 3
 TIER = "language"
-QUIET = 1e-4  # peak under which a recording is silence whatever a detector says: -80 dBFS
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def timeline(
     """
     segments.windows(Timeline(), duration=window, step=step)  # refuses what makes no sense before minutes of work
     hmm.switch_probabilities(switch, np.ones(1), max(2, len(classifier.labels)))
-    speech, seconds = _speech(path, classifier.embedder.rate, use_vad, channel)
+    speech, seconds = speech_regions.of_recording(path, rate=classifier.embedder.rate, use_vad=use_vad, channel=channel)
     voices = _voices(speech, speakers, window, step)
     order = sorted((one.start, one.end, number) for number, voice in enumerate(voices) for one in voice.windows)
     name = Path(path).stem
@@ -175,28 +174,6 @@ def timeline(
             summed.append(overall(own, voice, alternatives=alternatives))
     spans.sort(key=lambda span: (span.start, span.end))
     return LanguageTimeline(name, seconds, tuple(spans), tuple(switches(spans)), tuple(summed))
-
-
-def _speech(path: Path | str, rate: int, use_vad: bool, channel: str) -> tuple[Timeline, float]:
-    """Regions to label, and the recording's seconds."""
-    from knn_cli.audio import speech_activity
-
-    seconds, peak = 0.0, 0.0
-
-    def heard() -> Iterator[Waveform]:
-        nonlocal seconds, peak
-        for block in reading.blocks(path, rate=rate, channel=channel):
-            seconds = block.start + block.seconds
-            peak = max(peak, float(np.abs(block.samples).max(initial=0.0)))
-            yield block
-
-    if use_vad:
-        found = speech_activity.speech(heard())
-    else:
-        for _ in heard():
-            pass
-        found = Timeline([Segment(0.0, seconds)])
-    return (found if peak > QUIET else Timeline()), seconds
 
 
 def _voices(speech: Timeline, speakers: Annotation | None, window: float, step: float) -> list[Voice]:

@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from knn_cli import __version__
+from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, Progress, ScoreTable, Texts
-from knn_cli.embedding.embedder import embed_store, no_speech
+from knn_cli.embedding.stores import embed_rows
 from knn_cli.evaluation import duration_curve
 from knn_cli.evaluation.evaluate import evaluate
 from knn_cli.evaluation.metrics import prior_weights
@@ -163,7 +164,7 @@ def _blocks_of(source: Path, model: Classifier, made: Split | None, part: str, u
             return
         chosen = np.arange(len(opened))[wanted(opened.column("name"))]
     with Store(source, rows=chosen) as opened:
-        for group in embed_store(opened, model.embedder, use_vad=use_vad):
+        for group in embed_rows(opened, model.embedder, use_vad=use_vad):
             if len(group.embeddings):
                 yield group.embeddings
 

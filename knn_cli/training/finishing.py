@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 from torch import Tensor
 
-from knn_cli.audio import segments, speech_activity
+from knn_cli.audio import speech_regions
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Floats, Texts
-from knn_cli.embedding.embedder import CHUNK_SECONDS, QUIET, Embedder
+from knn_cli.core.values import Floats, Texts, Waveform
+from knn_cli.embedding.chunks import CHUNK_SECONDS
+from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
@@ -178,24 +178,13 @@ def _speech(task: Task, rows: Rows, embedder: Embedder, use_vad: bool) -> Iterat
     rate = embedder.rate
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[first : first + _ROWS_AT_ONCE].tolist()
-        sounds = [task.corpus.samples(row, 0.0, _HEARD_SECONDS) for row in some]
-        for row, sound in zip(some, _spoken(sounds, rate) if use_vad else sounds, strict=True):
-            if len(sound) >= embedder.minimum_seconds * rate and np.abs(sound).max() > QUIET:
-                for chunk in np.array_split(sound, math.ceil(len(sound) / (CHUNK_SECONDS * rate))):
+        clips = [Waveform(task.corpus.samples(row, 0.0, _HEARD_SECONDS), rate) for row in some]
+        for row, clip, regions in zip(some, clips, speech_regions.of_clips(clips, use_vad=use_vad), strict=True):
+            parts = [clip.crop(region.start, region.end).samples for region in regions]
+            speech = np.concatenate([np.zeros(0, np.float32), *parts])
+            if len(speech) >= embedder.minimum_seconds * rate and not speech_regions.is_silent(speech):
+                for chunk in np.array_split(speech, math.ceil(len(speech) / (CHUNK_SECONDS * rate))):
                     yield row, chunk
-
-
-def _spoken(sounds: list[Floats], rate: int) -> list[Floats]:
-    """What is speech of each of (S,) waveforms."""
-    heard = [
-        sound if rate == speech_activity.RATE else soxr.resample(sound, rate, speech_activity.RATE) for sound in sounds
-    ]
-    result = []
-    for sound, found in zip(sounds, speech_activity.probabilities(heard), strict=True):
-        spans = segments.binarize(found, speech_activity.FRAME / speech_activity.RATE, end=len(sound) / rate)
-        parts = [sound[round(span.start * rate) : round(span.end * rate)] for span in spans]
-        result.append(np.concatenate([np.zeros(0, np.float32), *parts]))
-    return result
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:

@@ -361,10 +361,10 @@ def test_interrupted_embedding_goes_on(corpus: Path, tmp_path: Path) -> None:
     script = f"""
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
-from knn_cli.cli import pipeline
+from knn_cli.embedding import files
 from knn_cli.cli.app import app
 from knn_cli.networks.conversion import convert as convert_folder
-real = pipeline.embed_file
+real = files.embed_file
 seen = 0
 def slow(*arguments, **settings):
     global seen
@@ -372,7 +372,7 @@ def slow(*arguments, **settings):
     if seen == 4:
         os.kill(os.getpid(), signal.SIGINT)
     return real(*arguments, **settings)
-pipeline.embed_file = slow
+files.embed_file = slow
 app(["embed", {str(corpus)!r}, "-o", {str(out)!r}, "--no-vad", *{TINY!r}])
 """
     stopped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from knn_cli.audio import speech_regions
 from knn_cli.cli import output
 from knn_cli.core.values import EmbeddingSet, ScoreTable
-from knn_cli.embedding import embedder
 from knn_cli.evaluation.metrics import detection_llr
 from knn_cli.recognition import split_files, train_classifier
 from knn_cli.recognition.classifier import Classifier
@@ -184,8 +184,8 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     split_files.write(tmp_path / "split.tsv", split)
     done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
     heard: list[str] = []
-    original = embedder._loud
-    monkeypatch.setattr(embedder, "_loud", lambda waveform: heard.append("") or original(waveform))
+    original = speech_regions.is_silent
+    monkeypatch.setattr(speech_regions, "is_silent", lambda samples: heard.append("") or original(samples))
     command = ["classify", tmp_path / "audio.h5", "--model", tmp_path / "m", "--curve", "1", "--no-vad", "--draws", "0"]
     said = json.loads(done(*command, "--split", tmp_path / "split.tsv", "--json").stdout)
     assert len(heard) == said["rows"] == 6 and said["recordings"] == 2

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
 from knn_cli.audio import reading
-from knn_cli.cli import pipeline
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, EmbeddingSet
 from knn_cli.diarization.identification import Score, Voices, enrol, export, recognise
 from knn_cli.diarization.linking import link, renamed
-from knn_cli.embedding.embedder import Embedder, embed_file
+from knn_cli.embedding.embedder import Embedder
+from knn_cli.embedding.files import embed_file, labelled_files
 from knn_cli.networks.conversion import convert
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
@@ -444,6 +444,6 @@ def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
         for path in paths[name][:3]:
             (tmp_path / name / path.name).symlink_to(path)
     voices = enrol(tmp_path, embedder)
-    files = pipeline.audio_files([paths[name][-1] for name in names])
+    files = labelled_files([paths[name][-1] for name in names])
     heard = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
     assert recognise(said(**heard), voices).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}

@@ -1,0 +1,105 @@
+"""Regions of speech in recordings and clips; without voice activity detection, everything that is not silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soxr
+from pyannote.core import Segment, Timeline
+
+from knn_cli.audio import reading, segments, speech_activity
+from knn_cli.core.errors import SilenceError
+from knn_cli.core.values import Floats, Waveform
+
+__all__ = ["MIN_PEAK", "is_silent", "no_speech", "of_clips", "of_recording"]
+
+MIN_PEAK = 1e-4  # sound whose largest sample is not above this (-80 dBFS) is silence, whatever a detector says
+
+
+def is_silent(samples: Floats) -> bool:
+    """Whether no sample of (S,) is above `MIN_PEAK`."""
+    return not np.abs(samples).max(initial=0.0) > MIN_PEAK
+
+
+def no_speech(source: str, use_vad: bool) -> SilenceError:
+    """The error for a source without speech."""
+    hint = "If there is, `use_vad=False` takes all of it." if use_vad else "Check the recording's level."
+    return SilenceError(f"{source} holds no speech.", hint)
+
+
+def of_recording(path: Path | str, *, rate: int, use_vad: bool = True, channel: str = "mix") -> tuple[Timeline, float]:
+    """Find the speech of an audio file of any length, in bounded memory.
+
+    Parameters
+    ----------
+    path : Path or str
+    rate : int
+        Samples per second at which the file is read.
+    use_vad : bool
+        Take what silero-vad finds; otherwise the whole file.
+    channel : str
+        See `audio.reading.read`.
+
+    Returns
+    -------
+    regions : Timeline
+        Empty if the file is silent.
+    seconds : float
+        Duration of the file.
+
+    Raises
+    ------
+    AudioError
+        See `audio.reading.read`.
+    """
+    seconds, peak = 0.0, 0.0
+
+    def measured() -> Iterator[Waveform]:
+        nonlocal seconds, peak
+        for block in reading.blocks(path, rate=rate, channel=channel):
+            seconds = block.start + block.seconds
+            peak = max(peak, float(np.abs(block.samples).max(initial=0.0)))
+            yield block
+
+    if use_vad:
+        regions = speech_activity.speech(measured())
+    else:
+        for _ in measured():
+            pass
+        regions = Timeline([Segment(0.0, seconds)])
+    return (regions if peak > MIN_PEAK else Timeline()), seconds
+
+
+def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[Timeline]:
+    """Find the speech of clips that are in memory.
+
+    Parameters
+    ----------
+    clips : sequence of Waveform
+        Of any rate.
+    use_vad : bool
+        Take what silero-vad finds; otherwise the whole clip, unless it is silent.
+
+    Returns
+    -------
+    list of Timeline
+        Regions of each clip, in seconds from its start.
+    """
+    if not use_vad:
+        return [Timeline([] if is_silent(clip.samples) else [Segment(0.0, clip.seconds)]) for clip in clips]
+    probabilities = speech_activity.probabilities([_at_vad_rate(clip) for clip in clips])
+    frame_seconds = speech_activity.FRAME / speech_activity.RATE
+    return [
+        segments.binarize(found, frame_seconds, end=clip.seconds)
+        for found, clip in zip(probabilities, clips, strict=True)
+    ]
+
+
+def _at_vad_rate(clip: Waveform) -> Floats:
+    """(S,) float32 samples at silero-vad's rate."""
+    if clip.rate == speech_activity.RATE:
+        return clip.samples
+    resampled: Floats = soxr.resample(clip.samples, clip.rate, speech_activity.RATE)
+    return resampled

@@ -1,0 +1,50 @@
+"""Speech in chunks of bounded length, which go through the network one by one and whose embeddings are averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
+from operator import itemgetter
+
+import numpy as np
+from pyannote.core import Segment
+
+from knn_cli.core.values import Floats
+
+__all__ = ["CHUNK_SECONDS", "cut_span", "rechunk"]
+
+CHUNK_SECONDS = 20.0  # the most speech that goes through the network at once
+
+
+def cut_span(span: Segment) -> list[Segment]:
+    """A span in parts of up to `CHUNK_SECONDS`, so that reading it needs no more memory than one of them."""
+    edges = np.arange(span.start, span.end, CHUNK_SECONDS).tolist()
+    return [Segment(start, end) for start, end in pairwise([*edges, span.end])]
+
+
+def rechunk(waveforms: Iterable[tuple[int, Floats]], rate: int) -> Iterator[tuple[int, Floats]]:
+    """Join the waveforms of each row and cut them again, into chunks of up to `CHUNK_SECONDS`.
+
+    Parameters
+    ----------
+    waveforms : iterable of (int, (S,) float32)
+        Row number and samples; all waveforms of a row follow each other.
+    rate : int
+        Samples per second.
+
+    Yields
+    ------
+    (int, (S,) float32)
+        Row number and chunk; a row's last two chunks are evened out so that no stub is left.
+    """
+    size = round(CHUNK_SECONDS * rate)
+    for row, pairs in groupby(waveforms, key=itemgetter(0)):
+        pending = np.zeros(0, dtype=np.float32)
+        for _, waveform in pairs:
+            pending = np.concatenate([pending, waveform])
+            while len(pending) >= 2 * size:
+                yield row, pending[:size]
+                pending = pending[size:]
+        for chunk in np.array_split(pending, math.ceil(len(pending) / size)):
+            yield row, chunk

@@ -1,0 +1,139 @@
+"""Embeddings of audio files, with the labels that their paths give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from pyannote.core import Segment
+
+from knn_cli.audio import reading, segments, speech_regions
+from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.values import EmbeddingSet
+from knn_cli.embedding.chunks import cut_span, rechunk
+from knn_cli.embedding.embedder import Embedder
+from knn_cli.embedding.options import EmbeddingOptions
+from knn_cli.store import labels
+from knn_cli.store.labels import Labels
+
+__all__ = ["embed_file", "embed_files", "expand_folders", "labelled_files"]
+
+
+def embed_file(
+    path: Path | str,
+    embedder: Embedder,
+    *,
+    segment: float | None = None,
+    use_vad: bool = True,
+    channel: str = "mix",
+    label: Labels | None = None,
+) -> EmbeddingSet:
+    """Embed one audio file of any length, in bounded memory.
+
+    Parameters
+    ----------
+    path : Path or str
+    embedder : Embedder
+    segment : float, optional
+        Seconds of sound in a row; None makes one row of the whole file.
+    use_vad : bool
+        Embed speech only; segments with too little of it are left out.
+    channel : str
+        "mix", "left", "right", or a number from 1.
+    label : Labels, optional
+        Labels of the rows; None takes the recording's name from the path.
+
+    Returns
+    -------
+    EmbeddingSet
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read (see `audio.reading.read`) or holds too little speech.
+    SilenceError
+        The file holds no speech.
+
+    Examples
+    --------
+    >>> from knn_cli import Embedder, embed_file
+    >>> rows = embed_file("meeting.flac", Embedder(device="cpu"), segment=10.0)
+    >>> rows.data.shape, rows.name[0]
+    ((3, 256), 'meeting')
+    """
+    regions, seconds = speech_regions.of_recording(path, rate=embedder.rate, use_vad=use_vad, channel=channel)
+    needed = embedder.minimum_seconds
+    if seconds < needed:
+        raise AudioError(
+            f"{path} is too short: {seconds:.2f} s, at least {needed:.2f} s are needed.", "Give a longer clip."
+        )
+    units = [Segment(0.0, seconds)]
+    if segment is not None:
+        units, _ = segments.cut(seconds, segment, min(needed, segment))
+    speech = {row: list(regions.crop(unit)) for row, unit in enumerate(units)}
+    if not any(speech.values()):
+        raise speech_regions.no_speech(str(path), use_vad)
+    kept = [row for row, spans in speech.items() if sum(span.duration for span in spans) >= needed]
+    if not kept:
+        raise AudioError(
+            f"{path} holds {regions.duration():.2f} s of speech, at least {needed:.2f} s are needed.",
+            "Give a longer clip, or take all of it with `use_vad=False`.",
+        )
+    parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
+    crops = reading.crops(path, [part for _, part in parts], rate=embedder.rate, channel=channel)
+    rows = embedder.averages(rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate))
+    label = label or Labels(labels.recording_name(Path(path)))
+    return embedder.embedding_set(rows, [units[row] for row in kept], [label] * len(kept))
+
+
+def embed_files(
+    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbeddingOptions
+) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
+    """Embed file after file: (path, its embeddings, or the error of a file that has none)."""
+    for path, label in files:
+        try:
+            result: EmbeddingSet | KnnError = embed_file(path, embedder, label=label, **vars(options))
+        except AudioError as error:
+            result = error
+        yield str(path), result
+
+
+def expand_folders(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the audio files below them, each once; AudioError for a folder without any."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+        elif below := reading.find(path):
+            files += below
+        else:
+            raise AudioError(f"{path} holds no audio files.", "Audio is found at any depth, by suffix.")
+    return list(dict.fromkeys(files))
+
+
+def labelled_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path, Labels]]:
+    """Find audio files and their labels.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, and folders to search (see `expand_folders`).
+    rule : str
+        How labels follow from paths below a folder (see `store.labels.rule`); a file that is given by itself has its
+        name only.
+
+    Returns
+    -------
+    list of (Path, Labels)
+        Names are distinct where the folders' names make that possible.
+    """
+    apply = labels.rule(rule)
+    labelled: dict[Path, Labels] = {}
+    for path in paths:
+        files = expand_folders([path])
+        below = [PurePosixPath(file.relative_to(path).as_posix() if path.is_dir() else file.name) for file in files]
+        for file, label in zip(files, labels.label_all(apply, below), strict=True):
+            labelled.setdefault(file, label)
+    names = labels.distinct([label.name for label in labelled.values()], [file.parent for file in labelled])
+    return [(file, replace(label, name=name)) for (file, label), name in zip(labelled.items(), names, strict=True)]

@@ -1,0 +1,331 @@
+"""Embeddings of audio stores, and embeddings written into stores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyannote.core import Segment
+
+from knn_cli.audio import speech_regions
+from knn_cli.core.errors import Failure, KnnError
+from knn_cli.core.output_paths import check_output
+from knn_cli.core.values import EmbeddingSet, Progress
+from knn_cli.embedding.chunks import rechunk
+from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
+from knn_cli.embedding.files import embed_files
+from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
+from knn_cli.networks import bundle
+from knn_cli.store import labels
+from knn_cli.store.hdf5 import AudioRow, Store
+from knn_cli.store.labels import Labels
+from knn_cli.store.writer import StoreWriter, source_stamp
+
+__all__ = [
+    "EmbeddedRows",
+    "EmbeddingSummary",
+    "embed_files_into",
+    "embed_rows",
+    "embed_store",
+    "embed_store_into",
+    "load_or_embed",
+]
+
+
+@dataclass(frozen=True)
+class EmbeddedRows:
+    """Embeddings of neighbouring rows of an audio store.
+
+    Attributes
+    ----------
+    key : str
+        Names the group of rows; the same in every run with the same batch size.
+    embeddings : EmbeddingSet
+    without_speech : int
+        Rows of the group that are left out because they hold too little speech.
+    done : int
+        Rows of the store up to the end of the group.
+    """
+
+    key: str
+    embeddings: EmbeddingSet
+    without_speech: int
+    done: int
+
+
+@dataclass
+class EmbeddingSummary:
+    """What was written into a store of embeddings.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that this run wrote; those of an interrupted run before it are not counted.
+    without_speech : int
+        Rows of an audio store that were left out because they hold too little speech.
+    failures : list of Failure
+        Files that have no embeddings.
+    """
+
+    rows: int = 0
+    without_speech: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def embed_rows(
+    store: Store, embedder: Embedder, *, use_vad: bool = True, skip: Collection[str] = ()
+) -> Iterator[EmbeddedRows]:
+    """Embed the rows of an open audio store, group of rows after group of rows.
+
+    Parameters
+    ----------
+    store : Store
+        Of the kind "audio".
+    embedder : Embedder
+    use_vad : bool
+        Embed speech only.
+    skip : collection of str
+        Keys of groups that are not embedded again.
+
+    Yields
+    ------
+    EmbeddedRows
+
+    Raises
+    ------
+    KnnError
+        The store's rate is not the model's.
+    """
+    if store.rate != embedder.rate:
+        raise KnnError(
+            f"{store.path} holds sound at {store.rate} Hz, {embedder.bundle.name} needs {embedder.rate} Hz.",
+            f"Convert the recordings again with `rate={embedder.rate}`.",
+        )
+    done = 0
+    for number, group in enumerate(_groups(store.segments(), 4 * embedder.batch_seconds)):
+        done += len(group)
+        if str(number) in skip:
+            continue
+        regions = speech_regions.of_clips([row.waveform for row in group], use_vad=use_vad)
+        kept = [index for index, found in enumerate(regions) if found.duration() >= embedder.minimum_seconds]
+        speech = (
+            (index, group[index].waveform.crop(region.start, region.end).samples)
+            for index in kept
+            for region in regions[index]
+        )
+        vectors = embedder.averages(rechunk(speech, embedder.rate))
+        spans = [Segment(group[index].start, group[index].end) for index in kept]
+        known = [Labels(*(getattr(group[index], name) for name in labels.FIELDS)) for index in kept]
+        yield EmbeddedRows(str(number), embedder.embedding_set(vectors, spans, known), len(group) - len(kept), done)
+
+
+def embed_store(
+    path: Path, embedder: Embedder, options: EmbeddingOptions
+) -> Iterator[EmbeddingSet | RowsWithoutSpeech]:
+    """Embed an audio store.
+
+    Parameters
+    ----------
+    path : Path
+    embedder : Embedder
+    options : EmbeddingOptions
+
+    Yields
+    ------
+    EmbeddingSet or RowsWithoutSpeech
+        Embeddings, group of rows after group of rows; last the number of rows that have none, unless it is 0.
+
+    Raises
+    ------
+    SilenceError
+        No row holds speech.
+    KnnError
+        `options` do not suit a store.
+    """
+    options.check_store()
+    rows = without_speech = 0
+    with Store(path, "audio") as store:
+        for group in embed_rows(store, embedder, use_vad=options.use_vad):
+            rows += len(group.embeddings)
+            without_speech += group.without_speech
+            yield group.embeddings
+    if not rows:
+        raise speech_regions.no_speech(str(path), options.use_vad)
+    if without_speech:
+        yield RowsWithoutSpeech(without_speech)
+
+
+def embed_store_into(
+    source: Path,
+    out: Path,
+    embedder: Embedder,
+    options: EmbeddingOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> EmbeddingSummary:
+    """Write the embeddings of an audio store into a store of embeddings; an interrupted run is continued.
+
+    Parameters
+    ----------
+    source, out : Path
+    embedder : Embedder
+    options : EmbeddingOptions
+    force : bool
+        Replace `out` if it exists.
+    progress : Progress, optional
+        Called with the number of rows that are done, and of all rows.
+
+    Returns
+    -------
+    EmbeddingSummary
+
+    Raises
+    ------
+    StoreError
+        See `store.writer.StoreWriter`.
+    KnnError
+        No row could be embedded.
+    """
+    check_output(out, [source])
+    summary = EmbeddingSummary()
+    plan = {**_plan(embedder, options), "store": source_stamp(source), "batch": embedder.batch_seconds}
+    with Store(source, "audio") as store, _writer(out, embedder, plan, force) as writer:
+        options.check_store()
+        for group in embed_rows(store, embedder, use_vad=options.use_vad, skip=writer.finished):
+            summary.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
+            summary.without_speech += group.without_speech
+            if progress is not None:
+                progress(group.done, len(store))
+        if not summary.rows and not writer.finished:
+            raise speech_regions.no_speech(str(source), options.use_vad)
+    return summary
+
+
+def embed_files_into(
+    files: Sequence[tuple[Path, Labels]],
+    out: Path,
+    embedder: Embedder,
+    options: EmbeddingOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> EmbeddingSummary:
+    """Write the embeddings of audio files into a store of embeddings; an interrupted run is continued.
+
+    Parameters
+    ----------
+    files : sequence of (Path, Labels)
+        See `embedding.files.labelled_files`.
+    out, embedder, options, force, progress
+        As of `embed_store_into`; progress counts files.
+
+    Returns
+    -------
+    EmbeddingSummary
+
+    Raises
+    ------
+    StoreError
+        See `store.writer.StoreWriter`.
+    KnnError
+        No file could be embedded: the first file's error.
+    """
+    check_output(out, [path for path, _ in files])
+    summary = EmbeddingSummary()
+    plan = _plan(embedder, options)
+    plan["files"] = [(source_stamp(path) if path.exists() else str(path), vars(label)) for path, label in files]
+    with _writer(out, embedder, plan, force) as writer:
+        left = [(path, label) for path, label in files if str(path) not in writer.finished]
+        for done, (name, result) in enumerate(embed_files(left, embedder, options), start=1):
+            if isinstance(result, KnnError):
+                summary.failures.append(Failure(name, result))
+            else:
+                summary.rows += writer.add(name, result)
+            if progress is not None:
+                progress(done, len(left))
+        if not summary.rows and not writer.finished:
+            raise summary.failures[0].error
+    return summary
+
+
+def load_or_embed(
+    path: Path,
+    model: str | None = None,
+    device: str = "auto",
+    batch_seconds: float = BATCH_SECONDS,
+    *,
+    label: str = "group",
+    use_vad: bool = True,
+    progress: Progress | None = None,
+) -> EmbeddingSet | Path:
+    """Embeddings to train a classifier on.
+
+    Parameters
+    ----------
+    path : Path
+        A store of embeddings or of audio.
+    model : str, optional
+        Name or path of the bundle that embeds an audio store; None takes the shipped model of speaker embeddings
+        where `label` is "speaker", otherwise that of languages.
+    device, batch_seconds
+        See `Embedder`.
+    label : str
+        The label that will be learnt.
+    use_vad : bool
+        Embed speech only.
+    progress : Progress, optional
+        Called with the number of rows that are done, and of all rows.
+
+    Returns
+    -------
+    EmbeddingSet or Path
+        The path itself for a store of embeddings, which is then read in blocks.
+
+    Raises
+    ------
+    KnnError
+        A model is given for a store of embeddings.
+    SilenceError
+        No row holds speech.
+    """
+    with Store(path) as store:
+        if store.kind == "embeddings":
+            if model is not None:
+                raise KnnError(f"{path} holds embeddings already, so `model` has nothing to do.", "Leave it out.")
+            return path
+        shipped = bundle.VOICE if label == "speaker" else bundle.LANGUAGE
+        embedder = Embedder(shipped if model is None else model, device=device, batch_seconds=batch_seconds)
+        parts = []
+        for group in embed_rows(store, embedder, use_vad=use_vad):
+            parts.append(group.embeddings)
+            if progress is not None:
+                progress(group.done, len(store))
+    if not sum(map(len, parts)):
+        raise speech_regions.no_speech(str(path), use_vad)
+    return EmbeddingSet.concatenate(parts)
+
+
+def _plan(embedder: Embedder, options: EmbeddingOptions) -> dict[str, Any]:
+    """What an interrupted run must share with the one that continues it."""
+    return {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
+
+
+def _writer(out: Path, embedder: Embedder, plan: dict[str, Any], force: bool) -> StoreWriter:
+    return StoreWriter(out, "embeddings", {"embedder": embedder.bundle.fingerprint}, plan=plan, force=force)
+
+
+def _groups(rows: Iterable[AudioRow], seconds: float) -> Iterator[list[AudioRow]]:
+    """Consecutive rows, of at least so many seconds together."""
+    group: list[AudioRow] = []
+    total = 0.0
+    for row in rows:
+        group.append(row)
+        total += row.waveform.seconds
+        if total >= seconds:
+            yield group
+            group, total = [], 0.0
+    if group:
+        yield group

@@ -1,0 +1,45 @@
+"""Speech activity: found in a conversation, and the same however the recording is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knn_cli.audio import reading, speech_activity
+from knn_cli.audio.segments import binarize
+from knn_cli.formats.rttm import read_rttm
+
+
+def test_speech_is_found_in_a_conversation(example: Path) -> None:
+    """The truth of the example says when somebody speaks: nearly all of that is found, and little more."""
+    truth = next(iter(read_rttm(example.with_suffix(".rttm")).values())).get_timeline().support()
+    found = speech_activity.speech(reading.blocks(example))
+    seconds = reading.info(example).seconds
+    both = truth.crop(found, mode="intersection").duration()
+    assert truth.duration() - both < 0.02 * seconds
+    assert found.duration() - both < 0.15 * seconds  # pauses under 0.6 s count as speech
+
+
+def test_lanes_change_nothing_but_the_warm_up(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into lanes of ten seconds, a recording has the same speech as in one go, to a few frames at the cuts."""
+    waveform = reading.read(example)
+    (whole,) = speech_activity.probabilities([waveform.samples])
+    monkeypatch.setattr(speech_activity, "LANE_FRAMES", 10 * speech_activity.RATE // speech_activity.FRAME)
+    lanes = list(speech_activity._lanes(reading.blocks(example, seconds=7.0)))
+    assert len(lanes) > 4
+    regions = speech_activity.speech(reading.blocks(example, seconds=7.0))
+    assert regions.duration() > 0
+    once = binarize(whole, speech_activity.FRAME / speech_activity.RATE, end=waveform.seconds)
+    difference = regions.duration() + once.duration() - 2 * regions.crop(once, mode="intersection").duration()
+    assert difference < 0.05 * waveform.seconds
+
+
+def test_probabilities_of_a_batch_are_those_of_each(example: Path) -> None:
+    sound = reading.read(example).samples
+    clips = [sound[:16000], sound[20000:60000], sound[:0], sound[5000:5100]]
+    together = speech_activity.probabilities(clips)
+    assert [len(found) for found in together] == [32, 79, 0, 1]
+    for clip, found in zip(clips, together, strict=True):
+        assert np.allclose(speech_activity.probabilities([clip])[0], found, atol=1e-4)
