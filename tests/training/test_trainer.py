@@ -21,7 +21,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from knn_cli.audio import reading, speech_activity
+from knn_cli.audio import reading, speech_activity, speech_regions
 from knn_cli.cli.app import app
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Waveform
@@ -33,7 +33,7 @@ from knn_cli.store.writer import StoreWriter
 from knn_cli.training import trainer
 from knn_cli.training.checkpoints import load
 from knn_cli.training.distributed import Stopped
-from knn_cli.training.finishing import Trained, _spoken
+from knn_cli.training.finishing import Trained
 from knn_cli.training.model_builder import Design
 from knn_cli.training.recipe import ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import parse, read
@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) ->
 import resource, sys, torch
 from pathlib import Path
 from knn_cli.core.errors import KnnError
-from knn_cli.training.finishing import Trained, _spoken
+from knn_cli.training.finishing import Trained
 from knn_cli.training.checkpoints import Metrics, load, save
 folder = Path(sys.argv[1])
 save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
@@ -699,9 +699,10 @@ def test_the_command_that_was_asked_to_stop_has_a_code_of_its_own(
 
 def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, example: Path) -> None:
     sound = reading.read(example).samples[: 20 * RATE]
-    spoken, none = _spoken([sound, np.zeros(RATE, np.float32)], RATE)
-    assert len(spoken) / RATE == pytest.approx(speech_activity.speech([Waveform(sound, RATE)]).duration(), abs=0.5)
-    assert len(spoken) < len(sound) and len(none) == 0
+    clip = Waveform(sound, RATE)
+    speech, none = speech_regions.of_clips([clip, Waveform(np.zeros(RATE, np.float32), RATE)])
+    assert speech.duration() == pytest.approx(speech_activity.speech([clip]).duration(), abs=0.5)
+    assert speech.duration() < clip.seconds and none.duration() == 0
     done = train(corpus, tmp_path / "mine", tiny(schedule={"epochs": 1}), device="cpu")
     assert done.finished is not None and "holds speech" in done.finished.note
     assert done.finished.bundle.classifier is None and done.finished.bundle.knows_labels
