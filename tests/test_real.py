@@ -28,14 +28,14 @@ def test_czech_from_folder_to_labels(shared: Path, tmp_path: Path) -> None:
     done("convert", folder, corpus, "--labels", rule, "--segment", "4", "--min-segment", "2")
     done("embed", corpus, "-o", rows)
     assert set(hdf5.read(rows).speaker.tolist()) == {"big_fish", "small_fish", "other", "Eva"}
-    actors = done("train", rows, "--label", "speaker", "--ignore", "Eva,other", "-o", tmp_path / "actors").stdout
+    actors = done("train", rows, "--level", "speaker", "--ignore", "Eva,other", "-o", tmp_path / "actors").stdout
     assert float(actors.split("accuracy")[1].split("%")[0]) > 90
     some = min((folder / "fillets").glob("*small_fish*.opus"))
     line = done("classify", some, "--model", tmp_path / "actors").stdout.splitlines()[1].split("\t")
     assert line[0] == str(some) and line[3] == "small_fish"
     short = tmp_path / "short.h5"  # each recording a class: every one of them needs segments on both sides
     done("convert", folder / "klettres", short, "--segment", "2", "--min-segment", "2")
-    names = done("train", short, "--label", "name", "-o", tmp_path / "names", "--held-out", "0.4")
+    names = done("train", short, "--level", "name", "-o", tmp_path / "names", "--held-out", "0.4")
     assert "segments disjoint" in names.stdout
     assert done("classify", some, "--model", tmp_path / "names", "--top", "1").stdout.startswith("file\tstart")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
 
@@ -49,14 +49,16 @@ FLAGS = {
 }
 # Values of parameters whose option is a switch.
 SWITCHES = {("use_vad", "False"): "--no-vad"}
-_PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
+_PARAMETER = re.compile(
+    r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`|(?<![\w.])(?P<bare_name>[a-z_0-9]+)=(?P<bare_value>\w+|\"\w+\")"
+)
 
 
 def with_flags(text: str) -> str:
     """A message of the packages below in the words of the command line: "`force=True`" becomes "--force"."""
 
     def flag(match: re.Match[str]) -> str:
-        name, value = match["name"], match["value"]
+        name, value = match["name"] or match["bare_name"], match["value"] or match["bare_value"]
         if (name, value) in SWITCHES:
             return SWITCHES[name, value]
         if name not in FLAGS:
@@ -127,6 +129,16 @@ class Console:
 
 
 console = Console()
+
+
+class Command(TyperCommand):
+    """A command whose help does not list --help: `knn --help` does."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.hidden = True
+        return option
 
 
 class Commands(TyperGroup):

@@ -1,10 +1,10 @@
-"""`knn diarize`: who spoke when; known speakers, labels over many recordings, cleaned sound, scores."""
+"""`knn diarize`: who spoke when; enrolled speakers, one label per speaker over files, speaker removal, scoring."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -13,21 +13,34 @@ import typer
 
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
+    INPUT,
+    MODEL,
+    OUTPUT,
     BatchOption,
     ChannelOption,
     Device,
     DeviceOption,
+    FolderOption,
     ForceOption,
     JsonOption,
     ModelOption,
     QuietOption,
+    SetOption,
+    TextOption,
     VerboseOption,
+    complete_segmentation,
+    counted,
+    epilog,
+    format_option,
+    note_model,
+    read_settings,
     refuse_together,
     refuse_without,
-    say_model,
+    setting,
+    switch,
+    valued,
 )
 from knn_cli.core.errors import KnnError
-from knn_cli.core.output_paths import check_unique_stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,21 +53,13 @@ if TYPE_CHECKING:
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
-VOICES, KNOWN, CLEANING, SCORING = "How voices are told apart", "Known speakers", "Cleaning", "Scoring"
+SPEAKERS, EDITING = "Speakers and turns", "Speaker removal"
+SILERO = "silero"
 
 
-class Vad(str, Enum):
-    ours = "ours"
-    silero = "silero"
+class ClusteringMethod(str, Enum):
+    """How embeddings are clustered."""
 
-
-class Linkage(str, Enum):
-    average = "average"
-    centroid = "centroid"
-    ward = "ward"
-
-
-class Clusterer(str, Enum):
     ahc = "ahc"
     spectral = "spectral"
     vbx = "vbx"
@@ -62,10 +67,14 @@ class Clusterer(str, Enum):
 
 
 class Preset(str, Enum):
+    """Clustering methods with the settings of other programs."""
+
     pyannote = "pyannote-3.1"
 
 
-class TurnForm(str, Enum):
+class TurnFormat(str, Enum):
+    """Formats of turns."""
+
     rttm = "rttm"
     csv = "csv"
     json = "json"
@@ -78,196 +87,272 @@ class TurnForm(str, Enum):
     html = "html"
 
 
-def diarize(
-    ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Audio files or folders of audio.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write, its form by the suffix; default stdout.")
-    ] = None,
-    rttm: Annotated[Path | None, typer.Option("--rttm", help="The same, always RTTM.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out-dir", help="Folder for one output a file.")] = None,
-    form: Annotated[TurnForm | None, typer.Option("--format", help="Of the turns; default rttm.")] = None,
-    as_json: JsonOption = False,
-    num_speakers: Annotated[int | None, typer.Option("--num-speakers", help="How many there are.")] = None,
-    min_speakers: Annotated[int | None, typer.Option("--min-speakers", help="How many at least.")] = None,
-    max_speakers: Annotated[int | None, typer.Option("--max-speakers", help="How many at most.")] = None,
-    min_turn: Annotated[
-        float,
-        typer.Option("--min-turn", help="Seconds; shorter turns go, or to neighbours; 0.8 leaves interjections out."),
-    ] = 0.1,
-    max_gap: Annotated[float, typer.Option("--max-gap", help="Seconds; shorter pauses of a speaker are filled.")] = 0.4,
-    margin: Annotated[float, typer.Option("--margin", help="Seconds of silence that a turn keeps at its end.")] = 0.2,
-    vad: Annotated[
-        Vad, typer.Option("--vad", help="What hears speech: our network, which hears overlap, or silero-vad.")
-    ] = Vad.ours,
-    segmentation: Annotated[
-        str | None, typer.Option("--segmentation", help="Another network for --vad ours, by name or folder.")
-    ] = None,
-    per_channel: Annotated[
-        bool, typer.Option("--per-channel", help="Each channel has speakers of its own, as many as asked for.")
-    ] = False,
-    channel: ChannelOption = "mix",
-    model: ModelOption = None,
-    device: DeviceOption = Device.auto,
-    batch_seconds: BatchOption = 120.0,
-    clusterer: Annotated[
-        Clusterer, typer.Option("--clusterer", help="The method.", rich_help_panel=VOICES)
-    ] = Clusterer.spectral,
-    linkage: Annotated[Linkage | None, typer.Option("--linkage", help="Of ahc.", rich_help_panel=VOICES)] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Of ahc and vbx: distance, 0 to 2.", rich_help_panel=VOICES)
-    ] = None,
-    min_cluster_size: Annotated[
-        int | None,
-        typer.Option("--min-cluster-size", help="Of ahc and hdbscan: embeddings a speaker.", rich_help_panel=VOICES),
-    ] = None,
-    preset: Annotated[
-        Preset | None, typer.Option("--preset", help="Method and settings of others.", rich_help_panel=VOICES)
-    ] = None,
-    speakers: Annotated[
-        Path | None,
-        typer.Option("--speakers", help="Folder or store with clips of each; names turns.", rich_help_panel=KNOWN),
-    ] = None,
-    speaker_threshold: Annotated[
-        float | None, typer.Option("--speaker-threshold", help="Cosine that a name needs.", rich_help_panel=KNOWN)
-    ] = None,
-    across: Annotated[
-        bool, typer.Option("--across", help="One label a voice over all files.", rich_help_panel=KNOWN)
-    ] = False,
-    across_threshold: Annotated[
-        float | None, typer.Option("--across-threshold", help="Cosine that makes one voice.", rich_help_panel=KNOWN)
-    ] = None,
-    voices: Annotated[
-        Path | None, typer.Option("--voices", help="Store (.h5) for the speakers' embeddings.", rich_help_panel=KNOWN)
-    ] = None,
-    unwanted: Annotated[
-        str | None,
-        typer.Option(
-            "--unwanted", help="Speakers a,b or least (who speaks least): listed as CSV.", rich_help_panel=CLEANING
-        ),
-    ] = None,
-    mute: Annotated[bool, typer.Option("--mute", help="Sound with them muted.", rich_help_panel=CLEANING)] = False,
-    cut: Annotated[bool, typer.Option("--cut", help="Sound with them cut out.", rich_help_panel=CLEANING)] = False,
-    max_silence: Annotated[
-        float | None,
-        typer.Option("--max-silence", help="Of longer silences 0.2 s stay; seconds.", rich_help_panel=CLEANING),
-    ] = None,
-    silence_threshold: Annotated[
-        float,
-        typer.Option("--silence-threshold", help="What silence is, dB of full scale.", rich_help_panel=CLEANING),
-    ] = -50.0,
-    reference: Annotated[
-        Path | None,
-        typer.Option("--reference", help="Truth, RTTM file or folder: prints error rates.", rich_help_panel=SCORING),
-    ] = None,
-    uem: Annotated[
-        Path | None, typer.Option("--uem", help="What of each file is scored.", rich_help_panel=SCORING)
-    ] = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Who spoke when: turns of each speaker as RTTM, CSV, JSON, TextGrid, EAF, labels, subtitles, picture or player."""
-    from knn_cli.audio import reading
-    from knn_cli.cli import turn_outputs
-    from knn_cli.diarization import identification, linking, post_processing, recordings
-    from knn_cli.diarization.pipeline import check_hearing, check_speakers, check_turns
-    from knn_cli.embedding.embedder import Embedder
-    from knn_cli.embedding.files import expand_folders
+@dataclass(frozen=True)
+class DiarizationSettings:
+    """Rarely used settings of `knn diarize`; None leaves each to the method."""
 
-    refuse_together(ctx, _APART)
-    refuse_without(ctx, _NEEDS)
-    check_hearing(vad.value, segmentation)
-    check_speakers(num_speakers, min_speakers, max_speakers)
-    check_turns(min_turn, max_gap, margin)
-    reading.channel_index(channel)
-    name_from = identification.THRESHOLD if speaker_threshold is None else speaker_threshold
-    link_from = linking.THRESHOLD if across_threshold is None else across_threshold
-    for one in (name_from, link_from):
-        linking.check_threshold(one)
-    own = {"linkage": linkage and linkage.value, "threshold": threshold, "minimum_size": min_cluster_size}
-    method, settings = _method(clusterer.value, preset and preset.value, own)
-
-    sources = expand_folders(files)
-    check_unique_stems(sources)
-    if rttm is not None:  # whatever its suffix
-        ways = turn_outputs.TurnOutputs("rttm", rttm, None, {})
-    else:
-        ways = turn_outputs.choose(sources, out, out_dir, "json" if as_json else form and form.value)
-    clean = None
-    if unwanted is not None or max_silence is not None:
-        assert out_dir is not None  # see _NEEDS
-        how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
-        clean = post_processing.Cleaning(out_dir, ways.format, unwanted, how, max_silence, silence_threshold, channel)
-    truths = recordings.read_references(sources, reference, uem)
-    others = [one for one in (reference, uem, speakers) if one is not None]
-    turn_outputs.check(ways, clean, voices, sources, others, force=force)
-
-    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    segmenter = _segmenter(vad, segmentation, embedder)
-    _check_method(method, settings, embedder)
-    heard_by = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
-    chosen = model if segmentation is not None or segmenter is None else None  # by the user, all of them
-    say_model(chosen, embedder.bundle, f"speech by {heard_by}, on {embedder.device}")
-    known = None if speakers is None else _enrolled(speakers, embedder)
-    names = known_names = () if known is None else known.names
-
-    counts = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    turns = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
-    hearing = {"vad": vad.value, "segmentation": segmenter}
-    clusters = {"clusterer": method, "settings": settings}
-    with console.progress("Listening") as progress:
-        found = recordings.diarize_recordings(
-            sources, embedder, per_channel=per_channel, channel=channel, **counts, **turns, **hearing, **clusters
-        )
-        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _counted(found, progress, len(sources))
-        if known is not None:
-            results = recordings.identify_speakers(results, known, threshold=name_from, keep_labels=per_channel)
-        if across:
-            view = embedder.bundle.view("speaker")
-            results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
-            good = [linking.speakers(one.diarization) for _, one in together if not isinstance(one, KnnError)]
-            labels = {label for one in good for label in one}
-            console.note(f"{_many(len(labels), 'voice')} in {_many(len(good), 'recording')}.")
-            names = (*names, *labels)
-        least = 1 if per_channel else num_speakers or min_speakers or 1
-        work = _Work(ways, clean, names, truths, voices is not None, channel, least)
-        work.write(results)
-    if work.scores:  # where turns do not go to stdout, this is the data
-        from knn_cli.cli import output
-
-        output.diarization_scores(sys.stderr if ways.stdout else sys.stdout, work.scores)
-    if voices is not None and work.kept:
-        fingerprint = embedder.bundle.fingerprint
-        rows = identification.export(work.kept, fingerprint, voices, known=known_names, across=across, force=force)
-        console.note(f"{voices}: {_many(rows, 'voice')} by {fingerprint}.")
-    leave(work.failures)
+    linkage: Literal["average", "centroid", "ward"] | None = setting(None, "ahc: average, centroid, ward")
+    distance_threshold: float | None = setting(None, "ahc, vbx: 0 to 2")
+    min_cluster_size: int | None = setting(None, "ahc, hdbscan: embeddings")
+    identification_threshold: float | None = setting(None, "cosine")
+    linking_threshold: float | None = setting(None, "cosine")
+    silence_threshold: float | None = setting(None, "dB")
 
 
-_APART = (  # options of which at most one can be said
+# Settings of the clustering methods: what `--set` calls them -> what the methods do.
+_CLUSTERING = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
+_TOGETHER = (  # at most one option of each group
     ("rttm", "out", "out_dir"),
-    ("rttm", "as_json", "form"),
+    ("rttm", "as_json", "format"),
     ("preset", "clusterer"),
-    ("preset", "linkage"),
-    ("preset", "threshold"),
-    ("preset", "min_cluster_size"),
     ("mute", "cut"),
     ("per_channel", "channel"),
 )
 _NEEDS = {  # options that do nothing without one of others
     "uem": ("reference",),
-    "speaker_threshold": ("speakers",),
-    "across_threshold": ("across",),
     "mute": ("unwanted",),
     "cut": ("unwanted",),
-    "silence_threshold": ("max_silence",),
     "unwanted": ("out_dir",),
     "max_silence": ("out_dir",),
-    "force": ("voices", "mute", "cut", "max_silence"),
+    "force": ("save_embeddings", "mute", "cut", "max_silence"),
+}
+_SETTINGS_NEED = {  # settings that do nothing without an option
+    "identification_threshold": "speakers",
+    "linking_threshold": "link_speakers",
+    "silence_threshold": "max_silence",
 }
 
+EPILOG = epilog(
+    "knn diarize meeting.wav --rttm out.rttm",
+    "knn diarize meeting.wav --num-speakers 4 -o meeting.html",
+    "knn diarize tapes/ --link-speakers --out-dir turns/ --format csv",
+    formats=TurnFormat,
+    settings=DiarizationSettings,
+)
 
-def _method(clusterer: str, preset: str | None, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+
+def diarize(
+    ctx: typer.Context,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
+    channel: ChannelOption = "mix",
+    rttm: Annotated[
+        Path | None,
+        valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM, whatever the suffix."),
+    ] = None,
+    out: TextOption = None,
+    out_dir: FolderOption = None,
+    format: Annotated[TurnFormat | None, format_option()] = None,
+    as_json: JsonOption = False,
+    save_embeddings: Annotated[
+        Path | None,
+        valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Write the speaker embeddings here."),
+    ] = None,
+    force: ForceOption = False,
+    num_speakers: Annotated[
+        int | None, valued("--num-speakers", metavar="N", panel=SPEAKERS, help="Find exactly this many speakers.")
+    ] = None,
+    min_speakers: Annotated[
+        int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")
+    ] = None,
+    max_speakers: Annotated[
+        int | None, valued("--max-speakers", metavar="N", panel=SPEAKERS, help="Find at most this many speakers.")
+    ] = None,
+    speakers: Annotated[
+        Path | None,
+        valued("--speakers", metavar="PATH", panel=INPUT, help="Name enrolled speakers: clips or a store."),
+    ] = None,
+    link_speakers: Annotated[
+        bool, switch("--link-speakers", panel=SPEAKERS, help="Keep one label per speaker in all files.")
+    ] = False,
+    per_channel: Annotated[
+        bool, switch("--per-channel", panel=SPEAKERS, help="Look for separate speakers in every channel.")
+    ] = False,
+    min_turn: Annotated[
+        float,
+        valued(
+            "--min-turn",
+            metavar="SECONDS",
+            panel=SPEAKERS,
+            help="Drop shorter turns (default 0.1).",
+            show_default=False,
+        ),
+    ] = 0.1,
+    max_gap: Annotated[
+        float,
+        valued(
+            "--max-gap",
+            metavar="SECONDS",
+            panel=SPEAKERS,
+            help="Fill shorter pauses of a speaker (0.4).",
+            show_default=False,
+        ),
+    ] = 0.4,
+    margin: Annotated[
+        float,
+        valued(
+            "--margin",
+            metavar="SECONDS",
+            panel=SPEAKERS,
+            help="Keep so much silence after a turn (0.2).",
+            show_default=False,
+        ),
+    ] = 0.2,
+    unwanted: Annotated[
+        str | None,
+        valued("--unwanted", metavar="SPEAKERS", panel=EDITING, help="List these (a,b or least: who speaks least)."),
+    ] = None,
+    mute: Annotated[bool, switch("--mute", panel=EDITING, help="Write the sound with them muted.")] = False,
+    cut: Annotated[bool, switch("--cut", panel=EDITING, help="Write the sound with them cut out.")] = False,
+    max_silence: Annotated[
+        float | None,
+        valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten longer silences to 0.2 s."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        valued("--reference", metavar="PATH", panel=INPUT, help="Score against these true turns (RTTM)."),
+    ] = None,
+    uem: Annotated[
+        Path | None, valued("--uem", metavar="FILE", panel=INPUT, help="Score only the regions in this file.")
+    ] = None,
+    model: ModelOption = None,
+    segmentation: Annotated[
+        str | None,
+        valued(
+            "--segmentation",
+            metavar="MODEL",
+            panel=MODEL,
+            autocompletion=complete_segmentation,
+            help="Use this network, or silero (no overlap).",
+        ),
+    ] = None,
+    clusterer: Annotated[
+        ClusteringMethod,
+        valued(
+            "--clusterer",
+            metavar="METHOD",
+            panel=MODEL,
+            help="Cluster by spectral, ahc, vbx or hdbscan.",
+            show_default=False,
+        ),
+    ] = ClusteringMethod.spectral,
+    preset: Annotated[
+        Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Cluster as pyannote-3.1 does.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    settings: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find out who spoke when: the turns of each speaker, on stdout or in files."""
+    from knn_cli.audio import reading
+    from knn_cli.cli import turn_outputs
+    from knn_cli.core.output_paths import check_unique_stems
+    from knn_cli.diarization import identification, linking, post_processing, recordings, speaker_removal
+    from knn_cli.diarization.pipeline import check_hearing, check_speakers, check_turns
+    from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import expand_folders
+
+    refuse_together(ctx, _TOGETHER)
+    refuse_without(ctx, _NEEDS)
+    tuning = read_settings(DiarizationSettings, settings)
+    _check_settings(ctx, tuning)
+    vad = SILERO if segmentation == SILERO else "ours"
+    network = None if vad == SILERO else segmentation
+    check_hearing(vad, network)
+    check_speakers(num_speakers, min_speakers, max_speakers)
+    check_turns(min_turn, max_gap, margin)
+    reading.channel_index(channel)
+    name_from = _default(tuning.identification_threshold, identification.THRESHOLD)
+    link_from = _default(tuning.linking_threshold, linking.THRESHOLD)
+    for threshold in (name_from, link_from):
+        linking.check_threshold(threshold)
+    method, method_settings = _clustering(clusterer.value, preset and preset.value, tuning)
+
+    paths = expand_folders(sources)
+    check_unique_stems(paths)
+    if rttm is not None:  # whatever its suffix
+        outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
+    else:
+        outputs = turn_outputs.choose(paths, out, out_dir, "json" if as_json else format and format.value)
+    clean = None
+    if unwanted is not None or max_silence is not None:
+        assert out_dir is not None  # see _NEEDS
+        how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
+        level = _default(tuning.silence_threshold, speaker_removal.THRESHOLD)
+        clean = post_processing.Cleaning(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
+    truths = recordings.read_references(paths, reference, uem)
+    others = [path for path in (reference, uem, speakers) if path is not None]
+    turn_outputs.check(outputs, clean, save_embeddings, paths, others, force=force)
+
+    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    segmenter = _segmenter(vad, network, embedder)
+    _check_method(method, method_settings, embedder)
+    detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
+    chosen = model if segmentation is not None else None  # by the user, both of them
+    note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
+    enrolled = None if speakers is None else _enrolled(speakers, embedder)
+    names = enrolled_names = () if enrolled is None else enrolled.names
+
+    with console.progress("Diarizing") as progress:
+        diarizations = recordings.diarize_recordings(
+            paths,
+            embedder,
+            per_channel=per_channel,
+            channel=channel,
+            num_speakers=num_speakers,
+            min_speakers=min_speakers,
+            max_speakers=max_speakers,
+            min_turn=min_turn,
+            max_gap=max_gap,
+            margin=margin,
+            vad=vad,
+            segmentation=segmenter,
+            clusterer=method,
+            settings=method_settings,
+        )
+        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, progress, len(paths))
+        if enrolled is not None:
+            results = recordings.identify_speakers(results, enrolled, threshold=name_from, keep_labels=per_channel)
+        if link_speakers:
+            view = embedder.bundle.view("speaker")
+            results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
+            good = [linking.speakers(result.diarization) for _, result in together if not isinstance(result, KnnError)]
+            labels = {label for result in good for label in result}
+            console.note(f"{counted(len(labels), 'speaker')} in {counted(len(good), 'recording')}.")
+            names = (*names, *labels)
+        asked = 1 if per_channel else num_speakers or min_speakers or 1
+        writer = _ResultWriter(outputs, clean, names, truths, save_embeddings is not None, channel, asked)
+        writer.write(results)
+    if writer.scores:  # where turns do not go to stdout, this is the data
+        from knn_cli.cli import output
+
+        output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
+    if save_embeddings is not None and writer.kept:
+        maker = embedder.bundle.fingerprint
+        rows = identification.export(
+            writer.kept, maker, save_embeddings, known=enrolled_names, across=link_speakers, force=force
+        )
+        console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {maker}.")
+    leave(writer.failures)
+
+
+def _default(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
+    """KnnError for a setting without the option that it belongs to."""
+    for name, option in _SETTINGS_NEED.items():
+        if getattr(settings, name) is not None and not ctx.params[option]:
+            raise KnnError(f"The setting {name} goes with --{option.replace('_', '-')}.", "Add it.")
+    if ctx.params["preset"] is not None:
+        for name in _CLUSTERING:
+            if getattr(settings, name) is not None:
+                raise KnnError(f"--preset and the setting {name} do not go together.", "Choose one of them.")
+
+
+def _clustering(clusterer: str, preset: str | None, settings: DiarizationSettings) -> tuple[str, dict[str, Any]]:
     """A clustering method and its settings. KnnError for a setting that it does not take."""
     from dataclasses import fields
 
@@ -275,34 +360,35 @@ def _method(clusterer: str, preset: str | None, own: Mapping[str, Any]) -> tuple
     from knn_cli.diarization.clustering.base import PRESETS
 
     if preset is not None:
-        method, settings = PRESETS[preset]
-        return method, dict(settings)
-    said = {name: value for name, value in own.items() if value is not None}
-    if not said:
+        method, values = PRESETS[preset]
+        return method, dict(values)
+    chosen = {name: value for name in _CLUSTERING if (value := getattr(settings, name)) is not None}
+    if not chosen:
         return clusterer, {}
     takes = {name: {field.name for field in fields(CLUSTERERS.get(name))} for name in CLUSTERERS.names()}  # type: ignore[arg-type]
-    flags = {"linkage": "--linkage", "threshold": "--threshold", "minimum_size": "--min-cluster-size"}
-    for name in said:
-        if name not in takes[clusterer]:
-            others = " or ".join(f"--clusterer {one}" for one in takes if name in takes[one])
-            raise KnnError(f"{flags[name]} is no setting of {clusterer}.", f"It goes with {others}.")
-    if "threshold" in said and not 0 <= said["threshold"] <= 2:
-        raise KnnError(f"The clustering threshold {said['threshold']:g} is no cosine distance.", "Take 0 to 2.")
-    return clusterer, said
+    for name in chosen:
+        if _CLUSTERING[name] not in takes[clusterer]:
+            others = " or ".join(f"--clusterer {method}" for method in takes if _CLUSTERING[name] in takes[method])
+            raise KnnError(f"{name} is no setting of {clusterer}.", f"It goes with {others}.")
+    if not 0 <= chosen.get("distance_threshold", 0) <= 2:
+        raise KnnError(
+            f"The distance threshold {chosen['distance_threshold']:g} is no cosine distance.", "Take 0 to 2."
+        )
+    return clusterer, {_CLUSTERING[name]: value for name, value in chosen.items()}
 
 
 def _check_method(method: str, settings: dict[str, Any], embedder: Embedder) -> None:
-    """KnnError for settings that cannot be, and for a model without what the method needs: before any file."""
+    """KnnError for impossible settings, and for a model without what the method needs: before any file."""
     from knn_cli.core.registry import CLUSTERERS
     from knn_cli.diarization.pipeline import cluster_settings
 
     CLUSTERERS.build(method, **cluster_settings(method, settings, embedder))
 
 
-def _segmenter(vad: Vad, model: str | None, embedder: Embedder) -> Segmenter | None:
+def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | None:
     from knn_cli.diarization.segmentation import Segmenter
 
-    return None if vad is Vad.silero else Segmenter(model, embedder=embedder)
+    return None if vad == SILERO else Segmenter(model, embedder=embedder)
 
 
 def _enrolled(path: Path, embedder: Embedder) -> Voices:
@@ -310,28 +396,28 @@ def _enrolled(path: Path, embedder: Embedder) -> Voices:
 
     with console.progress("Enrolling") as progress:
         voices = identification.enrol(path, embedder, progress=progress)
-    console.detail(f"{path}: {_many(len(voices), 'known speaker')}, {_many(int(voices.clips.sum()), 'clip')}.")
+    console.detail(f"{path}: {counted(len(voices), 'known speaker')}, {counted(int(voices.clips.sum()), 'clip')}.")
     for name in voices.doubtful:
-        console.note(f"The clips of {name} are so little alike that they may be of several voices.")
+        console.note(f"The clips of {name} are so unlike each other that they may be of several speakers.")
     return voices
 
 
-def _counted(
+def _with_progress(
     results: Iterable[tuple[Path, Any]], progress: Any, total: int
 ) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
     from knn_cli.diarization.recordings import RecordingResult
 
-    for done, (path, one) in enumerate(results, start=1):
+    for done, (path, result) in enumerate(results, start=1):
         progress(done, total)
-        yield path, one if isinstance(one, KnnError) else RecordingResult(one)
+        yield path, result if isinstance(result, KnnError) else RecordingResult(result)
 
 
-class _Work:
-    """Writing what was found, file after file; what one file refuses costs none of the others."""
+class _ResultWriter:
+    """Writes the results of file after file; an error in one file costs none of the others."""
 
     def __init__(
         self,
-        ways: TurnOutputs,
+        outputs: TurnOutputs,
         clean: Cleaning | None,
         known: Sequence[str],
         truths: Mapping[str, tuple[Any, Any]],
@@ -339,7 +425,7 @@ class _Work:
         channel: str,
         least: int,
     ) -> None:
-        self.ways, self.clean, self.known, self.truths, self.channel = ways, clean, known, truths, channel
+        self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
         self._least = least  # speakers that the user asked for
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
@@ -351,8 +437,8 @@ class _Work:
         from knn_cli.core.atomic import replacing_text
         from knn_cli.formats.span_formats import TURN_FORMATS
 
-        out, done = self.ways.out, 0
-        as_text = not TURN_FORMATS[self.ways.format].binary
+        out, done = self.outputs.out, 0
+        as_text = not TURN_FORMATS[self.outputs.format].binary
         with replacing_text(out) if out is not None and as_text else nullcontext(sys.stdout) as stream:
             for path, found in results:
                 try:
@@ -376,10 +462,10 @@ class _Work:
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = diarization_error.score(truth, one.turns, uem=scored)
         if not one.turns:
-            console.note(f"{path} holds no speech; nothing is in its {self.ways.format}.")
+            console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
         else:
-            there = _many(len(one.turns.labels()), "speaker")
-            console.detail(f"{path}: {there}, {_many(len(one.turns), 'turn')}.")
+            there = counted(len(one.turns.labels()), "speaker")
+            console.detail(f"{path}: {there}, {counted(len(one.turns), 'turn')}.")
             if len(one.turns.labels()) < self._least:
                 console.note(f"{path}: {there}, not {self._least}; there is too little speech for more.")
         if found.recognised is not None and one.turns:
@@ -396,20 +482,20 @@ class _Work:
         from knn_cli.formats import span_formats
         from knn_cli.formats.spans import turn_document
 
-        ways = self.ways
+        outputs = self.outputs
         document = turn_document(found.diarization, audio_path=path, channel=self.channel)
-        target = ways.targets.get(path)
-        if ways.format == "json" and found.recognised is not None:
+        target = outputs.targets.get(path)
+        if outputs.format == "json" and found.recognised is not None:
             from knn_cli.cli import output
 
             with nullcontext(stream) if target is None else replacing_text(target) as file:
                 output.recognised_turns(file, found.diarization, found.recognised)
-        elif target is None and not span_formats.TURN_FORMATS[ways.format].binary:
-            span_formats.write_text(replace(document, location=ways.out), stream, ways.format)
+        elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
+            span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
         else:
-            to = target or ways.out
+            to = target or outputs.out
             assert to is not None  # see `turn_outputs.choose`
-            span_formats.write(document, to, ways.format)
+            span_formats.write(document, to, outputs.format)
 
     def _clean(self, clean: Cleaning, path: Path, found: RecordingResult) -> None:
         result = clean.run(path, found.diarization, self.known)
@@ -423,7 +509,7 @@ class _Work:
             else:
                 seconds = sum(part.end - part.start for part in result.parts)
                 who = ", ".join(result.speakers)
-                console.note(f"{clean.listed(path)}: {_many(len(result.parts), 'part')} of {who}, {seconds:.1f} s.")
+                console.note(f"{clean.listed(path)}: {counted(len(result.parts), 'part')} of {who}, {seconds:.1f} s.")
         if (cleaned := result.cleaned) is None:
             return
         if cleaned.note:
@@ -433,10 +519,6 @@ class _Work:
             lengths["muted"] = lengths.pop("unwanted")
         self._lengths.append(lengths)
         console.note(f"{cleaned.target}: {_lengths(lengths)}.")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _lengths(seconds: Mapping[str, float]) -> str:

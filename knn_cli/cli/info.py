@@ -1,19 +1,57 @@
-"""`knn info` as functions: what a store, a bundle or an audio file is, in a few lines."""
+"""`knn info`: what a store, a model or an audio file is, in a few lines."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from knn_cli.audio import reading
+import typer
+
+from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, complete_models, epilog
 from knn_cli.core.errors import KnnError
-from knn_cli.networks import bundle
-from knn_cli.networks.bundle import Bundle
-from knn_cli.recognition.classifier_file import read_classifier
-from knn_cli.store import hdf5
 
-MOST_LABELS = 30
+if TYPE_CHECKING:
+    from knn_cli.networks.bundle import Bundle
+
+MAX_LABELS = 30
+
+EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info my-dialects --json")
+
+
+def info(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT",
+            autocompletion=complete_models,
+            help="Stores, models (by name or folder), audio files, folders of audio.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Describe stores, models and audio files; without arguments, all installed models."""
+    from knn_cli.cli import output
+
+    descriptions = [describe(name) for name in what] if what else models()
+    for number, facts in enumerate(descriptions):
+        if as_json:
+            output.json_line(sys.stdout, facts)
+            continue
+        if number:
+            typer.echo()
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            typer.echo(f"{key:<{width}}  {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def describe(what: str | Path) -> dict[str, Any]:
@@ -21,6 +59,10 @@ def describe(what: str | Path) -> dict[str, Any]:
 
     Raises KnnError when it is none of these.
     """
+    from knn_cli.audio import reading
+    from knn_cli.networks import bundle
+    from knn_cli.store import hdf5
+
     path = Path(what)
     if (path / bundle.CONFIG).is_file() or (not path.exists() and str(what) in bundle.available(segmenter=None)):
         return _bundle(bundle.find(what, segmenter=None))
@@ -33,17 +75,21 @@ def describe(what: str | Path) -> dict[str, Any]:
         count = len(reading.find(path))
         return {"path": str(path), "kind": "folder", "audio files": count}
     known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
-    raise KnnError(f"{what} is no file, no folder and no model.", f"Models here: {known}.")
+    raise KnnError(f"{what} is no file, no folder and no model.", f"Installed models: {known}.")
 
 
 def models() -> list[dict[str, Any]]:
-    """Facts about every bundle on the search path."""
+    """Facts about every model on the search path."""
+    from knn_cli.networks import bundle
+
     return [
         _bundle(bundle.find(folder, segmenter=None)) for _, folder in sorted(bundle.available(segmenter=None).items())
     ]
 
 
 def _store(path: Path) -> dict[str, Any]:
+    from knn_cli.store import hdf5
+
     with hdf5.Store(path) as opened:
         start, end = opened.times()
         facts: dict[str, Any] = {
@@ -61,8 +107,8 @@ def _store(path: Path) -> dict[str, Any]:
         for level in ("group", "subgroup", "speaker"):
             counts = Counter(label for label in opened.column(level).tolist() if label)
             if counts:
-                facts[f"{level}s"] = dict(sorted(counts.items())[:MOST_LABELS])
-                if len(counts) > MOST_LABELS:
+                facts[f"{level}s"] = dict(sorted(counts.items())[:MAX_LABELS])
+                if len(counts) > MAX_LABELS:
                     facts[f"{level}s in all"] = len(counts)
         if "created" in opened.attributes:
             facts["created"] = opened.attributes["created"]
@@ -70,6 +116,9 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _bundle(found: Bundle) -> dict[str, Any]:
+    from knn_cli.networks import bundle
+    from knn_cli.recognition.classifier_file import read_classifier
+
     facts: dict[str, Any] = {"path": str(found.folder), "kind": "model", "name": found.name}
     if found.is_segmenter:
         facts["segmenter"], facts["network"] = found.fingerprint, found.config["segmenter"]["name"]
@@ -88,11 +137,13 @@ def _bundle(found: Bundle) -> dict[str, Any]:
     if found.head_labels:
         facts["head"], facts["labels"] = found.config["head"]["name"], list(found.head_labels)
     if found.classifier is not None:
-        facts["labels"] = [str(one) for one in read_classifier(found.classifier).classifier.classes_]
+        facts["labels"] = [str(label) for label in read_classifier(found.classifier).classifier.classes_]
     return facts
 
 
 def _audio(path: Path) -> dict[str, Any]:
+    from knn_cli.audio import reading
+
     header = reading.info(path)
     facts = {"path": str(path), "kind": "audio", "format": header.format, "rate": header.rate}
     return {**facts, "channels": header.channels, "seconds": round(header.seconds, 3)}

@@ -1,10 +1,14 @@
-"""What several commands take and say: options with their help, enumerations, a few sentences for stderr."""
+"""Options that several commands share (one flag, one meaning, one help text), and checks of options."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, field, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -14,8 +18,14 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
+# Panels of the help, in the order in which commands list their options.
+INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
+SAMPLING, TUNING = "What is held out", "Rarely needed"
+
 
 class Device(str, Enum):
+    """Where networks run."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
@@ -23,10 +33,43 @@ class Device(str, Enum):
 
 
 class Level(str, Enum):
+    """Levels of the labels in a store."""
+
     group = "group"
     subgroup = "subgroup"
     speaker = "speaker"
     name = "name"
+
+
+# ---- completion by the shell ----
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Names of the installed models that classify or embed."""
+    from knn_cli.networks import bundle
+
+    return sorted(name for name in bundle.available() if name.startswith(incomplete))
+
+
+def complete_segmentation(incomplete: str) -> list[str]:
+    """silero, and the names of the installed segmentation networks."""
+    from knn_cli.networks import bundle
+
+    names = ["silero", *sorted(bundle.available(segmenter=True))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+# ---- options ----
+
+
+def switch(*flags: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """An option without a value."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, metavar="", **more)
+
+
+def valued(*flags: str, metavar: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """An option with a value; the metavar is its unit or kind."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, metavar=metavar, **more)
 
 
 def quieter(value: bool) -> None:
@@ -37,67 +80,289 @@ def louder(value: bool) -> None:
     console.verbose = console.verbose or value
 
 
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", callback=quieter, help="Only errors on stderr.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", callback=louder, help="More on stderr.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model by name or folder; `knn info` lists them.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace stores, models and sound that exist; text is replaced anyway.")
+QUIET_HELP, VERBOSE_HELP = "Write only errors to stderr.", "Write more details to stderr."
+# Also understood behind a command, but listed once, in `knn --help`.
+QuietOption = Annotated[bool, switch("-q", "--quiet", callback=quieter, hidden=True, help=QUIET_HELP)]
+VerboseOption = Annotated[bool, switch("-v", "--verbose", callback=louder, hidden=True, help=VERBOSE_HELP)]
+
+NoVadOption = Annotated[bool, switch("--no-vad", panel=INPUT, help="Use all of the sound, not only the speech.")]
+ChannelOption = Annotated[
+    str,
+    valued(
+        "--channel",
+        metavar="CHANNEL",
+        panel=INPUT,
+        help="Use mix, left, right, or a number from 1.",
+        show_default=False,
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines.")]
-ChannelOption = Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 1.")]
-VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Use speech only, or all of the sound.")]
-BatchOption = Annotated[float, typer.Option("--batch-seconds", help="Sound that goes through the network at once.")]
 SegmentOption = Annotated[
-    float | None, typer.Option("--segment", help="A result every so many seconds instead of one a file.")
+    float | None,
+    valued(
+        "--segment", metavar="SECONDS", panel=INPUT,
+        help="Cut recordings into segments of this length.",
+    ),
+]  # fmt: skip
+LabelsOption = Annotated[
+    str,
+    valued(
+        "--labels", metavar="RULE", panel=INPUT,
+        help="Take labels from folder, group/speaker/file, a regular expression or a table (.csv).",
+    ),
+]  # fmt: skip
+JsonOption = Annotated[bool, switch("--json", panel=OUTPUT, help="Write JSON lines.")]
+ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace stores, models and sound.")]
+TextOption = Annotated[
+    Path | None, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write to this file, not to stdout.")
 ]
+FolderOption = Annotated[
+    Path | None,
+    valued("--out-dir", metavar="FOLDER", panel=OUTPUT, help="Write one file per recording here."),
+]
+ModelOption = Annotated[
+    str | None,
+    valued(
+        "--model", metavar="MODEL", panel=MODEL, autocompletion=complete_models,
+        help="Use this model (`knn info` lists them).",
+    ),
+]  # fmt: skip
+DeviceOption = Annotated[
+    Device,
+    valued(
+        "--device", metavar="DEVICE", panel=MODEL, help="Run networks on auto, cpu, cuda or mps.", show_default=False
+    ),
+]
+BatchOption = Annotated[
+    float,
+    valued(
+        "--batch-seconds",
+        metavar="SECONDS",
+        panel=MODEL,
+        help="Process so much sound at once (120).",
+        show_default=False,
+    ),
+]
+LevelOption = Annotated[
+    Level,
+    valued(
+        "--level",
+        metavar="LEVEL",
+        panel=LABELS,
+        help="Classes: group, subgroup (default), speaker, name.",
+        show_default=False,
+    ),
+]
+IgnoreOption = Annotated[
+    str, valued("--ignore", metavar="LABELS", panel=LABELS, help="Leave these labels out, such as 5,7.")
+]
+PriorsOption = Annotated[
+    str,
+    valued(
+        "--priors", metavar="WEIGHTS", panel=LABELS,
+        help="Weigh labels: cs=3,de=1 (others 1), model or empirical.",
+    ),
+]  # fmt: skip
+OpenSetOption = Annotated[
+    bool, switch("--open-set", panel=LABELS, help="Answer unknown below the threshold of the model.")
+]
+HeldOutOption = Annotated[
+    float | None,
+    valued(
+        "--held-out", metavar="SHARE", panel=SAMPLING, show_default=False,
+        help="Hold out this share of each class (0.2).",
+    ),
+]  # fmt: skip
+UnitsOption = Annotated[
+    Level | None,
+    valued(
+        "--units", metavar="LEVEL", panel=SAMPLING, show_default=False,
+        help="Never divide a unit, such as speaker (name).",
+    ),
+]  # fmt: skip
+SplitOption = Annotated[
+    Path | None,
+    valued("--split", metavar="FILE", panel=SAMPLING, help="Hold out what this file of `knn split` says."),
+]
+SeedOption = Annotated[
+    int, valued("--seed", metavar="N", min=0, panel=SAMPLING, help="Use this seed for all random draws.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    valued(
+        "--set", metavar="NAME=VALUE", panel=TUNING,
+        help="Change a setting listed below; repeatable.",
+    ),
+]  # fmt: skip
+
+
+def format_option() -> Any:
+    """--format; its type is the enumeration of a command's formats, which `epilog` lists."""
+    help = "Write this format; see below."
+    return valued("--format", metavar="FORMAT", panel=OUTPUT, help=help)
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a dataclass that `--set` fills: its default, and its line in the help."""
+    return field(default=default, metadata={"help": help})
+
+
+def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | None = None) -> str:
+    """The end of a command's help: examples, the formats that `--format` knows, and what `--set` changes."""
+    lines = [] if formats is None else [f"Formats: {', '.join(format.value for format in formats)}."]
+    if settings is not None:
+        lines.append(f"Settings for --set: {_described(settings)}.")
+    return "\n".join([*lines, "Examples:", *(f"  {example}" for example in examples)])
+
+
+def _described(settings: type) -> str:
+    return ", ".join(f"{field.name} ({field.metadata['help']})" for field in fields(settings))
+
+
+# ---- options against each other ----
 
 
 def given(ctx: typer.Context) -> set[str]:
-    """The options that the command line says, rather than their defaults."""
-    return {one for one in ctx.params if getattr(ctx.get_parameter_source(one), "name", "") == "COMMANDLINE"}
+    """The names of the options that the command line sets, as opposed to their defaults."""
+    return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
 
 
 def flag(ctx: typer.Context, name: str) -> str:
     """How an option is written, such as --out-dir."""
-    return next(max(one.opts, key=len) for one in ctx.command.params if one.name == name)
+    return next(max(param.opts, key=len) for param in ctx.command.params if param.name == name)
 
 
 def refuse_together(ctx: typer.Context, groups: Iterable[Sequence[str]]) -> None:
-    """KnnError where the command line says two options of a group."""
-    said = given(ctx)
+    """KnnError where the command line sets two options of a group."""
+    names = given(ctx)
     for group in groups:
-        if len(both := [flag(ctx, one) for one in group if one in said]) > 1:
+        if len(both := [flag(ctx, name) for name in group if name in names]) > 1:
             raise KnnError(f"{both[0]} and {both[1]} do not go together.", "Choose one of them.")
 
 
 def refuse_without(ctx: typer.Context, needs: Mapping[str, Sequence[str]]) -> None:
-    """KnnError where the command line says an option and none of those that it needs."""
-    said = given(ctx)
+    """KnnError where the command line sets an option and none of those that it needs."""
+    names = given(ctx)
     for name, needed in needs.items():
-        if name in said and not said & set(needed):
-            raise KnnError(f"{flag(ctx, name)} goes with {' or '.join(flag(ctx, one) for one in needed)}.", "Add it.")
+        if name in names and not names & set(needed):
+            raise KnnError(
+                f"{flag(ctx, name)} goes with {' or '.join(flag(ctx, other) for other in needed)}.", "Add it."
+            )
 
 
-def say_model(asked: str | None, found: Bundle, more: str) -> None:
-    """Which model is at work: said of one that the user did not name, else only where details are wanted."""
-    (console.detail if asked else console.note)(f"Model {found.fingerprint}, {more}.")
+def refuse_unless(ctx: typer.Context, choice: str, needs: Mapping[str, Iterable[str]]) -> None:
+    """KnnError where the command line sets an option that the value of the option `choice` has no use for.
+
+    needs : name of an option -> the values of `choice` that it goes with
+    """
+    names, value = given(ctx), ctx.params[choice].value
+    for name, values in needs.items():
+        if name in names and value not in values:
+            which = " or ".join(sorted(values))
+            raise KnnError(
+                f"{flag(ctx, name)} goes with {flag(ctx, choice)} {which}, not with {value}.", "Leave it out."
+            )
 
 
-def say_silent(rows: int) -> None:
-    if rows:
-        console.note(f"Left out {rows} segments without enough speech.")
+def refuse_beside(ctx: typer.Context, name: str, allowed: Iterable[str], hint: str) -> None:
+    """KnnError where the command line sets the option `name` and another one that is not `allowed` beside it."""
+    names = given(ctx)
+    others = [param.name for param in ctx.command.params if param.name in names - {name, *allowed}]
+    if name in names and others:
+        raise KnnError(f"{flag(ctx, str(others[0]))} does not go with {flag(ctx, name)}.", hint)
+
+
+def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
+    """KnnError when a text output would replace a source, or has the suffix of sound or of a store."""
+    from knn_cli.audio import reading
+    from knn_cli.core.output_paths import check_output
+    from knn_cli.store import hdf5
+
+    check_output(out, sources)
+    if out is not None and out.suffix.lower() in {*reading.SUFFIXES, *hdf5.SUFFIXES}:
+        raise KnnError(f"{out} is no name for a text file.", "Is it a recording? The output comes after the option.")
+
+
+# ---- values ----
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings:
+    """A settings dataclass from the NAME=VALUE pairs of `--set`.
+
+    Raises KnnError for an unknown name (with the nearest ones), a value of another type, and a name given twice.
+    """
+    known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    types = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        name = name.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            names = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
+            raise KnnError(f"There is no setting {name!r}.", names)
+        if not equals or not text:
+            raise KnnError(f"--set {pair} has no value.", f"Write it as --set {name}=VALUE.")
+        if name in values:
+            raise KnnError(f"The setting {name} is given twice.", "Leave one of them out.")
+        values[name] = _value(name, text, types[name])
+    return kind(**values)
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """A setting's text as its type: bool, int, float, str, or one of a Literal's texts."""
+    kinds = [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) in (Union, UnionType) else [kind]
+    only = kinds[0]
+    if get_origin(only) is Literal:
+        if text in get_args(only):
+            return text
+        raise KnnError(f"{name} cannot be {text!r}.", f"It is one of {', '.join(get_args(only))}.")
+    if only is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() in words:
+            return words[text.lower()]
+        raise KnnError(f"{name} cannot be {text!r}.", "It is true or false.")
+    try:
+        return only(text)
+    except ValueError:
+        what = {int: "a whole number", float: "a number"}[only]
+        raise KnnError(f"{name} cannot be {text!r}.", f"It is {what}.") from None
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a text between its commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_priors(text: str) -> dict[str, float] | None:
     """`cs=3,de=1` as numbers; None for an empty text. Raises KnnError for anything else."""
     priors: dict[str, float] = {}
-    for one in filter(None, map(str.strip, text.split(","))):
-        label, _, number = one.rpartition("=")
+    for part in listed(text):
+        label, _, number = part.rpartition("=")
         try:
             priors[label] = float(number)
         except ValueError:
             label = ""
         if not label:
-            raise KnnError(f"{one!r} is no label with its prior.", "Write them as cs=3,de=1.")
+            raise KnnError(f"{part!r} is no label with its prior.", "Write them as cs=3,de=1.")
     return priors or None
+
+
+# ---- notes that several commands write ----
+
+
+def note_model(asked: str | None, found: Bundle, more: str) -> None:
+    """Say which model works: as a note where the user did not name one, else as a detail."""
+    (console.detail if asked else console.note)(f"Model {found.fingerprint}, {more}.")
+
+
+def note_silent_rows(rows: int) -> None:
+    """Say how many segments held too little speech."""
+    if rows:
+        console.note(f"Left out {rows} segments without enough speech.")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as "1 speaker" or "3 speakers"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

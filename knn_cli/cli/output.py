@@ -47,38 +47,46 @@ def embeddings(
         json_line(stream, {**line, "embedding": [float(f"{value:.7g}") for value in vector]})
 
 
-class Said(NamedTuple):
-    """What is said of each row of a score table.
+class Predictions(NamedTuple):
+    """Posterior probabilities and predicted labels of the rows of a score table.
 
-    chances : (N, C) probabilities of the labels
-    ranks   : (N, C) their columns, the likeliest first
-    unknown : (N,) whether the row is of no known label; the likeliest of them are then said second and later
-    label   : (N,) the label that is said, `unknown` with the rest
-    groups  : (G,) names of the groups; () without
-    group_chances : (N, G) sums of the labels' probabilities
+    Attributes
+    ----------
+    posteriors
+        (N, C) probabilities of the labels.
+    ranks
+        (N, C) columns of the labels, the most probable first.
+    unknown
+        (N,) whether the row is rejected as out-of-set; its most probable labels then follow `unknown`.
+    label
+        (N,) the predicted label, `unknown` where the row is rejected.
+    groups
+        (G,) names of the groups; () without groups.
+    group_posteriors
+        (N, G) sums of the labels' probabilities.
     """
 
-    chances: Doubles
+    posteriors: Doubles
     ranks: NDArray[np.int64]
     unknown: NDArray[np.bool_]
     label: Texts
     groups: tuple[str, ...]
-    group_chances: Doubles
+    group_posteriors: Doubles
 
     def ranked(self, labels: Sequence[str], row: int, top: int) -> list[tuple[str, float | None]]:
         """At most `top` labels of a row and their probabilities: that it is unknown has none."""
-        found = [(labels[one], float(self.chances[row, one])) for one in self.ranks[row]]
+        found = [(labels[one], float(self.posteriors[row, one])) for one in self.ranks[row]]
         return [*([(UNKNOWN, None)] if self.unknown[row] else []), *found][: min(top, len(labels))]
 
     def group(self, row: int) -> tuple[str, float] | None:
         """The likeliest group of a row, None where the row is unknown or there are no groups."""
         if not self.groups or self.label[row] == UNKNOWN:
             return None
-        best = int(self.group_chances[row].argmax())
-        return self.groups[best], float(self.group_chances[row, best])
+        best = int(self.group_posteriors[row].argmax())
+        return self.groups[best], float(self.group_posteriors[row, best])
 
 
-def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
+def predict(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Predictions:
     """Labels, ranks and groups of each row, under `priors`."""
     whole = weighted(table, priors)
     chances = posteriors(whole)
@@ -88,17 +96,19 @@ def said(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Said:
     if table.threshold is not None:  # it was chosen on scores of labels alike
         unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
     groups: tuple[str, ...] = ()
-    group_chances = np.zeros((len(table), 0))
+    group_posteriors = np.zeros((len(table), 0))
     if table.groups:
         summed, _ = sum_by_group(whole)
-        groups, group_chances = summed.labels, np.exp(summed.log_likelihood)
-    return Said(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_chances)
+        groups, group_posteriors = summed.labels, np.exp(summed.log_likelihood)
+    return Predictions(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_posteriors)
 
 
-def score_lines(stream: TextIO, table: ScoreTable, found: Said, priors: Mapping[str, float] | None = None) -> None:
+def score_lines(
+    stream: TextIO, table: ScoreTable, predictions: Predictions, priors: Mapping[str, float] | None = None
+) -> None:
     llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
-    for row, chances in enumerate(found.chances):
-        ((label, probability),) = found.ranked(table.labels, row, 1)
+    for row, chances in enumerate(predictions.posteriors):
+        ((label, probability),) = predictions.ranked(table.labels, row, 1)
         line = {
             "file": str(table.name[row]),
             "start": _seconds(table.start[row]),
@@ -108,29 +118,29 @@ def score_lines(stream: TextIO, table: ScoreTable, found: Said, priors: Mapping[
             "probabilities": {one: round(float(p), 6) for one, p in zip(table.labels, chances, strict=True)},
             "llr": {one: round(float(x), 4) for one, x in zip(table.labels, llr[row], strict=True)},
         }
-        if found.groups:
-            group = found.group(row)
+        if predictions.groups:
+            group = predictions.group(row)
             line["group"] = None if group is None else group[0]
-            own = found.group_chances[row]
-            line["groups"] = {one: round(float(p), 6) for one, p in zip(found.groups, own, strict=True)}
+            own = predictions.group_posteriors[row]
+            line["groups"] = {one: round(float(p), 6) for one, p in zip(predictions.groups, own, strict=True)}
         json_line(stream, line)
 
 
-def score_rows(stream: TextIO, table: ScoreTable, found: Said, top: int, *, header: bool) -> None:
+def score_rows(stream: TextIO, table: ScoreTable, predictions: Predictions, top: int, *, header: bool) -> None:
     if header:
         more = [
             f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
         ]
-        more += ["group", "group_probability"] if found.groups else []
+        more += ["group", "group_probability"] if predictions.groups else []
         stream.write("\t".join(["file", "start", "end", "label", "probability", *more]) + "\n")
     for row in range(len(table)):
         ranked = [
             text
-            for label, chance in found.ranked(table.labels, row, top)
+            for label, chance in predictions.ranked(table.labels, row, top)
             for text in (label, "" if chance is None else f"{chance:.4f}")
         ]
-        if found.groups:
-            group = found.group(row)
+        if predictions.groups:
+            group = predictions.group(row)
             ranked += ["", ""] if group is None else [group[0], f"{group[1]:.4f}"]
         times = [
             "" if (value := _seconds(time)) is None else f"{value:g}" for time in (table.start[row], table.end[row])
@@ -138,7 +148,7 @@ def score_rows(stream: TextIO, table: ScoreTable, found: Said, top: int, *, head
         stream.write("\t".join(map(tsv_field, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
-def score_table(tables: list[tuple[ScoreTable, Said]], top: int, model: str) -> None:
+def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -150,15 +160,15 @@ def score_table(tables: list[tuple[ScoreTable, Said]], top: int, model: str) -> 
         shown.add_column(f"{rank}.")
     if tables[0][0].groups:
         shown.add_column("group")
-    for table, found in tables:
+    for table, predictions in tables:
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
             ranked = [
                 label if chance is None else f"{label} {chance:.1%}"
-                for label, chance in found.ranked(table.labels, row, top)
+                for label, chance in predictions.ranked(table.labels, row, top)
             ]
-            if found.groups:
-                group = found.group(row)
+            if predictions.groups:
+                group = predictions.group(row)
                 ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")
             shown.add_row(*map(Text, [str(table.name[row]), span, *ranked]))  # Text: a name may hold rich's markup
     Console().print(shown)
@@ -273,12 +283,12 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def right_of(table: ScoreTable, found: Said) -> tuple[int, int]:
+def correct(table: ScoreTable, predictions: Predictions) -> tuple[int, int]:
     """(right, all) of the rows whose true label the model knows; right is what is said, so `unknown` is not."""
     if not len(table.truth):
         return 0, 0
     known = np.isin(table.truth, table.labels)
-    return int((known & (found.label == table.truth)).sum()), int(known.sum())
+    return int((known & (predictions.label == table.truth)).sum()), int(known.sum())
 
 
 def _seconds(value: float) -> float | None:

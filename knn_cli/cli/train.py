@@ -1,8 +1,8 @@
-"""`knn split` and `knn train`: recordings that are kept apart, and classifiers of languages, dialects and speakers."""
+"""`knn train`: classifiers of languages, dialects and speakers; with a recipe, networks."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,106 +11,70 @@ import typer
 
 from knn_cli.cli.console import console, end_at_once_among_several
 from knn_cli.cli.options import (
+    LABELS,
+    OUTPUT,
     BatchOption,
     Device,
     DeviceOption,
     ForceOption,
-    JsonOption,
+    HeldOutOption,
+    IgnoreOption,
     Level,
+    LevelOption,
+    ModelOption,
+    NoVadOption,
+    PriorsOption,
     QuietOption,
-    VadOption,
+    SeedOption,
+    SetOption,
+    SplitOption,
+    UnitsOption,
     VerboseOption,
-    given,
+    epilog,
+    listed,
     parse_priors,
+    read_settings,
+    refuse_beside,
+    setting,
+    valued,
 )
-from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from knn_cli.recognition.train_classifier import Training
 
+CLASSIFIER = "Classifier"
 
-class Calibrating(str, Enum):
+
+class CalibrationMethod(str, Enum):
+    """How scores become calibrated log-likelihood ratios."""
+
     affine = "affine"
     temperature = "temperature"
     none = "none"
 
 
-class SplitKind(str, Enum):
-    held_out = "held-out"
-    folds = "folds"
-    leave_one_out = "leave-one-out"
-    quartiles = "quartiles"
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Rarely used settings of `knn train`."""
+
+    balanced: bool = setting(False, "average the covariance over classes, not rows")
+    duration_aware: bool = setting(False, "calibrate by the length of a row")
+    out_of_set_class: bool = setting(False, "train out-of-set labels as the class unknown")
+    false_reject: float | None = setting(None, "share of known rows that --open-set may lose")
+    refit: bool | None = setting(None, "fit on all rows in the end; not with a test side")
+    view: str = setting("", "part of the embeddings, such as language")
 
 
-class Side(str, Enum):
-    train = "train"
-    test = "test"
+_BESIDE_RECIPE = ("src", "out", "no_vad", "device", "force", "quiet", "verbose")
 
-
-# Options of `knn split` that not all kinds look at: the kinds that do.
-_OF_KINDS = {
-    "held_out": ("--held-out", {SplitKind.held_out}),
-    "count": ("--folds", {SplitKind.folds}),
-    "number": ("--number", {SplitKind.quartiles}),
-    "side": ("--side", {SplitKind.quartiles}),
-    "units": ("--units", {SplitKind.held_out, SplitKind.folds, SplitKind.leave_one_out}),
-    "seed": ("--seed", {SplitKind.held_out, SplitKind.folds, SplitKind.quartiles}),
-}
-
-
-def split(
-    ctx: typer.Context,
-    src: Annotated[Path, typer.Argument(help="Store of sound or embeddings.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table (.tsv) to write.")],
-    kind: Annotated[
-        SplitKind, typer.Option("--kind", help="One held-out side, folds, each unit a fold, or by length.")
-    ] = SplitKind.held_out,
-    label: Annotated[Level, typer.Option("--label", help="What the classes are.")] = Level.subgroup,
-    units: Annotated[Level, typer.Option("--units", help="What is never cut; name: recordings.")] = Level.name,
-    held_out: Annotated[float, typer.Option("--held-out", help="Share of each class's units on the test side.")] = 0.2,
-    count: Annotated[int, typer.Option("--folds", help="Folds of --kind folds.")] = 5,
-    number: Annotated[
-        int | None, typer.Option("--number", help="Recordings a class of --kind quartiles, of middling length.")
-    ] = None,
-    side: Annotated[Side, typer.Option("--side", help="Where those recordings go.")] = Side.train,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
-    ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
-    as_json: JsonOption = False,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Which recordings are held out: drawn once, written to a file that `knn train` and `classify` take."""
-    from knn_cli.cli import output, pipeline
-    from knn_cli.recognition import split_files
-    from knn_cli.store import hdf5
-
-    said = given(ctx)
-    for one, (option, kinds) in _OF_KINDS.items():
-        if kind not in kinds and one in said:
-            which = " or ".join(sorted(wanted.value for wanted in kinds))
-            raise KnnError(f"{option} is of --kind {which}; {kind.value} has no use for it.", "Leave it out.")
-    pipeline.check_text_output(out, [src])
-    if out.exists() and not force:
-        raise KnnError(f"{out} exists.", "Use --force to replace it.")
-    rows = hdf5.labels(src)
-    made = split_files.make(
-        rows,
-        label=label.value,
-        units=units.value,
-        kind=kind.value,
-        fraction=held_out,
-        count=count,
-        number=number,
-        side=side.value,
-        seed=seed,
-        ignore=_listed(ignore),
-    )
-    split_files.write(out, made)
-    output.split_counts(sys.stdout, split_files.counts(made, rows), as_json)
-    console.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")
+EPILOG = epilog(
+    "knn train emb.h5 -o my-dialects --split split.tsv",
+    "knn train emb.h5 -o speakers --level speaker",
+    "knn train corpus.h5 --recipe recipe.toml -o models/mine",
+    settings=TrainingSettings,
+)
 
 
 def train(
@@ -118,169 +82,155 @@ def train(
     src: Annotated[
         Path,
         typer.Argument(
-            help="Embedding store, or audio store (embedded first); a folder of audio or .tar for --recipe."
+            metavar="SOURCE", help="Store of embeddings or sound; for a recipe also a folder of audio or .tar files."
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
+    out: Annotated[Path, valued("-o", "--out", metavar="FOLDER", panel=OUTPUT, help="Write the model here.")],
+    force: ForceOption = False,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="TOML file: train a network on sound (docs/training.md).")
+        Path | None,
+        valued("--recipe", metavar="FILE", panel=OUTPUT, help="Train a network by this TOML file."),
     ] = None,
-    label: Annotated[Level, typer.Option("--label", help="What the classes are.")] = Level.subgroup,
-    ignore: Annotated[str, typer.Option("--ignore", help="Labels to leave out, such as 5,7.")] = "",
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Average the covariance over classes, not rows.")
-    ] = False,
+    level: LevelOption = Level.subgroup,
+    ignore: IgnoreOption = "",
+    groups: Annotated[
+        Path | None,
+        valued("--groups", metavar="FILE", panel=LABELS, help="Sum probabilities by this table of regions."),
+    ] = None,
+    out_of_set: Annotated[
+        str,
+        valued("--out-of-set", metavar="LABELS", panel=LABELS, help="Choose the threshold of unknown on these."),
+    ] = "",
+    priors: PriorsOption = "",
     transforms: Annotated[
-        str, typer.Option("--transforms", help="Steps first, such as center,whiten,lda:14,length.")
+        str,
+        valued("--transforms", metavar="STEPS", panel=CLASSIFIER, help="Transform first: center,whiten,lda:14,length."),
     ] = "",
     calibration: Annotated[
-        Calibrating, typer.Option("--calibration", help="On held-out recordings.")
-    ] = Calibrating.affine,
-    duration_aware: Annotated[
-        bool, typer.Option("--duration-aware", help="Let the calibration depend on how long a row is.")
-    ] = False,
-    priors: Annotated[
-        str, typer.Option("--priors", help="empirical, or cs=3,de=1 (others 1); kept with the model.")
-    ] = "",
-    groups: Annotated[
-        Path | None, typer.Option("--groups", help="Table of label and group, such as dialect and region.")
-    ] = None,
-    strangers: Annotated[
-        str, typer.Option("--out-of-set", help="Labels outside the closed set, which choose the threshold of unknown.")
-    ] = "",
-    stranger_class: Annotated[
-        bool, typer.Option("--out-of-set-class", help="Learn them as the class unknown instead.")
-    ] = False,
-    false_reject: Annotated[
-        float | None,
-        typer.Option("--false-reject", help="Share of known rows it may lose; else equal error."),
-    ] = None,
-    held_out: Annotated[
-        float | None,
-        typer.Option("--held-out", help="Share of recordings kept for the figures.", show_default="0.2"),
-    ] = None,
-    split: Annotated[
-        Path | None, typer.Option("--split", help="What to hold out instead: a file of `knn split`.")
-    ] = None,
-    units: Annotated[
-        Level | None,
-        typer.Option("--units", help="What held-out rows never share with others.", show_default="name"),
-    ] = None,
-    refit: Annotated[
-        bool | None,
-        typer.Option(
-            "--refit/--no-refit", help="Fit on all rows at last; by default unless the split has a test side."
+        CalibrationMethod,
+        valued(
+            "--calibration",
+            metavar="METHOD",
+            panel=CLASSIFIER,
+            help="Calibrate by affine, temperature or none.",
+            show_default=False,
         ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is drawn.")] = 0,
-    view: Annotated[str, typer.Option("--view", help="Part of the embedding, such as language; default all.")] = "",
-    model: Annotated[str | None, typer.Option("--model", help="Model that embeds an audio store.")] = None,
-    vad: VadOption = True,
+    ] = CalibrationMethod.affine,
+    split: SplitOption = None,
+    held_out: HeldOutOption = None,
+    units: UnitsOption = None,
+    seed: SeedOption = 0,
+    no_vad: NoVadOption = False,
+    model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
-    force: ForceOption = False,
+    settings: SetOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train a classifier of languages, dialects or speakers on a store, minutes on a CPU; or a network by a recipe."""
-    if recipe is not None:
-        return _train_network(src, out, recipe, given(ctx), device=device.value, use_vad=vad, force=force)
+    """Train a classifier of languages, dialects or speakers on a store.
+
+    Its figures on held-out rows go to stdout. An audio store is embedded first, by --model. With --recipe a network
+    is trained instead.
+    """
     from knn_cli.core.output_paths import check_output
     from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
     from knn_cli.recognition import split_files, train_classifier
     from knn_cli.store import labels
 
+    refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe decides that, or has no use for it.")
+    if recipe is not None:
+        return _train_network(src, out, recipe, device=device.value, use_vad=not no_vad, force=force)
+    tuning = read_settings(TrainingSettings, settings)
     bundle.check_free(out, force)
     check_output(out, [src])
-    made_split = split_files.read(split) if split is not None else None
-    weights = _priors(priors)
-    grouped = labels.read_groups(groups) if groups is not None else None
+    drawn = split_files.read(split) if split is not None else None
+    weights: Literal["empirical"] | dict[str, float] | None
+    weights = "empirical" if priors == "empirical" else parse_priors(priors)
+    group_of = labels.read_groups(groups) if groups is not None else None
     with console.progress("Embedding") as progress:
-        rows = load_or_embed(src, model, device.value, batch_seconds, label=label.value, use_vad=vad, progress=progress)
-    done = train_classifier.train(
+        rows = load_or_embed(
+            src, model, device.value, batch_seconds, label=level.value, use_vad=not no_vad, progress=progress
+        )
+    result = train_classifier.train(
         rows,
         out,
-        label=label.value,
-        ignore=_listed(ignore),
-        balanced=balanced,
+        label=level.value,
+        ignore=listed(ignore),
+        balanced=tuning.balanced,
         fraction=held_out,
         seed=seed,
-        view=view,
+        view=tuning.view,
         force=force,
-        split=made_split,
+        split=drawn,
         units=None if units is None else units.value,
         transforms=transforms,
         calibration=calibration.value,
-        duration_aware=duration_aware,
+        duration_aware=tuning.duration_aware,
         priors=weights,
-        groups=grouped,
-        strangers=_listed(strangers),
-        stranger_class=stranger_class,
-        false_reject=false_reject,
-        refit=refit,
+        groups=group_of,
+        strangers=listed(out_of_set),
+        stranger_class=tuning.out_of_set_class,
+        false_reject=tuning.false_reject,
+        refit=tuning.refit,
     )
-    if model is None:
-        console.note(f"Embeddings of {done.bundle.fingerprint or 'an unknown model'}.")
-    if done.not_found:
-        console.note(f"No row has the label {', '.join(done.not_found)}.")
-    if done.not_in_store:
-        console.note(f"{len(done.not_in_store)} recordings of the split are not here, such as {done.not_in_store[0]}.")
-    if done.split_label:
-        console.note(f"The split was drawn by {done.split_label}, the labels here are of the level {label.value}.")
-    if not done.bundle.has_network:
-        console.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
-    if not done.refitted:
-        console.note("The model is fitted on the side train alone, so that the side test can try it.")
-    if done.left_out:
-        console.note(f"Left out {done.left_out} rows that are ignored, on no side, or have no {label.value}.")
-    if not done.calibrated and calibration is not Calibrating.none:
-        console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
-    for name, text in _lines(done, out):
+    _note_caveats(result, model, level.value, calibration)
+    for name, text in _lines(result, out):
         typer.echo(f"{name:<12}{text}")
 
 
-def _lines(done: Training, out: Path) -> Iterator[tuple[str, str]]:
-    held = sum(kept for _, kept in done.counts.values())
-    yield "labels", f"{len(done.counts)}: {', '.join(done.counts)}"
-    yield "held out", f"{held} rows, {done.units} disjoint from the {sum(n for n, _ in done.counts.values())} fitted"
-    yield "accuracy", f"{done.accuracy:.1%}"
-    if done.group_accuracy is not None:
-        yield "of groups", f"{done.group_accuracy:.1%}"
-    yield "Cprimary", f"{done.cprimary:.3f} (minimum {done.min_cprimary:.3f})"
-    yield "Cllr", f"{done.cllr:.3f} bits"
-    if done.open_set is not None:
-        rates = f"false reject {done.open_set.false_reject:.1%}, false accept {done.open_set.false_accept:.1%}"
-        yield "open set", f"detection LLR from {done.open_set.threshold:.2f} on: {rates}"
-        if done.apart:
-            yield "", f"(false accept: of {done.open_set.unknown} rows of other {done.apart} than chose the threshold)"
-    if done.plda:
+def _note_caveats(result: Training, model: str | None, level: str, calibration: CalibrationMethod) -> None:
+    """Say on stderr what one should know before trusting the figures."""
+    if model is None:
+        console.note(f"Embeddings of {result.bundle.fingerprint or 'an unknown model'}.")
+    if result.not_found:
+        console.note(f"No row has the label {', '.join(result.not_found)}.")
+    if result.not_in_store:
+        missing = result.not_in_store
+        console.note(f"{len(missing)} recordings of the split are not here, such as {missing[0]}.")
+    if result.split_label:
+        console.note(f"The split was drawn by {result.split_label}, the labels here are of the level {level}.")
+    if not result.bundle.has_network:
+        console.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
+    if not result.refitted:
+        console.note("The model is fitted on the training side alone, so that the test side can evaluate it.")
+    if result.left_out:
+        console.note(f"Left out {result.left_out} rows that are ignored, on no side, or have no {level}.")
+    if not result.calibrated and calibration is not CalibrationMethod.none:
+        console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
+
+
+def _lines(result: Training, out: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of each line of the report on stdout."""
+    held_out = sum(count for _, count in result.counts.values())
+    fitted = sum(count for count, _ in result.counts.values())
+    yield "labels", f"{len(result.counts)}: {', '.join(result.counts)}"
+    yield "held out", f"{held_out} rows, {result.units} disjoint from the {fitted} fitted"
+    yield "accuracy", f"{result.accuracy:.1%}"
+    if result.group_accuracy is not None:
+        yield "of groups", f"{result.group_accuracy:.1%}"
+    yield "Cprimary", f"{result.cprimary:.3f} (minimum {result.min_cprimary:.3f})"
+    yield "Cllr", f"{result.cllr:.3f} bits"
+    if (open_set := result.open_set) is not None:
+        rates = f"false reject {open_set.false_reject:.1%}, false accept {open_set.false_accept:.1%}"
+        yield "open set", f"detection LLR from {open_set.threshold:.2f} on: {rates}"
+        if result.apart:
+            yield "", f"(false accept: of {open_set.unknown} rows of other {result.apart} than chose the threshold)"
+    if result.plda:
         yield "trials", "with a PLDA"
     yield "model", str(out)
 
 
-def _listed(text: str) -> list[str]:
-    return [one.strip() for one in text.split(",") if one.strip()]
-
-
-def _priors(text: str) -> Literal["empirical"] | dict[str, float] | None:
-    return "empirical" if text == "empirical" else parse_priors(text)
-
-
-# Options of classifiers on embeddings; of networks the recipe decides.
-_DECIDED_BY_RECIPE = {"label", "ignore", "balanced", "held_out", "seed", "view", "model", "batch_seconds"}
-
-
-def _train_network(src: Path, out: Path, recipe: Path, said: set[str], **options: Any) -> None:
+def _train_network(src: Path, out: Path, recipe: Path, **options: Any) -> None:
     from knn_cli.training import recipe_reader, trainer
 
-    if clash := sorted(_DECIDED_BY_RECIPE & said):
-        option = "--" + clash[0].replace("_", "-")
-        raise KnnError(f"{option} does not go with --recipe.", "Set it in the recipe, where it has a key.")
-    asked = recipe_reader.read(recipe)
+    checked = recipe_reader.read(recipe)
     with console.progress("Training") as progress:
-        done = trainer.train(src, out, asked, progress=progress, report=lambda one: console.note(one.line), **options)
-    if done.finished is not None:  # only the main process of a training has the word
-        console.note(done.finished.note)
-        typer.echo("\n".join(done.lines))
+        result = trainer.train(
+            src, out, checked, progress=progress, report=lambda epoch: console.note(epoch.line), **options
+        )
+    if result.finished is not None:  # only in the main process of a distributed training
+        console.note(result.finished.note)
+        typer.echo("\n".join(result.lines))
     end_at_once_among_several()

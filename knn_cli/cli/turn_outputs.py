@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knn_cli.audio import reading
-from knn_cli.cli import pipeline
+from knn_cli.cli.options import check_text_output
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_output, make_output_folder
 from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
@@ -107,7 +107,7 @@ def check(
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
         read += [*folder.glob("*.rttm"), *reading.find(folder)]
-    pipeline.check_text_output(outputs.out, read)
+    check_text_output(outputs.out, read)
     if speaker_store is not None:
         if speaker_store.suffix.lower() not in hdf5.SUFFIXES:
             raise KnnError(f"{speaker_store} is no name for a store.", "Name a file such as voices.h5.")

@@ -26,7 +26,7 @@ from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 
 TINY = ["--model", "tiny-test", "--device", "cpu"]
-HEAR = [*TINY, "--vad", "silero"]  # so that no network is loaded besides the tiny one
+HEAR = [*TINY, "--segmentation", "silero"]  # so that no network is loaded besides the tiny one
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_a_store_is_classified_either_way(chain: dict[str, Path]) -> None:
 
 
 def test_train_on_an_audio_store_embeds_first(chain: dict[str, Path], tmp_path: Path) -> None:
-    result = done("train", chain["audio"], "-o", tmp_path / "m", "--no-vad", "--label", "group", *TINY)
+    result = done("train", chain["audio"], "-o", tmp_path / "m", "--no-vad", "--level", "group", *TINY)
     assert "labels      2: 1, 2" in result.stdout
     with h5py.File(tmp_path / "m" / "classifier.h5") as one, h5py.File(chain["model"] / "classifier.h5") as other:
         assert np.allclose(one["classifier/means"], other["classifier/means"], atol=1e-6)
@@ -104,11 +104,11 @@ def test_train_on_an_audio_store_embeds_first(chain: dict[str, Path], tmp_path: 
 
 def test_train_labels(chain: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
     done("convert", corpus, tmp_path / "short.h5", "--segment", "0.5", "--min-segment", "0.5")
-    named = done("train", tmp_path / "short.h5", "-o", tmp_path / "names", "--label", "name", "--no-vad", *TINY)
+    named = done("train", tmp_path / "short.h5", "-o", tmp_path / "names", "--level", "name", "--no-vad", *TINY)
     assert "labels      10" in named.stdout and "segments disjoint" in named.stdout
     ignored = knn("train", chain["embeddings"], "-o", tmp_path / "m", "--ignore", "2-3")
     assert ignored.exit_code == 1 and "only '1-1'" in ignored.stderr
-    empty = knn("train", chain["embeddings"], "-o", tmp_path / "m", "--label", "speaker")
+    empty = knn("train", chain["embeddings"], "-o", tmp_path / "m", "--level", "speaker")
     assert empty.exit_code == 1 and "there is none" in empty.stderr
 
 
@@ -422,7 +422,7 @@ def test_a_bundle_is_replaced_from_inside_and_through_a_link(
 ) -> None:
     done("train", chain["embeddings"], "-o", tmp_path / "m")
     (tmp_path / "link").symlink_to("m")
-    done("train", chain["embeddings"], "-o", tmp_path / "link", "--force", "--label", "group")
+    done("train", chain["embeddings"], "-o", tmp_path / "link", "--force", "--level", "group")
     monkeypatch.chdir(tmp_path / "m")
     done("train", chain["embeddings"], "-o", ".", "--force", "--seed", "3")
     assert bundle.find(tmp_path / "m").config["training"]["seed"] == 3

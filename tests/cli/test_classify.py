@@ -60,8 +60,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def lines(work: dict[str, Path], *more: str | Path) -> tuple[list[dict[str, Any]], str]:
-    result = done("classify", work["emb.h5"], "--model", work["m"], "--json", *more)
+def lines(work: dict[str, Path], *more: str | Path, command: str = "classify") -> tuple[list[dict[str, Any]], str]:
+    result = done(command, work["emb.h5"], "--model", work["m"], "--json", *more)
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 
 
@@ -80,7 +80,7 @@ def test_priors_reach_the_detection_scores(work: dict[str, Path]) -> None:
 
 def test_priors_reach_the_figures_of_a_test_set(work: dict[str, Path]) -> None:
     flat, own, named = (
-        lines(work, "--curve", "1", "--draws", "0", *more)[0][0]
+        lines(work, "--curve", "1", "--draws", "0", *more, command="evaluate")[0][0]
         for more in ([], ["--priors", "model"], ["--priors", "a1=8"])
     )
     assert own == named and own["figures"]["cavg_9"] != flat["figures"]["cavg_9"]
@@ -88,7 +88,7 @@ def test_priors_reach_the_figures_of_a_test_set(work: dict[str, Path]) -> None:
     assert own["curve"][0]["accuracy"] == own["figures"]["accuracy"][0]
     assert own["curve"][0]["cprimary"] == own["figures"]["cprimary"][0]
     refused(
-        "no label of the model", "classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--priors", "z=2"
+        "no label of the model", "evaluate", work["emb.h5"], "--model", work["m"], "--curve", "1", "--priors", "z=2"
     )
 
 
@@ -117,23 +117,23 @@ def test_an_unknown_row_has_no_group_and_keeps_its_best_label(work: dict[str, Pa
             assert line["label"] == best and line["group"] == flat[row]["group"]
 
 
-def test_said_by_hand() -> None:
-    """A learnt class of strangers is a label like the others; priors can make it or another one the best."""
+def test_predictions_by_hand() -> None:
+    """A learnt class of out-of-set labels is a label like the others; priors can make it or another one the best."""
     scores = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
     none = np.full(2, np.nan)
     table = ScoreTable(
         ("a", "b", "unknown"), scores, np.array(["r", "s"]), none, none, np.array(["a", "b"]), None, ("g", "h", "")
     )
-    found = output.said(table)
+    found = output.predict(table)
     assert found.label.tolist() == ["a", "unknown"] and found.group(1) is None
     assert found.ranked(table.labels, 1, 2) == [("unknown", pytest.approx(0.7)), ("b", pytest.approx(0.2))]
-    assert found.group(0) == ("g", pytest.approx(0.5)) and output.right_of(table, found) == (1, 2)
-    found = output.said(table, {"b": 9.0})
-    assert found.label.tolist() == ["b", "b"] and output.right_of(table, found) == (1, 2)
+    assert found.group(0) == ("g", pytest.approx(0.5)) and output.correct(table, found) == (1, 2)
+    found = output.predict(table, {"b": 9.0})
+    assert found.label.tolist() == ["b", "b"] and output.correct(table, found) == (1, 2)
 
 
 def test_figures_go_where_they_are_sent(work: dict[str, Path], tmp_path: Path) -> None:
-    command = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "2", "--draws", "0"]
+    command = ["evaluate", work["emb.h5"], "--model", work["m"], "--curve", "2", "--draws", "0"]
     shown = done(*command).stdout
     assert shown and done(*command, "-o", tmp_path / "out.txt").stdout == ""
     assert (tmp_path / "out.txt").read_text() == shown
@@ -144,7 +144,7 @@ def test_figures_go_where_they_are_sent(work: dict[str, Path], tmp_path: Path) -
 
 
 def test_rows_that_the_model_was_fitted_on_are_counted(work: dict[str, Path]) -> None:
-    command = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--draws", "0"]
+    command = ["evaluate", work["emb.h5"], "--model", work["m"], "--curve", "1", "--draws", "0"]
     assert "54 of 90 tested rows are of recordings that the model was fitted on" in done(*command).stderr
     apart = done(*command, "--split", work["split.tsv"]).stderr
     assert "fitted on" not in apart
@@ -154,7 +154,7 @@ def test_rows_that_the_model_was_fitted_on_are_counted(work: dict[str, Path]) ->
 
 
 def test_curve_ends_with_the_longest_recording(work: dict[str, Path]) -> None:
-    found, said = lines(work, "--curve", "50", "--draws", "0")
+    found, said = lines(work, "--curve", "50", "--draws", "0", command="evaluate")
     assert [point["segments"] for point in found[0]["curve"]] == [1, 2, 3]
     assert "No recording has more than 3 segments" in said
 
@@ -182,11 +182,11 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     done("convert", tmp_path / "wavs", tmp_path / "audio.h5", "--segment", "2")
     split = split_files.make(hdf5.labels(tmp_path / "audio.h5"), label="group", fraction=0.25)
     split_files.write(tmp_path / "split.tsv", split)
-    done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
+    done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--level", "group", "--model", "tiny-test", "--no-vad")
     heard: list[str] = []
     original = speech_regions.is_silent
     monkeypatch.setattr(speech_regions, "is_silent", lambda samples: heard.append("") or original(samples))
-    command = ["classify", tmp_path / "audio.h5", "--model", tmp_path / "m", "--curve", "1", "--no-vad", "--draws", "0"]
+    command = ["evaluate", tmp_path / "audio.h5", "--model", tmp_path / "m", "--curve", "1", "--no-vad", "--draws", "0"]
     said = json.loads(done(*command, "--split", tmp_path / "split.tsv", "--json").stdout)
     assert len(heard) == said["rows"] == 6 and said["recordings"] == 2
 
@@ -195,31 +195,42 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("command", "options", "sentence"),
     [
-        (["--report", "page", "--top", "2"], "--top does nothing with --report"),
-        (["--curve", "2", "--segment", "2"], "--segment does nothing with --curve"),
-        (["--curve", "2", "--channel", "left"], "--channel does nothing with --curve"),
-        (["--trials", "t.txt", "--json"], "--json does nothing with --trials"),
-        (["--trials", "t.txt", "--priors", "a1=2"], "--priors does nothing with --trials"),
-        (["--trials", "t.txt", "--open-set"], "--open-set does nothing with --trials"),
-        (["--trials", "t.txt", "--no-vad"], "--vad/--no-vad does nothing with --trials"),
-        (["--trials", "t.txt", "--device", "cpu"], "--device does nothing with --trials"),
-        (["--timeline", "--priors", "a1=2"], "--priors does nothing with --timeline"),
-        (["--timeline", "--segment", "2"], "--segment does nothing with --timeline"),
-        (["--timeline", "--top", "2"], "--top does nothing with --timeline"),
-        (["--curve", "2", "--part", "train"], "--part goes with --split"),
-        (["--curve", "2", "--force"], "--force goes with --report"),
-        (["--timeline", "--json", "--format", "srt"], "--json and --format srt do not go together"),
-        (["--timeline", "--json", "-o", "x.srt"], "--json and the suffix of x.srt do not go together"),
+        ("evaluate", ["--part", "train"], "--part goes with --split"),
+        ("evaluate", ["--force"], "--force goes with --report"),
+        ("timeline", ["--json", "--format", "srt"], "--json and --format do not go together"),
+        ("timeline", ["--json", "-o", "x.srt"], "--json and the suffix of x.srt do not go together"),
+        ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir do not go together"),
+        ("embed", ["--labels", "group/file"], "--labels goes with --out"),
     ],
 )
 def test_no_option_is_passed_over(
-    options: list[str], sentence: str, work: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    options: list[str],
+    sentence: str,
+    work: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(sentence, "classify", work["emb.h5"], "--model", work["m"], *options)
+    refused(sentence, command, work["emb.h5"], "--model", work["m"], *options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("evaluate", ["--top", "--segment", "--channel", "--open-set"]),
+        ("verify", ["--json", "--priors", "--open-set", "--no-vad", "--device"]),
+        ("timeline", ["--priors", "--segment", "--top", "--report"]),
+        ("classify", ["--report", "--curve", "--turns", "--window", "--cohort", "--split"]),
+    ],
+)
+def test_commands_have_only_the_options_that_they_use(command: str, options: list[str]) -> None:
+    for option in options:
+        result = knn(command, option, "x")
+        assert result.exit_code == 2 and "No such option" in result.output, option
 
 
 def _noises(folder: Path) -> None:
@@ -238,7 +249,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sounds")
     _noises(folder / "wavs")
     done("convert", folder / "wavs", folder / "audio.h5", "--segment", "2")
-    done("train", folder / "audio.h5", "-o", folder / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
+    done("train", folder / "audio.h5", "-o", folder / "m", "--level", "group", "--model", "tiny-test", "--no-vad")
     for place, label in (("a", "hiss"), ("b", "rumble")):
         (folder / place).mkdir()
         (folder / "wavs" / label / f"{label}0.wav").rename(folder / place / "one.wav")
@@ -248,7 +259,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two(sounds: Path) -> list[str | Path]:
     model = ["--model", sounds / "m", "--no-vad", "--window", "2"]
-    return ["classify", sounds / "a" / "one.wav", sounds / "b" / "one.wav", "--timeline", *model]
+    return ["timeline", sounds / "a" / "one.wav", sounds / "b" / "one.wav", *model]
 
 
 def test_recordings_of_one_name_keep_a_file_each(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:
@@ -274,7 +285,7 @@ def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path:
     turns = tmp_path / "one.rttm"
     turns.write_text("SPEAKER one 1 0.0 6.0 <NA> <NA> ann <NA> <NA>\n")
     before = turns.read_text()
-    one = [*two[:2], *two[3:], "--rttm", turns]
+    one = [*two[:2], *two[3:], "--turns", turns]
     refused("one of the sources", *one, "-o", turns)
     refused("one of the sources", *one, "--out-dir", tmp_path, "--format", "rttm")
     assert turns.read_text() == before
@@ -288,7 +299,7 @@ def test_neither_split_nor_cohort_is_overwritten(work: dict[str, Path], tmp_path
     for name in ("split.tsv", "trials.txt", "cohort"):
         (tmp_path / name).write_bytes((work["split.tsv"] if name == "split.tsv" else work["emb.h5"]).read_bytes())
     (tmp_path / "trials.txt").write_text("a1-0 a1-1\n")
-    test = ["classify", work["emb.h5"], "--model", work["m"], "--curve", "1", "--split", tmp_path / "split.tsv"]
+    test = ["evaluate", work["emb.h5"], "--model", work["m"], "--curve", "1", "--split", tmp_path / "split.tsv"]
     refused("one of the sources", *test, "-o", tmp_path / "split.tsv")
-    pairs = ["classify", work["emb.h5"], "--trials", tmp_path / "trials.txt", "--cohort", tmp_path / "cohort"]
+    pairs = ["verify", tmp_path / "trials.txt", work["emb.h5"], "--cohort", tmp_path / "cohort"]
     refused("one of the sources", *pairs, "-o", tmp_path / "cohort")

@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options = ["--split", made["split.tsv"], "--groups", made["groups.csv"], "--out-of-set", "x"]
     done("train", made["emb.h5"], "-o", made["one"], *options, "--priors", "a1=2,a2=1,b1=1")
     done("train", made["emb.h5"], "-o", made["two"], "--ignore", "x", "--transforms", "center,lda:2")
-    done("train", made["emb.h5"], "-o", made["voices"], "--label", "speaker")
+    done("train", made["emb.h5"], "-o", made["voices"], "--level", "speaker")
     return made
 
 
@@ -61,12 +61,15 @@ def test_split_says_what_each_side_has(work: dict[str, Path], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--kind", "folds", "--number", "3"], "--number is of --kind quartiles; folds has no use for it"),
-        (["--folds", "3"], "--folds is of --kind folds"),
-        (["--side", "test"], "--side is of --kind quartiles"),
-        (["--kind", "quartiles", "--number", "2", "--held-out", "0.2"], "--held-out is of --kind held-out"),
-        (["--kind", "quartiles", "--number", "2", "--units", "speaker"], "--units is of --kind folds or held-out or"),
-        (["--kind", "leave-one-out", "--units", "speaker", "--seed", "3"], "--seed is of --kind folds or"),
+        (["--kind", "folds", "--number", "3"], "--number goes with --kind quartiles, not with folds"),
+        (["--folds", "3"], "--folds goes with --kind folds"),
+        (["--side", "test"], "--side goes with --kind quartiles"),
+        (["--kind", "quartiles", "--number", "2", "--held-out", "0.2"], "--held-out goes with --kind held-out"),
+        (
+            ["--kind", "quartiles", "--number", "2", "--units", "speaker"],
+            "--units goes with --kind folds",
+        ),
+        (["--kind", "leave-one-out", "--units", "speaker", "--seed", "3"], "--seed goes with --kind folds or"),
         (["--seed", "-1"], "--seed"),
     ],
 )
@@ -83,9 +86,9 @@ def test_split_refuses_what_it_would_ignore(
     [
         (["--split", "split.tsv", "--held-out", "0.2"], "says what is held out"),
         (["--split", "split.tsv", "--units", "name"], "says what is kept apart: recordings"),
-        (["--calibration", "none", "--duration-aware"], "cannot depend on how long"),
-        (["--out-of-set-class"], "Name them (--out-of-set)"),
-        (["--out-of-set", "x", "--false-reject", "1.5"], "1.5 does not"),
+        (["--calibration", "none", "--set", "duration_aware=true"], "cannot depend on how long"),
+        (["--set", "out_of_set_class=true"], "--out-of-set"),
+        (["--out-of-set", "x", "--set", "false_reject=1.5"], "1.5 does not"),
         (["--seed", "-1"], "--seed"),
     ],
 )
@@ -104,7 +107,7 @@ def test_train_says_what_the_split_and_the_strangers_were(work: dict[str, Path],
     report = done("train", work["emb.h5"], "-o", tmp_path / "n", "--out-of-set", "x").stdout
     assert "of 15 rows of other recordings than chose the threshold" in report
     by_speaker = tmp_path / "s.tsv"
-    done("split", work["emb.h5"], "-o", by_speaker, "--label", "speaker")
+    done("split", work["emb.h5"], "-o", by_speaker, "--level", "speaker")
     said = done("train", work["emb.h5"], "-o", tmp_path / "o", "--split", by_speaker).stderr
     assert "drawn by speaker, the labels here are of the level subgroup" in said
 
@@ -112,7 +115,7 @@ def test_train_says_what_the_split_and_the_strangers_were(work: dict[str, Path],
 def test_train_reports_all_that_it_was_asked(work: dict[str, Path], tmp_path: Path) -> None:
     report = done(
         *("train", work["emb.h5"], "-o", tmp_path / "m", "--groups", work["groups.csv"], "--out-of-set", "x"),
-        *("--calibration", "temperature", "--duration-aware", "--transforms", "center,whiten,length"),
+        *("--calibration", "temperature", "--set", "duration_aware=true", "--transforms", "center,whiten,length"),
     ).stdout
     lines = dict(line.split(maxsplit=1) for line in report.splitlines())
     assert lines["labels"] == "3: a1, a2, b1" and lines["Cllr"].endswith("bits")
@@ -121,7 +124,7 @@ def test_train_reports_all_that_it_was_asked(work: dict[str, Path], tmp_path: Pa
 
 def test_test_side_alone_is_tried(work: dict[str, Path]) -> None:
     done_with = done(
-        "classify", work["emb.h5"], "--model", work["one"], "--split", work["split.tsv"], "--curve", "3", "--json"
+        "evaluate", work["emb.h5"], "--model", work["one"], "--split", work["split.tsv"], "--curve", "3", "--json"
     )
     line = json.loads(done_with.stdout)
     assert (line["rows"], line["recordings"]) == (36, 12)  # 4 of 10 recordings of three dialects
@@ -134,7 +137,7 @@ def test_test_side_alone_is_tried(work: dict[str, Path]) -> None:
 
 
 def test_report_compares_models(work: dict[str, Path]) -> None:
-    command = ["classify", work["emb.h5"], "--model", work["one"], "--compare", work["two"], "--report", work["page"]]
+    command = ["evaluate", work["emb.h5"], "--model", work["one"], "--compare", work["two"], "--report", work["page"]]
     result = done(*command, "--draws", "50")
     assert "The model does not know x (30)" in result.stderr and "fitted on all rows" not in result.stderr
     assert "one: 90 rows of 30 recordings" in result.stdout and "two: 90 rows" in result.stdout
@@ -182,18 +185,15 @@ def test_trials(work: dict[str, Path], tmp_path: Path) -> None:
         for j in range(4, 8)
     ]
     trials.write_text("".join(f"{key} {left} {right}\n" for left, right, key in pairs))
-    said = done("classify", work["emb.h5"], "--trials", trials, "-o", out).stderr
+    said = done("verify", trials, work["emb.h5"], "-o", out).stderr
     assert "32 trials scored by cosine" in said and "EER" in said and "Cllr" not in said
-    said = done("classify", work["emb.h5"], "--trials", trials, "--model", work["voices"], "-o", out).stderr
+    said = done("verify", trials, work["emb.h5"], "--model", work["voices"], "-o", out).stderr
     assert "scored by PLDA" in said and "Cllr" in said
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0] == ["enrol", "test", "score", "target"] and len(rows) == 33
-    said = done("classify", work["emb.h5"], "--trials", trials, "--cohort", work["emb.h5"], "--as-norm", "4").stderr
+    said = done("verify", trials, work["emb.h5"], "--cohort", work["emb.h5"], "--as-norm", "4").stderr
     assert "normalised" in said
-    assert (
-        "no PLDA"
-        in knn("classify", work["emb.h5"], "--trials", trials, "--model", work["two"], "--scorer", "plda").stderr
-    )
+    assert "no PLDA" in knn("verify", trials, work["emb.h5"], "--model", work["two"], "--scorer", "plda").stderr
 
 
 def test_timeline_in_every_form(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
     parts = [soundfile.read(wavs / label / f"{label}0.wav")[0] for label in ("hiss", "rumble")]
     soundfile.write(tmp_path / "both.wav", np.concatenate(parts), 16000)
     done("convert", wavs, tmp_path / "audio.h5", "--segment", "2")
-    done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--label", "group", "--model", "tiny-test", "--no-vad")
-    command = ["classify", tmp_path / "both.wav", "--timeline", "--model", tmp_path / "m", "--no-vad", "--window", "2"]
+    done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--level", "group", "--model", "tiny-test", "--no-vad")
+    command = ["timeline", tmp_path / "both.wav", "--model", tmp_path / "m", "--no-vad", "--window", "2"]
     result = done(*command, "--json")
     found = json.loads(result.stdout)
     assert [span["label"] for span in found["spans"]] == ["hiss", "rumble"]
@@ -220,33 +220,46 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
         done(*command, "-o", tmp_path / f"out.{suffix}")
         assert "rumble" in (tmp_path / f"out.{suffix}").read_text()
     (tmp_path / "turns.rttm").write_text("SPEAKER both 1 0.0 12.0 <NA> <NA> ann <NA> <NA>\n")
-    assert "ann speaks" in done(*command, "--rttm", tmp_path / "turns.rttm").stderr
+    assert "ann speaks" in done(*command, "--turns", tmp_path / "turns.rttm").stderr
     done(*command, "--out-dir", tmp_path / "out", "--format", "srt")
     assert (tmp_path / "out" / "both.srt").is_file()
-    assert "no turns of" in knn(*command, wavs / "hiss" / "hiss1.wav", "--rttm", tmp_path / "turns.rttm").stderr
+    assert "no turns of" in knn(*command, wavs / "hiss" / "hiss1.wav", "--turns", tmp_path / "turns.rttm").stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("command", "options", "sentence"),
     [
-        (["--window", "2"], "--window goes with --timeline"),
-        (["--split", "split.tsv"], "--split goes with --report or --compare or --curve"),
-        (["--as-norm", "4"], "--as-norm goes with --trials"),
-        (["--timeline", "--report", "page"], "do not go together"),
-        (["--priors", "a1=much"], "no label with its prior"),
-        (["--priors", "zz=2"], "no label of the model"),
-        (["--report", "page", "--split", "nowhere.tsv"], "nowhere.tsv"),
-        (["--trials", "nowhere.txt"], "nowhere.txt"),
-        (["--timeline", "-o", "out.doc"], "names no form"),
+        ("classify", ["--priors", "a1=much"], "no label with its prior"),
+        ("classify", ["--priors", "zz=2"], "no label of the model"),
+        ("classify", ["--priors", "empirical"], "no label with its prior"),
+        ("evaluate", ["--split", "nowhere.tsv"], "nowhere.tsv"),
+        ("timeline", ["-o", "out.doc"], "names no form"),
     ],
 )
 def test_refusals(
-    options: list[str], sentence: str, work: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    options: list[str],
+    sentence: str,
+    work: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = knn("classify", work["emb.h5"], "--model", work["one"], *options)
+    result = knn(command, work["emb.h5"], "--model", work["one"], *options)
     assert result.exit_code != 0 and sentence in result.stderr and "Traceback" not in result.stderr
-    assert not [path for path in tmp_path.iterdir() if path.name != "split.tsv"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_trials_are_checked_before_a_model_is_loaded(work: dict[str, Path], tmp_path: Path) -> None:
+    trials = tmp_path / "trials.txt"
+    trials.write_text("a1-0 a1-1\n")
+    for arguments, sentence in (
+        ([tmp_path / "nowhere.txt", work["emb.h5"]], "nowhere.txt"),
+        ([trials, work["emb.h5"], "--as-norm", "4"], "--as-norm goes with --cohort"),
+        ([trials, work["emb.h5"], "--scorer", "plda"], "A PLDA comes with a model"),
+    ):
+        result = knn("verify", *arguments)
+        assert result.exit_code == 1 and sentence in result.stderr, result.output
 
 
 @pytest.mark.parametrize(

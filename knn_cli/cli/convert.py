@@ -1,0 +1,117 @@
+"""`knn convert`: recordings, embeddings, checkpoints and models from one format to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knn_cli.cli.console import console, leave
+from knn_cli.cli.options import (
+    INPUT,
+    OUTPUT,
+    ChannelOption,
+    ForceOption,
+    LabelsOption,
+    QuietOption,
+    SegmentOption,
+    VerboseOption,
+    epilog,
+    switch,
+    valued,
+)
+
+EPILOG = epilog(
+    "knn convert recordings/ corpus.h5 --segment 4",
+    "knn convert WavLM-Base+.pt models/wavlm-base-plus",
+    "knn convert models/wavlm-base-plus wavlm.onnx --int8",
+)
+
+
+def convert(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Folder of audio or .gz embeddings, audio file, store, checkpoint or model."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, .onnx, or the folder of a model or of Kaldi data.",
+        ),
+    ],
+    labels: LabelsOption = "folder",
+    segment: SegmentOption = 40.0,
+    min_segment: Annotated[
+        float, valued("--min-segment", metavar="SECONDS", panel=INPUT, help="Drop remainders that are shorter.")
+    ] = 1.0,
+    channel: ChannelOption = "mix",
+    recursive: Annotated[
+        bool, switch("-r", "--recursive", panel=INPUT, help="Find .gz embeddings at any depth of the folder.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        valued("--config", metavar="FILE", panel=INPUT, help="YAML file of the training that wrote the checkpoint."),
+    ] = None,
+    rate: Annotated[
+        int,
+        valued("--rate", metavar="HZ", min=4000, max=192000, panel=OUTPUT, help="Sampling rate of an audio store."),
+    ] = 16000,
+    int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Quantise the weights of an .onnx file.")] = False,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Convert recordings, embeddings, checkpoints and models.
+
+    Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
+    become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
+    classes, a,b,c or a file of them), and a model becomes an ONNX file.
+    """
+    from knn_cli.networks import bundle, conversion
+
+    assert segment is not None  # it has a default here
+
+    with console.progress("Converting") as progress:
+        result = conversion.convert(
+            src,
+            out,
+            label_rule=labels,
+            segment=segment,
+            min_segment=min_segment,
+            channel=channel,
+            rate=rate,
+            recursive=recursive,
+            config=config,
+            int8=int8,
+            force=force,
+            progress=progress,
+        )
+    if result.kind == "audio":
+        counts = f"{result.sources} recordings, {result.rows} segments, {_duration(result.seconds)}"
+        earlier = f" ({result.earlier} recordings done before)" if result.earlier else ""
+        console.note(f"{result.out}: {counts}{earlier}.")
+        if result.dropped:
+            lost = f"{result.dropped_seconds:.1f} s in all"
+            console.note(f"Dropped {result.dropped} remainders under {min_segment:g} s, {lost}.")
+    elif result.kind == "bundle":
+        option = "--segmentation" if bundle.find(result.out, segmenter=None).is_segmenter else "--model"
+        console.note(f"{result.out}: a model of {result.rows / 1e6:.1f} M parameters; name it with {option}.")
+    elif isinstance(result, conversion.OnnxConversion):
+        before = f", {result.export.float_size / 1e6:.1f} MB without --int8" if int8 else ""
+        size = f"{result.export.size / 1e6:.1f} MB"
+        console.note(f"{result.out}: {result.rows / 1e6:.1f} M parameters, {size}{before}.")
+        near = f"within {result.export.difference:.1e}, cosine at least {result.export.cosine:.6f}"
+        console.note(f"onnxruntime agrees with torch on {result.export.clips} random clips: {near}.")
+    else:
+        console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
+    leave(result.failures, unsaid=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"

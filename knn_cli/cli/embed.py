@@ -1,0 +1,148 @@
+"""`knn embed`: embeddings of sound, into a store or on stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.options import (
+    OUTPUT,
+    BatchOption,
+    ChannelOption,
+    Device,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    LabelsOption,
+    ModelOption,
+    NoVadOption,
+    QuietOption,
+    SegmentOption,
+    VerboseOption,
+    epilog,
+    note_model,
+    note_silent_rows,
+    refuse_together,
+    refuse_without,
+    valued,
+)
+from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.store.labels import Labels
+
+EPILOG = epilog(
+    "knn embed corpus.h5 -o embeddings.h5",
+    "knn embed recordings/ -o embeddings.h5 --labels group/speaker/file",
+    "knn embed talk.mp3 --model language --json",
+)
+
+
+def embed(
+    ctx: typer.Context,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders of audio, or one audio store.")
+    ],
+    labels: LabelsOption = "folder",
+    segment: SegmentOption = None,
+    channel: ChannelOption = "mix",
+    no_vad: NoVadOption = False,
+    out: Annotated[
+        Path | None,
+        valued("-o", "--out", metavar="STORE", panel=OUTPUT, help="Write an embedding store (.h5), not to stdout."),
+    ] = None,
+    as_json: JsonOption = False,
+    force: ForceOption = False,
+    model: ModelOption = None,
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compute embeddings of recordings.
+
+    They go into a store, which an interrupted command continues, or to stdout as Kaldi text vectors or JSON lines.
+    Without --model they are speaker embeddings; --model language tells languages and dialects apart.
+    """
+    from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import labelled_files
+    from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.store import hdf5
+    from knn_cli.store.writer import check_free
+
+    refuse_together(ctx, [("as_json", "out")])
+    refuse_without(ctx, {"labels": ("out",), "force": ("out",)})
+    if out is not None:
+        check_free(out, force)
+    options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=channel)
+    stores = [path for path in sources if hdf5.is_store(path)]
+    if stores and len(sources) > 1:
+        raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
+    files = [] if stores else labelled_files(sources, labels)
+    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    note_model(model, embedder.bundle, f"on {embedder.device}")
+    if out is not None:
+        _into_store(stores[0] if stores else files, out, embedder, options, force)
+    elif stores:
+        _store_to_stdout(stores[0], embedder, options, as_json)
+    else:
+        _files_to_stdout(files, embedder, options, as_json)
+
+
+def _into_store(
+    source: Path | list[tuple[Path, Labels]], out: Path, embedder: Embedder, options: EmbeddingOptions, force: bool
+) -> None:
+    from knn_cli.embedding import stores
+    from knn_cli.store import hdf5
+
+    with console.progress("Embedding") as progress:
+        if isinstance(source, Path):
+            result = stores.embed_store_into(source, out, embedder, options, force=force, progress=progress)
+        else:
+            result = stores.embed_files_into(source, out, embedder, options, force=force, progress=progress)
+    with hdf5.Store(out) as written:
+        rows = len(written)
+    new = "" if rows == result.rows else f" ({result.rows} new, the rest from before)"
+    of = f"of {embedder.dimension} values by {embedder.bundle.fingerprint}"
+    console.note(f"{out}: {rows} embeddings{new} {of}.")
+    note_silent_rows(result.without_speech)
+    leave(result.failures, unsaid=True)
+
+
+def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions, as_json: bool) -> None:
+    from knn_cli.cli import output
+    from knn_cli.embedding import stores
+    from knn_cli.embedding.options import RowsWithoutSpeech
+
+    for rows in stores.embed_store(store, embedder, options):
+        if isinstance(rows, RowsWithoutSpeech):
+            note_silent_rows(rows.rows)
+        else:
+            output.embeddings(sys.stdout, rows, as_json)
+
+
+def _files_to_stdout(
+    files: list[tuple[Path, Labels]], embedder: Embedder, options: EmbeddingOptions, as_json: bool
+) -> None:
+    from knn_cli.cli import output
+    from knn_cli.embedding.files import embed_files
+    from knn_cli.store import labels
+
+    failures = []
+    # Keys of Kaldi's lines: stems, so that pieces of one recording differ, with folders where they do not.
+    keys = labels.distinct([path.stem for path, _ in files], [path.parent for path, _ in files])
+    results = zip(keys, embed_files(files, embedder, options), strict=True)
+    with console.progress("Embedding") as progress:
+        for done, (key, (file, rows)) in enumerate(results, start=1):
+            progress(done, len(files))
+            if isinstance(rows, KnnError):
+                failures.append(failed(file, rows))
+            else:
+                output.embeddings(sys.stdout, rows, as_json, key=key, file=file)
+    leave(failures)

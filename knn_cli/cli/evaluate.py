@@ -1,0 +1,141 @@
+"""`knn evaluate`: figures of one model or several on labelled test sets, and an HTML report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from knn_cli.cli.console import console
+from knn_cli.cli.options import (
+    MODEL,
+    OUTPUT,
+    SAMPLING,
+    BatchOption,
+    Device,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ModelOption,
+    NoVadOption,
+    PriorsOption,
+    QuietOption,
+    SplitOption,
+    TextOption,
+    VerboseOption,
+    check_text_output,
+    complete_models,
+    epilog,
+    note_model,
+    parse_priors,
+    refuse_without,
+    valued,
+)
+from knn_cli.core.errors import KnnError
+
+FIGURES = "Figures"
+
+EPILOG = epilog(
+    "knn evaluate test.h5 --model my-dialects",
+    "knn evaluate emb.h5 --model my-dialects --split split.tsv --report report/",
+    "knn evaluate emb.h5 --model my-dialects --compare other --curve 6 --json",
+)
+
+
+def evaluate(
+    ctx: typer.Context,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="STORE", help="Stores of sound or embeddings with true labels.")
+    ],
+    no_vad: NoVadOption = False,
+    out: TextOption = None,
+    as_json: JsonOption = False,
+    report: Annotated[
+        Path | None,
+        valued("--report", metavar="FOLDER", panel=OUTPUT, help="Write an HTML page with all figures and tables."),
+    ] = None,
+    force: ForceOption = False,
+    model: ModelOption = None,
+    compare: Annotated[
+        list[str] | None,
+        valued(
+            "--compare",
+            metavar="MODEL",
+            panel=MODEL,
+            autocompletion=complete_models,
+            help="Another model on the same rows; repeat it for several.",
+        ),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    priors: PriorsOption = "",
+    split: SplitOption = None,
+    part: Annotated[
+        str, valued("--part", metavar="NAME", panel=SAMPLING, help="Side or fold of the split to evaluate.")
+    ] = "test",
+    curve: Annotated[
+        int,
+        valued(
+            "--curve",
+            metavar="N",
+            min=0,
+            panel=FIGURES,
+            help="Also average 1 to N segments of each recording: figures by length.",
+        ),
+    ] = 0,
+    draws: Annotated[
+        int,
+        valued(
+            "--draws", metavar="N", min=0, panel=FIGURES, help="Bootstrap draws of recordings; 0 leaves intervals out."
+        ),
+    ] = 1000,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Evaluate language or dialect recognition on labelled test sets.
+
+    Accuracy, NIST LRE costs, calibration and open-set rates go to stdout, each with an interval by bootstrap over
+    recordings. Audio stores are embedded first.
+    """
+    from knn_cli.cli import output
+    from knn_cli.core.atomic import replacing_text
+    from knn_cli.recognition.classifier import Classifier
+    from knn_cli.reports import evaluation_report, test_sets
+
+    refuse_without(ctx, {"part": ("split",), "force": ("report",)})
+    weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
+    read = [*sources, *([split] if split else [])]
+    check_text_output(out, read)
+    if report is not None:
+        evaluation_report.check(report, sources=read, force=force)
+        if out is not None and report.resolve() in out.resolve().parents:
+            raise KnnError(f"{out} is in the folder of the report, which is written whole.", "Name another file.")
+    classifiers = [
+        Classifier(name, device=device.value, batch_seconds=batch_seconds, open_set=True)
+        for name in (model, *(compare or []))
+    ]
+    for classifier in classifiers:
+        note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
+    with console.progress("Classifying") as progress:
+        tested = test_sets.test(
+            sources,
+            classifiers,
+            split=split,
+            part=part,
+            most=curve,
+            draws=draws,
+            priors=weights,
+            use_vad=not no_vad,
+            progress=progress,
+        )
+    for sentence in tested.missing:
+        console.note(sentence)
+    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+        output.tested(stream, tested, as_json)
+    if report is not None:
+        page = test_sets.write(report, tested, command=shlex.join(["knn", *sys.argv[1:]]), force=force)
+        console.note(f"{page}: open it in a browser.")

@@ -1,0 +1,132 @@
+"""`knn split`: which recordings are held out, drawn once and written to a file."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knn_cli.cli.console import console
+from knn_cli.cli.options import (
+    OUTPUT,
+    SAMPLING,
+    ForceOption,
+    HeldOutOption,
+    IgnoreOption,
+    JsonOption,
+    Level,
+    LevelOption,
+    QuietOption,
+    SeedOption,
+    UnitsOption,
+    VerboseOption,
+    check_text_output,
+    epilog,
+    listed,
+    refuse_unless,
+    valued,
+)
+from knn_cli.core.errors import KnnError
+
+
+class SplitKind(str, Enum):
+    """How recordings are divided."""
+
+    held_out = "held-out"
+    folds = "folds"
+    leave_one_out = "leave-one-out"
+    quartiles = "quartiles"
+
+
+class Side(str, Enum):
+    """The sides of a split."""
+
+    train = "train"
+    test = "test"
+
+
+# Options that not all kinds of split use: the kinds that do.
+_KINDS = {
+    "held_out": {"held-out"},
+    "folds": {"folds"},
+    "number": {"quartiles"},
+    "side": {"quartiles"},
+    "units": {"held-out", "folds", "leave-one-out"},
+    "seed": {"held-out", "folds", "quartiles"},
+}
+
+EPILOG = epilog(
+    "knn split emb.h5 -o split.tsv --units speaker",
+    "knn split emb.h5 -o folds.tsv --kind folds --folds 10",
+    "knn split emb.h5 -o split.tsv --kind quartiles --number 12",
+)
+
+
+def split(
+    ctx: typer.Context,
+    src: Annotated[Path, typer.Argument(metavar="STORE", help="Store of sound or embeddings.")],
+    out: Annotated[Path, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Table (.tsv) to write.")],
+    as_json: JsonOption = False,
+    force: ForceOption = False,
+    level: LevelOption = Level.subgroup,
+    ignore: IgnoreOption = "",
+    kind: Annotated[
+        SplitKind,
+        valued(
+            "--kind",
+            metavar="KIND",
+            panel=SAMPLING,
+            help="held-out (one test side), folds, leave-one-out (each unit is a fold), or quartiles (by length).",
+        ),
+    ] = SplitKind.held_out,
+    units: UnitsOption = None,
+    held_out: HeldOutOption = None,
+    folds: Annotated[int, valued("--folds", metavar="N", panel=SAMPLING, help="Number of folds.")] = 5,
+    number: Annotated[
+        int | None,
+        valued(
+            "--number",
+            metavar="N",
+            panel=SAMPLING,
+            help="Recordings per class of medium length, for quartiles.",
+        ),
+    ] = None,
+    side: Annotated[
+        Side, valued("--side", metavar="SIDE", panel=SAMPLING, help="Side of those recordings: train or test.")
+    ] = Side.train,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Draw which recordings are held out.
+
+    The split is written to a text file for `knn train --split` and `knn evaluate --split`. A table of what each class
+    has on each side goes to stdout.
+    """
+    from knn_cli.cli import output
+    from knn_cli.recognition import split_files
+    from knn_cli.store import hdf5
+
+    refuse_unless(ctx, "kind", _KINDS)
+    check_text_output(out, [src])
+    if out.exists() and not force:
+        raise KnnError(f"{out} exists already.", "Replace it with --force, or name another file.")
+    rows = hdf5.labels(src)
+    made = split_files.make(
+        rows,
+        label=level.value,
+        units="name" if units is None else units.value,
+        kind=kind.value,
+        fraction=0.2 if held_out is None else held_out,
+        count=folds,
+        number=number,
+        side=side.value,
+        seed=seed,
+        ignore=listed(ignore),
+    )
+    split_files.write(out, made)
+    output.split_counts(sys.stdout, split_files.counts(made, rows), as_json)
+    console.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")

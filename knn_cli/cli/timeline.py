@@ -1,0 +1,185 @@
+"""`knn timeline`: the languages of long recordings over time, of each speaker where turns are given."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.options import (
+    INPUT,
+    BatchOption,
+    ChannelOption,
+    Device,
+    DeviceOption,
+    FolderOption,
+    JsonOption,
+    ModelOption,
+    NoVadOption,
+    OpenSetOption,
+    QuietOption,
+    TextOption,
+    VerboseOption,
+    check_text_output,
+    epilog,
+    format_option,
+    note_model,
+    refuse_together,
+    valued,
+)
+from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    from knn_cli.recognition.timeline import LanguageTimeline
+
+WINDOWS = "Windows"
+
+
+class TimelineFormat(str, Enum):
+    """Formats of timelines."""
+
+    table = "table"
+    json = "json"
+    textgrid = "textgrid"
+    audacity = "audacity"
+    srt = "srt"
+    vtt = "vtt"
+    rttm = "rttm"
+
+
+EPILOG = epilog(
+    "knn timeline interview.mp3",
+    "knn timeline interview.mp3 --model my-dialects -o interview.TextGrid",
+    "knn timeline interview.mp3 --turns turns.rttm --format srt --out-dir subtitles/",
+    formats=TimelineFormat,
+)
+
+
+def timeline(
+    ctx: typer.Context,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
+    turns: Annotated[
+        Path | None,
+        valued(
+            "--turns", metavar="FILE", panel=INPUT, help="RTTM file of speaker turns; each speaker is labelled too."
+        ),
+    ] = None,
+    channel: ChannelOption = "mix",
+    no_vad: NoVadOption = False,
+    out: TextOption = None,
+    out_dir: FolderOption = None,
+    format: Annotated[TimelineFormat | None, format_option()] = None,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+    device: DeviceOption = Device.auto,
+    batch_seconds: BatchOption = 120.0,
+    open_set: OpenSetOption = False,
+    window: Annotated[
+        float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Length of the windows that are scored.")
+    ] = 3.0,
+    step: Annotated[
+        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Time from one window to the next.")
+    ] = 1.0,
+    switch: Annotated[
+        float,
+        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="That the label changes within a second."),
+    ] = 0.1,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Follow the language or dialect through long recordings.
+
+    Each stretch of speech gets a label. With --turns (from `knn diarize`) the labels follow the turns, and every
+    speaker gets one label of all that they say.
+    """
+    from knn_cli.embedding.files import expand_folders
+    from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.classify_files import language_timelines
+
+    refuse_together(ctx, [("as_json", "format"), ("out", "out_dir")])
+    paths = expand_folders(sources)
+    read = [*paths, *([turns] if turns else [])]
+    check_text_output(out, read)
+    writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
+    classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds, open_set=open_set)
+    note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
+    settings = {"window": window, "step": step, "switch": switch, "use_vad": not no_vad, "channel": channel}
+    failures = []
+    with console.progress("Classifying") as progress:
+        for done, (path, result) in enumerate(language_timelines(paths, classifier, turns, **settings), start=1):
+            progress(done, len(paths))
+            if isinstance(result, KnnError):
+                failures.append(failed(str(path), result))
+            else:
+                writer.write(path, result)
+                _note_languages(path, result)
+    leave(failures)
+
+
+def _format(as_json: bool, asked: TimelineFormat | None, out: Path | None) -> str | None:
+    """The format that is asked for, None to go by the suffix; KnnError where the two contradict each other."""
+    from knn_cli.formats.span_formats import format_by_suffix
+
+    if not as_json:
+        return asked and asked.value
+    by_suffix = None if out is None else format_by_suffix("timeline", out)
+    if by_suffix is not None and by_suffix.name != "json":
+        raise KnnError(f"--json and the suffix of {out} do not go together.", "Choose one of them.")
+    return "json"
+
+
+class _TimelineWriter:
+    """Writes timelines to stdout, to a file, or to a file for each recording; checks before work that it can."""
+
+    def __init__(
+        self, paths: list[Path], read: list[Path], out: Path | None, out_dir: Path | None, format: str | None
+    ) -> None:
+        from knn_cli.core.output_paths import make_output_folder
+        from knn_cli.formats.span_formats import find_format
+        from knn_cli.store import labels
+
+        if out is not None and len(paths) > 1:
+            raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
+        if format is None and out is None:
+            format = "table"
+        self._format = find_format("timeline", format, out)
+        self._several = len(paths) > 1 and out_dir is None
+        self._header = True
+        if self._several and not self._format.multiple:
+            message = f"Several recordings in one {self._format.name} file could not be told apart."
+            raise KnnError(message, "Give --out-dir for a file each.")
+        self._targets = dict.fromkeys(paths, out)
+        if out_dir is not None:
+            names = labels.recording_names(paths)
+            targets = [out_dir / f"{name}{self._format.suffix}" for name in names]
+            self._targets = dict(zip(paths, targets, strict=True))
+            make_output_folder(out_dir, targets, read)
+
+    def write(self, path: Path, result: LanguageTimeline) -> None:
+        from knn_cli.formats import span_formats
+        from knn_cli.recognition.timeline import ALTERNATIVES
+
+        target = self._targets[path]
+        document = result.document()
+        if target is not None:
+            span_formats.write(document, target, self._format.name)
+        elif self._several and self._format.name == "table":
+            span_formats.write_timeline_tsv(document, sys.stdout, header=self._header, alternatives=ALTERNATIVES)
+            self._header = False
+        else:
+            self._format.write(document, sys.stdout)
+
+
+def _note_languages(path: Path, result: LanguageTimeline) -> None:
+    parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in result.durations.items())
+    console.note(f"{path}: {parts or 'no speech'}.")
+    for change in result.switches:
+        of = f" ({change.speaker})" if change.speaker else ""
+        console.note(f"{path}: at {change.time:.1f} s from {change.before} to {change.after}{of}.")
+    for speaker in result.speakers:
+        share = f"{speaker.probability:.0%}, {speaker.heard:.0f} s heard"
+        console.note(f"{path}: {speaker.speaker} speaks {speaker.label} ({share}).")

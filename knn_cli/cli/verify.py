@@ -1,0 +1,102 @@
+"""`knn verify`: lists of speaker trials, scored by cosine or PLDA."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knn_cli.cli.console import console
+from knn_cli.cli.options import (
+    ModelOption,
+    QuietOption,
+    TextOption,
+    VerboseOption,
+    check_text_output,
+    epilog,
+    refuse_without,
+    valued,
+)
+from knn_cli.core.errors import KnnError
+
+SCORING = "Scoring"
+
+
+class TrialScoring(str, Enum):
+    """How a trial is scored."""
+
+    auto = "auto"
+    cosine = "cosine"
+    plda = "plda"
+
+
+EPILOG = epilog(
+    "knn verify trials.txt embeddings.h5",
+    "knn verify trials.txt embeddings.h5 --model speakers -o scores.tsv",
+    "knn verify trials.txt embeddings.h5 --cohort others.h5 --as-norm 200",
+)
+
+
+def verify(
+    ctx: typer.Context,
+    trials: Annotated[
+        Path, typer.Argument(metavar="TRIALS", help="List of pairs of recordings, with or without their truth.")
+    ],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="STORE", help="Embedding stores that hold those recordings.")
+    ],
+    out: TextOption = None,
+    model: ModelOption = None,
+    scorer: Annotated[
+        TrialScoring,
+        valued(
+            "--scorer",
+            metavar="SCORER",
+            panel=SCORING,
+            help="cosine, plda, or auto: the model's PLDA where it has one, else cosine.",
+        ),
+    ] = TrialScoring.auto,
+    cohort: Annotated[
+        Path | None,
+        valued(
+            "--cohort",
+            metavar="STORE",
+            panel=SCORING,
+            help="Embeddings of other speakers; cosines are taken after their mean is subtracted.",
+        ),
+    ] = None,
+    as_norm: Annotated[
+        int | None,
+        valued(
+            "--as-norm", metavar="N", panel=SCORING, help="Normalise by the N best scores against the cohort (AS-norm)."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score speaker trials: is it the same speaker in both recordings?
+
+    A table of scores goes to stdout. Where the list says which trials are of one speaker, EER, minDCF and Cllr go to
+    stderr. PLDA needs a model of `knn train --level speaker`.
+    """
+    from knn_cli.cli import output
+    from knn_cli.core.atomic import replacing_text
+    from knn_cli.recognition.trials import read_trials, write_trial_scores
+    from knn_cli.reports import test_sets
+
+    refuse_without(ctx, {"as_norm": ("cohort",)})
+    if scorer is TrialScoring.plda and model is None:
+        raise KnnError("A PLDA comes with a model.", "Name one that `knn train --level speaker` made, with --model.")
+    check_text_output(out, [*sources, trials, *([cohort] if cohort else [])])
+    pairs = read_trials(trials)
+    scores, figures, by = test_sets.trials_of(sources, pairs, model, cohort=cohort, top=as_norm, scorer=scorer.value)
+    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+        write_trial_scores(pairs, scores, stream)
+    console.note(f"{len(pairs)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
+    if figures is not None:
+        for name, text in output.trial_lines(figures):
+            console.note(f"{name:<14}{text}")
