@@ -194,7 +194,7 @@ REFUSED = [
     (["--rttm", "{tmp}/x.rttm", "--json"], "--rttm and --json do not go together"),
     (["--json", "--format", "srt"], "--json and --format do not go together"),
     (["-o", "{tmp}/x.srt", "--json"], "is that of srt, not of json"),
-    (["-o", "{tmp}/x.doc"], "names no form of turns"),
+    (["-o", "{tmp}/x.doc"], "names no format of turns"),
     (["-o", "{tmp}/none/x.srt"], "there is no folder"),
     (["-o", "{tmp}/x.wav"], "names no form"),
     (["--format", "html"], "is not for stdout"),
