@@ -23,17 +23,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers.detection import import_checkpoint
 from knn_cli.networks.network import Network
 from knn_cli.networks.pooling.mhfa import MHFA
+from tests.helpers.oracles import load_transformers
 
 MODELS = ("ours", "transformers")
 
 
 def write_model(folder: Path) -> None:
-    load_torchaudio()
+    load_transformers()
     from transformers import WavLMConfig, WavLMModel
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def our_network(folder: Path) -> nn.Module:
 
 
 def their_network(folder: Path) -> nn.Module:
-    load_torchaudio()
+    load_transformers()
     from transformers import WavLMModel
 
     still = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.wavlm import MODELS, LiteralMHFA, forget_peak, head, our_network, resident, their_network, write_model
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.registry import ENCODERS
+from tests.helpers.oracles import load_transformers
 
 CLASSES = 107
 
@@ -57,7 +57,7 @@ def warm_up(model: str) -> None:
     if model == "ours":
         network: nn.Module = ENCODERS.build("wavlm", channels=48, blocks=1, heads=4, inner=8)
     else:
-        load_torchaudio()
+        load_transformers()
         from transformers import WavLMConfig, WavLMModel
 
         network = WavLMModel(

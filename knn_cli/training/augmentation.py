@@ -19,6 +19,7 @@ from scipy.signal import fftconvolve
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, Floats
+from knn_cli.training.phase_vocoder import phase_vocoder
 from knn_cli.training.recipe import AugmentConfig
 
 _FAINT = 1e-8  # mean square under which there is nothing to compare a noise with
@@ -105,14 +106,11 @@ def shifted(clip: Floats, semitones: float, rate: int) -> Floats:
     """The clip at another pitch and the same speed: stretched by a phase vocoder, then resampled."""
     import torch
 
-    from knn_cli.core._torchaudio import load_torchaudio
-
     size = 2 ** round(math.log2(rate * 0.032))
     factor = 2 ** (semitones / 12)
     window = torch.hann_window(size)
     spectrum = torch.stft(torch.from_numpy(clip), size, size // 4, window=window, return_complex=True)  # (F, T)
-    advance = torch.linspace(0, math.pi * size / 4, spectrum.shape[0])[:, None]
-    stretched = load_torchaudio().functional.phase_vocoder(spectrum, 1 / factor, advance)
+    stretched = phase_vocoder(spectrum, 1 / factor, size // 4)
     longer = torch.istft(stretched, size, size // 4, window=window).numpy()
     return _fitted(soxr.resample(longer, factor, 1.0), len(clip))
 

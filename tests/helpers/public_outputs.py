@@ -77,7 +77,7 @@ def _kaldi(scale: float, window: str) -> Tensor:
 def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
     """Write `OUTPUTS`."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from knn_cli.core._torchaudio import load_torchaudio
+    from tests.helpers.oracles import load_torchaudio
 
     load_torchaudio()
     sys.path[:0] = [speechbrain, speaker_3d]

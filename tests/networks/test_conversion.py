@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import torch
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.embedder import Embedder
@@ -19,6 +18,7 @@ from knn_cli.networks.conversion import convert
 from knn_cli.store import embedding_files, hdf5, kaldi
 from knn_cli.store.hdf5 import Store
 from knn_cli.store.writer import write_store
+from tests.helpers.oracles import load_transformers
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def test_kaldi_folder_of_sound(wavs: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
     """A Hugging Face folder of a tiny random WavLM, converted, embeds as transformers does."""
-    load_torchaudio()  # transformers imports it, and a plain import may fail
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
+    transformers = load_transformers()
     torch.manual_seed(0)
     config = transformers.WavLMConfig(
         hidden_size=32,

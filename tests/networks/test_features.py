@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.features import DecibelMel, LogMel
 from tests.helpers.encoder_contract import sound
+from tests.helpers.oracles import load_torchaudio
 from tests.helpers.public_outputs import OUTPUTS, clips
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders.fbank_tdnn import FbankTDNN, MelPower, mel_matrix
+from tests.helpers.oracles import load_torchaudio
 
 SMALL: dict[str, dict[str, Any]] = {"fbank-tdnn": {"channels": 16, "hidden": 24, "dilations": (1, 2)}}
 
@@ -133,8 +134,6 @@ def test_mel_triangles_by_hand() -> None:
 
 
 def test_filter_bank_equals_kaldi() -> None:
-    from knn_cli.core._torchaudio import load_torchaudio
-
     load_torchaudio()
     kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
     waveform = speech(16000)

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders import wavlm
 from knn_cli.networks.encoders.wavlm import SIZES, RelativePositions, WavLM, WavLMSizes
 from knn_cli.networks.importers.weight_names import HUGGING_FACE
+from tests.helpers.oracles import load_transformers
 
 SMALL = {
     "convolutions": [(24, 10, 5), *[(24, 3, 2)] * 4, *[(24, 2, 2)] * 2],
@@ -44,7 +44,7 @@ MODES = pytest.mark.parametrize("sizes", [SMALL, SMALL_LARGE], ids=["base", "lar
 
 def transformers_wavlm(sizes: WavLMSizes) -> Any:
     """A transformers.WavLMModel of these sizes, all of its weights random, in evaluation mode."""
-    load_torchaudio()  # transformers imports torchaudio where it is installed
+    load_transformers()
     from transformers import WavLMConfig, WavLMModel
 
     channels, kernels, strides = zip(*sizes.convolutions, strict=True)

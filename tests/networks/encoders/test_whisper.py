@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.encoders.whisper import Whisper, WhisperMel, sinusoids
 from knn_cli.networks.importers.detection import import_checkpoint
 from knn_cli.networks.importers.weight_names import WHISPER_HUGGING_FACE, WHISPER_OPENAI
 from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken, sound
+from tests.helpers.oracles import load_transformers
 
 SMALL: dict[str, Any] = {"channels": 24, "blocks": 3, "heads": 3, "inner": 40, "bins": 80}
 PLACES = "encoder.positional_embedding"
@@ -24,8 +24,8 @@ PLACES = "encoder.positional_embedding"
 
 @pytest.fixture(scope="module")
 def transformers() -> Any:
-    load_torchaudio()  # transformers imports it where it is installed
-    return pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
+    return load_transformers()
 
 
 @pytest.mark.parametrize("settings", [{}, {"level": 1.0}, {"normalised": True, "final_norm": False, "level": 1.0}])

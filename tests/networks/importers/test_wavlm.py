@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from knn_cli.core._torchaudio import load_torchaudio
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers import wavlm
 from knn_cli.networks.importers.checkpoint_files import read_json, read_yaml
 from knn_cli.networks.importers.detection import import_checkpoint
+from tests.helpers.oracles import load_torchaudio, load_transformers
 
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
 WIDTH, CHANNELS, BLOCKS, HEADS, INNER = 12, 24, 2, 3, 20
@@ -41,9 +41,7 @@ def layers_of(path: Path) -> list[Tensor]:
 
 
 def hugging_face_model(size: str, model_class: str = "WavLMModel", **extra: Any) -> Any:
-    load_torchaudio()
-    import transformers
-
+    transformers = load_transformers()
     config = transformers.WavLMConfig(
         conv_dim=[WIDTH] * 7,
         conv_kernel=KERNELS,
