@@ -32,7 +32,7 @@ from typing import Any
 import soundfile
 from pyannote.core import Annotation, Segment, Timeline
 
-from knn_cli.evaluation.diarization_error import COLLAR, diarization_error
+from knn_cli.evaluation.diarization_error import COLLAR_SECONDS, diarization_error
 from knn_cli.formats.rttm import read_rttm
 
 TOP = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ VERSIONS = {  # what to name of each environment
     "sherpa": ("sherpa-onnx",),
     "resemblyzer": ("resemblyzer", "silero-vad", "spectralcluster", "torch"),
 }
-CONVENTIONS = {"strict": "collar 0, overlap scored", "forgiving": f"collar {COLLAR:g}, no overlap"}
+CONVENTIONS = {"strict": "collar 0, overlap scored", "forgiving": f"collar {COLLAR_SECONDS:g}, no overlap"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def score(recording: Recording, hypothesis: Annotation) -> dict[str, Any]:
     """Both error rates as shares, the seconds of speaker time that they are of, and the numbers of speakers."""
     reference, uem = recording.reference, Timeline([recording.scored])
     strict = diarization_error(reference, hypothesis, uem=uem)
-    forgiving = diarization_error(reference, hypothesis, uem=uem, collar=COLLAR, skip_overlap=True)
+    forgiving = diarization_error(reference, hypothesis, uem=uem, collar=COLLAR_SECONDS, skip_overlap=True)
     return {
         "set": recording.set,
         "file": recording.path.stem,
@@ -145,7 +145,7 @@ def _theirs(recording: Recording, hypothesis: Annotation) -> tuple[float, float]
     from pyannote.metrics.diarization import DiarizationErrorRate
 
     uem = Timeline([recording.scored])
-    metrics = DiarizationErrorRate(), DiarizationErrorRate(collar=2 * COLLAR, skip_overlap=True)
+    metrics = DiarizationErrorRate(), DiarizationErrorRate(collar=2 * COLLAR_SECONDS, skip_overlap=True)
     strict, forgiving = (float(metric(recording.reference, hypothesis, uem=uem)) for metric in metrics)
     return strict, forgiving
 

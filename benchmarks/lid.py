@@ -33,8 +33,8 @@ from scipy.fft import dct
 from scipy.special import logsumexp
 
 from knn_cli.evaluation.metrics import cllr, cprimary, detection_llr, min_cprimary
-from knn_cli.evaluation.open_set import choose
 from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.open_set_threshold import choose_threshold
 from tools.shipped_models.data import CHECKED, EXAM_LANGUAGES, FOLDS, Corpus
 from tools.shipped_models.language import STEPS, TESTED, Array, Backend, Learner, Material, calibrate, embed, fit, train
 
@@ -250,7 +250,7 @@ def calibration(args: argparse.Namespace, material: Material) -> tuple[Lines, Li
             largest: Array = detection_llr(scale.apply(some)).max(axis=1)
             return largest
 
-        chosen = choose(
+        chosen = choose_threshold(
             np.concatenate([best(part[0]) for part in rest.values()]),
             np.concatenate([best(others[key][half]) for key in rest]),
         )

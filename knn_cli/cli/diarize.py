@@ -460,7 +460,7 @@ class _ResultWriter:
             from knn_cli.evaluation import diarization_error
 
             truth, scored = self.truths[path.stem]
-            self.scores[path.stem] = diarization_error.score(truth, one.turns, uem=scored)
+            self.scores[path.stem] = diarization_error.score_diarization(truth, one.turns, uem=scored)
         if not one.turns:
             console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
         else:

@@ -263,8 +263,8 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
     for name, one in rows.items():
         total = one.error.total or math.inf
         parts = [part / total for part in (one.error.missed, one.error.false_alarm, one.error.confusion)]
-        rates = [one.error.rate, *parts, one.jer, one.forgiving.rate]
-        counts = [one.speakers, one.found, one.miscounted]
+        rates = [one.error.rate, *parts, one.jer, one.error_with_collar.rate]
+        counts = [one.reference_speakers, one.hypothesis_speakers, one.speaker_count_error]
         stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
 
 

@@ -1,5 +1,9 @@
-"""How good diarization is: its error rate (NIST RT-09 evaluation plan), and the Jaccard error rate (Ryant et al.,
-"Second DIHARD Challenge Evaluation Plan", version 1.1, 2019).
+"""Diarization error rate and Jaccard error rate of a hypothesis against reference turns.
+
+References
+----------
+NIST, "The 2009 (RT-09) Rich Transcription Meeting Recognition Evaluation Plan" (diarization error rate).
+N. Ryant et al., "Second DIHARD Challenge Evaluation Plan", version 1.1, 2019 (Jaccard error rate).
 """
 
 from __future__ import annotations
@@ -13,12 +17,19 @@ from scipy.optimize import linear_sum_assignment
 
 from knn_cli.core.values import Doubles
 
-COLLAR = 0.25  # seconds each side, of the forgiving convention
+COLLAR_SECONDS = 0.25  # each side of a reference boundary, as in NIST RT
 
 
 @dataclass(frozen=True)
 class DiarizationError:
-    """Seconds of speaker time: `total` in the reference, and the three ways to lose it. `a + b` pools files."""
+    """Seconds of speaker time in the reference and of the three kinds of errors; `a + b` pools files.
+
+    Attributes
+    ----------
+    total : float
+        Speaker time of the reference.
+    missed, false_alarm, confusion : float
+    """
 
     total: float
     missed: float
@@ -27,7 +38,7 @@ class DiarizationError:
 
     @property
     def rate(self) -> float:
-        """(missed + false alarm + confusion) / total; without reference speech 0 if nothing was claimed, else 1."""
+        """(missed + false alarm + confusion) / total; without reference speech 0 for an empty hypothesis, else 1."""
         errors = self.missed + self.false_alarm + self.confusion
         if self.total > 0:
             return errors / self.total
@@ -42,7 +53,7 @@ class DiarizationError:
         )
 
     def __radd__(self, other: int) -> DiarizationError:
-        """Lets `sum(errors)` begin with its 0."""
+        """Makes `sum(errors)` work, which starts from 0."""
         return self if other == 0 else NotImplemented
 
 
@@ -54,14 +65,34 @@ def diarization_error(
     skip_overlap: bool = False,
     uem: Timeline | None = None,
 ) -> DiarizationError:
-    """Diarization error under the one-to-one speaker mapping that shares most time, exact to rounding.
+    """Diarization error under the one-to-one speaker mapping with the most shared time, exact to rounding.
 
-    collar       : seconds on *each side* of every reference turn's start and end that are not scored, as in md-eval
-                   (pyannote.metrics' `collar` is both sides together: twice this)
-    skip_overlap : leave out where two or more reference speakers talk
-    uem          : what is scored; None is all of both, as dscore does
+    Overlapping turns of one speaker count once. The mapping is chosen on what is scored.
 
-    Turns of one speaker that overlap count once. The mapping is chosen on what is scored.
+    Parameters
+    ----------
+    reference, hypothesis : pyannote.core.Annotation
+    collar : float
+        Seconds on *each side* of every reference turn's start and end that are not scored, as in md-eval
+        (pyannote.metrics' `collar` is both sides together: twice this).
+    skip_overlap : bool
+        Leave out where two or more reference speakers talk.
+    uem : pyannote.core.Timeline, optional
+        What is scored; None scores all of both, as dscore does.
+
+    Returns
+    -------
+    DiarizationError
+
+    Examples
+    --------
+    >>> from knn_cli import diarization_error, read_rttm
+    >>> reference = read_rttm("meeting.rttm")["meeting"]
+    >>> diarization_error(reference, reference).rate
+    0.0
+    >>> error = diarization_error(reference, reference.rename_labels({"otto": "ruth"}))
+    >>> error.missed, error.false_alarm, error.confusion > 0
+    (0.0, 0.0, True)
     """
     seconds, in_ref, in_hyp = _cells(reference, hypothesis, collar, skip_overlap, uem)
     count_ref, count_hyp = in_ref.sum(axis=0), in_hyp.sum(axis=0)  # speakers talking in each cell
@@ -77,81 +108,101 @@ def diarization_error(
 
 
 def jaccard_errors(reference: Annotation, hypothesis: Annotation, *, uem: Timeline | None = None) -> Doubles:
-    """(speakers,) for each reference speaker who talks in what is scored, 1 - intersection / union with the turns of
-    the speaker that the hypothesis has for them, 1 where it has none; collar 0, overlap scored.
+    """Jaccard error of each reference speaker, with collar 0 and overlap scored.
 
-    The one-to-one mapping is the one with the least sum. The mean over speakers is the Jaccard error rate, in which all
-    speakers weigh alike however little they say.
+    It is 1 - intersection / union of the speaker's turns with those of the matched speaker of the hypothesis, and 1 for
+    a speaker without match. The one-to-one mapping is the one with the least sum. The mean over speakers is the Jaccard
+    error rate, in which all speakers weigh alike however little they say.
+
+    Parameters
+    ----------
+    reference, hypothesis : pyannote.core.Annotation
+    uem : pyannote.core.Timeline, optional
+        What is scored; None scores all of both.
+
+    Returns
+    -------
+    (speakers,) float64
+        Of the reference speakers who talk in what is scored.
     """
     seconds, in_ref, in_hyp = _cells(reference, hypothesis, 0.0, False, uem)
     in_ref = in_ref[(in_ref @ seconds) > 0]
     shared = (in_ref * seconds) @ in_hyp.T.astype(np.float64)  # (reference speakers, hypothesis speakers)
     union = (in_ref @ seconds)[:, None] + (in_hyp @ seconds)[None] - shared
-    alike = shared / union
+    jaccard = shared / union
     errors = np.ones(len(in_ref))
-    pairs = linear_sum_assignment(alike, maximize=True)
-    errors[pairs[0]] -= alike[pairs]
+    pairs = linear_sum_assignment(jaccard, maximize=True)
+    errors[pairs[0]] -= jaccard[pairs]
     return errors
 
 
 @dataclass(frozen=True)
 class DiarizationScore:
-    """One file's scores, or those of several: `a + b` pools.
+    """The scores of one file, or of several: `a + b` pools.
 
-    error     : collar 0, overlap scored
-    forgiving : COLLAR seconds each side not scored, nor overlap
-    jaccard   : (reference speakers,) `jaccard_errors`
-    speakers, found : how many talk in the reference, and in the hypothesis
-    miscounted : how far the number of speakers is off, summed over files
+    Attributes
+    ----------
+    error : DiarizationError
+        With collar 0 and overlap scored.
+    error_with_collar : DiarizationError
+        With COLLAR_SECONDS each side not scored, nor overlap.
+    jaccard : (reference speakers,) float64
+        See `jaccard_errors`.
+    reference_speakers, hypothesis_speakers : int
+        How many talk in the reference and in the hypothesis.
+    speaker_count_error : int
+        How far the number of speakers is off, summed over files.
     """
 
     error: DiarizationError
-    forgiving: DiarizationError
+    error_with_collar: DiarizationError
     jaccard: Doubles
-    speakers: int
-    found: int
-    miscounted: int
+    reference_speakers: int
+    hypothesis_speakers: int
+    speaker_count_error: int
 
     @property
     def jer(self) -> float:
-        """Mean Jaccard error over speakers; without any 0."""
+        """Mean Jaccard error over speakers; 0 if there are none."""
         return float(self.jaccard.mean()) if len(self.jaccard) else 0.0
 
     def __add__(self, other: DiarizationScore) -> DiarizationScore:
         return DiarizationScore(
             self.error + other.error,
-            self.forgiving + other.forgiving,
+            self.error_with_collar + other.error_with_collar,
             np.concatenate([self.jaccard, other.jaccard]),
-            self.speakers + other.speakers,
-            self.found + other.found,
-            self.miscounted + other.miscounted,
+            self.reference_speakers + other.reference_speakers,
+            self.hypothesis_speakers + other.hypothesis_speakers,
+            self.speaker_count_error + other.speaker_count_error,
         )
 
 
-def score(reference: Annotation, hypothesis: Annotation, *, uem: Timeline | None = None) -> DiarizationScore:
-    """Every figure of one file; `uem` is what is scored, None all of both."""
+def score_diarization(
+    reference: Annotation, hypothesis: Annotation, *, uem: Timeline | None = None
+) -> DiarizationScore:
+    """Every score of one file; `uem` is what is scored, None all of both."""
     jaccard = jaccard_errors(reference, hypothesis, uem=uem)
-    heard = hypothesis if uem is None else hypothesis.crop(uem)
-    found = len(heard.labels())
+    scored_hypothesis = hypothesis if uem is None else hypothesis.crop(uem)
+    hypothesis_speakers = len(scored_hypothesis.labels())
     return DiarizationScore(
         diarization_error(reference, hypothesis, uem=uem),
-        diarization_error(reference, hypothesis, uem=uem, collar=COLLAR, skip_overlap=True),
+        diarization_error(reference, hypothesis, uem=uem, collar=COLLAR_SECONDS, skip_overlap=True),
         jaccard,
         len(jaccard),
-        found,
-        abs(found - len(jaccard)),
+        hypothesis_speakers,
+        abs(hypothesis_speakers - len(jaccard)),
     )
 
 
 def _cells(
     reference: Annotation, hypothesis: Annotation, collar: float, skip_overlap: bool, uem: Timeline | None
 ) -> tuple[Doubles, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pieces of time in which nothing changes: (cells,) seconds scored, and who talks in each, (speakers, cells)."""
+    """Cells of time in which no speaker changes: (cells,) scored seconds, and who talks in each, (speakers, cells)."""
     if collar < 0:
         raise ValueError("the collar cannot be negative")
     turns_ref, turns_hyp = _spans(reference), _spans(hypothesis)
-    borders_ref = np.concatenate([np.zeros(0), *(spans.ravel() for spans in turns_ref)])
-    collars = np.stack([borders_ref - collar, borders_ref + collar], axis=1)  # (2 turns, 2)
+    boundaries_ref = np.concatenate([np.zeros(0), *(spans.ravel() for spans in turns_ref)])
+    collars = np.stack([boundaries_ref - collar, boundaries_ref + collar], axis=1)  # (2 turns, 2)
     scored = np.zeros((0, 2)) if uem is None else np.array([(s.start, s.end) for s in uem]).reshape(-1, 2)
     edges = np.unique(np.concatenate([np.zeros(0), *(x.ravel() for x in (*turns_ref, *turns_hyp, collars, scored))]))
     seconds = np.diff(edges)  # (cells,)
@@ -167,7 +218,7 @@ def _cells(
 
 
 def _spans(annotation: Annotation) -> list[Doubles]:
-    """One (turns, 2) array of start and end a speaker."""
+    """One (turns, 2) array of starts and ends per speaker."""
     speakers: dict[object, list[tuple[float, float]]] = {}
     for segment, _, label in annotation.itertracks(yield_label=True):
         speakers.setdefault(label, []).append((segment.start, segment.end))
@@ -175,7 +226,7 @@ def _spans(annotation: Annotation) -> list[Doubles]:
 
 
 def _inside(spans: Doubles, edges: Doubles) -> NDArray[np.bool_]:
-    """For spans (n, 2) whose ends are all among `edges` (m,): which of the m - 1 cells lie in any of them."""
+    """(m - 1,) which cells between `edges` (m,) lie in any of the spans (n, 2), whose ends are all among the edges."""
     change = np.zeros(len(edges), dtype=np.int64)
     np.add.at(change, np.searchsorted(edges, spans[:, 0]), 1)
     np.add.at(change, np.searchsorted(edges, spans[:, 1]), -1)

@@ -1,4 +1,4 @@
-"""Several segments of a recording in one embedding: longer speech, and the accuracy that it brings."""
+"""Accuracy against duration: embeddings averaged over several consecutive segments of a recording."""
 
 from __future__ import annotations
 
@@ -12,48 +12,80 @@ from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.evaluation.evaluate import accuracy_with_interval, evaluate
 from knn_cli.evaluation.results import DurationPoint
 
-Score = Callable[[EmbeddingSet, Doubles], ScoreTable]  # (N, D) embeddings and (N,) seconds of sound to (N, C) scores
+SegmentScorer = Callable[
+    [EmbeddingSet, Doubles], ScoreTable
+]  # (N, D) embeddings and (N,) seconds of sound to (N, C) scores
 
 
-def average(embeddings: EmbeddingSet, segments: int) -> EmbeddingSet:
-    """Each `segments` consecutive rows of a recording as one row, their mean; what remains is a row of its own.
+def average_segments(embeddings: EmbeddingSet, segments: int) -> EmbeddingSet:
+    """Average every `segments` consecutive rows of a recording into one; the remaining rows make one more.
 
-    A run is the rows of one recording that have the same group, subgroup and speaker, by start; rows that start at the
-    same time or at none known keep their order. Rows that hold NaN or infinity hold no speech: they are left out first.
-    Runs come in the order of their first rows. A new row lasts from its first start to its last end.
-    Raises KnnError for fewer than one segment.
+    A run consists of the rows of one recording with the same group, subgroup and speaker, ordered by start; rows with
+    the same or an unknown start keep their order. Rows that hold NaN or infinity contain no speech and are left out
+    first. Runs come in the order of their first rows. A new row lasts from its first start to its last end.
+
+    Parameters
+    ----------
+    embeddings : EmbeddingSet
+    segments : int
+
+    Returns
+    -------
+    EmbeddingSet
+
+    Raises
+    ------
+    KnnError
+        For fewer than one segment.
     """
-    return _averaged(embeddings, segments).rows
+    return _average(embeddings, segments).rows
 
 
-def curve(
+def duration_curve(
     embeddings: EmbeddingSet,
-    score: Score,
+    score: SegmentScorer,
     counts: Iterable[int],
     *,
     bootstrap: int = 1000,
     seed: int = 0,
     priors: Mapping[str, float] | None = None,
 ) -> tuple[DurationPoint, ...]:
-    """How good the scores are of rows of each count of consecutive segments (see `average`).
+    """The metrics of scores of rows averaged over each number of consecutive segments (see `average_segments`).
 
-    score     : embeddings and how long each is to scores with the truth beside them, such as `Classifier.score`
-    counts    : beyond the first that leaves every recording whole nothing changes, so those are left out
-    bootstrap : draws of recordings for the interval of the accuracy
-    priors    : how likely the labels are beforehand, see `evaluation.evaluate`
+    Seconds, of a point and of what is scored, are those that segments cover: overlapping time counts once, time between
+    segments not at all. Costs are NaN where the rows have only one label.
 
-    Seconds, of a point and of what is scored, are those that segments cover: time that they share counts once, time
-    between them not at all. Costs are NaN where the rows have one label alone.
-    Raises KnnError as `average` and `evaluation.evaluate`.
+    Parameters
+    ----------
+    embeddings : EmbeddingSet
+    score : callable
+        (N, D) embeddings and their (N,) seconds to scores with the true labels, such as `Classifier.score`.
+    counts : iterable of int
+        Numbers of segments. From the first that leaves every recording whole on nothing changes, so larger ones are
+        left out.
+    bootstrap : int
+        Bootstrap samples of recordings for the interval of the accuracy.
+    seed : int
+    priors : mapping of str to float, optional
+        How likely the labels are beforehand, see `evaluate`.
+
+    Returns
+    -------
+    tuple of DurationPoint
+
+    Raises
+    ------
+    KnnError
+        As `average_segments` and `evaluate` do.
     """
     points = []
-    most = None
+    max_count = None
     for count in counts:
-        if most is not None and count > most:
+        if max_count is not None and count > max_count:
             continue
-        rows, seconds, whole = _averaged(embeddings, count)
+        rows, seconds, whole = _average(embeddings, count)
         if whole:
-            most = count
+            max_count = count
         table = score(rows, seconds)
         values = evaluate(table, bootstrap=0, priors=priors).metrics
         known = np.isin(table.truth, table.labels)
@@ -71,22 +103,23 @@ def curve(
 
 
 class _Averaged(NamedTuple):
-    """What `average` gives, the (M,) seconds that the segments of each row cover, and whether each run is one row."""
+    """Averaged rows, the (M,) seconds that the segments of each of them cover, and whether each run is one row."""
 
     rows: EmbeddingSet
     seconds: Doubles
     whole: bool
 
 
-def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
+def _average(embeddings: EmbeddingSet, segments: int) -> _Averaged:
+    """See `average_segments`."""
     if segments < 1:
-        raise KnnError(f"Nothing is the mean of {segments} segments.", "Give 1 or more.")
+        raise KnnError(f"There is no mean of {segments} segments.", "Give 1 or more.")
     rows = embeddings.take(np.isfinite(embeddings.data).all(axis=1))
     if not len(rows):
         return _Averaged(rows, np.zeros(0), True)
     columns = [np.unique(column, return_inverse=True)[1] for column in _labels(rows)]
     _, first, run = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
-    run = first[run.ravel()]  # a run is called by its first row
+    run = first[run.ravel()]  # a run is numbered by its first row
     rows = rows.take(order := np.lexsort([rows.start, run]))  # stable, NaN last
     run = run[order]
     begins = np.flatnonzero(np.diff(run, prepend=-1))
@@ -94,7 +127,7 @@ def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
     edges = np.flatnonzero(place % segments == 0)
     sizes = np.diff(edges, append=len(rows))
     means = np.add.reduceat(rows.data, edges, axis=0, dtype=np.float64) / sizes[:, None]
-    # Seconds: (M, segments) of starts and ends, padded by what covers nothing.
+    # Seconds: (M, segments) of starts and ends, padded so that the padding covers nothing.
     cell = np.repeat(np.arange(len(edges)), sizes), place % segments
     starts, ends = (np.full((len(edges), segments), -np.inf) for _ in range(2))
     starts[cell], ends[cell] = rows.start, rows.end
@@ -106,7 +139,7 @@ def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
     filled[cell] = True
     seconds = np.where(filled, covered, 0.0).sum(axis=1)
     chosen = rows.take(edges)
-    made = EmbeddingSet.from_columns(
+    averaged = EmbeddingSet.from_columns(
         means,
         chosen.name,
         group=chosen.group,
@@ -116,7 +149,7 @@ def _averaged(embeddings: EmbeddingSet, segments: int) -> _Averaged:
         end=np.maximum.reduceat(rows.end, edges),
         embedder=embeddings.embedder,
     )
-    return _Averaged(made, seconds, len(edges) == len(begins))
+    return _Averaged(averaged, seconds, len(edges) == len(begins))
 
 
 def _labels(rows: EmbeddingSet) -> tuple[Texts, ...]:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from knn_cli.core.values import Doubles, Texts
-from knn_cli.evaluation.open_set import OpenSet
 from knn_cli.recognition import splits
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.transforms import TransformChain
 
@@ -37,7 +37,7 @@ class CalibratedClassifier:
         For speaker trials.
     groups : dict
         Label -> group, for all labels, or empty.
-    open_set : OpenSet or None
+    open_set : OpenSetThreshold or None
         The threshold below which a row has none of the labels.
 
     Raises
@@ -52,7 +52,7 @@ class CalibratedClassifier:
     transforms: TransformChain = field(default_factory=TransformChain)
     plda: PLDA | None = None
     groups: dict[str, str] = field(default_factory=dict)
-    open_set: OpenSet | None = None
+    open_set: OpenSetThreshold | None = None
 
     def __post_init__(self) -> None:
         classes, dimension = self.classifier.classes_.tolist(), self.classifier.means_.shape[1]

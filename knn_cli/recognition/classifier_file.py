@@ -8,7 +8,7 @@
 /transforms      optional: steps from embeddings (D,) to what is classified (D',) (`TransformChain.to_arrays`)
 /plda            optional: mean, between, within of what is classified (`plda.PLDA.to_arrays`)
 /groups          optional: text, JSON: label -> the group that it belongs to, of all labels
-/open_set        optional: threshold, false_accept, false_reject, known, unknown, chosen (`open_set.OpenSet`)
+/open_set        optional: threshold, false_accept, false_reject, known, unknown, chosen (`OpenSetThreshold`)
 
 Schema 1 had the first three alone, with the calibration's scale and offsets.
 """
@@ -26,10 +26,10 @@ import numpy as np
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
-from knn_cli.evaluation.open_set import OpenSet
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.transforms import TransformChain
 
@@ -177,10 +177,10 @@ def _groups(found: object) -> dict[str, str]:
     return found
 
 
-def _open_set(group: h5py.Group) -> OpenSet:
+def _open_set(group: h5py.Group) -> OpenSetThreshold:
     threshold, accepted, rejected = (float(group[name][()]) for name in ("threshold", "false_accept", "false_reject"))
     known, unknown = (int(group[name][()]) for name in ("known", "unknown"))
     # A share of no rows is NaN.
     if not np.isfinite(threshold) or any(one < 0 or one > 1 for one in (accepted, rejected)) or min(known, unknown) < 0:
         raise ValueError("its open set makes no sense")
-    return OpenSet(threshold, accepted, rejected, known, unknown, str(json.loads(group["chosen"].asstr()[()])))
+    return OpenSetThreshold(threshold, accepted, rejected, known, unknown, str(json.loads(group["chosen"].asstr()[()])))

@@ -17,10 +17,10 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.evaluation import open_set
 from knn_cli.evaluation.groups import sum_by_group
-from knn_cli.evaluation.open_set import OpenSet
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.cross_validation import Indices, Keys, Part
 from knn_cli.recognition.fitting import Model, Source, draw
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
 
 CALIBRATING = 50_000  # rows that calibration and threshold are learnt from at most, as many a class as can be
 MEASURED = 50_000  # held-out rows that the figures are of at most, drawn alike from all
@@ -159,13 +159,13 @@ def _table(scores: Doubles, classes: Texts) -> ScoreTable:
 
 def operating_point(
     final: Outcome, measured: Sequence[Outcome], classes: Texts, false_reject: float | None, apart: str = ""
-) -> OpenSet | None:
+) -> OpenSetThreshold | None:
     """The threshold of the final classifier, with the rates of the measured ones on rows that did not choose theirs.
 
     apart : what the strangers that choose do not share with those that report: labels, recordings, speakers, ...
 
     None without strangers, unless `false_reject` says what to lose. Raises KnnError where a class has too few
-    recordings to choose a threshold, and as `open_set.choose`.
+    recordings to choose a threshold, and as `choose_threshold`.
     """
     if not len(final.choosing) and false_reject is None:
         return None
@@ -181,13 +181,13 @@ def operating_point(
                 "Outside one of the folds there are no rows of labels outside the closed set to choose a threshold on.",
                 "Leave them out of the split (--ignore of `knn split`), or make another one.",
             )
-        chosen.append(open_set.choose(one.known, one.choosing, false_reject=false_reject))
+        chosen.append(choose_threshold(one.known, one.choosing, false_reject=false_reject))
     limits = [one.threshold for one in chosen[1:]]
     rejected = np.concatenate(
         [best_llr(one.scores, classes) < limit for one, limit in zip(measured, limits, strict=True)]
     )
     accepted = np.concatenate([one.reporting >= limit for one, limit in zip(measured, limits, strict=True)])
-    return OpenSet(
+    return OpenSetThreshold(
         threshold=chosen[0].threshold,
         false_accept=float(accepted.mean()) if len(accepted) else float("nan"),
         false_reject=float(rejected.mean()),

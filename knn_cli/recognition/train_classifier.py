@@ -13,8 +13,8 @@ import numpy as np
 
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import LABEL_LEVELS, EmbeddingSet, Texts
-from knn_cli.evaluation import metrics, open_set
-from knn_cli.evaluation.open_set import UNKNOWN, OpenSet
+from knn_cli.evaluation import metrics
+from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition import cross_validation, fitting, split_files
@@ -25,6 +25,7 @@ from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.recognition.cross_validation import Column, Keys, Part
 from knn_cli.recognition.fitting import Model, Options, Source
 from knn_cli.recognition.held_out import Rows, Scoring, group_accuracy, operating_point
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold, check_false_reject
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.split_files import Split
 from knn_cli.recognition.splits import Mask, check_seed
@@ -69,7 +70,7 @@ class Training:
     units: str
     cllr: float
     group_accuracy: float | None = None
-    open_set: OpenSet | None = None
+    open_set: OpenSetThreshold | None = None
     not_in_store: tuple[str, ...] = ()
     plda: bool = False
     refitted: bool = True
@@ -152,7 +153,7 @@ def train(
         raise KnnError("The class of labels outside the closed set needs such labels.", "Name them (--out-of-set).")
     if stranger_class and false_reject is not None:
         raise KnnError("A class of strangers has no threshold.", "Leave out the one or the other.")
-    open_set.check_share(false_reject)
+    check_false_reject(false_reject)
     check_seed(seed)
     if split is not None and fraction is not None:
         raise KnnError("The split says what is held out.", "Leave --held-out or --split out.")
@@ -409,7 +410,7 @@ def _card(
     fingerprint: str,
     meta: dict[str, object],
     counts: dict[str, tuple[int, int]],
-    opened: OpenSet | None,
+    opened: OpenSetThreshold | None,
     chain: str,
 ) -> str:
     held, drawn = meta["held_out"], meta.get("split")

@@ -130,7 +130,7 @@ def test(
         notes = [*_left_out(found), *_seen(found, model, made is not None)]
         if most:
             rows = EmbeddingSet.concatenate(kept[model.bundle.fingerprint])
-            curves[name] = duration_curve.curve(
+            curves[name] = duration_curve.duration_curve(
                 rows, _scorer(model), range(1, most + 1), bootstrap=draws, priors=weight
             )
             if len(curves[name]) < most:
@@ -230,7 +230,7 @@ def _apart(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
 
 
-def _scorer(model: Classifier) -> duration_curve.Score:
+def _scorer(model: Classifier) -> duration_curve.SegmentScorer:
     return lambda rows, seconds: model.score(rows, seconds=seconds)
 
 

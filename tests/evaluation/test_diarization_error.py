@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment, Timeline
 
-from knn_cli.evaluation.diarization_error import DiarizationError, diarization_error, jaccard_errors, score
+from knn_cli.evaluation.diarization_error import DiarizationError, diarization_error, jaccard_errors, score_diarization
 from knn_cli.formats.rttm import read_rttm
 
 TURNS = st.lists(
@@ -20,7 +20,7 @@ TURNS = st.lists(
 )  # whole seconds: start, length, speaker
 
 
-def said(*turns: tuple[float, float, str]) -> Annotation:
+def annotated(*turns: tuple[float, float, str]) -> Annotation:
     annotation = Annotation()
     for track, (start, end, label) in enumerate(turns):
         annotation[Segment(start, end), track] = label
@@ -28,10 +28,10 @@ def said(*turns: tuple[float, float, str]) -> Annotation:
 
 
 def test_der_by_hand() -> None:
-    reference = said((0, 10, "A"), (8, 14, "B"))  # 16 s, 8-10 both
-    hypothesis = said((1, 9, "x"), (9, 16, "y"))
+    reference = annotated((0, 10, "A"), (8, 14, "B"))  # 16 s, 8-10 both
+    hypothesis = annotated((1, 9, "x"), (9, 16, "y"))
     got = diarization_error(reference, hypothesis)
-    # missed: 0-1, and one of two in 8-10; false alarm: 14-16; A=x, B=y: in 8-10 the one heard is right.
+    # missed: 0-1, and one of two in 8-10; false alarm: 14-16; A=x, B=y: in 8-10 the one hypothesised is right.
     assert got == DiarizationError(16.0, 3.0, 2.0, 0.0)
     assert got.rate == 5 / 16
     # Not scored with the overlap gone: 8-10.
@@ -43,14 +43,14 @@ def test_der_by_hand() -> None:
 
 
 def test_confusion_under_the_best_mapping() -> None:
-    reference = said((0, 6, "A"), (6, 10, "B"))
-    assert diarization_error(reference, said((0, 10, "x"))) == DiarizationError(10.0, 0.0, 0.0, 4.0)
-    swapped = said((0, 3, "B"), (3, 6, "C"), (6, 10, "A"))
+    reference = annotated((0, 6, "A"), (6, 10, "B"))
+    assert diarization_error(reference, annotated((0, 10, "x"))) == DiarizationError(10.0, 0.0, 0.0, 4.0)
+    swapped = annotated((0, 3, "B"), (3, 6, "C"), (6, 10, "A"))
     assert diarization_error(reference, swapped) == DiarizationError(10.0, 0.0, 0.0, 3.0)
 
 
 def test_der_of_nothing() -> None:
-    nothing, something = Annotation(), said((0, 1, "A"))
+    nothing, something = Annotation(), annotated((0, 1, "A"))
     assert diarization_error(nothing, nothing).rate == 0.0
     assert diarization_error(something, nothing) == DiarizationError(1.0, 1.0, 0.0, 0.0)
     assert diarization_error(nothing, something).rate == 1.0
@@ -64,8 +64,8 @@ def test_files_pool() -> None:
 
 
 def test_a_speaker_is_counted_once() -> None:
-    twice = said((0, 5, "A"), (3, 8, "A"))
-    assert diarization_error(twice, said((0, 8, "x"))) == DiarizationError(8.0, 0.0, 0.0, 0.0)
+    twice = annotated((0, 5, "A"), (3, 8, "A"))
+    assert diarization_error(twice, annotated((0, 8, "x"))) == DiarizationError(8.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def random_annotation(generator: np.random.Generator, speakers: int) -> Annotati
     st.booleans(),
 )
 def test_der_equals_pyannote(
-    seed: int, talkers: int, found: int, collar: float, skip_overlap: bool, limited: bool
+    seed: int, talkers: int, hypothesised: int, collar: float, skip_overlap: bool, limited: bool
 ) -> None:
     generator = np.random.default_rng(seed)
-    reference, hypothesis = random_annotation(generator, talkers), random_annotation(generator, found)
+    reference, hypothesis = random_annotation(generator, talkers), random_annotation(generator, hypothesised)
     uem = Timeline([Segment(3, 17), Segment(21.5, 33)]) if limited else None
     got = diarization_error(reference, hypothesis, collar=collar, skip_overlap=skip_overlap, uem=uem)
     expected = pyannote_rate(reference, hypothesis, collar, skip_overlap, uem)
@@ -152,35 +152,45 @@ def test_mapping_is_optimal() -> None:
 
 
 def test_jaccard_by_hand() -> None:
-    reference = said((0, 10, "A"), (10, 14, "B"), (20, 21, "C"))
-    hypothesis = said((0, 8, "x"), (8, 14, "y"))
-    # A = x: 8 of 10 s; B = y: 4 of 6 s; nobody for C
+    reference = annotated((0, 10, "A"), (10, 14, "B"), (20, 21, "C"))
+    hypothesis = annotated((0, 8, "x"), (8, 14, "y"))
+    # A = x: 8 of 10 s; B = y: 4 of 6 s; no match for C
     assert jaccard_errors(reference, hypothesis) == pytest.approx([0.2, 1 / 3, 1.0])
-    got = score(reference, hypothesis)
-    assert (got.speakers, got.found, got.miscounted) == (3, 2, 1) and got.jer == pytest.approx((0.2 + 1 / 3 + 1) / 3)
-    both = got + score(said((0, 4, "A")), said((0, 4, "x"), (4, 5, "y")))
-    assert (both.speakers, both.found, both.miscounted) == (4, 4, 2)  # one too few and one too many are two wrong
+    got = score_diarization(reference, hypothesis)
+    assert (got.reference_speakers, got.hypothesis_speakers, got.speaker_count_error) == (
+        3,
+        2,
+        1,
+    ) and got.jer == pytest.approx((0.2 + 1 / 3 + 1) / 3)
+    both = got + score_diarization(annotated((0, 4, "A")), annotated((0, 4, "x"), (4, 5, "y")))
+    assert (both.reference_speakers, both.hypothesis_speakers, both.speaker_count_error) == (
+        4,
+        4,
+        2,
+    )  # one too few and one too many are two wrong
     assert both.jer == pytest.approx((0.2 + 1 / 3 + 1 + 0) / 4)
     inside = Timeline([Segment(0, 9)])
-    assert score(reference, hypothesis, uem=inside).jaccard == pytest.approx([1 / 9])
-    assert score(Annotation(), hypothesis).jer == 0
+    assert score_diarization(reference, hypothesis, uem=inside).jaccard == pytest.approx([1 / 9])
+    assert score_diarization(Annotation(), hypothesis).jer == 0
 
 
 @settings(deadline=None, max_examples=60)
 @given(TURNS, TURNS)
-def test_jaccard_is_the_least_over_all_mappings(
+def test_jaccard_is_the_minimum_over_all_mappings(
     reference: list[tuple[int, int, str]], hypothesis: list[tuple[int, int, str]]
 ) -> None:
     """Against every mapping, on whole seconds."""
-    said_ref, said_hyp = ({} for _ in range(2))  # type: dict[str, set[int]], dict[str, set[int]]
-    for turns, table in ((reference, said_ref), (hypothesis, said_hyp)):
+    seconds_ref, seconds_hyp = ({} for _ in range(2))  # type: dict[str, set[int]], dict[str, set[int]]
+    for turns, table in ((reference, seconds_ref), (hypothesis, seconds_hyp)):
         for start, length, label in turns:
             table.setdefault(label, set()).update(range(start, start + length))
-    least = float(len(said_ref))
-    padded = [*said_hyp.values(), *(set[int]() for _ in said_ref)]
-    for chosen in permutations(padded, len(said_ref)):
-        least = min(least, sum(1 - len(a & b) / len(a | b) for a, b in zip(said_ref.values(), chosen, strict=True)))
+    minimum = float(len(seconds_ref))
+    padded = [*seconds_hyp.values(), *(set[int]() for _ in seconds_ref)]
+    for chosen in permutations(padded, len(seconds_ref)):
+        minimum = min(
+            minimum, sum(1 - len(a & b) / len(a | b) for a, b in zip(seconds_ref.values(), chosen, strict=True))
+        )
     got = jaccard_errors(
-        said(*((a, a + n, x) for a, n, x in reference)), said(*((a, a + n, x) for a, n, x in hypothesis))
+        annotated(*((a, a + n, x) for a, n, x in reference)), annotated(*((a, a + n, x) for a, n, x in hypothesis))
     )
-    assert got.sum() == pytest.approx(least)
+    assert got.sum() == pytest.approx(minimum)

@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import BundleError
-from knn_cli.evaluation.open_set import OpenSet
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.transforms import TransformChain, fit_transforms
 
 LABELS = ["a/b\udcff\n'\"", "čeština", "日本語 🗾"]
 GROUPS = dict(zip(LABELS, ["x", "y", "y"], strict=True))
-OPEN_SET = OpenSet(1.25, float("nan"), 0.05, 200, 0, "false reject at most 0.05")
+OPEN_SET = OpenSetThreshold(1.25, float("nan"), 0.05, 200, 0, "false reject at most 0.05")
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "language" / "classifier.h5"
 
 

@@ -37,13 +37,13 @@ from torch import Tensor, nn
 
 from knn_cli.core.registry import POOLINGS
 from knn_cli.evaluation.metrics import detection_llr
-from knn_cli.evaluation.open_set import choose
 from knn_cli.networks import bundle
 from knn_cli.networks.network import Network
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
+from knn_cli.recognition.open_set_threshold import choose_threshold
 from tools.shipped_models.augment import augment
 from tools.shipped_models.data import EXAM_LANGUAGES, Corpus, Row, read_manifest
 from tools.shipped_models.features import ENCODER_ARGS, LIMIT, trunk
@@ -361,7 +361,7 @@ def main() -> None:
     with np.load(args.work / "left-out-scores.npz") as file:
         calibration = calibrate(file["scores"], file["truth"].tolist(), file["families"].tolist())
         known, unknown = (detection_llr(calibration.apply(file[key])).max(axis=1) for key in ("scores", "others"))
-    open_set = choose(known, unknown)
+    open_set = choose_threshold(known, unknown)
     meta = {
         "label": "group",
         "view": "language",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import ScoreTable
-from knn_cli.evaluation.open_set import OpenSet, best_llr, choose, is_unknown
+from knn_cli.evaluation.open_set import best_llr, is_unknown
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
 
 
 def table(scores: list[list[float]], labels: tuple[str, ...], threshold: float | None = None) -> ScoreTable:
@@ -22,23 +23,23 @@ def table(scores: list[list[float]], labels: tuple[str, ...], threshold: float |
 
 def test_equal_error_by_hand() -> None:
     # Between 2 and 3 one of four known rows is lost and one of four others gets in.
-    found = choose([1.0, 4.0, 5.0, 6.0], [3.0, 2.0, 0.0, -1.0])
-    assert found == OpenSet(2.5, 0.25, 0.25, 4, 4, "equal error")
-    assert choose([5.0, 6.0], [1.0, 2.0]) == OpenSet(3.5, 0.0, 0.0, 2, 2, "equal error")
+    found = choose_threshold([1.0, 4.0, 5.0, 6.0], [3.0, 2.0, 0.0, -1.0])
+    assert found == OpenSetThreshold(2.5, 0.25, 0.25, 4, 4, "equal error")
+    assert choose_threshold([5.0, 6.0], [1.0, 2.0]) == OpenSetThreshold(3.5, 0.0, 0.0, 2, 2, "equal error")
     # A score that both have falls on one side: accepted.
-    assert choose([2.0], [2.0]) == OpenSet(2.0, 1.0, 0.0, 1, 1, "equal error")
+    assert choose_threshold([2.0], [2.0]) == OpenSetThreshold(2.0, 1.0, 0.0, 1, 1, "equal error")
 
 
 def test_false_reject_by_hand() -> None:
     known = [1.0, 2.0, 3.0, 4.0, 5.0]
-    found = choose(known, [1.5, 3.5, 9.0], false_reject=0.4)
-    assert found == OpenSet(2.5, pytest.approx(2 / 3), 0.4, 5, 3, "false reject at most 0.4")
-    assert choose(known, [0.0], false_reject=0.39).threshold == 1.5  # two of five would be too many
-    nobody = choose(known, [], false_reject=0.2)
+    found = choose_threshold(known, [1.5, 3.5, 9.0], false_reject=0.4)
+    assert found == OpenSetThreshold(2.5, pytest.approx(2 / 3), 0.4, 5, 3, "false reject at most 0.4")
+    assert choose_threshold(known, [0.0], false_reject=0.39).threshold == 1.5  # two of five would be too many
+    nobody = choose_threshold(known, [], false_reject=0.2)
     assert (nobody.threshold, nobody.false_reject, nobody.unknown) == (1.5, 0.2, 0) and math.isnan(nobody.false_accept)
-    assert choose(known, [7.0], false_reject=0.0).threshold == 1.0
+    assert choose_threshold(known, [7.0], false_reject=0.0).threshold == 1.0
     twenty = np.arange(20.0)
-    assert choose(twenty, [], false_reject=0.15).false_reject == 0.15
+    assert choose_threshold(twenty, [], false_reject=0.15).false_reject == 0.15
 
 
 @given(
@@ -48,7 +49,7 @@ def test_false_reject_by_hand() -> None:
 )
 @settings(max_examples=80, deadline=None)
 def test_no_threshold_does_better(known: list[int], unknown: list[int], most: float | None) -> None:
-    found = choose(np.array(known), np.array(unknown), false_reject=most)
+    found = choose_threshold(np.array(known), np.array(unknown), false_reject=most)
 
     def rates(threshold: float) -> tuple[float, float]:
         return np.mean(np.less(known, threshold)), np.mean(np.greater_equal(unknown, threshold))
@@ -76,11 +77,11 @@ def test_best_llr_by_hand() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(KnnError, match="no rows of known labels"):
-        choose([], [1.0])
+        choose_threshold([], [1.0])
     with pytest.raises(KnnError, match="no rows of unknown labels"):
-        choose([1.0], [])
+        choose_threshold([1.0], [])
     with pytest.raises(KnnError, match="NaN"):
-        choose([1.0, np.nan], [1.0])
+        choose_threshold([1.0, np.nan], [1.0])
     for share in (-0.1, 1.0, math.nan):
         with pytest.raises(KnnError, match="lies in"):
-            choose([1.0], [1.0], false_reject=share)
+            choose_threshold([1.0], [1.0], false_reject=share)
