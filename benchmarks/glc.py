@@ -31,9 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS
 from knn_cli.recognition.glc import GaussianLinearClassifier
-from knn_cli.recognition.train_classifier import Classifier, train
+from knn_cli.recognition.train_classifier import train_classifier
 
 
 def best(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -80,7 +81,7 @@ def stream(path: Path) -> dict[str, float]:
     """Train a classifier on a store and score the store with it, block by block."""
     start = process_time()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = train(path, Path(folder) / "model")
+        made = train_classifier(path, Path(folder) / "model")
         training = process_time() - start
         classifier = Classifier(made.bundle.folder)
         rows = sum(len(table) for table in classifier.store(path))

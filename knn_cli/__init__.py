@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from knn_cli.networks.bundle import find as find_model
     from knn_cli.networks.conversion import convert
     from knn_cli.recognition.classifier import Classifier
-    from knn_cli.recognition.train_classifier import train as train_classifier
+    from knn_cli.recognition.train_classifier import train_classifier
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ _PUBLIC = {  # public name -> the module that defines it, and what it is called 
     "find_model": ("knn_cli.networks.bundle", "find"),
     "read_audio": ("knn_cli.audio.reading", "read"),
     "read_rttm": ("knn_cli.formats.rttm", "read_rttm"),
-    "train_classifier": ("knn_cli.recognition.train_classifier", "train"),
+    "train_classifier": ("knn_cli.recognition.train_classifier", "train_classifier"),
     "write_rttm": ("knn_cli.formats.rttm", "write_rttm"),
 }
 

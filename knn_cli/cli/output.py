@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
     from knn_cli.evaluation.results import MetricValue
     from knn_cli.evaluation.verification_metrics import VerificationMetrics
-    from knn_cli.recognition.split_files import Count
+    from knn_cli.recognition.make_split import SplitCount
     from knn_cli.reports.test_sets import Tested
 
 
@@ -174,7 +174,7 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
     Console().print(shown)
 
 
-def split_counts(stream: TextIO, counts: Sequence[Count], as_json: bool) -> None:
+def split_counts(stream: TextIO, counts: Sequence[SplitCount], as_json: bool) -> None:
     """What each class has on each side or in each fold."""
     if not as_json:
         stream.write("class\tpart\trows\trecordings\tseconds\n")

@@ -107,7 +107,8 @@ def split(
     has on each side goes to stdout.
     """
     from knn_cli.cli import output
-    from knn_cli.recognition import split_files
+    from knn_cli.recognition.make_split import SplitOptions, count_split, make_split
+    from knn_cli.recognition.split_file import write_split
     from knn_cli.store import hdf5
 
     refuse_unless(ctx, "kind", _KINDS)
@@ -115,8 +116,7 @@ def split(
     if out.exists() and not force:
         raise KnnError(f"{out} exists already.", "Replace it with --force, or name another file.")
     rows = hdf5.labels(src)
-    made = split_files.make(
-        rows,
+    options = SplitOptions(
         label=level.value,
         units="name" if units is None else units.value,
         kind=kind.value,
@@ -127,6 +127,7 @@ def split(
         seed=seed,
         ignore=listed(ignore),
     )
-    split_files.write(out, made)
-    output.split_counts(sys.stdout, split_files.counts(made, rows), as_json)
+    made = make_split(rows, options)
+    write_split(out, made)
+    output.split_counts(sys.stdout, count_split(made, rows), as_json)
     console.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")

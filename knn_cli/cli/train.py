@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,7 +42,7 @@ from knn_cli.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from knn_cli.recognition.train_classifier import Training
+    from knn_cli.recognition.train_classifier import TrainingResult
 
 CLASSIFIER = "Classifier"
 
@@ -136,7 +136,9 @@ def train(
     from knn_cli.core.output_paths import check_output
     from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
-    from knn_cli.recognition import split_files, train_classifier
+    from knn_cli.recognition.split_file import read_split
+    from knn_cli.recognition.train_classifier import train_classifier
+    from knn_cli.recognition.training_steps.options import ClassifierOptions
     from knn_cli.store import labels
 
     refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe decides that, or has no use for it.")
@@ -145,42 +147,37 @@ def train(
     tuning = read_settings(TrainingSettings, settings)
     bundle.check_free(out, force)
     check_output(out, [src])
-    drawn = split_files.read(split) if split is not None else None
-    weights: Literal["empirical"] | dict[str, float] | None
-    weights = "empirical" if priors == "empirical" else parse_priors(priors)
-    group_of = labels.read_groups(groups) if groups is not None else None
+    drawn = read_split(split) if split is not None else None
+    options = ClassifierOptions(
+        label=level.value,
+        ignore=listed(ignore),
+        balanced=tuning.balanced,
+        view=tuning.view,
+        transforms=transforms,
+        calibration=calibration.value,
+        duration_aware=tuning.duration_aware,
+        priors="empirical" if priors == "empirical" else parse_priors(priors),
+        groups=labels.read_groups(groups) if groups is not None else None,
+        out_of_set=listed(out_of_set),
+        out_of_set_class=tuning.out_of_set_class,
+        false_reject=tuning.false_reject,
+        fraction=held_out,
+        units=None if units is None else units.value,
+        refit=tuning.refit,
+        seed=seed,
+    )
+    options.check_split(drawn)
     with console.progress("Embedding") as progress:
         rows = load_or_embed(
             src, model, device.value, batch_seconds, label=level.value, use_vad=not no_vad, progress=progress
         )
-    result = train_classifier.train(
-        rows,
-        out,
-        label=level.value,
-        ignore=listed(ignore),
-        balanced=tuning.balanced,
-        fraction=held_out,
-        seed=seed,
-        view=tuning.view,
-        force=force,
-        split=drawn,
-        units=None if units is None else units.value,
-        transforms=transforms,
-        calibration=calibration.value,
-        duration_aware=tuning.duration_aware,
-        priors=weights,
-        groups=group_of,
-        strangers=listed(out_of_set),
-        stranger_class=tuning.out_of_set_class,
-        false_reject=tuning.false_reject,
-        refit=tuning.refit,
-    )
+    result = train_classifier(rows, out, options, split=drawn, force=force)
     _note_caveats(result, model, level.value, calibration)
     for name, text in _lines(result, out):
         typer.echo(f"{name:<12}{text}")
 
 
-def _note_caveats(result: Training, model: str | None, level: str, calibration: CalibrationMethod) -> None:
+def _note_caveats(result: TrainingResult, model: str | None, level: str, calibration: CalibrationMethod) -> None:
     """Say on stderr what one should know before trusting the figures."""
     if model is None:
         console.note(f"Embeddings of {result.bundle.fingerprint or 'an unknown model'}.")
@@ -201,7 +198,7 @@ def _note_caveats(result: Training, model: str | None, level: str, calibration: 
         console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
 
 
-def _lines(result: Training, out: Path) -> Iterator[tuple[str, str]]:
+def _lines(result: TrainingResult, out: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each line of the report on stdout."""
     held_out = sum(count for _, count in result.counts.values())
     fitted = sum(count for count, _ in result.counts.values())
@@ -215,8 +212,11 @@ def _lines(result: Training, out: Path) -> Iterator[tuple[str, str]]:
     if (open_set := result.open_set) is not None:
         rates = f"false reject {open_set.false_reject:.1%}, false accept {open_set.false_accept:.1%}"
         yield "open set", f"detection LLR from {open_set.threshold:.2f} on: {rates}"
-        if result.apart:
-            yield "", f"(false accept: of {open_set.unknown} rows of other {result.apart} than chose the threshold)"
+        if result.disjoint_by:
+            yield (
+                "",
+                f"(false accept: of {open_set.unknown} rows of other {result.disjoint_by} than chose the threshold)",
+            )
     if result.plda:
         yield "trials", "with a PLDA"
     yield "model", str(out)

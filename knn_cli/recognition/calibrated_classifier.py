@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from knn_cli.core.values import Doubles, Texts
-from knn_cli.recognition import splits
+from knn_cli.recognition import splitters
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold
@@ -87,6 +87,10 @@ class CalibratedClassifier:
         calibration = self.calibration
         return calibration.scale != 1 or calibration.exponent != 0 or bool(calibration.offsets.any())
 
+    def with_meta(self, **entries: Any) -> CalibratedClassifier:
+        """The same with more entries in `meta`."""
+        return replace(self, meta={**self.meta, **entries})
+
     def score(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
         """Score embeddings.
 
@@ -162,7 +166,7 @@ def fit_calibrated(
     classes = np.unique(labels)
     if any(len(np.unique(names[labels == label])) < 2 for label in classes):
         return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes)))
-    folds = splits.folds(names, labels, count=CALIBRATION_FOLDS, seed=seed)
+    folds = splitters.folds(names, labels, count=CALIBRATION_FOLDS, seed=seed)
     unseen = cross_validated_log_likelihood(classifier, rows, labels, folds)
     calibration = Calibration.fit(unseen, labels, classes)
     return CalibratedClassifier(classifier.fit(rows, labels), calibration)

@@ -23,9 +23,9 @@ from knn_cli.evaluation.metrics import prior_weights
 from knn_cli.evaluation.results import DurationPoint
 from knn_cli.evaluation.verification_metrics import VerificationMetrics, verification_metrics
 from knn_cli.networks import bundle
-from knn_cli.recognition import split_files, verification
+from knn_cli.recognition import verification
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
-from knn_cli.recognition.split_files import Split
+from knn_cli.recognition.split_file import Split, read_split
 from knn_cli.recognition.train_classifier import fitted_hash
 from knn_cli.recognition.trials import Trials
 from knn_cli.reports import evaluation_report
@@ -88,7 +88,7 @@ def test(
     for source in sources:
         if not hdf5.is_store(source):
             raise KnnError(f"{source} is no store, whose rows have labels.", "Make one with `knn convert`.")
-    made = split_files.read(split) if split is not None else None
+    made = read_split(split) if split is not None else None
     if made is not None and part not in made.parts:
         raise KnnError(f"The split has no side or fold {part!r}.", f"It has {', '.join(made.parts)}.")
     names = _apart([model.bundle.name for model in models])

@@ -28,7 +28,7 @@ from pyannote.core import Segment
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Floats, Texts
-from knn_cli.recognition import splits
+from knn_cli.recognition import splitters
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of
 from knn_cli.store.labels import Labels
@@ -340,6 +340,8 @@ def make_task(corpus: Corpus, data: DataConfig, seed: int) -> Task:
     fitted, held = rows, rows[:0]
     if data.held_out:
         units = None if data.unit == "recording" else getattr(corpus.columns, data.unit)[rows]
-        keep, test = splits.held_out(corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units)
+        keep, test = splitters.held_out(
+            corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
+        )
         fitted, held = rows[keep], rows[test]
     return Task(corpus, tuple(labels.tolist()), classes, fitted, held)

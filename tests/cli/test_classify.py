@@ -15,8 +15,10 @@ from knn_cli.audio import speech_regions
 from knn_cli.cli import output
 from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.evaluation.metrics import detection_llr
-from knn_cli.recognition import split_files, train_classifier
 from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.make_split import SplitOptions, make_split
+from knn_cli.recognition.split_file import read_split, write_split
+from knn_cli.recognition.train_classifier import train_classifier
 from knn_cli.reports import test_sets
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
@@ -52,10 +54,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         embedder="nowhere@000000000000",
     )
     write_store(made["emb.h5"], embeddings)
-    split = split_files.make(embeddings, fraction=0.4, ignore=["x"])
-    split_files.write(made["split.tsv"], split)
-    train_classifier.train(
-        made["emb.h5"], made["m"], split=split, strangers=["x"], groups=GROUPS, priors={"a1": 8.0, "a2": 1.0, "b1": 1.0}
+    split = make_split(embeddings, SplitOptions(fraction=0.4, ignore=["x"]))
+    write_split(made["split.tsv"], split)
+    train_classifier(
+        made["emb.h5"],
+        made["m"],
+        split=split,
+        out_of_set=["x"],
+        groups=GROUPS,
+        priors={"a1": 8.0, "a2": 1.0, "b1": 1.0},
     )
     return made
 
@@ -149,7 +156,7 @@ def test_rows_that_the_model_was_fitted_on_are_counted(work: dict[str, Path]) ->
     apart = done(*command, "--split", work["split.tsv"]).stderr
     assert "fitted on" not in apart
     names = Classifier(work["m"]).meta["fitted"]
-    train = [line.recording for line in split_files.read(work["split.tsv"]).lines if line.part == "train"]
+    train = [line.recording for line in read_split(work["split.tsv"]).lines if line.part == "train"]
     assert set(names) >= {hashlib.sha256(name.encode()).hexdigest()[:12] for name in train}
 
 
@@ -165,7 +172,7 @@ def test_scores_block_by_block_are_those_of_all_rows(work: dict[str, Path], monk
     monkeypatch.setattr(test_sets, "MAPPED", 11)
     tested = test_sets.test([work["emb.h5"]], [model], split=work["split.tsv"], draws=0)
     rows = hdf5.read(work["emb.h5"])
-    test = rows.take(split_files.read(work["split.tsv"]).part_of(rows.name) == "test")
+    test = rows.take(read_split(work["split.tsv"]).part_of(rows.name) == "test")
     wanted = model.score(test)
     found = tested.models[0].evaluation.table
     assert found.name.tolist() == wanted.name.tolist()
@@ -180,8 +187,8 @@ def test_scores_block_by_block_are_those_of_all_rows(work: dict[str, Path], monk
 def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _noises(tmp_path / "wavs")
     done("convert", tmp_path / "wavs", tmp_path / "audio.h5", "--segment", "2")
-    split = split_files.make(hdf5.labels(tmp_path / "audio.h5"), label="group", fraction=0.25)
-    split_files.write(tmp_path / "split.tsv", split)
+    split = make_split(hdf5.labels(tmp_path / "audio.h5"), SplitOptions(label="group", fraction=0.25))
+    write_split(tmp_path / "split.tsv", split)
     done("train", tmp_path / "audio.h5", "-o", tmp_path / "m", "--level", "group", "--model", "tiny-test", "--no-vad")
     heard: list[str] = []
     original = speech_regions.is_silent

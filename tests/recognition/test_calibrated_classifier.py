@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knn_cli.core.errors import KnnError
-from knn_cli.recognition import calibrated_classifier, splits
+from knn_cli.recognition import calibrated_classifier, splitters
 from knn_cli.recognition.calibrated_classifier import fit_calibrated
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
@@ -28,7 +28,7 @@ def test_calibration_by_cross_validation() -> None:
     X, y, names = rows()
     model = fit_calibrated(X, y, names, seed=3)
     plain = GaussianLinearClassifier(shrinkage="auto")
-    unseen = cross_validated_log_likelihood(plain, X, y, splits.folds(names, y, count=5, seed=3))
+    unseen = cross_validated_log_likelihood(plain, X, y, splitters.folds(names, y, count=5, seed=3))
     calibration = Calibration.fit(unseen, y, ["a", "b", "c"])
     plain.fit(X, y)
     assert model.is_calibrated and model.labels == ("a", "b", "c") and model.calibration.scale == calibration.scale

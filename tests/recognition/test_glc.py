@@ -23,7 +23,7 @@ from knn_cli.recognition.covariance import oas_shrinkage
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.row_checks import class_codes
-from knn_cli.recognition.splits import folds
+from knn_cli.recognition.splitters import folds
 
 
 def overlapping(

@@ -22,9 +22,9 @@ from knn_cli.formats.rttm import read_rttm
 from knn_cli.formats.span_formats import TIMELINE_FORMATS, write
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import timeline as room
+from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.hmm import chances, switch_probabilities, viterbi
 from knn_cli.recognition.timeline import Switch, Voice, overall, smooth, switches, timeline
-from knn_cli.recognition.train_classifier import Classifier
 
 # ---- the hidden Markov model ----
 

@@ -16,10 +16,17 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
-from knn_cli.recognition import cross_validation, fitting, held_out, split_files, splits, train_classifier
+from knn_cli.recognition import splitters
+from knn_cli.recognition import train_classifier as train_module
 from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.classifier import Classifier, posteriors
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
-from knn_cli.recognition.train_classifier import Classifier, posteriors, train
+from knn_cli.recognition.make_split import SplitOptions, make_split
+from knn_cli.recognition.split_file import read_split, write_split
+from knn_cli.recognition.train_classifier import fitted_hash, train_classifier
+from knn_cli.recognition.training_steps import cross_validation, embedding_source, held_out_scoring
+from knn_cli.recognition.training_steps.embedding_source import draw_balanced
+from knn_cli.recognition.training_steps.rows import TrainingRows
 from knn_cli.store.writer import write_store
 
 
@@ -38,7 +45,7 @@ def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0
 
 def test_figures_are_those_of_held_out_recordings(tmp_path: Path) -> None:
     rows = blobs()
-    done = train(rows, tmp_path / "m")
+    done = train_classifier(rows, tmp_path / "m")
     assert done.units == "recordings" and done.calibrated
     assert {one: sum(counts) for one, counts in done.counts.items()} == {"a": 48, "b": 48, "c": 48}
     assert all(held % 8 == 0 and held for _, held in done.counts.values())  # whole recordings
@@ -48,7 +55,7 @@ def test_figures_are_those_of_held_out_recordings(tmp_path: Path) -> None:
 
 
 def test_the_bundle_is_calibrated_on_rows_it_never_saw(tmp_path: Path) -> None:
-    train(blobs(0), tmp_path / "m")
+    train_classifier(blobs(0), tmp_path / "m")
     classifier = Classifier(tmp_path / "m")
     table = classifier.score(blobs(1))
     index = np.searchsorted(table.labels, blobs(1).subgroup)
@@ -60,14 +67,14 @@ def test_the_bundle_is_calibrated_on_rows_it_never_saw(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides_the_split(tmp_path: Path) -> None:
-    first, again, other = (train(blobs(), tmp_path / f"m{n}", seed=seed) for n, seed in enumerate((1, 1, 2)))
+    first, again, other = (train_classifier(blobs(), tmp_path / f"m{n}", seed=seed) for n, seed in enumerate((1, 1, 2)))
     assert first.cprimary == again.cprimary != other.cprimary
 
 
 def test_ignored_and_unlabelled_rows_are_left_out(tmp_path: Path) -> None:
     rows = blobs()
     rows.subgroup[:8] = ""
-    done = train(rows, tmp_path / "m", ignore=["c"])
+    done = train_classifier(rows, tmp_path / "m", ignore=["c"])
     assert done.left_out == 56 and list(done.counts) == ["a", "b"]
 
 
@@ -85,12 +92,12 @@ def test_refusals(tmp_path: Path) -> None:
         (one_recording, {}, "'a'"),
     ):
         with pytest.raises(KnnError, match=message):
-            train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
+            train_classifier(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_embeddings_of_another_model_are_refused_and_unknown_ones_taken(tmp_path: Path) -> None:
-    train(blobs(embedder="one@111"), tmp_path / "m")
+    train_classifier(blobs(embedder="one@111"), tmp_path / "m")
     classifier = Classifier(tmp_path / "m")
     with pytest.raises(BundleError, match="of two@222, the model works on those of one@111"):
         classifier.score(blobs(embedder="two@222"))
@@ -112,7 +119,7 @@ def test_a_bundle_takes_its_embedder_along(tmp_path: Path) -> None:
         subgroup=rows.subgroup,
         embedder=rows.embedder,
     )
-    made = train(noisy, tmp_path / "m").bundle
+    made = train_classifier(noisy, tmp_path / "m").bundle
     assert made.has_network and bundle.same_embedder(made.fingerprint, tiny.fingerprint)
     assert Classifier(made.folder).embedder.dimension == 24
 
@@ -149,8 +156,8 @@ EVERYTHING: list[dict[str, Any]] = [
     {},
     {"balanced": True, "priors": "empirical", "calibration": "temperature"},
     {"transforms": "center,whiten,lda:3,length", "duration_aware": True, "ignore": ["e"]},
-    {"units": "speaker", "strangers": ["d", "e"], "groups": {"a": "x", "b": "x", "c": "y"}},
-    {"strangers": ["d", "e"], "stranger_class": True, "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"units": "speaker", "out_of_set": ["d", "e"], "groups": {"a": "x", "b": "x", "c": "y"}},
+    {"out_of_set": ["d", "e"], "out_of_set_class": True, "groups": {"a": "x", "b": "x", "c": "y"}},
     {"calibration": "none", "priors": {"a": 2, "b": 1, "c": 1, "d": 1, "e": 1}, "false_reject": 0.1},
     {"label": "speaker", "transforms": "length", "balanced": True, "refit": False},
     {"label": "name"},
@@ -161,13 +168,13 @@ EVERYTHING: list[dict[str, Any]] = [
 def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)  # several blocks
-    monkeypatch.setattr(fitting, "BLOCK", 64)
-    monkeypatch.setattr(held_out, "CALIBRATING", 100)
+    monkeypatch.setattr(embedding_source, "MAX_BLOCK_VALUES", 1)  # several blocks
+    monkeypatch.setattr(embedding_source, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(held_out_scoring, "MAX_CALIBRATION_ROWS", 100)
     rows = labelled()
     write_store(tmp_path / "rows.h5", rows)
-    kept = dataclasses.asdict(train(rows, tmp_path / "memory" / "m", **options))
-    done = train(tmp_path / "rows.h5", tmp_path / "store" / "m", **options)
+    kept = dataclasses.asdict(train_classifier(rows, tmp_path / "memory" / "m", **options))
+    done = train_classifier(tmp_path / "rows.h5", tmp_path / "store" / "m", **options)
     assert repr({**dataclasses.asdict(done), "bundle": 0}) == repr({**kept, "bundle": 0})
     with (
         h5py.File(tmp_path / "memory" / "m" / "classifier.h5") as one,
@@ -204,8 +211,8 @@ def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
 def test_figures_are_of_classifiers_that_saw_none_of_the_rows(tmp_path: Path) -> None:
     """By brute force: each fold of a split of sources, a plain classifier of the others, its own calibration folds."""
     rows = labelled(recordings=9)
-    made = split_files.make(rows, kind="leave-one-out", units="group")
-    done = train(rows, tmp_path / "m", split=made, calibration="none")
+    made = make_split(rows, SplitOptions(kind="leave-one-out", units="group"))
+    done = train_classifier(rows, tmp_path / "m", split=made, calibration="none")
     scores = np.empty((len(rows), 5))
     for group in ("g0", "g1", "g2"):
         test = rows.group == group
@@ -220,9 +227,9 @@ def test_figures_are_of_classifiers_that_saw_none_of_the_rows(tmp_path: Path) ->
 @pytest.mark.parametrize("balanced", [False, True])
 def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balanced: bool) -> None:
     rows = labelled()
-    train(rows, tmp_path / "m", balanced=balanced)
+    train_classifier(rows, tmp_path / "m", balanced=balanced)
     plain = GaussianLinearClassifier(shrinkage="auto", balanced=balanced)
-    folds = splits.folds(rows.name, rows.subgroup, count=5, seed=0)
+    folds = splitters.folds(rows.name, rows.subgroup, count=5, seed=0)
     crossed = cross_validated_log_likelihood(plain, rows.data, rows.subgroup, folds)
     expected = Calibration.fit(crossed, rows.subgroup, list("abcde"))
     found = Classifier(tmp_path / "m").trained
@@ -234,9 +241,9 @@ def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balance
 
 def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
     rows = labelled()
-    made = split_files.make(rows, kind="quartiles", number=2, ignore=["e"])
-    split_files.write(tmp_path / "s.tsv", made)
-    done = train(rows, tmp_path / "m", split=split_files.read(tmp_path / "s.tsv"))
+    made = make_split(rows, SplitOptions(kind="quartiles", number=2, ignore=["e"]))
+    write_split(tmp_path / "s.tsv", made)
+    done = train_classifier(rows, tmp_path / "m", split=read_split(tmp_path / "s.tsv"))
     assert done.counts == {one: (12, 24) for one in "abcd"} and done.left_out == 36
     assert done.bundle.config["training"]["split"] == {
         **made.rule,
@@ -251,31 +258,34 @@ def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
     index = np.searchsorted(table.labels, table.truth)
     assert done.accuracy == metrics.accuracy(table.log_likelihood.argmax(axis=1), index)
     assert done.cllr == metrics.cllr(table.log_likelihood, index)
-    again = train(rows, tmp_path / "r", split=made, refit=True)
+    again = train_classifier(rows, tmp_path / "r", split=made, refit=True)
     assert again.cllr == pytest.approx(done.cllr, rel=1e-9) and again.refitted
     assert Classifier(tmp_path / "r").trained.classifier.counts_.tolist() == [36] * 4  # type: ignore[union-attr]
     with pytest.raises(KnnError, match="no side to fit"):
-        train(rows, tmp_path / "o", split=split_files.make(rows, kind="folds"), refit=False)
+        train_classifier(rows, tmp_path / "o", split=make_split(rows, SplitOptions(kind="folds")), refit=False)
     some = rows.take(~np.isin(rows.name, ["a5", "e0"]))
     test_side = [line.recording for line in made.lines if line.part == "test"]
-    assert train(some, tmp_path / "n", split=made).not_in_store == ("a5",)
+    assert train_classifier(some, tmp_path / "n", split=made).not_in_store == ("a5",)
     with pytest.raises(KnnError, match="'b' has no recording on the side test"):
         gone = np.isin(rows.name, test_side) & (rows.subgroup == "b")
-        train(rows.take(~gone), tmp_path / "o", split=made)
+        train_classifier(rows.take(~gone), tmp_path / "o", split=made)
     with pytest.raises(KnnError, match="does not know the recording 'zz'"):
         rows.name[3] = "zz"
-        train(rows, tmp_path / "o", split=made)
+        train_classifier(rows, tmp_path / "o", split=made)
 
 
 def test_units_are_cut_by_no_fold() -> None:
     rows = labelled()
-    columns = (cross_validation.Column.of([one[:50], one[50:]]) for one in (rows.name, rows.speaker, rows.subgroup))
-    whole = cross_validation.Keys.of(*columns)
+    columns = (
+        cross_validation.EncodedTexts.from_blocks([one[:50], one[50:]])
+        for one in (rows.name, rows.speaker, rows.subgroup)
+    )
+    whole = cross_validation.RecordingKeys.from_columns(*columns)
     for column, texts in (("recording", rows.name), ("unit", rows.speaker), ("label", rows.subgroup)):
         np.testing.assert_array_equal(getattr(whole, column)[whole.row], texts)
-    keys = whole.only(whole.label != "e")
+    keys = whole.select(whole.label != "e")
     assert keys.rows.tolist() == [6] * 24
-    for part in cross_validation.parts(keys, None, fraction=0.4, seed=1):
+    for part in cross_validation.train_test_splits(keys, None, fraction=0.4, seed=1):
         sides = np.where(part.trained, part.fold, -2)
         for speaker in np.unique(keys.unit):
             assert len(np.unique(sides[keys.unit == speaker])) == 1
@@ -286,17 +296,17 @@ def test_units_are_cut_by_no_fold() -> None:
 def test_the_cells_of_a_cross_validation() -> None:
     """Six recordings of one class each side, by hand: every set is the keys that it trains on."""
     trained = np.array([True, True, True, False])
-    first = cross_validation.Part("test", trained, ~trained, np.array([0, 1, 1, -1]))
-    last = cross_validation.Part("", np.ones(4, bool), np.zeros(4, bool), np.array([0, 0, 1, 1]))
-    cell, sets, places = cross_validation.cells([first, last])
+    first = cross_validation.TrainTestSplit("test", trained, ~trained, np.array([0, 1, 1, -1]))
+    last = cross_validation.TrainTestSplit("", np.ones(4, bool), np.zeros(4, bool), np.array([0, 0, 1, 1]))
+    cell, sets, places = cross_validation.assign_cells([first, last])
     members = [{key for key in range(4) if cell[key] in own} for own in sets]
     assert members == [{0, 1, 2}, {1, 2}, {0}, {0, 1, 2, 3}, {2, 3}, {0, 1}]
     assert places == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_strangers_choose_the_threshold_and_others_report(tmp_path: Path) -> None:
+def test_out_of_set_rows_choose_the_threshold_and_others_report(tmp_path: Path) -> None:
     rows = labelled(recordings=10)
-    done = train(rows, tmp_path / "m", strangers=["d", "e"])
+    done = train_classifier(rows, tmp_path / "m", out_of_set=["d", "e"])
     opened = done.open_set
     assert opened is not None and list(done.counts) == ["a", "b", "c"]
     assert opened.unknown == 60 and opened.known == sum(held for _, held in done.counts.values())
@@ -304,24 +314,24 @@ def test_strangers_choose_the_threshold_and_others_report(tmp_path: Path) -> Non
     assert 0 < opened.threshold < 20 and "held-out" in opened.chosen
     assert Classifier(tmp_path / "m").score(rows).threshold == opened.threshold
     assert Classifier(tmp_path / "m", open_set=False).score(rows).threshold is None
-    strict = train(rows, tmp_path / "n", strangers=["d", "e"], false_reject=0.0).open_set
+    strict = train_classifier(rows, tmp_path / "n", out_of_set=["d", "e"], false_reject=0.0).open_set
     assert strict is not None and strict.threshold < opened.threshold and strict.false_accept > opened.false_accept
-    explicit = train(rows, tmp_path / "o", strangers=["d", "e"], stranger_class=True)
+    explicit = train_classifier(rows, tmp_path / "o", out_of_set=["d", "e"], out_of_set_class=True)
     assert explicit.open_set is None and list(explicit.counts) == ["a", "b", "c", "unknown"]
 
 
 def test_groups_by_hand() -> None:
     scores = np.log([[0.4, 0.3, 0.3], [0.1, 0.45, 0.45], [0.8, 0.1, 0.1]])
-    assert held_out.group_accuracy(scores, np.array([1, 2, 2]), ["x", "y", "y"]) == pytest.approx(2 / 3)
+    assert held_out_scoring.group_accuracy(scores, np.array([1, 2, 2]), ["x", "y", "y"]) == pytest.approx(2 / 3)
 
 
 def test_few_rows_are_drawn_of_every_class_alike() -> None:
     codes = np.repeat([0, 1, 2], [50, 3, 20])
-    drawn = fitting.draw(codes, 23, seed=0)
+    drawn = draw_balanced(codes, 23, seed=0)
     assert np.bincount(codes[drawn]).tolist() == [10, 3, 10] and (np.diff(drawn) > 0).all()
-    np.testing.assert_array_equal(drawn, fitting.draw(codes, 23, seed=0))
-    assert (drawn != fitting.draw(codes, 23, seed=1)).any()
-    np.testing.assert_array_equal(fitting.draw(codes, 73, seed=0), np.arange(73))
+    np.testing.assert_array_equal(drawn, draw_balanced(codes, 23, seed=0))
+    assert (drawn != draw_balanced(codes, 23, seed=1)).any()
+    np.testing.assert_array_equal(draw_balanced(codes, 73, seed=0), np.arange(73))
 
 
 def test_more_refusals(tmp_path: Path) -> None:
@@ -334,24 +344,24 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is no label"),
         ({"priors": dict.fromkeys("abcde", 0)}, "positive"),
         ({"groups": {"a": "x"}}, "'b' is in no group"),
-        ({"strangers": ["z"]}, "outside the closed set: z"),
-        ({"strangers": ["d"], "stranger_class": True, "false_reject": 0.1}, "no threshold"),
-        ({"strangers": ["e"]}, "too few recordings to choose"),
-        ({"strangers": ["d"], "false_reject": 1.0}, "lies in"),
+        ({"out_of_set": ["z"]}, "outside the closed set: z"),
+        ({"out_of_set": ["d"], "out_of_set_class": True, "false_reject": 0.1}, "no threshold"),
+        ({"out_of_set": ["e"]}, "too few recordings to choose"),
+        ({"out_of_set": ["d"], "false_reject": 1.0}, "lies in"),
         ({"false_reject": -0.1}, "lies in"),
-        ({"stranger_class": True}, "Name them"),
+        ({"out_of_set_class": True}, "Name them"),
         ({"calibration": "none", "duration_aware": True}, "not calibrated"),
         ({"seed": -1}, "seed -1 is negative"),
-        ({"split": split_files.make(rows), "units": "speaker"}, "kept apart: recordings"),
-        ({"split": split_files.make(rows), "fraction": 0.2}, "what is held out"),
+        ({"split": make_split(rows), "units": "speaker"}, "kept apart: recordings"),
+        ({"split": make_split(rows), "fraction": 0.2}, "what is held out"),
         ({"units": "speaker"}, "'a' has a single"),
         ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
     ):
         with pytest.raises(KnnError, match=message):
-            train(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
+            train_classifier(rows, tmp_path / "m", **arguments)  # type: ignore[arg-type]
     silent = EmbeddingSet.from_columns(rows.data, rows.name, subgroup=rows.subgroup)
     with pytest.raises(KnnError, match="no start and end"):
-        train(silent, tmp_path / "m", duration_aware=True)
+        train_classifier(silent, tmp_path / "m", duration_aware=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -361,12 +371,12 @@ def test_posteriors_with_priors() -> None:
     np.testing.assert_allclose(posteriors(table, {"a": 3}), [[0.75, 0.25]])  # others 1
 
 
-def test_halves_of_strangers_share_no_label_where_they_can() -> None:
+def test_halves_of_out_of_set_rows_share_no_label_where_they_can() -> None:
     def halved(rows: list[tuple[str, str, str]], field: int, seed: int = 0) -> tuple[list[set[str]], bool]:
         """Of rows of (recording, unit, label); what the two halves have of one of these."""
-        columns = [cross_validation.Column.of([np.array(one)]) for one in zip(*rows, strict=True)]
-        keys = cross_validation.Keys.of(*columns)
-        half, by_label = cross_validation.halves(keys, seed)
+        columns = [cross_validation.EncodedTexts.from_blocks([np.array(one)]) for one in zip(*rows, strict=True)]
+        keys = cross_validation.RecordingKeys.from_columns(*columns)
+        half, by_label = cross_validation.halve_out_of_set(keys, seed)
         row = keys.spread(half.astype(np.int8))
         for place in (0, 1):  # neither a recording nor a unit is ever cut
             assert not {one[place] for one, at in zip(rows, row, strict=True) if at} & {
@@ -393,104 +403,108 @@ def test_halves_of_strangers_share_no_label_where_they_can() -> None:
         halved([("r1", "s1", "a"), ("r1", "s1", "a")], 0)
 
 
-def test_strangers_on_the_side_test_do_not_choose_the_threshold(tmp_path: Path) -> None:
+def test_out_of_set_rows_on_the_side_test_do_not_choose_the_threshold(tmp_path: Path) -> None:
     rows = labelled(recordings=10)
-    made = split_files.make(rows, units="speaker")
+    made = make_split(rows, SplitOptions(units="speaker"))
     side = made.part_of(rows.name)
     strange = np.isin(rows.subgroup, ["d", "e"])
 
     def opened(shifted: Any, name: str) -> Any:
         data = rows.data.copy()
         data[shifted] = rows.data[rows.subgroup == "a"][0]  # for all the world a row of a
-        return train(dataclasses.replace(rows, data=data), tmp_path / name, strangers=["d", "e"], split=made)
+        return train_classifier(
+            dataclasses.replace(rows, data=data), tmp_path / name, out_of_set=["d", "e"], split=made
+        )
 
     plain = opened(np.zeros(len(rows), bool), "plain")
     assert plain.open_set == opened(strange & (side == "test"), "test").open_set
     assert plain.open_set != opened(strange & (side == "train"), "train").open_set
-    assert plain.open_set is not None and plain.apart == "labels" and "other labels" in plain.open_set.chosen
+    assert plain.open_set is not None and plain.disjoint_by == "labels" and "other labels" in plain.open_set.chosen
     per_label = [int(np.sum((rows.subgroup == one) & (side == "train"))) for one in "de"]
     assert plain.open_set.unknown in per_label  # the one label chooses, the other reports
     assert "chose the threshold are of other labels" in (tmp_path / "plain" / "README.md").read_text()
     assert plain.left_out == 0
-    one = train(rows, tmp_path / "one", strangers=["e"], ignore=["d"], split=made)
-    assert one.apart == "speakers" and one.open_set is not None and 0 < one.open_set.unknown < per_label[1]
+    one = train_classifier(rows, tmp_path / "one", out_of_set=["e"], ignore=["d"], split=made)
+    assert one.disjoint_by == "speakers" and one.open_set is not None and 0 < one.open_set.unknown < per_label[1]
     gone = rows.take(~(strange & (side == "train")))
     with pytest.raises(KnnError, match="on the side test"):
-        train(gone, tmp_path / "m", strangers=["d", "e"], split=made)
-    ignoring = split_files.make(rows, units="speaker", ignore=["d", "e"])
-    known = train(rows, tmp_path / "ignoring", strangers=["d", "e"], split=ignoring).open_set
+        train_classifier(gone, tmp_path / "m", out_of_set=["d", "e"], split=made)
+    ignoring = make_split(rows, SplitOptions(units="speaker", ignore=["d", "e"]))
+    known = train_classifier(rows, tmp_path / "ignoring", out_of_set=["d", "e"], split=ignoring).open_set
     assert known is not None and known.unknown == 60  # strangers of no side are all there to choose and report
     with pytest.raises(KnnError, match="No row outside the closed set is on a side"):
-        train(rows, tmp_path / "m", strangers=["d", "e"], split=ignoring, stranger_class=True)
+        train_classifier(rows, tmp_path / "m", out_of_set=["d", "e"], split=ignoring, out_of_set_class=True)
 
 
-def test_strangers_of_a_fold_choose_for_the_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_set_rows_of_a_fold_choose_for_the_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = labelled(recordings=10)
-    made = split_files.make(rows, kind="folds", count=3)
+    made = make_split(rows, SplitOptions(kind="folds", count=3))
     fold = made.part_of(rows.name)
-    seen: dict[str, tuple[held_out.Outcome, held_out.Rows]] = {}
-    plain = held_out.Scoring.part
+    seen: dict[str, tuple[held_out_scoring.HeldOutScores, TrainingRows]] = {}
+    plain = held_out_scoring.HeldOutScorer.score
 
-    def part(self: held_out.Scoring, one: cross_validation.Part, models: Any) -> held_out.Outcome:
+    def part(
+        self: held_out_scoring.HeldOutScorer, one: cross_validation.TrainTestSplit, models: Any
+    ) -> held_out_scoring.HeldOutScores:
         outcome = plain(self, one, models)
-        seen[one.name] = outcome, self._rows
+        seen[one.name] = outcome, self.rows
         return outcome
 
-    monkeypatch.setattr(held_out.Scoring, "part", part)
-    done = train(rows, tmp_path / "m", split=made, strangers=["d", "e"])
+    monkeypatch.setattr(held_out_scoring.HeldOutScorer, "score", part)
+    done = train_classifier(rows, tmp_path / "m", split=made, out_of_set=["d", "e"])
     assert sorted(seen) == ["", "0", "1", "2"] and done.open_set is not None and done.refitted
     for name, (outcome, own) in seen.items():
         half = [own.half == 0, own.half == 1]
         assert {len(set(rows.subgroup[one])) for one in half} == {1}
         if name:
             assert len(outcome.choosing) == np.sum(half[0] & (fold != name))
-            np.testing.assert_array_equal(outcome.reported, np.flatnonzero(half[1] & (fold == name)))
+            np.testing.assert_array_equal(outcome.reporting_rows, np.flatnonzero(half[1] & (fold == name)))
         else:
             assert len(outcome.choosing) == 60
     assert done.open_set.unknown == 60
-    nested = split_files.make(rows, kind="leave-one-out", units="group")
+    nested = make_split(rows, SplitOptions(kind="leave-one-out", units="group"))
     nested = dataclasses.replace(
         nested,
         lines=tuple(one._replace(part="g0") if one.label in "de" and one.part else one for one in nested.lines),
     )
     with pytest.raises(KnnError, match="Outside one of the folds"):
-        train(rows, tmp_path / "n", split=nested, strangers=["d", "e"])
+        train_classifier(rows, tmp_path / "n", split=nested, out_of_set=["d", "e"])
 
 
 def test_a_bundle_knows_what_it_was_fitted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fitted(**options: Any) -> Any:
-        train(rows, tmp_path / "m", force=True, **options)
+        train_classifier(rows, tmp_path / "m", force=True, **options)
         assert "fitted" not in bundle.find(tmp_path / "m").config["training"]  # the card of a bundle is for people
         return Classifier(tmp_path / "m").meta.get("fitted")
 
     rows = labelled()
-    made = split_files.make(rows)
-    assert fitted() == sorted({train_classifier.fitted_hash(name) for name in rows.name.tolist()})
+    made = make_split(rows)
+    assert fitted() == sorted({fitted_hash(name) for name in rows.name.tolist()})
     train_side = set(rows.name[made.part_of(rows.name) == "train"].tolist())
-    assert fitted(split=made) == sorted(map(train_classifier.fitted_hash, train_side))
-    assert len(fitted(strangers=["d"], ignore=["e"])) == 18 + 3  # half of the strangers choose the threshold
+    assert fitted(split=made) == sorted(map(fitted_hash, train_side))
+    assert len(fitted(out_of_set=["d"], ignore=["e"])) == 18 + 3  # half of the strangers choose the threshold
     assert len(fitted(label="name")) == 30
-    assert train_classifier.fitted_hash("a") == hashlib.sha256(b"a").hexdigest()[:12]
-    monkeypatch.setattr(train_classifier, "NOTED", 29)
+    assert fitted_hash("a") == hashlib.sha256(b"a").hexdigest()[:12]
+    monkeypatch.setattr(train_module, "MAX_FITTED_HASHES", 29)
     assert fitted() is None
 
 
 def test_columns_of_texts_by_blocks() -> None:
     texts = np.array(["b", "", "ab", "b", "c" * 70, "ab"])
     for size in (1, 2, 6):
-        column = cross_validation.Column.of(texts[first : first + size] for first in range(0, 6, size))
+        column = cross_validation.EncodedTexts.from_blocks(texts[first : first + size] for first in range(0, 6, size))
         assert column.values.tolist() == ["", "ab", "b", "c" * 70] and column.codes.dtype == np.int32
         np.testing.assert_array_equal(column.values[column.codes], texts)
-    assert len(cross_validation.Column.of([]).codes) == 0
+    assert len(cross_validation.EncodedTexts.from_blocks([]).codes) == 0
 
 
 def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the names are: by the peak of what numpy and Python allocate, a few blocks included."""
-    monkeypatch.setattr(fitting, "_LABELS_A_BLOCK", 1000)
-    monkeypatch.setattr(fitting, "BLOCK", 1000)
-    monkeypatch.setattr(fitting, "_VALUES_A_BLOCK", 1)
-    monkeypatch.setattr(held_out, "CALIBRATING", 1000)
-    monkeypatch.setattr(held_out, "MEASURED", 1000)
+    monkeypatch.setattr(embedding_source, "LABEL_BLOCK_ROWS", 1000)
+    monkeypatch.setattr(embedding_source, "BLOCK_ROWS", 1000)
+    monkeypatch.setattr(embedding_source, "MAX_BLOCK_VALUES", 1)
+    monkeypatch.setattr(held_out_scoring, "MAX_CALIBRATION_ROWS", 1000)
+    monkeypatch.setattr(held_out_scoring, "MAX_MEASURED_ROWS", 1000)
     rows, name = 30_000, "n" * 120
     generator = np.random.default_rng(0)
     recording = np.arange(rows) // 100
@@ -503,7 +517,7 @@ def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pyt
     del whole
     tracemalloc.start()
     try:
-        train(tmp_path / "rows.h5", tmp_path / "m")
+        train_classifier(tmp_path / "rows.h5", tmp_path / "m")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -27,7 +27,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Waveform
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
-from knn_cli.recognition.train_classifier import Classifier
+from knn_cli.recognition.classifier import Classifier
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
 from knn_cli.training import trainer

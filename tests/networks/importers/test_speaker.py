@@ -36,7 +36,8 @@ from knn_cli.networks.importers.weight_names import (
     Spelling,
     speechbrain_classifier,
 )
-from knn_cli.recognition.train_classifier import Classifier, train
+from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.train_classifier import train_classifier
 from tests.helpers.public_outputs import OUTPUTS, clips, weights
 from tests.networks.importers.test_wavlm import (
     CHANNELS,
@@ -130,7 +131,7 @@ def test_a_head_in_a_bundle(speechbrain: Path, tmp_path: Path, monkeypatch: pyte
     data = random.normal(size=(40, 12)) + np.repeat([[0.0], [3.0]], 20, axis=0)
     groups = np.repeat(["x", "y"], 20)
     rows = EmbeddingSet.from_columns(data, [f"r{n}" for n in range(40)], group=groups, embedder=found.fingerprint)
-    made = train(rows, tmp_path / "xy", label="group").bundle
+    made = train_classifier(rows, tmp_path / "xy", label="group").bundle
     assert bundle.same_embedder(made.fingerprint, found.fingerprint) and made.head_labels == tuple(LABELS)
     assert Classifier("xy", device="cpu").labels == ("x", "y")
     assert Classifier("xy", device="cpu").embedder.dimension == 12

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_cli.core.errors import KnnError
-from knn_cli.recognition.splits import folds, held_out
+from knn_cli.recognition.splitters import folds, held_out
 
 
 @st.composite

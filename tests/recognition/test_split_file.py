@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import EmbeddingSet
-from knn_cli.recognition import split_files
-from knn_cli.recognition.split_files import Split, make
+from knn_cli.recognition.make_split import SplitOptions, count_split, make_split
+from knn_cli.recognition.split_file import KINDS, Split, SplitLine, read_split, write_split
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
 
@@ -62,9 +62,9 @@ def sides(made: Split) -> dict[str, str]:
 )
 def test_every_kind_comes_back_from_its_file(tmp_path: Path, options: dict[str, object]) -> None:
     rows = corpus()
-    made = make(rows, seed=3, **options)  # type: ignore[arg-type]
-    split_files.write(tmp_path / "s.tsv", made)
-    again = split_files.read(tmp_path / "s.tsv")
+    made = make_split(rows, SplitOptions(seed=3, **options))  # type: ignore[arg-type]
+    write_split(tmp_path / "s.tsv", made)
+    again = read_split(tmp_path / "s.tsv")
     assert again == made
     for (name, train, test), (other, one, two) in zip(made.masks(rows.name), again.masks(rows.name), strict=True):
         assert name == other and np.array_equal(train, one) and np.array_equal(test, two)
@@ -78,21 +78,21 @@ def test_every_kind_comes_back_from_its_file(tmp_path: Path, options: dict[str, 
 
 def test_by_hand() -> None:
     rows = corpus(4)  # lengths in seconds: 2, 4, 6, 8 a class; quartiles 3.5 and 6.5
-    assert sides(make(rows, kind="leave-one-out", units="group")) == {
+    assert sides(make_split(rows, SplitOptions(kind="leave-one-out", units="group"))) == {
         f"{label}{one}": f"g{one % 2}" for label in "xy" for one in range(4)
     }
-    drawn = sides(make(rows, kind="quartiles", number=2))
+    drawn = sides(make_split(rows, SplitOptions(kind="quartiles", number=2)))
     assert drawn == {f"{label}{one}": "train" if one in (1, 2) else "test" for label in "xy" for one in range(4)}
-    other = sides(make(rows, kind="quartiles", number=2, side="test"))
+    other = sides(make_split(rows, SplitOptions(kind="quartiles", number=2, side="test")))
     assert other == {name: "test" if side == "train" else "train" for name, side in drawn.items()}
-    one = [sides(make(rows, kind="quartiles", number=1, seed=seed)) for seed in range(20)]
+    one = [sides(make_split(rows, SplitOptions(kind="quartiles", number=1, seed=seed))) for seed in range(20)]
     assert {name for drawn in one for name, side in drawn.items() if side == "train"} == {"x1", "x2", "y1", "y2"}
     assert all(sum(side == "train" for side in drawn.values()) == 2 for drawn in one)
 
 
 def test_the_file_by_hand(tmp_path: Path) -> None:
     rows = rows_of(("b", "", "x", "", 1), ("a", "", "x", "", 1), ("é", "", "y", "", 1), ("d", "", "y", "", 1))
-    split_files.write(tmp_path / "s.tsv", make(rows, kind="folds", count=2, ignore=["y", "y"]))
+    write_split(tmp_path / "s.tsv", make_split(rows, SplitOptions(kind="folds", count=2, ignore=["y", "y"])))
     text = (tmp_path / "s.tsv").read_text(encoding="utf-8")
     head, a, b, d, e, end = text.split("\n", 3)[3].split("\n")
     assert text.split("\n")[:3] == [
@@ -109,7 +109,7 @@ def test_the_file_by_hand(tmp_path: Path) -> None:
 
 def test_reading_is_strict(tmp_path: Path) -> None:
     path = tmp_path / "s.tsv"
-    split_files.write(path, make(corpus(3)))
+    write_split(path, make_split(corpus(3)))
     text = path.read_text()
     lines = text.split("\n")
     for broken, message in (
@@ -129,18 +129,18 @@ def test_reading_is_strict(tmp_path: Path) -> None:
     ):
         path.write_text(broken)
         with pytest.raises(KnnError, match=message):
-            split_files.read(path)
+            read_split(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(KnnError, match="no UTF-8"):
-        split_files.read(path)
+        read_split(path)
     with pytest.raises(KnnError, match="cannot be read"):
-        split_files.read(tmp_path / "none.tsv")
+        read_split(tmp_path / "none.tsv")
     with pytest.raises(KnnError, match="tab or a line break"):
-        split_files.write(path, make(rows_of(("a\tb", "", "x", "", 1), ("c", "", "x", "", 1))))
+        write_split(path, make_split(rows_of(("a\tb", "", "x", "", 1), ("c", "", "x", "", 1))))
 
 
 def test_another_store_of_the_same_recordings() -> None:
-    made = make(corpus())
+    made = make_split(corpus())
     some = corpus().take(np.asarray([4, 5, 20, 4]))
     np.testing.assert_array_equal(made.part_of(some.name), [sides(made)[name] for name in some.name])
     assert made.absent_from(some.name) == tuple(sorted(set(corpus().name.tolist()) - set(some.name.tolist())))
@@ -157,7 +157,7 @@ def test_units_that_are_unknown_are_recordings_and_those_that_share_one_are_one(
         ("r4", "", "x", "", 1),
         ("r5", "", "x", "", 1),
     )
-    made = make(rows, units="speaker", fraction=0.4)
+    made = make_split(rows, SplitOptions(units="speaker", fraction=0.4))
     assert len({sides(made)[name] for name in ("r1", "r2", "r3")}) == 1
     assert made.unit_of(np.asarray(["r1", "r3", "r4"])).tolist() == ["ann", "ann", "r4"]
 
@@ -172,13 +172,13 @@ def test_counts_by_hand() -> None:
     )
     made = Split(
         tuple(
-            split_files.SplitLine(name, name, label, part)
+            SplitLine(name, name, label, part)
             for name, label, part in (("a1", "a", "train"), ("a2", "a", "test"), ("b1", "b", ""), ("n1", "", ""))
         ),
         {"kind": "held-out", "label": "subgroup", "units": "name", "ignore": ["b"]},
         0,
     )
-    assert [tuple(row) for row in split_files.counts(made, rows)] == [
+    assert [tuple(row) for row in count_split(made, rows)] == [
         ("a", "train", 2, 1, 4.0),
         ("a", "test", 1, 1, 1.0),
         ("", "", 1, 1, 3.0),
@@ -214,7 +214,7 @@ def test_mistakes_are_named() -> None:
         (mixed, {"kind": "quartiles", "number": 1}, "'a' holds the classes 'x' and 'y'"),
     ):
         with pytest.raises(KnnError, match=message):
-            make(rows, **options)  # type: ignore[arg-type]
+            make_split(rows, SplitOptions(**options))  # type: ignore[arg-type]
 
 
 @st.composite
@@ -229,7 +229,7 @@ def corpora(draw: st.DrawFn) -> EmbeddingSet:
     return rows_of(*lines)
 
 
-@given(corpora(), st.integers(0, 99), st.sampled_from(split_files.KINDS), st.sampled_from(["name", "speaker"]))
+@given(corpora(), st.integers(0, 99), st.sampled_from(KINDS), st.sampled_from(["name", "speaker"]))
 @settings(max_examples=25, deadline=None)
 def test_disjoint_covering_and_the_same_in_any_order(rows: EmbeddingSet, seed: int, kind: str, units: str) -> None:
     if kind == "quartiles":
@@ -237,7 +237,7 @@ def test_disjoint_covering_and_the_same_in_any_order(rows: EmbeddingSet, seed: i
     if kind == "leave-one-out":
         units = "group"
     try:
-        made = make(rows, kind=kind, units=units, number=1, seed=seed)
+        made = make_split(rows, SplitOptions(kind=kind, units=units, number=1, seed=seed))
     except KnnError as error:
         assert any(f"{label!r}" in error.message for label in set(rows.subgroup.tolist()))
         return
@@ -247,11 +247,11 @@ def test_disjoint_covering_and_the_same_in_any_order(rows: EmbeddingSet, seed: i
         for values in (rows.name, rows.label(units)):
             assert not set(values[train]) & set(values[test])
         assert set(rows.subgroup[train]) == set(rows.subgroup)
-    if made.folded:
+    if made.has_folds:
         np.testing.assert_array_equal(np.sum([test for *_, test in masks], axis=0), 1)
     order = np.random.default_rng(seed).permutation(len(rows))
-    assert make(rows.take(order), kind=kind, units=units, number=1, seed=seed) == made
-    assert sum(row.rows for row in split_files.counts(made, rows)) == len(rows)
+    assert make_split(rows.take(order), SplitOptions(kind=kind, units=units, number=1, seed=seed)) == made
+    assert sum(row.rows for row in count_split(made, rows)) == len(rows)
     if kind == "quartiles":
         for label in set(rows.subgroup.tolist()):
             own = sorted({name for name in rows.name[rows.subgroup == label].tolist()})
@@ -276,7 +276,9 @@ def test_labels_of_stores_are_enough(tmp_path: Path) -> None:
     write_store(tmp_path / "s.h5", whole)
     labels = hdf5.labels(tmp_path / "s.h5")
     assert labels.data.shape == (len(rows), 0) and labels.embedder == "e@1"
-    assert make(labels, kind="quartiles", number=1) == make(rows, kind="quartiles", number=1)
+    assert make_split(labels, SplitOptions(kind="quartiles", number=1)) == make_split(
+        rows, SplitOptions(kind="quartiles", number=1)
+    )
     with hdf5.Store(tmp_path / "s.h5") as opened:
         parts = list(opened.blocks(5))
         assert [len(part) for part in parts] == [5] * 6 + [2]

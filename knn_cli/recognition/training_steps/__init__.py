@@ -1,0 +1,1 @@
+"""The steps of `recognition.train_classifier`: rows, folds, fits, calibration, held-out figures, the bundle."""

@@ -1,0 +1,274 @@
+"""What a training holds out, and the folds that it calibrates on.
+
+Recordings are split, not rows, so that everything here is as small as the number of recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Texts
+from knn_cli.recognition import splitters
+from knn_cli.recognition.calibrated_classifier import CALIBRATION_FOLDS
+from knn_cli.recognition.split_file import Split
+from knn_cli.recognition.splitters import Mask
+
+Indices = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """The texts of rows as numbers, `values[codes]`: four bytes a row, however long the texts are.
+
+    Attributes
+    ----------
+    codes : (N,) int32 array
+    values : (V,) str array
+        Sorted and distinct.
+    """
+
+    codes: NDArray[np.int32]
+    values: Texts
+
+    @classmethod
+    def from_blocks(cls, blocks: Iterable[Texts]) -> EncodedTexts:
+        """Encode texts that come a block at a time."""
+        number_of: dict[str, int] = {}
+        parts = [np.zeros(0, dtype=np.int32)]
+        for block in blocks:
+            distinct, inverse = np.unique(block, return_inverse=True)
+            numbers = [number_of.setdefault(text, len(number_of)) for text in distinct.tolist()]
+            parts.append(np.asarray(numbers, dtype=np.int32)[inverse])
+        values, inverse = np.unique(np.asarray(list(number_of), dtype=np.str_), return_inverse=True)
+        return cls(inverse.astype(np.int32)[np.concatenate(parts)], values)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingKeys:
+    """The distinct (recording, unit, class) triples of some rows, called keys below.
+
+    Attributes
+    ----------
+    row : (N,) int32 array
+        The key of each row, -1 for rows that are not among them.
+    recording, label : (P,) str arrays
+    unit : (P,) str array or None
+        What is never cut; None: recordings.
+    """
+
+    row: Indices
+    recording: Texts
+    label: Texts
+    unit: Texts | None
+
+    @classmethod
+    def from_columns(cls, names: EncodedTexts, units: EncodedTexts | None, truth: EncodedTexts) -> RecordingKeys:
+        """The keys of all rows, from the recording, unit and label of each."""
+        size, labels = 1 if units is None else max(1, len(units.values)), max(1, len(truth.values))
+        code = names.codes.astype(np.int64) * size
+        code += 0 if units is None else units.codes
+        code *= labels
+        code += truth.codes
+        keys, inverse = np.unique(code, return_inverse=True)
+        recording_and_unit, label = np.divmod(keys, labels)
+        recording, unit = np.divmod(recording_and_unit, size)
+        key_units = None if units is None else units.values[unit]
+        return cls(inverse.astype(np.int32), names.values[recording], truth.values[label], key_units)
+
+    @property
+    def rows(self) -> Indices:
+        """(P,) rows of each key."""
+        return np.bincount(self.row[self.row >= 0], minlength=len(self.label))
+
+    def select(self, wanted: Mask) -> RecordingKeys:
+        """The keys that are wanted (P,); the rows of the others have none."""
+        place = np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32)
+        unit = None if self.unit is None else self.unit[wanted]
+        return replace(
+            self, row=self.spread(place), recording=self.recording[wanted], label=self.label[wanted], unit=unit
+        )
+
+    def spread(self, values: Indices) -> Indices:
+        """(N,) values of the keys (P,) for each row, -1 for rows that have none; of the values' type."""
+        return np.append(values, values.dtype.type(-1))[self.row]  # the last of them is that of row -1
+
+
+@dataclass(frozen=True, eq=False)
+class TrainTestSplit:
+    """Recordings to train on, others to test on, and calibration folds among the former.
+
+    Attributes
+    ----------
+    name : str
+        "test", the name of a fold, or "" for the training on all recordings.
+    trained, tested : (P,) bool arrays
+        Masks over keys.
+    fold : (P,) int array or None
+        Calibration fold of each key, valid where `trained`; None: a class has too few recordings.
+    """
+
+    name: str
+    trained: Mask
+    tested: Mask
+    fold: Indices | None
+
+    @property
+    def folds(self) -> list[int]:
+        """Numbers of the calibration folds."""
+        return [] if self.fold is None else np.unique(self.fold[self.trained]).tolist()
+
+
+def train_test_splits(keys: RecordingKeys, split: Split | None, *, fraction: float, seed: int) -> list[TrainTestSplit]:
+    """Decide what is trained on and what is tested.
+
+    Parameters
+    ----------
+    keys : RecordingKeys
+        Of the rows that may be trained on.
+    split : Split, optional
+        What is held out; None draws `fraction` of each class's units.
+    fraction : float
+        Between 0 and 1.
+    seed : int
+        Of the held-out units and of the calibration folds.
+
+    Returns
+    -------
+    list of TrainTestSplit
+        One with the test side, or one for each fold of `split`; then one that trains on everything and tests nothing.
+
+    Raises
+    ------
+    KnnError
+        A side lacks a class.
+    """
+    everything = np.ones(len(keys.label), dtype=np.bool_)
+    whole = TrainTestSplit("", everything, ~everything, calibration_folds(keys, everything, seed))
+    if split is None:
+        train, test = splitters.held_out(keys.recording, keys.label, fraction=fraction, seed=seed, units=keys.unit)
+        return [TrainTestSplit("test", train, test, calibration_folds(keys, train, seed)), whole]
+    measured = []
+    for name, train, test in split.masks(keys.recording):
+        side = f"when the fold {name!r} is held out" if split.has_folds else "on the side train"
+        _check_complete(keys, train, side)
+        if not split.has_folds:
+            _check_complete(keys, test, "on the side test")
+            measured.append(TrainTestSplit(name, train, test, calibration_folds(keys, train, seed)))
+        elif test.any():  # a fold of recordings that this store lacks tests nothing
+            # The folds of the whole serve here too, so that each fold of the split shares its cells with the others.
+            fold = whole.fold if _leaves_every_class(keys, train, whole.fold) else None
+            measured.append(TrainTestSplit(name, train, test, fold))
+    return [*measured, whole]
+
+
+def assign_cells(parts: Sequence[TrainTestSplit]) -> tuple[Indices, list[list[int]], list[list[int]]]:
+    """Sort keys into cells, the groups of keys that no training set tells apart.
+
+    Parameters
+    ----------
+    parts : sequence of TrainTestSplit
+        Each wants a classifier of all its training keys, and one without each of its calibration folds.
+
+    Returns
+    -------
+    cell : (P,) int32 array
+        The cell of each key.
+    training_sets : list of lists
+        The cells of every training set.
+    places : list of lists
+        For each part: the training set of all its training keys, then those without each fold.
+    """
+    columns = [np.where(part.trained, 0 if part.fold is None else part.fold, -1).astype(np.int16) for part in parts]
+    table, cell = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)  # (cells, parts), (P,)
+    training_sets: list[list[int]] = []
+    places = []
+    for column, part in zip(table.T, parts, strict=True):
+        wanted = [column >= 0, *((column >= 0) & (column != fold) for fold in part.folds)]
+        places.append(list(range(len(training_sets), len(training_sets) + len(wanted))))
+        training_sets += [np.flatnonzero(mask).tolist() for mask in wanted]
+    return cell.reshape(-1).astype(np.int32), training_sets, places
+
+
+def halve_out_of_set(keys: RecordingKeys, seed: int) -> tuple[Mask, bool]:
+    """Halve out-of-set rows: one half chooses a threshold, the other reports on it.
+
+    The halves never share a recording or unit. Whole labels go to one half, about as many rows to each, where there
+    are two or more that share no recordings or units; labels that do share some count as one.
+
+    Parameters
+    ----------
+    keys : RecordingKeys
+        Of the out-of-set rows.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    half : (P,) bool array
+        The keys of one half.
+    by_label : bool
+        Whether the halves share no label.
+
+    Raises
+    ------
+    KnnError
+        There is a single recording, or unit, of a single label.
+    """
+    joined = splitters.joined(keys.recording, keys.label)
+    if keys.unit is not None:
+        joined = splitters.joined(keys.unit, joined)
+    labels, label = np.unique(joined, return_inverse=True)
+    if len(labels) < 2:
+        same = np.full(len(keys.label), "unknown")
+        return splitters.held_out(keys.recording, same, fraction=0.5, seed=seed, units=keys.unit)[1], False
+    rows = np.bincount(label, weights=keys.rows)
+    random = np.random.default_rng(seed)
+    rank, first = random.permutation(len(labels)), int(random.integers(2))
+    filled = [0.0, 0.0]
+    half = np.zeros(len(labels), dtype=np.int64)
+    for code in np.lexsort((rank, -rows)).tolist():  # large labels first, each to the half that has fewer rows
+        half[code] = first if filled[first] <= filled[1 - first] else 1 - first
+        filled[half[code]] += rows[code]
+    return np.asarray(half[label] == 1), True
+
+
+def calibration_folds(keys: RecordingKeys, trained: Mask, seed: int) -> Indices | None:
+    """(P,) fold of the trained keys, -1 of the others; None when a class could not be on both sides of each."""
+    unit = None if keys.unit is None else keys.unit[trained]
+    recordings, labels = keys.recording[trained], keys.label[trained]
+    try:
+        masks = splitters.folds(recordings, labels, count=CALIBRATION_FOLDS, seed=seed, units=unit)
+    except KnnError:
+        return None
+    fold = np.full(len(trained), -1)
+    number_of = np.zeros(int(trained.sum()), dtype=np.int64)
+    for number, (_, test) in enumerate(masks):
+        number_of[test] = number
+    fold[trained] = number_of
+    return fold
+
+
+def _leaves_every_class(keys: RecordingKeys, trained: Mask, fold: Indices | None) -> bool:
+    """Whether every class is left when any one fold is taken from the trained keys."""
+    if fold is None:
+        return False
+    classes = len(np.unique(keys.label))
+    numbers = np.unique(fold[trained]).tolist()
+    return len(numbers) > 1 and all(
+        len(np.unique(keys.label[trained & (fold != number)])) == classes for number in numbers
+    )
+
+
+def _check_complete(keys: RecordingKeys, side: Mask, where: str) -> None:
+    """KnnError that names a class which a side lacks."""
+    if lacking := sorted(set(keys.label.tolist()) - set(keys.label[side].tolist())):
+        raise KnnError(
+            f"The class {lacking[0]!r} has no recording {where}.",
+            "Leave the class out (`ignore`), or make another split.",
+        )

@@ -1,0 +1,137 @@
+"""The rows that a classifier is trained on, in memory or in a store that may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from knn_cli.core.values import Doubles, EmbeddingSet, Floats
+from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS
+from knn_cli.recognition.splitters import Mask
+from knn_cli.recognition.training_steps.cross_validation import EncodedTexts, Indices
+from knn_cli.store.hdf5 import Store
+
+MAX_BLOCK_VALUES = 1 << 23  # 32 MiB of float32
+LABEL_BLOCK_ROWS = 1 << 15
+
+
+class EmbeddingSource:
+    """Embeddings with their labels, in memory or in a store, which is only ever read a block at a time.
+
+    Blocks have a size that the dimension alone decides, so that a store and the same rows in memory give the same bits.
+
+    Parameters
+    ----------
+    rows : EmbeddingSet, Path or str
+        Rows in memory, or the path of an embedding store.
+
+    Raises
+    ------
+    StoreError
+        As `Store`.
+    """
+
+    def __init__(self, rows: EmbeddingSet | Path | str) -> None:
+        self._rows = rows if isinstance(rows, EmbeddingSet) else None
+        self._path = None if isinstance(rows, EmbeddingSet) else Path(rows)
+        self.view = slice(None)  # the values of the embedding that are used
+        if self._rows is not None:
+            self.embedder, self.width, self._count = self._rows.embedder, self._rows.dimension, len(self._rows)
+        else:
+            with self._open() as store:
+                self.embedder, self.width, self._count = store.embedder, store.dimension, len(store)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _open(self) -> Store:
+        assert self._path is not None
+        return Store(self._path, "embeddings")
+
+    @property
+    def dimension(self) -> int:
+        """Values of an embedding that are used."""
+        return len(range(self.width)[self.view])
+
+    def column(self, level: str) -> EncodedTexts:
+        """(N,) labels of a level."""
+        if self._rows is not None:
+            return EncodedTexts.from_blocks([self._rows.label(level)])
+        with self._open() as store:
+            firsts = range(0, len(store), LABEL_BLOCK_ROWS)
+            return EncodedTexts.from_blocks(store.column(level, first, first + LABEL_BLOCK_ROWS) for first in firsts)
+
+    def seconds(self, rows: Indices) -> Doubles:
+        """(n,) seconds of the rows (n,), in ascending order; NaN where unknown."""
+        if self._rows is not None:
+            return self._rows.end[rows] - self._rows.start[rows]
+        parts = [np.zeros(0)]
+        with self._open() as store:
+            for first in range(0, len(store), LABEL_BLOCK_ROWS):
+                last = first + LABEL_BLOCK_ROWS
+                a, b = np.searchsorted(rows, [first, last])
+                start, end = store.times(first, last)
+                parts.append((end - start)[rows[a:b] - first])
+        return np.concatenate(parts)
+
+    def blocks(self, wanted: Mask) -> Iterator[tuple[Indices, Floats]]:
+        """(row numbers (n,), embeddings (n, D)) of the wanted rows (N,), n > 0, in order."""
+        size = min(1 << 15, max(BLOCK_ROWS, MAX_BLOCK_VALUES // max(1, self.width) // BLOCK_ROWS * BLOCK_ROWS))
+        if self._rows is not None:
+            yield from self._blocks(wanted, size, lambda first, last: self._data[first:last])
+            return
+        with self._open() as store:
+            yield from self._blocks(wanted, size, store.data)
+
+    @property
+    def _data(self) -> Floats:
+        assert self._rows is not None
+        return self._rows.data
+
+    def _blocks(self, wanted: Mask, size: int, read: Callable[[int, int], Floats]) -> Iterator[tuple[Indices, Floats]]:
+        for first in range(0, len(self), size):
+            here = np.flatnonzero(wanted[first : first + size])
+            if len(here):
+                yield first + here, read(first, first + size)[here, self.view]
+
+    def take(self, rows: Indices) -> Floats:
+        """(n, D) embeddings of the rows (n,), ascending."""
+        wanted = np.zeros(len(self), dtype=np.bool_)
+        wanted[rows] = True
+        parts = [block for _, block in self.blocks(wanted)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dimension), np.float32)
+
+
+def draw_balanced(codes: Indices, max_rows: int, seed: int) -> Indices:
+    """Draw rows, about as many of every class.
+
+    Parameters
+    ----------
+    codes : (N,) int array
+        The class of each row.
+    max_rows : int
+        All rows are drawn where there are no more.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    (n,) int array
+        Ascending positions of at most `max_rows` rows. Classes with fewer rows than their share leave the remainder of
+        it to the others.
+    """
+    if len(codes) <= max_rows:
+        return np.arange(len(codes))
+    rank = np.random.default_rng(seed).permutation(len(codes))
+    order = np.lexsort((rank, codes))  # by code, in drawn order within
+    sizes = np.bincount(codes)
+    place = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within its code
+    # The share is the largest whose sum does not exceed `max_rows`.
+    share, left, others = 0, max_rows, np.sort(sizes[sizes > 0])
+    while len(others) and left >= len(others):
+        step = min(int(others[0]), left // len(others))
+        share, left, others = share + step, left - step * len(others), others - step
+        others = others[others > 0]
+    return np.sort(order[place < share])

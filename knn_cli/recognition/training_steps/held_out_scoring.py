@@ -1,0 +1,284 @@
+"""The second pass of a training: calibration, and scores of rows that the classifiers have not seen.
+
+Only so many rows are scored as calibration and figures need, whatever the size of the store: the vectors of these, and
+no others, are in memory together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Doubles, ScoreTable, Texts
+from knn_cli.evaluation import open_set
+from knn_cli.evaluation.groups import sum_by_group
+from knn_cli.recognition.calibration import Calibration
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
+from knn_cli.recognition.training_steps.cross_validation import Indices, TrainTestSplit
+from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource, draw_balanced
+from knn_cli.recognition.training_steps.fitting import UncalibratedClassifier
+from knn_cli.recognition.training_steps.rows import TrainingRows
+
+MAX_CALIBRATION_ROWS = 50_000  # calibration and threshold are learnt from, drawn alike from all classes
+MAX_MEASURED_ROWS = 50_000  # held-out rows that the figures are of, drawn alike from all
+MAX_OUT_OF_SET_ROWS = 20_000  # of each half
+
+CalibrationKind = Literal["affine", "temperature", "none"]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How scores are calibrated.
+
+    Parameters
+    ----------
+    kind : {"affine", "temperature", "none"}
+        Scale and offsets, scale alone, or neither.
+    duration_aware : bool
+        Let the scale depend on the length of a row.
+    seed : int
+        Of the rows that are drawn.
+    """
+
+    kind: CalibrationKind = "affine"
+    duration_aware: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutScores:
+    """Calibrated scores of the classifier of one train-test split.
+
+    Attributes
+    ----------
+    calibration : Calibration
+    calibrated : bool
+        Whether it was learnt, rather than being the identity.
+    scores : (n, C) float64 array
+        Of the rows that are tested.
+    index : (n,) int array
+        Their true classes.
+    known : (k,) float64 array or None
+        The largest detection LLR of rows of known labels, under classifiers that did not see them; None: too few
+        recordings.
+    choosing, reporting : float64 arrays
+        The same of the two halves of the out-of-set rows. Where a fold of a split is tested, the former are those
+        outside of it, the latter those inside and those of no fold.
+    reporting_rows : int array
+        Numbers of the rows of `reporting`.
+    """
+
+    calibration: Calibration
+    calibrated: bool
+    scores: Doubles
+    index: Indices
+    known: Doubles | None
+    choosing: Doubles
+    reporting: Doubles
+    reporting_rows: Indices
+
+
+class HeldOutScorer:
+    """Draws the rows that are scored and reads their vectors, in one pass; then scores them split by split.
+
+    Parameters
+    ----------
+    source : EmbeddingSource
+        Where the vectors are.
+    rows : TrainingRows
+        What the rows are.
+    parts : sequence of TrainTestSplit
+        All that will be scored.
+    options : CalibrationOptions
+        How.
+
+    Raises
+    ------
+    KnnError
+        The calibration is to depend on the length of a row, and no row has a length.
+    """
+
+    def __init__(
+        self,
+        source: EmbeddingSource,
+        rows: TrainingRows,
+        parts: Sequence[TrainTestSplit],
+        options: CalibrationOptions | None = None,
+    ) -> None:
+        self.rows, self._options = rows, options or CalibrationOptions()
+        seed = self._options.seed
+        used = np.flatnonzero(rows.keys.row >= 0)
+        tested = np.any([part.tested for part in parts], axis=0)[rows.keys.row[used]]
+        self._calibration_rows = used[draw_balanced(rows.truth[used], MAX_CALIBRATION_ROWS, seed)]
+        self._measured_rows = used[tested][_draw(int(tested.sum()), MAX_MEASURED_ROWS, seed)]
+        halves = [np.flatnonzero(rows.half == half) for half in (0, 1)]
+        self._out_of_set = [half[_draw(len(half), MAX_OUT_OF_SET_ROWS, seed)] for half in halves]
+        self._read = np.unique(np.concatenate([self._calibration_rows, self._measured_rows, *self._out_of_set]))
+        self._seconds = source.seconds(self._read)
+        if self._options.duration_aware and np.isnan(self._seconds).all():
+            raise KnnError(
+                "The rows have no start and end, so calibration cannot depend on their length.",
+                "Train without `duration_aware`, or embed the recordings again.",
+            )
+        self._data = source.take(self._read)
+
+    def score(self, part: TrainTestSplit, models: Sequence[UncalibratedClassifier]) -> HeldOutScores:
+        """Calibrate the classifier of a split and score the rows that it holds out.
+
+        Parameters
+        ----------
+        part : TrainTestSplit
+            What is trained on and tested.
+        models : sequence of UncalibratedClassifier
+            Of all training rows, then without each calibration fold (see `cross_validation.assign_cells`).
+        """
+        keys, rows = self.rows.keys, self.rows
+        calibration, known = self._calibrate(part, models)
+        tested = self._measured_rows[part.tested[keys.row[self._measured_rows]]]
+        choosing, reporting = self._out_of_set
+        if part.name in rows.folds:
+            fold = rows.folds.index(part.name)
+            choosing = choosing[rows.fold[choosing] != fold]
+            reporting = reporting[np.isin(rows.fold[reporting], [fold, -1])]
+        return HeldOutScores(
+            calibration=calibration,
+            calibrated=known is not None and self._options.kind != "none",
+            scores=self._scores(models[0], calibration, tested),
+            index=rows.truth[tested],
+            known=known,
+            choosing=best_llr(self._scores(models[0], calibration, choosing), rows.classes),
+            reporting=best_llr(self._scores(models[0], calibration, reporting), rows.classes),
+            reporting_rows=reporting,
+        )
+
+    def _calibrate(
+        self, part: TrainTestSplit, models: Sequence[UncalibratedClassifier]
+    ) -> tuple[Calibration, Doubles | None]:
+        """The calibration, learnt by cross-validation, and the largest LLR of each row that it was learnt from."""
+        keys, classes = self.rows.keys, self.rows.classes
+        calibration = Calibration.identity(len(classes))
+        if part.fold is None:
+            return calibration, None
+        own = self._calibration_rows[part.trained[keys.row[self._calibration_rows]]]
+        fold, truth = part.fold[keys.row[own]], self.rows.truth[own]
+        unseen = np.empty((len(own), len(classes)))
+        for number, model in zip(part.folds, models[1:], strict=True):
+            unseen[fold == number] = model.log_likelihood(self._vectors(own[fold == number]))
+        seconds, kind = self._lengths(own), self._options.kind
+        if kind != "none":
+            calibration = Calibration.fit(unseen, classes[truth], classes, kind=kind, seconds=seconds)
+        return calibration, best_llr(calibration.apply(unseen, seconds), classes)
+
+    def _scores(self, model: UncalibratedClassifier, calibration: Calibration, rows: Indices) -> Doubles:
+        return calibration.apply(model.log_likelihood(self._vectors(rows)), self._lengths(rows))
+
+    def _vectors(self, rows: Indices) -> NDArray[np.float32]:
+        return self._data[np.searchsorted(self._read, rows)]
+
+    def _lengths(self, rows: Indices) -> Doubles | None:
+        return self._seconds[np.searchsorted(self._read, rows)] if self._options.duration_aware else None
+
+
+def _draw(count: int, max_rows: int, seed: int) -> Indices:
+    """Positions of at most `max_rows` of so many rows of one class."""
+    return draw_balanced(np.zeros(count, np.int64), max_rows, seed)
+
+
+def best_llr(scores: Doubles, classes: Texts) -> Doubles:
+    """(N,) `open_set.best_llr` of scores (N, C)."""
+    return open_set.best_llr(_table(scores, classes))
+
+
+def _table(scores: Doubles, classes: Texts) -> ScoreTable:
+    unnamed, unknown = np.full(len(scores), ""), np.full(len(scores), np.nan)
+    return ScoreTable(tuple(classes.tolist()), scores, unnamed, unknown, unknown)
+
+
+def operating_point(
+    final: HeldOutScores,
+    measured: Sequence[HeldOutScores],
+    classes: Texts,
+    false_reject: float | None,
+    disjoint_by: str = "",
+) -> OpenSetThreshold | None:
+    """Choose the threshold of an open set, and measure thresholds chosen alike on rows that did not choose them.
+
+    Parameters
+    ----------
+    final : HeldOutScores
+        Of the classifier that gets the threshold.
+    measured : sequence of HeldOutScores
+        Of the classifiers that the rates are of; each has its own threshold.
+    classes : (C,) str array
+        The columns of their scores.
+    false_reject : float, optional
+        Share of known rows that the threshold may lose; None: equal error.
+    disjoint_by : str
+        What the out-of-set rows that choose do not share with those that report: "labels", "recordings", ...
+
+    Returns
+    -------
+    OpenSetThreshold or None
+        None without out-of-set rows, unless `false_reject` is given.
+
+    Raises
+    ------
+    KnnError
+        A class has too few recordings to choose a threshold, or no out-of-set row is left to choose one; and as
+        `choose_threshold`.
+    """
+    if not len(final.choosing) and false_reject is None:
+        return None
+    chosen = [_choose_threshold(scores, false_reject) for scores in (final, *measured)]
+    limits = [point.threshold for point in chosen[1:]]
+    rejected = np.concatenate(
+        [best_llr(part.scores, classes) < limit for part, limit in zip(measured, limits, strict=True)]
+    )
+    accepted = np.concatenate([part.reporting >= limit for part, limit in zip(measured, limits, strict=True)])
+    # The wording is part of classifier.h5.
+    of = f" and strangers of other {disjoint_by}" if disjoint_by else ""
+    return OpenSetThreshold(
+        threshold=chosen[0].threshold,
+        false_accept=float(accepted.mean()) if len(accepted) else float("nan"),
+        false_reject=float(rejected.mean()),
+        known=len(rejected),
+        unknown=len(np.unique(np.concatenate([part.reporting_rows for part in measured]))),
+        chosen=f"{chosen[0].chosen}; rates on held-out recordings{of}",
+    )
+
+
+def _choose_threshold(scores: HeldOutScores, false_reject: float | None) -> OpenSetThreshold:
+    if scores.known is None:
+        raise KnnError(
+            "A class has too few recordings to choose the threshold of an open set.",
+            "Each needs three or more; add recordings, or leave the class out (`ignore`).",
+        )
+    if not len(scores.choosing) and false_reject is None:
+        raise KnnError(
+            "Outside one of the folds there are no rows of labels outside the closed set to choose a threshold on.",
+            "Make another split, or one that ignores these labels.",
+        )
+    return choose_threshold(scores.known, scores.choosing, false_reject=false_reject)
+
+
+def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> float:
+    """Share of rows whose group has the largest sum of posteriors, for equal priors of the labels.
+
+    Parameters
+    ----------
+    scores : (N, C) float64 array
+        Log-likelihoods.
+    index : (N,) int array
+        The true label of each row.
+    groups : (C,) sequence of str
+        The group of each label.
+    """
+    labels = np.arange(len(groups)).astype(np.str_)
+    whole, _ = sum_by_group(replace(_table(scores, labels), groups=tuple(groups)))
+    best = np.asarray(whole.labels)[whole.log_likelihood.argmax(axis=1)]
+    return float(np.mean(best == np.asarray(groups)[index]))

@@ -1,0 +1,221 @@
+"""Which rows a classifier is trained on, as which class, and which rows are outside its set of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import LABEL_LEVELS, Texts
+from knn_cli.evaluation.open_set import UNKNOWN
+from knn_cli.recognition.make_split import whole_units
+from knn_cli.recognition.split_file import Split
+from knn_cli.recognition.splitters import Mask
+from knn_cli.recognition.training_steps.cross_validation import EncodedTexts, Indices, RecordingKeys, halve_out_of_set
+from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """The rows (N,) of a training.
+
+    Attributes
+    ----------
+    classes : (C,) str array
+        Sorted.
+    truth : (N,) int array
+        The class of each row, 0 for rows that are not trained on (those without a key).
+    keys : RecordingKeys
+        Of the rows that are trained on.
+    half : (N,) int array
+        0: out-of-set rows that choose the threshold, 1: those that report on it, -1: all other rows.
+    fold : (N,) int array
+        For out-of-set rows that a fold of a split holds out, its place in `folds`; -1: all other rows.
+    folds : tuple of str
+        Names of these folds.
+    """
+
+    classes: Texts
+    truth: Indices
+    keys: RecordingKeys
+    half: Indices
+    fold: Indices
+    folds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Which rows are trained on.
+
+    Parameters
+    ----------
+    label : str
+        Level of the classes.
+    ignore : sequence of str
+        Labels to leave out.
+    out_of_set : sequence of str
+        Labels outside the closed set.
+    out_of_set_class : bool
+        Train them as the class "unknown".
+    units : str
+        Level that is never cut, where no split gives one.
+    seed : int
+        Of the halves of out-of-set rows.
+    """
+
+    label: str
+    ignore: Sequence[str] = ()
+    out_of_set: Sequence[str] = ()
+    out_of_set_class: bool = False
+    units: str = "name"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenRows:
+    """What `choose_rows` returns.
+
+    Attributes
+    ----------
+    rows : TrainingRows
+    left_out : int
+        Rows without a label, with an ignored one, or on no side of the split.
+    not_found : tuple of str
+        Ignored and out-of-set labels that no row has.
+    not_in_store : tuple of str
+        Recordings of the split that the rows lack.
+    by_label : bool or None
+        Whether the halves of the out-of-set rows share no label; None without such rows.
+    choosing : str array
+        Recordings whose rows choose the threshold.
+    """
+
+    rows: TrainingRows
+    left_out: int
+    not_found: tuple[str, ...]
+    not_in_store: tuple[str, ...]
+    by_label: bool | None
+    choosing: Texts
+
+
+@dataclass(eq=False)
+class _Selection:
+    """Masks (P,) over keys while rows are chosen, and the fold of each key."""
+
+    keys: RecordingKeys
+    used: Mask
+    out_of_set: Mask
+    left_out: Mask
+    fold: Indices
+    folds: tuple[str, ...] = ()
+
+
+def choose_rows(source: EmbeddingSource, options: RowOptions, split: Split | None = None) -> ChosenRows:
+    """Choose the rows to train on. Works on keys, which are fewer than rows.
+
+    Parameters
+    ----------
+    source : EmbeddingSource
+        All rows.
+    options : RowOptions
+        What is wanted.
+    split : Split, optional
+        Rows that it does not put on a side are left out, and its units are never cut.
+
+    Raises
+    ------
+    KnnError
+        There are fewer than two classes, no out-of-set rows where some are asked for, or a recording that the split
+        does not know.
+    """
+    keys = _keys(source, options.label, split, options.units)
+    truth = keys.label
+    used = (truth != "") & ~np.isin(truth, list(options.ignore))  # (P,)
+    out_of_set = used & np.isin(truth, list(options.out_of_set))
+    if options.out_of_set and not out_of_set.any():
+        listed = ", ".join(options.out_of_set)
+        raise KnnError(f"No row has a label outside the closed set: {listed}.", "`knn info` shows what a store holds.")
+    if options.out_of_set_class:
+        keys = replace(keys, label=np.where(out_of_set, UNKNOWN, truth))
+        out_of_set = np.zeros_like(out_of_set)
+    used &= ~out_of_set
+    nowhere = np.full(len(used), -1, dtype=np.int32)
+    selection = _Selection(keys, used, out_of_set, ~used & ~out_of_set, nowhere)
+    if split is not None:
+        _apply_split(selection, split)
+    keys, used = selection.keys, selection.used
+    if options.out_of_set_class and UNKNOWN not in keys.label[used]:
+        raise KnnError(
+            "No row outside the closed set is on a side of the split.", "Make a split that does not ignore them."
+        )
+    _check_classes(keys.label[used], options.label)
+    half, by_label = np.full(len(used), -1, dtype=np.int8), None
+    if selection.out_of_set.any():
+        half[selection.out_of_set], by_label = halve_out_of_set(keys.select(selection.out_of_set), options.seed)
+    own = keys.select(used)
+    classes, codes = np.unique(own.label, return_inverse=True)
+    columns = np.maximum(own.spread(codes.astype(np.int32)), 0)
+    present = set(truth.tolist())
+    return ChosenRows(
+        rows=TrainingRows(classes, columns, own, keys.spread(half), keys.spread(selection.fold), selection.folds),
+        left_out=int(keys.rows[selection.left_out].sum()),
+        not_found=tuple(label for label in (*options.ignore, *options.out_of_set) if label not in present),
+        not_in_store=() if split is None else split.absent_from(keys.recording),
+        by_label=by_label,
+        choosing=(truth if options.label == "name" else keys.recording)[half == 0],
+    )
+
+
+def _apply_split(selection: _Selection, split: Split) -> None:
+    """Leave out keys on no side, note the folds of out-of-set keys, and take the units of the split."""
+    keys, out_of_set = selection.keys, selection.out_of_set
+    wanted = selection.used | out_of_set
+    part = np.full(len(wanted), "", dtype=object)
+    part[wanted] = split.part_of(keys.recording[wanted])
+    selection.left_out |= selection.used & (part == "")
+    selection.used &= part != ""
+    if split.has_folds:
+        selection.folds = split.parts
+        selection.fold[out_of_set] = [split.parts.index(name) if name else -1 for name in part[out_of_set]]
+    elif out_of_set.any():
+        selection.out_of_set = out_of_set & (part != "test")  # they are for testing, as all of that side
+        if not selection.out_of_set.any():
+            raise KnnError(
+                "All rows outside the closed set are on the side test of the split.",
+                "Make a split with some of them on the side train, or one that ignores them.",
+            )
+    if split.units != "name":
+        wanted = selection.used | selection.out_of_set
+        unit = keys.recording.astype(object)
+        unit[wanted] = split.unit_of(keys.recording[wanted])
+        selection.keys = replace(keys, unit=unit.astype(np.str_))
+
+
+def _keys(source: EmbeddingSource, label: str, split: Split | None, units: str) -> RecordingKeys:
+    """Of all rows; `unit` is of the level `units`, whatever the split's are."""
+    truth = source.column(label)
+    if label == "name":
+        if split is not None or units != "name":
+            raise KnnError("Recordings as classes cannot be kept whole.", "Choose another level of labels.")
+        # When every recording is a class of its own, segments are what can be kept apart.
+        numbers = np.arange(len(source)).astype(f"<U{len(str(len(source)))}")
+        order = np.argsort(numbers)
+        codes = np.empty(len(numbers), dtype=np.int32)
+        codes[order] = np.arange(len(numbers))
+        return RecordingKeys.from_columns(EncodedTexts(codes, numbers[order]), None, truth)
+    unit_column = None if units == "name" else source.column(units)
+    keys = RecordingKeys.from_columns(source.column("name"), unit_column, truth)
+    if keys.unit is None:
+        return keys
+    return replace(keys, unit=whole_units(keys.unit, keys.recording, units))
+
+
+def _check_classes(truth: Texts, label: str) -> None:
+    """KnnError for fewer than two classes."""
+    classes = np.unique(truth).tolist()
+    if len(classes) < 2:
+        present = f"only {classes[0]!r}" if classes else "none"
+        hint = f"Levels: {', '.join(LABEL_LEVELS)}; `knn info` shows what a store holds."
+        raise KnnError(f"Training needs two labels or more at the level {label}, there is {present}.", hint)
