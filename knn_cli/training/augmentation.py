@@ -60,27 +60,27 @@ class Augmenter:
         return len(self.speeds) if self.recipe.speed_classes else 1
 
     def __call__(self, clip: Floats, random: np.random.Generator) -> Floats:
-        """(S,) float32 of a clip after all changes but speed, which takes a longer clip: see `resped`."""
+        """(S,) float32 of a clip after all changes but speed, which takes a longer clip: see `change_speed`."""
         recipe, count = self.recipe, len(clip)
 
         def chosen(share: float) -> bool:
             return bool(random.random() < share)
 
         if chosen(recipe.pitch_share):
-            clip = shifted(clip, random.uniform(-recipe.pitch_semitones, recipe.pitch_semitones), self.rate)
+            clip = shift_pitch(clip, random.uniform(-recipe.pitch_semitones, recipe.pitch_semitones), self.rate)
         if self._rooms and chosen(recipe.rir_share):
-            clip = reverberant(clip, reading.read(_one(self._rooms, random), rate=self.rate).samples)
+            clip = add_reverberation(clip, reading.read(_one(self._rooms, random), rate=self.rate).samples)
         if self._noise and chosen(recipe.noise_share):
-            clip = mixed(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
+            clip = add_noise(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
         if self._music and chosen(recipe.music_share):
-            clip = mixed(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
+            clip = add_noise(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
         if chosen(recipe.eq_share):
             gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(_EQ_HERTZ))
-            clip = equalized(clip, gains, self.rate)
+            clip = equalize(clip, gains, self.rate)
         if chosen(recipe.band_share):
-            clip = band_limited(clip, _between(recipe.band, random), self.rate)
+            clip = limit_band(clip, _between(recipe.band, random), self.rate)
         if chosen(recipe.codec_share):
-            clip = coded(clip, recipe.codecs[int(random.integers(len(recipe.codecs)))], self.rate)
+            clip = apply_codec(clip, recipe.codecs[int(random.integers(len(recipe.codecs)))], self.rate)
         if recipe.gain_decibels:
             clip = clip * np.float32(10 ** (random.uniform(-recipe.gain_decibels, recipe.gain_decibels) / 20))
         return clip.astype(np.float32, copy=False)
@@ -95,14 +95,14 @@ class Augmenter:
         return np.resize(found, count)
 
 
-def resped(clip: Floats, count: int, speed: float) -> Floats:
+def change_speed(clip: Floats, count: int, speed: float) -> Floats:
     """(count,) float32: a clip of about count * speed samples played `speed` times as fast; pitch changes along."""
     if speed == 1.0:
         return np.resize(clip, count) if len(clip) < count else clip[:count]
     return _fitted(soxr.resample(clip, speed, 1.0), count)
 
 
-def shifted(clip: Floats, semitones: float, rate: int) -> Floats:
+def shift_pitch(clip: Floats, semitones: float, rate: int) -> Floats:
     """The clip at another pitch and the same speed: stretched by a phase vocoder, then resampled."""
     import torch
 
@@ -115,7 +115,7 @@ def shifted(clip: Floats, semitones: float, rate: int) -> Floats:
     return _fitted(soxr.resample(longer, factor, 1.0), len(clip))
 
 
-def reverberant(clip: Floats, response: Floats) -> Floats:
+def add_reverberation(clip: Floats, response: Floats) -> Floats:
     """The clip in the room of an impulse response, in step with the clip and as loud."""
     response = response[int(np.abs(response).argmax()) :]  # so that the direct sound is not delayed
     energy = float(np.square(response, dtype=np.float64).sum())
@@ -127,7 +127,7 @@ def reverberant(clip: Floats, response: Floats) -> Floats:
     return louder if after > _FAINT * before else clip
 
 
-def mixed(clip: Floats, noise: Floats, snr: float) -> Floats:
+def add_noise(clip: Floats, noise: Floats, snr: float) -> Floats:
     """The clip with a noise of equal length `snr` decibels under it; a silent clip or noise changes nothing."""
     speech, other = _power(clip), _power(noise)
     if min(speech, other) < _FAINT:
@@ -136,7 +136,7 @@ def mixed(clip: Floats, noise: Floats, snr: float) -> Floats:
     return together
 
 
-def equalized(clip: Floats, decibels: Doubles, rate: int) -> Floats:
+def equalize(clip: Floats, decibels: Doubles, rate: int) -> Floats:
     """The clip with gains at 60, 150, 400, 1000, 2500 and 6000 Hz, straight lines between over log-frequency."""
     spectrum = np.fft.rfft(clip)
     hertz = np.fft.rfftfreq(len(clip), 1 / rate)
@@ -145,13 +145,13 @@ def equalized(clip: Floats, decibels: Doubles, rate: int) -> Floats:
     return changed
 
 
-def band_limited(clip: Floats, hertz: float, rate: int) -> Floats:
+def limit_band(clip: Floats, hertz: float, rate: int) -> Floats:
     """The clip without what lies above `hertz`."""
     low = min(2 * hertz, rate)
     return clip if low >= rate else _fitted(soxr.resample(soxr.resample(clip, rate, low), low, rate), len(clip))
 
 
-def coded(clip: Floats, codec: str, rate: int) -> Floats:
+def apply_codec(clip: Floats, codec: str, rate: int) -> Floats:
     """The clip after a codec: mu-law and gsm at 8 kHz as on a telephone, vorbis, opus and mp3 at the clip's rate."""
     clip = np.clip(clip, -1.0, 1.0)
     if codec in ("mu-law", "gsm"):

@@ -18,8 +18,7 @@ import pickle  # only to catch what torch.load raises
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +41,52 @@ _OURS = re.compile(
 _KEPT = re.compile(r"(?:metrics|tensorboard)\.(\d+)(?:\.jsonl)?")
 
 
-class Snapshots:
-    """The folder beside the bundle to be.
+class TrainingFolder:
+    """The folder of a training, beside the bundle to be.
 
-    out  : the bundle's folder
-    plan : what decides the result; a folder of the same plan is gone on with
-    force: begin again where the folder is of another plan, or its checkpoint is damaged
-    main : False in the other processes of a training, which leave the making to the main one
+    Parameters
+    ----------
+    out
+        The bundle's folder; this one is named `OUT.training`.
 
-    Raises KnnError: the folder holds another training and `force` is not set, or what is not ours, or cannot be made.
+    Attributes
+    ----------
+    path : Path
     """
 
-    def __init__(self, out: Path, plan: Mapping[str, Any], *, force: bool = False, main: bool = True) -> None:
-        self.folder = out.with_name(out.name + ".training")
-        if not main:
-            return
+    def __init__(self, out: Path) -> None:
+        self.path = out.with_name(out.name + ".training")
+
+    def prepare(self, plan: Mapping[str, Any], *, force: bool = False) -> None:
+        """Make the folder, or check that the training in it can be resumed; only the main process does this.
+
+        Parameters
+        ----------
+        plan
+            What decides the result; a training of the same plan is resumed.
+        force
+            Begin again where the folder is of another plan, or its checkpoint is damaged.
+
+        Raises
+        ------
+        KnnError
+            If the folder holds another training and `force` is not set, or files of others, or cannot be made.
+        """
         text = json.dumps(plan, sort_keys=True, default=str, indent=1)
-        file = self.folder / "plan.json"
+        file = self.path / "plan.json"
         try:
-            if self.folder.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            if self.path.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
                 if not force and self.last.is_file():
                     raise KnnError(
-                        f"{self.folder} holds another training that is not finished.",
-                        "Repeat its command to go on with it, name another model, or drop it with --force.",
+                        f"{self.path} holds another training that is not finished.",
+                        "Repeat its command to resume it, name another model, or drop it with `force`.",
                     )
                 self._drop()
-            elif force and self.last.is_file() and not _loads(self.last):
+            elif force and self.last.is_file() and not _is_readable(self.last):
                 self._drop()
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise KnnError(f"{self.folder} cannot be written: {error.strerror or error}.", "Name another.") from error
+            raise KnnError(f"{self.path} cannot be written: {error.strerror or error}.", "Name another.") from error
         if not file.exists():
             with replacing_text(file) as stream:
                 stream.write(text)
@@ -81,52 +96,52 @@ class Snapshots:
 
         KnnError, and nothing removed, when anything else is in the folder.
         """
-        found = sorted(self.folder.iterdir())
-        if foreign := [one.name for one in found if not _OURS.fullmatch(one.name)]:
+        files = sorted(self.path.iterdir())
+        if foreign := [file.name for file in files if not _OURS.fullmatch(file.name)]:
             raise KnnError(
-                f"{self.folder} holds {foreign[0]}, which no training wrote.", "Move it, or name another model."
+                f"{self.path} holds {foreign[0]}, which no training wrote.", "Move it, or name another model."
             )
-        numbers = [int(match[1]) for one in found if (match := _KEPT.fullmatch(one.name))]
+        numbers = [int(match[1]) for file in files if (match := _KEPT.fullmatch(file.name))]
         number = max(numbers, default=0) + 1
-        for one in found:
-            if _KEPT.fullmatch(one.name):
+        for file in files:
+            if _KEPT.fullmatch(file.name):
                 continue
-            if one == self.metrics and one.stat().st_size:
-                one.rename(self.folder / f"metrics.{number}.jsonl")
-            elif one.name == "tensorboard":
-                one.rename(self.folder / f"tensorboard.{number}")
-            elif one.is_dir():
-                shutil.rmtree(one)
+            if file == self.metrics and file.stat().st_size:
+                file.rename(self.path / f"metrics.{number}.jsonl")
+            elif file.name == "tensorboard":
+                file.rename(self.path / f"tensorboard.{number}")
+            elif file.is_dir():
+                shutil.rmtree(file)
             else:
-                one.unlink()
+                file.unlink()
 
     @property
     def last(self) -> Path:
         """What to go on from."""
-        return self.folder / "last.pt"
+        return self.path / "last.pt"
 
     @property
     def best(self) -> Path:
         """The weights that did best."""
-        return self.folder / "best.pt"
+        return self.path / "best.pt"
 
     @property
     def metrics(self) -> Path:
         """The log."""
-        return self.folder / "metrics.jsonl"
+        return self.path / "metrics.jsonl"
 
     def keep_epoch(self, epoch: int, state: State, count: int) -> None:
         """Keep an epoch's weights, and of those before only as many as `count` in all."""
-        save(self.folder / f"epoch-{epoch:04d}.pt", dict(state))
+        save(self.path / f"epoch-{epoch:04d}.pt", dict(state))
         for old in range(max(0, epoch - count + 1)):
-            (self.folder / f"epoch-{old:04d}.pt").unlink(missing_ok=True)
+            (self.path / f"epoch-{old:04d}.pt").unlink(missing_ok=True)
 
     def average(self, last: int, count: int) -> dict[str, Tensor]:
         """The mean of the kept weights of up to `count` epochs up to `last`; whole numbers are those of the last."""
         numbers = range(max(0, last - count + 1), last + 1)
         total: dict[str, Tensor] = {}
         for number in numbers:
-            state = load(self.folder / f"epoch-{number:04d}.pt")
+            state = load(self.path / f"epoch-{number:04d}.pt")
             for name, value in state.items():
                 summed = value.double() if value.is_floating_point() else value
                 total[name] = total[name] + summed if name in total and value.is_floating_point() else summed
@@ -136,37 +151,11 @@ class Snapshots:
             for name, value in total.items()
         }
 
-    def finish(self) -> None:
+    def drop_weights(self) -> None:
         """Drop the weights; the metrics stay."""
-        for file in (self.last, self.best, self.folder / "plan.json", *self.folder.glob("epoch-*.pt")):
+        for file in (self.last, self.best, self.path / "plan.json", *self.path.glob("epoch-*.pt")):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "network", ignore_errors=True)
-
-
-class Metrics:
-    """The log of a training, cut back to the step and to the epochs that it goes on from."""
-
-    def __init__(self, path: Path, step: int, epochs: int) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        with replacing_text(path) as file:
-            file.writelines(f"{line}\n" for line in lines if _before(line, step, epochs))
-
-    def write(self, facts: Mapping[str, Any]) -> None:
-        """Add one line, which is on the disk when this returns. Raises KnnError when it cannot be written."""
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(facts) + "\n")
-        except OSError as error:
-            raise KnnError(f"{self.path} cannot be written: {error.strerror or error}.", "Make room.") from error
-
-
-def _before(line: str, step: int, epochs: int) -> bool:
-    try:
-        facts = json.loads(line)
-        return int(facts["step"]) <= step and int(facts.get("epoch", 0)) <= epochs
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return False  # half a line of a process that died
+        shutil.rmtree(self.path / "network", ignore_errors=True)
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -181,11 +170,11 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
     except RuntimeError as error:  # torch's archive writer, when the file below it refuses
         reason = error.__context__ if isinstance(error.__context__, OSError) else None
-        said = (reason.strerror if reason else None) or "the disk refuses"
-        raise KnnError(f"{path} cannot be written: {said}.", "Make room; the checkpoint before is kept.") from error
+        why = (reason.strerror if reason else None) or "the disk refuses"
+        raise KnnError(f"{path} cannot be written: {why}.", "Make room; the checkpoint before is kept.") from error
 
 
-def _loads(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         load(path)
     except KnnError:
@@ -198,17 +187,5 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise KnnError(f"The checkpoint {path} cannot be read.", "Begin again with --force.") from error
+        raise KnnError(f"The checkpoint {path} cannot be read.", "Begin again with `force`.") from error
     return state
-
-
-@contextmanager
-def board(folder: Path, step: int) -> Iterator[Any]:
-    """TensorBoard's writer, that forgets what came after `step`. Raises KnnError where the package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        hint = "Install it, or take the line out: metrics.jsonl has the same."
-        raise KnnError("loop.tensorboard needs the package tensorboard.", hint) from error
-    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
-        yield writer

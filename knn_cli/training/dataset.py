@@ -38,7 +38,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Columns:
+class CorpusColumns:
     """What is known of a corpus's rows, each (N,): texts as in a store, and how many seconds a row has."""
 
     name: Texts
@@ -51,7 +51,7 @@ class Columns:
 class Corpus(ABC):
     """Rows of labelled sound at `rate` samples a second."""
 
-    def __init__(self, source: Path, rate: int, columns: Columns) -> None:
+    def __init__(self, source: Path, rate: int, columns: CorpusColumns) -> None:
         self.source, self.rate, self.columns = source, rate, columns
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class StoreCorpus(Corpus):
             for row in np.flatnonzero(~np.isfinite(seconds)):
                 seconds[row] = len(_decode(store, int(row))) / store.rate
             texts = {field: store.column(field) for field in labels.FIELDS}
-            super().__init__(path, store.rate, Columns(**texts, seconds=seconds))
+            super().__init__(path, store.rate, CorpusColumns(**texts, seconds=seconds))
         self._opened: tuple[int, Store] | None = None
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
@@ -228,9 +228,9 @@ def _rounds(rows: Rows, count: int, random: np.random.Generator) -> Rows:
     return np.concatenate(rounds)[:count]
 
 
-def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> Columns:
+def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> CorpusColumns:
     texts = {field: np.asarray([getattr(one, field) for one in known], dtype=np.str_) for field in labels.FIELDS}
-    return Columns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
+    return CorpusColumns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
 
 
 def _seconds(path: Path) -> float:
@@ -298,7 +298,7 @@ def _key(path: str) -> str:
     return f"{folder}/{last.partition('.')[0]}"
 
 
-def usable(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float | None) -> Rows:
+def usable_rows(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float | None) -> Rows:
     """Numbers of the rows that have a label of this level, not an ignored one, and as many seconds as are asked for.
 
     Raises KnnError when fewer than two labels are left.
@@ -320,19 +320,19 @@ def usable(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float,
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingSplit:
     """Rows and classes: `fitted` and `held` number rows of the corpus; `classes` (N,) is the class of every row."""
 
     corpus: Corpus
     labels: tuple[str, ...]
     classes: Rows
-    fitted: Rows
-    held: Rows
+    train_rows: Rows
+    held_out_rows: Rows
 
 
-def make_task(corpus: Corpus, data: DataConfig, seed: int) -> Task:
+def split_corpus(corpus: Corpus, data: DataConfig, seed: int) -> TrainingSplit:
     """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable` and `split.held_out`."""
-    rows = usable(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
+    rows = usable_rows(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
     texts: Texts = getattr(corpus.columns, data.label)[rows]
     labels, codes = np.unique(texts, return_inverse=True)
     classes = np.full(len(corpus), -1, dtype=np.int64)
@@ -344,4 +344,4 @@ def make_task(corpus: Corpus, data: DataConfig, seed: int) -> Task:
             corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
         )
         fitted, held = rows[keep], rows[test]
-    return Task(corpus, tuple(labels.tolist()), classes, fitted, held)
+    return TrainingSplit(corpus, tuple(labels.tolist()), classes, fitted, held)

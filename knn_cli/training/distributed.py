@@ -18,28 +18,28 @@ from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
 
 
-class Stopped(KnnError):
+class TrainingStopped(KnnError):
     """A training that was asked to stop and left a checkpoint: nothing is wrong, and the same command goes on."""
 
     code = 75  # what the command exits with: EX_TEMPFAIL of sysexits.h, try again later
 
 
 @dataclass(frozen=True)
-class Processes:
-    """One process among `count`."""
+class ProcessGroup:
+    """One process of the `size` that train together."""
 
     rank: int
-    count: int
+    size: int
     device: torch.device
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor on the CPU over all processes, in each of them."""
-        if self.count == 1:
+        if self.size == 1:
             return values
         joined = values.to(self.device)  # where NCCL looks
         dist.all_reduce(joined)
@@ -49,14 +49,14 @@ class Processes:
         """Whether the flag is set in one of them, in each of them."""
         return bool(self.sum(torch.tensor([float(flag)])))
 
-    def align(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give these tensors, which lie where this process computes, the main process's values in each of them."""
-        for one in tensors if self.count > 1 else ():
+        for one in tensors if self.size > 1 else ():
             dist.broadcast(one, src=0)
 
-    def agree(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """The main process's text, in each of them."""
-        if self.count == 1:
+        if self.size == 1:
             return text
         box = [text]
         dist.broadcast_object_list(box, src=0, device=self.device)
@@ -64,7 +64,7 @@ class Processes:
 
 
 @contextmanager
-def processes(device: str = "auto") -> Iterator[Processes]:
+def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
     """The processes of this training: those of `torchrun` (or of a group made before), else this one alone.
 
     device : auto, cpu, cuda or mps; of several processes on one machine each takes the GPU of its number
@@ -73,7 +73,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     """
     chosen = torch_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
-        yield Processes(0, 1, chosen)
+        yield ProcessGroup(0, 1, chosen)
         return
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -82,14 +82,14 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     if mine:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         if mine:
             dist.destroy_process_group()
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGUSR1 set, which schedulers send before they kill; only in a main thread."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -9,7 +9,7 @@ Bottleneck adapters are in `adapters`, masks in `masks`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.contracts import Encoder
 from knn_cli.networks.encoders.adapters import adapters_of
 from knn_cli.networks.network import Network
+from knn_cli.training.dataset import Rows
 from knn_cli.training.recipe import AdapterConfig, LoraConfig, OptimizerConfig, Recipe
 from knn_cli.training.spec_augment import SpecAugment
 
-__all__ = ["LayerDrop", "LowRank", "Pull", "Tuned", "groups", "merged_state", "steps_down"]
+__all__ = ["L2SP", "FineTuner", "LayerDrop", "LowRankUpdate", "depths_below_top", "merged_state", "parameter_groups"]
 
 _MASKS = ("mask_share", "mask_time_share", "mask_feature_share")  # of [augment]
 
 
-class LowRank(nn.Module):
+class LowRankUpdate(nn.Module):
     """A parametrization of a weight (out, in): W + alpha / rank * B A; B starts at 0, so nothing changes at first."""
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -51,19 +53,19 @@ class LayerDrop:
     The block runs and its result is not used: the point is the regularization, not the time.
     """
 
-    def __init__(self, encoder: nn.Module, share: float) -> None:
+    def __init__(self, encoder: Encoder, share: float) -> None:
         self.kept: list[bool] = []
         self.share = share
         self._encoder = encoder
-        found = blocks(encoder)
-        if not found or int(cast(int, encoder.layers)) != len(found) + 1:  # a layer a block, all of one width
+        blocks = encoder.block_list()
+        if not blocks or encoder.layers != len(blocks) + 1:  # one layer per block, all of one width
             raise KnnError("tuning.layer_drop needs an encoder of equal blocks, such as wavlm.", "Take that line out.")
-        for number, block in enumerate(found):
+        for number, block in enumerate(blocks):
             block.register_forward_hook(self._hook(number))
 
     def draw(self, random: np.random.Generator) -> None:
         """Choose the blocks of the next step."""
-        self.kept = [bool(one >= self.share) for one in random.random(len(blocks(self._encoder)))]
+        self.kept = [bool(value >= self.share) for value in random.random(len(self._encoder.block_list()))]
 
     def _hook(self, number: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class LayerDrop:
         return hook
 
 
-class Pull:
+class L2SP:
     """L2 pull of the encoder's weights towards those it began with: strength * |w - w0|^2 added to the loss.
 
     It is added to the gradient itself, once a step, which costs no graph and is the same in all processes.
@@ -97,7 +99,7 @@ class Pull:
         return self.strength * sum(float((weight - first).square().sum()) for weight, first in self._pairs)
 
 
-class Tuned:
+class FineTuner:
     """A network made ready for a recipe: frozen parts, detours, hooks, and what is done to gradients.
 
     Raises KnnError for what the recipe asks of a network that has no such thing, or of one where it would do nothing.
@@ -113,12 +115,12 @@ class Tuned:
         _freeze(network, recipe.tuning.freeze)
         if not any(one.requires_grad for one in encoder.parameters()):
             _refuse_for_frozen(recipe)
-        self.pull = Pull(encoder, recipe.tuning.pull)
-        self.drop = LayerDrop(encoder, recipe.tuning.layer_drop) if recipe.tuning.layer_drop else None
+        self.l2_sp = L2SP(encoder, recipe.tuning.pull)
+        self.layer_drop = LayerDrop(encoder, recipe.tuning.layer_drop) if recipe.tuning.layer_drop else None
         masked = any(getattr(recipe.augment, key) for key in _MASKS)
-        self.spec = SpecAugment(encoder, recipe.augment) if masked else None
+        self.spec_augment = SpecAugment(encoder, recipe.augment) if masked else None
         self._cnn_factor = recipe.tuning.cnn_gradient
-        self._cnn = list(_convolutions(encoder)) if recipe.tuning.cnn_gradient != 1 else []
+        self._cnn = _convolutions(encoder) if recipe.tuning.cnn_gradient != 1 else []
         if self._cnn and not any(one.requires_grad for one in self._cnn):
             raise KnnError("tuning.cnn_gradient does nothing to convolutions that are frozen.", "Take that line out.")
 
@@ -130,32 +132,36 @@ class Tuned:
             if own and not any(one.requires_grad for one in own):
                 module.eval()
 
+    def draw(self, random: np.random.Generator) -> None:
+        """Choose the blocks that the next step leaves out."""
+        if self.layer_drop is not None:
+            self.layer_drop.draw(random)
+
+    def set_mask_seeds(self, seeds: Rows) -> None:
+        """Give the seeds of the masks of the next batch's clips."""
+        if self.spec_augment is not None:
+            self.spec_augment.seeds = seeds
+
     def change_gradients(self) -> None:
         """What happens to gradients between their making and their clipping."""
         for weight in self._cnn:
             if weight.grad is not None:
                 weight.grad.mul_(self._cnn_factor)
-        self.pull.add()
+        self.l2_sp.add()
 
 
-def blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The encoder's blocks, first to last; none where it has no such list."""
-    found = getattr(encoder, "blocks", None)
-    return list(found) if isinstance(found, nn.ModuleList) else []
-
-
-def groups(network: Network, recipe: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str, Any]]:
     """Parameter groups of an optimizer, one for each learning rate and weight decay; frozen weights are in none.
 
-    Pooling and head have `rate`, weights of the encoder encoder_rate * layer_decay^(`steps_down`). Norms and biases do
-    not decay.
+    Pooling and head have `rate`, weights of the encoder encoder_rate * layer_decay^(`depths_below_top`). Norms and
+    biases do not decay.
 
     Raises KnnError for a layer-wise rate of an encoder without blocks.
     """
     rate = recipe.rate if recipe.encoder_rate is None else recipe.encoder_rate
-    if recipe.layer_decay != 1 and not blocks(network.encoder):
+    if recipe.layer_decay != 1 and not network.encoder.block_list():
         raise KnnError("optimizer.layer_decay needs an encoder of blocks, such as wavlm.", "Take that line out.")
-    down = steps_down(network.encoder)
+    down = depths_below_top(network.encoder)
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
@@ -166,27 +172,24 @@ def groups(network: Network, recipe: OptimizerConfig) -> list[dict[str, Any]]:
             own = rate * recipe.layer_decay ** down[rest]
         decay = recipe.weight_decay if weight.ndim > 1 else 0.0
         found.setdefault((own, decay), []).append(weight)
-    return [
-        {"params": weights, "lr": own, "base": own, "weight_decay": decay} for (own, decay), weights in found.items()
-    ]
+    return [{"params": weights, "lr": own, "weight_decay": decay} for (own, decay), weights in found.items()]
 
 
-def steps_down(encoder: nn.Module) -> dict[str, int]:
+def depths_below_top(encoder: Encoder) -> dict[str, int]:
     """How far each weight of an encoder lies under its top, by name: 0 behind the blocks, 1 in the last of n blocks,
     n in the first, n + 1 before them.
 
     What stands behind `blocks` in the encoder lies behind them, but a list as long as they are, whose parts go with
     them. All weights of an encoder without blocks lie at 1.
     """
-    children, count = dict(encoder.named_children()), len(blocks(encoder))
+    children, count = dict(encoder.named_children()), len(encoder.block_list())
     order = list(children)
     place = order.index("blocks") if count else len(order)
-    norm_last = bool(getattr(getattr(encoder, "sizes", None), "norm_first", False))  # WavLM-Large's, of its last layer
     found = {}
     for name, _ in encoder.named_parameters():
         child, _, rest = name.partition(".")
         module = children.get(child)
-        behind = child in order[place:] or (child == "norm" and norm_last)
+        behind = child in order[place:] or (child == "norm" and encoder.norm_after_blocks)
         if behind and isinstance(module, nn.ModuleList) and len(module) == count:
             found[name] = count - int(rest.partition(".")[0])
         else:
@@ -218,15 +221,15 @@ def _add_low_rank(encoder: nn.Module, recipe: LoraConfig) -> None:
         )
     encoder.requires_grad_(False)
     for linear in chosen.values():
-        parametrize.register_parametrization(linear, "weight", LowRank(linear.weight, recipe.rank, recipe.alpha))
+        parametrize.register_parametrization(linear, "weight", LowRankUpdate(linear.weight, recipe.rank, recipe.alpha))
 
 
-def _leave_adapters(encoder: nn.Module, recipe: AdapterConfig) -> None:
+def _leave_adapters(encoder: Encoder, recipe: AdapterConfig) -> None:
     """Freeze all of the encoder but its adapters, and the norms of its blocks where they are asked for."""
     encoder.requires_grad_(False)
     for weight in adapters_of(encoder).values():
         weight.requires_grad_(True)
-    for block in blocks(encoder) if recipe.norms else ():
+    for block in encoder.block_list() if recipe.norms else ():
         for norm in block.modules():
             if isinstance(norm, nn.LayerNorm):
                 norm.requires_grad_(True)
@@ -261,10 +264,8 @@ def _freeze(network: Network, prefixes: tuple[str, ...]) -> None:
         raise KnnError("All weights are frozen, so there is nothing to train.", "Shorten tuning.freeze.")
 
 
-def _convolutions(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of WavLM's convolutions and their norms."""
-    front = getattr(encoder, "front", None)
-    if front is None or not hasattr(front, "convolutions"):
+def _convolutions(encoder: Encoder) -> list[nn.Parameter]:
+    weights = encoder.convolution_weights()
+    if not weights:
         raise KnnError("tuning.cnn_gradient is about the convolutions of wavlm.", "Take that line out.")
-    yield from front.convolutions.parameters()
-    yield from front.norms.parameters()
+    return weights

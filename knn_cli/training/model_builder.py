@@ -18,18 +18,17 @@ from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.contracts import Head
 from knn_cli.networks.encoders.adapters import adapters_of
-from knn_cli.networks.heads.margins import MarginSchedule
 from knn_cli.networks.network import Network
 from knn_cli.training.dataset import Rows
-from knn_cli.training.fine_tuning import Tuned, groups
-from knn_cli.training.recipe import COMPONENTS, AdapterConfig, ComponentConfig, OptimizerConfig, Recipe, ScheduleConfig
+from knn_cli.training.fine_tuning import FineTuner, parameter_groups
+from knn_cli.training.recipe import COMPONENTS, AdapterConfig, ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import check_args
 
 # What networks raise for arguments that make no network, where they do not say it themselves.
 _IMPOSSIBLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Learner(nn.Module):
+class TrainingModule(nn.Module):
     """A network with its head as one module from sound to loss, which is what several processes share.
 
     network : encoder, pooling and head
@@ -50,7 +49,7 @@ class Learner(nn.Module):
         return self.head.loss(self.network(waveforms * self.scale, lengths), labels)
 
 
-class Design:
+class ModelBuilder:
     """What a recipe builds: the config of its parts, and the bundle that its first weights come from.
 
     Raises BundleError for a bundle that is missing, KnnError for parts that it does not have.
@@ -59,7 +58,7 @@ class Design:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.origin: Bundle | None = bundle.find(recipe.init.model) if recipe.init.model else None
-        self.parts = {part: self._part(part) for part in COMPONENTS}
+        self.components = {component: self._component(component) for component in COMPONENTS}
 
     @property
     def rate(self) -> int:
@@ -74,7 +73,7 @@ class Design:
 
     def config(self, labels: Sequence[str]) -> dict[str, Any]:
         """The bundle's config of encoder, pooling and head, for `labels`."""
-        parts = {part: {"name": one.name, "args": one.args} for part, one in self.parts.items()}
+        parts = {key: {"name": component.name, "args": component.args} for key, component in self.components.items()}
         parts["head"] |= {"labels": list(labels), "level": self.recipe.data.label}
         return {"audio": {"rate": self.rate, "scale": self.scale}, **parts}
 
@@ -86,15 +85,15 @@ class Design:
         """
         with torch.device("meta"):
             network = self._network(["", " "], None, 1)
-            Tuned(network, self.recipe)
-        optimizer(network, self.recipe.optimizer)
+            FineTuner(network, self.recipe)
+        parameter_groups(network, self.recipe.optimizer)
         head, margin = cast(Head, network.head), self.recipe.margin
         if margin is not None and not takes_margin(head):
             raise KnnError(
                 "[margin] is there, and the head has no margin.", "Take [margin] out, or choose aam-softmax."
             )
-        for one in () if margin is None else (margin.start, margin.end):
-            head.set_margin(one)
+        for value in () if margin is None else (margin.start, margin.end):
+            head.set_margin(value)
         if round(self.recipe.data.seconds * self.rate) < network.minimum:
             needed = network.minimum / self.rate
             raise KnnError(f"data.seconds is too short for this encoder: it needs {needed:.3f} s.", "3 s are usual.")
@@ -128,28 +127,30 @@ class Design:
         return cast(Head, self._built(HEADS, "head", **sizes))
 
     def _built(self, registry: Registry, part: str, **sizes: Any) -> Any:
-        mine = self.parts[part]
+        config = self.components[part]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch, about empty weights
-                built = registry.build(mine.name, **sizes, **mine.args)
+                built = registry.build(config.name, **sizes, **config.args)
             if any(weight.numel() == 0 for weight in built.parameters()):
                 raise ValueError("a weight would be empty")
         except _IMPOSSIBLE as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            args = ", ".join(f"{key} = {value}" for key, value in mine.args.items()) or "its defaults"
-            raise KnnError(f"[{part}] {mine.name} cannot be built so ({args}): {said}.", "Change its sizes.") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            args = ", ".join(f"{key} = {value}" for key, value in config.args.items()) or "its defaults"
+            raise KnnError(
+                f"[{part}] {config.name} cannot be built so ({args}): {reason}.", "Change its sizes."
+            ) from error
         return built
 
-    def _part(self, part: str) -> ComponentConfig:
-        mine: ComponentConfig = getattr(self.recipe, part)
+    def _component(self, part: str) -> ComponentConfig:
+        config: ComponentConfig = getattr(self.recipe, part)
         if self.origin is None or part not in self.recipe.init.parts:
-            return mine  # adapters come with an encoder that is taken: see `recipe_reader`
+            return config  # adapters come with an encoder that is taken: see `recipe_reader`
         if part not in self.origin.config:
             raise KnnError(f"The model {self.origin.name} has no {part} to begin with.", "Take it out of init.parts.")
         theirs = self.origin.config[part]
-        check_args(part, theirs["name"], mine.args)
-        found = ComponentConfig(theirs["name"], {**theirs["args"], **mine.args})
+        check_args(part, theirs["name"], config.args)
+        found = ComponentConfig(theirs["name"], {**theirs["args"], **config.args})
         asked = self.recipe.tuning.adapters
         return found if part != "encoder" or asked is None else self._adapted(found, asked)
 
@@ -201,42 +202,14 @@ def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[
     return [float(len(classes) / (len(labels) * count)) for count in counts]
 
 
-def factor(schedule: ScheduleConfig, rate: float, step: int, steps: int) -> float:
-    """What learning rates are multiplied by at `step`, counted from 0, of `steps` an epoch; `rate` is the head's.
-
-    Warm-up is linear and goes with the decay, as in wespeaker's ExponentialDecrease.
-    """
-    epochs, decay, final = step / steps, schedule.decay, schedule.final_rate
-    warm = min(1.0, (step + 1) / (schedule.warmup * steps)) if schedule.warmup else 1.0
-    if final is None:
-        return float(warm * decay**epochs)
-    return float(warm * (final / rate) ** (epochs / schedule.epochs))
-
-
-def margins(recipe: Recipe, steps: int) -> MarginSchedule | None:
-    """The margin's schedule for `steps` an epoch; None where the recipe has none."""
-    margin = recipe.margin
-    if margin is None:
-        return None
-    first, last = round(margin.first * steps), round(margin.last * steps)
-    return MarginSchedule(margin.start, margin.end, max(0, last - first), first, cast(Any, margin.kind))
-
-
-def optimizer(network: Network, recipe: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over the network's moving weights."""
-    found = groups(network, recipe)
-    if recipe.name == "sgd":
-        nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(found, lr=recipe.rate, momentum=recipe.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(found, lr=recipe.rate, betas=cast(Any, recipe.betas))
-
-
-def plain_state(design: Design, state: dict[str, Tensor], dimension: int, classes: int) -> dict[str, Tensor]:
+def without_speed_classes(
+    builder: ModelBuilder, state: dict[str, Tensor], dimension: int, classes: int
+) -> dict[str, Tensor]:
     """Weights of a head with one class for each label, from one with a class for each label and speed.
 
     Rows of a class are consecutive and the plain speed's classes come first, so the first rows are theirs.
     """
-    expected = design.plain_head(dimension, classes).state_dict()
+    expected = builder.plain_head(dimension, classes).state_dict()
     result = dict(state)
     for name, value in expected.items():
         mine = result[f"head.{name}"]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Floats
-from knn_cli.training.augmentation import Augmenter, resped
+from knn_cli.training.augmentation import Augmenter, change_speed
 from knn_cli.training.dataset import Corpus, Rows, epoch_rows
 from knn_cli.training.recipe import Recipe
 
@@ -37,7 +37,7 @@ class Batch:
     seeds: Rows
 
 
-class Clips(Dataset[Batch]):
+class ClipDataset(Dataset[Batch]):
     """Single clips by key.
 
     corpus  : where they are cut from
@@ -58,7 +58,7 @@ class Clips(Dataset[Batch]):
         chosen = int(random.integers(len(speeds)))
         needed = round(self.samples * speeds[chosen])
         raw = self.corpus.clip(int(self.rows[number]), needed, float(random.random()))
-        clip = self.augmenter(resped(raw, self.samples, speeds[chosen]), random)
+        clip = self.augmenter(change_speed(raw, self.samples, speeds[chosen]), random)
         label = int(self.classes[number]) + (self.count * chosen if self.augmenter.folds > 1 else 0)
         return Batch(clip[None], np.asarray([label], dtype=np.int64), random.integers(2**63, size=1, dtype=np.int64))
 
@@ -70,7 +70,7 @@ class Clips(Dataset[Batch]):
             return error
 
 
-class Plan:
+class BatchSampler:
     """Which clips each process hears at each step.
 
     Each step has `loop.batch` clips, cut into `accumulate` parts for each of `processes`. An epoch has as many whole
@@ -79,7 +79,7 @@ class Plan:
     Raises KnnError when the batch cannot be cut so.
     """
 
-    def __init__(self, clips: Clips, recipe: Recipe, rank: int, processes: int) -> None:
+    def __init__(self, clips: ClipDataset, recipe: Recipe, rank: int, processes: int) -> None:
         batch, accumulate = recipe.loop.batch, recipe.loop.accumulate
         if batch % (processes * accumulate):
             raise KnnError(

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.contracts import Encoder
 from knn_cli.training.recipe import AugmentConfig
 
-__all__ = ["SpecAugment", "bands", "spans"]
+__all__ = ["SpecAugment", "mask_bands", "mask_spans"]
 
 Places = NDArray[np.bool_]
 
@@ -35,11 +36,9 @@ class SpecAugment:
     Raises KnnError for masks that are not for this encoder.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: AugmentConfig) -> None:
+    def __init__(self, encoder: Encoder, recipe: AugmentConfig) -> None:
         self.seeds: NDArray[np.int64] | None = None
         self._encoder, self._recipe = encoder, recipe
-        front: Any = getattr(encoder, "front", None)
-        stem = getattr(encoder, "stem", None)
         self._bank = recipe.mask_share > 0
         spanned = "mask_time_share" if recipe.mask_time_share else "mask_feature_share"
         if self._bank and (recipe.mask_time_share or recipe.mask_feature_share):
@@ -47,34 +46,24 @@ class SpecAugment:
                 f"augment.mask_share is for filter banks and augment.{spanned} for wavlm; no encoder has both.",
                 "Take one out.",
             )
-        if self._bank and front is not None and hasattr(front, "bins"):
-            front.register_forward_hook(lambda module, args, features: self(features))
-        elif self._bank and stem is not None and hasattr(encoder, "mel"):
-            stem.register_forward_pre_hook(lambda module, args: (self._spliced(args[0]),))
-        elif self._bank:
+        if self._bank and encoder.mask_kind != "filter bank":
             hint = "These are resnet, ecapa-tdnn, campplus and fbank-tdnn; wavlm has mask_time_share."
             raise KnnError("augment.mask_share needs an encoder with a filter bank in front.", hint)
-        elif hasattr(front, "projection"):
-            front.register_forward_hook(lambda module, args, features: self(features))
-        else:
+        if not self._bank and encoder.mask_kind != "frames":
             raise KnnError(f"augment.{spanned} needs wavlm.", "For a filter bank take mask_share.")
+        encoder.mask_features(self)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features (B, T, F) with this batch's masks, in training."""
         if self.seeds is None or not self._encoder.training:
             return features
-        drawn, (_, frames, width) = bands if self._bank else spans, features.shape
+        drawn, (_, frames, width) = mask_bands if self._bank else mask_spans, features.shape
         places = [drawn(self._recipe, frames, width, np.random.default_rng(int(seed))) for seed in self.seeds]
         times, channels = (torch.from_numpy(np.stack(one)).to(features.device) for one in zip(*places, strict=True))
         return features.masked_fill(times[:, :, None] | channels[:, None, :], 0.0)  # (B, T), (B, F)
 
-    def _spliced(self, features: Tensor) -> Tensor:
-        """The same of frames that lie side by side: (B, T, bins * 5), bins slowest."""
-        split = features.view(*features.shape[:2], -1, 5)  # (B, T, bins, 5)
-        return torch.stack([self(one) for one in split.unbind(3)], dim=3).flatten(2)  # (B, T, bins * 5)
 
-
-def bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Generator) -> tuple[Places, Places]:
+def mask_bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Generator) -> tuple[Places, Places]:
     """(frames,) and (bins,) bool, True where a filter bank's features are masked: one stretch of each, or none."""
 
     def stretch(size: int, widest: int) -> Places:
@@ -89,7 +78,7 @@ def bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Gener
     return times & chosen, channels & chosen
 
 
-def spans(recipe: AugmentConfig, frames: int, channels: int, random: np.random.Generator) -> tuple[Places, Places]:
+def mask_spans(recipe: AugmentConfig, frames: int, channels: int, random: np.random.Generator) -> tuple[Places, Places]:
     """(frames,) and (channels,) bool, True where WavLM's frames are masked: spans of fixed lengths, which overlap."""
 
     def spanned(size: int, share: float, length: int) -> Places:

@@ -12,25 +12,25 @@ import numpy as np
 import torch
 
 from knn_cli.networks.network import Network
-from knn_cli.training.dataset import Task
-from knn_cli.training.distributed import Processes
+from knn_cli.training.dataset import TrainingSplit
+from knn_cli.training.distributed import ProcessGroup
 from knn_cli.training.recipe import Recipe
 
-__all__ = ["Epoch", "assess"]
+__all__ = ["EpochResult", "evaluate_held_out"]
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochResult:
     """What an epoch came to.
 
-    accuracy, rows : share of held-out rows that are right, the mean over labels and over rows; NaN without such
+    accuracy, row_accuracy : share of held-out rows that are right, the mean over labels and over rows; NaN without such
     """
 
     number: int
     step: int
     loss: float
     accuracy: float
-    rows: float
+    row_accuracy: float
     best: bool
 
     @property
@@ -44,12 +44,12 @@ class Epoch:
 
 
 @torch.no_grad()
-def assess(
+def evaluate_held_out(
     network: Network,
-    task: Task,
+    split: TrainingSplit,
     recipe: Recipe,
     scale: float,
-    team: Processes,
+    group: ProcessGroup,
     at_once: int,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[float, float]:
@@ -58,25 +58,25 @@ def assess(
     The middle `evaluate_seconds` of each row are heard. The rows are shared among the processes, `at_once` of like
     lengths go through the network together, and all processes get the same answer.
     """
-    seconds, count = recipe.data.evaluate_seconds, len(task.labels)
+    seconds, count = recipe.data.evaluate_seconds, len(split.labels)
     counts = torch.zeros(2, count, dtype=torch.float64)  # right, all
-    mine = task.held[team.rank :: team.count]
-    lengths = task.corpus.columns.seconds
+    mine = split.held_out_rows[group.rank :: group.size]
+    lengths = split.corpus.columns.seconds
     mine = mine[np.argsort(lengths[mine], kind="stable")]
     network.eval()
     for first in range(0, len(mine), at_once):
         rows = mine[first : first + at_once]
-        clips = [task.corpus.samples(int(row), max(0.0, (lengths[row] - seconds) / 2), seconds) for row in rows]
+        clips = [split.corpus.samples(int(row), max(0.0, (lengths[row] - seconds) / 2), seconds) for row in rows]
         sizes = [max(len(clip), network.minimum) for clip in clips]
         padded = np.stack([np.pad(clip, (0, max(sizes) - len(clip))) for clip in clips])  # (B, S)
-        sound = torch.from_numpy(padded).to(team.device) * scale
-        unequal = None if min(sizes) == max(sizes) else torch.tensor(sizes, device=team.device)
+        sound = torch.from_numpy(padded).to(group.device) * scale
+        unequal = None if min(sizes) == max(sizes) else torch.tensor(sizes, device=group.device)
         with autocast():
             scores = network.scores(network(sound, unequal))[:, :count]  # (B, C)
-        found, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(task.classes[rows])
+        found, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(split.classes[rows])
         counts[0] += torch.bincount(truth[found == truth], minlength=count)
         counts[1] += torch.bincount(truth, minlength=count)
-    right, every = team.sum(counts)
+    right, every = group.sum(counts)
     seen = every > 0
     if not seen.any():
         return math.nan, math.nan

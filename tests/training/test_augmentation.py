@@ -39,55 +39,57 @@ def test_a_band_above_half_the_rate_is_refused() -> None:
 
 
 def test_speed_changes_pitch_and_length() -> None:
-    faster = augmentation.resped(tone(400, 1.1), RATE, 1.1)
+    faster = augmentation.change_speed(tone(400, 1.1), RATE, 1.1)
     assert len(faster) == RATE and loudest(faster[:15000]) == pytest.approx(440, abs=2)
-    np.testing.assert_array_equal(augmentation.resped(tone(400), RATE, 1.0), tone(400))
+    np.testing.assert_array_equal(augmentation.change_speed(tone(400), RATE, 1.0), tone(400))
 
 
 @pytest.mark.parametrize("semitones", [-3.0, 4.0])
 def test_pitch_changes_and_length_does_not(semitones: float) -> None:
-    clip = augmentation.shifted(tone(400), semitones, RATE)
+    clip = augmentation.shift_pitch(tone(400), semitones, RATE)
     assert clip.shape == (RATE,) and clip.dtype == np.float32
     assert loudest(clip[2000:14000]) == pytest.approx(400 * 2 ** (semitones / 12), rel=0.02)
 
 
 def test_noise_is_mixed_at_its_ratio() -> None:
     speech, noise = tone(400), np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
-    added = augmentation.mixed(speech, noise, 10.0) - speech
+    added = augmentation.add_noise(speech, noise, 10.0) - speech
     assert 10 * np.log10(np.square(speech).sum() / np.square(added).sum()) == pytest.approx(10, abs=1e-3)
     silence = np.zeros(RATE, np.float32)
-    assert augmentation.mixed(speech, silence, 10.0) is speech and augmentation.mixed(silence, noise, 10.0) is silence
+    assert (
+        augmentation.add_noise(speech, silence, 10.0) is speech and augmentation.mixed(silence, noise, 10.0) is silence
+    )
 
 
 def test_a_room_of_one_delayed_sound_changes_nothing() -> None:
     response = np.zeros(500, np.float32)
     response[100] = -0.5
-    np.testing.assert_allclose(augmentation.reverberant(tone(400), response), -tone(400), atol=1e-5)
+    np.testing.assert_allclose(augmentation.add_reverberation(tone(400), response), -tone(400), atol=1e-5)
     response[300] = 0.4
-    wet = augmentation.reverberant(tone(400), response)
+    wet = augmentation.add_reverberation(tone(400), response)
     assert np.square(wet).sum() == pytest.approx(np.square(tone(400)).sum(), rel=1e-3)
-    assert augmentation.reverberant(tone(400), np.zeros(9, np.float32)).shape == (RATE,)
+    assert augmentation.add_reverberation(tone(400), np.zeros(9, np.float32)).shape == (RATE,)
 
 
 def test_equalizer_and_band_limit_do_what_they_say() -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
     gains = np.array([0.0, 0.0, 0.0, 12.0, 0.0, 0.0])
-    louder = augmentation.equalized(noise, gains, RATE)
+    louder = augmentation.equalize(noise, gains, RATE)
     assert level(louder, 990, 1010) - level(noise, 990, 1010) == pytest.approx(12, abs=0.3)
     assert level(louder, 100, 300) == pytest.approx(level(noise, 100, 300), abs=0.3)
-    narrow = augmentation.band_limited(noise, 3000, RATE)
+    narrow = augmentation.limit_band(noise, 3000, RATE)
     assert level(narrow, 3300, 8000) < level(noise, 3300, 8000) - 40
     assert level(narrow, 100, 2500) == pytest.approx(level(noise, 100, 2500), abs=0.2)
-    assert augmentation.band_limited(noise, 8000, RATE) is noise
+    assert augmentation.limit_band(noise, 8000, RATE) is noise
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_codecs_keep_the_tone_and_not_every_sample(codec: str) -> None:
-    clip = augmentation.coded(tone(400), codec, RATE)
+    clip = augmentation.apply_codec(tone(400), codec, RATE)
     assert clip.shape == (RATE,) and clip.dtype == np.float32
     assert loudest(clip) == pytest.approx(400, abs=2)
     assert np.abs(clip - tone(400)).max() > 0
-    np.testing.assert_array_equal(clip, augmentation.coded(tone(400), codec, RATE))
+    np.testing.assert_array_equal(clip, augmentation.apply_codec(tone(400), codec, RATE))
 
 
 def test_everything_at_once_is_repeated_by_its_seed(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Floats, Waveform
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
-from knn_cli.training.dataset import Corpus, epoch_rows, make_task, open_corpus, usable
+from knn_cli.training.dataset import Corpus, epoch_rows, open_corpus, split_corpus, usable_rows
 from knn_cli.training.recipe import AugmentConfig, DataConfig, LoopConfig, Recipe
-from knn_cli.training.sampling import Clips, Plan
+from knn_cli.training.sampling import BatchSampler, ClipDataset
 
 RATE = 16000
 
@@ -91,7 +91,7 @@ def test_clips_lie_in_the_row_and_short_rows_are_repeated(corpus: Corpus) -> Non
 
 def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
     def chosen(level: str, ignore: list[str], minimum: float, maximum: float = 9.0) -> list[int]:
-        return usable(corpus, level=level, ignore=ignore, minimum=minimum, maximum=maximum).tolist()
+        return usable_rows(corpus, level=level, ignore=ignore, minimum=minimum, maximum=maximum).tolist()
 
     assert chosen("group", [], 0.1) == [0, 1, 3] and chosen("subgroup", ["1-2"], 0.0) == [0, 2, 3]
     assert chosen("group", [], 0.01, 0.6) == [1, 2]
@@ -100,9 +100,9 @@ def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
     with pytest.raises(KnnError, match="there is none"):
         chosen("speaker", [], 0.0)
     with pytest.raises(KnnError, match="class '1-1' has a single recording"):
-        make_task(corpus, DataConfig(label="subgroup", minimum=0.0), 0)
-    task = make_task(corpus, DataConfig(label="group", minimum=0.0, held_out=0.5), 0)
-    assert sorted([*task.fitted, *task.held]) == [0, 1, 2, 3] and len(task.held) == 2
+        split_corpus(corpus, DataConfig(label="subgroup", minimum=0.0), 0)
+    task = split_corpus(corpus, DataConfig(label="group", minimum=0.0, held_out=0.5), 0)
+    assert sorted([*task.train_rows, *task.held_out_rows]) == [0, 1, 2, 3] and len(task.held_out_rows) == 2
     assert task.classes.tolist() == [0, 0, 1, 1] and task.labels == ("1", "2")
 
 
@@ -198,7 +198,7 @@ def test_processes_workers_and_resumption_change_no_clip(corpus: Corpus) -> None
             augment=AugmentConfig(speeds=(0.9, 1.1), gain_decibels=6.0),
             loop=LoopConfig(batch=4, accumulate=accumulate),
         )
-        plan = Plan(Clips(corpus, rows, classes, 2, recipe), recipe, rank, processes)
+        plan = BatchSampler(ClipDataset(corpus, rows, classes, 2, recipe), recipe, rank, processes)
         assert plan.steps == 3
         return [[part.waveforms for part in parts] for _, parts in plan.batches(5, first)]
 

@@ -21,9 +21,9 @@ from knn_cli.networks.encoders.wavlm import WavLM
 from knn_cli.networks.heads.softmax import Softmax
 from knn_cli.networks.network import Network
 from knn_cli.networks.pooling.mhfa import MHFA
-from knn_cli.training.fine_tuning import LayerDrop, Tuned, groups, merged_state, steps_down
+from knn_cli.training.fine_tuning import FineTuner, LayerDrop, depths_below_top, merged_state, parameter_groups
 from knn_cli.training.recipe import AdapterConfig, AugmentConfig, LoraConfig, OptimizerConfig, Recipe, TuningConfig
-from knn_cli.training.spec_augment import SpecAugment, bands, spans
+from knn_cli.training.spec_augment import SpecAugment, mask_bands, mask_spans
 
 SIZES: dict[str, Any] = {
     "convolutions": [(8, 10, 5), (8, 8, 8), (8, 4, 4)],
@@ -53,7 +53,7 @@ def loss(network: Network) -> torch.Tensor:
 
 
 def test_each_block_learns_at_its_own_rate(network: Network) -> None:
-    found = groups(network, OptimizerConfig(rate=5e-3, encoder_rate=2e-5, layer_decay=0.5, weight_decay=0.1))
+    found = parameter_groups(network, OptimizerConfig(rate=5e-3, encoder_rate=2e-5, layer_decay=0.5, weight_decay=0.1))
     rates = {id(one): (group["lr"], group["weight_decay"]) for group in found for one in group["params"]}
     assert len(rates) == len(list(network.parameters()))
     for name, one in network.named_parameters():
@@ -69,7 +69,7 @@ def test_layer_wise_rates_move_the_weights_by_their_rates(network: Network) -> N
     """Sign descent by AdamW's first step: every weight with a gradient moves by its group's rate."""
     before = copy.deepcopy(network.state_dict())
     optimizer = torch.optim.AdamW(
-        groups(network, OptimizerConfig(rate=1e-2, encoder_rate=1e-3, layer_decay=0.1, weight_decay=0))
+        parameter_groups(network, OptimizerConfig(rate=1e-2, encoder_rate=1e-3, layer_decay=0.1, weight_decay=0))
     )
     loss(network).backward()
     optimizer.step()
@@ -81,42 +81,42 @@ def test_layer_wise_rates_move_the_weights_by_their_rates(network: Network) -> N
 
 
 def test_frozen_parts_stay_and_are_in_evaluation_mode(network: Network) -> None:
-    tuned = Tuned(network, recipe(freeze=("encoder.front", "encoder.blocks.0")))
+    tuned = FineTuner(network, recipe(freeze=("encoder.front", "encoder.blocks.0")))
     tuned.train()
     assert not network.encoder.front.training and not network.encoder.blocks[0].training
     assert network.encoder.blocks[1].training
     frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
     assert frozen and all(name.startswith(("encoder.front.", "encoder.blocks.0.")) for name in frozen)
-    assert sum(len(group["params"]) for group in groups(network, OptimizerConfig())) + len(frozen) == len(
+    assert sum(len(group["params"]) for group in parameter_groups(network, OptimizerConfig())) + len(frozen) == len(
         list(network.parameters())
     )
     with pytest.raises(KnnError, match=r"nothing named 'encoder\.frnt'"):
-        Tuned(network, recipe(freeze=("encoder.frnt",)))
+        FineTuner(network, recipe(freeze=("encoder.frnt",)))
     with pytest.raises(KnnError, match="nothing to train"):
-        Tuned(network, recipe(freeze=("encoder", "pooling", "head")))
+        FineTuner(network, recipe(freeze=("encoder", "pooling", "head")))
 
 
 def test_the_cnn_gradient_is_scaled_and_no_other(network: Network) -> None:
     loss(network).backward()
     before = {name: one.grad.clone() for name, one in network.named_parameters() if one.grad is not None}
-    Tuned(network, recipe(cnn_gradient=0.1)).change_gradients()
+    FineTuner(network, recipe(cnn_gradient=0.1)).change_gradients()
     for name, one in network.named_parameters():
         factor = 0.1 if name.startswith(("encoder.front.convolutions", "encoder.front.norms")) else 1.0
         torch.testing.assert_close(one.grad, before[name] * factor)
     with pytest.raises(KnnError, match="convolutions of wavlm"):
         encoder = FbankTDNN(channels=8, hidden=8, dilations=[1])
-        Tuned(Network(encoder, MHFA(2, 8, 2, 4, 8), Softmax(8, 2)), recipe(cnn_gradient=0.1))
+        FineTuner(Network(encoder, MHFA(2, 8, 2, 4, 8), Softmax(8, 2)), recipe(cnn_gradient=0.1))
 
 
 def test_the_pull_is_the_gradient_of_its_value(network: Network) -> None:
-    tuned = Tuned(network, recipe(pull=0.3))
+    tuned = FineTuner(network, recipe(pull=0.3))
     first = [one.detach().clone() for one in network.encoder.parameters()]
     with torch.no_grad():
         for one in network.encoder.parameters():
             one.add_(0.1 * torch.randn_like(one))
     value = 0.3 * sum((one - old).square().sum() for one, old in zip(network.encoder.parameters(), first, strict=True))
     wanted = torch.autograd.grad(value, list(network.encoder.parameters()))
-    assert tuned.pull.value() == pytest.approx(float(value.detach()), rel=1e-5)
+    assert tuned.l2_sp.value() == pytest.approx(float(value.detach()), rel=1e-5)
     for one in network.parameters():
         one.grad = torch.zeros_like(one)
     tuned.change_gradients()
@@ -127,11 +127,11 @@ def test_the_pull_is_the_gradient_of_its_value(network: Network) -> None:
 
 def test_lora_changes_nothing_at_first_trains_its_own_and_merges(network: Network) -> None:
     plain = copy.deepcopy(network)
-    tuned = Tuned(network, recipe(lora=LoraConfig(rank=2, alpha=4.0, targets=("query", "value"))))
+    tuned = FineTuner(network, recipe(lora=LoraConfig(rank=2, alpha=4.0, targets=("query", "value"))))
     torch.testing.assert_close(loss(network), loss(plain))
     moving = {name for name, one in network.named_parameters() if one.requires_grad and name.startswith("encoder.")}
     assert len(moving) == 3 * 2 * 2 and all(name.endswith((".0.a", ".0.b")) for name in moving)
-    optimizer = torch.optim.AdamW(groups(network, OptimizerConfig(rate=0.05)))
+    optimizer = torch.optim.AdamW(parameter_groups(network, OptimizerConfig(rate=0.05)))
     for _ in range(3):
         tuned.train()
         optimizer.zero_grad()
@@ -148,7 +148,7 @@ def test_lora_changes_nothing_at_first_trains_its_own_and_merges(network: Networ
     plain.load_state_dict(state)
     torch.testing.assert_close(loss(plain), loss(network))
     with pytest.raises(KnnError, match="no linear layer named 'qurey'"):
-        Tuned(plain, recipe(lora=LoraConfig(targets=("qurey",))))
+        FineTuner(plain, recipe(lora=LoraConfig(targets=("qurey",))))
 
 
 def test_a_dropped_layer_passes_on_what_it_got(network: Network) -> None:
@@ -180,7 +180,7 @@ def test_spec_augment_masks_a_filter_bank_in_training(encoder: nn.Module) -> Non
     assert not torch.allclose(plain[0], masked[0]) and not torch.allclose(plain[1], masked[1])
     features = spec(torch.ones(2, 20, 16))
     for seed, one in enumerate(features):
-        times, bins = bands(wanted, 20, 16, np.random.default_rng(seed))
+        times, bins = mask_bands(wanted, 20, 16, np.random.default_rng(seed))
         np.testing.assert_array_equal(one == 0, times[:, None] | bins)
     encoder.eval()
     assert bool((spec(torch.ones(2, 20, 16)) == 1).all())
@@ -217,12 +217,14 @@ def test_spec_augment_masks_spans_of_wavlms_frames_and_channels() -> None:
 
 
 def test_spans_cover_about_their_share_and_bands_come_as_often_as_asked() -> None:
-    draws = [spans(AugmentConfig(mask_time_share=0.2), 149, 768, np.random.default_rng(seed)) for seed in range(300)]
+    draws = [
+        mask_spans(AugmentConfig(mask_time_share=0.2), 149, 768, np.random.default_rng(seed)) for seed in range(300)
+    ]
     assert 0.15 < np.mean([times.mean() for times, _ in draws]) < 0.2  # spans overlap
     assert not any(channels.any() for _, channels in draws)
-    one = spans(AugmentConfig(mask_time_share=1.0, mask_time_length=10), 4, 8, np.random.default_rng(0))
+    one = mask_spans(AugmentConfig(mask_time_share=1.0, mask_time_length=10), 4, 8, np.random.default_rng(0))
     assert one[0].all()
-    drawn = [bands(AugmentConfig(mask_share=0.3), 100, 80, np.random.default_rng(seed)) for seed in range(300)]
+    drawn = [mask_bands(AugmentConfig(mask_share=0.3), 100, 80, np.random.default_rng(seed)) for seed in range(300)]
     assert 0.2 < np.mean([bool(times.any() or bins.any()) for times, bins in drawn]) < 0.35
     assert max(int(bins.sum()) for _, bins in drawn) == 10
 
@@ -252,14 +254,14 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(kind: str, norm_fi
         assert torch.equal(one, other)
     head = Softmax(8, 2, normalize=False)
     network = Network(encoder, MHFA(encoder.layers, encoder.channels, 2, 4, 8), head)
-    tuned = Tuned(network, recipe(adapters=AdapterConfig(4, kind)))
+    tuned = FineTuner(network, recipe(adapters=AdapterConfig(4, kind)))
     tuned.train()
     own = adapters_of(encoder)
     assert len(own) == 3 * (8 if kind == "houlsby" else 4)
     assert {name for name, one in encoder.named_parameters() if one.requires_grad} == set(own)
     assert all(one.requires_grad for part in (network.pooling, head) for one in part.parameters())
     before = copy.deepcopy(network.state_dict())
-    optimizer = torch.optim.AdamW(groups(network, OptimizerConfig(rate=0.05, weight_decay=0.0)))
+    optimizer = torch.optim.AdamW(parameter_groups(network, OptimizerConfig(rate=0.05, weight_decay=0.0)))
     for _ in range(2):  # the way down learns once the way up is not 0
         optimizer.zero_grad()
         loss(network).backward()
@@ -270,7 +272,7 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(kind: str, norm_fi
 
 def test_adapters_can_take_the_norms_along_and_are_checked(network: Network) -> None:
     encoder = WavLM(**SIZES, adapters={"bottleneck": 4})
-    tuned = Tuned(Network(encoder, network.pooling, network.head), recipe(adapters=AdapterConfig(4, norms=True)))
+    tuned = FineTuner(Network(encoder, network.pooling, network.head), recipe(adapters=AdapterConfig(4, norms=True)))
     moving = {name for name, one in tuned.network.encoder.named_parameters() if one.requires_grad}
     assert len(moving - set(adapters_of(encoder))) == 3 * 4  # two norms a block, of two weights each
     for args, message in (
@@ -304,7 +306,7 @@ def test_adapters_can_take_the_norms_along_and_are_checked(network: Network) -> 
     ],
 )
 def test_weights_lie_as_deep_as_they_are(encoder: nn.Module, steps: dict[str, int]) -> None:
-    found = steps_down(encoder)
+    found = depths_below_top(encoder)
     assert found.keys() == {name for name, _ in encoder.named_parameters()}
     for start, wanted in steps.items():
         assert {depth for name, depth in found.items() if name.startswith(start)} == {wanted}, start
@@ -318,6 +320,6 @@ def test_what_does_nothing_to_a_frozen_encoder_is_refused(network: Network) -> N
         ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "optimizer.layer_decay"),
     ):
         with pytest.raises(KnnError, match=f"{key} does nothing to an encoder that is frozen whole"):
-            Tuned(network, Recipe(**{"tuning": TuningConfig(freeze=("encoder",)), **tables}))
+            FineTuner(network, Recipe(**{"tuning": TuningConfig(freeze=("encoder",)), **tables}))
     with pytest.raises(KnnError, match="cnn_gradient does nothing"):
-        Tuned(network, recipe(freeze=("encoder.front",), cnn_gradient=0.1))
+        FineTuner(network, recipe(freeze=("encoder.front",), cnn_gradient=0.1))

@@ -15,8 +15,9 @@ from knn_cli.core.values import LABEL_LEVELS
 from knn_cli.networks import bundle
 from knn_cli.networks.encoders.adapters import KINDS
 from knn_cli.networks.importers.speaker import INTEGER_SCALE
-from knn_cli.training.fine_tuning import Tuned
-from knn_cli.training.model_builder import Design, class_weights, factor, margins, optimizer
+from knn_cli.training.fine_tuning import FineTuner
+from knn_cli.training.model_builder import ModelBuilder, class_weights
+from knn_cli.training.optimization import build_optimizer, learning_rate_factor, margin_schedule
 from knn_cli.training.recipe import (
     AdapterConfig,
     AugmentConfig,
@@ -195,26 +196,26 @@ def test_a_recipe_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> 
 )
 def test_what_cannot_be_built_is_told_before_any_sound_is_read(change: dict[str, Any], message: str) -> None:
     with pytest.raises(KnnError, match=message):
-        Design(parse(BASE | change)).check()
+        ModelBuilder(parse(BASE | change)).check()
 
 
 def test_rates_over_time() -> None:
     """Final and decayed rates by hand, and wespeaker's warm-up, which goes with the decay."""
     falling = ScheduleConfig(epochs=40, final_rate=4.4e-3)
-    assert factor(falling, 1e-2, 0, 100) == 1.0
-    assert 1e-2 * factor(falling, 1e-2, 4000, 100) == pytest.approx(4.4e-3)
-    assert 1e-2 * factor(falling, 1e-2, 2000, 100) == pytest.approx(math.sqrt(1e-2 * 4.4e-3))
+    assert learning_rate_factor(falling, 1e-2, 0, 100) == 1.0
+    assert 1e-2 * learning_rate_factor(falling, 1e-2, 4000, 100) == pytest.approx(4.4e-3)
+    assert 1e-2 * learning_rate_factor(falling, 1e-2, 2000, 100) == pytest.approx(math.sqrt(1e-2 * 4.4e-3))
     decayed = ScheduleConfig(epochs=10, decay=0.95, warmup=2.0)
-    assert factor(decayed, 1.0, 300, 100) == pytest.approx(0.95**3)
-    assert factor(decayed, 1.0, 99, 100) == pytest.approx(0.5 * 0.95**0.99)
+    assert learning_rate_factor(decayed, 1.0, 300, 100) == pytest.approx(0.95**3)
+    assert learning_rate_factor(decayed, 1.0, 99, 100) == pytest.approx(0.5 * 0.95**0.99)
 
 
 def test_margin_and_class_weights() -> None:
     recipe = parse(BASE | {"margin": {"end": 0.4, "first": 1, "last": 3, "kind": "linear"}})
-    schedule = margins(recipe, 10)
+    schedule = margin_schedule(recipe, 10)
     assert schedule is not None
     assert [schedule.at(step) for step in (0, 10, 20, 30, 99)] == pytest.approx([0.0, 0.0, 0.2, 0.4, 0.4])
-    assert margins(parse(BASE), 10) is None
+    assert margin_schedule(parse(BASE), 10) is None
     classes = torch.tensor([0, 0, 0, 1]).numpy()
     balanced = parse(BASE | {"loop": {"class_weights": "balanced"}})
     assert class_weights(balanced, ["a", "b"], classes) == pytest.approx([4 / 6, 2.0])
@@ -230,23 +231,23 @@ def test_a_shipped_recipe_builds(path: Path, tmp_path: Path, monkeypatch: pytest
     text = path.read_text()
     assert text.startswith("# ") and text.count("#") > 1, "a recipe says what it is for"
     labels = ["1-1", "1-2", "2-1"]
-    monkeypatch.setattr(Design, "_take", lambda *args: None)
+    monkeypatch.setattr(ModelBuilder, "_take", lambda *args: None)
     if recipe.init.model:
         encoder, pooling, head = original(recipe)
         parts = {"encoder": encoder, "pooling": pooling, "head": head}
         config = {"audio": {"rate": 16000, "scale": 1.0}, **parts}
         found = bundle.Bundle(tmp_path, {"name": "x", "schema": 1, "kind": "embedder", "weights_sha256": "", **config})
         monkeypatch.setattr(bundle, "find", lambda model: found)
-    design = Design(recipe)
+    design = ModelBuilder(recipe)
     design.check()
     with torch.device("meta"):
         network = design.build(labels, None, 1)
-        tuned = Tuned(network, recipe)
-    made = optimizer(network, recipe.optimizer)
+        tuned = FineTuner(network, recipe)
+    made = build_optimizer(network, recipe.optimizer)
     moving = [one for one in network.parameters() if one.requires_grad]
     assert sum(len(group["params"]) for group in made.param_groups) == len(moving) > 0
     assert tuned.network is network and design.config(labels)["head"]["labels"] == labels
-    margins(recipe, 100)
+    margin_schedule(recipe, 100)
     if recipe.tuning.lora is not None or recipe.tuning.adapters is not None:
         assert sum(one.numel() for one in network.encoder.parameters() if one.requires_grad) < 3e6
 

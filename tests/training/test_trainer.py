@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from knn_cli.audio import reading, speech_activity, speech_regions
@@ -32,13 +32,13 @@ from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
 from knn_cli.training import trainer
 from knn_cli.training.checkpoints import load
-from knn_cli.training.distributed import Stopped
-from knn_cli.training.finishing import Trained
-from knn_cli.training.model_builder import Design
+from knn_cli.training.distributed import TrainingStopped
+from knn_cli.training.finishing import TrainingResult
+from knn_cli.training.model_builder import ModelBuilder
 from knn_cli.training.recipe import ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import parse, read
 from knn_cli.training.trainer import train
-from knn_cli.training.validation import Epoch, assess
+from knn_cli.training.validation import EpochResult, evaluate_held_out
 
 RATE = 16000
 TINY = {
@@ -118,15 +118,15 @@ def losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def run(corpus: Path, out: Path, recipe: Recipe, **options: Any) -> Trained:
+def run(corpus: Path, out: Path, recipe: Recipe, **options: Any) -> TrainingResult:
     return train(corpus, out, recipe, device="cpu", use_vad=False, **options)
 
 
 def test_32_clips_are_learnt_by_heart_and_the_bundle_classifies(corpus: Path, tmp_path: Path) -> None:
     recipe = tiny(data={"held_out": 0.0}, schedule={"epochs": 15}, loop={"batch": 16, "checkpoint": 1000})
-    seen: list[Epoch] = []
+    seen: list[EpochResult] = []
     done = run(corpus, tmp_path / "mine", recipe, report=seen.append)
-    assert (done.rows, done.held, done.epochs) == (32, 0, 15) and math.isnan(done.accuracy)
+    assert (done.train_rows, done.held_out_rows, done.epochs) == (32, 0, 15) and math.isnan(done.accuracy)
     assert seen[-1].loss < 0.1 < seen[0].loss
     found = bundle.find(tmp_path / "mine")
     assert found.head_labels == ("0", "1") and found.classifier is not None
@@ -246,11 +246,12 @@ def test_a_full_disk_is_one_sentence_and_spoils_no_checkpoint(tmp_path: Path) ->
 import resource, sys, torch
 from pathlib import Path
 from knn_cli.core.errors import KnnError
-from knn_cli.training.finishing import Trained
-from knn_cli.training.checkpoints import Metrics, load, save
+from knn_cli.training.finishing import TrainingResult
+from knn_cli.training.checkpoints import load, save
+from knn_cli.training.metrics_log import MetricsLog
 folder = Path(sys.argv[1])
 save(folder / "last.pt", {"step": 1, "weights": torch.zeros(10)})
-metrics = Metrics(folder / "metrics.jsonl", 1, 0)
+metrics = MetricsLog(folder / "metrics.jsonl", 1, 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     save(folder / "last.pt", {"step": 2, "weights": torch.zeros(100000)})
@@ -308,7 +309,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(corpus: Path, tmp_path
             os.kill(os.getpid(), getattr(signal, name))
 
     before = signal.getsignal(getattr(signal, name))
-    with pytest.raises(Stopped, match=r"asked to stop after step 4.*mine\.training; the same command") as found:
+    with pytest.raises(TrainingStopped, match=r"asked to stop after step 4.*mine\.training; the same command") as found:
         run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=ask)
     assert found.value.code == 75 and signal.getsignal(getattr(signal, name)) == before
     seen: list[int] = []
@@ -324,7 +325,7 @@ def test_a_signal_to_every_process_lets_workers_finish_the_step(corpus: Path, tm
             subprocess.run(["kill", "-TERM", *pids, str(os.getpid())], check=True)  # as a stranger does
 
     recipe = tiny(data={"workers": 1}, loop={"checkpoint": 1000})
-    with pytest.raises(Stopped, match="after step 3"):
+    with pytest.raises(TrainingStopped, match="after step 3"):
         run(corpus, tmp_path / "mine", recipe, progress=ask)
 
 
@@ -339,17 +340,17 @@ def test_a_run_that_dies_while_it_is_measured_goes_on_from_there(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "assess", die)
+        patch.setattr(trainer, "evaluate_held_out", die)
         run(corpus, tmp_path / "mine", recipe)
     assert load(tmp_path / "mine.training" / "last.pt")["step"] == 6
 
     def ask(*args: Any) -> tuple[float, float]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return assess(*args)
+        return evaluate_held_out(*args)
 
     seen: list[int] = []
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after step 6"):
-        patch.setattr(trainer, "assess", ask)
+    with monkeypatch.context() as patch, pytest.raises(TrainingStopped, match="after step 6"):
+        patch.setattr(trainer, "evaluate_held_out", ask)
         run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
     run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
     assert seen == list(range(7, 13))
@@ -511,7 +512,7 @@ def test_adapters_are_trained_resumed_and_carried_by_the_bundle(corpus: Path, tm
         if step == 9:
             raise Killed
 
-    seen: list[Epoch] = []
+    seen: list[EpochResult] = []
     run(corpus, tmp_path / "whole", parse(tables), report=seen.append)
     assert seen[-1].loss < 0.5 * seen[0].loss
     with pytest.raises(Killed):
@@ -523,7 +524,7 @@ def test_adapters_are_trained_resumed_and_carried_by_the_bundle(corpus: Path, tm
     assert kept == {name for name in first if name.startswith("encoder.")}
     found = bundle.find(tmp_path / "whole")
     assert found.config["encoder"]["args"]["adapters"] == {"bottleneck": 8, "kind": "houlsby"}
-    made = Design(parse(tables)).build(["0", "1"], None, 1)
+    made = ModelBuilder(parse(tables)).build(["0", "1"], None, 1)
     made.load_state_dict(whole)
     sound = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
     with torch.inference_mode():
@@ -536,7 +537,7 @@ def test_adapters_are_trained_resumed_and_carried_by_the_bundle(corpus: Path, tm
         name for name in whole if "adapter" in name
     }
     with pytest.raises(KnnError, match="adapters of its own, other than those"):
-        Design(parse(again | {"tuning": {"adapters": {"bottleneck": 4}}}))
+        ModelBuilder(parse(again | {"tuning": {"adapters": {"bottleneck": 4}}}))
     runner = CliRunner()
     done = runner.invoke(
         app, ["embed", str(corpus), "--model", str(tmp_path / "whole"), "--no-vad", "-o", str(tmp_path / "e.h5")]
@@ -572,11 +573,11 @@ import os, sys, torch
 from pathlib import Path
 from knn_cli.training import trainer as training
 from knn_cli.training.recipe_reader import read
-kept, seen = training.assess, []
-def assess(network, *rest):
+kept, seen = training.evaluate_held_out, []
+def evaluate_held_out(network, *rest):
     seen.append({name: value.clone() for name, value in network.state_dict().items()})
     return kept(network, *rest)
-training.assess = assess
+training.evaluate_held_out = evaluate_held_out
 training.train(sys.argv[1], sys.argv[2], read(sys.argv[3]), device="cpu", use_vad=False)
 torch.save(seen, Path(sys.argv[2]).with_name(os.environ["RANK"] + ".pt"))
 """)
@@ -689,9 +690,9 @@ def test_the_command_that_was_asked_to_stop_has_a_code_of_its_own(
 
     def ask(*args: Any) -> tuple[float, float]:
         os.kill(os.getpid(), signal.SIGUSR1)
-        return assess(*args)
+        return evaluate_held_out(*args)
 
-    monkeypatch.setattr(trainer, "assess", ask)
+    monkeypatch.setattr(trainer, "evaluate_held_out", ask)
     command = ["train", str(corpus), "--recipe", str(recipe), "-o", str(tmp_path / "mine"), "--device", "cpu"]
     stopped = CliRunner().invoke(app, command)
     assert stopped.exit_code == 75 and "asked to stop after step 6" in stopped.stderr
@@ -709,21 +710,24 @@ def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, exampl
 
 
 def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path: Path) -> None:
-    from knn_cli.training.checkpoints import Snapshots
+    from knn_cli.training.checkpoints import TrainingFolder
 
     folder = tmp_path / "mine.training"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years")
     for force in (False, True):
         with pytest.raises(KnnError, match=r"holds thesis\.txt"):
-            Snapshots(tmp_path / "mine", {"seed": 0}, force=force)
+            TrainingFolder(tmp_path / "mine").prepare({"seed": 0}, force=force)
     assert (folder / "thesis.txt").exists()
 
 
 def test_force_begins_again_after_a_damaged_checkpoint(tmp_path: Path) -> None:
-    from knn_cli.training.checkpoints import Snapshots
+    from knn_cli.training.checkpoints import TrainingFolder
 
-    first = Snapshots(tmp_path / "mine", {"seed": 0})
-    first.last.write_bytes(b"half a checkpoint")
-    assert Snapshots(tmp_path / "mine", {"seed": 0}).last.is_file()
-    assert not Snapshots(tmp_path / "mine", {"seed": 0}, force=True).last.is_file()
+    folder = TrainingFolder(tmp_path / "mine")
+    folder.prepare({"seed": 0})
+    folder.last.write_bytes(b"half a checkpoint")
+    folder.prepare({"seed": 0})
+    assert folder.last.is_file()
+    folder.prepare({"seed": 0}, force=True)
+    assert not folder.last.is_file()

@@ -1,0 +1,79 @@
+"""The moving average and the schedules that come from torch, against the rules written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from knn_cli.networks.network import Network
+from knn_cli.training.model_builder import ModelBuilder
+from knn_cli.training.optimization import (
+    average_weights,
+    build_optimizer,
+    learning_rate_factor,
+    restart_average,
+    schedule_learning_rates,
+)
+from knn_cli.training.recipe import Recipe
+from knn_cli.training.recipe_reader import parse
+
+
+def recipe() -> Recipe:
+    return parse(
+        {
+            "encoder": {"name": "resnet", "depth": 18, "width": 4, "bins": 16},
+            "pooling": {"name": "resnet"},
+            "head": {"name": "softmax"},
+            "optimizer": {"rate": 0.03, "encoder_rate": 0.007},
+            "schedule": {"epochs": 3, "warmup": 1.0, "final_rate": 0.001},
+        }
+    )
+
+
+def network() -> Network:
+    return ModelBuilder(recipe()).build(["a", "b"], None, 1)
+
+
+@torch.no_grad()
+def change(model: nn.Module, step: int) -> None:
+    """Other weights and statistics, batch norms' counters among them."""
+    for number, value in enumerate(model.state_dict().values()):
+        value.add_(0.1 * (number % 7) - 0.3 if value.is_floating_point() else step + 1)
+
+
+def test_the_moving_average_is_the_rule_written_out_bit_for_bit() -> None:
+    model, decay = network(), 0.9
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    averaged = average_weights(model, decay)
+    for step in range(120):
+        change(model, step)
+        averaged.update_parameters(model)
+        now = min(decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value, 1 - now)
+            else:
+                expected[name].copy_(value)
+        if step == 50:  # as an interrupted training does
+            state = {name: value.clone() for name, value in averaged.module.state_dict().items()}
+            averaged = average_weights(network(), decay)
+            restart_average(averaged, state, step + 1)
+        state = averaged.module.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in expected.items()), step
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_rates_follow_the_schedule_from_any_step(first: int) -> None:
+    mine = recipe()
+    optimizer = build_optimizer(network(), mine.optimizer)
+    bases = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    scheduler = schedule_learning_rates(optimizer, mine, 5, first)
+    assert {0.03, 0.007} == set(bases)
+    for step in range(first, 15):
+        factor = learning_rate_factor(mine.schedule, 0.03, step, 5)
+        assert [group["lr"] for group in optimizer.param_groups] == [base * factor for base in bases]
+        optimizer.step()
+        scheduler.step()
