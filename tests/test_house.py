@@ -116,7 +116,7 @@ def functions(module: str) -> Iterator[tuple[str, ast.FunctionDef]]:
 
     def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
         for child in ast.iter_child_nodes(node):
-            name = prefix + getattr(child, "name", "")
+            name = prefix + (getattr(child, "name", None) or "")
             if isinstance(child, ast.FunctionDef):
                 yield name, child
             if isinstance(child, (ast.FunctionDef, ast.ClassDef)):

@@ -104,14 +104,15 @@ def evaluate(
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
     from knn_cli.recognition.classifier import Classifier
-    from knn_cli.reports import evaluation_report, test_sets
+    from knn_cli.reports import test_sets
+    from knn_cli.reports.report import check_report_folder
 
     refuse_without(ctx, {"part": ("split",), "force": ("report",)})
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
     read = [*sources, *([split] if split else [])]
     check_text_output(out, read)
     if report is not None:
-        evaluation_report.check(report, sources=read, force=force)
+        check_report_folder(report, sources=read, force=force)
         if out is not None and report.resolve() in out.resolve().parents:
             raise KnnError(f"{out} is in the folder of the report, which is written whole.", "Name another file.")
     classifiers = [

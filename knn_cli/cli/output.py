@@ -22,7 +22,7 @@ from knn_cli.evaluation.open_set import UNKNOWN, best_llr
 from knn_cli.formats.span_formats import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
-from knn_cli.reports.tables import FIGURES
+from knn_cli.reports.tables import METRICS
 from knn_cli.store.embedding_files import write_text
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
             continue
         stream.write(f"{model.name}: {model.counts}\n")
         for name, figure in model.evaluation.metrics.items():
-            stream.write(f"  {name:<22}{_with_interval(figure, FIGURES[name][1] if name in FIGURES else False)}\n")
+            stream.write(f"  {name:<22}{_with_interval(figure, name in METRICS and METRICS[name].is_share)}\n")
         if model.evaluation.groups is not None:
             by_group = model.evaluation.groups.metrics["accuracy"]
             stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")

@@ -28,8 +28,10 @@ from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
 from knn_cli.recognition.split_file import Split, read_split
 from knn_cli.recognition.train_classifier import fitted_hash
 from knn_cli.recognition.trials import Trials
-from knn_cli.reports import evaluation_report
-from knn_cli.reports.tables import Named, counted, prior_words, unlike
+from knn_cli.reports.contents import ReportContents
+from knn_cli.reports.notes import different_labels_note, priors_note
+from knn_cli.reports.report import write_report
+from knn_cli.reports.tables import NamedEvaluation, counted
 from knn_cli.store import hdf5
 from knn_cli.store.hdf5 import Store
 
@@ -52,7 +54,7 @@ class Tested:
     level   : of the labels that were tried
     """
 
-    models: tuple[Named, ...]
+    models: tuple[NamedEvaluation, ...]
     curves: dict[str, tuple[DurationPoint, ...]]
     rows: EmbeddingSet
     missing: tuple[str, ...]
@@ -118,11 +120,11 @@ def test(
             raise KnnError(f"No row is on the side {part!r} of the split.", "Is it the split of another store?")
         if progress is not None:
             progress(number + 1, len(makers))
-    named: list[Named] = []
+    named: list[NamedEvaluation] = []
     curves: dict[str, tuple[DurationPoint, ...]] = {}
     missing: list[str] = []
     for name, model, weight, tables in zip(names, models, weights, scored, strict=True):
-        found = Named(
+        found = NamedEvaluation(
             name,
             evaluate(ScoreTable.concatenate(tables), bootstrap=draws, priors=weight),
         )
@@ -138,7 +140,7 @@ def test(
                     f"No recording has more than {counted(len(curves[name]), 'segment')}: the curve ends there."
                 )
         missing += [f"{name}: {one}" if len(models) > 1 else one for one in notes]
-    missing += [words for words in (unlike(named), *map(prior_words, named)) if words]
+    missing += [words for words in (different_labels_note(named), *map(priors_note, named)) if words]
     of = "" if made is None else f"{part!r} of a split: {_rule(made)}"
     titles = zip(sources, _apart([source.name for source in sources]), strict=True)
     cards = {f"Data: {title}": data[source].card(source, level, of) for source, title in titles}
@@ -234,7 +236,7 @@ def _scorer(model: Classifier) -> duration_curve.SegmentScorer:
     return lambda rows, seconds: model.score(rows, seconds=seconds)
 
 
-def _seen(found: Named, model: Classifier, on_side: bool) -> Iterator[str]:
+def _seen(found: NamedEvaluation, model: Classifier, on_side: bool) -> Iterator[str]:
     """Whether tested rows are of recordings that the model was fitted on, which flatters its figures."""
     names = found.evaluation.table.name
     if "fitted" not in model.meta:  # of an older knn, or of more recordings than are noted
@@ -253,7 +255,7 @@ def _seen(found: Named, model: Classifier, on_side: bool) -> Iterator[str]:
         )
 
 
-def _left_out(model: Named) -> Iterator[str]:
+def _left_out(model: NamedEvaluation) -> Iterator[str]:
     found = model.evaluation
     if found.absent:
         yield f"No test row is of {', '.join(found.absent)}: left out of every mean."
@@ -270,8 +272,7 @@ def write(folder: Path, tested: Tested, *, command: str, force: bool = False) ->
     """The report of `tested` as a folder; the path of its page."""
     with ExitStack() as stack:
         opened = [stack.enter_context(Store(source)) for source in tested.sources]
-        return evaluation_report.write(
-            folder,
+        contents = ReportContents(
             tested.models,
             curves=tested.curves,
             embeddings=tested.rows,
@@ -281,9 +282,8 @@ def write(folder: Path, tested: Tested, *, command: str, force: bool = False) ->
             command=command,
             version=f"knn {__version__}",
             date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-            sources=tested.sources,
-            force=force,
         )
+        return write_report(contents, folder, sources=tested.sources, force=force)
 
 
 def _clips(stores: Sequence[Store]) -> Callable[[str, float, float], bytes | None]:

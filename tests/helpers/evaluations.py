@@ -15,7 +15,7 @@ from knn_cli.evaluation.results import (
     OpenSetMetrics,
     Reliability,
 )
-from knn_cli.reports.tables import Named
+from knn_cli.reports.tables import NamedEvaluation
 
 
 def scores(
@@ -112,8 +112,10 @@ def evaluation(table: ScoreTable, *, out_of_set: dict[str, int] | None = None, u
     )
 
 
-def named(name: str = "voice", labels: tuple[str, ...] = ("a", "b", "c"), rows: int = 60, **options: object) -> Named:
-    return Named(name, evaluation(scores(labels, rows, **options)))  # type: ignore[arg-type]
+def named(
+    name: str = "voice", labels: tuple[str, ...] = ("a", "b", "c"), rows: int = 60, **options: object
+) -> NamedEvaluation:
+    return NamedEvaluation(name, evaluation(scores(labels, rows, **options)))  # type: ignore[arg-type]
 
 
 def curve(best: float = 0.95) -> tuple[DurationPoint, ...]:

@@ -6,7 +6,7 @@ const turns = data.turns.map(([start, end, speaker, confidence], place) => ({sta
 const names = [...data.speakers];  // as edited; turns keep the place of their first speaker
 const audio = $("audio"), scroller = $("scroller"), canvas = $("canvas"), overview = $("overview");
 const peaks = Int8Array.from(atob(data.peaks), letter => letter.charCodeAt(0));
-const WAVE = 96, AXIS = 22, LANE = 26, ROW = 34, MOST = 400;  // pixels; the last: of a second
+const WAVE = 96, AXIS = 22, LANE = 26, ROW = 34, MAX_ZOOM = 400;  // pixels; the last: pixels per second
 const media = matchMedia("(prefers-color-scheme: dark)");
 let zoom = 1, touched = false;  // pixels of a second; whether the user has zoomed
 
@@ -137,7 +137,7 @@ const width = () => scroller.clientWidth;
 const least = () => width() / Math.max(data.seconds, 0.01);
 function resize() {
   if (!touched) zoom = least();
-  zoom = clamp(zoom, least(), Math.max(MOST, least()));
+  zoom = clamp(zoom, least(), Math.max(MAX_ZOOM, least()));
   const height = WAVE + AXIS + lanes.length * LANE + 4;
   $("wide").style.width = Math.max(width(), data.seconds * zoom) + "px";
   $("wide").style.height = height + "px";
@@ -156,7 +156,7 @@ function fit(one, wide, high) {
 function scale(factor, at = width() / 2) {  // the time at this pixel stays where it is
   const time = (scroller.scrollLeft + at) / zoom;
   touched = true;
-  zoom = clamp(zoom * factor, least(), Math.max(MOST, least()));
+  zoom = clamp(zoom * factor, least(), Math.max(MAX_ZOOM, least()));
   if (zoom === least()) touched = false;
   resize();
   scroller.scrollLeft = time * zoom - at;

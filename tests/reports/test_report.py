@@ -19,8 +19,12 @@ import soundfile
 from knn_cli.core.errors import KnnError
 from knn_cli.evaluation.evaluate import evaluate
 from knn_cli.formats.drawing import Plot, render
-from knn_cli.reports import evaluation_report, page
-from knn_cli.reports.tables import Error, prior_words, unlike, worst_errors
+from knn_cli.reports import report
+from knn_cli.reports.contents import ReportContents
+from knn_cli.reports.html_page import render_page
+from knn_cli.reports.notes import different_labels_note, priors_note
+from knn_cli.reports.report import check_report_folder, write_report
+from knn_cli.reports.tables import Error, worst_errors
 from tests.helpers import browser as chromium
 from tests.helpers import evaluations
 
@@ -55,11 +59,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             LABELS, 90, quality=quality, groups=groups, skip=("absent",), recording="rec{:03d} <b>.wav"
         )
         found = evaluations.evaluation(table, out_of_set={"kat": 7, VILE + "2": 3}, unlabelled=4)
-        models.append(evaluations.Named(name, found))
+        models.append(evaluations.NamedEvaluation(name, found))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(evaluation_report, "render", drawn_or_not)
-        made = evaluation_report.write(
-            folder,
+        patched.setattr(report, "render", drawn_or_not)
+        contents = ReportContents(
             models,
             curves={"voice@1 $": evaluations.curve(), VILE: evaluations.curve(0.98)},
             embeddings=evaluations.embeddings(models[0].evaluation.table),
@@ -69,6 +72,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             version="9.9",
             date="2026-11-23",
         )
+        made = write_report(contents, folder)
     assert made == folder / "report.html"
     return folder
 
@@ -186,7 +190,7 @@ def test_worst_errors_come_first_one_a_recording() -> None:
     assert gaps[0] == pytest.approx(brute.max())
     assert gaps == sorted(gaps, reverse=True)
     assert len({one.name for one in found}) == 5
-    assert all(one.truth != one.said for one in found)
+    assert all(one.truth != one.predicted for one in found)
 
 
 def test_page_says_what_calls_a_row_unknown() -> None:
@@ -199,7 +203,7 @@ def test_page_says_what_calls_a_row_unknown() -> None:
     none = replace(plain, open_set=replace(plain.open_set, threshold=math.nan))
     said = []
     for found in (limited, free, none):
-        text = Reader(page.page([evaluations.Named("m", found)], [])).text
+        text = Reader(render_page(ReportContents([evaluations.NamedEvaluation("m", found)]))).text
         said.append(text[text.index("Labels outside the model", 400) :][:400])
     assert "below the threshold on its largest detection log-likelihood ratio, or where the label unknown" in said[0]
     assert "No threshold: a row is called unknown where the label unknown is the likeliest." in said[1]
@@ -211,17 +215,17 @@ def test_page_says_what_was_likely_before() -> None:
     table = evaluations.scores(("deu", "fra", VILE), 30)
     found = evaluate(table, bootstrap=0, priors={"fra": 2})
     words = f"m: labels are as likely before as fra 50\u00a0%, deu 25\u00a0%, {VILE} 25\u00a0%. Answers"
-    assert words in Reader(page.page([evaluations.Named("m", found)], [])).text
+    assert words in Reader(render_page(ReportContents([evaluations.NamedEvaluation("m", found)]))).text
     many = evaluate(evaluations.scores(tuple(map(str, range(14))), 140), bootstrap=0, priors={"7": 4})
-    assert "7 23.5\u00a0%, 0 5.88\u00a0%" in prior_words(evaluations.Named("m", many))
-    assert ", 11 5.88\u00a0% and 2 others. " in prior_words(evaluations.Named("m", many))
-    assert prior_words(evaluations.named()) == ""
+    assert "7 23.5\u00a0%, 0 5.88\u00a0%" in priors_note(evaluations.NamedEvaluation("m", many))
+    assert ", 11 5.88\u00a0% and 2 others. " in priors_note(evaluations.NamedEvaluation("m", many))
+    assert priors_note(evaluations.named()) == ""
 
 
 def test_page_warns_of_models_that_know_different_labels() -> None:
     one, two = evaluations.named("one"), evaluations.named("two", ("a", "b"))
-    assert "cannot be compared as they stand" in Reader(page.page([one, two], [])).text
-    assert "cannot be compared" not in page.page([one, evaluations.named("two")], [])
+    assert "cannot be compared as they stand" in Reader(render_page(ReportContents([one, two]))).text
+    assert "cannot be compared" not in render_page(ReportContents([one, evaluations.named("two")]))
 
 
 def test_clips_are_asked_for_sparingly() -> None:
@@ -233,22 +237,22 @@ def test_clips_are_asked_for_sparingly() -> None:
 
     errors = [Error("m", "gone", 0, 1, "a", "b", 3.0, 0.9), Error("m", "all", math.nan, math.nan, "a", "b", 2.0, 0.8)]
     errors += [Error("m", f"r{n}", 5, 65, "a", "b", 1.0, 0.7) for n in range(5)]
-    text = page.page([evaluations.named()], [], errors=errors, clip=clip, most_clips=3)
+    text = render_page(ReportContents([evaluations.named()], clip=clip, max_clips=3), errors=errors)
     assert asked == [("gone", 0, 1), ("all", 0, 10), ("r0", 5, 15), ("r1", 5, 15)]
     assert text.count("<audio") == 3
 
 
 def test_only_a_report_of_ours_is_replaced_and_only_with_force(written: Path, tmp_path: Path) -> None:
     with pytest.raises(KnnError, match="exists already"):
-        evaluation_report.check(written)
-    evaluation_report.check(written, force=True)
+        check_report_folder(written)
+    check_report_folder(written, force=True)
     mine = tmp_path / "project"
     (mine / "data").mkdir(parents=True)
     (mine / "data" / "labels.tsv").write_text("mine")
     with pytest.raises(KnnError, match=r"no evaluation report: it holds data/labels\.tsv"):
-        evaluation_report.check(mine, force=True)
+        check_report_folder(mine, force=True)
     with pytest.raises(KnnError, match="one of the sources"):
-        evaluation_report.check(mine, sources=[mine / "data" / "labels.tsv"], force=True)
+        check_report_folder(mine, sources=[mine / "data" / "labels.tsv"], force=True)
     (mine / "data" / "labels.tsv").unlink()
 
 
@@ -257,32 +261,32 @@ def test_a_note_beside_a_report_keeps_it(written: Path) -> None:
     note.write_text("mine")
     try:
         with pytest.raises(KnnError, match=r"figures/note\.txt"):
-            evaluation_report.check(written, force=True)
+            check_report_folder(written, force=True)
     finally:
         note.unlink()
 
 
 def test_nothing_is_left_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_report, "plots", lambda *_: [])
+    monkeypatch.setattr(report, "evaluation_figures", lambda *_: [])
     with pytest.raises(ValueError, match="FLAC or WAV"):
-        evaluation_report.write(tmp_path / "x", [evaluations.named(quality=0.0)], clip=lambda *_: b"mp3?")
+        write_report(ReportContents([evaluations.named(quality=0.0)], clip=lambda *_: b"mp3?"), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_list_of_a_report_holds_priors_and_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_report, "plots", lambda *_: [])
+    monkeypatch.setattr(report, "evaluation_figures", lambda *_: [])
     table = evaluations.scores(("a", "b"), 20)
-    models = [evaluations.Named("m", evaluate(table, bootstrap=0, priors={"b": 3})), evaluations.named("all")]
-    evaluation_report.write(tmp_path / "x", models)
+    models = [evaluations.NamedEvaluation("m", evaluate(table, bootstrap=0, priors={"b": 3})), evaluations.named("all")]
+    write_report(ReportContents(models), tmp_path / "x")
     told = json.loads((tmp_path / "x" / "data" / "report.json").read_text(encoding="utf-8"))
     assert [one["priors"] for one in told["models"]] == [{"a": 0.25, "b": 0.75}, None]
-    assert told["notes"] == [unlike(models)] != [""]
+    assert told["notes"] == [different_labels_note(models)] != [""]
 
 
 def test_report_is_replaced_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_report, "plots", lambda *_: [])
+    monkeypatch.setattr(report, "evaluation_figures", lambda *_: [])
     for date in ("first", "second"):
-        made = evaluation_report.write(tmp_path / "x", [evaluations.named()], date=date, force=True)
+        made = write_report(ReportContents([evaluations.named()], date=date), tmp_path / "x", force=True)
         assert date in made.read_text(encoding="utf-8")
     assert [one.name for one in tmp_path.iterdir()] == ["x"]
 
