@@ -57,7 +57,7 @@ def classify(
     out: TextOption = None,
     as_json: JsonOption = False,
     top: Annotated[
-        int, valued("--top", metavar="N", min=1, panel=OUTPUT, help="Number of labels to show, best first.")
+        int, valued("--top", metavar="N", min=1, panel=OUTPUT, help="Show this many labels, best first.")
     ] = 3,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,

@@ -54,11 +54,11 @@ def convert(
     ] = False,
     config: Annotated[
         Path | None,
-        valued("--config", metavar="FILE", panel=INPUT, help="YAML file of the training that wrote the checkpoint."),
+        valued("--config", metavar="FILE", panel=INPUT, help="Read the settings of a checkpoint from this YAML."),
     ] = None,
     rate: Annotated[
         int,
-        valued("--rate", metavar="HZ", min=4000, max=192000, panel=OUTPUT, help="Sampling rate of an audio store."),
+        valued("--rate", metavar="HZ", min=4000, max=192000, panel=OUTPUT, help="Store audio at this sampling rate."),
     ] = 16000,
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Quantise the weights of an .onnx file.")] = False,
     force: ForceOption = False,

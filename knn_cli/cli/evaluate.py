@@ -67,7 +67,7 @@ def evaluate(
             metavar="MODEL",
             panel=MODEL,
             autocompletion=complete_models,
-            help="Another model on the same rows; repeat it for several.",
+            help="Evaluate this model too; repeatable.",
         ),
     ] = None,
     device: DeviceOption = Device.auto,
@@ -75,7 +75,7 @@ def evaluate(
     priors: PriorsOption = "",
     split: SplitOption = None,
     part: Annotated[
-        str, valued("--part", metavar="NAME", panel=SAMPLING, help="Side or fold of the split to evaluate.")
+        str, valued("--part", metavar="NAME", panel=SAMPLING, help="Evaluate this side or fold of the split.")
     ] = "test",
     curve: Annotated[
         int,
@@ -84,14 +84,12 @@ def evaluate(
             metavar="N",
             min=0,
             panel=FIGURES,
-            help="Also average 1 to N segments of each recording: figures by length.",
+            help="Also average 1 to N segments of each recording.",
         ),
     ] = 0,
     draws: Annotated[
         int,
-        valued(
-            "--draws", metavar="N", min=0, panel=FIGURES, help="Bootstrap draws of recordings; 0 leaves intervals out."
-        ),
+        valued("--draws", metavar="N", min=0, panel=FIGURES, help="Draw this many bootstrap samples of recordings."),
     ] = 1000,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -211,7 +211,7 @@ def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | N
     lines = [] if formats is None else [f"Formats: {', '.join(format.value for format in formats)}."]
     if settings is not None:
         lines.append(f"Settings for --set: {_described(settings)}.")
-    return "\n".join([*lines, "Examples:", *(f"  {example}" for example in examples)])
+    return "\n".join([*lines, "Examples:", *examples])
 
 
 def _described(settings: type) -> str:

@@ -79,23 +79,23 @@ def split(
             "--kind",
             metavar="KIND",
             panel=SAMPLING,
-            help="held-out (one test side), folds, leave-one-out (each unit is a fold), or quartiles (by length).",
+            help="Draw held-out (one test side), folds, leave-one-out, or quartiles (by length).",
         ),
     ] = SplitKind.held_out,
     units: UnitsOption = None,
     held_out: HeldOutOption = None,
-    folds: Annotated[int, valued("--folds", metavar="N", panel=SAMPLING, help="Number of folds.")] = 5,
+    folds: Annotated[int, valued("--folds", metavar="N", panel=SAMPLING, help="Draw this many folds.")] = 5,
     number: Annotated[
         int | None,
         valued(
             "--number",
             metavar="N",
             panel=SAMPLING,
-            help="Recordings per class of medium length, for quartiles.",
+            help="Take this many recordings per class, of medium length.",
         ),
     ] = None,
     side: Annotated[
-        Side, valued("--side", metavar="SIDE", panel=SAMPLING, help="Side of those recordings: train or test.")
+        Side, valued("--side", metavar="SIDE", panel=SAMPLING, help="Put those recordings on train or test.")
     ] = Side.train,
     seed: SeedOption = 0,
     quiet: QuietOption = False,

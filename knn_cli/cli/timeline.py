@@ -64,9 +64,7 @@ def timeline(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
     turns: Annotated[
         Path | None,
-        valued(
-            "--turns", metavar="FILE", panel=INPUT, help="RTTM file of speaker turns; each speaker is labelled too."
-        ),
+        valued("--turns", metavar="FILE", panel=INPUT, help="Label the speaker turns in this RTTM file."),
     ] = None,
     channel: ChannelOption = "mix",
     no_vad: NoVadOption = False,
@@ -79,14 +77,14 @@ def timeline(
     batch_seconds: BatchOption = 120.0,
     open_set: OpenSetOption = False,
     window: Annotated[
-        float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Length of the windows that are scored.")
+        float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
     ] = 3.0,
     step: Annotated[
-        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Time from one window to the next.")
+        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every so many seconds.")
     ] = 1.0,
     switch: Annotated[
         float,
-        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="That the label changes within a second."),
+        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Expect a change of label within a second."),
     ] = 0.1,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -57,7 +57,7 @@ def verify(
             "--scorer",
             metavar="SCORER",
             panel=SCORING,
-            help="cosine, plda, or auto: the model's PLDA where it has one, else cosine.",
+            help="Score by cosine, plda, or auto: by PLDA where the model has one.",
         ),
     ] = TrialScoring.auto,
     cohort: Annotated[
@@ -66,14 +66,12 @@ def verify(
             "--cohort",
             metavar="STORE",
             panel=SCORING,
-            help="Embeddings of other speakers; cosines are taken after their mean is subtracted.",
+            help="Subtract the mean of these embeddings of other speakers.",
         ),
     ] = None,
     as_norm: Annotated[
         int | None,
-        valued(
-            "--as-norm", metavar="N", panel=SCORING, help="Normalise by the N best scores against the cohort (AS-norm)."
-        ),
+        valued("--as-norm", metavar="N", panel=SCORING, help="Normalise by the N best scores against the cohort."),
     ] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
