@@ -1,7 +1,7 @@
-"""The only door for sound: any file in, float32 mono at the asked rate out, whole or block by block.
+"""Reading sound: audio files to float32 mono at a given rate, whole or block by block.
 
-libsndfile decodes WAV, FLAC, OGG/Opus, MP3 and their kin; what it does not know goes through `ffmpeg` where that is
-installed. Both doors stream, so a file of any length costs the memory of one block.
+libsndfile decodes WAV, FLAC, OGG/Opus, MP3 and similar formats; other formats go through `ffmpeg` if it is installed.
+Both stream, so that a file of any length needs the memory of one block only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from knn_cli.core.values import Floats, Waveform
 if TYPE_CHECKING:
     from pyannote.core import Segment
 
-RATE = 16_000  # samples a second, what every shipped model hears
+RATE = 16_000  # samples per second of every shipped model
 BLOCK_SECONDS = 60.0
 NATIVE_SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
@@ -36,12 +36,12 @@ NATIVE_SUFFIXES = frozenset(
 FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split())
 SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
 
-_TRUNCATION_SECONDS = 0.1  # a header may promise this much more than there is before we call a file cut short
+_TRUNCATION_SECONDS = 0.1  # a file that lacks no more than this of what its header promises is not cut short
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says, or, where ffmpeg reads it, what decoding it found."""
+    """Properties of an audio file: from its header or, if only ffmpeg reads it, from decoding it."""
 
     path: Path
     rate: int
@@ -51,7 +51,7 @@ class AudioInfo:
 
 
 def find(root: Path) -> list[Path]:
-    """Audio files below a folder, by suffix, sorted by path; hidden files and folders are left out."""
+    """Return the audio files below a folder, by suffix, sorted by path; hidden files and folders are left out."""
     return sorted(
         path
         for path in root.rglob("*")
@@ -62,7 +62,7 @@ def find(root: Path) -> list[Path]:
 
 
 def info(path: Path | str) -> AudioInfo:
-    """Read the header only. Raises AudioError for what is not audio."""
+    """Read the header of an audio file. AudioError for a file that is not audio."""
     path = existing_file(path)
     try:
         with open_native(path) as file:
@@ -78,13 +78,33 @@ def info(path: Path | str) -> AudioInfo:
 
 
 def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
-    """The whole recording.
+    """Read a whole recording.
 
-    rate    : samples a second of what is returned
-    channel : "mix" (mean of all), "left", "right" or a number from 1
+    Parameters
+    ----------
+    path : path
+    rate : int
+        Samples per second of the result.
+    channel : str
+        "mix" (the mean of all), "left", "right", or a number from 1.
 
-    Returns a Waveform with (S,) float32 samples, nominally in [-1, 1].
-    Raises AudioError: missing, empty, not audio, no samples, NaN or infinite samples, cut short, no such channel.
+    Returns
+    -------
+    Waveform
+        Mono, (S,) float32 samples, nominally in [-1, 1].
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, empty, not audio or cut short, if it holds no samples or NaN or infinite ones, or if it
+        lacks the channel.
+
+    Examples
+    --------
+    >>> from knn_cli import read_audio
+    >>> meeting = read_audio("meeting.flac")
+    >>> meeting.rate, meeting.samples.dtype.name
+    (16000, 'float32')
     """
     return Waveform(np.concatenate([block.samples for block in blocks(path, rate=rate, channel=channel)]), rate)
 
@@ -92,9 +112,9 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
 def blocks(
     path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float | None = None
 ) -> Iterator[Waveform]:
-    """The recording as consecutive blocks of `seconds` (a minute), the last maybe shorter; else as `read`.
+    """Yield a recording as consecutive blocks of `seconds` (a minute), of which the last may be shorter; see `read`.
 
-    Joined, the blocks are `read`'s samples exactly, whatever their length: one resampler runs through them all.
+    Joined, the blocks are exactly the samples of `read`, whatever their length: one resampler runs through them all.
     """
     path = existing_file(path)
     size = max(1, round((seconds or BLOCK_SECONDS) * rate))
@@ -107,12 +127,20 @@ def blocks(
 
 
 def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix") -> Iterator[Floats]:
-    """(S,) float32 samples of each span of a recording, in one pass and the memory of the longest span and a block.
+    """Yield (S,) float32 samples of each span of a recording, in one pass.
 
-    spans : pyannote.core Segments in seconds, sorted by start; they may overlap; what lies past the end is left out
+    The longest span and a block are in memory.
+
+    Parameters
+    ----------
+    path : path
+    spans : iterable of pyannote.core.Segment
+        Seconds, sorted by start; they may overlap. What lies past the end of the recording is left out.
+    rate, channel
+        See `read`.
     """
     stream = blocks(path, rate=rate, channel=channel)
-    held, first = np.zeros(0, dtype=np.float32), 0  # samples in hand, index of the first of them
+    held, first = np.zeros(0, dtype=np.float32), 0  # buffered samples, index of the first of them
     with closing(stream):  # type: ignore[type-var]
         for span in spans:
             start, stop = round(span.start * rate), round(span.end * rate)
@@ -127,7 +155,7 @@ def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, chann
 
 
 def encode_flac(samples: Floats, rate: int) -> bytes:
-    """16-bit FLAC bytes of (S,) float32 samples; values beyond [-1, 1] are clipped."""
+    """Return 16-bit FLAC bytes of (S,) float32 samples; values beyond [-1, 1] are clipped."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -136,7 +164,7 @@ def encode_flac(samples: Floats, rate: int) -> bytes:
 
 
 def decode_flac(data: bytes) -> Floats:
-    """(S,) float32 samples of what `encode_flac` wrote."""
+    """Return the (S,) float32 samples of what `encode_flac` returned."""
     from io import BytesIO
 
     samples: Floats = soundfile.read(BytesIO(data), dtype="float32")[0]
@@ -144,7 +172,7 @@ def decode_flac(data: bytes) -> Floats:
 
 
 def existing_file(path: Path | str) -> Path:
-    """The path of a file that is there and holds something. AudioError for what is missing, empty or no file."""
+    """Return the path of a file that is not empty. AudioError if it is missing, empty or no regular file."""
     path = Path(path)
     if not path.exists():
         raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
@@ -158,7 +186,7 @@ def existing_file(path: Path | str) -> Path:
 
 
 def unreadable(path: Path) -> AudioError:
-    """What is said of a file that neither libsndfile nor ffmpeg reads."""
+    """Return the error for a file that neither libsndfile nor ffmpeg reads."""
     missing = shutil.which("ffmpeg") is None
     other = "install ffmpeg for other formats" if missing else "ffmpeg could not read it either"
     return AudioError(
@@ -167,7 +195,7 @@ def unreadable(path: Path) -> AudioError:
 
 
 def channel_index(channel: str) -> int | None:
-    """Index of the channel that a name asks for, None for the mix. Raises AudioError for another name."""
+    """Return the index of the channel that a name asks for, None for the mix. AudioError for an unknown name."""
     if channel == "mix":
         return None
     number = {"left": "1", "right": "2"}.get(channel, channel)
@@ -184,7 +212,7 @@ def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
         count = frames.shape[1]
         if pick is not None and pick >= count:
             plural = "s" * (count > 1)
-            raise AudioError(f"{path} has {count} channel{plural}, not channel {pick + 1}.", "Try --channel mix.")
+            raise AudioError(f"{path} has {count} channel{plural}, not channel {pick + 1}.", 'Try `channel="mix"`.')
         samples = frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
         if not np.isfinite(samples).all():
             raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
@@ -219,16 +247,16 @@ def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
 
 
 def open_native(path: Path) -> soundfile.SoundFile:
-    """The file in libsndfile's hands. LibsndfileError for what it does not read."""
-    # Bytes, since a name need not be text; libsndfile on Windows wants text.
+    """Open a file with libsndfile. LibsndfileError for a file that it does not read."""
+    # As bytes, since a name need not be valid text; libsndfile on Windows wants text.
     return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
 
 
 def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
-    """AudioError when less was decoded than the header promises, or when an Ogg stream lacks its last page."""
-    if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, and says so in its log only
+    """Refuse a file with less sound than its header promises, or an Ogg stream without its last page: AudioError."""
+    if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, which only its log shows
         note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
-        if note and int(note[1]) < 0x7FFFF000:  # a streaming writer leaves the largest number there is
+        if note and int(note[1]) < 0x7FFFF000:  # streaming writers leave the largest possible number
             promised = promised * int(note[1]) // max(1, int(note[2]))
     if file.format in {"WAV", "FLAC", "MP3"}:
         # An MP3 counts its frames in a Xing header only (else libsndfile estimates); 2 % of it may be missing.
@@ -272,7 +300,7 @@ def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
     """(rate, (n, channels) float32) pieces from an ffmpeg process: Sun AU, since its header needs no seeking back."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn"]
     command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
-    with tempfile.TemporaryFile() as talk, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk) as process:
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
         assert process.stdout is not None
         try:
             head = process.stdout.read(24)
@@ -283,11 +311,11 @@ def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
                 while data := process.stdout.read(size):
                     whole = len(data) // (4 * count) * (4 * count)
                     yield rate, np.frombuffer(data[:whole], dtype=">f4").astype(np.float32).reshape(-1, count)
-        except GeneratorExit:  # the reader has heard enough
+        except GeneratorExit:  # the caller needs no more
             process.kill()
             raise
         failed = process.wait() != 0  # below zero when a signal ended it
-        if failed or talk.seek(0, os.SEEK_END) > 0:
+        if failed or log.seek(0, os.SEEK_END) > 0:
             raise unreadable(path)
 
 

@@ -23,7 +23,7 @@ from knn_cli.formats.span_formats import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
 from knn_cli.reports.tables import METRICS
-from knn_cli.store.embedding_files import write_text
+from knn_cli.store.embedding_writers import write_text
 
 if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore

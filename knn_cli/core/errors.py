@@ -1,4 +1,4 @@
-"""What a user can do wrong. Every such mistake ends in one of these, never in a traceback."""
+"""Mistakes of users: each ends in one of these errors, never in a traceback."""
 
 from __future__ import annotations
 
@@ -6,9 +6,32 @@ from dataclasses import dataclass
 
 
 class KnnError(Exception):
-    """A mistake that the user can mend: one sentence that says what is wrong, one hint that says what to do."""
+    """A mistake that the user can correct.
 
-    code = 1  # what the command exits with
+    Parameters
+    ----------
+    message : str
+        One sentence that says what is wrong.
+    hint : str
+        One sentence that says what to do. Parameters of functions stand between backticks, as in "`force=True`"; the
+        command line puts its options in their place.
+
+    Attributes
+    ----------
+    code : int
+        Exit code of the command.
+
+    Examples
+    --------
+    >>> from knn_cli import KnnError, read_audio
+    >>> try:
+    ...     read_audio("no_such_file.wav")
+    ... except KnnError as error:
+    ...     print(error.message)
+    no_such_file.wav does not exist.
+    """
+
+    code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -20,15 +43,15 @@ class KnnError(Exception):
 
 
 class AudioError(KnnError):
-    """A recording that cannot be read, or holds nothing that can be used."""
+    """A recording that cannot be read, or that holds nothing usable."""
 
 
 class SilenceError(AudioError):
-    """A recording that reads well and holds no speech."""
+    """A recording that can be read but holds no speech."""
 
 
 class StoreError(KnnError):
-    """An HDF5 store (or another file of embeddings) that is not what the command needs."""
+    """An HDF5 store, or another file of embeddings, that is not what was asked for."""
 
 
 class BundleError(KnnError):
@@ -37,7 +60,7 @@ class BundleError(KnnError):
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that a command over many files could not do, and why; the others are done all the same."""
+    """A file that could not be processed, and why; the others of its command are processed all the same."""
 
     file: str
     error: KnnError

@@ -14,7 +14,7 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
-from knn_cli.store import embedding_files, hdf5
+from knn_cli.store import embedding_readers, hdf5
 from knn_cli.store.conversion import (
     LABEL_RULE,
     AudioStoreOptions,
@@ -148,7 +148,7 @@ def _convert_path(
         return _import_checkpoint(src, out, options, force)
     if options.config is not None:
         raise KnnError(f"{src} is no checkpoint.", "`config` is for checkpoints that a training wrote.")
-    if src.is_file() and src.suffix.lower() in embedding_files.READERS.names():
+    if src.is_file() and src.suffix.lower() in embedding_readers.READERS.names():
         return embeddings_to_store(src, out, force=force)
     if not src.is_dir():
         return recordings_to_store(src.parent, [PurePosixPath(src.name)], out, options, force=force, progress=progress)

@@ -14,7 +14,7 @@ from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.core.output_paths import check_folder, check_output
 from knn_cli.core.values import EmbeddingSet, Progress
-from knn_cli.store import embedding_files, hdf5, kaldi, labels
+from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi, labels
 from knn_cli.store.hdf5 import AudioRow, Store
 from knn_cli.store.writer import StoreWriter, check_free, source_stamp, write_store
 
@@ -191,7 +191,7 @@ def embeddings_to_store(src: Path, out: Path, *, recursive: bool = False, force:
     Parameters
     ----------
     src : Path
-        See `embedding_files.read_embeddings`.
+        See `embedding_readers.read_embeddings`.
     out : Path
         The store.
     recursive : bool
@@ -206,7 +206,7 @@ def embeddings_to_store(src: Path, out: Path, *, recursive: bool = False, force:
     """
     _check_suffix(out, "an embedding store")
     check_free(out, force)
-    embeddings = embedding_files.read_embeddings(src, recursive=recursive)
+    embeddings = embedding_readers.read_embeddings(src, recursive=recursive)
     write_store(out, embeddings, force=force)
     return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
 
@@ -219,7 +219,7 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
     src : Path
         A store; only Kaldi data directories take sound.
     out : Path
-        A store, a file with a suffix of `embedding_files.WRITERS`, or a folder.
+        A store, a file with a suffix of `embedding_writers.WRITERS`, or a folder.
     force : bool
         Replace an existing output.
 
@@ -228,8 +228,8 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
     KnnError
         If there is no such format, if it cannot hold the store, or if `out` cannot be written.
     """
-    if out.suffix.lower() not in {*hdf5.SUFFIXES, *embedding_files.WRITERS.names(), ""}:
-        known = ", ".join(sorted({*embedding_files.WRITERS.names(), ".h5"}))
+    if out.suffix.lower() not in {*hdf5.SUFFIXES, *embedding_writers.WRITERS.names(), ""}:
+        known = ", ".join(sorted({*embedding_writers.WRITERS.names(), ".h5"}))
         raise KnnError(f"{out} has no suffix that a store can be written to.", f"Known: {known}; a folder for Kaldi.")
     check_output(out, [src])
     kind = hdf5.kind_of(src)
@@ -238,13 +238,13 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
     if kind == "audio":
         hint = "Embed it first with `knn embed`, or name a folder without a suffix for a Kaldi data directory."
         raise StoreError(f"{src} holds audio, which cannot be written as {out.suffix}.", hint)
-    for path in embedding_files.outputs(out):
+    for path in embedding_writers.outputs(out):
         check_free(path, force)
     embeddings = hdf5.read(src)
     if out.suffix.lower() in hdf5.SUFFIXES:
         write_store(out, embeddings, force=force)
     else:
-        embedding_files.write_embeddings(out, embeddings)
+        embedding_writers.write_embeddings(out, embeddings)
     return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
 
 
@@ -257,7 +257,7 @@ def _kaldi_folder(src: Path, out: Path, force: bool) -> Conversion:
         # Kaldi sorts utterances and speakers in parallel, so an utterance begins with its speaker.
         pairs = zip(speakers, rows.name.tolist(), strict=True)
         named = [name if speaker == name else f"{speaker}-{name}" for speaker, name in pairs]
-        ids = embedding_files.utterance_ids(replace(rows, name=np.array(named)))
+        ids = embedding_writers.utterance_ids(replace(rows, name=np.array(named)))
         if store.kind == "audio":
             _write_sound(store, ids, folder, out)
         else:

@@ -22,9 +22,11 @@ from knn_cli.core.errors import StoreError
 
 Array = NDArray[np.floating[Any]]
 
+LABEL_TABLES = {"speaker": "utt2spk", "group": "utt2lang", "subgroup": "utt2subgroup"}  # label level: table
+
 _PLAIN = {b"FV": ("<f4", 1), b"DV": ("<f8", 1), b"FM": ("<f4", 2), b"DM": ("<f8", 2)}
-_COMPRESSED = {b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes a value
-_LONGEST_KEY = 4096
+_COMPRESSED = {b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes per value
+_MAX_KEY_BYTES = 4096
 _ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
 
 
@@ -98,6 +100,11 @@ def read_table(path: Path) -> dict[str, str]:
     return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in lines}
 
 
+def table_beside(path: Path, table: str) -> Path:
+    """Return where the table of an archive lies: `STEM.utt2spk` beside `STEM.ark`."""
+    return path.with_suffix(f".{table}")
+
+
 def read_plda(path: Path) -> tuple[Array, Array, Array]:
     """Kaldi's PLDA in a binary file: mean (D,), transform (D, D), psi (D,).
 
@@ -158,7 +165,7 @@ def _key(file: BinaryIO, path: Path) -> str | None:
     while (byte := file.read(1)) not in (b"", b" ", b"\t"):
         if byte != b"\n" or word:
             word += byte
-        if len(word) > _LONGEST_KEY or b"\n" in word:
+        if len(word) > _MAX_KEY_BYTES or b"\n" in word:
             raise StoreError(f"{path} is not a Kaldi archive.")
     if not word and not byte:
         return None

@@ -15,7 +15,7 @@ from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
-from knn_cli.store import embedding_files, hdf5, kaldi
+from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi
 from knn_cli.store.hdf5 import Store
 from knn_cli.store.writer import write_store
 from tests.helpers.oracles import load_transformers
@@ -232,4 +232,6 @@ def test_a_converted_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_writer_with_a_reader_is_offered() -> None:
-    assert {".npz", ".ark", ".scp", ".csv"} <= {*embedding_files.READERS.names()} & {*embedding_files.WRITERS.names()}
+    assert {".npz", ".ark", ".scp", ".csv"} <= {*embedding_readers.READERS.names()} & {
+        *embedding_writers.WRITERS.names()
+    }

@@ -20,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.store import kaldi
-from knn_cli.store.embedding_files import READERS, WRITERS, read_embeddings, utterance_ids, write_embeddings, write_text
+from knn_cli.store.embedding_readers import READERS, read_embeddings
+from knn_cli.store.embedding_writers import WRITERS, utterance_ids, write_embeddings, write_text
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 # Any text that UTF-8 holds; numpy's texts lose NULs at their end.
@@ -123,7 +124,7 @@ def test_folder_of_text_embeddings(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.data, np.float32([[1, 2], [3, 4], [5.5, -0.6], [7, 8], [9, 9]]))
     same(found.take(slice(0, 4)), read_embeddings(tmp_path / "3-2"))
     same(found.take([2]), read_embeddings(tmp_path / "3-2" / "rec10_SPLIT_000.i.gz"))
-    with pytest.raises(StoreError, match=r"holds no text embeddings.*-r"):
+    with pytest.raises(StoreError, match=r"holds no text embeddings.*recursive"):
         read_embeddings(tmp_path)
 
 

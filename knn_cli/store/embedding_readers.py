@@ -1,0 +1,285 @@
+"""Embeddings of other programs: READERS by the end of the file name.
+
+Adding a format is one function under `READERS.register`. Readers raise StoreError for anything they cannot read.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.errors import StoreError
+from knn_cli.core.registry import Registry
+from knn_cli.core.values import EmbeddingSet, Floats
+from knn_cli.store import kaldi, labels
+
+READERS = Registry("reader of embeddings")
+
+TEXT_COLUMNS = labels.FIELDS
+TIME_COLUMNS = ("start", "end")
+
+_LEGACY_ARRAYS = {
+    "data": "Data",
+    "name": "Name",
+    "group": "GroupID",
+    "subgroup": "SubgroupID",
+    "speaker": "Speaker",
+    "start": "Start",
+    "end": "End",
+}
+_NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d+")
+_TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
+
+
+def read_embeddings(path: Path, *, recursive: bool = False) -> EmbeddingSet:
+    """Read the embeddings of a file, or of a folder of text embeddings.
+
+    Parameters
+    ----------
+    path : Path
+        A file with a suffix of `READERS`, or a folder of .gz files.
+    recursive : bool
+        Read the .gz files of all folders below as well.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged, if no reader knows its suffix, if rows have different lengths, or if there
+        are NaN or infinite values.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"{path} does not exist.")
+    rows: EmbeddingSet = (
+        read_folder(path, recursive=recursive) if path.is_dir() else READERS.get(path.suffix.lower())(path)
+    )
+    if not len(rows) or not rows.dimension:
+        raise StoreError(f"{path} holds no embeddings.")
+    finite = np.isfinite(rows.data).all(axis=1)
+    if not finite.all():
+        raise StoreError(
+            f"{path} holds NaN or infinite values in {np.sum(~finite)} embeddings, first in {rows.name[~finite][0]}.",
+            "Leave these out, or embed their recordings again.",
+        )
+    return rows
+
+
+def read_folder(folder: Path, *, recursive: bool = False) -> EmbeddingSet:
+    """Read a folder of `RECORDING_SPLIT_NNN.i.gz`, one line of numbers each, in natural order (2 before 10).
+
+    The name of a row is the file's name up to `_SPLIT`; the parent folder `3-2` gives group `3` and subgroup `3-2`.
+    """
+    pattern = "**/*.gz" if recursive else "*.gz"
+    files = sorted((path for path in folder.glob(pattern) if path.is_file()), key=lambda path: _natural(path, folder))
+    if not files:
+        hint = "" if recursive else "If they lie in folders of this folder, read these too with `recursive=True`."
+        raise StoreError(f"{folder} holds no text embeddings (*.gz).", hint)
+    return _stack_files(files)
+
+
+@READERS.register(".gz")
+def _read_gz(path: Path) -> EmbeddingSet:
+    return _stack_files([path])
+
+
+def _stack_files(files: Sequence[Path]) -> EmbeddingSet:
+    rows = [_gz_vector(path) for path in files]
+    # `.i` goes with `.gz`, nothing else does: a recording's own name may hold dots.
+    known = [
+        labels.by_folder(path.resolve().with_name(re.sub(r"(\.i)?\.gz$", "", path.name) + ".gz")) for path in files
+    ]
+    return EmbeddingSet.from_columns(
+        _stack(rows, [str(path) for path in files]),
+        [label.name for label in known],
+        group=[label.group for label in known],
+        subgroup=[label.subgroup for label in known],
+    )
+
+
+def _gz_vector(path: Path) -> Floats:
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            lines = [line for line in file.read().splitlines() if line.strip()]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is not a complete gzip file of numbers: {error}.", "Copy it again.") from error
+    if len(lines) != 1:
+        raise StoreError(f"{path} holds {len(lines)} lines; a text embedding is one line of numbers.")
+    words = lines[0].split(",") if "," in lines[0] else lines[0].split()
+    try:
+        return _single(np.array(words, dtype=np.float64))
+    except ValueError as error:
+        raise StoreError(f"{path} holds something that is no number: {error}.") from error
+
+
+def _natural(path: Path, root: Path) -> tuple[list[list[int | str]], str]:
+    """A sort key that puts `rec2` before `rec10`; the path itself settles ties such as `01` and `1`."""
+    parts = path.relative_to(root).parts
+    split = [[int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", part)] for part in parts]
+    return split, str(path)
+
+
+def _stack(rows: Sequence[NDArray[Any]], sources: Sequence[str]) -> Floats:
+    for row, source in zip(rows, sources, strict=True):
+        if len(row) != len(rows[0]):
+            raise StoreError(
+                f"The embedding in {source} has {len(row)} dimensions, that in {sources[0]} has {len(rows[0])}.",
+                "Convert embeddings of different models one by one.",
+            )
+    return _single(np.stack(rows)) if rows else np.zeros((0, 0), np.float32)
+
+
+def _single(numbers: NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore"):  # becomes infinite, which read_embeddings refuses
+        return numbers.astype(np.float32)
+
+
+def _filled(
+    data: Any, texts: dict[str, list[str]], times: dict[str, Any] | None = None, embedder: str = ""
+) -> EmbeddingSet:
+    group, subgroup, speaker = (texts.get(column) for column in ("group", "subgroup", "speaker"))
+    start, end = ((times or {}).get(column) for column in TIME_COLUMNS)
+    return EmbeddingSet.from_columns(
+        data, texts["name"], group=group, subgroup=subgroup, speaker=speaker, start=start, end=end, embedder=embedder
+    )
+
+
+@READERS.register(".scp")
+def _read_scp(path: Path) -> EmbeddingSet:
+    return _from_kaldi(path, kaldi.read_scp(path))
+
+
+@READERS.register(".ark")
+@READERS.register(".txt")
+def _read_ark(path: Path) -> EmbeddingSet:
+    return _from_kaldi(path, kaldi.read_ark(path))
+
+
+def _from_kaldi(path: Path, entries: Iterable[tuple[str, NDArray[Any]]]) -> EmbeddingSet:
+    """One row per vector, or per row of a matrix.
+
+    `utt2spk`, `utt2lang`, `utt2subgroup` beside the file (or `STEM.utt2spk` and so on) give speaker, group and
+    subgroup; an utterance that they lack has none. Utterances named as `embedding_writers.utterance_ids` names them
+    give back recording and times.
+    """
+    rows: list[NDArray[Any]] = []
+    utterances: list[str] = []
+    for key, array in entries:
+        for row in np.atleast_2d(array):
+            rows.append(row)
+            utterances.append(key)
+    columns: dict[str, list[str]] = {}
+    for column, table in kaldi.LABEL_TABLES.items():
+        beside = next(filter(Path.is_file, (kaldi.table_beside(path, table), path.with_name(table))), None)
+        known = kaldi.read_table(beside) if beside else {}
+        columns[column] = [known.get(utterance, "") for utterance in utterances]
+    names, starts, ends = [], [], []
+    for utterance in utterances:
+        numbered = _NUMBERED_UTTERANCE.fullmatch(utterance)
+        name = numbered["name"] if numbered else utterance
+        timed = _TIMED_UTTERANCE.fullmatch(name)
+        names.append(timed["name"] if timed else name)
+        starts.append(float(timed["start"]) if timed else np.nan)
+        ends.append(float(timed["end"]) if timed else np.nan)
+    data = _stack(rows, [f"{path} ({utterance})" for utterance in utterances])
+    return _filled(data, {"name": names, **columns}, {"start": starts, "end": ends})
+
+
+@READERS.register(".npz")
+def _read_npz(path: Path) -> EmbeddingSet:
+    """Arrays data, name and, if present, group, subgroup, speaker, start, end, embedder.
+
+    The legacy names Data, Name, GroupID, SubgroupID do as well. Texts may be bytes, and (N, 1). Pickled arrays are
+    refused.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise StoreError(
+            f"{path} is not an .npz file of plain arrays: {error}.", "Pickled objects are not read."
+        ) from error
+    columns: dict[str, NDArray[Any]] = {}
+    for column, legacy in _LEGACY_ARRAYS.items():
+        key = next((key for key in (column, legacy, column.capitalize()) if key in arrays), None)
+        if key is not None:
+            columns[column] = arrays[key]
+    if not {"data", "name"} <= set(columns):
+        names = ", ".join(sorted(arrays)) or "nothing"
+        raise StoreError(f"{path} holds {names}.", "It needs the arrays data (N, D) and name (N,).")
+    data = columns.pop("data")
+    if data.ndim != 2 or data.dtype.kind not in "fiu":
+        raise StoreError(f"{path}: data is {data.dtype} of shape {data.shape}, not numbers of shape (N, D).")
+    wrong = [f"{column} {array.shape}" for column, array in columns.items() if array.size != len(data)]
+    if wrong:
+        raise StoreError(f"{path}: data has {len(data)} rows, but there is {', '.join(wrong)}.")
+    texts = {column: _decoded(path, array) for column, array in columns.items() if column in TEXT_COLUMNS}
+    try:
+        times = {column: columns[column].ravel().astype(np.float64) for column in TIME_COLUMNS if column in columns}
+    except ValueError as error:
+        raise StoreError(f"{path}: start or end are no numbers: {error}.") from error
+    embedder = str(arrays["embedder"]) if "embedder" in arrays else ""
+    return _filled(_single(data), texts, times, embedder)
+
+
+def _decoded(path: Path, array: NDArray[Any]) -> list[str]:
+    try:
+        return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} holds names that are not UTF-8.") from error
+
+
+@READERS.register(".csv")
+@READERS.register(".tsv")
+def _read_csv(path: Path) -> EmbeddingSet:
+    """Columns name, e0, e1, ... and, if present, group, subgroup, speaker, start, end."""
+    csv.field_size_limit(sys.maxsize)
+    texts: dict[str, list[str]] = {}
+    rows: list[Floats] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=csv_delimiter(path))
+            header = next(reader, [])
+            place = {column: header.index(column) for column in (*TEXT_COLUMNS, *TIME_COLUMNS) if column in header}
+            dimension = sum(re.fullmatch(r"e\d+", column) is not None for column in header)
+            wanted = [f"e{number}" for number in range(dimension)]
+            if "name" not in place or not dimension or not set(wanted) <= set(header):
+                raise StoreError(
+                    f"{path} is no table of embeddings.",
+                    "It needs a header with the columns name, e0, e1, e2 and so on.",
+                )
+            numbers = [header.index(column) for column in wanted]
+            texts = {column: [] for column in place}
+            for row in reader:
+                if len(row) != len(header):
+                    raise StoreError(
+                        f"{path}, line {reader.line_num}, has {len(row)} fields, the header {len(header)}."
+                    )
+                rows.append(_single(np.array([row[number] for number in numbers], dtype=np.float64)))
+                for column, index in place.items():
+                    texts[column].append(row[index])
+            times = {
+                column: [float(text or "nan") for text in texts.pop(column)]
+                for column in TIME_COLUMNS
+                if column in texts
+            }
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StoreError(f"{path} cannot be read as a table: {error}.") from error
+    except ValueError as error:
+        raise StoreError(f"{path}, line {reader.line_num}, holds something that is no number: {error}.") from error
+    data = np.stack(rows) if rows else np.zeros((0, dimension), np.float32)
+    return _filled(data, texts, times)
+
+
+def csv_delimiter(path: Path) -> str:
+    """Return the delimiter of a table by its suffix: a tab for .tsv, else a comma."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
