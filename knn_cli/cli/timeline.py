@@ -34,7 +34,7 @@ from knn_cli.cli.options import (
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from knn_cli.recognition.timeline import LanguageTimeline
+    from knn_cli.recognition.language_timeline import LanguageTimeline
 
 WINDOWS = "Windows"
 
@@ -97,6 +97,7 @@ def timeline(
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import language_timelines
+    from knn_cli.recognition.timeline import TimelineOptions
 
     refuse_together(ctx, [("as_json", "format"), ("out", "out_dir")])
     paths = expand_folders(sources)
@@ -105,10 +106,10 @@ def timeline(
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
     classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds, open_set=open_set)
     note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
-    settings = {"window": window, "step": step, "switch": switch, "use_vad": not no_vad, "channel": channel}
+    options = TimelineOptions(window=window, step=step, switch=switch, use_vad=not no_vad, channel=channel)
     failures = []
     with console.progress("Classifying") as progress:
-        for done, (path, result) in enumerate(language_timelines(paths, classifier, turns, **settings), start=1):
+        for done, (path, result) in enumerate(language_timelines(paths, classifier, turns, options), start=1):
             progress(done, len(paths))
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))
@@ -159,7 +160,7 @@ class _TimelineWriter:
 
     def write(self, path: Path, result: LanguageTimeline) -> None:
         from knn_cli.formats import span_formats
-        from knn_cli.recognition.timeline import ALTERNATIVES
+        from knn_cli.recognition.timeline_smoothing import ALTERNATIVES
 
         target = self._targets[path]
         document = result.document()
@@ -179,5 +180,5 @@ def _note_languages(path: Path, result: LanguageTimeline) -> None:
         of = f" ({change.speaker})" if change.speaker else ""
         console.note(f"{path}: at {change.time:.1f} s from {change.before} to {change.after}{of}.")
     for speaker in result.speakers:
-        share = f"{speaker.probability:.0%}, {speaker.heard:.0f} s heard"
+        share = f"{speaker.probability:.0%}, {speaker.scored_seconds:.0f} s heard"
         console.note(f"{path}: {speaker.speaker} speaks {speaker.label} ({share}).")

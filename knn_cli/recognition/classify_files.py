@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from knn_cli.core.values import ScoreTable
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.formats.rttm import read_rttm, turns_of_recording
 from knn_cli.recognition.classifier import Classifier
-from knn_cli.recognition.timeline import LanguageTimeline, timeline
+from knn_cli.recognition.language_timeline import LanguageTimeline
+from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
 from knn_cli.store.labels import recording_names
 
@@ -75,7 +75,7 @@ def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[
 
 
 def language_timelines(
-    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, **settings: Any
+    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, options: TimelineOptions | None = None
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """Find the languages of each file over time.
 
@@ -88,8 +88,8 @@ def language_timelines(
     rttm : Path, optional
         Turns of speakers, looked up by the names that `recording_names` gives the files. Turns of a single recording
         go with a single file, whatever it is called.
-    **settings
-        As `timeline.timeline` takes them.
+    options : TimelineOptions, optional
+        How the language is followed.
 
     Yields
     ------
@@ -110,6 +110,6 @@ def language_timelines(
             yield path, error
             continue
         try:
-            yield path, replace(timeline(path, classifier, speakers=own, **settings), name=name)
+            yield path, replace(timeline(path, classifier, speakers=own, options=options), name=name)
         except AudioError as error:
             yield path, error

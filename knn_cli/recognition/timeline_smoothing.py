@@ -1,0 +1,207 @@
+"""From scores of overlapping windows to spans of labels, by a hidden Markov model, and to one label per speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyannote.core import Segment, Timeline
+
+from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS
+from knn_cli.core.values import Doubles, ScoreTable
+from knn_cli.evaluation.open_set import UNKNOWN
+from knn_cli.formats.spans import Span
+from knn_cli.recognition import hmm
+from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
+
+SWITCH_PROBABILITY = 0.1  # of another language a second later; smaller values miss switches of a few seconds
+ALTERNATIVES = 3
+
+
+class SpeechTrack(NamedTuple):
+    """Speech that is smoothed by itself: that of one speaker, or all speech.
+
+    Attributes
+    ----------
+    tier : str
+        The speaker, "" for all speech.
+    speech : Timeline
+        What gets a label.
+    scored : Timeline
+        The part of it in which the windows lie.
+    windows : list of Segment
+        Sorted by start.
+    """
+
+    tier: str
+    speech: Timeline
+    scored: Timeline
+    windows: list[Segment]
+
+    @property
+    def centers(self) -> Doubles:
+        """(N,) seconds of the windows' centers."""
+        return np.array([(window.start + window.end) / 2 for window in self.windows])
+
+
+def smooth_labels(
+    table: ScoreTable,
+    track: SpeechTrack,
+    *,
+    window: float,
+    switch: float = SWITCH_PROBABILITY,
+    max_gap: float = MAX_GAP_SECONDS,
+    alternatives: int = ALTERNATIVES,
+) -> list[Span]:
+    """Spans of one track by the most likely sequence of labels, with the probabilities of each span's labels.
+
+    Windows overlap, so one second of speech is in window / step of them, and taking the full evidence of each would
+    count it as often. Each log-likelihood is therefore scaled by the seconds for which its window stands (nearer to its
+    center than to another's) over `window`: step / window in the middle of speech, and all windows of a region together
+    weigh as much as windows laid end to end. Regions shorter than a window weigh less, in proportion.
+
+    A span's probability is the mean over its time of the probability of its label given all windows (forward-backward);
+    its alternatives are the other labels by the same mean, and the sum of all is at most 1.
+
+    Parameters
+    ----------
+    table : ScoreTable
+        Scores of `track.windows`, in their order.
+    track : SpeechTrack
+    window : float
+        Seconds of a full window.
+    switch : float
+        Probability that the language is another one a second later.
+    max_gap : float
+        Pauses up to this many seconds between two spans of one label belong to it.
+    alternatives : int
+        Labels to give besides the first.
+
+    Returns
+    -------
+    list of Span
+    """
+    labels, scores = _with_unknown(table)
+    centers = track.centers
+    weights = _window_seconds(centers, track) / window  # (N,)
+    scores = scores * np.minimum(weights, 1.0)[:, None]
+    switch_probabilities = hmm.switch_probabilities(switch, np.diff(centers), len(labels))
+    path = hmm.viterbi(scores, switch_probabilities)
+    posteriors = hmm.forward_backward(scores, switch_probabilities)
+    return [
+        _span(start, end, track.tier, labels, label, probabilities, alternatives)
+        for start, end, label, probabilities in _runs(_cells(centers, track.speech), path, posteriors, max_gap)
+    ]
+
+
+def _runs(
+    cells: Iterator[tuple[float, float, int]], path: NDArray[np.int64], posteriors: Doubles, max_gap: float
+) -> Iterator[tuple[float, float, int, Doubles]]:
+    """Start, end, label and mean posteriors of each run of cells with one label and no long pause."""
+    sums = np.zeros(posteriors.shape[1])
+    start = end = covered = 0.0
+    current = -1
+    for first, last, row in cells:
+        if path[row] != current or first - end > max_gap + EPSILON:
+            if current >= 0:
+                yield start, end, current, sums / covered
+            start, current, covered, sums = first, int(path[row]), 0.0, np.zeros(posteriors.shape[1])
+        end = last
+        covered += last - first
+        sums += (last - first) * posteriors[row]
+    if current >= 0:
+        yield start, end, current, sums / covered
+
+
+def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int = ALTERNATIVES) -> SpeakerLanguage:
+    """The language of one speaker from the mean of the windows' scores, each weighted by the seconds it stands for.
+
+    The mean and not the sum: windows of one speaker in one recording share their peculiarities, and the classifier is
+    calibrated for one embedding, which a mean over windows is to a linear classifier.
+    """
+    weights = _window_seconds(track.centers, track)
+    mean = ScoreTable(
+        table.labels,
+        (weights / weights.sum())[None] @ table.log_likelihood,
+        np.array([track.tier]),
+        np.array([np.nan]),
+        np.array([np.nan]),
+        threshold=table.threshold,
+    )
+    labels, scores = _with_unknown(mean)
+    odds = np.exp(scores[0] - scores[0].max())
+    span = _span(0.0, 0.0, track.tier, labels, int(odds.argmax()), odds / odds.sum(), alternatives)
+    assert span.probability is not None
+    seconds, scored_seconds = track.speech.duration(), track.scored.duration()
+    return SpeakerLanguage(track.tier, span.label, span.probability, span.alternatives, seconds, scored_seconds)
+
+
+def language_switches(spans: Sequence[Span]) -> list[LanguageSwitch]:
+    """Changes of label from span to span within a tier, by time; unknown speech is skipped."""
+    switches: list[LanguageSwitch] = []
+    current: dict[str, str] = {}  # tier -> language
+    for span in spans:
+        if span.label == UNKNOWN:
+            continue
+        before = current.setdefault(span.tier, span.label)
+        if before != span.label:
+            switches.append(LanguageSwitch(span.start, before, span.label, span.tier))
+        current[span.tier] = span.label
+    return switches
+
+
+def _span(
+    start: float, end: float, tier: str, labels: tuple[str, ...], label: int, probabilities: Doubles, alternatives: int
+) -> Span:
+    ranked = [column for column in np.argsort(-probabilities, kind="stable").tolist() if column != label]
+    others = tuple((labels[column], float(probabilities[column])) for column in ranked[:alternatives])
+    return Span(start, end, labels[label], tier, float(probabilities[label]), others)
+
+
+def _with_unknown(table: ScoreTable) -> tuple[tuple[str, ...], Doubles]:
+    """Labels and scores, with a label `unknown` where the table has a threshold.
+
+    Out-of-set speech is given the mean likelihood of all labels but the best, times exp(threshold). So a row by itself
+    is unknown exactly if its largest detection LLR, l_best - log mean_{others} exp(l), is below the threshold, and
+    neighbouring rows count for or against `unknown` as for any label.
+    """
+    scores = table.log_likelihood
+    if table.threshold is None or scores.shape[1] < 2:
+        return table.labels, scores
+    ordered = np.sort(scores, axis=1)
+    unknown = np.logaddexp.reduce(ordered[:, :-1], axis=1) - np.log(scores.shape[1] - 1) + table.threshold
+    if UNKNOWN in table.labels:
+        column = table.labels.index(UNKNOWN)
+        scores = scores.copy()
+        scores[:, column] = np.maximum(scores[:, column], unknown)
+        return table.labels, scores
+    return (*table.labels, UNKNOWN), np.concatenate([scores, unknown[:, None]], axis=1)
+
+
+def _cells(centers: Doubles, regions: Timeline) -> Iterator[tuple[float, float, int]]:
+    """Start, end and window of each part of the regions: every instant goes to the window with the nearest center.
+
+    Only windows with their centers in the instant's region are considered, so that nothing leaks across a pause; a
+    region without any goes as a whole to the window nearest to its middle.
+    """
+    for region in regions:
+        first, last = np.searchsorted(centers, [region.start, region.end], side="left").tolist()
+        if first == last:
+            yield region.start, region.end, int(np.abs(centers - region.middle).argmin())
+            continue
+        middles = (centers[first : last - 1] + centers[first + 1 : last]) / 2
+        edges = [region.start, *middles.tolist(), region.end]
+        for row in range(first, last):
+            if edges[row - first + 1] > edges[row - first]:
+                yield edges[row - first], edges[row - first + 1], row
+
+
+def _window_seconds(centers: Doubles, track: SpeechTrack) -> Doubles:
+    """(N,) seconds of `track.scored` for which each window stands; regions too short for a window are left out."""
+    seconds = np.zeros(len(centers))
+    for start, end, row in _cells(centers, track.scored):
+        if start <= centers[row] <= end:
+            seconds[row] += end - start
+    return seconds

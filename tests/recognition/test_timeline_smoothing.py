@@ -1,0 +1,94 @@
+"""From windows to spans and switches, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pyannote.core import Segment, Timeline
+
+from knn_cli.core.values import ScoreTable
+from knn_cli.formats.spans import Span
+from knn_cli.recognition.language_timeline import LanguageSwitch
+from knn_cli.recognition.timeline_smoothing import SpeechTrack, language_switches, smooth_labels, speaker_language
+
+
+def table(scores: list[list[float]], *, threshold: float | None = None, labels: str = "abc") -> ScoreTable:
+    rows = len(scores)
+    nan = np.full(rows, np.nan)
+    names = tuple(labels[: len(scores[0])])
+    return ScoreTable(names, np.array(scores, dtype=float), np.full(rows, "x"), nan, nan, threshold=threshold)
+
+
+def track(regions: list[tuple[float, float]], windows: list[tuple[float, float]], tier: str = "") -> SpeechTrack:
+    speech = Timeline([Segment(*times) for times in regions])
+    return SpeechTrack(tier, speech, speech, [Segment(*times) for times in windows])
+
+
+def test_spans_by_hand() -> None:
+    """Windows of 2 s every second over 0-5; centres 1, 2, 3, 4, so cells 0-1.5-2.5-3.5-5."""
+    speech = track([(0, 5)], [(0, 2), (1, 3), (2, 4), (3, 5)])
+    a, b = [40.0, 0.0], [0.0, 40.0]
+    first, second = smooth_labels(table([a, a, b, b]), speech, window=2.0, switch=0.1)
+    assert (first.start, first.end, first.label) == (0, 2.5, "a")
+    assert (second.start, second.end, second.label) == (2.5, 5, "b")
+    assert first.probability == pytest.approx(1, abs=1e-6)
+    assert first.alternatives[0][0] == "b" and len(first.alternatives) == 1
+    assert language_switches([first, second]) == [LanguageSwitch(2.5, "a", "b")]
+    # One window against its neighbours is 2 * log(9) short of a switch and back, less half its score.
+    assert [span.label for span in smooth_labels(table([a, [0, 8.7], a, a]), speech, window=2.0, switch=0.1)] == ["a"]
+    assert len(smooth_labels(table([a, [0, 8.9], a, a]), speech, window=2.0, switch=0.1)) == 3
+
+
+def test_evidence_is_counted_once() -> None:
+    """A window alone has its own posterior; so do all windows of a stretch whose seconds they share."""
+    score = [math.log(3), 0.0]
+    (span,) = smooth_labels(table([score]), track([(0, 2)], [(0, 2)]), window=2.0, switch=0.1)
+    assert span.probability == pytest.approx(0.75)
+    # Nine windows over 4 s of speech weigh as two: with a switch that is all but impossible 9 : 1.
+    many = track([(0, 4)], [(k / 4, k / 4 + 2) for k in range(9)])
+    (span,) = smooth_labels(table([score] * 9), many, window=2.0, switch=1e-9)
+    assert span.probability == pytest.approx(0.9, abs=1e-6)
+    # One second of speech is half a window's worth.
+    (span,) = smooth_labels(table([score]), track([(0, 1)], [(0, 1)]), window=2.0, switch=0.1)
+    assert span.probability == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
+
+
+def test_pauses_split_spans_unless_short() -> None:
+    speech = track([(0, 2), (2.4, 4), (9, 9.2)], [(0, 2), (2.4, 4)])
+    scores = table([[5.0, 0.0], [5.0, 0.0]])
+    found = smooth_labels(scores, speech, window=2.0, max_gap=0.5)
+    assert [(span.start, span.end) for span in found] == [(0, 4), (9, 9.2)]  # the last by the window nearest to it
+    assert len(smooth_labels(scores, speech, window=2.0, max_gap=0.0)) == 3
+
+
+def test_unknown_where_the_threshold_says_so() -> None:
+    """Alone, a row is unknown exactly when its largest detection LLR is below; llr of [x, 0, 0] for a is x."""
+    speech = track([(0, 2)], [(0, 2)])
+    for x, label in ((1.9, "unknown"), (2.1, "a")):
+        (span,) = smooth_labels(table([[x, 0, 0]], threshold=2.0), speech, window=2.0, switch=0.01)
+        assert span.label == label
+    assert [span.label for span in smooth_labels(table([[1.9, 0, 0]]), speech, window=2.0)] == ["a"]
+    named = ScoreTable(("a", "unknown"), np.zeros((1, 2)), np.array(["x"]), np.zeros(1), np.zeros(1), threshold=1.0)
+    (span,) = smooth_labels(named, speech, window=2.0)
+    assert (span.label, span.probability) == ("unknown", pytest.approx(math.e / (1 + math.e)))
+
+
+def test_switches_pass_over_unknown_and_stay_with_their_speaker() -> None:
+    spans = [Span(0, 1, "a"), Span(1, 2, "unknown"), Span(2, 3, "b"), Span(3, 4, "unknown"), Span(4, 5, "b")]
+    assert language_switches(spans) == [LanguageSwitch(2, "a", "b")]
+    assert language_switches([Span(0, 1, "a", "x"), Span(1, 2, "b", "y"), Span(2, 3, "c", "x")]) == [
+        LanguageSwitch(2, "a", "c", "x")
+    ]
+    assert language_switches([]) == []
+
+
+def test_a_speakers_language_is_the_mean_of_its_seconds() -> None:
+    """Three seconds at log-odds 2 and one at -2, whatever the windows' overlap: mean 1."""
+    speech = track([(0, 3), (5, 6)], [(0, 3), (5, 6)], "ann")
+    found = speaker_language(table([[2.0, 0.0], [-2.0, 0.0]]), speech)
+    assert (found.speaker, found.label, found.seconds, found.scored_seconds) == ("ann", "a", 4, 4)
+    assert found.probability == pytest.approx(math.e / (1 + math.e))
+    assert found.alternatives == (("b", pytest.approx(1 / (1 + math.e))),)
+    assert speaker_language(table([[2.0, 0.0], [-2.0, 0.0]], threshold=1.5), speech).label == "unknown"
