@@ -1,6 +1,6 @@
-"""Figures drawn by matplotlib without a display, each with the numbers behind it: what all of them share.
+"""Figures drawn by matplotlib without a display, each with the numbers behind it: their style, and their files.
 
-Colours: M. Okabe and K. Ito, "Color universal design", 2008, told apart by line and hatch as well for print.
+Colours: M. Okabe and K. Ito, "Color universal design", 2008. Lines and hatches differ as well, for print.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("svg", "png", "pdf")
+FORMATS = ("svg", "png", "pdf")  # suffixes of the files
+DOTS_PER_INCH = 160
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "///", "...", "xx")
@@ -29,7 +30,18 @@ GREY, PALE = "#767676", "#D0D0D0"
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its file name's stem, a sentence for those who cannot see it, and the numbers behind it."""
+    """A figure with a description and the numbers behind it.
+
+    Attributes
+    ----------
+    name : str
+        Stem of its file names.
+    alt : str
+        What the figure shows, in words, for those who cannot see it.
+    figure : matplotlib.figure.Figure
+    table : Table
+        Its numbers; the title is the figure's too.
+    """
 
     name: str
     alt: str
@@ -42,46 +54,46 @@ class Plot:
 
     @cached_property
     def svg(self) -> bytes:
-        """The figure as an SVG file, for the page and for the folder beside it."""
-        return _saved(self.figure, "svg")
+        """The figure as an SVG file, rendered once for a page and for the folder beside it."""
+        return _file_bytes(self.figure, "svg")
 
 
-def render(plot: Plot, kind: str) -> bytes:
-    """The figure as a file of one of FORMATS: the same bytes for the same numbers, without any date."""
-    return plot.svg if kind == "svg" else _saved(plot.figure, kind)
+def render(plot: Plot, suffix: str) -> bytes:
+    """The figure as a file of a suffix in FORMATS: the same bytes for the same numbers, without any date."""
+    return plot.svg if suffix == "svg" else _file_bytes(plot.figure, suffix)
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def _file_bytes(figure: Figure, suffix: str) -> bytes:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    into = io.BytesIO()
-    quiet = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
+    file = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}[suffix]
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # SVG leaves letters to the viewer's fonts
         if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
             figure.draw_without_rendering()  # laid out once for all formats: it takes as long as drawing
             figure.set_layout_engine("none")
-        figure.savefig(into, format=kind, metadata=quiet, dpi=160)
-    return into.getvalue()
+        figure.savefig(file, format=suffix, metadata=metadata, dpi=DOTS_PER_INCH)
+    return file.getvalue()
 
 
 def svg_element(plot: Plot) -> str:
-    """The figure as an <svg> element to stand among others in a page: no prologue, no links, ids of its own."""
+    """The figure as an <svg> element of a page: no prologue, no metadata, and ids that no other figure has."""
     text = plot.svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
     prefix = re.sub(r"[^\w-]", "_", plot.name)
     text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    # What is drawn is told in words by whoever shows it, and screen readers should not read out every tick.
+    # The page describes the figure in words; screen readers should not read out every tick.
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Settings of every figure, for this block only. Names are shown as they are, also with a dollar sign."""
+    """Settings of every figure, for this block only; names with a dollar sign are not read as mathematics."""
     import matplotlib
 
-    wanted: Any = {
+    settings: Any = {
         "svg.hashsalt": "knn",
         "svg.fonttype": "none",
         "pdf.fonttype": 42,
@@ -97,14 +109,14 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(wanted)
+        matplotlib.rcParams.update(settings)
         yield
 
 
 def new_figure(
     width: float, height: float, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of inches that no window and no global state knows of, and its axes row by row."""
+    """A figure outside pyplot's state, width and height in inches, and its axes row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -47,7 +47,7 @@ def read_rttm(path: str | Path) -> dict[str, Annotation]:
     >>> from knn_cli import read_rttm
     >>> turns = read_rttm("meeting.rttm")["meeting"]
     >>> turns.labels()
-    ['bell', 'cato', 'luna', 'otto']
+    ['ines', 'otto', 'paul', 'ruth']
     """
     from pyannote.core import Annotation, Segment
 
@@ -134,10 +134,10 @@ def turns_of_recording(
     """
     if len(turns) == len(files) == 1:
         return next(iter(turns.values()))
-    found = turns.get(name, turns.get(rttm_field(name)))  # RTTM has no white space in names
-    if found is None:
+    annotation = turns.get(name, turns.get(rttm_field(name)))  # RTTM has no white space in names
+    if annotation is None:
         raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
-    return found
+    return annotation
 
 
 def write_rttm(annotation: Annotation, file: TextIO) -> None:

@@ -97,13 +97,13 @@ def find_format(kind: SpanKind, name: str | None = None, path: str | Path | None
         Where there is no such format of this kind of spans; its hint lists those there are.
     """
     if name is None and path is not None:
-        found, what = format_by_suffix(kind, path), f"The suffix of {path} names no format"
+        wanted, problem = format_by_suffix(kind, path), f"The suffix of {path} names no format"
     else:
-        found, what = _FORMATS[kind].get(name or ""), f"There is no format {name!r}"
-    if found is None:
-        known = ", ".join(f"{one.name} ({one.suffix})" for one in _FORMATS[kind].values())
-        raise KnnError(f"{what} of {_NOUNS[kind]}.", f"Known: {known}.")
-    return found
+        wanted, problem = _FORMATS[kind].get(name or ""), f"There is no format {name!r}"
+    if wanted is None:
+        names = ", ".join(f"{known.name} ({known.suffix})" for known in _FORMATS[kind].values())
+        raise KnnError(f"{problem} of {_NOUNS[kind]}.", f"Known: {names}.")
+    return wanted
 
 
 def write(document: SpanDocument, path: str | Path, name: str | None = None) -> None:

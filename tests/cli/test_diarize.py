@@ -196,7 +196,7 @@ REFUSED = [
     (["-o", "{tmp}/x.srt", "--json"], "is that of srt, not of json"),
     (["-o", "{tmp}/x.doc"], "names no format of turns"),
     (["-o", "{tmp}/none/x.srt"], "there is no folder"),
-    (["-o", "{tmp}/x.wav"], "names no form"),
+    (["-o", "{tmp}/x.wav"], "names no format"),
     (["--format", "html"], "is not for stdout"),
     (["--preset", "pyannote-3.1", "--set", "distance_threshold=0.3"], "--preset and the setting distance_threshold"),
     (["--preset", "pyannote-3.1", "--clusterer", "vbx"], "--preset and --clusterer"),
@@ -242,14 +242,14 @@ def test_refused_before_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_form_by_the_suffix(sound: Path, asked: list[dict[str, Any]], tmp_path: Path) -> None:
-    for form, known in TURN_FORMATS.items():
+def test_every_format_by_the_suffix(sound: Path, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    for name, known in TURN_FORMATS.items():
         out = tmp_path / f"turns{known.suffix}"
         assert done("diarize", sound / "one.wav", "-o", out, *TINY).stdout == ""
-        done("diarize", sound / "one.wav", "--format", form, "--out-dir", tmp_path / "out", *TINY)
+        done("diarize", sound / "one.wav", "--format", name, "--out-dir", tmp_path / "out", *TINY)
         again = tmp_path / "out" / f"one{known.suffix}"
-        if form not in ("eaf", "html"):  # which tell their time, and where the recording is from there
-            assert out.read_bytes() == again.read_bytes(), form
+        if name not in ("eaf", "html"):  # which hold the time, and where the recording is from there
+            assert out.read_bytes() == again.read_bytes(), name
         assert again.stat().st_size > 100
     done("diarize", sound / "one.wav", "-o", tmp_path / "labels", "--format", "audacity", *TINY)
     assert (tmp_path / "labels").read_bytes() == (tmp_path / f"turns{TURN_FORMATS['audacity'].suffix}").read_bytes()

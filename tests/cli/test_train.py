@@ -233,7 +233,7 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
         ("classify", ["--priors", "zz=2"], "no label of the model"),
         ("classify", ["--priors", "empirical"], "no label with its prior"),
         ("evaluate", ["--split", "nowhere.tsv"], "nowhere.tsv"),
-        ("timeline", ["-o", "out.doc"], "names no form"),
+        ("timeline", ["-o", "out.doc"], "names no format"),
     ],
 )
 def test_refusals(
