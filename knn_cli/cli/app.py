@@ -8,19 +8,60 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from knn_cli import __version__
-from knn_cli.cli import classify, convert, diarize, embed, evaluate, info, split, timeline, train, verify
 from knn_cli.cli.console import Command, Commands, console
 from knn_cli.cli.options import QUIET_HELP, VERBOSE_HELP, louder, quieter, switch, valued
 
+RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, dialects, speakers", "Who spoke when"
+# In the order of the work: name -> panel of the help, first sentence of the command's own help. A command's module has
+# its name, and is imported when the command runs or shows its help.
+COMMANDS = {
+    "convert": (RECORDINGS, "Convert recordings, embeddings, checkpoints and models."),
+    "embed": (RECORDINGS, "Compute embeddings of recordings."),
+    "info": (RECORDINGS, "Describe stores, models and audio files; without arguments, all installed models."),
+    "split": (RECOGNITION, "Draw which recordings are held out."),
+    "train": (RECOGNITION, "Train a classifier of languages, dialects or speakers on a store."),
+    "evaluate": (RECOGNITION, "Evaluate language or dialect recognition on labelled test sets."),
+    "classify": (RECOGNITION, "Recognise the language or dialect of recordings, with calibrated probabilities."),
+    "timeline": (RECOGNITION, "Follow the language or dialect through long recordings."),
+    "verify": (RECOGNITION, "Score speaker trials: is it the same speaker in both recordings?"),
+    "diarize": (DIARIZATION, "Find out who spoke when: the turns of each speaker, on stdout or in files."),
+}
+
+
+def load(name: str) -> Any:
+    """The command of a name, with its options."""
+    module = import_module(f"knn_cli.cli.{name}")
+    function = getattr(module, name)
+    # Each paragraph of the docstring on one line, for the terminal to wrap.
+    help = "\n\n".join(" ".join(paragraph.split()) for paragraph in str(function.__doc__).split("\n\n"))
+    only = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    only.command(name, cls=Command, help=help, epilog=module.EPILOG)(function)
+    return typer.main.get_command(only)
+
+
+class LazyCommands(Commands):
+    """Lists the commands without importing them."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for name, (panel, help) in COMMANDS.items():
+            self.commands[name] = Command(name, help=help, rich_help_panel=panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if name is None or command is None else load(name), rest
+
+
 app = typer.Typer(
     name="knn",
-    cls=Commands,
+    cls=LazyCommands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -50,32 +91,6 @@ def _common(
 ) -> None:
     if log_file is not None:
         console.log_to(log_file, shlex.join(["knn", *sys.argv[1:]]))
-
-
-RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, dialects, speakers", "Who spoke when"
-COMMANDS = (  # in the order of the work
-    (RECORDINGS, convert.convert, convert.EPILOG),
-    (RECORDINGS, embed.embed, embed.EPILOG),
-    (RECORDINGS, info.info, info.EPILOG),
-    (RECOGNITION, split.split, split.EPILOG),
-    (RECOGNITION, train.train, train.EPILOG),
-    (RECOGNITION, evaluate.evaluate, evaluate.EPILOG),
-    (RECOGNITION, classify.classify, classify.EPILOG),
-    (RECOGNITION, timeline.timeline, timeline.EPILOG),
-    (RECOGNITION, verify.verify, verify.EPILOG),
-    (DIARIZATION, diarize.diarize, diarize.EPILOG),
-)
-
-
-def _one_line_each(text: str) -> str:
-    """A docstring with each paragraph on one line, for the terminal to wrap."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-for _panel, _command, _epilog in COMMANDS:
-    app.command(cls=Command, rich_help_panel=_panel, help=_one_line_each(str(_command.__doc__)), epilog=_epilog)(
-        _command
-    )
 
 
 def main() -> NoReturn:

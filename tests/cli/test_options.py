@@ -7,15 +7,15 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
-import typer
 
-from knn_cli.cli import diarize, timeline
-from knn_cli.cli.app import app
+from knn_cli.cli import app, diarize, timeline
+from knn_cli.cli.app import load
 from knn_cli.cli.options import read_settings, setting
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
@@ -25,9 +25,8 @@ from knn_cli.networks import bundle
 from tests.helpers.command import done, knn
 
 ORDER = ["convert", "embed", "info", "split", "train", "evaluate", "classify", "timeline", "verify", "diarize"]
-GROUP = typer.main.get_command(app)
-COMMANDS: dict[str, Any] = dict(GROUP.commands)  # type: ignore[attr-defined]
-CALLBACKS: dict[str, Any] = {info.callback.__name__: info.callback for info in app.registered_commands if info.callback}
+COMMANDS = {name: load(name) for name in ORDER}
+CALLBACKS = {name: getattr(import_module(f"knn_cli.cli.{name}"), name) for name in ORDER}
 MAX_HELP_LINES = 64
 
 # Flags that differ from command to command, and in what: each command writes its own kind of output, `timeline` and
@@ -54,7 +53,12 @@ def contract(command: str, option: Any) -> dict[str, Any]:
 
 
 def test_commands_are_sorted_by_workflow() -> None:
-    assert list(COMMANDS) == ORDER
+    assert list(app.COMMANDS) == ORDER
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_list_of_commands_has_the_first_sentences_of_their_help(name: str) -> None:
+    assert COMMANDS[name].help.split("\n\n")[0] == app.COMMANDS[name][1]
 
 
 def test_a_flag_means_the_same_everywhere() -> None:
