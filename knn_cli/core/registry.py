@@ -99,6 +99,7 @@ ENCODERS = Registry(
 )
 POOLINGS = Registry(
     "pooling",
+    "knn_cli.networks.pooling.mean",
     "knn_cli.networks.pooling.mhfa",
     "knn_cli.networks.pooling.statistics",
     "knn_cli.networks.pooling.xvector",

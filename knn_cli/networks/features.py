@@ -1,26 +1,102 @@
-"""Log-mel filter banks in front of the networks that were trained on them, with the mean over time taken off.
+"""Filter-bank features: mel powers, and the log-mel features of Kaldi and of speechbrain with their mean taken off.
 
-Both map waveforms (B, S) to features (B, T, F) and keep a padded batch equal to its clips alone: means, maxima and
-paddings are those of a clip's own samples, and features past a clip's end are zero.
+`LogMel` and `DecibelMel` map waveforms (B, S) to features (B, T, F) and keep a padded batch equal to its clips alone:
+means, maxima and paddings are those of a clip's own samples, and features past a clip's end are zero.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knn_cli.core.errors import AudioError, KnnError
-from knn_cli.networks.encoders.fbank_tdnn import MelPower, power_spectra, windows
+from knn_cli.networks.contracts import Samples
 
-__all__ = ["DecibelMel", "LogMel", "real_frames", "refuse_short"]
-
-Samples = TypeVar("Samples", int, Tensor)
+__all__ = [
+    "DecibelMel",
+    "LogMel",
+    "MelPower",
+    "mel_matrix",
+    "power_spectra",
+    "real_frames",
+    "refuse_short",
+    "windows",
+]
 
 _KALDI_FLOOR = torch.finfo(torch.float32).eps  # what Kaldi takes for the energy of nothing
+
+
+def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDArray[np.float32]:
+    """Triangular mel filters (size // 2 + 1, bins) for the power spectrum of a `size`-point transform.
+
+    Kaldi's filters: centres equally spaced on mel = 1127 ln(1 + f / 700) from `low` to `high` Hz, triangles
+    linear in mel, each with a peak of one.
+    """
+
+    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 1127.0 * np.log1p(hertz / 700.0)
+
+    first, last = mel(np.array([low, high]))
+    edges = np.linspace(first, last, bins + 2)
+    points = mel(np.arange(size // 2 + 1) * rate / size)[:, None]  # (size // 2 + 1, 1)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre))
+    return cast(NDArray[np.float32], np.maximum(triangles, 0.0).astype(np.float32))
+
+
+def windows(x: Tensor, size: int, step: int) -> Tensor:
+    """(B, S, ...) -> (B, N, ..., size): windows over the second axis every `step`, only whole ones."""
+    if not torch.onnx.is_in_onnx_export():
+        return x.unfold(1, size, step)
+    # ONNX has no unfold: a graph picks each window's values, however many windows a clip has
+    first = torch.arange((x.shape[1] - size) // step + 1, device=x.device) * step
+    return x[:, first[:, None] + torch.arange(size, device=x.device)].movedim(2, -1)
+
+
+def power_spectra(frames: Tensor, size: int) -> Tensor:
+    """Frames (B, N, L) of L <= `size` samples -> powers (B, N, size // 2 + 1) of their `size`-point transform."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no transform that is fast everywhere: a product with its matrix
+        angles = np.outer(np.arange(frames.shape[2]), np.arange(size // 2 + 1)) * (2 * math.pi / size)
+        matrix = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        real, imaginary = (frames @ torch.from_numpy(matrix).to(frames.device)).chunk(2, dim=2)
+        return real.square() + imaginary.square()
+    spectra = torch.fft.rfft(frames, n=size)
+    return cast(Tensor, spectra.real.square() + spectra.imag.square())
+
+
+class MelPower(nn.Module):
+    """Mel powers of waveforms: 25 ms povey windows every 10 ms at 16 kHz, no dither, only whole windows.
+
+    `torch.log(powers.clamp_min(1.1920929e-07))` equals Kaldi's `compute-fbank-feats` with 80 bins from 20 Hz to
+    8 kHz for a waveform in [-1, 1]. Nothing here is learned and nothing is saved.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, bins: int = 80, rate: int = 16000) -> None:
+        super().__init__()
+        self.length, self.shift, self.size = rate // 40, rate // 100, 512 * max(1, rate // 16000)
+        steps = np.arange(self.length)
+        povey = (0.5 - 0.5 * np.cos(2 * math.pi * steps / (self.length - 1))) ** 0.85
+        self.register_buffer("window", torch.from_numpy(povey.astype(np.float32)), persistent=False)
+        filters = mel_matrix(bins, self.size, rate, 20.0, rate / 2)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(B, S) float32 in [-1, 1] -> (B, N, bins) float32, N = (S - 400) // 160 + 1."""
+        with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
+            frames = windows(waveforms.float(), self.length, self.shift)  # (B, N, 400)
+            frames = frames - frames.mean(2, keepdim=True)
+            before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+            powers = power_spectra((frames - 0.97 * before) * self.window, self.size)  # (B, N, 257)
+            return powers @ self.filters
 
 
 class LogMel(nn.Module):

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knn_cli.networks.encoders.fbank_tdnn import MelPower
 from knn_cli.networks.encoders.whisper import WhisperMel
+from knn_cli.networks.features import MelPower
 from tools.shipped_models.data import FLOOR, Frames, held_out_speakers, read_16k, read_manifest, write_cache, write_json
 
 

@@ -22,8 +22,8 @@ import torch
 import wordfreq
 from numpy.typing import NDArray
 
-from knn_cli.networks.encoders.fbank_tdnn import MelPower
 from knn_cli.networks.encoders.whisper import WhisperMel
+from knn_cli.networks.features import MelPower
 from tools.shipped_models.data import write_cache
 from tools.shipped_models.prepare import log_powers
 

@@ -6,7 +6,7 @@ Wang et al., "CAM++: a fast and efficient network for speaker verification using
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
-from knn_cli.networks.contracts import Encoder, Pooling, Samples
+from knn_cli.networks.contracts import Pooling
+from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
 from knn_cli.networks.encoders.resnet import BasicBlock, ended
-from knn_cli.networks.features import LogMel, real_frames, refuse_short
-from knn_cli.networks.pooling.mhfa import check_sizes, last_layer, time_mean, time_variance
+from knn_cli.networks.features import LogMel, real_frames
+from knn_cli.networks.pooling.base import check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["CAMPPlus", "CAMPPlusPooling"]
 
@@ -27,7 +28,7 @@ DILATIONS = (1, 2, 2)  # of the three dense blocks
 
 
 @ENCODERS.register("campplus")
-class CAMPPlus(Encoder):
+class CAMPPlus(FilterBankEncoder):
     """Log-mel features to the frames that CAM++ pools, the one layer of this encoder; 20 ms a frame.
 
     Args:
@@ -40,7 +41,7 @@ class CAMPPlus(Encoder):
         window: of the filter bank, "povey" (3D-Speaker's) or "hamming".
     """
 
-    rate = 16000
+    title = "CAM++"
 
     mask_kind = "filter bank"
 
@@ -54,23 +55,23 @@ class CAMPPlus(Encoder):
         bins: int = 80,
         window: str = "povey",
     ) -> None:
-        super().__init__()
         if len(blocks) != len(DILATIONS):
             raise KnnError(f"CAM++ has {len(DILATIONS)} dense blocks, not {len(blocks)}.")
-        self.front = LogMel(bins, self.rate, window)
-        self.head = Front(width)
-        self.tdnn = Unit(nn.Conv1d(width * -(-bins // 8), channels, 5, stride=2, padding=2, bias=False), channels)
+        super().__init__(LogMel(bins, self.rate, window), channels, subsampling=2)
+        self.head = FrontConvolutions(width)
+        self.tdnn = TDNNLayer(nn.Conv1d(width * -(-bins // 8), channels, 5, stride=2, padding=2, bias=False), channels)
         dense, transits = [], []
         for count, dilation in zip(blocks, DILATIONS, strict=True):
             widths = range(channels, channels + count * growth, growth)
-            dense.append(nn.ModuleList(Dense(width, bottleneck * growth, growth, dilation) for width in widths))
+            dense.append(
+                nn.ModuleList(DenseTDNNLayer(width, bottleneck * growth, growth, dilation) for width in widths)
+            )
             channels += count * growth
-            transits.append(Transit(channels, channels // 2))
+            transits.append(TransitLayer(channels, channels // 2))
             channels //= 2
         self.blocks, self.transits = nn.ModuleList(dense), nn.ModuleList(transits)
         self.norm = nn.BatchNorm1d(channels)
-        self.layers, self.channels = 1, channels
-        self.stride, self.minimum = 2 * self.front.stride, self.front.minimum
+        self.channels = channels
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
@@ -80,34 +81,19 @@ class CAMPPlus(Encoder):
         """As `Encoder.mask_features`."""
         self.front.register_forward_hook(lambda module, args, features: mask(features))
 
-    def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
-        return (self.front.frames(samples) + 1) // 2
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
-        """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
-
-        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises AudioError where a clip is shorter than `minimum` samples.
-        """
-        refuse_short(waveforms, lengths, self.minimum, "CAM++")
-        return self._layers(waveforms, lengths)
-
-    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
-        x = self.front(waveforms, lengths).transpose(1, 2)  # (B, bins, T)
-        x = self.tdnn(self.head(x, None if lengths is None else self.front.frames(lengths)))  # (B, C, T / 2)
-        counts = None if lengths is None else self.frames(lengths)
+    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        x = self.tdnn(self.head(features, counts))  # (B, C, T / 2)
         mask = torch.ones_like(x[:, :1])
         if counts is not None:
-            mask = real_frames(counts, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
+            mask = real_frames((counts + 1) // 2, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
         for block, transit in zip(self.blocks, self.transits, strict=True):
             for layer in cast(nn.ModuleList, block):
                 x = torch.cat([x, layer(x, mask)], dim=1)
             x = transit(x)
-        yield F.relu(self.norm(x)).transpose(1, 2)  # (B, T, C)
+        return F.relu(self.norm(x)).transpose(1, 2)  # (B, T, C)
 
 
-class Front(nn.Module):
+class FrontConvolutions(nn.Module):
     """The picture network: frequency comes down to an eighth, time stays."""
 
     def __init__(self, width: int) -> None:
@@ -127,7 +113,7 @@ class Front(nn.Module):
         return ended(F.relu(self.bn2(self.conv2(x))), counts).flatten(1, 2)  # (B, width * bins / 8, T)
 
 
-class Unit(nn.Module):
+class TDNNLayer(nn.Module):
     """Convolution, batch norm, ReLU."""
 
     def __init__(self, linear: nn.Conv1d, channels: int) -> None:
@@ -138,7 +124,7 @@ class Unit(nn.Module):
         return F.relu(self.norm(self.linear(x)))
 
 
-class Transit(nn.Module):
+class TransitLayer(nn.Module):
     """Batch norm, ReLU, 1 x 1 convolution."""
 
     def __init__(self, before: int, after: int) -> None:
@@ -149,12 +135,12 @@ class Transit(nn.Module):
         return cast(Tensor, self.linear(F.relu(self.norm(x))))
 
 
-class Dense(nn.Module):
+class DenseTDNNLayer(nn.Module):
     """A bottleneck, then a dilated convolution under a mask that follows from the context (equations 1 to 4)."""
 
     def __init__(self, before: int, bottleneck: int, after: int, dilation: int) -> None:
         super().__init__()
-        self.first, self.norm = Transit(before, bottleneck), nn.BatchNorm1d(bottleneck)
+        self.first, self.norm = TransitLayer(before, bottleneck), nn.BatchNorm1d(bottleneck)
         self.local = nn.Conv1d(bottleneck, after, 3, padding=dilation, dilation=dilation, bias=False)
         self.narrow, self.widen = nn.Conv1d(bottleneck, bottleneck // 2, 1), nn.Conv1d(bottleneck // 2, after, 1)
 

@@ -7,7 +7,7 @@ each clip is mirrored at its own end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -16,16 +16,17 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.networks.contracts import Encoder, Pooling, Samples
-from knn_cli.networks.features import DecibelMel, real_frames, refuse_short
+from knn_cli.networks.contracts import Pooling
+from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
+from knn_cli.networks.features import DecibelMel, real_frames
 from knn_cli.networks.heads.base import ClassificationHead
-from knn_cli.networks.pooling.mhfa import blank, check_sizes, last_layer
+from knn_cli.networks.pooling.base import blank, check_sizes, last_layer
 
 __all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
 
 
 @ENCODERS.register("ecapa-tdnn")
-class EcapaTDNN(Encoder):
+class EcapaTDNN(FilterBankEncoder):
     """Decibel mel features to the aggregated frames of section 3.3, the one layer of this encoder; 10 ms a frame.
 
     Args:
@@ -36,7 +37,7 @@ class EcapaTDNN(Encoder):
         bins: mel bins.
     """
 
-    rate = 16000
+    title = "ECAPA-TDNN"
 
     mask_kind = "filter bank"
 
@@ -49,20 +50,18 @@ class EcapaTDNN(Encoder):
         squeeze: int = 128,
         bins: int = 80,
     ) -> None:
-        super().__init__()
         if not 3 <= len(channels) == len(kernels) == len(dilations):
             raise KnnError("ECAPA-TDNN needs channels, kernels and dilations of one length, of 3 or more.")
         if any(kernel % 2 == 0 for kernel in kernels) or any(width % scale for width in channels[1:-1]):
             raise KnnError(f"ECAPA-TDNN needs odd kernels, and blocks whose channels divide by scale {scale}.")
-        self.layers, self.channels = 1, channels[-1]
-        self.front = DecibelMel(bins, self.rate)
-        self.stride = self.front.stride
+        front = DecibelMel(bins, self.rate)
         reach = max((kernel - 1) // 2 * dilation for kernel, dilation in zip(kernels, dilations, strict=True))
-        self.minimum = max(1, reach * self.stride)  # mirroring `reach` frames takes one frame more than these
+        minimum = max(1, reach * front.stride)  # mirroring `reach` frames takes one frame more than these
+        super().__init__(front, channels[-1], minimum=minimum)
         shapes = list(zip(channels, channels[1:-1], kernels[1:-1], dilations[1:-1], strict=False))
-        blocks = [Block(before, after, kernel, step, scale, squeeze) for before, after, kernel, step in shapes]
-        self.blocks = nn.ModuleList([Unit(bins, channels[0], kernels[0], dilations[0]), *blocks])
-        self.mfa = Unit(sum(channels[1:-1]), channels[-1], kernels[-1], dilations[-1])
+        blocks = [SERes2NetBlock(before, after, kernel, step, scale, squeeze) for before, after, kernel, step in shapes]
+        self.blocks = nn.ModuleList([TDNNBlock(bins, channels[0], kernels[0], dilations[0]), *blocks])
+        self.mfa = TDNNBlock(sum(channels[1:-1]), channels[-1], kernels[-1], dilations[-1])
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
@@ -72,32 +71,17 @@ class EcapaTDNN(Encoder):
         """As `Encoder.mask_features`."""
         self.front.register_forward_hook(lambda module, args, features: mask(features))
 
-    def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives, 0 below `minimum`; takes an int, or an int64 tensor of them."""
-        if isinstance(samples, Tensor):
-            return self.front.frames(samples).masked_fill(samples < self.minimum, 0)
-        return self.front.frames(samples) if samples >= self.minimum else 0
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
-        """(B, S) float32 in [-1, 1] at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
-
-        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises AudioError where a clip is shorter than `minimum` samples.
-        """
-        refuse_short(waveforms, lengths, self.minimum, "ECAPA-TDNN")
-        return self._layers(waveforms, lengths)
-
-    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
-        counts = None if lengths is None else self.front.frames(lengths)
-        x = self.front(waveforms, lengths).transpose(1, 2)  # (B, bins, T)
+    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        x = features  # (B, bins, T)
         outputs = []
         for block in self.blocks:
             x = block(x, counts)  # (B, C, T)
             outputs.append(x)
-        yield self.mfa(torch.cat(outputs[1:], dim=1), counts).transpose(1, 2)  # (B, T, C)
+        layer: Tensor = self.mfa(torch.cat(outputs[1:], dim=1), counts)  # (B, C, T)
+        return layer.transpose(1, 2)
 
 
-class Unit(nn.Module):
+class TDNNBlock(nn.Module):
     """Convolution over time with mirrored ends, ReLU, batch norm."""
 
     def __init__(self, before: int, after: int, kernel: int = 1, dilation: int = 1) -> None:
@@ -111,17 +95,17 @@ class Unit(nn.Module):
         return cast(Tensor, self.norm(F.relu(self.conv(mirrored(x, self.reach, counts)))))
 
 
-class Block(nn.Module):
+class SERes2NetBlock(nn.Module):
     """Section 3.2: 1 x 1 convolution, Res2Net convolution, 1 x 1 convolution, squeeze-excitation, and a shortcut."""
 
     def __init__(self, before: int, after: int, kernel: int, dilation: int, scale: int, squeeze: int) -> None:
         super().__init__()
-        self.tdnn1 = Unit(before, after)
+        self.tdnn1 = TDNNBlock(before, after)
         part = after // scale
         self.res2net_block = nn.ModuleDict(
-            {"blocks": nn.ModuleList(Unit(part, part, kernel, dilation) for _ in range(scale - 1))}
+            {"blocks": nn.ModuleList(TDNNBlock(part, part, kernel, dilation) for _ in range(scale - 1))}
         )
-        self.tdnn2 = Unit(after, after)
+        self.tdnn2 = TDNNBlock(after, after)
         self.se_block = nn.ModuleDict({"conv1": nn.Conv1d(after, squeeze, 1), "conv2": nn.Conv1d(squeeze, after, 1)})
         self.shortcut = nn.Conv1d(before, after, 1) if before != after else None
 
@@ -175,7 +159,7 @@ class EcapaPooling(Pooling):
         super().__init__()
         check_sizes("ECAPA-TDNN", layers=layers, channels=channels, attention=attention, dimension=dimension)
         self.layers, self.dimension, self.context = layers, dimension, context
-        self.tdnn = Unit(channels * (3 if context else 1), attention)
+        self.tdnn = TDNNBlock(channels * (3 if context else 1), attention)
         self.conv = nn.Conv1d(attention, channels, 1)
         self.norm = nn.BatchNorm1d(2 * channels)
         self.fc = nn.Conv1d(2 * channels, dimension, 1)

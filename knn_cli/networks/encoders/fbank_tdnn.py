@@ -1,95 +1,20 @@
-"""Encoders: waveforms in, hidden layers out, one after the other.
-
-An encoder is an `nn.Module` with the attributes `layers` (how many layers it yields), `channels` (the width of
-each), `stride` (samples a frame) and `minimum` (samples of the shortest clip), and the methods `frames(samples)`
-and `forward(waveforms, lengths)`; `forward` is a generator, so that a pooling back end never needs all layers at
-once. A new encoder is one class under `ENCODERS`; the contract tests pick it up from there.
-"""
+"""A small time-delay network (TDNN) on log-mel features: residual blocks of one width, each of them a layer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
+from knn_cli.networks.features import MelPower, refuse_short, windows
 
 
-def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDArray[np.float32]:
-    """Triangular mel filters (size // 2 + 1, bins) for the power spectrum of a `size`-point transform.
-
-    Kaldi's filters: centres equally spaced on mel = 1127 ln(1 + f / 700) from `low` to `high` Hz, triangles
-    linear in mel, each with a peak of one.
-    """
-
-    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 1127.0 * np.log1p(hertz / 700.0)
-
-    first, last = mel(np.array([low, high]))
-    edges = np.linspace(first, last, bins + 2)
-    points = mel(np.arange(size // 2 + 1) * rate / size)[:, None]  # (size // 2 + 1, 1)
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre))
-    return cast(NDArray[np.float32], np.maximum(triangles, 0.0).astype(np.float32))
-
-
-def windows(x: Tensor, size: int, step: int) -> Tensor:
-    """(B, S, ...) -> (B, N, ..., size): windows over the second axis every `step`, only whole ones."""
-    if not torch.onnx.is_in_onnx_export():
-        return x.unfold(1, size, step)
-    # ONNX has no unfold: a graph picks each window's values, however many windows a clip has
-    first = torch.arange((x.shape[1] - size) // step + 1, device=x.device) * step
-    return x[:, first[:, None] + torch.arange(size, device=x.device)].movedim(2, -1)
-
-
-def power_spectra(frames: Tensor, size: int) -> Tensor:
-    """Frames (B, N, L) of L <= `size` samples -> powers (B, N, size // 2 + 1) of their `size`-point transform."""
-    if torch.onnx.is_in_onnx_export():  # ONNX has no transform that is fast everywhere: a product with its matrix
-        angles = np.outer(np.arange(frames.shape[2]), np.arange(size // 2 + 1)) * (2 * math.pi / size)
-        matrix = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-        real, imaginary = (frames @ torch.from_numpy(matrix).to(frames.device)).chunk(2, dim=2)
-        return real.square() + imaginary.square()
-    spectra = torch.fft.rfft(frames, n=size)
-    return cast(Tensor, spectra.real.square() + spectra.imag.square())
-
-
-class MelPower(nn.Module):
-    """Mel powers of waveforms: 25 ms povey windows every 10 ms at 16 kHz, no dither, only whole windows.
-
-    `torch.log(powers.clamp_min(1.1920929e-07))` equals Kaldi's `compute-fbank-feats` with 80 bins from 20 Hz to
-    8 kHz for a waveform in [-1, 1]. Nothing here is learned and nothing is saved.
-    """
-
-    window: Tensor
-    filters: Tensor
-
-    def __init__(self, bins: int = 80, rate: int = 16000) -> None:
-        super().__init__()
-        self.length, self.shift, self.size = rate // 40, rate // 100, 512 * max(1, rate // 16000)
-        steps = np.arange(self.length)
-        povey = (0.5 - 0.5 * np.cos(2 * math.pi * steps / (self.length - 1))) ** 0.85
-        self.register_buffer("window", torch.from_numpy(povey.astype(np.float32)), persistent=False)
-        filters = mel_matrix(bins, self.size, rate, 20.0, rate / 2)
-        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, S) float32 in [-1, 1] -> (B, N, bins) float32, N = (S - 400) // 160 + 1."""
-        with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
-            frames = windows(waveforms.float(), self.length, self.shift)  # (B, N, 400)
-            frames = frames - frames.mean(2, keepdim=True)
-            before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
-            powers = power_spectra((frames - 0.97 * before) * self.window, self.size)  # (B, N, 257)
-            return powers @ self.filters
-
-
-class Block(nn.Module):
+class ResidualTDNNBlock(nn.Module):
     """A residual time-delay block: norm, frames t - d, t, t + d side by side, linear layer, GELU, linear layer.
 
     Written as matrix products on (B, T, C): on a CPU it trains 1.5 times as fast as a ConvNeXt block of equal size.
@@ -147,7 +72,7 @@ class FbankTDNN(Encoder):
         self.stride = self.step * self.mel.shift
         self.minimum = self.mel.length + (self.step - 1) * self.mel.shift
         self.stem = nn.Linear(5 * bins, channels)
-        self.blocks = nn.ModuleList(Block(channels, hidden, dilation) for dilation in dilations)
+        self.blocks = nn.ModuleList(ResidualTDNNBlock(channels, hidden, dilation) for dilation in dilations)
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
@@ -175,10 +100,9 @@ class FbankTDNN(Encoder):
         """(B, S) float32 in [-1, 1], clip lengths (B,) int64 in samples -> the layers, each (B, frames(S), C).
 
         With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises ValueError where S is below `minimum`.
+        Raises AudioError where a clip is shorter than `minimum` samples.
         """
-        if waveforms.shape[1] < self.minimum:
-            raise ValueError(f"a clip of {waveforms.shape[1]} samples is too short, {self.minimum} make one frame")
+        refuse_short(waveforms, lengths, self.minimum, "this TDNN")
         counts = None if lengths is None else self._windows(lengths)
         return self.encode(self.mel(waveforms), counts)
 

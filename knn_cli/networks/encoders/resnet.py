@@ -7,7 +7,7 @@ max pooling and 32 channels, as in Zeinali et al., "BUT system description to Vo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
-from knn_cli.networks.contracts import Encoder, Pooling, Samples
-from knn_cli.networks.features import LogMel, real_frames, refuse_short
-from knn_cli.networks.pooling.mhfa import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
+from knn_cli.networks.contracts import Pooling
+from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
+from knn_cli.networks.features import LogMel, real_frames
+from knn_cli.networks.pooling.base import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
 
@@ -35,7 +36,7 @@ DEPTHS = {
 
 
 @ENCODERS.register("resnet")
-class ResNet(Encoder):
+class ResNet(FilterBankEncoder):
     """Log-mel features to the output of the fourth stage, the one layer of this encoder; 80 ms a frame.
 
     Args:
@@ -45,15 +46,14 @@ class ResNet(Encoder):
         window: of the filter bank, "hamming" (wespeaker's) or "povey".
     """
 
-    rate = 16000
+    title = "this ResNet"
 
     mask_kind = "filter bank"
 
     def __init__(self, depth: int = 34, width: int = 32, bins: int = 80, window: str = "hamming") -> None:
-        super().__init__()
         if depth not in DEPTHS:
             raise KnnError(f"There is no ResNet of depth {depth}.", f"Known: {', '.join(map(str, DEPTHS))}.")
-        self.front = LogMel(bins, self.rate, window)
+        super().__init__(LogMel(bins, self.rate, window), width, subsampling=8)
         self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         counts, deep = DEPTHS[depth]
@@ -67,34 +67,19 @@ class ResNet(Encoder):
                 before = planes * block.expansion
             setattr(self, f"layer{stage + 1}", nn.ModuleList(blocks))
             height = -(-height // stride)
-        self.layers, self.channels = 1, before * height
-        self.stride, self.minimum = 8 * self.front.stride, self.front.minimum
+        self.channels = before * height
 
     def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
         """As `Encoder.mask_features`."""
         self.front.register_forward_hook(lambda module, args, features: mask(features))
 
-    def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
-        return (self.front.frames(samples) + 7) // 8
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
-        """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
-
-        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises AudioError where a clip is shorter than `minimum` samples.
-        """
-        refuse_short(waveforms, lengths, self.minimum, "this ResNet")
-        return self._layers(waveforms, lengths)
-
-    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
-        counts = None if lengths is None else self.front.frames(lengths)
-        x = self.front(waveforms, lengths).transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        x = features.unsqueeze(1)  # (B, 1, F, T)
         x = ended(F.relu(self.bn1(self.conv1(x))), counts)  # (B, width, F, T)
         for stage in range(1, 5):
             for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
                 x, counts = block(x, counts)  # (B, C, F, T)
-        yield x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
+        return x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
 
 
 def ended(x: Tensor, counts: Tensor | None) -> Tensor:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.encoders.fbank_tdnn import power_spectra, windows
-from knn_cli.networks.features import real_frames, refuse_short
+from knn_cli.networks.features import power_spectra, real_frames, refuse_short, windows
 
 __all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
 
@@ -93,7 +92,7 @@ class WhisperMel(nn.Module):
         return features if mask is None else features * mask.unsqueeze(2)
 
 
-class Block(nn.Module):
+class WhisperBlock(nn.Module):
     """One transformer block: attention, then two linear layers, each on normalised frames and added to them."""
 
     def __init__(self, channels: int, heads: int, inner: int) -> None:
@@ -162,7 +161,7 @@ class Whisper(Encoder):
         self.minimum = self.mel.size
         self.first = nn.Conv1d(bins, channels, 3, padding=1)
         self.second = nn.Conv1d(channels, channels, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(Block(channels, heads, inner) for _ in range(blocks))
+        self.blocks = nn.ModuleList(WhisperBlock(channels, heads, inner) for _ in range(blocks))
         self.norm = nn.LayerNorm(channels) if final_norm else nn.Identity()
         self.register_buffer("places", sinusoids(torch.arange(_PLACES), channels), persistent=False)
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.encoders.wavlm import SIZES, WavLMSizes
+from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
     Imported,
     Wanted,

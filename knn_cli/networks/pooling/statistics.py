@@ -1,7 +1,6 @@
 """Poolings by statistics over time: averages, spans, deviations, attentive statistics and correlations.
 
-The contract and the shared arithmetic are those of `pooling`; names of parameters are those of the public wespeaker
-forks, whose class each docstring names.
+Parameters have the names of the public wespeaker forks, whose class each docstring names.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
-from knn_cli.networks.pooling.mhfa import (
+from knn_cli.networks.pooling.base import (
     SMALLEST_VARIANCE,
     blank,
     check_sizes,

@@ -17,7 +17,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.features import real_frames
-from knn_cli.networks.pooling.mhfa import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
+from knn_cli.networks.pooling.base import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
 
 __all__ = ["XVector"]
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from knn_cli.core.errors import AudioError
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.encoders.fbank_tdnn import FbankTDNN, MelPower, mel_matrix
+from knn_cli.networks.encoders.fbank_tdnn import FbankTDNN
+from knn_cli.networks.features import MelPower, mel_matrix
 from tests.helpers.oracles import load_torchaudio
 
 SMALL: dict[str, dict[str, Any]] = {"fbank-tdnn": {"channels": 16, "hidden": 24, "dilations": (1, 2)}}
@@ -47,7 +49,7 @@ def test_the_minimum_is_the_least(encoder: Any) -> None:
     assert encoder.frames(encoder.minimum) == 1
     assert encoder.frames(encoder.minimum - 1) == 0
     assert encoder.frames(torch.tensor([0, 100])).tolist() == [0, 0]
-    with pytest.raises(ValueError, match="too short"):
+    with pytest.raises(AudioError, match="too short"):
         list(encoder(speech(encoder.minimum - 1)))
 
 

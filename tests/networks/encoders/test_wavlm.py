@@ -16,8 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.encoders import wavlm
-from knn_cli.networks.encoders.wavlm import SIZES, RelativePositions, WavLM, WavLMSizes
+from knn_cli.networks.encoders import wavlm_blocks, wavlm_front_end
+from knn_cli.networks.encoders.wavlm import WavLM
+from knn_cli.networks.encoders.wavlm_blocks import RelativePositions
+from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.weight_names import HUGGING_FACE
 from tests.helpers.oracles import load_transformers
 
@@ -152,7 +154,8 @@ def test_blocks_of_frames_and_queries_change_nothing(sizes: dict[str, Any], monk
     whole = list(network(waveforms, lengths))
     real = torch.arange(whole[0].shape[1]) < network.frames(lengths)[:, None]
     for frames, scores in ((7, 5000), (62, 2**22), (1, 1)):
-        monkeypatch.setitem(wavlm._AT_ONCE, "cpu", (frames, scores))
+        monkeypatch.setitem(wavlm_front_end.MAX_FRAMES, "cpu", frames)
+        monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", scores)
         for one, other in zip(network(waveforms, lengths), whole, strict=True):
             torch.testing.assert_close(one[real], other[real], atol=1e-5, rtol=0)
 
@@ -268,7 +271,8 @@ class LargestTensor(TorchDispatchMode):
 def test_nothing_is_quadratic_and_no_convolution_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     network, samples = WavLM(**SMALL).eval(), 16000 * 8
     frames = network.frames(samples)
-    monkeypatch.setitem(wavlm._AT_ONCE, "cpu", (20, 2**14))
+    monkeypatch.setitem(wavlm_front_end.MAX_FRAMES, "cpu", 20)
+    monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", 2**14)
     with LargestTensor() as spy:
         for _ in network(noise(1, samples)):
             pass

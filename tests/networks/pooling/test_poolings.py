@@ -13,7 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.pooling.mhfa import MHFA, POOLINGS, MeanPooling, attended_statistics
+from knn_cli.core.registry import POOLINGS
+from knn_cli.networks.pooling.base import attended_statistics
+from knn_cli.networks.pooling.mean import MeanPooling
+from knn_cli.networks.pooling.mhfa import MHFA
 from knn_cli.networks.pooling.statistics import Correlation, LayerSpans, Statistics
 
 LAYERS, CHANNELS, BATCH, TIME = 4, 6, 3, 11
@@ -200,7 +203,7 @@ WRITTEN_OUT: dict[str, tuple[dict[str, int], Callable[[State, Clip], Tensor]]] =
 
 
 def test_all_are_written_out() -> None:
-    ours = ("knn_cli.networks.pooling.mhfa", "knn_cli.networks.pooling.statistics")
+    ours = {f"knn_cli.networks.pooling.{module}" for module in ("mean", "mhfa", "statistics")}
     assert {name for name in POOLINGS.names() if POOLINGS.get(name).__module__ in ours} == set(WRITTEN_OUT)
 
 

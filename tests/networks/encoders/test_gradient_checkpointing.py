@@ -10,8 +10,12 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from knn_cli.networks.encoders import recompute, wavlm
-from knn_cli.networks.encoders.recompute import ConvolutionOfActivation, NormalizedConvolution, gated_attention
+from knn_cli.networks.encoders import gradient_checkpointing, wavlm_blocks, wavlm_front_end
+from knn_cli.networks.encoders.gradient_checkpointing import (
+    ConvolutionOfActivation,
+    NormalizedConvolution,
+    gated_attention,
+)
 from knn_cli.networks.encoders.wavlm import WavLM
 
 SMALL = {
@@ -101,11 +105,12 @@ def test_gradients_equal_plain_autograd(
     torch.manual_seed(0)
     network, waveforms = WavLM(**sizes), torch.randn(2, 3000)
     given = None if lengths is None else torch.tensor(lengths)
-    monkeypatch.setattr(wavlm, "_FRAMES_ON_THE_WAY_BACK", 17)
+    monkeypatch.setattr(wavlm_front_end, "MAX_FRAMES_BACKWARD", 17)
     ours = gradients(network, waveforms, given)
-    monkeypatch.setattr(wavlm, "_lean", lambda x: False)
-    monkeypatch.setattr(wavlm, "gated_attention", recompute._attend)
-    monkeypatch.setattr(wavlm, "checkpoint", lambda function, x, **_: function(x))
+    for module in (wavlm_front_end, wavlm_blocks):
+        monkeypatch.setattr(module, "trains_on_cpu", lambda x: False)
+    monkeypatch.setattr(wavlm_blocks, "gated_attention", gradient_checkpointing._attend)
+    monkeypatch.setattr(wavlm_blocks, "checkpoint", lambda function, x, **_: function(x))
     plain = gradients(network, waveforms, given)
     assert ours.keys() == plain.keys() and len(ours) > 50
     for name, gradient in plain.items():
@@ -158,15 +163,15 @@ def test_neither_scores_nor_the_first_convolution_are_kept(sizes: dict[str, Any]
 
 def test_memory_is_given_back_where_there_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(recompute, "_trim", lambda: lambda pad: calls.append(pad) or 1)
+    monkeypatch.setattr(gradient_checkpointing, "_malloc_trim", lambda: lambda pad: calls.append(pad) or 1)
     network, waveforms = WavLM(**SMALL), torch.randn(1, 3000)
     sum(layer.mean() for layer in network(waveforms)).backward()  # type: ignore[union-attr]
     assert calls == []
-    monkeypatch.setattr(recompute, "_WORTH_IT", 1)
+    monkeypatch.setattr(gradient_checkpointing, "MIN_BYTES", 1)
     with torch.no_grad():
         list(network(waveforms))
     assert calls == []
     sum(layer.mean() for layer in network(waveforms)).backward()  # type: ignore[union-attr]
     assert len(calls) == 3  # after the front end, and before the way back of two of the three layers
-    monkeypatch.setattr(recompute, "_trim", lambda: None)  # another C library
+    monkeypatch.setattr(gradient_checkpointing, "_malloc_trim", lambda: None)  # another C library
     sum(layer.mean() for layer in network(waveforms)).backward()  # type: ignore[union-attr]

@@ -1,11 +1,12 @@
-"""Steps of WavLM whose way back makes again what is cheap to make, instead of keeping it (Chen et al. 2016,
-"Training deep nets with sublinear memory cost", arXiv:1604.06174, section 4.1).
+"""Gradient checkpointing for WavLM: the backward pass computes again what is cheap, instead of keeping it.
+
+Chen et al., "Training deep nets with sublinear memory cost", 2016 (arXiv:1604.06174), section 4.1.
 
 - `ConvolutionOfActivation`: a strided convolution of an activation keeps what goes into the activation;
 - `NormalizedConvolution`: a grouped convolution with weight norm keeps no kernels but the learnt ones;
 - `gated_attention`: attention with WavLM's gated position bias keeps queries, keys, values and gates, nothing of size
   (B, heads, T, T);
-- `release`: what was freed is given back to the system.
+- `free_memory`: freed memory is returned to the system.
 """
 
 from __future__ import annotations
@@ -22,7 +23,22 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["ConvolutionOfActivation", "NormalizedConvolution", "gated_attention", "release", "release_on_the_way_back"]
+__all__ = [
+    "ConvolutionOfActivation",
+    "NormalizedConvolution",
+    "free_memory",
+    "free_memory_on_backward",
+    "gated_attention",
+    "trains_on_cpu",
+]
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether the convolutions of this module are to be used for `x`: for training on a CPU.
+
+    Half precision and other devices have convolutions that are better than products of matrices.
+    """
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class ConvolutionOfActivation(Function):
@@ -151,7 +167,7 @@ class NormalizedConvolution(Function):
         return of_x, of_direction, dot / size
 
 
-_SIDE_BY_SIDE = 8  # taps
+_TAPS_TOGETHER = 8  # taps of a kernel in one matrix product
 
 
 def _size(direction: Tensor) -> Tensor:
@@ -168,9 +184,9 @@ def _groups(direction: Tensor) -> Iterator[slice]:
 
 def _neighbours(x: Tensor, before: int, taps: int) -> Tensor:
     """Frames (B, T + taps - 1, 8 * D) of `x` (B, T, D) padded: each with the seven that follow it."""
-    x = F.pad(x, (0, 0, before, taps + _SIDE_BY_SIDE - 2 - before))
+    x = F.pad(x, (0, 0, before, taps + _TAPS_TOGETHER - 2 - before))
     batch, frames, width = x.shape
-    size = (batch, frames - _SIDE_BY_SIDE + 1, _SIDE_BY_SIDE * width)
+    size = (batch, frames - _TAPS_TOGETHER + 1, _TAPS_TOGETHER * width)
     return x.as_strided(size, (x.stride(0), width, 1)).contiguous()
 
 
@@ -180,7 +196,7 @@ def _slide(near: Tensor, matrix: Tensor, frames: int) -> Tensor:
     width = near.shape[2]
     for place, first in enumerate(range(0, len(matrix), width)):
         part = matrix[first : first + width]
-        rows = near[:, place * _SIDE_BY_SIDE :][:, :frames, : len(part)]
+        rows = near[:, place * _TAPS_TOGETHER :][:, :frames, : len(part)]
         y.baddbmm_(rows, part.expand(len(near), -1, -1))
     return y
 
@@ -190,9 +206,9 @@ def _slide_gradient(near: Tensor, gradient: Tensor, taps: int) -> Tensor:
     width, frames = near.shape[2], gradient.shape[1]
     parts = [
         (near[:, first : first + frames].transpose(1, 2) @ gradient).sum(dim=0)  # (8 * D, O)
-        for first in range(0, taps, _SIDE_BY_SIDE)
+        for first in range(0, taps, _TAPS_TOGETHER)
     ]
-    return torch.cat(parts)[: taps * width // _SIDE_BY_SIDE]
+    return torch.cat(parts)[: taps * width // _TAPS_TOGETHER]
 
 
 def gated_attention(
@@ -293,31 +309,31 @@ def _diagonal_sums(rows: Tensor) -> Tensor:
     return padded[:, : count * width].view(heads, count, width).sum(dim=1)
 
 
-_WORTH_IT = 2**20  # bytes
+MIN_BYTES = 2**20  # of a layer; freeing less is not worth the time
 
 
-def release(layer: Tensor) -> None:
+def free_memory(layer: Tensor) -> None:
     """Give memory that is free back to the system, where `layer` is part of a training on a CPU and not small.
 
     The GNU allocator keeps what is freed, and gradients seldom fit the places of activations, nor activations those of
     gradients (before glibc 2.38 an aligned block does not even fit the place of one of its own size). Without this, a
     step of WavLM-Base holds half as much again as it uses.
     """
-    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= _WORTH_IT and _trim() is not None:
-        _give_back()
+    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= MIN_BYTES and _malloc_trim() is not None:
+        _trim_heap()
 
 
-def release_on_the_way_back(layer: Tensor) -> None:
+def free_memory_on_backward(layer: Tensor) -> None:
     """The same at the moment when the gradient of `layer` is known."""
-    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= _WORTH_IT and _trim() is not None:
-        cast(Any, layer).register_hook(_give_back)
+    if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= MIN_BYTES and _malloc_trim() is not None:
+        cast(Any, layer).register_hook(_trim_heap)
 
 
-def _give_back(gradient: Tensor | None = None) -> None:
-    if (trim := _trim()) is not None:
+def _trim_heap(gradient: Tensor | None = None) -> None:
+    if (trim := _malloc_trim()) is not None:
         trim(0)
 
 
 @cache
-def _trim() -> Callable[[int], int] | None:
+def _malloc_trim() -> Callable[[int], int] | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

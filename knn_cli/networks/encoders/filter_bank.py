@@ -1,0 +1,66 @@
+"""The base of encoders of one layer behind a filter bank: their frames, their shortest clip, and the way in."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from knn_cli.networks.contracts import Encoder, Samples
+from knn_cli.networks.features import DecibelMel, LogMel, refuse_short
+
+__all__ = ["FilterBankEncoder"]
+
+
+class FilterBankEncoder(Encoder):
+    """A network that makes one layer of filter-bank features; subclasses define `encode`.
+
+    Parameters
+    ----------
+    front : LogMel or DecibelMel
+        The filter bank.
+    channels : int
+        Width C of the layer.
+    subsampling : int
+        Frames of the filter bank per frame of the layer.
+    minimum : int, optional
+        Samples of the shortest clip; None takes the filter bank's.
+    """
+
+    rate = 16000
+    title: ClassVar[str] = "this encoder"  # its name in messages
+
+    def __init__(
+        self, front: LogMel | DecibelMel, channels: int, subsampling: int = 1, minimum: int | None = None
+    ) -> None:
+        super().__init__()
+        self.front = front
+        self.layers, self.channels, self.subsampling = 1, channels, subsampling
+        self.stride = subsampling * front.stride
+        self.minimum = front.minimum if minimum is None else minimum
+
+    def frames(self, samples: Samples) -> Samples:
+        """Number of frames of a clip of `samples`, 0 below `minimum`: int for int, int64 tensor for int64 tensor."""
+        frames = (self.front.frames(samples) + self.subsampling - 1) // self.subsampling
+        if isinstance(samples, Tensor):
+            return frames.masked_fill(samples < self.minimum, 0)
+        return frames if samples >= self.minimum else 0
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
+
+        With `lengths`, a clip's frames are those that it has alone; frames past its end hold anything finite.
+        Raises AudioError where a clip is shorter than `minimum` samples.
+        """
+        refuse_short(waveforms, lengths, self.minimum, self.title)
+        return self._layers(waveforms, lengths)
+
+    def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:
+        counts = None if lengths is None else self.front.frames(lengths)
+        yield self.encode(self.front(waveforms, lengths).transpose(1, 2), counts)
+
+    @abstractmethod
+    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Features (B, bins, N), the first `counts` (B,) int64 of them a clip's own -> the layer (B, T, C)."""

@@ -1,0 +1,134 @@
+"""The transformer of WavLM: position embedding, gated relative position bias, and blocks."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from knn_cli.networks.encoders.gradient_checkpointing import NormalizedConvolution, gated_attention, trains_on_cpu
+from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
+
+__all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "WavLMBlock"]
+
+# Attention scores that are held at once, by device: on a CPU 16 MB, what its cache likes.
+MAX_SCORES = {"cpu": 2**22}
+MAX_SCORES_ELSEWHERE = 2**26
+
+
+class PositionConvolution(nn.Module):
+    """Position embedding (B, T, C) of frames (B, T, C): a grouped convolution with weight norm over its taps.
+
+    Salimans and Kingma 2016 (arXiv:1602.07868), equation 2, a tap k at a time: w_k = g_k v_k / |v_k|.
+    """
+
+    def __init__(self, channels: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.groups, self.kernel = groups, kernel
+        direction = torch.randn(channels, channels // groups, kernel) * 2 / (kernel * channels) ** 0.5
+        self.direction = nn.Parameter(direction)
+        self.magnitude = nn.Parameter(direction.norm(dim=(0, 1), keepdim=True))  # (1, 1, kernel)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if trains_on_cpu(x):
+            near: Tensor = cast(Any, NormalizedConvolution).apply(x, self.direction, self.magnitude)
+            return F.gelu(near + self.bias)
+        if torch.onnx.is_in_onnx_export():  # the exporter makes one weight of norm(), and keeps two of the other
+            size = self.direction.norm(dim=(0, 1), keepdim=True)
+        else:
+            size = self.direction.square().sum(dim=(0, 1), keepdim=True).sqrt()  # 8 times as fast as norm() here
+        weight = self.direction * (self.magnitude / size)
+        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)  # an even kernel gives one frame too many
+
+
+class RelativePositions(nn.Module):
+    """One learnt value a head for each bucket of key position minus query position (WavLM, equation 5)."""
+
+    def __init__(self, heads: int, buckets: int, distance: int) -> None:
+        super().__init__()
+        self.distance = distance
+        self.values = nn.Embedding(buckets, heads)
+        nn.init.normal_(self.values.weight, std=0.02)
+
+    def forward(self, frames: int) -> Tensor:
+        """Biases (H, 2 T - 1) of the positions 1 - T to T - 1."""
+        offsets = torch.arange(1 - frames, frames, device=self.values.weight.device)
+        values: Tensor = self.values(self.bucket(offsets))  # (2 T - 1, H)
+        return values.T.contiguous()
+
+    def bucket(self, offsets: Tensor) -> Tensor:
+        """Bucket int64 of each offset: half of them a direction, half of those exact, the rest logarithmic."""
+        half = self.values.num_embeddings // 2
+        exact = half // 2
+        steps = offsets.abs()
+        far = torch.log(steps.clamp(min=exact).float() / exact) / log(self.distance / exact) * (half - exact)
+        near_or_far = torch.where(steps < exact, steps, (exact + far.long()).clamp(max=half - 1))
+        return near_or_far + (offsets > 0) * half
+
+
+class GatedRelativeAttention(nn.Module):
+    """Self-attention with a relative position bias that each frame gates for itself (WavLM, equations 4 to 6)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
+        self.gate = nn.Linear(channels // heads, 8)
+        self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+        """Frames (B, T, C) attended; `bias` (H, 2 T - 1) as of `RelativePositions`, `padding` (B, T) True there."""
+        batch, frames, channels = x.shape
+
+        def by_head(y: Tensor) -> Tensor:
+            return y.view(batch, frames, self.heads, -1).transpose(1, 2)  # (B, H, T, D)
+
+        gates = self.gate(x.reshape(batch, frames, self.heads, -1)).unflatten(-1, (2, 4)).sum(-1)  # (B, T, H, 2)
+        update, reset = gates.sigmoid().transpose(1, 2).chunk(2, dim=-1)  # (B, H, T, 1)
+        gate = update * (reset * self.gate_scale - 1.0) + 2.0  # (B, H, T, 1)
+        query, key, value = by_head(self.query(x)), by_head(self.key(x)), by_head(self.value(x))
+        scores = MAX_SCORES.get(x.device.type, MAX_SCORES_ELSEWHERE)
+        y = gated_attention(query, key, value, gate, bias, padding, scores)
+        y = y.transpose(1, 2).reshape(batch, frames, channels)
+        attended: Tensor = self.output(y)
+        return attended
+
+
+class WavLMBlock(nn.Module):
+    """One transformer block, post-LN or pre-LN."""
+
+    def __init__(self, sizes: WavLMSizes) -> None:
+        super().__init__()
+        self.norm_first = sizes.norm_first
+        self.attention = GatedRelativeAttention(sizes.channels, sizes.heads)
+        self.attention_norm = nn.LayerNorm(sizes.channels)
+        self.widen = nn.Linear(sizes.channels, sizes.inner)
+        self.narrow = nn.Linear(sizes.inner, sizes.channels)
+        self.output_norm = nn.LayerNorm(sizes.channels)
+        self.attention_adapter: nn.Module = nn.Identity()  # places for `adapters.insert`
+        self.output_adapter: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+        if self.norm_first:
+            x = x + self.attention_adapter(self.attention(self.attention_norm(x), bias, padding))
+            return x + self._feed_forward(self.output_norm(x))
+        x = self.attention_norm(x + self.attention_adapter(self.attention(x, bias, padding)))
+        y: Tensor = self.output_norm(x + self._feed_forward(x))
+        return y
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        wide = self.widen(x)
+        if torch.is_grad_enabled():  # the backward pass computes the activation again, but not the linear layer
+            y: Tensor = checkpoint(
+                lambda wide: self.narrow(F.gelu(wide)), wide, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            y = self.narrow(F.gelu(wide))
+        adapted: Tensor = self.output_adapter(y)
+        return adapted

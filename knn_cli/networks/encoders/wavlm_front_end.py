@@ -1,0 +1,151 @@
+"""The convolutional front end of WavLM, which never holds a long clip's output at full rate as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.networks.encoders.gradient_checkpointing import ConvolutionOfActivation, trains_on_cpu
+from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
+
+__all__ = ["ConvolutionalFrontEnd"]
+
+# Frames whose convolutions are held at once, by device: on a CPU 5 s of sound; elsewhere enough to keep it busy.
+MAX_FRAMES = {"cpu": 250}
+MAX_FRAMES_ELSEWHERE = 5000
+MAX_FRAMES_BACKWARD = 30  # in training on a CPU; fewer are slower
+
+
+class ConvolutionalFrontEnd(nn.Module):
+    """Waveforms (B, S) to projected frames (B, T, C): the convolutions, their norms, the projection.
+
+    A norm over time ("group") needs the mean and variance of what the first convolution puts out. Both follow from
+    the mean and the covariance of the kernel-long windows of the clip, so the norm is folded into one kernel a clip:
+    exact for a padded clip, and local, so that the clip can be taken in blocks.
+    """
+
+    def __init__(self, sizes: WavLMSizes) -> None:
+        super().__init__()
+        widths = [1, *(channels for channels, _, _ in sizes.convolutions)]
+        convolutions = [
+            nn.Conv1d(before, after, kernel, stride, bias=sizes.convolution_bias)
+            for before, (after, kernel, stride) in zip(widths, sizes.convolutions, strict=False)
+        ]
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight)
+        self.convolutions = nn.ModuleList(convolutions)
+        self.folds = sizes.convolution_norm == "group"
+        self.norms = nn.ModuleList(
+            [nn.GroupNorm(widths[1], widths[1])] if self.folds else [nn.LayerNorm(width) for width in widths[1:]]
+        )
+        self.norm = nn.LayerNorm(widths[-1])
+        self.projection = nn.Linear(widths[-1], sizes.channels)
+        self.stride, self.minimum = sizes.stride, sizes.minimum
+
+    def forward(self, waveforms: Tensor, ends: list[int]) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self._convolve(waveforms, None)  # a graph has neither loops nor clips of unequal lengths
+        count = (waveforms.shape[1] - self.minimum) // self.stride + 1
+        at_once = MAX_FRAMES.get(waveforms.device.type, MAX_FRAMES_ELSEWHERE)
+        convolve = self._convolve
+        if trains_on_cpu(waveforms):
+            at_once = min(at_once, MAX_FRAMES_BACKWARD)
+            convolve = partial(self._convolve_checkpointed, self._matrices())
+        elif torch.is_grad_enabled():
+            at_once = count * len(waveforms)  # all of it is kept for the backward pass anyway
+        clips = max(1, at_once // count)
+        rows = []
+        for first in range(0, len(waveforms), clips):
+            some = slice(first, first + clips)
+            kernels = self._folded_kernels(waveforms[some], ends[some]) if self.folds else None
+            parts = []
+            for start in range(0, count, at_once):
+                stop = min(start + at_once, count)
+                block = waveforms[some, start * self.stride : (stop - 1) * self.stride + self.minimum]
+                parts.append(convolve(block, kernels))  # (clips, stop - start, C)
+            rows.append(torch.cat(parts, dim=1))  # (clips, T, C)
+        return torch.cat(rows)
+
+    def _folded_kernels(self, waveforms: Tensor, ends: list[int]) -> tuple[Tensor, Tensor]:
+        """First convolution with its norm: kernels (B * channels, 1, kernel) and biases (B * channels,).
+
+        In float64: a kernel that passes little of the clip has a variance far below the covariances it comes from.
+        The bias of the convolution is missing because the norm takes it away again.
+        """
+        convolution, norm = cast(nn.Conv1d, self.convolutions[0]), cast(nn.GroupNorm, self.norms[0])
+        device = torch.device("cpu") if waveforms.device.type == "mps" else waveforms.device  # no float64 there
+        weight = convolution.weight.squeeze(1).to(device, torch.float64)  # (channels, kernel)
+        gain, shift = norm.weight.to(device, torch.float64), norm.bias.to(device, torch.float64)
+        kernels, biases = [], []
+        for clip, end in zip(waveforms, ends, strict=True):
+            windows = clip[:end].to(device, torch.float64)
+            windows = windows.unfold(0, convolution.kernel_size[0], convolution.stride[0])  # (N, kernel)
+            mean = windows.mean(dim=0)
+            centred = windows - mean
+            covariance = centred.T @ centred / len(centred)  # (kernel, kernel)
+            variance = ((weight @ covariance) * weight).sum(dim=1)  # (channels,)
+            kernel = weight * (gain / (variance + norm.eps).sqrt()).unsqueeze(1)
+            kernels.append(kernel)
+            biases.append(shift - kernel @ mean)
+        return (
+            torch.cat(kernels).unsqueeze(1).to(waveforms.device, convolution.weight.dtype),
+            torch.cat(biases).to(waveforms.device, convolution.weight.dtype),
+        )
+
+    def _convolve(self, waveforms: Tensor, kernels: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Projected frames (B, T, C) of `waveforms` (B, S)."""
+        x = waveforms.unsqueeze(1)  # (B, 1, S)
+        if kernels is not None:
+            stride = cast(nn.Conv1d, self.convolutions[0]).stride
+            x = F.conv1d(waveforms.unsqueeze(0), *kernels, stride=stride, groups=len(waveforms))
+            x = F.gelu(x.view(len(waveforms), -1, x.shape[2]))  # (1, B * channels, T) -> (B, channels, T)
+            for convolution in self.convolutions[1:]:
+                x = F.gelu(convolution(x))
+        elif self.folds:
+            x = F.gelu(self.norms[0](self.convolutions[0](x)))
+            for convolution in self.convolutions[1:]:
+                x = F.gelu(convolution(x))
+        else:
+            for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+                x = F.gelu(norm(convolution(x).transpose(1, 2)).transpose(1, 2))  # (B, channels, T)
+        projected: Tensor = self.projection(self.norm(x.transpose(1, 2)))
+        return projected
+
+    def _matrices(self) -> list[Tensor]:
+        """Kernels (taps * C, O) of all convolutions but the first."""
+        others = cast(list[nn.Conv1d], list(self.convolutions)[1:])
+        return [one.weight.permute(2, 1, 0).flatten(0, 1) for one in others]
+
+    def _convolve_checkpointed(
+        self, matrices: list[Tensor], waveforms: Tensor, kernels: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """`_convolve` for training on a CPU: no activation is kept, and not what the first convolution puts out."""
+        first, *others = cast(list[nn.Conv1d], list(self.convolutions))
+        taps, stride = first.kernel_size[0], first.stride[0]
+        norms: list[list[Tensor]] = [[]] * len(self.convolutions)
+        if kernels is None:
+            norms = [[norm.weight, norm.bias] for norm in cast(list[nn.LayerNorm], list(self.norms))]
+
+        def begin(waveforms: Tensor, kernel: Tensor, shift: Tensor | None, *norm: Tensor) -> Tensor:
+            x = waveforms.unfold(1, taps, stride) @ kernel  # (B, T, taps) @ (B or 1, taps, C)
+            return activate(x if shift is None else x + shift, *norm)
+
+        def activate(x: Tensor, *norm: Tensor) -> Tensor:
+            return F.gelu(F.layer_norm(x, x.shape[2:], norm[0], norm[1]) if norm else x)  # (B, T, C)
+
+        kernel, shift = first.weight.view(1, -1, taps), first.bias
+        if kernels is not None:
+            kernel, shift = kernels[0].view(len(waveforms), -1, taps), kernels[1].view(len(waveforms), 1, -1)
+        activation: Callable[..., Tensor] = begin
+        tensors = [waveforms, kernel.transpose(1, 2), shift, *norms[0]]
+        for convolution, matrix, norm in zip(others, matrices, norms[1:], strict=True):
+            shape = convolution.kernel_size[0], convolution.stride[0]
+            x: Tensor = cast(Any, ConvolutionOfActivation).apply(activation, matrix, convolution.bias, *shape, *tensors)
+            activation, tensors = activate, [x, *norm]
+        projected: Tensor = self.projection(self.norm(activation(*tensors)))
+        return projected

@@ -1,0 +1,86 @@
+"""The sizes of WavLM networks: those of the releases, and what a config may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import prod
+
+from knn_cli.core.errors import KnnError
+
+__all__ = ["SIZES", "WavLMSizes"]
+
+
+@dataclass(frozen=True)
+class WavLMSizes:
+    """Everything that tells one WavLM from another.
+
+    Attributes
+    ----------
+        convolutions: (channels, kernel, stride) of each convolution over the waveform.
+        convolution_bias: whether the convolutions have a bias.
+        convolution_norm: "group" normalises the first convolution, each channel over time (Base, Base+);
+            "layer" normalises every convolution, each frame over channels (Large).
+        channels: width of the transformer.
+        blocks: number of transformer blocks.
+        heads: attention heads of a block.
+        inner: width of the feed-forward layer.
+        position_kernel: kernel, in frames, of the convolutional position embedding.
+        position_groups: its groups.
+        buckets: number of learnt relative positions, both directions together.
+        distance: frames from which on all distances share the last bucket.
+        norm_first: pre-LN blocks (Large) instead of post-LN (Base, Base+).
+        normalize: each clip is brought to mean 0 and variance 1 first (Large).
+    """
+
+    convolutions: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
+    convolution_bias: bool = False
+    convolution_norm: str = "group"
+    channels: int = 768
+    blocks: int = 12
+    heads: int = 12
+    inner: int = 3072
+    position_kernel: int = 128
+    position_groups: int = 16
+    buckets: int = 320
+    distance: int = 800
+    norm_first: bool = False
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Take lists (as JSON has them) for tuples and refuse sizes that make no network."""
+        object.__setattr__(self, "convolutions", tuple(tuple(shape) for shape in self.convolutions))
+        numbers = [value for field in fields(self) if type(value := getattr(self, field.name)) is int]
+        for wrong, why in (
+            (min(numbers) < 1, "every size must be at least 1"),
+            (not self.convolutions, "there must be a convolution"),
+            (any(len(shape) != 3 or min(shape) < 1 for shape in self.convolutions), "a convolution is 3 sizes"),
+            (self.convolution_norm not in ("group", "layer"), 'convolution_norm must be "group" or "layer"'),
+            (self.channels % self.heads > 0, "heads must divide channels"),
+            (self.channels % self.position_groups > 0, "position_groups must divide channels"),
+            (self.buckets % 4 > 0, "buckets must be a multiple of 4"),
+            (self.distance <= self.buckets // 4, "distance must be above a quarter of buckets"),
+        ):
+            if wrong:
+                raise KnnError(f"These sizes make no WavLM: {why}.", f"They are {self}.")
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        return prod(stride for _, _, stride in self.convolutions)
+
+    @property
+    def minimum(self) -> int:
+        """Samples that one frame sees."""
+        samples = 1
+        for _, kernel, stride in reversed(self.convolutions):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+
+SIZES = {
+    "base": WavLMSizes(),
+    "base-plus": WavLMSizes(),  # the same network, trained on more
+    "large": WavLMSizes(
+        convolution_norm="layer", channels=1024, blocks=24, heads=16, inner=4096, norm_first=True, normalize=True
+    ),
+}

@@ -1,0 +1,127 @@
+"""What poolings share: sums over layers, attention weights, and statistics over time of padded clips.
+
+B clips, T frames, C channels of a layer, D channels after compression, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from knn_cli.core.errors import KnnError
+
+__all__ = [
+    "SMALLEST_VARIANCE",
+    "at_least",
+    "attended_statistics",
+    "attention",
+    "blank",
+    "check_sizes",
+    "last_layer",
+    "layer_sums",
+    "time_mean",
+    "time_variance",
+]
+
+Count = TypeVar("Count", int, Tensor)
+
+# Variances below this count as this, so that the gradient of their square root stays finite.
+SMALLEST_VARIANCE = 1e-7
+
+
+def check_sizes(pooling: str, **sizes: int) -> None:
+    """KnnError that names the first size below 1."""
+    for what, value in sizes.items():
+        if value < 1:
+            raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
+
+
+def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
+    """Softmax-weighted sums over `layers`, one for each (L,) of `weights`, as running sums.
+
+    The layers have any one shape.
+
+    Raises
+    ------
+        ValueError: when not exactly L layers come.
+    """
+    expected = len(weights[0])
+    shares = [each.softmax(dim=0) for each in weights]
+    source = iter(layers)
+    first = next(source, None)
+    if first is None:
+        raise ValueError(f"no layer came, {expected} expected")
+    sums = [first * share[0] for share in shares]
+    del first  # else it would live as long as the loop
+    count = 1
+    for layer in source:
+        if count < expected:
+            for number, share in enumerate(shares):  # one by one, so that one old sum at most is kept beside the new
+                sums[number] = torch.addcmul(sums[number], layer, share[count])
+        count += 1
+    if count != expected:
+        raise ValueError(f"{count} layers came, {expected} expected")
+    return sums
+
+
+def last_layer(layers: Iterable[Tensor], expected: int) -> Tensor:
+    """The last of `layers`.
+
+    Raises
+    ------
+        ValueError: when not exactly `expected` layers come.
+    """
+    count, last = 0, None
+    for layer in layers:
+        count, last = count + 1, layer
+    if last is None or count != expected:
+        raise ValueError(f"{count} layers came, {expected} expected")
+    return last
+
+
+def blank(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """`frames` (B, T, D) with 0 outside `mask` (B, T): a weight of 0 times infinity would be NaN."""
+    return frames if mask is None else frames.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def attention(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits (B, T, H) -> weights (B, H, T) that sum to 1 over the real frames."""
+    if mask is not None:
+        logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+    return logits.softmax(dim=1).transpose(1, 2)
+
+
+def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B, D) of the real frames of (B, T, D)."""
+    if mask is None:
+        return frames.mean(dim=1)
+    return blank(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def at_least(count: Count, least: int) -> Count:
+    """The larger of the two; a length is a tensor while a graph is traced, in which no branch can depend on it."""
+    return count.clamp(min=least) if isinstance(count, Tensor) else max(count, least)
+
+
+def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
+    """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 where there is one frame."""
+    squares = blank(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
+    if mask is None:
+        return squares / at_least(frames.shape[1] - 1, 1)
+    return squares / (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+
+
+def attended_statistics(weights: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation, each (B, H, D), of values (B, T, D) under weights (B, H, T).
+
+    The variance is E[v²] - E[v]², of values taken about their plain mean: that changes no variance and keeps the
+    difference from losing its digits.
+    """
+    centre = time_mean(values, mask).unsqueeze(1)  # (B, 1, D)
+    values = blank(values - centre, mask)
+    mean = weights @ values  # (B, H, D)
+    variance = weights @ values.square() - mean.square()
+    return mean + centre, variance.clamp(min=SMALLEST_VARIANCE).sqrt()
