@@ -102,8 +102,9 @@ def evaluate(
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
     from knn_cli.recognition.classifier import Classifier
-    from knn_cli.reports import test_sets
+    from knn_cli.recognition.evaluate_test_sets import TestSetOptions, evaluate_test_sets
     from knn_cli.reports.report import check_report_folder
+    from knn_cli.reports.test_set_report import result_notes, write_test_set_report
 
     refuse_without(ctx, {"part": ("split",), "force": ("report",)})
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
@@ -120,21 +121,16 @@ def evaluate(
     for classifier in classifiers:
         note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
     with console.progress("Classifying") as progress:
-        tested = test_sets.test(
-            sources,
-            classifiers,
-            split=split,
-            part=part,
-            most=curve,
-            draws=draws,
-            priors=weights,
-            use_vad=not no_vad,
-            progress=progress,
+        options = TestSetOptions(
+            split=split, part=part, max_segments=curve, bootstrap=draws, priors=weights, use_vad=not no_vad
         )
-    for sentence in tested.missing:
-        console.note(sentence)
+        result = evaluate_test_sets(sources, classifiers, options, progress=progress)
+    notes = result_notes(result, curve)
+    for note in notes:
+        console.note(note)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
-        output.tested(stream, tested, as_json)
+        output.test_set_figures(stream, result, as_json)
     if report is not None:
-        page = test_sets.write(report, tested, command=shlex.join(["knn", *sys.argv[1:]]), force=force)
+        command = shlex.join(["knn", *sys.argv[1:]])
+        page = write_test_set_report(report, result, notes, command=command, force=force)
         console.note(f"{page}: open it in a browser.")

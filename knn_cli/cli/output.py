@@ -22,15 +22,15 @@ from knn_cli.evaluation.open_set import UNKNOWN, best_llr
 from knn_cli.formats.span_formats import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
-from knn_cli.reports.tables import METRICS
+from knn_cli.reports.tables import METRICS, counted
 from knn_cli.store.embedding_writers import write_text
 
 if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
     from knn_cli.evaluation.results import MetricValue
     from knn_cli.evaluation.verification_metrics import VerificationMetrics
+    from knn_cli.recognition.evaluate_test_sets import TestSetResult
     from knn_cli.recognition.make_split import SplitCount
-    from knn_cli.reports.test_sets import Tested
 
 
 def embeddings(
@@ -188,10 +188,10 @@ def split_counts(stream: TextIO, counts: Sequence[SplitCount], as_json: bool) ->
         )
 
 
-def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
+def test_set_figures(stream: TextIO, result: TestSetResult, as_json: bool) -> None:
     """Figures of each model, one a line with its interval; then its curve."""
-    for model in found.models:
-        curve = found.curves.get(model.name, ())
+    for model in result.models:
+        curve = model.curve
         if as_json:
             line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
             ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.metrics.items()}
@@ -219,7 +219,7 @@ def tested(stream: TextIO, found: Tested, as_json: bool) -> None:
             ]
             json_line(stream, line)
             continue
-        stream.write(f"{model.name}: {model.counts}\n")
+        stream.write(f"{model.name}: {counted(model.rows, 'row')} of {counted(model.recordings, 'recording')}\n")
         for name, figure in model.evaluation.metrics.items():
             stream.write(f"  {name:<22}{_with_interval(figure, name in METRICS and METRICS[name].is_share)}\n")
         if model.evaluation.groups is not None:

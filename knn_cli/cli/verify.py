@@ -84,17 +84,17 @@ def verify(
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
     from knn_cli.recognition.trials import read_trials, write_trial_scores
-    from knn_cli.reports import test_sets
+    from knn_cli.recognition.verify_trials import verify_trials
 
     refuse_without(ctx, {"as_norm": ("cohort",)})
     if scorer is TrialScoring.plda and model is None:
         raise KnnError("A PLDA comes with a model.", "Name one that `knn train --level speaker` made, with --model.")
     check_text_output(out, [*sources, trials, *([cohort] if cohort else [])])
     pairs = read_trials(trials)
-    scores, figures, by = test_sets.trials_of(sources, pairs, model, cohort=cohort, top=as_norm, scorer=scorer.value)
+    result = verify_trials(sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
-        write_trial_scores(pairs, scores, stream)
-    console.note(f"{len(pairs)} trials scored by {by}{'' if as_norm is None else ', normalised'}.")
-    if figures is not None:
-        for name, text in output.trial_lines(figures):
+        write_trial_scores(pairs, result.scores, stream)
+    console.note(f"{len(pairs)} trials scored by {result.scorer}{'' if as_norm is None else ', normalised'}.")
+    if result.metrics is not None:
+        for name, text in output.trial_lines(result.metrics):
             console.note(f"{name:<14}{text}")

@@ -15,11 +15,13 @@ from knn_cli.audio import speech_regions
 from knn_cli.cli import output
 from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.evaluation.metrics import detection_llr
+from knn_cli.recognition import evaluate_test_sets as test_sets
 from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.evaluate_test_sets import TestSetOptions
 from knn_cli.recognition.make_split import SplitOptions, make_split
 from knn_cli.recognition.split_file import read_split, write_split
 from knn_cli.recognition.train_classifier import train_classifier
-from knn_cli.reports import test_sets
+from knn_cli.reports.test_set_report import cards
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
@@ -169,17 +171,19 @@ def test_curve_ends_with_the_longest_recording(work: dict[str, Path]) -> None:
 def test_scores_block_by_block_are_those_of_all_rows(work: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = Classifier(work["m"])
     monkeypatch.setattr(test_sets, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(test_sets, "MAPPED", 11)
-    tested = test_sets.test([work["emb.h5"]], [model], split=work["split.tsv"], draws=0)
+    monkeypatch.setattr(test_sets, "MAX_SAMPLE_ROWS", 11)
+    tested = test_sets.evaluate_test_sets(
+        [work["emb.h5"]], [model], TestSetOptions(split=work["split.tsv"], bootstrap=0)
+    )
     rows = hdf5.read(work["emb.h5"])
     test = rows.take(read_split(work["split.tsv"]).part_of(rows.name) == "test")
     wanted = model.score(test)
     found = tested.models[0].evaluation.table
     assert found.name.tolist() == wanted.name.tolist()
     np.testing.assert_allclose(found.log_likelihood, wanted.log_likelihood, atol=1e-9)
-    mapped, all_of = (set(zip(one.name, one.start, strict=True)) for one in (tested.rows, test))
-    assert len(mapped) == len(tested.rows) == 11 and mapped < all_of
-    card = tested.cards["Data: emb.h5"].splitlines()
+    mapped, all_of = (set(zip(one.name, one.start, strict=True)) for one in (tested.sample, test))
+    assert len(mapped) == len(tested.sample) == 11 and mapped < all_of
+    card = cards(tested, ())["Data: emb.h5"].splitlines()
     assert card[:4] == ["file        emb.h5", "rows        36", "recordings  12", "hours       0.02"]
     assert "fraction 0.4" in card[5] and "seed 0" in card[5] and card[-1].split() == ["b1", "12"]
 
