@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.importers.entry import import_embedding_network
 from knn_cli.networks.network import Network
 from knn_cli.networks.pooling.mhfa import MHFA
 from tests.helpers.oracles import load_transformers
@@ -42,7 +42,7 @@ def write_model(folder: Path) -> None:
 
 
 def our_network(folder: Path) -> nn.Module:
-    found = import_checkpoint(folder).encoder
+    found = import_embedding_network(folder).encoder
     with torch.device("meta"):
         encoder = ENCODERS.build(found.name, **found.args)
     encoder.load_state_dict(found.state, assign=True)

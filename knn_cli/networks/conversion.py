@@ -27,7 +27,7 @@ from knn_cli.store.conversion import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from knn_cli.networks.importers.detection import Imported, ImportedSegmenter
+    from knn_cli.networks.importers.checkpoint_files import ImportedModel, ImportedSegmenter
     from knn_cli.networks.onnx_export import Export
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
@@ -172,12 +172,13 @@ def _is_checkpoint(src: Path) -> bool:
 
 def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: bool) -> Conversion:
     """Write a bundle of a checkpoint."""
-    from knn_cli.networks.importers import detection
+    from knn_cli.networks.importers.checkpoint_files import ImportedSegmenter
+    from knn_cli.networks.importers.entry import import_checkpoint
 
     bundle.check_free(out, force)
     names = None if options.label_rule == LABEL_RULE else _class_names(options.label_rule)
-    imported = detection.import_any(src, config=options.config, labels=names)
-    if isinstance(imported, detection.ImportedSegmenter):
+    imported = import_checkpoint(src, config=options.config, labels=names)
+    if isinstance(imported, ImportedSegmenter):
         return _write_segmenter(imported, out, force)
     config: dict[str, Any] = {
         "name": out.name,
@@ -252,7 +253,7 @@ def _downloaded(repository: str) -> Path:
         raise KnnError(f"{repository} cannot be had from the Hugging Face hub: {reason}", hint) from error
 
 
-def _card(name: str, imported: Imported) -> str:
+def _card(name: str, imported: ImportedModel) -> str:
     """The README of an imported model."""
     components = f"encoder `{imported.encoder.name}`, pooling `{imported.pooling.name}`"
     if imported.pooling.name == "mean":

@@ -14,7 +14,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import LABEL_LEVELS
 from knn_cli.networks import bundle
 from knn_cli.networks.encoders.adapters import KINDS
-from knn_cli.networks.importers.speaker import INTEGER_SCALE
+from knn_cli.networks.importers.wespeaker import INTEGER_SCALE
 from knn_cli.training.fine_tuning import FineTuner
 from knn_cli.training.model_builder import ModelBuilder, class_weights
 from knn_cli.training.optimization import build_optimizer, learning_rate_factor, margin_schedule

@@ -18,28 +18,29 @@ from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.networks.importers.weight_names import DIALECTS, Spelling
+from knn_cli.networks.importers.weight_names import SOURCES, WeightNames
 
 __all__ = [
-    "Imported",
+    "ImportedComponent",
+    "ImportedModel",
     "ImportedSegmenter",
-    "Part",
-    "StandIn",
-    "fitted",
-    "known",
-    "listed",
+    "InertObject",
+    "list_keys",
+    "match_weights",
     "read",
+    "read_hugging_face_weights",
     "read_json",
     "read_yaml",
-    "require",
+    "require_settings",
+    "sources_hint",
 ]
 
-_SHOWN = 20  # keys listed in an error
-_LARGEST = 100_000  # values in a file of settings, what it repeats counted as often as it does
+_MAX_LISTED_KEYS = 20  # keys listed in an error
+_MAX_SETTINGS = 100_000  # values in a file of settings, what it repeats counted as often as it does
 
 
 @dataclass(frozen=True)
-class Part:
+class ImportedComponent:
     """An encoder, a pooling or a head: its name in the registry, its arguments, ready for JSON, and its weights."""
 
     name: str
@@ -48,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedModel:
     """A network from elsewhere, its weights in the types of ours, on the CPU.
 
     Attributes
@@ -63,11 +64,11 @@ class Imported:
         scale: factor on waveforms in [-1, 1] that the network expects.
     """
 
-    encoder: Part
+    encoder: ImportedComponent
     source: str
     licence_note: str
-    pooling: Part = field(default_factory=lambda: Part("mean"))
-    head: Part | None = None
+    pooling: ImportedComponent = field(default_factory=lambda: ImportedComponent("mean"))
+    head: ImportedComponent | None = None
     labels: tuple[str, ...] = ()
     level: str = "group"
     scale: float = 1.0
@@ -75,26 +76,26 @@ class Imported:
     @property
     def state(self) -> dict[str, Tensor]:
         """All weights under the names of a bundle: `encoder.*`, `pooling.*`, `head.*`."""
-        parts = {"encoder": self.encoder, "pooling": self.pooling, "head": self.head or Part("")}
+        parts = {"encoder": self.encoder, "pooling": self.pooling, "head": self.head or ImportedComponent("")}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state.items()}
 
 
 @dataclass(frozen=True)
 class ImportedSegmenter:
-    """A segmentation network from elsewhere: what it is, and source and licence as of `Imported`."""
+    """A segmentation network from elsewhere: what it is, and source and licence as of `ImportedModel`."""
 
-    network: Part
+    network: ImportedComponent
     source: str
     licence_note: str
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ComponentToFill:
     """A part to be filled, how a dialect spells its weights, and what it puts in front of all of them."""
 
-    part: Part
+    part: ImportedComponent
     module: nn.Module
-    spelling: Spelling
+    names: WeightNames
     prefix: str = ""
 
 
@@ -102,43 +103,46 @@ class Wanted:
 _UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
-def wanted_encoder(name: str, args: dict[str, Any], spelling: Spelling, prefix: str = "") -> Wanted:
+def encoder_to_fill(name: str, args: dict[str, Any], names: WeightNames, prefix: str = "") -> ComponentToFill:
     """An encoder to be filled. Raises KnnError for arguments that it does not take."""
     with torch.device("meta"):
-        return Wanted(Part(name, args), ENCODERS.build(name, **args), spelling, prefix)
+        return ComponentToFill(ImportedComponent(name, args), ENCODERS.build(name, **args), names, prefix)
 
 
-def wanted_pooling(encoder: Wanted, name: str, args: dict[str, Any], spelling: Spelling, prefix: str = "") -> Wanted:
+def pooling_to_fill(
+    encoder: ComponentToFill, name: str, args: dict[str, Any], names: WeightNames, prefix: str = ""
+) -> ComponentToFill:
     """A pooling behind `encoder` to be filled. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"layers": encoder.module.layers, "channels": encoder.module.channels}
     with torch.device("meta"):
-        return Wanted(Part(name, args), POOLINGS.build(name, **sizes, **args), spelling, prefix)
+        return ComponentToFill(ImportedComponent(name, args), POOLINGS.build(name, **sizes, **args), names, prefix)
 
 
-def wanted_head(
-    pooling: Wanted, classes: int, name: str, args: dict[str, Any], spelling: Spelling, prefix: str = ""
-) -> Wanted:
+def head_to_fill(
+    pooling: ComponentToFill, classes: int, name: str, args: dict[str, Any], names: WeightNames, prefix: str = ""
+) -> ComponentToFill:
     """A head behind `pooling` to be filled. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"dimension": pooling.module.dimension, "classes": classes}
     with torch.device("meta"):
-        return Wanted(Part(name, args), HEADS.build(name, **sizes, **args), spelling, prefix)
+        return ComponentToFill(ImportedComponent(name, args), HEADS.build(name, **sizes, **args), names, prefix)
 
 
-def fitted(
-    wanted: Sequence[Wanted], found: Mapping[str, Any], path: Path, what: str, dialect: str, extras: str = ""
-) -> list[Part]:
+def match_weights(
+    wanted: Sequence[ComponentToFill], found: Mapping[str, Any], path: Path, what: str, dialect: str, extras: str = ""
+) -> list[ImportedComponent]:
     """The parts with their weights out of `found`; `extras` is a regular expression of keys that are left out.
 
     Raises
     ------
-        KnnError: keys that are missing, extra or of another size, all of them listed.
+    KnnError
+        If keys are missing, extra or of another size; all of them are listed.
     """
     expected = {
-        each.prefix + each.spelling.theirs(key): (number, key, value)
+        each.prefix + each.names.theirs(key): (number, key, value)
         for number, each in enumerate(wanted)
         for key, value in each.module.state_dict().items()
     }
-    left_out = [extras, *(f"{re.escape(one.prefix)}({one.spelling.extras})" for one in wanted if one.spelling.extras)]
+    left_out = [extras, *(f"{re.escape(one.prefix)}({one.names.extras})" for one in wanted if one.names.extras)]
     extra = [key for key in found if key not in expected and not re.fullmatch("|".join(left_out), str(key))]
     missing = [key for key in expected if key not in found]
     sized = [
@@ -147,7 +151,7 @@ def fitted(
         if key in found and _shape(found[key]) != tuple(value.shape)
     ]
     faults = [
-        f"{len(keys)} {fault}: {listed(keys)}"
+        f"{len(keys)} {fault}: {list_keys(keys)}"
         for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", sized))
         if keys
     ]
@@ -160,10 +164,10 @@ def fitted(
     for key, (number, ours, value) in expected.items():
         states[number][ours] = found[key].detach().to(value.dtype).contiguous()
     args = [json.loads(json.dumps(each.part.args)) for each in wanted]
-    return [Part(each.part.name, args[number], states[number]) for number, each in enumerate(wanted)]
+    return [ImportedComponent(each.part.name, args[number], states[number]) for number, each in enumerate(wanted)]
 
 
-class StandIn:
+class InertObject:
     """Takes the place of other programs' objects beside the weights: holds what they were made of, does nothing."""
 
     state: object = None
@@ -177,7 +181,7 @@ class StandIn:
 
 _SAFE: list[Any] = [
     torch.torch_version.TorchVersion,
-    *((StandIn, f"pyannote.audio.core.task.{name}") for name in ("Specifications", "Problem", "Resolution")),
+    *((InertObject, f"pyannote.audio.core.task.{name}") for name in ("Specifications", "Problem", "Resolution")),
 ]
 
 
@@ -188,7 +192,7 @@ def read(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         with path.open("rb") as file:
             if file.read(2) not in (b"PK", b"\x80\x02"):
-                raise KnnError(f"{path} is no PyTorch file.", known())
+                raise KnnError(f"{path} is no PyTorch file.", sources_hint())
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
@@ -200,8 +204,16 @@ def read(path: Path) -> dict[str, Any]:
             "Save its state dict alone, or as safetensors.",
         ) from error
     if not isinstance(content, dict):
-        raise KnnError(f"{path} holds no dictionary of weights.", known())
+        raise KnnError(f"{path} holds no dictionary of weights.", sources_hint())
     return content
+
+
+def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
+    """The weights in a folder of Hugging Face's; KnnError if there are none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return read(folder / name)
+    raise KnnError(f"{folder} has neither model.safetensors nor pytorch_model.bin.", "Copy the whole folder.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -209,9 +221,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", known()) from error
+        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
-        raise KnnError(f"{path} holds no settings.", known())
+        raise KnnError(f"{path} holds no settings.", sources_hint())
     return content
 
 
@@ -239,17 +251,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Inert)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", known()) from error
+        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
-        raise KnnError(f"{path} holds no settings.", known())
+        raise KnnError(f"{path} holds no settings.", sources_hint())
 
     seen = 0
 
     def value(found: Any, depth: int = 0) -> Any:
         nonlocal seen
         seen += 1
-        if seen > _LARGEST:
-            raise KnnError(f"{path} repeats itself without end.", known())
+        if seen > _MAX_SETTINGS:
+            raise KnnError(f"{path} repeats itself without end.", sources_hint())
         if isinstance(found, dict):
             return {key: value(one, depth) for key, one in found.items()}
         if isinstance(found, list):
@@ -262,36 +274,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return {str(key): value(one) for key, one in content.items()}
     except RecursionError as error:
-        raise KnnError(f"{path} is nested too deep.", known()) from error
+        raise KnnError(f"{path} is nested too deep.", sources_hint()) from error
 
 
-def require(settings: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, network: str) -> None:
+def require_settings(settings: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, network: str) -> None:
     """KnnError where a setting is there and is not the only one that our network knows."""
     for key, value in wanted.items():
         if (found := settings.get(key, value)) != value:
-            raise KnnError(f"{path} has {key} {found!r}, and knn's {network} knows {value!r} only.", known())
+            raise KnnError(f"{path} has {key} {found!r}, and knn's {network} knows {value!r} only.", sources_hint())
 
 
-def take(settings: Mapping[str, Any], defaults: Mapping[str, Any], path: Path, network: str) -> dict[str, Any]:
+def checked_settings(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any], path: Path, network: str
+) -> dict[str, Any]:
     """`defaults` with what `settings` say instead; KnnError where that is of another kind."""
     found = {key: settings.get(key, default) for key, default in defaults.items()}
     found |= {key: float(value) for key, value in found.items() if (type(defaults[key]), type(value)) == (float, int)}
     odd = [key for key, value in found.items() if type(value) is not type(defaults[key])]
     odd += [key for key, value in found.items() if type(value) is list and {type(one) for one in value} != {int}]
     if odd:
-        raise KnnError(f"{path} has settings of another kind than {network}'s: {listed(odd)}.", known())
+        raise KnnError(f"{path} has settings of another kind than {network}'s: {list_keys(odd)}.", sources_hint())
     return found
 
 
-def listed(keys: Sequence[object]) -> str:
+def list_keys(keys: Sequence[object]) -> str:
     """The first keys, and how many more there are."""
-    shown = ", ".join(str(key) for key in keys[:_SHOWN])
-    return f"{shown} and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else shown
+    shown = ", ".join(str(key) for key in keys[:_MAX_LISTED_KEYS])
+    return f"{shown} and {len(keys) - _MAX_LISTED_KEYS} more" if len(keys) > _MAX_LISTED_KEYS else shown
 
 
-def known() -> str:
+def sources_hint() -> str:
     """The hint that lists all dialects."""
-    return "Known: " + "; ".join(f"{name}: {what}" for name, what in DIALECTS.items()) + "."
+    return "Known: " + "; ".join(f"{name}: {what}" for name, what in SOURCES.items()) + "."
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

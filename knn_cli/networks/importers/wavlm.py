@@ -19,25 +19,26 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
-    Imported,
-    Wanted,
-    fitted,
-    known,
-    listed,
-    read,
+    ComponentToFill,
+    ImportedModel,
+    checked_settings,
+    encoder_to_fill,
+    list_keys,
+    match_weights,
+    pooling_to_fill,
+    read_hugging_face_weights,
     read_json,
-    require,
-    take,
-    wanted_encoder,
-    wanted_pooling,
+    require_settings,
+    sources_hint,
 )
+from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import (
     HUGGING_FACE,
     HUGGING_FACE_HEADS,
     HUGGING_FACE_XVECTOR,
     TORCHAUDIO,
     XVECTOR,
-    Spelling,
+    WeightNames,
     microsoft,
 )
 
@@ -68,20 +69,28 @@ _MICROSOFT_DEFAULTS: dict[str, Any] = {
 }
 
 
-def from_microsoft(content: Mapping[str, Any], path: Path) -> Imported:
+def _is_microsoft(checkpoint: Checkpoint) -> bool:
+    return {"cfg", "model"} <= checkpoint.content.keys()
+
+
+@importer("Microsoft", recognizes=_is_microsoft)
+def from_microsoft(checkpoint: Checkpoint) -> ImportedModel:
     """A WavLM of Microsoft's release: `cfg` holds its settings, `model` its weights.
 
-    content : the checkpoint's dictionary
-    path    : its file, for messages
-
-    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    Raises
+    ------
+    KnnError
+        If settings are those of another network, or weights are missing, extra or mis-sized.
     """
+    content, path = checkpoint.content, checkpoint.path
     config, state = content["cfg"], content["model"]
     if isinstance(config, dict):
         config = {**_MICROSOFT_DEFAULTS, **config}
     if not isinstance(config, dict) or not isinstance(state, dict):
-        raise KnnError(f"{path} is no WavLM checkpoint: its cfg and model are no dictionaries.", known())
-    require(config, {"activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}, path, "WavLM")
+        raise KnnError(f"{path} is no WavLM checkpoint: its cfg and model are no dictionaries.", sources_hint())
+    require_settings(
+        config, {"activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}, path, "WavLM"
+    )
     mode = config["extractor_mode"]
     sizes = _sizes(
         path,
@@ -102,19 +111,50 @@ def from_microsoft(content: Mapping[str, Any], path: Path) -> Imported:
     return _imported(sizes, state, microsoft(sizes.convolution_norm), "Microsoft", path)
 
 
-def from_hugging_face(folder: Path) -> Imported:
+def _is_config_folder(checkpoint: Checkpoint) -> bool:
+    return checkpoint.is_folder
+
+
+@importer("Hugging Face", recognizes=_is_config_folder)
+def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
     """A WavLM of transformers: a folder of config.json and model.safetensors or pytorch_model.bin.
 
     An x-vector head becomes the pooling; heads for other tasks, and what only pretraining needs, are left out.
 
-    Raises KnnError for settings that make another network, and for weights that are missing, extra or mis-sized.
+    Raises
+    ------
+    KnnError
+        If settings are those of another network, or weights are missing, extra or mis-sized.
     """
+    folder = checkpoint.path
     config = read_json(folder / "config.json")
     if config.get("model_type") != "wavlm":
-        raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", known())
+        raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", sources_hint())
     gelu = {"hidden_act": "gelu", "feat_extract_activation": "gelu"}
-    require(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, "WavLM")
-    base = SIZES["base"]  # transformers takes Base's value for what a config leaves out
+    require_settings(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, "WavLM")
+    sizes = _hugging_face_sizes(config, folder)
+    state = read_hugging_face_weights(folder)
+    pooling: Callable[[ComponentToFill], ComponentToFill] | None = None
+    if "tdnn.0.kernel.weight" in state:
+        args = _xvector_args(config, folder)
+        pooling = partial(pooling_to_fill, name="xvector", args=args, names=XVECTOR)
+    if any(str(key).startswith("wavlm.") for key in state):
+        ours = HUGGING_FACE_XVECTOR if pooling else "(?!)"
+        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(ours, key)]
+        # What neither is a head nor starts with the prefix gets a mark, so that it is told as extra.
+        state = {
+            key.removeprefix("wavlm.")
+            if key.startswith("wavlm.") or re.fullmatch(ours, key)
+            else f"(without wavlm.) {key}": value
+            for key, value in state.items()
+            if key not in heads
+        }
+    return _imported(sizes, state, HUGGING_FACE, "Hugging Face", folder, pooling)
+
+
+def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
+    """Sizes out of config.json and preprocessor_config.json, Base's for what they leave out, as transformers does."""
+    base = SIZES["base"]
 
     def setting(key: str, default: Any) -> Any:
         return config.get(key, default)
@@ -125,7 +165,7 @@ def from_hugging_face(folder: Path) -> Imported:
         raise KnnError(f"{folder}/config.json has conv_dim, conv_kernel and conv_stride of different lengths.")
     norm = setting("feat_extract_norm", base.convolution_norm)
     prepared = folder / "preprocessor_config.json"
-    sizes = _sizes(
+    return _sizes(
         folder,
         convolutions=tuple(zip(*shapes, strict=True)),
         convolution_bias=setting("conv_bias", base.convolution_bias),
@@ -142,28 +182,6 @@ def from_hugging_face(folder: Path) -> Imported:
         # The network's config is silent on this; without the other file, as Microsoft trained the sizes.
         normalize=read_json(prepared).get("do_normalize", True) if prepared.is_file() else norm == "layer",
     )
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            state = read(folder / name)
-            break
-    else:
-        raise KnnError(f"{folder} has neither model.safetensors nor pytorch_model.bin.", "Copy the whole folder.")
-    pooling: Callable[[Wanted], Wanted] | None = None
-    if "tdnn.0.kernel.weight" in state:
-        args = _xvector_args(config, folder)
-        pooling = partial(wanted_pooling, name="xvector", args=args, spelling=XVECTOR)
-    if any(str(key).startswith("wavlm.") for key in state):
-        ours = HUGGING_FACE_XVECTOR if pooling else "(?!)"
-        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(ours, key)]
-        # What neither is a head nor starts with the prefix gets a mark, so that it is told as extra.
-        state = {
-            key.removeprefix("wavlm.")
-            if key.startswith("wavlm.") or re.fullmatch(ours, key)
-            else f"(without wavlm.) {key}": value
-            for key, value in state.items()
-            if key not in heads
-        }
-    return _imported(sizes, state, HUGGING_FACE, "Hugging Face", folder, pooling)
 
 
 def _xvector_args(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -176,11 +194,17 @@ def _xvector_args(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "use_weighted_layer_sum": False,
     }
     names = ("widths", "kernels", "dilations", "dimension", "weighted")
-    return dict(zip(names, take(config, defaults, folder, "an x-vector head").values(), strict=True))
+    return dict(zip(names, checked_settings(config, defaults, folder, "an x-vector head").values(), strict=True))
 
 
-def from_torchaudio(content: Mapping[str, Any], path: Path) -> Imported:
+def _is_torchaudio(checkpoint: Checkpoint) -> bool:
+    return any("encoder.transformer." in key for key in checkpoint.keys)
+
+
+@importer("torchaudio", recognizes=_is_torchaudio)
+def from_torchaudio(checkpoint: Checkpoint) -> ImportedModel:
     """A WavLM of torchaudio: its sizes come from shapes."""
+    content, path = checkpoint.weights, checkpoint.path
     state: dict[str, Any] = dict(content)
     if all(key.startswith("model.") for key in state):  # the wrapper that normalises puts this in front
         state = {key.removeprefix("model."): value for key, value in state.items()}
@@ -193,29 +217,31 @@ def from_torchaudio(content: Mapping[str, Any], path: Path) -> Imported:
     return _imported(sizes_from_shapes(state, TORCHAUDIO, path), state, TORCHAUDIO, "torchaudio", path)
 
 
-def sizes_from_shapes(state: Mapping[str, Any], spelling: Spelling, path: Path) -> WavLMSizes:
+def sizes_from_shapes(state: Mapping[str, Any], names: WeightNames, path: Path) -> WavLMSizes:
     """Sizes of a WavLM whose weights come without settings.
 
     What shapes do not tell is as in all WavLM that is published: strides, `distance` 800, and norm_first and
     normalize exactly where convolutions have layer norms.
     """
-    first = spelling.theirs("front.convolutions.0.weight")
+    first = names.theirs("front.convolutions.0.weight")
     count = _count(state, first.split("0", 1)[0])
     telling = {
-        **{spelling.theirs(f"front.convolutions.{n}.weight"): 3 for n in range(count)},
-        spelling.theirs("front.projection.weight"): 2,
-        spelling.theirs("position.direction"): 3,
-        spelling.theirs("distances.values.weight"): 2,
-        spelling.theirs("blocks.0.widen.weight"): 2,
+        **{names.theirs(f"front.convolutions.{n}.weight"): 3 for n in range(count)},
+        names.theirs("front.projection.weight"): 2,
+        names.theirs("position.direction"): 3,
+        names.theirs("distances.values.weight"): 2,
+        names.theirs("blocks.0.widen.weight"): 2,
     }
     wrong = [key for key, axes in telling.items() if not isinstance(state.get(key), Tensor) or state[key].ndim != axes]
     if wrong or count == 0:
-        raise KnnError(f"{path} does not tell the sizes of its WavLM: missing or mis-sized {listed(wrong)}.", known())
+        raise KnnError(
+            f"{path} does not tell the sizes of its WavLM: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+        )
     *convolutions, projection, position, relative, inner = (tuple(state[key].shape) for key in telling)
     kernels = [shape[2] for shape in convolutions]
     if kernels != [kernel for _, kernel, _ in SIZES["base"].convolutions]:
         raise KnnError(f"{path} has convolutions of {kernels} samples, whose strides knn cannot tell.")
-    layer_norm = spelling.theirs(f"front.norms.{count - 1}.weight") in state
+    layer_norm = names.theirs(f"front.norms.{count - 1}.weight") in state
     return _sizes(
         path,
         convolutions=tuple(
@@ -225,7 +251,7 @@ def sizes_from_shapes(state: Mapping[str, Any], spelling: Spelling, path: Path) 
         convolution_bias=first.removesuffix("weight") + "bias" in state,
         convolution_norm="layer" if layer_norm else "group",
         channels=projection[0],
-        blocks=_count(state, spelling.theirs("blocks.0.widen.weight").split("0", 1)[0]),
+        blocks=_count(state, names.theirs("blocks.0.widen.weight").split("0", 1)[0]),
         heads=relative[1],
         inner=inner[0],
         position_kernel=position[2],
@@ -239,17 +265,17 @@ def sizes_from_shapes(state: Mapping[str, Any], spelling: Spelling, path: Path) 
 def _imported(
     sizes: WavLMSizes,
     state: Mapping[str, Any],
-    spelling: Spelling,
+    names: WeightNames,
     dialect: str,
     path: Path,
-    pooling: Callable[[Wanted], Wanted] | None = None,
-) -> Imported:
+    pooling: Callable[[ComponentToFill], ComponentToFill] | None = None,
+) -> ImportedModel:
     """Rename `state`, and refuse it where any key is missing, extra or of another size."""
-    wanted = [wanted_encoder("wavlm", asdict(sizes), spelling)]
+    wanted = [encoder_to_fill("wavlm", asdict(sizes), names)]
     if pooling is not None:
         wanted.append(pooling(wanted[0]))
-    parts = fitted(wanted, weight_norm_names(state), path, "WavLM", dialect)
-    made = Imported(parts[0], f"{dialect}: {path.name}", _LICENCE_NOTE)
+    parts = match_weights(wanted, weight_norm_names(state), path, "WavLM", dialect)
+    made = ImportedModel(parts[0], f"{dialect}: {path.name}", _LICENCE_NOTE)
     return made if pooling is None else replace(made, pooling=parts[1])
 
 
@@ -257,7 +283,7 @@ def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
     default = asdict(WavLMSizes())
     odd = [name for name, value in sizes.items() if type(value) is not type(default[name])]
     if odd:
-        raise KnnError(f"{path} has settings of another kind than WavLM's: {listed(odd)}.", known())
+        raise KnnError(f"{path} has settings of another kind than WavLM's: {list_keys(odd)}.", sources_hint())
     return replace(WavLMSizes(), **sizes)
 
 
@@ -276,7 +302,9 @@ def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:
     try:
         return tuple(tuple(int(size) for size in shape) for shape in value(ast.parse(text, mode="eval").body))
     except (SyntaxError, ValueError, TypeError) as error:
-        raise KnnError(f"{path} has conv_feature_layers {text!r}, which is no list of sizes.", known()) from error
+        raise KnnError(
+            f"{path} has conv_feature_layers {text!r}, which is no list of sizes.", sources_hint()
+        ) from error
 
 
 def weight_norm_names(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-DIALECTS = {
+SOURCES = {
     "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
     "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM or a Whisper",
     "OpenAI": 'a .pt file {"dims": ..., "model_state_dict": ...} of a Whisper',
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
     "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
     "wespeaker": "avg_model.pt, or pyannote's pytorch_model.bin, of a ResNet, and model_N.pt of a WavLM with its "
-    "config.yaml named by --config",
+    "config.yaml named by `config`",
     "3D-Speaker": "the .pt or .bin file of a CAM++",
     "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }
 
 
 @dataclass(frozen=True)
-class Spelling:
+class WeightNames:
     """How a dialect names our weights, and what it may hold besides.
 
     Attributes
@@ -42,7 +42,7 @@ class Spelling:
         raise AssertionError(f"{ours} has no name in this dialect")
 
 
-SAME = Spelling((("", ""),))
+SAME_NAMES = WeightNames((("", ""),))
 
 _BLOCK = (
     ("blocks.#1.attention.gate_scale", "layers.#1.attention.gru_rel_pos_const"),
@@ -65,7 +65,7 @@ _CONVOLUTIONS = (
     ("front.convolutions.#1.", "feature_extractor.conv_layers.#1.conv."),
     ("front.norms.#1.", "feature_extractor.conv_layers.#1.layer_norm."),
 )
-HUGGING_FACE = Spelling(
+HUGGING_FACE = WeightNames(
     (
         *_CONVOLUTIONS,
         ("front.norm.", "feature_projection.layer_norm."),
@@ -81,7 +81,7 @@ HUGGING_FACE_HEADS = (
 )
 # Of these, what the x-vector pooling takes over.
 HUGGING_FACE_XVECTOR = r"(projector|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)|layer_weights"
-TORCHAUDIO = Spelling(
+TORCHAUDIO = WeightNames(
     (
         *_CONVOLUTIONS,
         ("front.norm.", "encoder.feature_projection.layer_norm."),
@@ -111,11 +111,11 @@ _MICROSOFT_BLOCK = (
 )
 
 
-def microsoft(convolution_norm: str) -> Spelling:
+def microsoft(convolution_norm: str) -> WeightNames:
     """Names in Microsoft's files, which depend on where norms stand (`WavLMSizes.convolution_norm`)."""
     # A convolution is a sequence (convolution, dropout, norm, GELU); a norm over channels sits between transposes.
     norm = "2." if convolution_norm == "group" else "2.1."
-    return Spelling(
+    return WeightNames(
         (
             ("front.convolutions.#1.", "feature_extractor.conv_layers.#1.0."),
             ("front.norms.#1.", f"feature_extractor.conv_layers.#1.{norm}"),
@@ -139,14 +139,14 @@ def _units(*places: str) -> tuple[tuple[str, str], ...]:
     return tuple((f"{place}.{ours}", f"{place}.{theirs}") for place in places for ours, theirs in _UNIT)
 
 
-ECAPA = Spelling(
+ECAPA = WeightNames(
     (
         ("blocks.#1.se_block.conv#2.", "blocks.#1.se_block.conv#2.conv."),
         ("blocks.#1.shortcut.", "blocks.#1.shortcut.conv."),
         *_units("blocks.#1.res2net_block.blocks.#2", "blocks.#1.tdnn#2", "blocks.#1", "mfa"),
     )
 )
-ECAPA_POOLING = Spelling(
+ECAPA_POOLING = WeightNames(
     (
         *((f"tdnn.{ours}", f"asp.tdnn.{theirs}") for ours, theirs in _UNIT),
         ("conv.", "asp.conv.conv."),
@@ -156,9 +156,9 @@ ECAPA_POOLING = Spelling(
 )
 
 
-def speechbrain_classifier(hidden: int) -> Spelling:
+def speechbrain_classifier(hidden: int) -> WeightNames:
     """Names in speechbrain's x-vector classifier of `hidden` hidden layers."""
-    return Spelling(
+    return WeightNames(
         (
             ("norms.0.", "norm.norm."),
             *((f"norms.{number + 1}.", f"DNN.block_{number}.norm.norm.") for number in range(hidden)),
@@ -169,7 +169,7 @@ def speechbrain_classifier(hidden: int) -> Spelling:
 
 
 _DENSE = "xvector.block#1+1.tdnnd#2+1."
-CAMPPLUS = Spelling(
+CAMPPLUS = WeightNames(
     (
         ("head.", "head."),
         ("tdnn.linear.", "xvector.tdnn.linear."),
@@ -185,8 +185,8 @@ CAMPPLUS = Spelling(
         ("norm.", "xvector.out_nonlinear.batchnorm."),
     )
 )
-CAMPPLUS_POOLING = Spelling((("linear.", "xvector.dense.linear."), ("norm.", "xvector.dense.nonlinear.batchnorm.")))
-XVECTOR = Spelling(
+CAMPPLUS_POOLING = WeightNames((("linear.", "xvector.dense.linear."), ("norm.", "xvector.dense.nonlinear.batchnorm.")))
+XVECTOR = WeightNames(
     (
         ("layer_weights", "layer_weights"),
         ("projector.", "projector."),
@@ -196,10 +196,10 @@ XVECTOR = Spelling(
 )
 
 
-def pyannet(together: bool) -> Spelling:
+def pyannet(together: bool) -> WeightNames:
     """Names in pyannote's PyanNet, whose LSTM is one module of all layers, or one for each."""
     lstm = "lstm." if together else "lstm.#1."
-    return Spelling(
+    return WeightNames(
         (
             ("normalize.", "sincnet.wav_norm1d."),
             ("sinc.low", "sincnet.conv1d.0.filterbank.low_hz_"),
@@ -217,7 +217,7 @@ def pyannet(together: bool) -> Spelling:
 _LSTM = tuple(f"{kind}_{side}" for kind in ("weight", "bias") for side in ("ih", "hh"))
 
 _WHISPER = (("first.", "conv1."), ("second.", "conv2."))
-WHISPER_HUGGING_FACE = Spelling(
+WHISPER_HUGGING_FACE = WeightNames(
     (
         *_WHISPER,
         ("norm.", "layer_norm."),
@@ -231,7 +231,7 @@ WHISPER_HUGGING_FACE = Spelling(
         ("blocks.#1.narrow.", "layers.#1.fc2."),
     )
 )
-WHISPER_OPENAI = Spelling(
+WHISPER_OPENAI = WeightNames(
     (
         *_WHISPER,
         ("norm.", "ln_post."),

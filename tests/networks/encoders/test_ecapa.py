@@ -11,7 +11,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks.encoders.ecapa import DeepSoftmax, EcapaPooling, EcapaTDNN, mirrored
 from knn_cli.networks.importers.weight_names import ECAPA as SPELLING
-from knn_cli.networks.importers.weight_names import ECAPA_POOLING, Spelling, speechbrain_classifier
+from knn_cli.networks.importers.weight_names import ECAPA_POOLING, WeightNames, speechbrain_classifier
 from knn_cli.networks.network import Network
 from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken
 from tests.helpers.public_outputs import CLASSIFIER, ECAPA, OUTPUTS, clips, weights
@@ -19,7 +19,7 @@ from tests.helpers.public_outputs import CLASSIFIER, ECAPA, OUTPUTS, clips, weig
 SMALL = {"channels": (16, 16, 24, 16, 20), "scale": 4, "squeeze": 6, "bins": 24}
 
 
-def public(module: nn.Module, spelling: Spelling) -> None:
+def public(module: nn.Module, spelling: WeightNames) -> None:
     """Load the weights that the public implementation of `public_outputs` had."""
     state = module.state_dict()
     named = weights({spelling.theirs(key): value for key, value in state.items()})

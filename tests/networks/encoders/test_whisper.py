@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.encoders.whisper import Whisper, WhisperMel, sinusoids
-from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.importers.entry import import_embedding_network
 from knn_cli.networks.importers.weight_names import WHISPER_HUGGING_FACE, WHISPER_OPENAI
 from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken, sound
 from tests.helpers.oracles import load_transformers
@@ -71,10 +71,10 @@ def test_imported_layers_are_those_of_transformers(theirs: Any, kind: str, tmp_p
             state[f"encoder.{WHISPER_OPENAI.theirs(ours_of(key))}" if "positions" not in key else PLACES] = value
         dims = {"n_audio_state": 24, "n_audio_layer": 3, "n_audio_head": 3, "n_mels": 80, "n_audio_ctx": 50}
         torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "tiny.pt")
-        found = import_checkpoint(tmp_path / "tiny.pt")
+        found = import_embedding_network(tmp_path / "tiny.pt")
     else:
         (theirs if kind == "whole" else encoder).save_pretrained(tmp_path)
-        found = import_checkpoint(tmp_path)
+        found = import_embedding_network(tmp_path)
     assert found.encoder.args == {**SMALL, "inner": 96}
     ours = ENCODERS.build("whisper", **found.encoder.args).eval()
     ours.load_state_dict(found.encoder.state, strict=True)
@@ -102,7 +102,7 @@ def test_what_is_no_plain_whisper_is_refused(theirs: Any, tmp_path: Path) -> Non
     ):
         save_file(content, tmp_path / "model.safetensors")
         with pytest.raises(KnnError, match=message):
-            import_checkpoint(tmp_path)
+            import_embedding_network(tmp_path)
 
 
 def test_a_level_makes_loudness_not_matter() -> None:

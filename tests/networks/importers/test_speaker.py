@@ -26,16 +26,16 @@ from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
-from knn_cli.networks.importers.detection import import_checkpoint
-from knn_cli.networks.importers.speaker import CZECH_DIALECTS, VOXLINGUA107
+from knn_cli.networks.importers.entry import import_embedding_network
 from knn_cli.networks.importers.weight_names import (
     CAMPPLUS,
     CAMPPLUS_POOLING,
     ECAPA,
     ECAPA_POOLING,
-    Spelling,
+    WeightNames,
     speechbrain_classifier,
 )
+from knn_cli.networks.importers.wespeaker import CZECH_DIALECTS, VOXLINGUA107
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.train_classifier import train_classifier
 from tests.helpers.public_outputs import OUTPUTS, clips, weights
@@ -82,7 +82,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-def public(*parts: tuple[Any, Spelling]) -> dict[str, Tensor]:
+def public(*parts: tuple[Any, WeightNames]) -> dict[str, Tensor]:
     """A state dict of the public implementation of `public_outputs`."""
     keys = {spelling.theirs(key): value for module, spelling in parts for key, value in module.state_dict().items()}
     return weights(keys)
@@ -164,16 +164,16 @@ def test_objects_of_pyannote_beside_the_weights_are_not_made(tmp_path: Path, mon
     planted.classes = ["a"]
     path = tmp_path / "pytorch_model.bin"
     torch.save({"state_dict": state, "pyannote.audio": {"specifications": planted}}, path)
-    assert import_checkpoint(path).encoder.name == "resnet"
+    assert import_embedding_network(path).encoder.name == "resnet"
     torch.save({"state_dict": state, "pyannote.audio": {"specifications": other()}}, path)
     with pytest.raises(KnnError, match="objects beside weights"):
-        import_checkpoint(path)
+        import_embedding_network(path)
 
 
 def test_another_classifier_of_speechbrain_is_left_out(speechbrain: Path) -> None:
     path = speechbrain / "hyperparams.yaml"
     path.write_text(HYPERPARAMS.replace("Xvector.Classifier", "ECAPA_TDNN.Classifier"))
-    found = import_checkpoint(speechbrain)
+    found = import_embedding_network(speechbrain)
     assert found.head is None and found.labels == () and found.pooling.name == "ecapa-tdnn"
 
 
@@ -197,18 +197,18 @@ def test_speechbrain_faults(speechbrain: Path, old: str, new: str, why: str) -> 
     assert old in HYPERPARAMS
     (speechbrain / "hyperparams.yaml").write_text(HYPERPARAMS.replace(old, new))
     with pytest.raises(KnnError, match=why):
-        import_checkpoint(speechbrain)
+        import_embedding_network(speechbrain)
 
 
 def test_missing_files_of_speechbrain(speechbrain: Path) -> None:
     (speechbrain / "label_encoder.txt").write_text("cs => 0")
     with pytest.raises(KnnError, match="holds no labels of speechbrain"):
-        import_checkpoint(speechbrain)
+        import_embedding_network(speechbrain)
     (speechbrain / "embedding_model.ckpt").unlink()
     with pytest.raises(KnnError, match=r"embedding_model\.ckpt is missing"):
-        import_checkpoint(speechbrain)
-    with pytest.raises(KnnError, match="explains itself; --config is for"):
-        import_checkpoint(speechbrain, config="x.yaml")
+        import_embedding_network(speechbrain)
+    with pytest.raises(KnnError, match="explains itself; `config` is for"):
+        import_embedding_network(speechbrain, config="x.yaml")
 
 
 def resnet_state(depth: int, width: int, two: bool) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ def test_resnet_faults(tmp_path: Path) -> None:
     ):
         torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, path)
         with pytest.raises(KnnError, match=why):
-            import_checkpoint(path)
+            import_embedding_network(path)
 
 
 def campplus_state() -> dict[str, Tensor]:
@@ -275,7 +275,7 @@ def test_campplus_faults(tmp_path: Path) -> None:
     ):
         torch.save({key: value for key, value in state.items() if key != missing}, path)
         with pytest.raises(KnnError, match=why):
-            import_checkpoint(path)
+            import_embedding_network(path)
 
 
 SETTINGS: dict[str, Any] = {
@@ -350,7 +350,7 @@ def test_a_training_of_the_fork(tmp_path: Path, kind: str) -> None:
 def test_labels_of_a_training(tmp_path: Path) -> None:
     """Given in any order or in a file, sorted as the training sorted them; the number of classes must agree."""
     training = Training(tmp_path, "arc_margin", classes=3)
-    with pytest.raises(KnnError, match=r"3 classes, and their names are not known. Give --labels"):
+    with pytest.raises(KnnError, match=r"3 classes, and their names are not known. Give `labels`"):
         convert(training.path, tmp_path / "m", config=training.config)
     (tmp_path / "names.txt").write_text("sk\ncs\n\npl\n")
     for given in ("sk, cs,pl", str(tmp_path / "names.txt")):
@@ -368,7 +368,7 @@ def test_labels_of_a_training(tmp_path: Path) -> None:
 
 def test_classes_at_other_speeds_are_left_out(tmp_path: Path) -> None:
     training = Training(tmp_path, "arc_margin", classes=6, dataset_args={"speed_perturb": True})
-    found = import_checkpoint(training.path, config=training.config, labels=["cs", "sk"])
+    found = import_embedding_network(training.path, config=training.config, labels=["cs", "sk"])
     assert found.head is not None and torch.equal(found.head.state["weight"], training.head["weight"][:2])
 
 
@@ -404,7 +404,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, change: dict[str, Any], why: s
     training = Training(tmp_path, "arc_margin_intertopk_subcenter")
     training.config.write_text(json.dumps({**SETTINGS, **change}))
     with pytest.raises(KnnError, match=why):
-        import_checkpoint(training.path, config=training.config)
+        import_embedding_network(training.path, config=training.config)
 
 
 def test_a_missing_weight_of_a_training_is_named(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_a_missing_weight_of_a_training_is_named(tmp_path: Path) -> None:
     key = "speaker_extractor.model.encoder.layers.1.self_attn.k_proj.bias"
     torch.save({name: value for name, value in training.state.items() if name != key}, training.path)
     with pytest.raises(KnnError, match=rf"1 missing: {re.escape(key)}\."):
-        import_checkpoint(training.path, config=training.config)
+        import_embedding_network(training.path, config=training.config)
 
 
 def test_known_sets_of_labels() -> None:

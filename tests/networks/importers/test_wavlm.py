@@ -19,7 +19,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers import wavlm
 from knn_cli.networks.importers.checkpoint_files import read_json, read_yaml
-from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.importers.entry import import_embedding_network
 from tests.helpers.oracles import load_torchaudio, load_transformers
 
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
@@ -32,7 +32,7 @@ def waveforms() -> Tensor:
 
 
 def layers_of(path: Path) -> list[Tensor]:
-    imported = import_checkpoint(path)
+    imported = import_embedding_network(path)
     assert json.loads(json.dumps(imported.encoder.args)) == imported.encoder.args
     network = ENCODERS.build(imported.encoder.name, **imported.encoder.args)
     network.load_state_dict(imported.encoder.state)
@@ -119,7 +119,7 @@ def test_hugging_face_heads_are_left_out_but_for_the_x_vector(tmp_path: Path, mo
     model.save_pretrained(tmp_path)
     assert any(not key.startswith("wavlm.") for key in saved_keys(tmp_path))
     assert_same(layers_of(tmp_path), hugging_face_layers(model.wavlm, "base"))
-    assert import_checkpoint(tmp_path).pooling.name == ("xvector" if "XVector" in model_class else "mean")
+    assert import_embedding_network(tmp_path).pooling.name == ("xvector" if "XVector" in model_class else "mean")
 
 
 def test_hugging_face_unknown_head_is_told(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_hugging_face_unknown_head_is_told(tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
     save_file({**state, "encoder.layer_norm.weight": torch.ones(2)}, folder / "model.safetensors")
     with pytest.raises(KnnError, match=r"1 extra: \(without wavlm\.\) encoder\.layer_norm\.weight"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
 
 
 def test_hugging_face_preprocessor_says_whether_to_normalize(tmp_path: Path) -> None:
     folder = write_hugging_face(tmp_path, hugging_face_model("base"))
-    assert import_checkpoint(folder).encoder.args["normalize"] is False
+    assert import_embedding_network(folder).encoder.args["normalize"] is False
     (folder / "preprocessor_config.json").write_text('{"do_normalize": true}')
-    assert import_checkpoint(folder).encoder.args["normalize"] is True
+    assert import_embedding_network(folder).encoder.args["normalize"] is True
 
 
 MICROSOFT_NAMES = [  # (Hugging Face, Microsoft), as whole words of a key
@@ -195,7 +195,7 @@ def test_microsoft_file(tmp_path: Path, size: str) -> None:
     assert {"mask_emb", "encoder.layers.1.self_attn.grep_a", "post_extract_proj.bias"} <= checkpoint["model"].keys()
     torch.save(checkpoint, tmp_path / "WavLM.pt")
     assert_same(layers_of(tmp_path / "WavLM.pt"), hugging_face_layers(model, size))
-    imported = import_checkpoint(tmp_path / "WavLM.pt")
+    imported = import_embedding_network(tmp_path / "WavLM.pt")
     assert imported.source == "Microsoft: WavLM.pt" and "licence" in imported.licence_note
 
 
@@ -263,16 +263,16 @@ def test_missing_extra_and_missized_keys_are_listed(tmp_path: Path) -> None:
     folder = write_hugging_face(tmp_path, hugging_face_model("base"))
     edited(folder, lambda state: state.pop("encoder.layers.1.attention.k_proj.bias"))
     with pytest.raises(KnnError, match=r"1 missing: encoder\.layers\.1\.attention\.k_proj\.bias\."):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     edited(folder, lambda state: state.update({"adapter.proj.weight": torch.ones(1)}))
     with pytest.raises(KnnError, match=r"1 missing: .*; 1 extra: adapter\.proj\.weight\."):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     edited(folder, lambda state: state.update({"encoder.layer_norm.weight": torch.ones(5)}))
     with pytest.raises(KnnError, match=r"1 missing.*1 extra.*1 mis-sized: encoder\.layer_norm\.weight is \(5,\), not"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     edited(folder, lambda state: [state.pop(key) for key in list(state) if "attention" in key])
     with pytest.raises(KnnError, match=r"23 missing: .* and 3 more; 1 extra"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
 
 
 def test_microsoft_faults(tmp_path: Path) -> None:
@@ -291,18 +291,18 @@ def test_microsoft_faults(tmp_path: Path) -> None:
     ):
         torch.save({"cfg": {**good["cfg"], **change}, "model": good["model"]}, path)
         with pytest.raises(KnnError, match=why):
-            import_checkpoint(path)
+            import_embedding_network(path)
     del good["cfg"]["num_buckets"], good["cfg"]["max_distance"]  # absent means what Microsoft's own reader takes
     torch.save(good, path)
-    assert import_checkpoint(path).encoder.args["buckets"] == 320
-    assert import_checkpoint(path).encoder.args["distance"] == 1280
+    assert import_embedding_network(path).encoder.args["buckets"] == 320
+    assert import_embedding_network(path).encoder.args["distance"] == 1280
     del good["cfg"]["gru_rel_pos"]
     torch.save(good, path)
     with pytest.raises(KnnError, match="gru_rel_pos False"):
-        import_checkpoint(path)
+        import_embedding_network(path)
     torch.save({"cfg": 1, "model": good["model"]}, path)
     with pytest.raises(KnnError, match="no dictionaries"):
-        import_checkpoint(path)
+        import_embedding_network(path)
 
 
 def test_hugging_face_faults(tmp_path: Path) -> None:
@@ -319,23 +319,23 @@ def test_hugging_face_faults(tmp_path: Path) -> None:
     ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(KnnError, match=why):
-            import_checkpoint(folder)
+            import_embedding_network(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(KnnError, match=r"config\.json cannot be read"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     (folder / "config.json").write_text("[]")
     with pytest.raises(KnnError, match="holds no settings"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-50])
     with pytest.raises(KnnError, match=r"model\.safetensors cannot be read"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
     with pytest.raises(KnnError, match="has neither"):
-        import_checkpoint(folder)
+        import_embedding_network(folder)
     with pytest.raises(KnnError, match="without its config"):
         save_file(hugging_face_model("base").state_dict(), folder / "weights.safetensors")
-        import_checkpoint(folder / "weights.safetensors")
+        import_embedding_network(folder / "weights.safetensors")
 
 
 def test_torchaudio_faults(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_torchaudio_faults(tmp_path: Path) -> None:
     def refused(why: str, drop: str = "", **changes: Tensor) -> None:
         torch.save({key: value for key, value in {**state, **changes}.items() if key != drop}, path)
         with pytest.raises(KnnError, match=why):
-            import_checkpoint(path)
+            import_embedding_network(path)
 
     refused(r"3 missing: .*1\.attention\.attention\.in_proj_bias\[query\]", drop=f"{attention}.in_proj_bias")
     refused(r"in_proj_bias\[query\] is \(3,\), not \(24,\)", **{f"{attention}.in_proj_bias": torch.ones(9)})
@@ -385,23 +385,23 @@ def test_public_importers_say_what_they_take() -> None:
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "WavLM-Base+.pt"
     with pytest.raises(KnnError, match=r"There is no checkpoint .*Microsoft: .*Hugging Face: .*torchaudio: "):
-        import_checkpoint(path)
+        import_embedding_network(path)
     for content in (b"", b"PK", b"\x80\x02", b"PK\x03\x04" + bytes(100), b"\x80\x02}q\x00(broken", b"RIFF and more"):
         path.write_bytes(content)
         with pytest.raises(KnnError, match=r"is no PyTorch file|cannot be read|is damaged"):
-            import_checkpoint(path)
+            import_embedding_network(path)
     torch.save(microsoft_checkpoint(hugging_face_model("base"), "base"), path)
     path.write_bytes(path.read_bytes()[:-500])  # a truncated download
     with pytest.raises(KnnError, match="cannot be read"):
-        import_checkpoint(path)
+        import_embedding_network(path)
     torch.save({"cfg": Planted(), "model": {}}, path)
     with pytest.raises(KnnError, match="objects beside weights"):
-        import_checkpoint(path)
+        import_embedding_network(path)
     torch.save([torch.ones(1)], path)
     with pytest.raises(KnnError, match="no dictionary"):
-        import_checkpoint(path)
+        import_embedding_network(path)
     torch.save({"weight": torch.ones(1)}, path)
     with pytest.raises(KnnError, match=r"no checkpoint that knn knows.*Known: Microsoft"):
-        import_checkpoint(path)
+        import_embedding_network(path)
     with pytest.raises(KnnError, match=r"config\.json cannot be read"):
-        import_checkpoint(tmp_path)
+        import_embedding_network(tmp_path)

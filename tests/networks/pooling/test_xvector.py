@@ -10,7 +10,7 @@ import torch
 from knn_cli.core.errors import KnnError
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks.conversion import convert
-from knn_cli.networks.importers.detection import import_checkpoint
+from knn_cli.networks.importers.entry import import_embedding_network
 from knn_cli.networks.pooling.xvector import XVector
 from tests.networks.importers.test_wavlm import hugging_face_model, waveforms
 
@@ -33,7 +33,7 @@ def test_other_sizes_than_the_config_says(tmp_path: Path) -> None:
     model.config.tdnn_dim = [8, 6, 8]
     model.save_pretrained(tmp_path)
     with pytest.raises(KnnError, match=r"mis-sized: tdnn\.2\.kernel\.weight is \(7, 6\), not \(8, 6\)"):
-        import_checkpoint(tmp_path)
+        import_embedding_network(tmp_path)
 
 
 def test_a_short_clip_is_lengthened_by_its_ends() -> None:

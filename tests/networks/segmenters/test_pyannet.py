@@ -25,7 +25,7 @@ from knn_cli.core.registry import SEGMENTERS
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
 from knn_cli.networks.importers.checkpoint_files import ImportedSegmenter
-from knn_cli.networks.importers.detection import import_any, import_checkpoint
+from knn_cli.networks.importers.entry import import_checkpoint, import_embedding_network
 from knn_cli.networks.importers.weight_names import pyannet
 from knn_cli.networks.segmenters.pyannet import PyanNet
 
@@ -210,7 +210,7 @@ def sound(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 def imported(path: Path) -> tuple[ImportedSegmenter, PyanNet]:
-    found = import_any(path)
+    found = import_checkpoint(path)
     assert isinstance(found, ImportedSegmenter)
     network = SEGMENTERS.build(found.network.name, **found.network.args)
     network.load_state_dict(found.network.state)
@@ -339,16 +339,16 @@ def test_refused(
     damage(content, pyannote)
     torch.save(content, tmp_path / "some.ckpt")
     with pytest.raises(KnnError, match=why):
-        import_any(tmp_path / "some.ckpt")
+        import_checkpoint(tmp_path / "some.ckpt")
 
 
 def test_it_is_no_embedder(tmp_path: Path, pyannote: Pyannote) -> None:
     path = tmp_path / "some.ckpt"
     torch.save(pyannote.checkpoint(SMALL, published_names(shaken(SMALL))), path)
     with pytest.raises(KnnError, match="makes no embeddings"):
-        import_checkpoint(path)
-    with pytest.raises(KnnError, match="--config is for"):
-        import_any(path, config="x.yaml")
+        import_embedding_network(path)
+    with pytest.raises(KnnError, match="`config` is for"):
+        import_checkpoint(path, config="x.yaml")
 
 
 @pytest.fixture

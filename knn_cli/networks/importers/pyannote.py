@@ -1,6 +1,6 @@
 """Segmentation networks of pyannote.audio: PyanNet with powerset classes, such as segmentation-3.0.
 
-Strict, as `importers_wavlm`. Sizes come from shapes and hyper-parameters; how many speakers there are, and how many at
+Strict, as `entry`. Sizes come from shapes and hyper-parameters; how many speakers there are, and how many at
 once, comes from the specifications that pyannote keeps beside the weights, and is checked against the classes.
 """
 
@@ -15,21 +15,22 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import (
+    ComponentToFill,
+    ImportedComponent,
     ImportedSegmenter,
-    Part,
-    StandIn,
-    Wanted,
-    fitted,
-    known,
-    listed,
-    require,
-    take,
+    InertObject,
+    checked_settings,
+    list_keys,
+    match_weights,
+    require_settings,
+    sources_hint,
 )
+from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import pyannet
 from knn_cli.networks.segmenters.powerset import powerset
 from knn_cli.networks.segmenters.pyannet import PyanNet
 
-__all__ = ["from_pyannote", "is_segmentation"]
+__all__ = ["from_pyannote"]
 
 _NOTE = (
     "The weights keep the licence of their source; pyannote's model card of segmentation-3.0 states MIT. Check before "
@@ -48,25 +49,29 @@ _TELLING = {  # axes of what tells the sizes
 }
 
 
-def is_segmentation(content: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint of Lightning's holds what could be a PyanNet."""
-    state = content.get("state_dict")
+def _has_pyannet(checkpoint: Checkpoint) -> bool:
+    state = checkpoint.content.get("state_dict")
     names = [str(key) for key in state] if isinstance(state, dict) else []
     return any(name.startswith("sincnet.") for name in names) and any(name.startswith("lstm.") for name in names)
 
 
-def from_pyannote(content: Mapping[str, Any], path: Path) -> ImportedSegmenter:
+@importer("pyannote", recognizes=_has_pyannet)
+def from_pyannote(checkpoint: Checkpoint) -> ImportedSegmenter:
     """A PyanNet out of the whole checkpoint: state_dict, hyper_parameters and pyannote's specifications.
 
     Raises
     ------
-        KnnError: several labels a frame instead of powerset classes, settings that our network does not have, keys
-            that are missing, extra or of another size.
+    KnnError
+        If frames have several labels instead of powerset classes, settings are those of another network, or keys are
+        missing, extra or of another size.
     """
+    content, path = checkpoint.content, checkpoint.path
     state = content["state_dict"]
     wrong = [key for key, axes in _TELLING.items() if getattr(state.get(key), "ndim", 0) != axes]
     if wrong:
-        raise KnnError(f"{path} does not tell the sizes of its PyanNet: missing or mis-sized {listed(wrong)}.", known())
+        raise KnnError(
+            f"{path} does not tell the sizes of its PyanNet: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+        )
     args, together = _settings(content, path)
     args |= _specifications(content, path)
     low, half = state[f"{_FILTERBANK}low_hz_"].shape[0], state[f"{_FILTERBANK}window_"].shape[0]
@@ -84,7 +89,13 @@ def from_pyannote(content: Mapping[str, Any], path: Path) -> ImportedSegmenter:
             "Download it again.",
         )
     network = PyanNet(**args)
-    part = fitted([Wanted(Part("pyannet", args), network, pyannet(together))], state, path, "PyanNet", "pyannote")[0]
+    part = match_weights(
+        [ComponentToFill(ImportedComponent("pyannet", args), network, pyannet(together))],
+        state,
+        path,
+        "PyanNet",
+        "pyannote",
+    )[0]
     _check_filters(network, state, path)
     return ImportedSegmenter(part, f"pyannote: {path.name}", _NOTE)
 
@@ -96,15 +107,15 @@ def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], b
         raise KnnError(f"{path} has no hyper_parameters.", "Name the file that pyannote published or wrote.")
     groups = {name: settings.get(name, {}) for name in ("sincnet", "lstm", "linear")}
     if odd := [name for name, group in groups.items() if not isinstance(group, dict)]:
-        raise KnnError(f"{path} has settings of another kind than a PyanNet's: {listed(odd)}.", known())
+        raise KnnError(f"{path} has settings of another kind than a PyanNet's: {list_keys(odd)}.", sources_hint())
     sinc, lstm, linear = groups.values()
-    require(settings, {"sample_rate": 16000, "num_channels": 1}, path, "PyanNet")
-    require(sinc, {"sample_rate": 16000}, path, "PyanNet")
-    require(lstm, {"batch_first": True, "bias": True, "proj_size": 0}, path, "PyanNet")
-    stride = take(sinc, {"stride": 10}, path, "a PyanNet")["stride"]
+    require_settings(settings, {"sample_rate": 16000, "num_channels": 1}, path, "PyanNet")
+    require_settings(sinc, {"sample_rate": 16000}, path, "PyanNet")
+    require_settings(lstm, {"batch_first": True, "bias": True, "proj_size": 0}, path, "PyanNet")
+    stride = checked_settings(sinc, {"stride": 10}, path, "a PyanNet")["stride"]
     defaults = {"hidden_size": 128, "num_layers": 2, "bidirectional": True, "monolithic": True, "dropout": 0.0}
-    found = take(lstm, defaults, path, "a PyanNet")
-    layers = take(linear, {"hidden_size": 128, "num_layers": 2}, path, "a PyanNet")
+    found = checked_settings(lstm, defaults, path, "a PyanNet")
+    layers = checked_settings(linear, {"hidden_size": 128, "num_layers": 2}, path, "a PyanNet")
     args = {
         "stride": stride,
         "hidden": found["hidden_size"],
@@ -121,7 +132,7 @@ def _specifications(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Speakers, speakers at once and seconds a chunk."""
     ours = content.get("pyannote.audio")
     given = ours.get("specifications") if isinstance(ours, dict) else None
-    found = given.state if isinstance(given, StandIn) else None
+    found = given.state if isinstance(given, InertObject) else None
     if not isinstance(found, dict):
         raise KnnError(f"{path} does not say what its classes are.", "Name the file that pyannote published or wrote.")
     problem, resolution = (getattr(found.get(key), "values", ()) for key in ("problem", "resolution"))
@@ -148,4 +159,4 @@ def _check_filters(network: PyanNet, state: Mapping[str, Tensor], path: Path) ->
     for name, ours in (("window_", network.sinc.window), ("n_", network.sinc.times[None])):
         theirs = state[_FILTERBANK + name]
         if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-5, atol=1e-7):
-            raise KnnError(f"{path} has other filters than a PyanNet: {_FILTERBANK}{name} differs.", known())
+            raise KnnError(f"{path} has other filters than a PyanNet: {_FILTERBANK}{name} differs.", sources_hint())

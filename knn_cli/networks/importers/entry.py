@@ -1,0 +1,73 @@
+"""Published checkpoints to networks of ours: `import_checkpoint` finds the importer for a file or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.importers.checkpoint_files import ImportedModel, ImportedSegmenter, read, sources_hint
+from knn_cli.networks.importers.registry import Checkpoint, importers
+
+__all__ = ["import_checkpoint", "import_embedding_network"]
+
+
+def import_embedding_network(
+    path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
+) -> ImportedModel:
+    """As `import_checkpoint`, of a network that makes embeddings; KnnError for a segmentation network."""
+    imported = import_checkpoint(path, config=config, labels=labels)
+    if isinstance(imported, ImportedSegmenter):
+        raise KnnError(f"{path} is a segmentation network, which makes no embeddings.", "Name one that embeds.")
+    return imported
+
+
+def import_checkpoint(
+    path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
+) -> ImportedModel | ImportedSegmenter:
+    """Read the network at a path, from whichever of `weight_names.SOURCES` it is.
+
+    Parameters
+    ----------
+    path
+        A checkpoint, or a folder of one with its settings.
+    config
+        YAML of the training, for a checkpoint that a training of wespeaker wrote.
+    labels
+        Names of the classes of such a checkpoint's head, in any order.
+
+    Raises
+    ------
+    KnnError
+        If there is nothing, it cannot be read, its source is not known, sizes or settings are those of another
+        network, keys are missing, extra or of another size (all are listed), or names do not fit.
+    """
+    path = _weights_file(Path(path))
+    if not path.exists():
+        raise KnnError(f"There is no checkpoint {path}.", sources_hint())
+    content = {} if path.is_dir() else read(path)
+    checkpoint = Checkpoint(path, content, None if config is None else Path(config), labels)
+    for each in importers():
+        if each.recognizes(checkpoint):
+            if not each.takes_options:
+                _refuse_options(checkpoint)
+            return each.read(checkpoint)
+    _refuse_options(checkpoint)
+    if any("pos_conv_embed" in key for key in checkpoint.keys):
+        raise KnnError(f"{path} is the weights of a Hugging Face model without its config.", "Name their folder.")
+    raise KnnError(f"{path} is no checkpoint that knn knows.", sources_hint())
+
+
+def _weights_file(path: Path) -> Path:
+    """The file in a folder of wespeaker or pyannote, whose weights need no settings; else the path itself."""
+    if path.is_dir() and not any((path / name).is_file() for name in ("hyperparams.yaml", "config.json")):
+        files = (path / name for name in ("avg_model.pt", "pytorch_model.bin"))
+        return next((file for file in files if file.is_file()), path)
+    return path
+
+
+def _refuse_options(checkpoint: Checkpoint) -> None:
+    for option, value in (("`config`", checkpoint.config), ("`labels`", checkpoint.labels)):
+        if value is not None:
+            hint = f"{checkpoint.path} explains itself; {option} is for what a training of wespeaker wrote."
+            raise KnnError(hint, sources_hint())

@@ -1,0 +1,147 @@
+"""speechbrain: ECAPA-TDNN folders, their sizes and features in hyperparams.yaml."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.importers.checkpoint_files import (
+    ComponentToFill,
+    ImportedComponent,
+    ImportedModel,
+    checked_settings,
+    encoder_to_fill,
+    head_to_fill,
+    match_weights,
+    pooling_to_fill,
+    read,
+    read_yaml,
+    require_settings,
+    sources_hint,
+)
+from knn_cli.networks.importers.registry import Checkpoint, importer
+from knn_cli.networks.importers.weight_names import ECAPA, ECAPA_POOLING, speechbrain_classifier
+
+__all__ = ["from_speechbrain"]
+
+_SPEECHBRAIN_NOTE = (
+    "The weights keep the licence of their source; speechbrain's model cards state Apache-2.0. Check before you pass "
+    "them on."
+)
+
+
+def _has_hyperparams(checkpoint: Checkpoint) -> bool:
+    return checkpoint.is_folder and (checkpoint.path / "hyperparams.yaml").is_file()
+
+
+@importer("speechbrain", recognizes=_has_hyperparams)
+def from_speechbrain(checkpoint: Checkpoint) -> ImportedModel:
+    """An ECAPA-TDNN of speechbrain, such as lang-id-voxlingua107-ecapa, with the classifier where that is x-vector's.
+
+    Raises
+    ------
+    KnnError
+        If files are missing or do not fit, or settings are those of another network.
+    """
+    folder = checkpoint.path
+    path = folder / "hyperparams.yaml"
+    settings = read_yaml(path)
+    bins, found = _ecapa_settings(settings, path)
+    args = dict(zip(("channels", "kernels", "dilations", "scale", "squeeze"), found.values(), strict=False))
+    encoder = encoder_to_fill("ecapa-tdnn", {**args, "bins": bins}, ECAPA)
+    pooling_args = {
+        "attention": found["attention_channels"],
+        "dimension": found["lin_neurons"],
+        "context": found["global_context"],
+    }
+    pooling = pooling_to_fill(encoder, "ecapa-tdnn", pooling_args, ECAPA_POOLING)
+    weights = folder / "embedding_model.ckpt"
+    parts = match_weights([encoder, pooling], _file(weights), weights, "ECAPA-TDNN", "speechbrain")
+    source = f"speechbrain: {folder.name}"
+    head, labels = _classifier(settings, folder, pooling)
+    return ImportedModel(parts[0], source, _SPEECHBRAIN_NOTE, parts[1], head, labels)
+
+
+def _ecapa_settings(settings: Mapping[str, Any], path: Path) -> tuple[int, dict[str, Any]]:
+    """Mel bins of the features and sizes of the network; KnnError for other features or another network."""
+    features, model = (
+        _section(settings, "compute_features", ".Fbank", path),
+        _section(settings, "embedding_model", ".ECAPA_TDNN", path),
+    )
+    plain = {"deltas": False, "context": False, "sample_rate": 16000, "f_min": 0, "n_fft": 400, "win_length": 25}
+    require_settings(features, {**plain, "hop_length": 10, "filter_shape": "triangular"}, path, "filter bank")
+    if features.get("f_max") not in (None, 8000):
+        raise KnnError(
+            f"{path} has f_max {features['f_max']!r}, and knn's filter bank knows 8000 only.", sources_hint()
+        )
+    norm = {"norm_type": "global", "std_norm": True, **_section(settings, "mean_var_norm", "Normalization", path)}
+    require_settings(norm, {"norm_type": "sentence", "std_norm": False}, path, "filter bank")
+    defaults = {
+        "channels": [512, 512, 512, 512, 1536],
+        "kernel_sizes": [5, 3, 3, 3, 1],
+        "dilations": [1, 2, 3, 4, 1],
+        "res2net_scale": 8,
+        "se_channels": 128,
+        "attention_channels": 128,
+        "lin_neurons": 192,
+        "global_context": True,
+    }
+    found = checked_settings(model, defaults, path, "an ECAPA-TDNN")
+    bins = checked_settings(features, {"n_mels": 40}, path, "a filter bank")["n_mels"]
+    require_settings(model, {"input_size": bins, "groups": [1] * len(found["channels"])}, path, "ECAPA-TDNN")
+    if "ReLU" not in str(model.get("activation", "ReLU")) or "Leaky" in str(model.get("activation", "")):
+        raise KnnError(
+            f"{path} has activation {model['activation']!r}, and knn's ECAPA-TDNN knows ReLU only.", sources_hint()
+        )
+    return bins, found
+
+
+def _classifier(
+    settings: Mapping[str, Any], folder: Path, pooling: ComponentToFill
+) -> tuple[ImportedComponent | None, tuple[str, ...]]:
+    """The head and the names of its classes; none where the classifier is of another kind than x-vector's."""
+    path, classifier = folder / "hyperparams.yaml", settings.get("classifier")
+    if not isinstance(classifier, dict) or not str(classifier.get("!")).endswith("Xvector.Classifier"):
+        return None, ()
+    if "LeakyReLU" not in str(classifier.get("activation", "LeakyReLU")):
+        raise KnnError(
+            f"{path} has a classifier with {classifier['activation']!r}; knn knows LeakyReLU only.", sources_hint()
+        )
+    sizes = checked_settings(
+        classifier, {"lin_blocks": 1, "lin_neurons": 512, "out_neurons": 1211}, path, "an x-vector classifier"
+    )
+    labels = _speechbrain_labels(folder / "label_encoder.txt", sizes["out_neurons"])
+    hidden = [sizes["lin_neurons"]] * sizes["lin_blocks"]
+    names = speechbrain_classifier(len(hidden))
+    head = head_to_fill(pooling, len(labels), "deep-softmax", {"hidden": hidden}, names)
+    weights = folder / "classifier.ckpt"
+    return match_weights([head], _file(weights), weights, "classifier", "speechbrain")[0], labels
+
+
+def _section(settings: Mapping[str, Any], key: str, ending: str, path: Path) -> dict[str, Any]:
+    found = settings.get(key)
+    if not isinstance(found, dict) or not str(found.get("!")).endswith(ending):
+        raise KnnError(f"{path} has no {key} that knn knows: !new:...{ending} is wanted.", sources_hint())
+    return {name: value for name, value in found.items() if name != "!"}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise KnnError(f"{path} is missing.", "Copy the whole folder.")
+    return read(path)
+
+
+def _speechbrain_labels(path: Path, classes: int) -> tuple[str, ...]:
+    """Labels of a label encoder's text, in the order of their numbers."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("================", 1)[0].splitlines()
+        pairs = [line.rsplit(" => ", 1) for line in lines if line.strip()]
+        numbered = {int(number): str(ast.literal_eval(label)) for label, number in pairs}
+    except (OSError, ValueError, SyntaxError) as error:
+        raise KnnError(f"{path} holds no labels of speechbrain.", "Copy the whole folder.") from error
+    if sorted(numbered) != list(range(classes)) or len(set(numbered.values())) != classes:
+        raise KnnError(f"{path} does not name the {classes} classes one by one.", "Copy the whole folder.")
+    return tuple(numbered[number] for number in range(classes))

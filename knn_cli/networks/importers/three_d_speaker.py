@@ -1,0 +1,60 @@
+"""3D-Speaker: CAM++ files, whose sizes come from the shapes of their weights."""
+
+from __future__ import annotations
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.importers.checkpoint_files import (
+    ImportedModel,
+    encoder_to_fill,
+    list_keys,
+    match_weights,
+    pooling_to_fill,
+    sources_hint,
+)
+from knn_cli.networks.importers.registry import Checkpoint, importer
+from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING
+
+__all__ = ["from_3d_speaker"]
+
+_3D_SPEAKER_NOTE = (
+    "The weights keep the licence of their source; 3D-Speaker's model cards state Apache-2.0. Check before you pass "
+    "them on."
+)
+
+
+def _has_campplus(checkpoint: Checkpoint) -> bool:
+    return any(key.startswith("xvector.block1.") for key in checkpoint.keys)
+
+
+@importer("3D-Speaker", recognizes=_has_campplus)
+def from_3d_speaker(checkpoint: Checkpoint) -> ImportedModel:
+    """A CAM++ of 3D-Speaker; its sizes come from shapes."""
+    content, path = checkpoint.weights, checkpoint.path
+    blocks = []
+    for number in range(1, 4):
+        start = f"xvector.block{number}.tdnnd"
+        blocks.append(len({key.removeprefix(start).split(".")[0] for key in content if key.startswith(start)}))
+    telling = {
+        "head.conv1.weight": 4,
+        "xvector.tdnn.linear.weight": 3,
+        "xvector.block1.tdnnd1.cam_layer.linear_local.weight": 3,
+        "xvector.dense.linear.weight": 3,
+    }
+    wrong = [key for key, axes in telling.items() if getattr(content.get(key), "ndim", 0) != axes]
+    if wrong:
+        raise KnnError(
+            f"{path} does not tell the sizes of its CAM++: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+        )
+    stem, tdnn, local, dense = (tuple(content[key].shape) for key in telling)
+    args = {
+        "width": stem[0],
+        "channels": tdnn[0],
+        "growth": local[0],
+        "bottleneck": local[1] // local[0],
+        "blocks": blocks,
+        "bins": 8 * tdnn[1] // stem[0],
+    }
+    encoder = encoder_to_fill("campplus", args, CAMPPLUS)
+    pooling = pooling_to_fill(encoder, "campplus", {"dimension": dense[0]}, CAMPPLUS_POOLING)
+    parts = match_weights([encoder, pooling], content, path, "CAM++", "3D-Speaker")
+    return ImportedModel(parts[0], f"3D-Speaker: {path.name}", _3D_SPEAKER_NOTE, parts[1])
