@@ -17,38 +17,27 @@ from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
 
-# Functions of the packages below name their parameters; these are the options that set them.
+# Functions of the packages below name their parameters. Most are set by an option of the same name ...
+SAME_NAMES = frozenset(
+    "as_norm batch_seconds calibration channel clusterer cohort config curve device draws folds force groups held_out "
+    "ignore int8 kind labels level link_speakers margin max_gap max_silence max_speakers min_segment min_speakers "
+    "min_turn model num_speakers number open_set out_of_set part per_channel preset priors rate recursive reference "
+    "report seed segment segmentation speakers split step transforms uem units unwanted window".split()
+)
+# ... and some by another one.
 FLAGS = {
-    "as_norm": "--as-norm",
-    "batch_seconds": "--batch-seconds",
-    "channel": "--channel",
-    "config": "--config",
-    "device": "--device",
-    "force": "--force",
-    "ignore": "--ignore",
-    "int8": "--int8",
+    **{name: "--" + name.replace("_", "-") for name in SAME_NAMES},
+    "fraction": "--held-out",
     "label": "--level",
-    "labels": "--labels",
     "label_rule": "--labels",
-    "level": "--level",
-    "link_speakers": "--link-speakers",
-    "max_silence": "--max-silence",
-    "max_speakers": "--max-speakers",
-    "min_segment": "--min-segment",
-    "min_speakers": "--min-speakers",
-    "model": "--model",
-    "num_speakers": "--num-speakers",
-    "out_of_set": "--out-of-set",
-    "rate": "--rate",
-    "recursive": "--recursive",
-    "segment": "--segment",
-    "segmentation": "--segmentation",
-    "silence_threshold": "--silence-threshold",
-    "units": "--units",
-    "unwanted": "--unwanted",
 }
+# Settings that are changed by --set.
+SETTINGS = frozenset(
+    "balanced distance_threshold duration_aware false_reject identification_threshold linkage linking_threshold "
+    "min_cluster_size out_of_set_class refit silence_threshold view".split()
+)
 # Values of parameters whose option is a switch.
-SWITCHES = {("use_vad", "False"): "--no-vad"}
+SWITCHES = {("use_vad", "False"): "--no-vad", ("vad", "silero"): "--segmentation silero"}
 _PARAMETER = re.compile(
     r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`|(?<![\w.])(?P<bare_name>[a-z_0-9]+)=(?P<bare_value>\w+|\"\w+\")"
 )
@@ -59,11 +48,14 @@ def with_flags(text: str) -> str:
 
     def flag(match: re.Match[str]) -> str:
         name, value = match["name"] or match["bare_name"], match["value"] or match["bare_value"]
+        value = value and value.strip("\"'")
         if (name, value) in SWITCHES:
             return SWITCHES[name, value]
+        if name in SETTINGS:
+            return f"--set {name}" if value is None else f"--set {name}={value}"
         if name not in FLAGS:
             return match[0]
-        return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {value.strip(chr(34))}"
+        return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {value}"
 
     return _PARAMETER.sub(flag, text)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from knn_cli.cli.console import with_flags
+from knn_cli.cli.app import COMMANDS, load
+from knn_cli.cli.console import FLAGS, SETTINGS, with_flags
+from knn_cli.cli.diarize import DiarizationSettings
+from knn_cli.cli.train import TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -15,8 +20,16 @@ from knn_cli.cli.console import with_flags
         ('Try `channel="mix"`.', "Try --channel mix."),
         ("Take all of it with `use_vad=False`.", "Take all of it with --no-vad."),
         ("Lower `batch_seconds`, now 120.", "Lower --batch-seconds, now 120."),
+        ("Or take device=cpu, or refit=False.", "Or take --device cpu, or --set refit=False."),
+        ("Train without `duration_aware`.", "Train without --set duration_aware."),
         ("Make one with `knn convert`, or `least`.", "Make one with `knn convert`, or `least`."),
     ],
 )
 def test_parameters_are_named_by_their_flags(text: str, expected: str) -> None:
     assert with_flags(text) == expected
+
+
+def test_every_flag_is_an_option_and_every_setting_is_one() -> None:
+    flags = {flag for name in COMMANDS for param in load(name).params for flag in param.opts}
+    assert set(FLAGS.values()) <= flags
+    assert {field.name for kind in (TrainingSettings, DiarizationSettings) for field in fields(kind)} == SETTINGS
