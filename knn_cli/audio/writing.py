@@ -1,8 +1,7 @@
-"""Sound as it lies in a file, sample for sample: read exactly, changed elsewhere, written in the same form.
+"""Reading and writing sound sample for sample, in the format of its file.
 
-`audio` hears (float32, mono, one rate); this room keeps what archives keep: rate, channels, bit depth, the file's
-format and its texts. Both stream. libsndfile gives neither BWF's own fields nor a WAV's channel mask; those are not
-kept.
+`reading` returns float32 mono at one rate for models; this module preserves rate, channels, bit depth, file format and
+tags. Both stream. libsndfile gives access neither to BWF's own fields nor to a WAV's channel mask; those are lost.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from knn_cli.core.output_paths import check_output
 Frames = NDArray[Any]  # (n, channels), int32 in units of the last bit or float64 with 1.0 as full scale
 
 BLOCK_FRAMES = 1 << 17
-LARGEST_WAV = 2**32 - 2**16  # bytes of sound; a WAV counts them in 32 bits, RF64 in 64
+MAX_WAV_BYTES = 2**32 - 2**16  # of sound; a WAV counts them in 32 bits, RF64 in 64
 
 # Bits of the subtypes that libsndfile writes as it reads them. It reads A-law and mu-law as their 16-bit values;
 # what it writes as 20-bit ALAC it does not read back.
@@ -43,11 +42,12 @@ _BITS = {
     "ALAC_24": 24,
     "ALAC_32": 32,
 }
-_BYTES = {"DOUBLE": 8, "ULAW": 1, "ALAW": 1}  # of a sample where they are others than its bits, 4 for floats
+_BYTES = {"DOUBLE": 8, "ULAW": 1, "ALAW": 1}  # per sample, if not its bits / 8; 4 for floats
 _FLOATS = frozenset({"FLOAT", "DOUBLE"})
-# Coded anew when written, at these compression levels of libsndfile: about 100 kbit/s a channel, 50 to 70 at 16 kHz.
+# Encoded anew when written, at these compression levels of libsndfile: about 100 kbit/s per channel, 50 to 70 at
+# 16 kHz.
 _LOSSY = {"VORBIS": 0.2, "OPUS": 0.7, "MPEG_LAYER_III": 0.1}
-# What a format's files are called, the usual name first.
+# Suffixes of a format's files, the usual one first.
 _SUFFIXES = {
     "WAV": (".wav", ".wave", ".rf64"),
     "WAVEX": (".wav", ".wave", ".rf64"),
@@ -65,15 +65,26 @@ _SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a file's samples are kept, and how they are written again.
+class AudioFormat:
+    """How the samples of a file are stored, and how they are written again.
 
-    format, subtype : libsndfile's names of what is written
-    bits            : of a sample where they are whole numbers, None where they are floats
-    suffix          : of a file in this form
-    native          : whether libsndfile reads the source; else ffmpeg does
-    kept            : whether it is the source's own form
-    texts           : title, artist, date and their kin, with their values
+    Attributes
+    ----------
+    format, subtype : str
+        libsndfile's names of what is written.
+    rate : int
+        Samples per second.
+    channels : int
+    bits : int or None
+        Per integer sample; None for floats.
+    suffix : str
+        Of a file in this format.
+    native : bool
+        Whether libsndfile reads the source; otherwise ffmpeg does.
+    matches_source : bool
+        Whether it is the format of the source.
+    tags : tuple of (str, str)
+        Title, artist, date and so on, with their values.
     """
 
     format: str
@@ -83,62 +94,64 @@ class Form:
     bits: int | None
     suffix: str
     native: bool = True
-    kept: bool = True
-    texts: tuple[tuple[str, str], ...] = ()
+    matches_source: bool = True
+    tags: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
+        """Format and subtype."""
         return f"{self.format} {self.subtype}"
 
     @property
     def full_scale(self) -> float:
-        """What the largest sample counts: 1.0 of floats."""
+        """Value of the largest sample: 1.0 for floats."""
         return 1.0 if self.bits is None else float(1 << (self.bits - 1))
 
     @property
     def exact(self) -> bool:
-        """Whether what is written is read back sample for sample."""
+        """Whether a written file is read back sample for sample."""
         return self.subtype not in _LOSSY
 
 
-def form(path: str | Path) -> Form:
-    """The form in which sound of this file is written again: its own where libsndfile writes that, else 24-bit WAV.
+def output_format(path: str | Path) -> AudioFormat:
+    """Return the format in which sound of a file is written again: its own if libsndfile writes it, else 24-bit WAV.
 
-    24 bits hold what ffmpeg decodes, lossless or not, and the 4-bit codings of WAV, without loss.
-    Raises AudioError for what is not audio.
+    24 bits hold what ffmpeg decodes, lossless or not, and the 4-bit encodings of WAV, without loss. AudioError for a
+    file that is not audio.
     """
     path = reading.existing_file(path)
     try:
         with reading.open_native(path) as file:
-            texts = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
-            return _form(file.format, file.subtype, file.samplerate, file.channels, path.suffix, texts)
+            tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
+            return _writable(file.format, file.subtype, file.samplerate, file.channels, path.suffix, tags)
     except soundfile.LibsndfileError:
         pieces = reading.decoded_by_ffmpeg(path) if shutil.which("ffmpeg") else iter(())
         with closing(pieces):  # type: ignore[type-var]
             rate, frames = next(pieces, (0, np.zeros((0, 0), dtype=np.float32)))
         if not len(frames):
             raise reading.unreadable(path) from None
-        return Form("WAV", "PCM_24", rate, frames.shape[1], 24, ".wav", native=False, kept=False)
+        return AudioFormat("WAV", "PCM_24", rate, frames.shape[1], 24, ".wav", native=False, matches_source=False)
 
 
-def _form(
-    kind: str, subtype: str, rate: int, channels: int, suffix: str, texts: tuple[tuple[str, str], ...] = ()
-) -> Form:
+def _writable(
+    kind: str, subtype: str, rate: int, channels: int, suffix: str, tags: tuple[tuple[str, str], ...] = ()
+) -> AudioFormat:
+    """The given format if libsndfile writes it, else 24-bit WAV."""
     known = subtype in _BITS or subtype in _FLOATS or (kind in ("OGG", "MP3") and subtype in _LOSSY)
     if kind not in _SUFFIXES or not known or not soundfile.check_format(kind, subtype):
-        return Form("WAV", "PCM_24", rate, channels, 24, ".wav", kept=False, texts=texts)
+        return AudioFormat("WAV", "PCM_24", rate, channels, 24, ".wav", matches_source=False, tags=tags)
     usual = ".opus" if subtype == "OPUS" else _SUFFIXES[kind][0]
-    own = suffix if suffix.lower() in _SUFFIXES[kind] else usual
-    return Form(kind, subtype, rate, channels, _BITS.get(subtype), own, texts=texts)
+    own_suffix = suffix if suffix.lower() in _SUFFIXES[kind] else usual
+    return AudioFormat(kind, subtype, rate, channels, _BITS.get(subtype), own_suffix, tags=tags)
 
 
-def frames(path: str | Path, form: Form) -> Iterator[Frames]:
-    """All samples of the file that `form` was taken of, in blocks: exactly as it holds them.
+def read_frames(path: str | Path, audio_format: AudioFormat) -> Iterator[Frames]:
+    """Yield all samples of a file in blocks, exactly as it holds them; `audio_format` is its `output_format`.
 
-    Raises AudioError for a file that is missing, damaged or cut short.
+    AudioError for a file that is missing, damaged or cut short.
     """
     path = reading.existing_file(path)
-    if not form.native:
+    if not audio_format.native:
         top = 2**23
         for _, piece in reading.decoded_by_ffmpeg(path):
             yield np.clip(np.rint(piece.astype(np.float64) * top), -top, top - 1).astype(np.int32)
@@ -149,65 +162,70 @@ def frames(path: str | Path, form: Form) -> Iterator[Frames]:
         raise reading.unreadable(path) from error
     with file:
         promised, got = file.frames, 0
-        kind = "float64" if form.bits is None else "int32"
+        kind = "float64" if audio_format.bits is None else "int32"
         try:
             while len(block := file.read(BLOCK_FRAMES, dtype=kind, always_2d=True)):
                 got += len(block)
-                yield block if form.bits is None else block >> (32 - form.bits)
+                yield block if audio_format.bits is None else block >> (32 - audio_format.bits)
         except soundfile.LibsndfileError as error:
             seconds = got / file.samplerate
             raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
         reading.check_length(path, file, promised, got)
 
 
-def beside(source: str | Path, form: Form, word: str, folder: str | Path | None = None) -> Path:
-    """A name for what was made of `source`: its stem, `_word`, the form's suffix; in `folder`, else beside it."""
+def derived_path(source: str | Path, audio_format: AudioFormat, word: str, folder: str | Path | None = None) -> Path:
+    """Return `STEM_WORD.SUFFIX` for a file derived from `source`, in `folder` or beside the source."""
     path = Path(source)
-    return (path.parent if folder is None else Path(folder)) / f"{path.stem}_{word}{form.suffix}"
+    return (path.parent if folder is None else Path(folder)) / f"{path.stem}_{word}{audio_format.suffix}"
 
 
-def check_target(target: str | Path, source: str | Path, form: Form) -> None:
-    """KnnError for a name that is the source's, or that promises another form than the file will have."""
+def check_target(target: str | Path, source: str | Path, audio_format: AudioFormat) -> None:
+    """Refuse a target that is the source, or whose suffix promises another format than the file will have: KnnError."""
     check_output(target, [source])
-    names = _SUFFIXES[form.format]
+    names = _SUFFIXES[audio_format.format]
     if Path(target).suffix.lower() not in names:
-        kept = "as the source does" if form.kept else f"since the source's form cannot be written ({Path(source).name})"
-        raise KnnError(f"{target} would hold {form.name}, {kept}.", f"Give it the suffix {' or '.join(names)}.")
+        cannot = f"since the source's format cannot be written ({Path(source).name})"
+        reason = "as the source does" if audio_format.matches_source else cannot
+        raise KnnError(
+            f"{target} would hold {audio_format.name}, {reason}.", f"Give it the suffix {' or '.join(names)}."
+        )
 
 
-def write(path: str | Path, form: Form, blocks: Iterable[Frames], count: int) -> None:
-    """Write `count` samples a channel in this form, into a file that is whole or not there.
+def write_frames(path: str | Path, audio_format: AudioFormat, blocks: Iterable[Frames], count: int) -> None:
+    """Write `count` samples per channel, to a file that is whole or not there.
 
-    A WAV of more than 4 GB is written as RF64, which is a WAV with longer counters.
-    Raises KnnError for what the file system refuses, and whatever `blocks` raises.
+    A WAV of more than 4 GB is written as RF64, which is a WAV with longer counters. KnnError for what the file system
+    refuses; errors of `blocks` pass.
     """
-    size = count * form.channels * _BYTES.get(form.subtype, (form.bits or 32) // 8)
-    kind = "RF64" if form.format in ("WAV", "WAVEX") and size > LARGEST_WAV else form.format
-    done = 0
+    size = count * audio_format.channels * _BYTES.get(audio_format.subtype, (audio_format.bits or 32) // 8)
+    kind = "RF64" if audio_format.format in ("WAV", "WAVEX") and size > MAX_WAV_BYTES else audio_format.format
+    written = 0
     with replacing(path) as part:
-        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `audio`: a name need not be text
+        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `reading`: a name need not be valid text
         try:
             with soundfile.SoundFile(
                 name,
                 "w",
-                form.rate,
-                form.channels,
-                form.subtype,
+                audio_format.rate,
+                audio_format.channels,
+                audio_format.subtype,
                 format=kind,
-                compression_level=_LOSSY.get(form.subtype),
+                compression_level=_LOSSY.get(audio_format.subtype),
             ) as file:
-                for key, text in form.texts:
-                    with suppress(soundfile.LibsndfileError):  # formats differ in the texts that they hold
+                for key, text in audio_format.tags:
+                    with suppress(soundfile.LibsndfileError):  # formats differ in the tags that they hold
                         setattr(file, key, text)
                 for block in blocks:
-                    file.write(block if form.bits is None else block.astype(np.int32) << (32 - form.bits))
-                    done += len(block)
-            whole = not form.exact or soundfile.info(name).frames == count
+                    file.write(
+                        block if audio_format.bits is None else block.astype(np.int32) << (32 - audio_format.bits)
+                    )
+                    written += len(block)
+            whole = not audio_format.exact or soundfile.info(name).frames == count
         except soundfile.LibsndfileError as error:
             raise KnnError(
                 f"{path} cannot be written: {error.error_string}", "Name a place with room that can be written to."
             ) from error
-        if done != count:
-            raise AudioError(f"A file changed while {path} was made of it.", "Try again when it is finished.")
+        if written != count:
+            raise AudioError(f"A file changed while {path} was written from it.", "Try again when it is finished.")
         if not whole:
             raise KnnError(f"{path} could not be written to its end.", "Name a place with room for it.")

@@ -165,7 +165,7 @@ def check_silence(max_silence: float | None, threshold: float) -> None:
 
 def target_of(source: str | Path, word: str = "cleaned", folder: str | Path | None = None) -> Path:
     """A name for the cleaned recording, with the suffix that `clean` wants: `<stem>_<word>.<suffix>`."""
-    return writing.beside(source, writing.form(source), word, folder)
+    return writing.derived_path(source, writing.output_format(source), word, folder)
 
 
 def clean(
@@ -181,8 +181,8 @@ def clean(
 
     how         : "mute" makes every sample that a part touches zero, "cut" takes it out; the sound that stays falls in
                   the 50 ms before and rises in the 50 ms after, to and from nothing. None leaves the parts alone.
-    max_silence : of silences longer than so many seconds 200 ms stay (see `edits.silences`). They are looked for in
-                  what muting and cutting leave, so that the target has none that is longer.
+    max_silence : of silences longer than so many seconds 200 ms stay (see `edits.shorten_silences`). They are looked for
+                  in what muting and cutting leave, so that the target has none that is longer.
     threshold   : what silence is, in dB against full scale
 
     The target has the source's rate, channels, format and bit depth: whole numbers are read and written as they are.
@@ -194,16 +194,16 @@ def clean(
     if how is None and max_silence is None:
         raise ValueError("nothing to do: neither how nor max_silence")
     check_silence(max_silence, threshold)
-    form = writing.form(source)
+    form = writing.output_format(source)
     writing.check_target(target, source, form)
     done: list[Edit] = []
     if how is not None:
-        done = [edits.unwanted(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
+        done = [edits.mute_or_cut(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
     lengths: list[int] = []
-    sound = _applied(done, _counted(writing.frames(source, form), lengths))
+    sound = _applied(done, _counted(writing.read_frames(source, form), lengths))
     if max_silence is not None:
-        shortened, _ = edits.silences(
-            sound, form.rate, full_scale=form.full_scale, longest=max_silence, threshold=threshold
+        shortened, _ = edits.shorten_silences(
+            sound, form.rate, full_scale=form.full_scale, max_silence=max_silence, threshold=threshold
         )
         done.append(shortened)
     else:
@@ -214,20 +214,22 @@ def clean(
         raise KnnError(f"{source} holds no samples.", "Check that the recording was written to its end.")
     counts = [whole]  # before and after each edit
     for edit in done:
-        counts.append(edit.left(counts[-1]))
+        counts.append(edit.output_length(counts[-1]))
     if not counts[-1]:
         raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
-    writing.write(target, form, _applied(done, writing.frames(source, form)), counts[-1])
+    writing.write_frames(target, form, _applied(done, writing.read_frames(source, form)), counts[-1])
     first = done[0] if how is not None else None
     return Cleaned(
         target=Path(target),
         form=form.name,
-        note="" if form.kept else f"{Path(source).name} has a form that can only be read; written as {form.name}.",
+        note=""
+        if form.matches_source
+        else f"{Path(source).name} has a form that can only be read; written as {form.name}.",
         rate=form.rate,
         how=how,
         whole=whole,
         kept=counts[-1],
-        unwanted=first.within(whole) if first else 0,
+        unwanted=first.covered_samples(whole) if first else 0,
         silence=counts[-2] - counts[-1] if max_silence is not None else 0,
         parts=sum(begin < whole for begin, _ in first.spans) if first else 0,
         silences=len(done[-1].spans) if max_silence is not None else 0,
@@ -265,7 +267,7 @@ def moved(found: Diarization, cleaned: Cleaned) -> Diarization:
         for piece, (start, end) in enumerate(_outside(segment.start * cleaned.rate, segment.end * cleaned.rate, muted)):
             times = [min(start, cleaned.whole), min(end, cleaned.whole)]
             for edit in cleaned.edits:
-                times = [float(time) for time in edit.moved(times)]
+                times = [float(time) for time in edit.new_positions(times)]
             if times[1] - times[0] < 0.5:  # of a sample
                 continue
             own, fresh = (int(track), fresh) if piece == 0 else (fresh, fresh + 1)

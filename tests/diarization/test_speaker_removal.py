@@ -122,16 +122,16 @@ def test_every_instant_is_labelled_as_by_asking_who_speaks(turns: list[Turn], un
 
 
 def test_spans_hold_every_sample_that_a_turn_touches() -> None:
-    assert edits.spans([(0.1, 0.3)], 10) == ((1, 3),)
-    assert edits.spans([(0.15, 0.301)], 10) == ((1, 4),)
-    assert edits.spans([(0.3, 0.5), (0.1, 0.3), (0.2, 0.25), (0.9, 0.9)], 10) == ((1, 5),)
-    assert edits.spans([(0.1 * 3, 0.7 + 0.1)], 44100) == ((13230, 35280),)
-    assert edits.spans([(-1, 0.1), (5, 6)], 10) == ((0, 1), (50, 60))
+    assert edits.sample_spans([(0.1, 0.3)], 10) == ((1, 3),)
+    assert edits.sample_spans([(0.15, 0.301)], 10) == ((1, 4),)
+    assert edits.sample_spans([(0.3, 0.5), (0.1, 0.3), (0.2, 0.25), (0.9, 0.9)], 10) == ((1, 5),)
+    assert edits.sample_spans([(0.1 * 3, 0.7 + 0.1)], 44100) == ((13230, 35280),)
+    assert edits.sample_spans([(-1, 0.1), (5, 6)], 10) == ((0, 1), (50, 60))
 
 
 def test_a_fade_falls_before_and_rises_after() -> None:
     edit = Edit(((5, 7),), fade=3, removes=False)
-    assert edit.steps(0, 12).tolist() == [4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 4]
+    assert edit.gain_steps(0, 12).tolist() == [4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 4]
     ones = np.full((12, 1), 8, dtype=np.int32)
     (heard,) = edit.apply([ones])
     assert heard[:, 0].tolist() == [8, 8, 6, 4, 2, 0, 0, 2, 4, 6, 8, 8]
@@ -141,16 +141,16 @@ def test_a_fade_falls_before_and_rises_after() -> None:
 
 
 def test_ends_and_short_gaps() -> None:
-    assert Edit(((0, 2), (8, 10)), 3, False).steps(0, 10).tolist() == [0, 0, 1, 2, 3, 3, 2, 1, 0, 0]
-    assert Edit(((0, 2), (3, 5)), 3, False).steps(0, 7).tolist() == [0, 0, 1, 0, 0, 1, 2]
-    assert Edit(((4, 99),), 3, False).steps(0, 6).tolist() == [4, 3, 2, 1, 0, 0]
-    assert Edit((), 3, True).steps(2, 4).tolist() == [4, 4]
+    assert Edit(((0, 2), (8, 10)), 3, False).gain_steps(0, 10).tolist() == [0, 0, 1, 2, 3, 3, 2, 1, 0, 0]
+    assert Edit(((0, 2), (3, 5)), 3, False).gain_steps(0, 7).tolist() == [0, 0, 1, 0, 0, 1, 2]
+    assert Edit(((4, 99),), 3, False).gain_steps(0, 6).tolist() == [4, 3, 2, 1, 0, 0]
+    assert Edit((), 3, True).gain_steps(2, 4).tolist() == [4, 4]
 
 
 @pytest.mark.parametrize(("rate", "fade"), [(8000, 400), (16000, 800), (44100, 2205), (48000, 2400)])
 def test_fades_last_50_ms(rate: int, fade: int) -> None:
-    edit = edits.unwanted([(1.0, 1.5)], rate, removes=False)
-    steps = edit.steps(0, 3 * rate)
+    edit = edits.mute_or_cut([(1.0, 1.5)], rate, removes=False)
+    steps = edit.gain_steps(0, 3 * rate)
     first, last = rate, rate * 3 // 2
     assert not steps[first:last].any()
     assert steps[first - fade : first].tolist() == list(range(fade, 0, -1))
@@ -189,11 +189,11 @@ def test_blocks_of_any_size_give_what_brute_force_gives(made: tuple[Edit, int], 
     heard = np.concatenate([np.zeros((0, 2), dtype=np.int32), *edit.apply(blocks)])
     assert heard.dtype == np.int32
     assert np.array_equal(heard, by_brute_force(sound, edit))
-    assert len(heard) == edit.left(length)
+    assert len(heard) == edit.output_length(length)
     # Where each sample went: `moved` counts the kept ones before it.
     kept = np.array([not any(first <= place < last for first, last in edit.spans) for place in range(length)])
     before = np.concatenate([[0], np.cumsum(kept)]) if edit.removes else np.arange(length + 1)
-    assert edit.moved(np.arange(length + 1)).tolist() == before.tolist()
+    assert edit.new_positions(np.arange(length + 1)).tolist() == before.tolist()
 
 
 def test_what_is_not_a_number_is_silenced_too() -> None:
@@ -214,7 +214,7 @@ def noise(rate: int, *lengths: tuple[float, float]) -> np.ndarray:
 
 def silences(sound: np.ndarray, rate: int, longest: float, threshold: float = -40.0, block: int = 777) -> Edit:
     blocks = [sound[at : at + block] for at in range(0, len(sound), block)]
-    found, total = edits.silences(blocks, rate, full_scale=1.0, longest=longest, threshold=threshold)
+    found, total = edits.shorten_silences(blocks, rate, full_scale=1.0, max_silence=longest, threshold=threshold)
     assert total == len(sound)
     return found
 
@@ -446,7 +446,7 @@ def test_no_click_where_silence_was(tmp_path: Path) -> None:
 def cleaned(whole: int, *done: Edit, rate: int = 10) -> speaker_removal.Cleaned:
     kept = whole
     for edit in done:
-        kept = edit.left(kept)
+        kept = edit.output_length(kept)
     return speaker_removal.Cleaned(Path("b.wav"), "WAV PCM_16", "", rate, None, whole, kept, 0, 0, 0, 0, done)
 
 
@@ -534,7 +534,7 @@ def test_an_mp3_named_wav_stays_mp3(tmp_path: Path) -> None:
 
 
 def test_a_wav_beyond_4_gb_becomes_rf64(tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "LARGEST_WAV", 63_999)
+    monkeypatch.setattr(writing, "MAX_WAV_BYTES", 63_999)
     done = speaker_removal.clean(tone, tmp_path / "b.wav", how="mute")
     assert soundfile.info(done.target).format == "RF64"
     assert np.array_equal(soundfile.read(done.target)[0], soundfile.read(tone)[0])
@@ -591,9 +591,9 @@ def test_refusals(tmp_path: Path, tone: Path) -> None:
 
 
 def test_a_file_that_grows_meanwhile(tmp_path: Path, tone: Path) -> None:
-    form = writing.form(tone)
+    form = writing.output_format(tone)
     with pytest.raises(AudioError, match="changed while"):
-        writing.write(tmp_path / "b.wav", form, writing.frames(tone, form), 31999)
+        writing.write_frames(tmp_path / "b.wav", form, writing.read_frames(tone, form), 31999)
     assert not (tmp_path / "b.wav").exists()
 
 
