@@ -181,8 +181,8 @@ def clean(
 
     how         : "mute" makes every sample that a part touches zero, "cut" takes it out; the sound that stays falls in
                   the 50 ms before and rises in the 50 ms after, to and from nothing. None leaves the parts alone.
-    max_silence : of silences longer than so many seconds 200 ms stay (see `edits.shorten_silences`). They are looked for
-                  in what muting and cutting leave, so that the target has none that is longer.
+    max_silence : of silences longer than so many seconds 200 ms stay (see `edits.shorten_silences`). They are looked
+                  for in what muting and cutting leave, so that the target has none that is longer.
     threshold   : what silence is, in dB against full scale
 
     The target has the source's rate, channels, format and bit depth: whole numbers are read and written as they are.
