@@ -78,33 +78,43 @@ def evaluate(
     >>> result = evaluate(table, bootstrap=0)
     >>> result.metrics["accuracy"].value
     0.75
-    >>> [(label.label, label.recall) for label in result.classes]
-    [('deu', 1.0), ('fra', 0.5)]
     """
-    if bootstrap < 0:
-        raise ValueError("the number of bootstrap samples cannot be negative")
     weights = () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())  # sum to 1
-    if not np.isfinite(table.log_likelihood).all():
-        raise KnnError("The scores hold NaN or infinite values.", "Leave out the segments that have them.")
-    truth = table.truth if len(table.truth) else np.full(len(table), "", dtype=np.str_)
-    known, unlabelled = np.isin(truth, table.labels), truth == ""
-    if not known.any():
-        labels = ", ".join(table.labels[:5]) + (", ..." if len(table.labels) > 5 else "")
-        raise KnnError("No row has a label that the model knows.", f"It knows {labels}.")
-    names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
+    truth, known = _checked_truth(table, bootstrap)
     result = _closed_set(metrics.weighted(table.take(known), priors), weights, weights, bootstrap, seed)
-    groups = None
-    if table.groups:
-        grouped, group_priors = sum_by_group(result.table, weights)
-        if len(grouped.labels) > 1:
-            groups = _closed_set(grouped, group_priors, group_priors if weights else (), bootstrap, seed)
+    unlabelled = truth == ""
+    names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
     return replace(
         result,
         out_of_set=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled=int(unlabelled.sum()),
         open_set=_open_set(table.take(~unlabelled), priors, bootstrap, seed),
-        groups=groups,
+        groups=_groups(result.table, weights, bootstrap, seed),
     )
+
+
+def _checked_truth(table: ScoreTable, bootstrap: int) -> tuple[Texts, NDArray[np.bool_]]:
+    """(N,) true labels, "" where unknown, and whether the model knows them."""
+    if bootstrap < 0:
+        raise ValueError("the number of bootstrap samples cannot be negative")
+    if not np.isfinite(table.log_likelihood).all():
+        raise KnnError("The scores hold NaN or infinite values.", "Leave out the segments that have them.")
+    truth = table.truth if len(table.truth) else np.full(len(table), "", dtype=np.str_)
+    known = np.isin(truth, table.labels)
+    if not known.any():
+        labels = ", ".join(table.labels[:5]) + (", ..." if len(table.labels) > 5 else "")
+        raise KnnError("No row has a label that the model knows.", f"It knows {labels}.")
+    return truth, known
+
+
+def _groups(table: ScoreTable, weights: tuple[float, ...], bootstrap: int, seed: int) -> Evaluation | None:
+    """The evaluation of groups of labels; None unless there are two or more."""
+    if not table.groups:
+        return None
+    grouped, group_priors = sum_by_group(table, weights)
+    if len(grouped.labels) < 2:
+        return None
+    return _closed_set(grouped, group_priors, group_priors if weights else (), bootstrap, seed)
 
 
 def accuracy_with_interval(

@@ -1,7 +1,10 @@
-"""How good language recognition is: the measures of NIST, and the scores that they are taken of.
+"""Metrics of language recognition as functions of arrays: accuracy, detection LLRs, Cavg, Cprimary, Cllr, EER.
 
-References: NIST 2022 Language Recognition Evaluation Plan, section 3 (Cavg, Cprimary); N. Brummer and D. van Leeuwen,
-"On calibration of language recognition scores", Odyssey 2006 (detection log-likelihood ratios, Cllr).
+References
+----------
+NIST 2022 Language Recognition Evaluation Plan, section 3 (Cavg, Cprimary).
+N. Brummer and D. van Leeuwen, "On calibration of language recognition scores", Odyssey 2006 (detection log-likelihood
+ratios, Cllr).
 """
 
 from __future__ import annotations
@@ -19,21 +22,20 @@ from knn_cli.core.values import Doubles, ScoreTable
 Indices = NDArray[np.int64]
 
 LRE_BETAS = (1.0, 9.0)  # NIST LRE 2022: target priors 0.5 and 0.1, unit costs
-DIGITS = (
-    10  # of detection scores, in nats: what differs further on differs by rounding, and equal scores are to be equal
-)
+# Decimals of detection LLRs in nats: smaller differences come from rounding, and equal scores must compare equal.
+LLR_DECIMALS = 10
 
 
 def accuracy(predicted: Sequence[int] | Indices, truth: Sequence[int] | Indices) -> float:
-    """Share of segments whose label is right; both (N,) label indices, N > 0."""
+    """Share of right predictions; both are (N,) label indices, N > 0."""
     right = np.asarray(predicted) == np.asarray(truth)
-    return float(_some(right).mean())
+    return float(_nonempty(right).mean())
 
 
 def balanced_accuracy(predicted: Sequence[int] | Indices, truth: Sequence[int] | Indices) -> float:
     """Accuracy of each label that occurs in the truth, averaged over those labels."""
     right, true = np.asarray(predicted) == np.asarray(truth), np.asarray(truth)
-    return float(np.mean([right[true == label].mean() for label in np.unique(_some(true))]))
+    return float(np.mean([right[true == label].mean() for label in np.unique(_nonempty(true))]))
 
 
 def confusion(predicted: Sequence[int] | Indices, truth: Sequence[int] | Indices, labels: int) -> Indices:
@@ -44,14 +46,20 @@ def confusion(predicted: Sequence[int] | Indices, truth: Sequence[int] | Indices
 
 
 def detection_llr(log_likelihood: Doubles, priors: Sequence[float] | Doubles | None = None) -> Doubles:
-    """Log-likelihood ratio of each label against all the others together.
+    """Log-likelihood ratio of each label against all the others together, rounded to LLR_DECIMALS decimals.
 
     llr[n, c] = l[n, c] - log(sum over j != c of p[j] exp(l[n, j]) / sum over j != c of p[j])
 
-    log_likelihood : (N, C) natural logarithms, up to a constant a row, C >= 2
-    priors         : (C,) weights of the labels, equal when None
+    Parameters
+    ----------
+    log_likelihood : (N, C) float64
+        Natural logarithms, up to a constant per row, C >= 2.
+    priors : (C,) array_like, optional
+        Weights of the labels, equal by default.
 
-    Rounded to DIGITS decimals.
+    Returns
+    -------
+    (N, C) float64
     """
     count = log_likelihood.shape[1]
     if count < 2:
@@ -61,23 +69,26 @@ def detection_llr(log_likelihood: Doubles, priors: Sequence[float] | Doubles | N
         raise ValueError(f"priors are {count} numbers above 0")
     weighted = log_likelihood + np.log(weights)
     rows, top = np.arange(len(weighted)), weighted.argmax(axis=1)
-    # All less one is safe but for the largest, which may be all that is left of the sum: that one's others anew.
+    # The sum of all less the label's own term is accurate but for the largest, whose others are summed anew.
     odds = np.exp(weighted - weighted[rows, top][:, None])
     rest = np.log(np.maximum(odds.sum(axis=1, keepdims=True) - odds, 1e-300)) + weighted[rows, top][:, None]
     others = weighted.copy()
     others[rows, top] = -np.inf
     rest[rows, top] = np.logaddexp.reduce(others, axis=1)
     llr: Doubles = log_likelihood - rest + np.log(weights.sum() - weights)
-    return np.round(llr, DIGITS)
+    return np.round(llr, LLR_DECIMALS)
 
 
 def prior_weights(priors: Mapping[str, float], labels: Sequence[str]) -> Doubles:
-    """(C,) priors of the labels, summing to 1; labels that are not named count 1 before that.
+    """(C,) priors of the labels, normalised to sum 1; labels without a prior count as 1 before that.
 
-    Raises KnnError for a name that is no label, and for priors that are not positive.
+    Raises
+    ------
+    KnnError
+        For a name that is not a label, and for priors that are not positive.
     """
-    if strange := sorted(set(priors) - set(labels)):
-        raise KnnError(f"{strange[0]!r} has a prior and is no label of the model.", f"Labels: {', '.join(labels)}.")
+    if unknown := sorted(set(priors) - set(labels)):
+        raise KnnError(f"{unknown[0]!r} has a prior and is not a label of the model.", f"Labels: {', '.join(labels)}.")
     weights = np.asarray([priors.get(label, 1.0) for label in labels], dtype=np.float64)
     if not np.isfinite(weights).all() or (weights <= 0).any():
         raise KnnError("Priors are positive numbers.", "A label that cannot occur is left out of the training.")
@@ -85,15 +96,15 @@ def prior_weights(priors: Mapping[str, float], labels: Sequence[str]) -> Doubles
 
 
 def weighted(table: ScoreTable, priors: Mapping[str, float] | None) -> ScoreTable:
-    """The table with `priors` in its scores: log-posteriors up to a constant a row. None leaves it as it is."""
+    """The table with `priors` in its scores: log-posteriors up to a constant per row. None leaves it as it is."""
     if priors is None:
         return table
     return replace(table, log_likelihood=table.log_likelihood + np.log(prior_weights(priors, table.labels)))
 
 
 def bayes_threshold(beta: float) -> float:
-    """log(beta), and no more than what `detection_llr` may have rounded off a score that is just that."""
-    return math.log(beta) - 10.0**-DIGITS
+    """log(beta), less what rounding in `detection_llr` may have taken off a score that is exactly that."""
+    return math.log(beta) - 10.0**-LLR_DECIMALS
 
 
 def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: float | None = None) -> float:
@@ -105,21 +116,33 @@ def cavg(llr: Doubles, truth: Sequence[int] | Indices, beta: float, threshold: f
     of j whose score for T is accepted. T and j run over the N labels that occur in `truth`: a label of the model
     without test segments has no miss rate, so it is left out, as are the false alarms for it.
 
-    llr   : (segments, C) detection log-likelihood ratios (`detection_llr`)
-    truth : (segments,) column of the true label
+    Parameters
+    ----------
+    llr : (segments, C) float64
+        Detection log-likelihood ratios (`detection_llr`).
+    truth : (segments,) int array_like
+        Column of the true label.
+    beta : float
+        C_fa (1 - P_target) / (C_miss P_target), > 0.
+    threshold : float, optional
+        log(beta) by default.
+
+    Returns
+    -------
+    float
     """
     if beta <= 0:
         raise ValueError("cavg needs beta > 0")
-    miss, alarm = error_rates(llr, truth, bayes_threshold(beta) if threshold is None else threshold)
-    return float((miss + beta * alarm).mean())
+    miss, false_alarm = error_rates(llr, truth, bayes_threshold(beta) if threshold is None else threshold)
+    return float((miss + beta * false_alarm).mean())
 
 
 def error_rates(llr: Doubles, truth: Sequence[int] | Indices, threshold: float) -> tuple[Doubles, Doubles]:
     """(N,) P_miss of each label that occurs, and the mean over the others of P_fa; arguments as in `cavg`."""
     true = np.asarray(truth, dtype=np.int64)
-    present, own = _present(llr, true)
+    present, target = _present(llr, true)
     accepted = llr[:, present] >= threshold
-    rates = np.stack([accepted[own == label].mean(axis=0) for label in range(len(present))])  # (true, accepting)
+    rates = np.stack([accepted[target == label].mean(axis=0) for label in range(len(present))])  # (true, accepting)
     hit = np.diagonal(rates)
     return 1 - hit, (rates.sum(axis=0) - hit) / (len(present) - 1)
 
@@ -149,21 +172,29 @@ def cllr(log_likelihood: Doubles, truth: Sequence[int] | Indices) -> float:
     """Multiclass Cllr in bits (Brummer & van Leeuwen 2006; Cmxe of the FoCal Multi-class toolkit).
 
     The mean over the labels that occur of the mean over their segments of -log2 P(true label | segment), with the same
-    prior for all C labels. 0 is perfect; log2(C) is what scores that say nothing give.
+    prior for all C labels. 0 is perfect; scores without information give log2(C).
 
-    log_likelihood : (N, C) natural logarithms, up to a constant a row
-    truth          : (N,) column of the true label, N > 0
+    Parameters
+    ----------
+    log_likelihood : (N, C) float64
+        Natural logarithms, up to a constant per row.
+    truth : (N,) int array_like
+        Column of the true label, N > 0.
+
+    Returns
+    -------
+    float
     """
     true = np.asarray(truth, dtype=np.int64)
-    _some(true)
+    _nonempty(true)
     bits = surprisal(log_likelihood, true)
     return float(np.mean([bits[true == label].mean() for label in np.unique(true)]))
 
 
 def surprisal(log_likelihood: Doubles, truth: Indices) -> Doubles:
     """(N,) -log2 of the posterior of each segment's true label, with the same prior for all labels."""
-    whole = np.logaddexp.reduce(log_likelihood, axis=1)
-    bits: Doubles = (whole - log_likelihood[np.arange(len(truth)), truth]) / math.log(2)
+    total = np.logaddexp.reduce(log_likelihood, axis=1)
+    bits: Doubles = (total - log_likelihood[np.arange(len(truth)), truth]) / math.log(2)
     return bits
 
 
@@ -174,23 +205,23 @@ def _trials(llr: Doubles, truth: Sequence[int] | Indices, beta: float) -> tuple[
         raise ValueError("cavg needs beta > 0")
     present, column = _present(llr, true)
     count = len(present)
-    share = 1 / (count * np.bincount(column)[column])  # (segments,) weight of a segment: every label weighs 1/N
+    weight = 1 / (count * np.bincount(column)[column])  # (segments,) every label weighs 1/N
     is_target = column[:, None] == np.arange(count)  # (segments, N)
-    miss_cost = np.where(is_target, share[:, None], 0.0)
-    accept_cost = np.where(is_target, 0.0, share[:, None] * beta / (count - 1))
+    miss_cost = np.where(is_target, weight[:, None], 0.0)
+    accept_cost = np.where(is_target, 0.0, weight[:, None] * beta / (count - 1))
     return llr[:, present].ravel(), miss_cost.ravel(), accept_cost.ravel()
 
 
 def _present(llr: Doubles, true: Indices) -> tuple[Indices, Indices]:
     """(N,) columns that occur, and (segments,) which of these is the true one."""
     if len(true) != len(llr):
-        raise ValueError("cavg needs one true label a row")
-    present, own = np.unique(true, return_inverse=True)
+        raise ValueError("cavg needs one true label per row")
+    present, target = np.unique(true, return_inverse=True)
     if len(present) < 2:
         raise KnnError(
             "Cavg needs test segments of at least two labels.", "Add segments of another label, or read the accuracy."
         )
-    return present, own
+    return present, target
 
 
 def eer(target_scores: Sequence[float] | Doubles, nontarget_scores: Sequence[float] | Doubles) -> float:
@@ -199,18 +230,19 @@ def eer(target_scores: Sequence[float] | Doubles, nontarget_scores: Sequence[flo
     A threshold between two different scores is an operating point; equal scores move together. No convex hull is
     taken, so this can lie above the ROCCH-EER of the BOSARIS toolkit.
     """
-    targets, nontargets = np.sort(_some(np.asarray(target_scores))), np.sort(_some(np.asarray(nontarget_scores)))
+    targets, nontargets = (np.sort(_nonempty(np.asarray(s))) for s in (target_scores, nontarget_scores))
     thresholds = np.append(np.unique(np.concatenate([targets, nontargets])), np.inf)
     miss = np.searchsorted(targets, thresholds) / len(targets)  # share of targets below each threshold: 0 ... 1
-    alarm = 1 - np.searchsorted(nontargets, thresholds) / len(nontargets)  # 1 ... 0
-    after = int(np.argmax(miss >= alarm))  # never 0: there miss is 0 and alarm 1
+    false_alarm = 1 - np.searchsorted(nontargets, thresholds) / len(nontargets)  # 1 ... 0
+    after = int(np.argmax(miss >= false_alarm))  # never 0: there miss is 0 and false alarm 1
     before = after - 1
-    gap_before, gap_after = alarm[before] - miss[before], alarm[after] - miss[after]
-    share = gap_before / (gap_before - gap_after)
-    return float(miss[before] + share * (miss[after] - miss[before]))
+    gap_before, gap_after = false_alarm[before] - miss[before], false_alarm[after] - miss[after]
+    fraction = gap_before / (gap_before - gap_after)
+    return float(miss[before] + fraction * (miss[after] - miss[before]))
 
 
-def _some(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _nonempty(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The values; KnnError if there are none."""
     if len(values) == 0:
         raise KnnError("There is nothing to score.", "Give at least one labelled segment.")
     return values

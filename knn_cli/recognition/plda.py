@@ -1,10 +1,15 @@
 """Two-covariance PLDA: whether two sets of embeddings are of the same speaker.
 
-A speaker is y ~ N(mean, between), each of its embeddings x ~ N(y, within). Brümmer & de Villiers, "The speaker
-partitioning problem", Odyssey 2010, section 3; Sizov, Lee & Kinnunen, "Unifying probabilistic linear discriminant
-analysis variants in biometric authentication", S+SSPR 2014, sections 2.3 and 3 (EM). In the coordinates where
-`within` is the identity and `between` is diagonal (simultaneous diagonalisation; Ioffe, "Probabilistic Linear
-Discriminant Analysis", ECCV 2006) dimensions are independent, so that fitting and scoring are matrix products.
+A speaker is y ~ N(mean, between), and each of the speaker's embeddings is x ~ N(y, within). In the coordinates where
+`within` is the identity and `between` is diagonal (simultaneous diagonalisation, Ioffe 2006), dimensions are
+independent, so that fitting and scoring are matrix products.
+
+References
+----------
+N. Brümmer and E. de Villiers, "The speaker partitioning problem", Odyssey 2010, section 3.
+A. Sizov, K. A. Lee, T. Kinnunen, "Unifying probabilistic linear discriminant analysis variants in biometric
+authentication", S+SSPR 2014, sections 2.3 and 3 (EM).
+S. Ioffe, "Probabilistic Linear Discriminant Analysis", ECCV 2006.
 """
 
 from __future__ import annotations
@@ -23,18 +28,22 @@ from knn_cli.recognition.covariance import LOG_2PI, cholesky
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
 from knn_cli.recognition.row_checks import float64_rows
 
-ITERATIONS = 100
-TOLERANCE = 1e-6  # nats a row that an iteration must gain to be followed by another
-FLOOR = 1e-3  # of the between-class variance to begin with, relative to within: EM never leaves 0
+MAX_EM_ITERATIONS = 100
+MIN_GAIN_NATS_PER_ROW = 1e-6  # of an iteration, for another one to follow
+MIN_INITIAL_RATIO = 1e-3  # of between- to within-class variance at the start: EM never leaves 0
 
 
 @dataclass(frozen=True, eq=False)
 class PLDA:
     """p(y) = N(mean, between), p(x | y) = N(y, within).
 
-    mean    : (D,)
-    between : (D, D) positive semi-definite
-    within  : (D, D) positive definite
+    Attributes
+    ----------
+    mean : (D,) float64
+    between : (D, D) float64
+        Covariance between speakers, positive semi-definite.
+    within : (D, D) float64
+        Covariance within a speaker, positive definite.
     """
 
     mean: Doubles
@@ -44,24 +53,41 @@ class PLDA:
     def __post_init__(self) -> None:
         square = (len(self.mean), len(self.mean))
         if self.mean.ndim != 1 or self.between.shape != square or self.within.shape != square:
-            raise ValueError("the sizes of a PLDA's arrays do not go together")
+            raise ValueError("the shapes of a PLDA's arrays do not match")
         if not all(np.isfinite(array).all() for array in (self.mean, self.between, self.within)):
             raise ValueError("a PLDA holds NaN or infinite values")
-        if not all(np.allclose(one, one.T, atol=1e-9 * np.trace(one)) for one in (self.between, self.within)):
+        if not all(
+            np.allclose(matrix, matrix.T, atol=1e-9 * np.trace(matrix)) for matrix in (self.between, self.within)
+        ):
             raise ValueError("a PLDA's covariances are not symmetric")
         if cholesky(self.within) is None or linalg.eigvalsh(self.between)[0] < -1e-9 * np.trace(self.between):
-            raise ValueError("a PLDA's covariances are none")
+            raise ValueError("a PLDA's matrices are not covariances")
 
     @classmethod
-    def fit(cls, X: ArrayLike, speakers: ArrayLike, *, iterations: int = ITERATIONS) -> PLDA:
-        """Maximum likelihood from rows X: (N, D) of speakers: (N,), any number of rows each.
+    def fit(cls, X: ArrayLike, speakers: ArrayLike, *, iterations: int = MAX_EM_ITERATIONS) -> PLDA:
+        """Fit by maximum likelihood.
 
-        Raises KnnError for fewer than two speakers, and for fewer rows beyond one a speaker than dimensions.
+        Parameters
+        ----------
+        X : (N, D) array_like
+        speakers : (N,) array_like
+            Labels; speakers may have different numbers of rows.
+        iterations : int
+            Of EM, at most.
+
+        Returns
+        -------
+        PLDA
+
+        Raises
+        ------
+        KnnError
+            For fewer than two speakers, or if the rows less one per speaker are fewer than the dimensions.
         """
         return cls.fit_statistics(GaussianStatistics.from_rows(X, speakers), iterations=iterations)
 
     @classmethod
-    def fit_statistics(cls, statistics: GaussianStatistics, *, iterations: int = ITERATIONS) -> PLDA:
+    def fit_statistics(cls, statistics: GaussianStatistics, *, iterations: int = MAX_EM_ITERATIONS) -> PLDA:
         """`fit` from pooled statistics, which may come from several passes, blocks or processes."""
         model = cls._start(statistics)
         likelihood = model.log_likelihood(statistics)
@@ -69,15 +95,15 @@ class PLDA:
             following = model.step(statistics)
             reached = following.log_likelihood(statistics)
             if not reached > likelihood:
-                break  # rounding is all that is left
+                break  # what is left is rounding
             gain, model, likelihood = reached - likelihood, following, reached
-            if gain < TOLERANCE * statistics.rows:
+            if gain < MIN_GAIN_NATS_PER_ROW * statistics.rows:
                 break
         return model
 
     @classmethod
     def _start(cls, statistics: GaussianStatistics) -> PLDA:
-        """Moments: for equal counts the maximum itself, as far as the between-class variances come out positive."""
+        """Moment estimates: for equal counts the maximum itself, if all between-class variances are positive."""
         counts, speakers, rows = statistics.counts, len(statistics.counts), statistics.rows
         if speakers < 2 or not counts.all():
             raise KnnError("PLDA needs rows of at least two speakers.", "Choose another label level.")
@@ -87,15 +113,15 @@ class PLDA:
         if rows - speakers < statistics.dimension or cholesky(within) is None:
             raise KnnError(
                 f"{rows} rows of {speakers} speakers are too few for PLDA in {statistics.dimension} dimensions.",
-                "Give more rows a speaker, or reduce the dimensions before (lda:K).",
+                "Give more rows per speaker, or reduce the dimensions before (lda:K).",
             )
         mean = counts @ statistics.means / rows
         centred = np.sqrt(counts)[:, None] * (statistics.means - mean)
         size = (rows - counts @ counts / rows) * speakers / (speakers - 1)  # N where all counts are alike
         moments = (centred.T @ centred - speakers * within) / size
         ratios, vectors = linalg.eigh(moments, within)
-        back = within @ vectors  # (D, D) the inverse of vectors'
-        return cls(mean, _symmetric((back * np.maximum(ratios, FLOOR)) @ back.T), _symmetric(within))
+        inverse = within @ vectors  # (D, D) the inverse of vectors'
+        return cls(mean, _symmetric((inverse * np.maximum(ratios, MIN_INITIAL_RATIO)) @ inverse.T), _symmetric(within))
 
     @cached_property
     def _diagonal(self) -> tuple[Doubles, Doubles]:
@@ -104,7 +130,7 @@ class PLDA:
         return vectors, np.maximum(ratios, 0.0)
 
     def step(self, statistics: GaussianStatistics) -> PLDA:
-        """One iteration of EM: the parameters that explain the posteriors of the speakers best."""
+        """One iteration of EM: the parameters that maximise the expected log-likelihood of rows and speakers."""
         counts, rows = statistics.counts[:, None], statistics.rows
         vectors, ratios = self._diagonal
         means = (statistics.means - self.mean) @ vectors  # (S, D)
@@ -114,7 +140,7 @@ class PLDA:
         between = (speakers - centre).T @ (speakers - centre) + np.diag(spread.sum(axis=0))
         residual = np.sqrt(counts) * (means - speakers)
         within = residual.T @ residual + np.diag((counts * spread).sum(axis=0))
-        back = self.within @ vectors  # (D, D) from these coordinates to those of the rows
+        back = self.within @ vectors  # (D, D) from the diagonalising coordinates to those of the rows
         return PLDA(
             self.mean + back @ centre,
             _symmetric(back @ (between / len(counts)) @ back.T),
@@ -122,7 +148,7 @@ class PLDA:
         )
 
     def log_likelihood(self, statistics: GaussianStatistics) -> float:
-        """Log p of the rows behind pooled statistics given which are of one speaker, in nats."""
+        """Log-likelihood in nats of the rows of pooled statistics, given which are of one speaker."""
         counts, rows = statistics.counts[:, None], statistics.rows
         vectors, ratios = self._diagonal
         means = (statistics.means - self.mean) @ vectors  # (S, D)
@@ -132,40 +158,56 @@ class PLDA:
         constants = rows * (statistics.dimension * LOG_2PI + 2 * volume)
         return -0.5 * (quadratic + constants + float(np.sum(np.log(variances * counts))))
 
-    def llr(self, enrol: ArrayLike, test: ArrayLike, counts: ArrayLike | None = None) -> Doubles:
-        """(N, M) log p(enrol, test | one speaker) / p(enrol) p(test), natural logarithm; of one row each, symmetric.
+    def llr(self, enroll: ArrayLike, test: ArrayLike, counts: ArrayLike | None = None) -> Doubles:
+        """Log p(enroll, test | one speaker) / p(enroll) p(test), natural logarithm; symmetric for one embedding each.
 
-        enrol  : (N, D) the mean of each enrolment's embeddings
-        test   : (M, D) one embedding each
-        counts : (N,) how many embeddings each enrolment has; None: one
-        Raises KnnError for another D, NaN or infinite values, or counts that do not fit.
+        Parameters
+        ----------
+        enroll : (N, D) array_like
+            The mean of the embeddings of each enrollment.
+        test : (M, D) array_like
+            One embedding each.
+        counts : (N,) array_like, optional
+            How many embeddings each enrollment has; None: one.
+
+        Returns
+        -------
+        (N, M) float64
+
+        Raises
+        ------
+        KnnError
+            For another D, NaN or infinite values, or counts that do not fit.
         """
         vectors, ratios = self._diagonal
-        known, asked = ((float64_rows(one, len(self.mean)) - self.mean) @ vectors for one in (enrol, test))
-        sizes = np.ones(len(known)) if counts is None else np.asarray(counts, dtype=np.float64)
-        if sizes.shape != known.shape[:1] or not (np.isfinite(sizes) & (sizes >= 1)).all():
-            raise KnnError(f"There are {len(known)} enrolments: as many counts of embeddings, 1 or more, go with them.")
+        enrolled, tested = ((float64_rows(rows, len(self.mean)) - self.mean) @ vectors for rows in (enroll, test))
+        sizes = np.ones(len(enrolled)) if counts is None else np.asarray(counts, dtype=np.float64)
+        if sizes.shape != enrolled.shape[:1] or not (np.isfinite(sizes) & (sizes >= 1)).all():
+            raise KnnError(
+                f"There are {len(enrolled)} enrolments, which need as many counts of embeddings, each 1 or more."
+            )
         distinct, which = np.unique(sizes, return_inverse=True)
         size = distinct[:, None]  # (U, 1)
-        alone, seen, both = 1 + ratios, 1 + size * ratios, 1 + (size + 1) * ratios  # (D,), (U, D), (U, D)
-        cross = size * ratios / both
-        of_enrol = -0.5 * size * cross * ratios / seen
-        of_test = -0.5 * cross * ratios / alone
-        constant = 0.5 * (np.log(alone) + np.log(seen) - np.log(both)).sum(axis=1)  # (U,)
-        scores: Doubles = (known * cross[which]) @ asked.T  # (N, M)
-        scores += (asked**2 @ of_test.T).T[which]
-        scores += (np.einsum("nd,nd->n", known**2, of_enrol[which]) + constant[which])[:, None]
+        # Variances of the mean of one, of `size` and of both embeddings, times their number, in units of `within`.
+        of_one, of_size, of_both = 1 + ratios, 1 + size * ratios, 1 + (size + 1) * ratios
+        cross = size * ratios / of_both
+        enroll_weight = -0.5 * size * cross * ratios / of_size
+        test_weight = -0.5 * cross * ratios / of_one
+        constant = 0.5 * (np.log(of_one) + np.log(of_size) - np.log(of_both)).sum(axis=1)  # (U,)
+        scores: Doubles = (enrolled * cross[which]) @ tested.T  # (N, M)
+        scores += (tested**2 @ test_weight.T).T[which]
+        scores += (np.einsum("nd,nd->n", enrolled**2, enroll_weight[which]) + constant[which])[:, None]
         return scores
 
     def to_arrays(self) -> dict[str, Doubles]:
-        """Named arrays that a file may hold."""
+        """Named arrays to be stored in a file."""
         return {"mean": self.mean, "between": self.between, "within": self.within}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, ArrayLike]) -> PLDA:
-        """The PLDA of `to_arrays`. ValueError for what is none."""
+        """The PLDA with the arrays of `to_arrays`; ValueError if they do not make one."""
         if set(arrays) != {"mean", "between", "within"}:
-            raise ValueError(f"the arrays {', '.join(sorted(arrays))} are no PLDA")
+            raise ValueError(f"the arrays {', '.join(sorted(arrays))} do not make a PLDA")
         return cls(**{name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()})
 
 

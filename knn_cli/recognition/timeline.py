@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from pyannote.core import Segment, Timeline
 
 from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
-from knn_cli.core.values import EmbeddingSet
+from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageTimeline, SpeakerLanguage
@@ -72,8 +73,7 @@ def timeline(
 ) -> LanguageTimeline:
     """Find the languages of one audio file of any length over time, in bounded memory.
 
-    A file without speech has no spans. A window whose largest detection LLR is below the classifier's threshold counts
-    in favour of `unknown`.
+    A file without speech has no spans. Windows below the classifier's open-set threshold count in favour of `unknown`.
 
     Parameters
     ----------
@@ -96,8 +96,7 @@ def timeline(
         For windows or a `switch` that make no sense.
     """
     options = options or TimelineOptions()
-    # Both refuse options that make no sense, before minutes of work.
-    segments.windows(Timeline(), duration=options.window, step=options.step)
+    segments.windows(Timeline(), duration=options.window, step=options.step)  # refuse bad options before the work
     hmm.switch_probabilities(options.switch, np.ones(1), max(2, len(classifier.labels)))
     speech, seconds = speech_regions.of_recording(
         path, rate=classifier.embedder.rate, use_vad=options.use_vad, channel=options.channel
@@ -107,17 +106,7 @@ def timeline(
     name = Path(path).stem
     if not windows:
         return LanguageTimeline(name, seconds, (), ())
-    data = classifier.embedder.spans(
-        path, [Segment(start, end) for start, end, _ in windows], channel=options.channel
-    )  # one pass over the file for all tracks
-    embeddings = EmbeddingSet.from_columns(
-        data,
-        [name] * len(windows),
-        start=[start for start, _, _ in windows],
-        end=[end for _, end, _ in windows],
-        embedder=classifier.embedder.bundle.fingerprint,
-    )
-    table = classifier.score(embeddings, str(path))
+    table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
     track_of_row = np.array([number for _, _, number in windows])
     spans: list[Span] = []
     speaker_languages: list[SpeakerLanguage] = []
@@ -134,8 +123,22 @@ def timeline(
         if speakers is not None:
             speaker_languages.append(speaker_language(scores, track, alternatives=options.alternatives))
     spans.sort(key=lambda span: (span.start, span.end))
-    switches = tuple(language_switches(spans))
-    return LanguageTimeline(name, seconds, tuple(spans), switches, tuple(speaker_languages))
+    return LanguageTimeline(name, seconds, tuple(spans), tuple(language_switches(spans)), tuple(speaker_languages))
+
+
+def _score_windows(
+    path: Path | str, classifier: Classifier, windows: Sequence[tuple[float, float]], channel: str
+) -> ScoreTable:
+    """Scores of sorted windows (start, end), in one pass over the file."""
+    data = classifier.embedder.spans(path, [Segment(start, end) for start, end in windows], channel=channel)
+    embeddings = EmbeddingSet.from_columns(
+        data,
+        [Path(path).stem] * len(windows),
+        start=[start for start, _ in windows],
+        end=[end for _, end in windows],
+        embedder=classifier.embedder.bundle.fingerprint,
+    )
+    return classifier.score(embeddings, str(path))
 
 
 def _tracks(speech: Timeline, speakers: Annotation | None, window: float, step: float) -> list[SpeechTrack]:

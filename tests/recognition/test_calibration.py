@@ -183,5 +183,5 @@ def test_mistakes_are_named() -> None:
     scores, _ = drawn(12, 3, seed=0)
     with pytest.raises(KnnError, match="no calibration 'isotonic'"):
         Calibration.fit(scores, labels, ["0", "1", "2"], kind="isotonic")  # type: ignore[arg-type]
-    with pytest.raises(KnnError, match="12 rows of scores and lengths of shape"):
+    with pytest.raises(KnnError, match="12 rows of scores and durations of shape"):
         Calibration.fit(scores, labels, ["0", "1", "2"], seconds=[1.0])
