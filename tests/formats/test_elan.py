@@ -20,7 +20,7 @@ DATE = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 Spoken = tuple[str, int, int]
 
 
-def made(turns: list[tuple[float, float, str]], **where: Path) -> ElementTree.Element:
+def eaf(turns: list[tuple[float, float, str]], **where: Path) -> ElementTree.Element:
     annotation = Annotation(uri="talk")
     for track, (start, end, speaker) in enumerate(turns):
         annotation[Segment(start, end), track] = speaker
@@ -32,7 +32,7 @@ def made(turns: list[tuple[float, float, str]], **where: Path) -> ElementTree.El
     return ElementTree.fromstring(text)
 
 
-def read(root: ElementTree.Element) -> list[Spoken]:
+def annotations(root: ElementTree.Element) -> list[Spoken]:
     times = {one.attrib["TIME_SLOT_ID"]: int(one.attrib["TIME_VALUE"]) for one in root.iter("TIME_SLOT")}
     found = [
         (
@@ -47,7 +47,7 @@ def read(root: ElementTree.Element) -> list[Spoken]:
 
 def test_structure_by_hand(tmp_path: Path) -> None:
     sound = tmp_path / "sound" / "a b #1.wav"
-    root = made(
+    root = eaf(
         [(0.5, 2.0, "Anna"), (1.0, 3.25, 'Bob "<&>"'), (4.0, 5.0, "Anna")],
         audio_path=sound,
         location=tmp_path / "out" / "x.eaf",
@@ -74,21 +74,21 @@ def test_structure_by_hand(tmp_path: Path) -> None:
     assert [one.attrib["TIER_ID"] for one in root.iter("TIER")] == ["Anna", 'Bob "<&>"']
     kinds = {one.attrib["LINGUISTIC_TYPE_ID"] for one in root.iter("LINGUISTIC_TYPE")}
     assert {one.attrib["LINGUISTIC_TYPE_REF"] for one in root.iter("TIER")} == kinds
-    assert read(root) == [("Anna", 500, 2000), ("Anna", 4000, 5000), ('Bob "<&>"', 1000, 3250)]
+    assert annotations(root) == [("Anna", 500, 2000), ("Anna", 4000, 5000), ('Bob "<&>"', 1000, 3250)]
     assert header.findtext("PROPERTY") == "3"
 
 
 def test_beside_and_without_the_recording(tmp_path: Path) -> None:
-    media = made([], audio_path=tmp_path / "a.flac", location=tmp_path / "a.eaf")[0][0].attrib
+    media = eaf([], audio_path=tmp_path / "a.flac", location=tmp_path / "a.eaf")[0][0].attrib
     assert media["RELATIVE_MEDIA_URL"] == "./a.flac" and media["MIME_TYPE"] == "unknown"
-    assert "RELATIVE_MEDIA_URL" not in made([], audio_path=tmp_path / "a.flac")[0][0].attrib
-    root = made([])
+    assert "RELATIVE_MEDIA_URL" not in eaf([], audio_path=tmp_path / "a.flac")[0][0].attrib
+    root = eaf([])
     assert root.find("HEADER/MEDIA_DESCRIPTOR") is None and not list(root.iter("TIER"))
 
 
 def test_a_tier_holds_one_annotation_at_a_time() -> None:
-    root = made([(0, 2, "a"), (1, 3, "a"), (1.5, 2.5, "a"), (2.5, 4, "b"), (3, 4, "a")])
-    assert read(root) == [("a", 0, 2000), ("a", 2000, 3000), ("a", 3000, 4000), ("b", 2500, 4000)]
+    root = eaf([(0, 2, "a"), (1, 3, "a"), (1.5, 2.5, "a"), (2.5, 4, "b"), (3, 4, "a")])
+    assert annotations(root) == [("a", 0, 2000), ("a", 2000, 3000), ("a", 3000, 4000), ("b", 2500, 4000)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,10 +96,10 @@ def test_a_tier_holds_one_annotation_at_a_time() -> None:
     st.lists(st.tuples(st.integers(0, 10**7), st.integers(1, 10**4), st.text(max_size=12)), min_size=1, max_size=6),
 )
 def test_any_name_makes_a_valid_document(turns: list[tuple[int, int, str]]) -> None:
-    root = made([(start / 1000, (start + length) / 1000, name) for start, length, name in turns])
+    root = eaf([(start / 1000, (start + length) / 1000, name) for start, length, name in turns])
     tiers = [one.attrib["TIER_ID"] for one in root.iter("TIER")]
     assert len(tiers) == len(set(tiers)) and all(tiers)
     ids = [one.attrib["ANNOTATION_ID"] for one in root.iter("ALIGNABLE_ANNOTATION")]
     assert len(ids) == len(set(ids))
-    starts = {start for _, start, _ in read(root)}
+    starts = {start for _, start, _ in annotations(root)}
     assert min(start for start, _, _ in turns) in starts

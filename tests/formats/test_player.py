@@ -26,9 +26,9 @@ from knn_cli.formats.rttm import write_rttm
 from knn_cli.formats.spans import turn_document
 from tests.helpers import browser as chromium
 
-VILE = "</script><img src=x onerror=alert(1)> & \"q\" 'r' <!-- \u2028"
+HOSTILE = "</script><img src=x onerror=alert(1)> & \"q\" 'r' <!-- \u2028"
 SECONDS = 12.0
-TURNS = [(0.25, 3.5, "SPEAKER_00"), (3.0004, 6.0, VILE), (6.5, 8.0, "SPEAKER_00"), (8.25, 11.75, "SPEAKER_02")]
+TURNS = [(0.25, 3.5, "SPEAKER_00"), (3.0004, 6.0, HOSTILE), (6.5, 8.0, "SPEAKER_00"), (8.25, 11.75, "SPEAKER_02")]
 
 
 def annotated(names: dict[str, str] | None = None) -> Annotation:
@@ -57,8 +57,8 @@ def clicks(path: Path, seconds: float = SECONDS, rate: int = 16000) -> Path:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("player")
     sound = clicks(folder / "talk.wav")
-    made = Diarization(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}, seconds=SECONDS)
-    write_page(made, folder / "talk.html", sound)
+    diarization = Diarization(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}, seconds=SECONDS)
+    write_page(diarization, folder / "talk.html", sound)
     return folder / "talk.html"
 
 
@@ -76,18 +76,18 @@ def write_page(
         player.write_html(replace(document, location=location or path), file, embed_seconds=embed_seconds)
 
 
-def held(page: Path, name: str) -> str:
+def script_text(page: Path, name: str) -> str:
     found = re.search(rf'<script type="[^"]+" id="{name}">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def test_what_the_page_holds(page: Path) -> None:
-    data = json.loads(held(page, "data"))
+    data = json.loads(script_text(page, "data"))
     assert data["file"] == "a_talk_</title>" and data["seconds"] == SECONDS
-    assert data["speakers"] == ["SPEAKER_00", VILE, "SPEAKER_02"]
+    assert data["speakers"] == ["SPEAKER_00", HOSTILE, "SPEAKER_02"]
     assert data["turns"][:2] == [[250, 3500, 0, 0.95], [3000, 6000, 1, 0.4]] and data["turns"][3][3] is None
-    assert base64.b64decode(held(page, "sound")) == page.with_suffix(".wav").read_bytes()
+    assert base64.b64decode(script_text(page, "sound")) == page.with_suffix(".wav").read_bytes()
     assert data["kind"] == "audio/wav" and data["href"] == ""
     peaks = np.frombuffer(base64.b64decode(data["peaks"]), dtype=np.int8).reshape(-1, 2)
     assert len(peaks) == SECONDS / data["bin"] == 1200
@@ -111,13 +111,13 @@ def test_sound_that_browsers_may_not_find_their_way_in_is_encoded_anew(tmp_path:
     soundfile.write(source, samples, 22050)
     for channel, level in (("mix", 0.05), ("right", 0.0)):
         write_page(Diarization(Annotation(uri="x")), tmp_path / "x.html", source, channel=channel)
-        assert json.loads(held(tmp_path / "x.html", "data"))["kind"] == "audio/mpeg"
-        sound, rate = soundfile.read(io.BytesIO(base64.b64decode(held(tmp_path / "x.html", "sound"))))
+        assert json.loads(script_text(tmp_path / "x.html", "data"))["kind"] == "audio/mpeg"
+        sound, rate = soundfile.read(io.BytesIO(base64.b64decode(script_text(tmp_path / "x.html", "sound"))))
         assert rate == 16000 and abs(len(sound) - 48000) < 100 and sound.ndim == 1
         assert sound.std() == pytest.approx(level, abs=0.02)
     wave = clicks(tmp_path / "a.wav", 2.0)
     write_page(Diarization(Annotation()), tmp_path / "x.html", wave, channel="left")
-    assert json.loads(held(tmp_path / "x.html", "data"))["kind"] == "audio/wav"  # one channel is left and mix
+    assert json.loads(script_text(tmp_path / "x.html", "data"))["kind"] == "audio/wav"  # one channel is left and mix
 
 
 def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
@@ -125,8 +125,10 @@ def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
     sound = clicks(tmp_path / "50% #1.wav", 3.0)
     wanted = tmp_path / "pages" / "x.html"
     write_page(Diarization(Annotation()), tmp_path / "part", sound, location=wanted, embed_seconds=2.0)
-    data = json.loads(held(tmp_path / "part", "data"))
-    assert data["kind"] == "" and data["href"] == "../50%25%20%231.wav" and held(tmp_path / "part", "sound") == ""
+    data = json.loads(script_text(tmp_path / "part", "data"))
+    assert (
+        data["kind"] == "" and data["href"] == "../50%25%20%231.wav" and script_text(tmp_path / "part", "sound") == ""
+    )
     assert "not in this page but beside it" in (tmp_path / "part").read_text(encoding="utf-8")
     assert len(data["peaks"]) > 300
 
@@ -200,7 +202,7 @@ def names(browser: chromium.Browser) -> list[str]:
 def test_browser_loads_without_a_fault_or_a_request(page: Path, opened: chromium.Browser) -> None:
     until(opened, "audio.readyState >= 1")
     assert opened.evaluate("audio.duration") == pytest.approx(SECONDS, abs=0.05)
-    assert names(opened) == ["SPEAKER_00", VILE, "SPEAKER_02"]
+    assert names(opened) == ["SPEAKER_00", HOSTILE, "SPEAKER_02"]
     assert opened.evaluate("document.querySelectorAll('img').length") == 0
     assert opened.evaluate("document.querySelectorAll('#rows button').length") == len(TURNS)
     assert opened.evaluate("document.querySelector('#about').textContent") == "0:12 · 3 speakers · 4 turns"
@@ -293,7 +295,7 @@ def test_browser_hears_encoded_sound_at_its_time(tmp_path: Path, opened: chromiu
         const bytes = Uint8Array.from(atob(ENCODED), letter => letter.charCodeAt(0));
         const heard = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(bytes.buffer);
         return [heard.duration, heard.getChannelData(0).findIndex(value => Math.abs(value) > .4) / 16000];
-    })()""".replace("ENCODED", json.dumps(held(tmp_path / "a.html", "sound")))
+    })()""".replace("ENCODED", json.dumps(script_text(tmp_path / "a.html", "sound")))
     length, first = opened.evaluate(script)
     assert length == pytest.approx(4.0, abs=0.08) and first == pytest.approx(1.0, abs=0.03)
     assert opened.evaluate("document.querySelector('#list').textContent") == "No speech was found."

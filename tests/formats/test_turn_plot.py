@@ -11,11 +11,11 @@ from knn_cli.formats.drawing import Plot
 from knn_cli.formats.spans import SpanDocument, turn_document
 
 
-def drawn(seconds: float, speakers: int = 2, confidence: dict[int, float] | None = None) -> SpanDocument:
+def document(seconds: float, speakers: int = 2, confidence: dict[int, float] | None = None) -> SpanDocument:
     annotation = Annotation(uri="a $talk$ <b>")
     for track in range(4 * speakers):
         start = seconds * track / (4 * speakers)
-        annotation[Segment(start, start + seconds / (4 * speakers)), track] = f"voice_{track % speakers} $x$"
+        annotation[Segment(start, start + seconds / (4 * speakers)), track] = f"speaker_{track % speakers} $x$"
     return turn_document(Diarization(annotation, confidence or {}, seconds=seconds))
 
 
@@ -36,25 +36,25 @@ def ticks(plot: Plot) -> list[str]:
     ],
 )
 def test_time_is_written_in_the_unit_of_the_length(seconds: float, unit: str, last: str) -> None:
-    plot = turn_plot.plot_turns(drawn(seconds))
+    plot = turn_plot.plot_turns(document(seconds))
     assert plot.figure.axes[0].get_xlabel() == f"Time / {unit}"
     found = ticks(plot)
     assert found[-1] == last and 3 <= len(found) <= 13 and len(set(found)) == len(found)
 
 
-def test_lanes_shares_and_table() -> None:
-    plot = turn_plot.plot_turns(drawn(8.0, confidence={0: 0.0, 1: 1.0}))
+def test_rows_shares_and_table() -> None:
+    plot = turn_plot.plot_turns(document(8.0, confidence={0: 0.0, 1: 1.0}))
     axes = plot.figure.axes[0]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["voice_0 $x$", "voice_1 $x$"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["speaker_0 $x$", "speaker_1 $x$"]
     assert [text.get_text() for text in axes.child_axes[0].get_yticklabels()] == ["4.0 s  50 %"] * 2
-    assert [list(lane.get_alpha()) for lane in axes.collections] == [[0.25, 0.9, 0.9, 0.9], [1.0, 0.9, 0.9, 0.9]]
-    assert plot.table.rows[0] == (0.0, 1.0, "voice_0 $x$", 0.0) and len(plot.table.rows) == 8
+    assert [list(bars.get_alpha()) for bars in axes.collections] == [[0.25, 0.9, 0.9, 0.9], [1.0, 0.9, 0.9, 0.9]]
+    assert plot.table.rows[0] == (0.0, 1.0, "speaker_0 $x$", 0.0) and len(plot.table.rows) == 8
     assert plot.title == "a $talk$ <b>: 2 speakers, 8.0 s"
-    assert "voice_1 $x$ 4.0 s" in plot.alt
+    assert "speaker_1 $x$ 4.0 s" in plot.alt
 
 
 def test_the_same_bytes_for_the_same_turns() -> None:
-    one, two = (turn_plot.png(drawn(90.0, speakers=3)) for _ in range(2))
+    one, two = (turn_plot.png(document(90.0, speakers=3)) for _ in range(2))
     assert one == two and one.startswith(b"\x89PNG")
 
 

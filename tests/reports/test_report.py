@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-import soundfile
 
 from knn_cli.core.errors import KnnError
 from knn_cli.evaluation.evaluate import evaluate
 from knn_cli.formats.drawing import Plot, render
 from knn_cli.reports import report
 from knn_cli.reports.contents import ReportContents
-from knn_cli.reports.html_page import render_page
-from knn_cli.reports.notes import different_labels_note, priors_note
+from knn_cli.reports.notes import different_labels_note
 from knn_cli.reports.report import check_report_folder, write_report
-from knn_cli.reports.tables import Error, worst_errors
 from tests.helpers import browser as chromium
 from tests.helpers import evaluations
+from tests.helpers.report_pages import HOSTILE, PageReader, tone
 
-VILE = "<script>alert('x')</script> & \"q\""
-LABELS = ("deu", VILE, "fra", "absent")
-
-
-def tone(name: str, start: float, end: float) -> bytes | None:
-    if name.startswith("rec000"):
-        return None
-    into = io.BytesIO()
-    time = np.arange(round(16000 * (end - start))) / 16000
-    soundfile.write(into, 0.2 * np.sin(2 * np.pi * 300 * time), 16000, format="FLAC")
-    return into.getvalue()
+LABELS = ("deu", HOSTILE, "fra", "absent")
 
 
 def drawn_or_not(plot: Plot, kind: str) -> bytes:
@@ -53,67 +36,44 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two models, with all that a report can have."""
     folder = tmp_path_factory.mktemp("reports") / "report"
     models = []
-    families = ("Germanic", VILE, "Romance", "Romance")  # of one model only: each figure costs a second
-    for name, quality, groups in (("voice@1 $", 1.0, families), (VILE, 2.0, ())):
+    families = ("Germanic", HOSTILE, "Romance", "Romance")  # of one model only: each figure costs a second
+    for name, quality, groups in (("voice@1 $", 1.0, families), (HOSTILE, 2.0, ())):
         table = evaluations.scores(
             LABELS, 90, quality=quality, groups=groups, skip=("absent",), recording="rec{:03d} <b>.wav"
         )
-        found = evaluations.evaluation(table, out_of_set={"kat": 7, VILE + "2": 3}, unlabelled=4)
+        found = evaluations.evaluation(table, out_of_set={"kat": 7, HOSTILE + "2": 3}, unlabelled=4)
         models.append(evaluations.NamedEvaluation(name, found))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(report, "render", drawn_or_not)
         contents = ReportContents(
             models,
-            curves={"voice@1 $": evaluations.curve(), VILE: evaluations.curve(0.98)},
+            curves={"voice@1 $": evaluations.curve(), HOSTILE: evaluations.curve(0.98)},
             embeddings=evaluations.embeddings(models[0].evaluation.table),
             clip=tone,
             cards={"Model <voice>": "# Card\n<img src=x onerror=alert(1)>"},
-            command=f"knn classify test.h5 --report '{VILE}'",
+            command=f"knn classify test.h5 --report '{HOSTILE}'",
             version="9.9",
             date="2026-11-23",
         )
-        made = write_report(contents, folder)
-    assert made == folder / "report.html"
+        page = write_report(contents, folder)
+    assert page == folder / "report.html"
     return folder
 
 
-class Reader(HTMLParser):
-    """Elements, their attributes, and the text outside style and script."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self._quiet = "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._quiet = tag in ("style", "script")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._quiet = False
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._quiet else data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
 @pytest.fixture(scope="module")
-def read(written: Path) -> Reader:
-    return Reader((written / "report.html").read_text(encoding="utf-8"))
+def read(written: Path) -> PageReader:
+    return PageReader((written / "report.html").read_text(encoding="utf-8"))
 
 
-def test_names_are_text_and_never_markup(read: Reader) -> None:
+def test_names_are_text_and_never_markup(read: PageReader) -> None:
     assert len(read.all("script")) == 1  # ours
     assert not [one for one in read.all("img") if "onerror" in one]
-    assert VILE in read.text
+    assert HOSTILE in read.text
     assert "<img src=x onerror=alert(1)>" in read.text
     assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
 
 
-def test_nothing_is_fetched(read: Reader) -> None:
+def test_nothing_is_fetched(read: PageReader) -> None:
     for tag, attributes in read.elements:
         for name in ("src", "href", "xlink:href", "data", "poster", "srcset", "action"):
             if tag != "a" and (value := attributes.get(name)) is not None:
@@ -122,18 +82,18 @@ def test_nothing_is_fetched(read: Reader) -> None:
     assert policy is not None and policy.startswith("default-src 'none'")
 
 
-def test_links_lead_to_files_of_the_folder(written: Path, read: Reader) -> None:
+def test_links_lead_to_files_of_the_folder(written: Path, read: PageReader) -> None:
     links = [one["href"] or "" for one in read.all("a")]
     ids = {attributes.get("id") for _, attributes in read.elements}
     assert all(link[1:] in ids if link.startswith("#") else (written / link).is_file() for link in links)
 
 
-def test_ids_are_unique(read: Reader) -> None:
+def test_ids_are_unique(read: PageReader) -> None:
     ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
-def test_page_is_accessible(read: Reader) -> None:
+def test_page_is_accessible(read: PageReader) -> None:
     assert read.all("html")[0]["lang"] == "en"
     assert len(read.all("h1")) == 1
     assert all(one.get("aria-label") for one in read.all("audio") if one)
@@ -142,15 +102,15 @@ def test_page_is_accessible(read: Reader) -> None:
     assert all(len(one["aria-label"] or "") > 20 for one in images)
 
 
-def test_page_says_what_was_left_out(read: Reader) -> None:
+def test_page_says_what_was_left_out(read: PageReader) -> None:
     assert "1 label of the model without a test row, so in no mean: absent." in read.text
-    assert f"10 rows of labels that the model does not know: kat (7), {VILE}2 (3);" in read.text
+    assert f"10 rows of labels that the model does not know: kat (7), {HOSTILE}2 (3);" in read.text
     assert "4 rows without a label." in read.text
 
 
-def test_headline_shows_value_and_interval(written: Path, read: Reader) -> None:
-    told = json.loads((written / "data" / "report.json").read_text())
-    figure = told["models"][0]["figures"]["accuracy"]
+def test_headline_shows_value_and_interval(written: Path, read: PageReader) -> None:
+    listed = json.loads((written / "data" / "report.json").read_text())
+    figure = listed["models"][0]["figures"]["accuracy"]
     assert f"{100 * figure['value']:.1f}\u00a0%[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" in read.text
 
 
@@ -175,71 +135,10 @@ def test_every_figure_has_three_formats_and_its_numbers(written: Path) -> None:
     for name in figures:
         assert all((written / "figures" / f"{name}.{kind}").stat().st_size > 500 for kind in ("svg", "png", "pdf"))
         assert ElementTree.parse(written / "figures" / f"{name}.svg").getroot().tag.endswith("}svg")
-        told = json.loads((written / "data" / f"{name}.json").read_text())
+        listed = json.loads((written / "data" / f"{name}.json").read_text())
         lines = (written / "data" / f"{name}.tsv").read_text().splitlines()
-        assert lines[0].split("\t") == told["columns"]
-        assert len(lines) - 1 == len(told["rows"]) > 0
-
-
-def test_worst_errors_come_first_one_a_recording() -> None:
-    model = evaluations.named(quality=0.5)
-    found = worst_errors(model, 5)
-    gaps = [one.log_ratio for one in found]
-    table, index = model.evaluation.table, model.evaluation.index
-    brute = table.log_likelihood.max(axis=1) - table.log_likelihood[np.arange(len(table)), index]
-    assert gaps[0] == pytest.approx(brute.max())
-    assert gaps == sorted(gaps, reverse=True)
-    assert len({one.name for one in found}) == 5
-    assert all(one.truth != one.predicted for one in found)
-
-
-def test_page_says_what_calls_a_row_unknown() -> None:
-    table = evaluations.scores(("deu", "fra", "unknown"), 30)
-    limited = replace(evaluations.evaluation(table, out_of_set={"kat": 7}), table=replace(table, threshold=1.5))
-    assert limited.open_set is not None
-    free = replace(limited, table=table, open_set=replace(limited.open_set, threshold=math.nan, eer=0.25))
-    plain = evaluations.evaluation(evaluations.scores(("deu", "fra"), 30), out_of_set={"kat": 7})
-    assert plain.open_set is not None
-    none = replace(plain, open_set=replace(plain.open_set, threshold=math.nan))
-    said = []
-    for found in (limited, free, none):
-        text = Reader(render_page(ReportContents([evaluations.NamedEvaluation("m", found)]))).text
-        said.append(text[text.index("Labels outside the model", 400) :][:400])
-    assert "below the threshold on its largest detection log-likelihood ratio, or where the label unknown" in said[0]
-    assert "No threshold: a row is called unknown where the label unknown is the likeliest." in said[1]
-    assert "25.0\u00a0%" in said[1]
-    assert "No threshold: no row is called unknown." in said[2]
-
-
-def test_page_says_what_was_likely_before() -> None:
-    table = evaluations.scores(("deu", "fra", VILE), 30)
-    found = evaluate(table, bootstrap=0, priors={"fra": 2})
-    words = f"m: labels are as likely before as fra 50\u00a0%, deu 25\u00a0%, {VILE} 25\u00a0%. Answers"
-    assert words in Reader(render_page(ReportContents([evaluations.NamedEvaluation("m", found)]))).text
-    many = evaluate(evaluations.scores(tuple(map(str, range(14))), 140), bootstrap=0, priors={"7": 4})
-    assert "7 23.5\u00a0%, 0 5.88\u00a0%" in priors_note(evaluations.NamedEvaluation("m", many))
-    assert ", 11 5.88\u00a0% and 2 others. " in priors_note(evaluations.NamedEvaluation("m", many))
-    assert priors_note(evaluations.named()) == ""
-
-
-def test_page_warns_of_models_that_know_different_labels() -> None:
-    one, two = evaluations.named("one"), evaluations.named("two", ("a", "b"))
-    assert "cannot be compared as they stand" in Reader(render_page(ReportContents([one, two]))).text
-    assert "cannot be compared" not in render_page(ReportContents([one, evaluations.named("two")]))
-
-
-def test_clips_are_asked_for_sparingly() -> None:
-    asked: list[tuple[str, float, float]] = []
-
-    def clip(name: str, start: float, end: float) -> bytes | None:
-        asked.append((name, start, end))
-        return tone("x", start, end) if name != "gone" else None
-
-    errors = [Error("m", "gone", 0, 1, "a", "b", 3.0, 0.9), Error("m", "all", math.nan, math.nan, "a", "b", 2.0, 0.8)]
-    errors += [Error("m", f"r{n}", 5, 65, "a", "b", 1.0, 0.7) for n in range(5)]
-    text = render_page(ReportContents([evaluations.named()], clip=clip, max_clips=3), errors=errors)
-    assert asked == [("gone", 0, 1), ("all", 0, 10), ("r0", 5, 15), ("r1", 5, 15)]
-    assert text.count("<audio") == 3
+        assert lines[0].split("\t") == listed["columns"]
+        assert len(lines) - 1 == len(listed["rows"]) > 0
 
 
 def test_only_a_report_of_ours_is_replaced_and_only_with_force(written: Path, tmp_path: Path) -> None:
@@ -278,16 +177,16 @@ def test_the_list_of_a_report_holds_priors_and_warnings(tmp_path: Path, monkeypa
     table = evaluations.scores(("a", "b"), 20)
     models = [evaluations.NamedEvaluation("m", evaluate(table, bootstrap=0, priors={"b": 3})), evaluations.named("all")]
     write_report(ReportContents(models), tmp_path / "x")
-    told = json.loads((tmp_path / "x" / "data" / "report.json").read_text(encoding="utf-8"))
-    assert [one["priors"] for one in told["models"]] == [{"a": 0.25, "b": 0.75}, None]
-    assert told["notes"] == [different_labels_note(models)] != [""]
+    listed = json.loads((tmp_path / "x" / "data" / "report.json").read_text(encoding="utf-8"))
+    assert [one["priors"] for one in listed["models"]] == [{"a": 0.25, "b": 0.75}, None]
+    assert listed["notes"] == [different_labels_note(models)] != [""]
 
 
 def test_report_is_replaced_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "evaluation_figures", lambda *_: [])
     for date in ("first", "second"):
-        made = write_report(ReportContents([evaluations.named()], date=date), tmp_path / "x", force=True)
-        assert date in made.read_text(encoding="utf-8")
+        page = write_report(ReportContents([evaluations.named()], date=date), tmp_path / "x", force=True)
+        assert date in page.read_text(encoding="utf-8")
     assert [one.name for one in tmp_path.iterdir()] == ["x"]
 
 

@@ -1,0 +1,55 @@
+"""Where turns go: by the name of a format, by a suffix, into a folder; contradictions are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from knn_cli.cli import turn_outputs
+from knn_cli.core.errors import KnnError
+from knn_cli.formats.span_formats import TURN_FORMATS
+
+ONE, TWO = Path("a/one.wav"), Path("b/two.wav")
+
+
+def test_rttm_on_stdout_unless_asked_otherwise() -> None:
+    outputs = turn_outputs.choose([ONE, TWO], None, None, None)
+    assert outputs.stdout and outputs.format == "rttm" and not outputs.targets
+
+
+@pytest.mark.parametrize("name", TURN_FORMATS)
+def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
+    out = tmp_path / f"x{TURN_FORMATS[name].suffix}"
+    by_suffix, by_name = (turn_outputs.choose([ONE], out, None, wanted) for wanted in (None, name))
+    assert by_suffix == by_name and by_suffix.format == name and by_suffix.out == out and not by_suffix.stdout
+    in_folder = turn_outputs.choose([ONE, TWO], None, tmp_path, name)
+    assert [path.name for path in in_folder.targets.values()] == [
+        f"{path.stem}{TURN_FORMATS[name].suffix}" for path in (ONE, TWO)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "out", "name", "message"),
+    [
+        ([ONE], "x.doc", None, "names no format"),
+        ([ONE], "x.srt", "vtt", "is that of srt, not of vtt"),
+        ([ONE, TWO], "x.srt", None, "could not be told apart"),
+        ([ONE], None, "png", "not for stdout"),
+        ([ONE], None, "doc", "There is no format 'doc'"),
+    ],
+)
+def test_refused(sources: list[Path], out: str | None, name: str | None, message: str) -> None:
+    with pytest.raises(KnnError, match=message):
+        turn_outputs.choose(sources, None if out is None else Path(out), None, name)
+
+
+def test_outputs_never_replace_what_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "one.rttm"
+    source.write_text("")
+    outputs = turn_outputs.choose([ONE], source, None, None)
+    with pytest.raises(KnnError, match="one of the sources"):
+        turn_outputs.check(outputs, None, None, [ONE], [source])
+    same_stem = turn_outputs.choose([ONE, Path("c/one.wav")], None, tmp_path / "out", "csv")
+    with pytest.raises(KnnError, match="Two outputs would be called"):
+        turn_outputs.check(same_stem, None, None, [ONE])
