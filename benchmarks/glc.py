@@ -84,7 +84,7 @@ def stream(path: Path) -> dict[str, float]:
         made = train_classifier(path, Path(folder) / "model")
         training = process_time() - start
         classifier = Classifier(made.bundle.folder)
-        rows = sum(len(table) for table in classifier.store(path))
+        rows = sum(len(table) for table in classifier.score_store(path))
         scoring = process_time() - start - training
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"rows": rows, "train": training, "score": scoring, "accuracy": made.accuracy, "peak_gb": peak / 1e9}

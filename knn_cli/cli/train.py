@@ -42,7 +42,7 @@ from knn_cli.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from knn_cli.recognition.train_classifier import TrainingResult
+    from knn_cli.recognition.train_classifier import TrainedClassifier
 
 CLASSIFIER = "Classifier"
 
@@ -177,7 +177,7 @@ def train(
         typer.echo(f"{name:<12}{text}")
 
 
-def _note_caveats(result: TrainingResult, model: str | None, level: str, calibration: CalibrationMethod) -> None:
+def _note_caveats(result: TrainedClassifier, model: str | None, level: str, calibration: CalibrationMethod) -> None:
     """Say on stderr what one should know before trusting the figures."""
     if model is None:
         console.note(f"Embeddings of {result.bundle.fingerprint or 'an unknown model'}.")
@@ -198,7 +198,7 @@ def _note_caveats(result: TrainingResult, model: str | None, level: str, calibra
         console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
 
 
-def _lines(result: TrainingResult, out: Path) -> Iterator[tuple[str, str]]:
+def _lines(result: TrainedClassifier, out: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each line of the report on stdout."""
     held_out = sum(count for _, count in result.counts.values())
     fitted = sum(count for count, _ in result.counts.values())

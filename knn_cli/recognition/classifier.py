@@ -1,4 +1,4 @@
-"""`knn classify` as functions: sound or embeddings to scores."""
+"""`Classifier`: a bundle that turns audio, stores and embeddings into scores of its labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,43 @@ ROWS_AT_ONCE = 1 << 14  # rows of a store that are scored together
 
 
 class Classifier:
-    """A bundle that knows labels; its embedder is loaded when it is first needed.
+    """A model that knows labels; its embedder is loaded when it is first needed.
 
-    Scores come from the classifier, or, in a bundle that has none, from the head that the network was trained with.
+    Scores come from the bundle's classifier, or, where it has none, from the head that the network was trained with.
 
-    open_set : whether score tables carry the bundle's threshold, where it has one, so that rows may be unknown
+    Parameters
+    ----------
+    model : str or Path, optional
+        Name or folder of a bundle; None: the shipped model `language`.
+    device : str
+        As for `Embedder`.
+    batch_seconds : float, optional
+        Sound that goes through the network at once.
+    open_set : bool
+        Whether score tables carry the bundle's threshold, where it has one, so that rows may be unknown.
 
-    Raises BundleError for a bundle with neither.
+    Attributes
+    ----------
+    bundle : Bundle
+    labels : tuple of str
+        (C,) in the order of the scores.
+    meta : dict
+        What the bundle notes of its training.
+    trained : CalibratedClassifier or None
+        What classifier.h5 holds; None: the labels are those of the network's head.
+
+    Raises
+    ------
+    BundleError
+        The bundle has neither a classifier nor a head, or there is no such bundle.
+
+    Examples
+    --------
+    >>> from knn_cli import Classifier
+    >>> classifier = Classifier()
+    >>> table = classifier.score_file("meeting.flac")
+    >>> table.labels[table.log_likelihood[0].argmax()]
+    'en'
     """
 
     def __init__(
@@ -59,7 +89,7 @@ class Classifier:
 
     @property
     def priors(self) -> dict[str, float]:
-        """Label -> how likely it is beforehand, as the training was told; a head's labels are all alike."""
+        """Label -> prior probability: that of the training; equal for the labels of a head."""
         weights = [1 / len(self.labels)] * len(self.labels)
         if self.trained is not None:
             weights = self.trained.classifier.priors_.tolist()
@@ -76,15 +106,33 @@ class Classifier:
             self._embedder = Embedder(source, device=self._device, batch_seconds=seconds)
         return self._embedder
 
-    def score(self, embeddings: EmbeddingSet, what: str = "The store", *, seconds: Doubles | None = None) -> ScoreTable:
-        """Log-likelihoods (calibrated, of a classifier) of (N, D) embeddings; BundleError when another model made them.
+    def score(
+        self, embeddings: EmbeddingSet, source: str = "The store", *, seconds: Doubles | None = None
+    ) -> ScoreTable:
+        """Score embeddings.
 
-        seconds : (N,) of sound in each row, for a calibration that asks how long it is; None: from its start to its end
+        Parameters
+        ----------
+        embeddings : EmbeddingSet
+            (N, D) of this model's embedder.
+        source : str
+            Where they are from, for messages.
+        seconds : (N,) array, optional
+            Seconds of sound in each row, for a calibration that depends on it; None: from its start to its end.
 
-        A head's scores are its logits: log-likelihoods up to a constant a row, if its training saw all classes alike.
+        Returns
+        -------
+        ScoreTable
+            (N, C) calibrated log-likelihoods. A head's scores are its logits: log-likelihoods up to a constant for
+            each row, if its training balanced the classes.
+
+        Raises
+        ------
+        BundleError
+            Another model made the embeddings.
         """
-        bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, what)
-        data, threshold = self._viewed(embeddings.data), None
+        bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, source)
+        data, threshold = self._select_view(embeddings.data), None
         groups: tuple[str, ...] = ()
         if self.trained is None:
             scores = self.embedder.scores(data).astype(np.float64)
@@ -97,41 +145,51 @@ class Classifier:
         return ScoreTable(self.labels, scores, name, start, end, truth, threshold, groups)
 
     def transform(self, data: Floats | Doubles) -> Doubles:
-        """(N, D') what the classifier and its PLDA take of vectors (N, D): their view, behind the transforms."""
-        data = self._viewed(data)
+        """(N, D') what the classifier and its PLDA take of embeddings (N, D): their view, behind the transforms."""
+        data = self._select_view(data)
         return data.astype(np.float64) if self.trained is None else self.trained.transforms.apply(data)
 
-    def _viewed(self, data: Any) -> Any:
+    def _select_view(self, data: Any) -> Any:
         view = str(self.meta.get("view") or "")
         return data[:, self.bundle.view(view)] if view else data
 
-    def file(
+    def score_file(
         self, path: Path | str, *, segment: float | None = None, use_vad: bool = True, channel: str = "mix"
     ) -> ScoreTable:
-        """Scores of one audio file: one row, or one every `segment` seconds. Raises as `embedding.files.embed_file`."""
+        """Score an audio file: one row, or one every `segment` seconds. Takes and raises what `embed_file` does."""
         from knn_cli.embedding.files import embed_file
 
         embeddings = embed_file(path, self.embedder, segment=segment, use_vad=use_vad, channel=channel)
         return self.score(embeddings, str(path))
 
-    def store(self, path: Path | str, *, use_vad: bool = True) -> Iterator[ScoreTable]:
-        """Scores of a store of any size, block of rows after block; an audio store is embedded on the way."""
-        with hdf5.Store(path) as opened:
-            if opened.kind == "embeddings":
-                for block in opened.blocks(ROWS_AT_ONCE):
+    def score_store(self, path: Path | str, *, use_vad: bool = True) -> Iterator[ScoreTable]:
+        """Score a store of any size, block of rows after block; an audio store is embedded on the way."""
+        with hdf5.Store(path) as store:
+            if store.kind == "embeddings":
+                for block in store.blocks(ROWS_AT_ONCE):
                     yield self.score(block, str(path))
                 return
             from knn_cli.embedding.stores import embed_rows
 
-            for group in embed_rows(opened, self.embedder, use_vad=use_vad):
+            for group in embed_rows(store, self.embedder, use_vad=use_vad):
                 if len(group.embeddings):
                     yield self.score(group.embeddings, str(path))
 
 
 def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Doubles:
-    """(N, C) probabilities of a score table; rows sum to 1.
+    """Probabilities of a score table.
 
-    priors : how likely each label is beforehand, as `metrics.prior_weights` takes them; all alike where left out
+    Parameters
+    ----------
+    table : ScoreTable
+        (N, C) log-likelihoods.
+    priors : mapping, optional
+        How likely each label is, as `metrics.prior_weights` takes them; None: equal.
+
+    Returns
+    -------
+    (N, C) float64 array
+        Rows sum to 1.
     """
     scores = weighted(table, priors).log_likelihood
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))

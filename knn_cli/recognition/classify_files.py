@@ -55,7 +55,7 @@ def classify_files(
                 options.check_store()
                 yield from ((path, result) for result in _score_store(path, classifier, options.use_vad))
             else:
-                table = classifier.file(path, **vars(options))
+                table = classifier.score_file(path, **vars(options))
                 yield path, replace(table, name=np.full(len(table), str(path)))
         except (AudioError, StoreError, BundleError) as error:
             yield path, error
@@ -64,7 +64,7 @@ def classify_files(
 def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:
     """The tables of a store, then how many rows have none."""
     scored = 0
-    for table in classifier.store(path, use_vad=use_vad):
+    for table in classifier.score_store(path, use_vad=use_vad):
         scored += len(table)
         yield table
     if not scored:

@@ -46,7 +46,7 @@ MAX_FITTED_HASHES = 100_000  # recordings whose hashes a bundle keeps
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainedClassifier:
     """A trained bundle, and how well its like, or it itself (`refitted` is False), did on held-out recordings.
 
     Attributes
@@ -112,12 +112,8 @@ def train_classifier(
     split: Split | None = None,
     force: bool = False,
     **changes: Any,
-) -> TrainingResult:
+) -> TrainedClassifier:
     """Fit a calibrated Gaussian linear classifier to embeddings, measure it on held-out recordings, and write a bundle.
-
-    Calibration is learnt on at most `held_out_scoring.MAX_CALIBRATION_ROWS`, the figures are of at most
-    `held_out_scoring.MAX_MEASURED_ROWS`; both are drawn with the seed. Transforms and balanced covariances take more
-    passes over the rows (see `fitting`).
 
     Parameters
     ----------
@@ -137,10 +133,9 @@ def train_classifier(
 
     Returns
     -------
-    TrainingResult
+    TrainedClassifier
         The bundle and its figures. The meta of its classifier has `split`, with the SHA-256 of the split's file, and
-        `fitted`: sorted, the `fitted_hash` of each recording that the bundle was fitted to or its threshold chosen on,
-        where they are no more than `MAX_FITTED_HASHES`.
+        `fitted`: sorted, the `fitted_hash` of each recording that the bundle was fitted to or its threshold chosen on.
 
     Raises
     ------
@@ -152,9 +147,8 @@ def train_classifier(
     --------
     >>> import numpy as np
     >>> from knn_cli import Classifier, EmbeddingSet, train_classifier
-    >>> rng = np.random.default_rng(0)
     >>> language = np.repeat(["cs", "pl"], 30)
-    >>> vectors = rng.normal(size=(60, 4)) + 3.0 * (language == "pl")[:, None]
+    >>> vectors = np.random.default_rng(0).normal(size=(60, 4)) + 3.0 * (language == "pl")[:, None]
     >>> names = [f"{label}-{row // 3}" for row, label in enumerate(language)]
     >>> embeddings = EmbeddingSet.from_columns(vectors, names, group=language)
     >>> result = train_classifier(embeddings, "out-folder", label="group")
@@ -172,7 +166,7 @@ def train_classifier(
 
 def _train(
     source: EmbeddingSource, out: Path, options: ClassifierOptions, split: Split | None, force: bool
-) -> TrainingResult:
+) -> TrainedClassifier:
     """Choose rows, fit, calibrate, measure, choose the threshold, write the bundle."""
     embedder = ClassifierEmbedder.find(source.embedder)
     transforms = tuple(parse_transforms(options.transforms))
@@ -198,7 +192,7 @@ def _train(
     counts = _count_rows(chosen.rows, fits.parts[: len(fits.measured)])
     hashes = _fitted_hashes(chosen, fits.parts[-1], options.label)
     written = write_classifier_bundle(out, embedder, model, counts, fitted=hashes, force=force)
-    return TrainingResult(
+    return TrainedClassifier(
         bundle=written,
         counts=counts,
         **figures,

@@ -200,7 +200,7 @@ def test_a_store_gives_the_same_bits_as_its_rows_and_all_comes_back(
     assert repr(model.trained.open_set) == repr(done.open_set)  # NaN for what there was no row for
     assert (model.trained.calibration.exponent != 0) == options.get("duration_aware", False)
     whole = model.score(rows)
-    parts = list(model.store(tmp_path / "rows.h5"))
+    parts = list(model.score_store(tmp_path / "rows.h5"))
     np.testing.assert_array_equal(ScoreTable.concatenate(parts).log_likelihood, whole.log_likelihood)
     assert whole.threshold == (None if done.open_set is None else done.open_set.threshold)
     if groups := options.get("groups"):

@@ -130,7 +130,7 @@ def test_32_clips_are_learnt_by_heart_and_the_bundle_classifies(corpus: Path, tm
     assert seen[-1].loss < 0.1 < seen[0].loss
     found = bundle.find(tmp_path / "mine")
     assert found.head_labels == ("0", "1") and found.classifier is not None
-    tables = list(Classifier(tmp_path / "mine", device="cpu").store(corpus, use_vad=False))
+    tables = list(Classifier(tmp_path / "mine", device="cpu").score_store(corpus, use_vad=False))
     right = sum((table.log_likelihood.argmax(1) == table.truth.astype(int)).sum() for table in tables)
     assert right == 32
     rest = {path.name for path in (tmp_path / "mine.training").iterdir()}
