@@ -1,6 +1,6 @@
-"""Where in a recording: speech regions from probabilities, windows over speech, parts of equal length.
+"""Speech regions from probabilities, windows over speech, and segments of equal length.
 
-Pure functions. Times are seconds from the beginning of the recording.
+Pure functions; times are seconds from the beginning of the recording.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pyannote.core import Segment, Timeline
 
 from knn_cli.core.errors import KnnError
 
-# Half a nanosecond: what a sum of float64 seconds may be off by, far below one sample.
+# Half a nanosecond: the error that a sum of float64 seconds may have, far below one sample.
 EPSILON = 5e-10
 FRAME_SECONDS = 0.04  # of a decision on who speaks
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
@@ -30,14 +30,27 @@ def binarize(
     pad: float = 0.1,
     end: float | None = None,
 ) -> Timeline:
-    """Speech regions by hysteresis: speech begins at a frame >= `onset` and ends before a frame < `offset`.
+    """Find speech regions by hysteresis: speech begins at a frame >= `onset` and ends before a frame < `offset`.
 
-    Then silences shorter than `min_silence` are filled, regions shorter than `min_speech` dropped, and the rest
-    widened by `pad` on both sides, clipped to [0, end] and merged where they meet.
+    Then silences shorter than `min_silence` are filled, regions shorter than `min_speech` are dropped, and the others
+    are widened by `pad` on both sides, clipped to [0, end] and merged where they meet.
 
-    probabilities : (N,) speech probability a frame; frame i covers [i * step, (i + 1) * step)
-    step          : seconds a frame
-    end           : seconds of the recording, N * step when None (the last frame may reach past the end)
+    Parameters
+    ----------
+    probabilities : (N,) array
+        Speech probability of each frame; frame i covers [i * step, (i + 1) * step).
+    step : float
+        Seconds per frame.
+    onset, offset : float
+        Probabilities.
+    min_speech, min_silence, pad : float
+        Seconds.
+    end : float, optional
+        Duration of the recording in seconds, by default N * step (the last frame may reach past the end).
+
+    Returns
+    -------
+    pyannote.core.Timeline
     """
     if probabilities.ndim != 1:
         raise ValueError(f"probabilities are (N,), not {probabilities.shape}")
@@ -47,12 +60,12 @@ def binarize(
     limit = count * step if end is None else end
     above, below = probabilities >= onset, probabilities < offset
     # A frame between the two thresholds keeps the state of the last frame that was outside them.
-    decided = np.maximum.accumulate(np.where(above | below, np.arange(count), -1))  # (N,)
-    state = np.where(decided >= 0, above[np.maximum(decided, 0)], False) if count else above
-    change = np.flatnonzero(np.diff(state.astype(np.int8), prepend=0, append=0))  # starts and ends take turns
+    last = np.maximum.accumulate(np.where(above | below, np.arange(count), -1))  # (N,)
+    state = np.where(last >= 0, above[np.maximum(last, 0)], False) if count else above
+    change = np.flatnonzero(np.diff(state.astype(np.int8), prepend=0, append=0))  # starts and ends alternate
     regions: list[list[float]] = []
-    for first, last in change.reshape(-1, 2):  # (regions, 2)
-        start, stop = float(first * step), min(float(last * step), limit)
+    for begin, end_frame in change.reshape(-1, 2):  # (regions, 2)
+        start, stop = float(begin * step), min(float(end_frame * step), limit)
         if regions and start - regions[-1][1] < min_silence - EPSILON:
             regions[-1][1] = stop
         elif stop > start:
@@ -62,11 +75,16 @@ def binarize(
 
 
 def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0) -> list[Segment]:
-    """Windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
+    """Place windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
 
     The last window of a region is moved back to end with the region, so that all of it is covered; a region no
-    longer than `duration` is one window. Regions shorter than `minimum` give none, unless all are that short: then the
-    longest gives one, so that speech always gives at least one window.
+    longer than `duration` is one window. Regions shorter than `minimum` have none, unless all are that short: then the
+    longest has one, so that speech always has at least one window.
+
+    Raises
+    ------
+    KnnError
+        If `step` or `duration` are not positive, or windows would leave gaps.
     """
     if duration <= 0 or not 0 < step <= duration:
         raise KnnError(
@@ -77,23 +95,36 @@ def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, mini
     long_enough = [region for region in regions if region.duration >= minimum - EPSILON]
     if not long_enough and regions:
         long_enough = [max(regions, key=lambda region: region.duration)]
-    found: list[Segment] = []
+    placed: list[Segment] = []
     for region in long_enough:
         spare = region.duration - duration
         if spare <= EPSILON:
-            found.append(region)
+            placed.append(region)
             continue
         steps = math.floor(spare / step + EPSILON)
-        found += [Segment(region.start + k * step, region.start + k * step + duration) for k in range(steps + 1)]
+        placed += [Segment(region.start + k * step, region.start + k * step + duration) for k in range(steps + 1)]
         if spare - steps * step > EPSILON:
-            found.append(Segment(region.end - duration, region.end))
-    return found
+            placed.append(Segment(region.end - duration, region.end))
+    return placed
 
 
 def cut(seconds: float, segment: float, minimum: float) -> tuple[list[Segment], float]:
-    """Cut a recording into parts of `segment` seconds; a rest shorter than `minimum` is dropped.
+    """Cut a recording into segments of equal length.
 
-    Returns the parts and the seconds dropped.
+    Parameters
+    ----------
+    seconds : float
+        Duration of the recording.
+    segment : float
+        Seconds per segment; the last one may be shorter.
+    minimum : float
+        A remainder shorter than this is dropped.
+
+    Returns
+    -------
+    segments : list of pyannote.core.Segment
+    dropped : float
+        Seconds of the remainder that was dropped.
     """
     if segment <= 0 or minimum < 0:
         raise KnnError(
@@ -101,10 +132,10 @@ def cut(seconds: float, segment: float, minimum: float) -> tuple[list[Segment], 
             "Take a segment length above 0 and a minimum of 0 or more.",
         )
     whole = math.floor(seconds / segment + EPSILON)
-    parts = [Segment(k * segment, (k + 1) * segment) for k in range(whole)]
-    rest = max(0.0, seconds - whole * segment)
-    if rest <= EPSILON:
-        return parts, 0.0
-    if rest < minimum - EPSILON:
-        return parts, rest
-    return [*parts, Segment(whole * segment, seconds)], 0.0
+    segments = [Segment(k * segment, (k + 1) * segment) for k in range(whole)]
+    remainder = max(0.0, seconds - whole * segment)
+    if remainder <= EPSILON:
+        return segments, 0.0
+    if remainder < minimum - EPSILON:
+        return segments, remainder
+    return [*segments, Segment(whole * segment, seconds)], 0.0

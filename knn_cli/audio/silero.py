@@ -1,8 +1,8 @@
-"""silero-vad's network (MIT), from the weights for 16 kHz that are in its wheel, and faster than as it comes.
+"""silero-vad's network (MIT), with the weights for 16 kHz from its wheel, and faster than the wheel's own code.
 
-As it comes it hears 32 ms a call and remembers. All but the LSTM knows only a frame and the 4 ms before it, so here all
-frames of all waveforms go through that part at once. The wheel's code is not imported: it sets one thread for the
-whole process.
+That code takes 32 ms per call and keeps a state. All layers but the LSTM see only a frame and the 4 ms before it, so
+here all frames of all waveforms go through those layers at once. The wheel's code is not imported, since it sets torch
+to one thread for the whole process.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 
 RATE = 16_000
-FRAME = 512  # samples a decision: 32 ms
-_BEFORE = 64  # samples of the frame before that each one is heard with
-_AT_ONCE = 1024  # frames that go through the convolutions together
+FRAME = 512  # samples per frame: 32 ms
+_CONTEXT = 64  # samples before a frame that go into its spectrum
+_FRAMES_PER_PASS = 1024  # of the convolutions
 
 
 class Silero(nn.Module):
-    """Short-time spectrum, four convolutions down to one vector a frame, LSTM, probability of speech."""
+    """Short-time spectrum, four convolutions to one vector per frame, LSTM, probability of speech."""
 
     def __init__(self) -> None:
         super().__init__()
         self.spectrum = nn.Conv1d(1, 258, 256, stride=128, bias=False)  # 129 real parts, 129 imaginary ones
         sizes = (129, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)
-        self.narrow = nn.ModuleList(nn.Conv1d(come, go, 3, stride=pace, padding=1) for come, go, pace in sizes)
+        self.narrow = nn.ModuleList(
+            nn.Conv1d(inputs, outputs, 3, stride=stride, padding=1) for inputs, outputs, stride in sizes
+        )
         self.lstm = nn.LSTM(128, 128, batch_first=True)
         self.classifier = nn.Conv1d(128, 1, 1)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, n * FRAME) float32 waveforms at RATE, each from its beginning -> (B, n) probabilities of speech."""
+        """Map (B, n * FRAME) float32 waveforms at RATE, each from its beginning, to (B, n) probabilities of speech."""
         batch, count = len(waveforms), waveforms.shape[1] // FRAME
         if not batch * count:
             return waveforms.new_zeros(batch, count)
-        step = max(1, _AT_ONCE // batch) * FRAME
+        step = max(1, _FRAMES_PER_PASS // batch) * FRAME
         parts = []
         for at in range(0, count * FRAME, step):
-            sound = F.pad(waveforms[:, max(0, at - _BEFORE) : at + step], (0 if at else _BEFORE, 0))
-            frames = sound.unfold(1, _BEFORE + FRAME, FRAME)  # (B, n, 576)
+            sound = F.pad(waveforms[:, max(0, at - _CONTEXT) : at + step], (0 if at else _CONTEXT, 0))
+            frames = sound.unfold(1, _CONTEXT + FRAME, FRAME)  # (B, n, 576)
             parts.append(self._of_frames(frames.flatten(0, 1)).view(batch, -1, 128))
         features = torch.cat(parts, dim=1)  # (B, n, 128)
         hidden, _ = self.lstm(features)
@@ -62,28 +64,28 @@ class Silero(nn.Module):
 
 @cache
 def network() -> Silero:
-    """The network with its weights, in evaluation mode; KnnError where silero-vad is not whole."""
-    found = find_spec("silero_vad")
+    """Return the network with its weights, in evaluation mode. KnnError if silero-vad is missing or incomplete."""
+    spec = find_spec("silero_vad")
     model = Silero()
     try:
-        path = Path(str(found and found.origin)).parent / "data" / "silero_vad.jit"
+        path = Path(str(spec and spec.origin)).parent / "data" / "silero_vad.jit"
         state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        model.load_state_dict({own: state[f"_model.{theirs}"] for own, theirs in _KEYS.items()})
-    except (ValueError, KeyError, RuntimeError) as error:  # not there, not whole, not those of this version
+        model.load_state_dict({ours: state[f"_model.{theirs}"] for ours, theirs in _KEYS.items()})
+    except (ValueError, KeyError, RuntimeError) as error:  # missing, damaged, or of another version
         hint = "pip install 'silero-vad>=6.2,<7'"
         raise KnnError("The weights of the package silero-vad are missing or of another network.", hint) from error
     return model.eval()
 
 
-_KEYS = {  # own names of weights, and theirs
+_KEYS = {  # our names of weights, and theirs
     "spectrum.weight": "stft.forward_basis_buffer",
     **{
-        f"{own}.{part}": f"{theirs}.{part}"
-        for own, theirs in {
+        f"{ours}.{kind}": f"{theirs}.{kind}"
+        for ours, theirs in {
             **{f"narrow.{number}": f"encoder.{number}.reparam_conv" for number in range(4)},
             "classifier": "decoder.decoder.2",
         }.items()
-        for part in ("weight", "bias")
+        for kind in ("weight", "bias")
     },
-    **{f"lstm.{part}_l0": f"decoder.rnn.{part}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
+    **{f"lstm.{kind}_l0": f"decoder.rnn.{kind}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
 }

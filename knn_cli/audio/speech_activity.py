@@ -1,7 +1,7 @@
 """Speech activity: where in a recording somebody speaks, by silero-vad.
 
-The network remembers, so that its last part goes step by step. Waveforms go through it side by side, and a long
-recording is cut into lanes of a minute, each with a few seconds of warm-up on what comes before it.
+The network is recurrent, so its last layers go step by step. Waveforms go through it in parallel, and a long recording
+is cut into chunks of a minute, each with a few seconds of the sound before it as warm-up.
 """
 
 from __future__ import annotations
@@ -19,66 +19,82 @@ from knn_cli.core.parallel import parallel_map
 from knn_cli.core.values import Floats, Waveform
 
 RATE, FRAME = silero.RATE, silero.FRAME
-LANE_FRAMES = 60 * RATE // FRAME
+CHUNK_FRAMES = 60 * RATE // FRAME
 WARM_UP_FRAMES = 4 * RATE // FRAME
 
 
 def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
-    """Speech probability of every 32 ms frame of 16 kHz waveforms; few of them are held at once.
+    """Compute the speech probability of every 32 ms frame of 16 kHz waveforms; few of these are in memory at once.
 
-    waveforms : (S,) float32 each, of any lengths
-    Returns (ceil(S / 512),) float32 each; the last frame is filled up with silence.
+    Parameters
+    ----------
+    waveforms : iterable of (S,) float32 array
+        Of any lengths.
+
+    Returns
+    -------
+    list of (ceil(S / 512),) float32 array
+        The last frame of each waveform is padded with zeros.
     """
     network = silero.network()
 
-    def heard(waveform: Floats) -> Floats:
-        whole = np.pad(waveform, (0, -len(waveform) % FRAME))
+    def frame_probabilities(waveform: Floats) -> Floats:
+        padded = np.pad(waveform, (0, -len(waveform) % FRAME))
         with torch.inference_mode():
-            result: Floats = network(torch.from_numpy(whole)[None])[0].numpy()
+            result: Floats = network(torch.from_numpy(padded)[None])[0].numpy()
         return result
 
-    with parallel_map(torch.device("cpu")) as each:
-        return list(each(heard, waveforms))
+    with parallel_map(torch.device("cpu")) as mapped:
+        return list(mapped(frame_probabilities, waveforms))
 
 
 def speech(blocks: Iterable[Waveform], **thresholds: float) -> Timeline:
-    """Speech regions of one recording from its consecutive blocks, in the memory of some minutes of sound.
+    """Find the speech regions of one recording, in the memory of some minutes of sound.
 
-    blocks     : consecutive, of any rate (resampled to 16 kHz) and length
-    thresholds : settings of `segments.binarize`
+    Parameters
+    ----------
+    blocks : iterable of Waveform
+        Consecutive, of any rate (resampled to 16 kHz) and length.
+    **thresholds
+        Settings of `segments.binarize`.
+
+    Returns
+    -------
+    pyannote.core.Timeline
     """
-    lanes: list[tuple[int, float]] = []  # frames of warm-up, and where each ends
+    chunks: list[tuple[int, float]] = []  # frames of warm-up, and the end in seconds
 
     def sounds() -> Iterator[Floats]:
-        for lane in _lanes(blocks):
-            lanes.append((WARM_UP_FRAMES if lane.start > 0 else 0, lane.start + lane.seconds))
-            yield lane.samples
+        for chunk in _chunks(blocks):
+            chunks.append((WARM_UP_FRAMES if chunk.start > 0 else 0, chunk.start + chunk.seconds))
+            yield chunk.samples
 
-    found = probabilities(sounds())
-    pieces = [one[skip:] for one, (skip, _) in zip(found, lanes, strict=True)]
-    joined = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
-    return binarize(joined, FRAME / RATE, end=lanes[-1][1] if lanes else 0.0, **thresholds)
+    of_chunks = probabilities(sounds())
+    parts = [values[warm_up:] for values, (warm_up, _) in zip(of_chunks, chunks, strict=True)]
+    joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    return binarize(joined, FRAME / RATE, end=chunks[-1][1] if chunks else 0.0, **thresholds)
 
 
-def _lanes(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
-    """A recording in lanes; all but the first begin with a warm-up."""
-    size, warm = LANE_FRAMES * FRAME, WARM_UP_FRAMES * FRAME
-    before = held = np.zeros(0, dtype=np.float32)
+def _chunks(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """A recording in chunks; all but the first begin with a warm-up."""
+    size, warm_up = CHUNK_FRAMES * FRAME, WARM_UP_FRAMES * FRAME
+    before = buffered = np.zeros(0, dtype=np.float32)
     position = 0
 
-    def lane(count: int) -> Waveform:
-        return Waveform(np.concatenate([before, held[:count]]), RATE, (position - len(before)) / RATE)
+    def chunk(count: int) -> Waveform:
+        return Waveform(np.concatenate([before, buffered[:count]]), RATE, (position - len(before)) / RATE)
 
     for samples in _at_rate(blocks):
-        held = np.concatenate([held, samples])
-        while len(held) >= size:
-            yield lane(size)
-            before, held, position = held[size - warm : size], held[size:], position + size
-    if len(held):
-        yield lane(len(held))
+        buffered = np.concatenate([buffered, samples])
+        while len(buffered) >= size:
+            yield chunk(size)
+            before, buffered, position = buffered[size - warm_up : size], buffered[size:], position + size
+    if len(buffered):
+        yield chunk(len(buffered))
 
 
 def _at_rate(blocks: Iterable[Waveform]) -> Iterator[Floats]:
+    """The samples of blocks at 16 kHz."""
     resampler = None
     for block in blocks:
         if block.rate == RATE:

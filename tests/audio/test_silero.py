@@ -1,4 +1,4 @@
-"""silero-vad's network on all frames at once: equal to the one in its wheel, which hears frame after frame."""
+"""silero-vad's network on all frames at once: equal to the one in its wheel, which goes frame after frame."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ def theirs() -> torch.nn.Module:
     return load_silero_vad()
 
 
-def test_equals_the_network_as_it_comes(
+def test_equals_the_network_of_the_wheel(
     theirs: torch.nn.Module, example: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two lanes of speech and noise: states, the samples before each frame, and groups of frames."""
-    monkeypatch.setattr(silero, "_AT_ONCE", 64)  # groups smaller than the recording, and not a whole number of them
+    """A row of speech and a row of noise: states, the samples before each frame, and groups of frames."""
+    monkeypatch.setattr(
+        silero, "_FRAMES_PER_PASS", 64
+    )  # groups smaller than the recording, and not a whole number of them
     sound = reading.read(example).samples
     loud = 0.3 * np.random.default_rng(0).standard_normal(90 * FRAME).astype(np.float32)
-    lanes = torch.from_numpy(np.stack([sound[: 90 * FRAME], loud]))
+    rows = torch.from_numpy(np.stack([sound[: 90 * FRAME], loud]))
     with torch.inference_mode():
-        own = silero.network()(lanes)
-        expected = torch.cat([theirs(frame, RATE) for frame in lanes.split(FRAME, dim=1)], dim=1)
-    assert own.shape == (2, 90)
-    assert own[0].max() > 0.9 and own.min() < 0.1
-    assert (own - expected).abs().max() < 1e-5
+        ours = silero.network()(rows)
+        expected = torch.cat([theirs(frame, RATE) for frame in rows.split(FRAME, dim=1)], dim=1)
+    assert ours.shape == (2, 90)
+    assert ours[0].max() > 0.9 and ours.min() < 0.1
+    assert (ours - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(0, FRAME), (2, 0)])
-def test_nothing_heard(shape: tuple[int, int]) -> None:
+def test_no_frames(shape: tuple[int, int]) -> None:
     with torch.inference_mode():
         assert silero.network()(torch.zeros(shape)).shape == (shape[0], shape[1] // FRAME)
 

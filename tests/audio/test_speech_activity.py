@@ -22,13 +22,13 @@ def test_speech_is_found_in_a_conversation(example: Path) -> None:
     assert found.duration() - both < 0.15 * seconds  # pauses under 0.6 s count as speech
 
 
-def test_lanes_change_nothing_but_the_warm_up(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut into lanes of ten seconds, a recording has the same speech as in one go, to a few frames at the cuts."""
+def test_chunks_change_nothing_but_the_warm_up(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into chunks of ten seconds, a recording has the same speech as in one go, to a few frames at the cuts."""
     waveform = reading.read(example)
     (whole,) = speech_activity.probabilities([waveform.samples])
-    monkeypatch.setattr(speech_activity, "LANE_FRAMES", 10 * speech_activity.RATE // speech_activity.FRAME)
-    lanes = list(speech_activity._lanes(reading.blocks(example, seconds=7.0)))
-    assert len(lanes) > 4
+    monkeypatch.setattr(speech_activity, "CHUNK_FRAMES", 10 * speech_activity.RATE // speech_activity.FRAME)
+    chunks = list(speech_activity._chunks(reading.blocks(example, seconds=7.0)))
+    assert len(chunks) > 4
     regions = speech_activity.speech(reading.blocks(example, seconds=7.0))
     assert regions.duration() > 0
     once = binarize(whole, speech_activity.FRAME / speech_activity.RATE, end=waveform.seconds)
