@@ -1,1 +1,3 @@
-"""Turns and labelled spans as files: tables, RTTM, UEM, TextGrid, ELAN, subtitles, plots, the HTML player."""
+"""Speaker turns and language timelines as files: each format is one function in `span_formats`. Readers of RTTM and UEM,
+ELAN documents, plots and the HTML player are beside it.
+"""

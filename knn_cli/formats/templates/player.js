@@ -49,15 +49,15 @@ function toggle() {
   if (!audio.paused) audio.pause();
   else audio.play().catch(() => {});  // what went wrong comes as an error of the element
 }
-function beside(step) {  // the turn before or after
+function goToTurn(step) {  // the turn before or after
   const now = audio.currentTime * 1000;
-  const found = step > 0 ? turns.find(turn => turn.start > now + 1)
+  const turn = step > 0 ? turns.find(turn => turn.start > now + 1)
     : turns.filter(turn => turn.start < now - (audio.paused ? 1 : 1000)).pop();
-  if (found) go(found.start / 1000, !audio.paused);
+  if (turn) go(turn.start / 1000, !audio.paused);
 }
 
 // ---------------------------------------------------------------- names
-// Speakers of one name are one: they share the lane and the colour of the first of them.
+// Speakers with the same name are one speaker, in the lane and the colour of the first of them.
 const first = speaker => names.indexOf(names[speaker]);
 let lanes = [], laneOf = [], colours = [];
 function regroup() {
@@ -65,7 +65,7 @@ function regroup() {
   laneOf = names.map((_, speaker) => lanes.indexOf(first(speaker)));
   colours = names.map((_, speaker) => data.colours[first(speaker) % data.colours.length]);
 }
-function spoken() {  // seconds by lane; where turns of one speaker overlap, time counts once
+function speakingTime() {  // seconds by lane; where turns of one speaker overlap, time counts once
   const total = lanes.map(() => 0), until = lanes.map(() => 0);
   for (const {start, end, speaker} of turns) {
     const lane = laneOf[speaker];
@@ -80,7 +80,7 @@ const swatch = speaker => {
   return square;
 };
 function drawNames() {
-  const total = spoken(), all = total.reduce((sum, one) => sum + one, 0) || 1;
+  const total = speakingTime(), all = total.reduce((sum, seconds) => sum + seconds, 0) || 1;
   $("names").replaceChildren(...lanes.map(speaker => {
     const row = make("div", {title: names[speaker]}, swatch(speaker), make("span", {textContent: names[speaker]}));
     row.style.height = LANE + "px";
@@ -134,30 +134,30 @@ $("save").addEventListener("click", () => {
 
 // ---------------------------------------------------------------- the timeline
 const width = () => scroller.clientWidth;
-const least = () => width() / Math.max(data.seconds, 0.01);
+const minZoom = () => width() / Math.max(data.seconds, 0.01);
 function resize() {
-  if (!touched) zoom = least();
-  zoom = clamp(zoom, least(), Math.max(MAX_ZOOM, least()));
+  if (!touched) zoom = minZoom();
+  zoom = clamp(zoom, minZoom(), Math.max(MAX_ZOOM, minZoom()));
   const height = WAVE + AXIS + lanes.length * LANE + 4;
   $("wide").style.width = Math.max(width(), data.seconds * zoom) + "px";
   $("wide").style.height = height + "px";
   fit(canvas, width(), height);
-  overview.hidden = zoom <= least() * 1.001;
+  overview.hidden = zoom <= minZoom() * 1.001;
   fit(overview, overview.clientWidth, 26);
   draw();
 }
-function fit(one, wide, high) {
+function fit(element, wide, high) {
   const ratio = devicePixelRatio || 1;
-  one.width = Math.round(wide * ratio);
-  one.height = Math.round(high * ratio);
-  if (one === canvas) { one.style.width = wide + "px"; one.style.height = high + "px"; }
-  one.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+  element.width = Math.round(wide * ratio);
+  element.height = Math.round(high * ratio);
+  if (element === canvas) { element.style.width = wide + "px"; element.style.height = high + "px"; }
+  element.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
 }
 function scale(factor, at = width() / 2) {  // the time at this pixel stays where it is
   const time = (scroller.scrollLeft + at) / zoom;
   touched = true;
-  zoom = clamp(zoom * factor, least(), Math.max(MAX_ZOOM, least()));
-  if (zoom === least()) touched = false;
+  zoom = clamp(zoom * factor, minZoom(), Math.max(MAX_ZOOM, minZoom()));
+  if (zoom === minZoom()) touched = false;
   resize();
   scroller.scrollLeft = time * zoom - at;
   draw();
@@ -177,7 +177,7 @@ function paint() {
   // Lines of the lanes and of time
   pen.fillStyle = colour("--line");
   lanes.forEach((_, lane) => pen.fillRect(0, WAVE + AXIS + lane * LANE, wide, 1));
-  const step = STEPS.find(one => one * zoom >= 72) || STEPS[STEPS.length - 1];
+  const step = STEPS.find(step => step * zoom >= 72) || STEPS[STEPS.length - 1];
   const digits = step >= 1 ? 0 : step >= .1 ? 1 : 2;
   pen.font = "11px system-ui, sans-serif";
   pen.textBaseline = "middle";
@@ -351,8 +351,8 @@ document.addEventListener("keydown", event => {
     " ": toggle,
     ArrowLeft: () => go(audio.currentTime - 5, false),
     ArrowRight: () => go(audio.currentTime + 5, false),
-    "[": () => beside(-1),
-    "]": () => beside(1),
+    "[": () => goToTurn(-1),
+    "]": () => goToTurn(1),
     "+": () => scale(1.6),
     "=": () => scale(1.6),
     "-": () => scale(1 / 1.6),
