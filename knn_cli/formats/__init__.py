@@ -1,3 +1,4 @@
-"""Speaker turns and language timelines as files: each format is one function in `span_formats`. Readers of RTTM and UEM,
-ELAN documents, plots and the HTML player are beside it.
+"""Speaker turns and language timelines as files: each format is one function in `span_formats`.
+
+RTTM and UEM are read here too; ELAN documents, plots and the HTML player have modules of their own.
 """
