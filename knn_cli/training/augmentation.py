@@ -1,6 +1,6 @@
-"""What a training clip goes through before the network hears it: speed, pitch, room, noise, music, EQ, band, codec.
+"""Augmentation of training clips: speed, pitch, reverberation, noise, music, equalizer, bandwidth, codec.
 
-Every choice comes from the random generator that is handed in, so that a clip of an epoch is the same in every run.
+Every choice comes from the random generator that is passed in, so that a clip of an epoch is always the same.
 All functions map (S,) float32 to (S,) float32 of the same length.
 """
 
@@ -22,21 +22,28 @@ from knn_cli.core.values import Doubles, Floats
 from knn_cli.training.phase_vocoder import phase_vocoder
 from knn_cli.training.recipe import AugmentConfig
 
-_FAINT = 1e-8  # mean square under which there is nothing to compare a noise with
-_EQ_HERTZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)
+MIN_POWER = 1e-8  # mean square under which a signal is too quiet for a signal-to-noise ratio
+EQUALIZER_HZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)
 _FORMATS = {"gsm": ("WAV", "GSM610"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 _FORMATS["mp3"] = ("MP3", "MPEG_LAYER_III")
-_TELEPHONE = 8000
+TELEPHONE_RATE = 8000  # Hz
 
 
 class Augmenter:
-    """The changes that a recipe asks for.
+    """The augmentation that a recipe asks for.
 
-    recipe : the recipe's table [augment]
-    rate   : samples a second of the clips
+    Parameters
+    ----------
+    recipe
+        The recipe's table [augment].
+    rate
+        Samples per second of the clips.
 
-    Raises KnnError for a folder of noise, music or rooms that is missing or holds no sound, and for a codec that this
-    machine's libsndfile does not have.
+    Raises
+    ------
+    KnnError
+        If a folder of noise, music or impulse responses is missing or holds no audio, or this machine's libsndfile
+        does not have a codec.
     """
 
     def __init__(self, recipe: AugmentConfig, rate: int) -> None:
@@ -45,7 +52,7 @@ class Augmenter:
         if recipe.band_share and max(recipe.band) >= rate / 2:
             hint = f"Sound at {rate} Hz has frequencies up to {rate / 2:g} Hz."
             raise KnnError(f"augment.band goes up to {max(recipe.band):g} Hz.", hint)
-        self._noise, self._music, self._rooms = map(_folder, (recipe.noise, recipe.music, recipe.rir))
+        self._noise, self._music, self._responses = map(_folder, (recipe.noise, recipe.music, recipe.rir))
         for codec in recipe.codecs if recipe.codec_share else ():
             if codec in _FORMATS and not soundfile.check_format(*_FORMATS[codec]):
                 version = soundfile.__libsndfile_version__
@@ -68,14 +75,14 @@ class Augmenter:
 
         if chosen(recipe.pitch_share):
             clip = shift_pitch(clip, random.uniform(-recipe.pitch_semitones, recipe.pitch_semitones), self.rate)
-        if self._rooms and chosen(recipe.rir_share):
-            clip = add_reverberation(clip, reading.read(_one(self._rooms, random), rate=self.rate).samples)
+        if self._responses and chosen(recipe.rir_share):
+            clip = add_reverberation(clip, reading.read(_draw(self._responses, random), rate=self.rate).samples)
         if self._noise and chosen(recipe.noise_share):
             clip = add_noise(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
         if self._music and chosen(recipe.music_share):
             clip = add_noise(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
         if chosen(recipe.eq_share):
-            gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(_EQ_HERTZ))
+            gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(EQUALIZER_HZ))
             clip = equalize(clip, gains, self.rate)
         if chosen(recipe.band_share):
             clip = limit_band(clip, _between(recipe.band, random), self.rate)
@@ -87,19 +94,18 @@ class Augmenter:
 
     def _other(self, files: list[Path], count: int, random: np.random.Generator) -> Floats:
         """(count,) float32 of one of the files, from a random place, repeated where it is shorter."""
-        path = _one(files, random)
-        told = reading.info(path).seconds
-        wanted = count / self.rate
-        start = random.random() * max(0.0, told - wanted) if math.isfinite(told) else 0.0
-        found = next(iter(reading.crops(path, [Segment(start, start + wanted)], rate=self.rate)))
-        return np.resize(found, count)
+        path = _draw(files, random)
+        length, seconds = reading.info(path).seconds, count / self.rate
+        start = random.random() * max(0.0, length - seconds) if math.isfinite(length) else 0.0
+        samples = next(iter(reading.crops(path, [Segment(start, start + seconds)], rate=self.rate)))
+        return np.resize(samples, count)
 
 
 def change_speed(clip: Floats, count: int, speed: float) -> Floats:
     """(count,) float32: a clip of about count * speed samples played `speed` times as fast; pitch changes along."""
     if speed == 1.0:
         return np.resize(clip, count) if len(clip) < count else clip[:count]
-    return _fitted(soxr.resample(clip, speed, 1.0), count)
+    return _pad_or_cut(soxr.resample(clip, speed, 1.0), count)
 
 
 def shift_pitch(clip: Floats, semitones: float, rate: int) -> Floats:
@@ -112,7 +118,7 @@ def shift_pitch(clip: Floats, semitones: float, rate: int) -> Floats:
     spectrum = torch.stft(torch.from_numpy(clip), size, size // 4, window=window, return_complex=True)  # (F, T)
     stretched = phase_vocoder(spectrum, 1 / factor, size // 4)
     longer = torch.istft(stretched, size, size // 4, window=window).numpy()
-    return _fitted(soxr.resample(longer, factor, 1.0), len(clip))
+    return _pad_or_cut(soxr.resample(longer, factor, 1.0), len(clip))
 
 
 def add_reverberation(clip: Floats, response: Floats) -> Floats:
@@ -124,13 +130,13 @@ def add_reverberation(clip: Floats, response: Floats) -> Floats:
     wet = fftconvolve(clip, response / np.float32(math.sqrt(energy)))[: len(clip)].astype(np.float32)
     before, after = _power(clip), _power(wet)
     louder: Floats = wet * np.float32(math.sqrt(before / max(after, 1e-30)))
-    return louder if after > _FAINT * before else clip
+    return louder if after > MIN_POWER * before else clip
 
 
 def add_noise(clip: Floats, noise: Floats, snr: float) -> Floats:
     """The clip with a noise of equal length `snr` decibels under it; a silent clip or noise changes nothing."""
     speech, other = _power(clip), _power(noise)
-    if min(speech, other) < _FAINT:
+    if min(speech, other) < MIN_POWER:
         return clip
     together: Floats = clip + noise * np.float32(math.sqrt(speech / other) * 10 ** (-snr / 20))
     return together
@@ -140,7 +146,7 @@ def equalize(clip: Floats, decibels: Doubles, rate: int) -> Floats:
     """The clip with gains at 60, 150, 400, 1000, 2500 and 6000 Hz, straight lines between over log-frequency."""
     spectrum = np.fft.rfft(clip)
     hertz = np.fft.rfftfreq(len(clip), 1 / rate)
-    gains = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(_EQ_HERTZ), decibels)
+    gains = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(EQUALIZER_HZ), decibels)
     changed: Floats = np.fft.irfft(spectrum * 10 ** (gains / 20), len(clip)).astype(np.float32)
     return changed
 
@@ -148,37 +154,37 @@ def equalize(clip: Floats, decibels: Doubles, rate: int) -> Floats:
 def limit_band(clip: Floats, hertz: float, rate: int) -> Floats:
     """The clip without what lies above `hertz`."""
     low = min(2 * hertz, rate)
-    return clip if low >= rate else _fitted(soxr.resample(soxr.resample(clip, rate, low), low, rate), len(clip))
+    return clip if low >= rate else _pad_or_cut(soxr.resample(soxr.resample(clip, rate, low), low, rate), len(clip))
 
 
 def apply_codec(clip: Floats, codec: str, rate: int) -> Floats:
     """The clip after a codec: mu-law and gsm at 8 kHz as on a telephone, vorbis, opus and mp3 at the clip's rate."""
     clip = np.clip(clip, -1.0, 1.0)
     if codec in ("mu-law", "gsm"):
-        narrow = np.clip(soxr.resample(clip, rate, _TELEPHONE), -1.0, 1.0)
-        heard = _mu_law(narrow) if codec == "mu-law" else _through(narrow, codec, _TELEPHONE)
-        return _fitted(soxr.resample(heard, _TELEPHONE, rate), len(clip))
-    return _fitted(_through(clip, codec, rate), len(clip))
+        narrow = np.clip(soxr.resample(clip, rate, TELEPHONE_RATE), -1.0, 1.0)
+        decoded = _mu_law(narrow) if codec == "mu-law" else _through(narrow, codec, TELEPHONE_RATE)
+        return _pad_or_cut(soxr.resample(decoded, TELEPHONE_RATE, rate), len(clip))
+    return _pad_or_cut(_through(clip, codec, rate), len(clip))
 
 
 def _mu_law(clip: Floats) -> Floats:
     """ITU-T G.711's curve with 8 bits, continuous: sign(x) ln(1 + 255 |x|) / ln 256, rounded to 1/127."""
     pressed = np.sign(clip) * np.log1p(255 * np.abs(clip)) / math.log(256)
     pressed = np.round(pressed * 127) / 127
-    heard: Floats = (np.sign(pressed) * np.expm1(np.abs(pressed) * math.log(256)) / 255).astype(np.float32)
-    return heard
+    expanded: Floats = (np.sign(pressed) * np.expm1(np.abs(pressed) * math.log(256)) / 255).astype(np.float32)
+    return expanded
 
 
 def _through(clip: Floats, codec: str, rate: int) -> Floats:
     buffer = io.BytesIO()
-    form, subtype = _FORMATS[codec]
-    soundfile.write(buffer, clip, rate, format=form, subtype=subtype)
+    container, subtype = _FORMATS[codec]
+    soundfile.write(buffer, clip, rate, format=container, subtype=subtype)
     buffer.seek(0)
-    heard: Floats = soundfile.read(buffer, dtype="float32")[0]
-    return heard
+    decoded: Floats = soundfile.read(buffer, dtype="float32")[0]
+    return decoded
 
 
-def _fitted(clip: Floats, count: int) -> Floats:
+def _pad_or_cut(clip: Floats, count: int) -> Floats:
     """The first `count` samples, silence after the last where there are fewer."""
     return np.pad(clip[:count], (0, max(0, count - len(clip)))).astype(np.float32, copy=False)
 
@@ -191,7 +197,7 @@ def _between(pair: tuple[float, ...], random: np.random.Generator) -> float:
     return random.uniform(pair[0], pair[1])
 
 
-def _one(files: list[Path], random: np.random.Generator) -> Path:
+def _draw(files: list[Path], random: np.random.Generator) -> Path:
     return files[int(random.integers(len(files)))]
 
 

@@ -1,8 +1,8 @@
-"""Labelled sound for training: an audio store, a folder of recordings or tar shards, read clip by clip.
+"""Labelled audio for training: an audio store, a folder of recordings or tar shards, read clip by clip.
 
 A corpus knows its rows' labels and lengths, and decodes a row when a clip of it is asked for. Which clips an epoch
-hears, and where they begin, follows from (seed, epoch, place in the epoch) alone, so that it is the same in a run that
-was interrupted, and for any number of processes and workers.
+has, and where they begin, follows from (seed, epoch, place in the epoch) alone, so that it is the same in a resumed
+training, and for any number of processes and workers.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class Corpus(ABC):
         """(count,) float32 of a row, repeated where it is shorter; `place` in [0, 1) says where the clip begins."""
         seconds = count / self.rate
         start = place * max(0.0, float(self.columns.seconds[row]) - seconds)
-        found = self.samples(row, start, seconds + 1 / self.rate)
-        if not len(found):
+        clip = self.samples(row, start, seconds + 1 / self.rate)
+        if not len(clip):
             raise AudioError(f"Row {row} of {self.source} holds no samples.", "Make the corpus again.")
-        return np.resize(found, count) if len(found) < count else found[:count]
+        return np.resize(clip, count) if len(clip) < count else clip[:count]
 
 
 class StoreCorpus(Corpus):
@@ -158,7 +158,7 @@ class TarCorpus(Corpus):
                 known.append(Labels(name, label.split("-")[0], label) if label else apply(PurePosixPath(path)))
                 seconds.append(length)
                 self._members.append((shard, path, offset, size))
-        known = _apart(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
+        known = _distinct_names(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
         if not known:
             raise AudioError(f"{source} holds no audio.", "Shards hold pairs such as 000.flac and 000.cls.")
         super().__init__(source, rate, _columns(known, seconds))
@@ -171,21 +171,32 @@ class TarCorpus(Corpus):
                 file.seek(offset)
                 data = io.BytesIO(file.read(size))
             with soundfile.SoundFile(data) as sound:
-                own, wanted = sound.samplerate, math.ceil(seconds * sound.samplerate)
-                sound.seek(min(round(start * own), sound.frames))
-                found: Floats = sound.read(wanted, dtype="float32", always_2d=True).mean(1)
+                rate, count = sound.samplerate, math.ceil(seconds * sound.samplerate)
+                sound.seek(min(round(start * rate), sound.frames))
+                samples: Floats = sound.read(count, dtype="float32", always_2d=True).mean(1)
         except (soundfile.LibsndfileError, OSError) as error:
             raise _unreadable(shard, path, error) from error
-        return found if own == self.rate else soxr.resample(found, own, self.rate).astype(np.float32)
+        return samples if rate == self.rate else soxr.resample(samples, rate, self.rate).astype(np.float32)
 
 
 def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE) -> Corpus:
     """The corpus at a path: an audio store, a tar shard, a folder of shards, or a folder of recordings.
 
-    rule : labels of recordings and shards (see `labels`)
-    rate : samples a second wanted; a store's own must be that
+    Parameters
+    ----------
+    source
+        The path.
+    rule
+        How recordings and shards are labelled (see `store.labels`).
+    rate
+        Samples per second; a store must have this rate.
 
-    Raises StoreError for another kind of store or another rate, AudioError for a folder without sound.
+    Raises
+    ------
+    StoreError
+        If it is another kind of store, or has another rate.
+    AudioError
+        If a folder holds no audio.
     """
     if source.is_dir():
         shards = sorted(source.glob("*.tar"))
@@ -197,8 +208,8 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
     corpus = StoreCorpus(source)
     if corpus.rate != rate:
         raise StoreError(
-            f"{source} holds sound at {corpus.rate} Hz, the network hears {rate} Hz.",
-            f"Convert again with --rate {rate}.",
+            f"{source} holds sound at {corpus.rate} Hz, the network takes {rate} Hz.",
+            f"Convert again with `rate={rate}`.",
         )
     return corpus
 
@@ -206,8 +217,17 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
 def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: int) -> Rows:
     """(count,) int64 places in `classes` (N,) that an epoch draws, in its order.
 
-    balance : 0 draws from all rows without putting back, so that none comes twice before each came once; above, each
-              class's share of the draws is its share of the rows to the power of 1 - balance, rows within it likewise
+    Parameters
+    ----------
+    classes : (N,) int64
+        Class of each row.
+    count
+        Rows to draw.
+    balance
+        0 draws from all rows without replacement, so that none comes twice before each came once; above 0, each
+        class's share of the draws is its share of the rows to the power of 1 - balance, without replacement in it.
+    seed, epoch
+        Seeds of the draw.
     """
     random = np.random.default_rng([seed, epoch, 0])
     if balance == 0:
@@ -216,9 +236,9 @@ def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: i
     weights = np.where(sizes > 0, sizes.astype(np.float64) ** (1 - balance), 0.0)
     drawn = random.choice(len(sizes), size=count, p=weights / weights.sum())
     rows = np.zeros(count, dtype=np.int64)
-    for one in np.unique(drawn):
-        here = drawn == one
-        rows[here] = _rounds(np.flatnonzero(classes == one), int(here.sum()), random)
+    for label in np.unique(drawn):
+        here = drawn == label
+        rows[here] = _rounds(np.flatnonzero(classes == label), int(here.sum()), random)
     return rows
 
 
@@ -229,13 +249,13 @@ def _rounds(rows: Rows, count: int, random: np.random.Generator) -> Rows:
 
 
 def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> CorpusColumns:
-    texts = {field: np.asarray([getattr(one, field) for one in known], dtype=np.str_) for field in labels.FIELDS}
+    texts = {field: np.asarray([getattr(row, field) for row in known], dtype=np.str_) for field in labels.FIELDS}
     return CorpusColumns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
 
 
 def _seconds(path: Path) -> float:
-    told = reading.info(path).seconds
-    return told if math.isfinite(told) else sum(block.seconds for block in reading.blocks(path))
+    seconds = reading.info(path).seconds
+    return seconds if math.isfinite(seconds) else sum(block.seconds for block in reading.blocks(path))
 
 
 def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
@@ -270,7 +290,7 @@ def _unreadable(shard: Path, path: str, error: Exception) -> AudioError:
     )
 
 
-def _apart(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
+def _distinct_names(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
     """Labels of the sounds at these paths of shards, whose names that come from their files are made distinct.
 
     Names are told apart by folders as `labels.label_all` does, and by shards where these number their own samples:
@@ -280,15 +300,16 @@ def _apart(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]
     homes: dict[PurePosixPath, set[Path]] = {}
     for shard, path in members:
         homes.setdefault(path, set()).add(shard)
-    own = [labels.recording_name(path) for _, path in members]
-    repeated = {name for name, (_, path) in zip(own, members, strict=True) if len(homes[path]) > 1}
+    file_names = [labels.recording_name(path) for _, path in members]
+    repeated = {name for name, (_, path) in zip(file_names, members, strict=True) if len(homes[path]) > 1}
     folders = [
         PurePosixPath(shard.stem, path.parent) if name in repeated else path.parent
-        for name, (shard, path) in zip(own, members, strict=True)
+        for name, (shard, path) in zip(file_names, members, strict=True)
     ]
-    names = labels.distinct(own, folders)
+    names = labels.distinct(file_names, folders)
     return [
-        replace(one, name=name) if one.name == mine else one for one, mine, name in zip(known, own, names, strict=True)
+        replace(row, name=name) if row.name == file_name else row
+        for row, file_name, name in zip(known, file_names, names, strict=True)
     ]
 
 
@@ -303,25 +324,36 @@ def usable_rows(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: f
 
     Raises KnnError when fewer than two labels are left.
     """
-    found: Texts = getattr(corpus.columns, level)
+    texts: Texts = getattr(corpus.columns, level)
     seconds = corpus.columns.seconds
-    kept = (found != "") & ~np.isin(found, list(ignore)) & (seconds >= minimum)
+    kept = (texts != "") & ~np.isin(texts, list(ignore)) & (seconds >= minimum)
     if maximum is not None:
         kept &= seconds <= maximum
     rows = np.flatnonzero(kept)
-    classes = sorted(set(found[rows].tolist()))
+    classes = sorted(set(texts[rows].tolist()))
     if len(classes) < 2:
         there = f"only {classes[0]!r}" if classes else "none"
         raise KnnError(
             f"Training needs two labels or more at the level {level}, there is {there} in rows that can be used.",
-            "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose of it.",
+            "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose from it.",
         )
     return rows
 
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """Rows and classes: `fitted` and `held` number rows of the corpus; `classes` (N,) is the class of every row."""
+    """Classes of a corpus, and which rows are trained on and which are held out.
+
+    Attributes
+    ----------
+    corpus : Corpus
+    labels : tuple of str
+        Sorted names of the classes.
+    classes : (N,) int64
+        Class of every row of the corpus, -1 for rows that are not used.
+    train_rows, held_out_rows : (M,) int64
+        Numbers of rows.
+    """
 
     corpus: Corpus
     labels: tuple[str, ...]
@@ -331,17 +363,17 @@ class TrainingSplit:
 
 
 def split_corpus(corpus: Corpus, data: DataConfig, seed: int) -> TrainingSplit:
-    """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable` and `split.held_out`."""
+    """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable_rows` and `held_out`."""
     rows = usable_rows(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
     texts: Texts = getattr(corpus.columns, data.label)[rows]
     labels, codes = np.unique(texts, return_inverse=True)
     classes = np.full(len(corpus), -1, dtype=np.int64)
     classes[rows] = codes
-    fitted, held = rows, rows[:0]
+    train_rows, held_out_rows = rows, rows[:0]
     if data.held_out:
         units = None if data.unit == "recording" else getattr(corpus.columns, data.unit)[rows]
         keep, test = splitters.held_out(
             corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
         )
-        fitted, held = rows[keep], rows[test]
-    return TrainingSplit(corpus, tuple(labels.tolist()), classes, fitted, held)
+        train_rows, held_out_rows = rows[keep], rows[test]
+    return TrainingSplit(corpus, tuple(labels.tolist()), classes, train_rows, held_out_rows)

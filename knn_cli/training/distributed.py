@@ -34,7 +34,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ class ProcessGroup:
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give these tensors, which lie where this process computes, the main process's values in each of them."""
-        for one in tensors if self.size > 1 else ():
-            dist.broadcast(one, src=0)
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, src=0)
 
     def broadcast_text(self, text: str) -> str:
         """The main process's text, in each of them."""
@@ -78,13 +78,13 @@ def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
-    mine = not dist.is_initialized()
-    if mine:
+    starts_group = not dist.is_initialized()
+    if starts_group:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
-        if mine:
+        if starts_group:
             dist.destroy_process_group()
 
 

@@ -1,9 +1,10 @@
-"""How a network is tuned: which weights move, how fast, how far from where they were, and through what detours.
+"""Fine-tuning: which weights are trained, how fast, how close to their first values, with LoRA or adapters.
 
-Layer-wise rates after Clark et al., "ELECTRA" (ICLR 2020, appendix A); the pull towards the first weights is L2-SP
-(Li et al., ICML 2018, arXiv:1802.01483, equation 2), as CA-MHFA's training uses it; low-rank changes are LoRA (Hu et
-al., ICLR 2022, arXiv:2106.09685, equation 3); dropping layers is LayerDrop (Fan et al., ICLR 2020, arXiv:1909.11556).
-Bottleneck adapters are in `adapters`, masks in `masks`.
+Layer-wise rates after Clark et al., "ELECTRA" (ICLR 2020, appendix A); the penalty on the distance to the first
+weights is L2-SP (Li et al., ICML 2018, arXiv:1802.01483, equation 2), as in CA-MHFA's training; low-rank changes are
+LoRA (Hu et al., ICLR 2022, arXiv:2106.09685, equation 3); dropping layers is LayerDrop (Fan et al., ICLR 2020,
+arXiv:1909.11556).
+Bottleneck adapters are in `networks.encoders.adapters`, masks in `spec_augment`.
 """
 
 from __future__ import annotations
@@ -77,15 +78,15 @@ class LayerDrop:
 
 
 class L2SP:
-    """L2 pull of the encoder's weights towards those it began with: strength * |w - w0|^2 added to the loss.
+    """L2-SP: a pull of the encoder's weights towards those it began with, strength * |w - w0|^2 added to the loss.
 
     It is added to the gradient itself, once a step, which costs no graph and is the same in all processes.
     """
 
     def __init__(self, encoder: nn.Module, strength: float) -> None:
         self.strength = strength
-        moving = [one for one in encoder.parameters() if one.requires_grad]
-        self._pairs = [(one, one.detach().clone()) for one in moving] if strength else []
+        trained = [weight for weight in encoder.parameters() if weight.requires_grad]
+        self._pairs = [(weight, weight.detach().clone()) for weight in trained] if strength else []
 
     def add(self) -> None:
         """Add the pull's gradient to the weights' gradients."""
@@ -100,9 +101,12 @@ class L2SP:
 
 
 class FineTuner:
-    """A network made ready for a recipe: frozen parts, detours, hooks, and what is done to gradients.
+    """What a recipe's fine-tuning does to a network: frozen weights, LoRA, adapters, hooks, and gradients.
 
-    Raises KnnError for what the recipe asks of a network that has no such thing, or of one where it would do nothing.
+    Raises
+    ------
+    KnnError
+        If the recipe asks for what the network does not have, or for what would do nothing.
     """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -113,7 +117,7 @@ class FineTuner:
         if recipe.tuning.adapters is not None:
             _leave_adapters(encoder, recipe.tuning.adapters)
         _freeze(network, recipe.tuning.freeze)
-        if not any(one.requires_grad for one in encoder.parameters()):
+        if not any(weight.requires_grad for weight in encoder.parameters()):
             _refuse_for_frozen(recipe)
         self.l2_sp = L2SP(encoder, recipe.tuning.pull)
         self.layer_drop = LayerDrop(encoder, recipe.tuning.layer_drop) if recipe.tuning.layer_drop else None
@@ -121,15 +125,15 @@ class FineTuner:
         self.spec_augment = SpecAugment(encoder, recipe.augment) if masked else None
         self._cnn_factor = recipe.tuning.cnn_gradient
         self._cnn = _convolutions(encoder) if recipe.tuning.cnn_gradient != 1 else []
-        if self._cnn and not any(one.requires_grad for one in self._cnn):
+        if self._cnn and not any(weight.requires_grad for weight in self._cnn):
             raise KnnError("tuning.cnn_gradient does nothing to convolutions that are frozen.", "Take that line out.")
 
     def train(self) -> None:
         """Training mode, but for what is frozen whole: its batch norms keep their statistics."""
         self.network.train()
         for module in self.network.modules():
-            own = list(module.parameters())
-            if own and not any(one.requires_grad for one in own):
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
                 module.eval()
 
     def draw(self, random: np.random.Generator) -> None:
@@ -162,17 +166,17 @@ def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str
     if recipe.layer_decay != 1 and not network.encoder.block_list():
         raise KnnError("optimizer.layer_decay needs an encoder of blocks, such as wavlm.", "Take that line out.")
     down = depths_below_top(network.encoder)
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
             continue
         part, _, rest = name.partition(".")
-        own = recipe.rate
+        weight_rate = recipe.rate
         if part == "encoder":
-            own = rate * recipe.layer_decay ** down[rest]
+            weight_rate = rate * recipe.layer_decay ** down[rest]
         decay = recipe.weight_decay if weight.ndim > 1 else 0.0
-        found.setdefault((own, decay), []).append(weight)
-    return [{"params": weights, "lr": own, "weight_decay": decay} for (own, decay), weights in found.items()]
+        groups.setdefault((weight_rate, decay), []).append(weight)
+    return [{"params": weights, "lr": each, "weight_decay": decay} for (each, decay), weights in groups.items()]
 
 
 def depths_below_top(encoder: Encoder) -> dict[str, int]:
@@ -211,8 +215,8 @@ def merged_state(network: Network) -> Mapping[str, Tensor]:
 
 
 def _add_low_rank(encoder: nn.Module, recipe: LoraConfig) -> None:
-    linears = {name: one for name, one in encoder.named_modules() if isinstance(one, nn.Linear)}
-    chosen = {name: one for name, one in linears.items() if name.rpartition(".")[2] in recipe.targets}
+    linears = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
+    chosen = {name: linear for name, linear in linears.items() if name.rpartition(".")[2] in recipe.targets}
     missing = set(recipe.targets) - {name.rpartition(".")[2] for name in chosen}
     if missing:
         known = sorted({name.rpartition(".")[2] for name in linears})
@@ -238,7 +242,7 @@ def _leave_adapters(encoder: Encoder, recipe: AdapterConfig) -> None:
 def _refuse_for_frozen(recipe: Recipe) -> None:
     """KnnError for what changes how an encoder learns, where it does not."""
     for key, asked in (
-        *((f"augment.{one}", getattr(recipe.augment, one) > 0) for one in _MASKS),
+        *((f"augment.{key}", getattr(recipe.augment, key) > 0) for key in _MASKS),
         ("tuning.layer_drop", recipe.tuning.layer_drop > 0),
         ("tuning.pull", recipe.tuning.pull > 0),
         ("optimizer.encoder_rate", recipe.optimizer.encoder_rate is not None),

@@ -1,4 +1,4 @@
-"""From a recipe to what is trained: a network with its head, its first weights, its rates and margins."""
+"""From a recipe to the network that is trained: encoder, pooling and head with their first weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ _IMPOSSIBLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeE
 
 
 class TrainingModule(nn.Module):
-    """A network with its head as one module from sound to loss, which is what several processes share.
+    """A network with its head as one module from waveforms to loss, for `DistributedDataParallel`.
 
-    network : encoder, pooling and head
-    scale   : factor on [-1, 1] waveforms before the network
+    Parameters
+    ----------
+    network
+        Encoder, pooling and head.
+    scale
+        Factor on waveforms in [-1, 1] before the network.
     """
 
     def __init__(self, network: Network, scale: float) -> None:
@@ -50,9 +54,14 @@ class TrainingModule(nn.Module):
 
 
 class ModelBuilder:
-    """What a recipe builds: the config of its parts, and the bundle that its first weights come from.
+    """Builds the network of a recipe, with first weights of the bundle of [init] where there is one.
 
-    Raises BundleError for a bundle that is missing, KnnError for parts that it does not have.
+    Raises
+    ------
+    BundleError
+        If the bundle is missing.
+    KnnError
+        If the bundle does not have a component that the recipe takes.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -62,7 +71,7 @@ class ModelBuilder:
 
     @property
     def rate(self) -> int:
-        """Samples a second that the network hears."""
+        """Samples per second that the network takes."""
         return reading.RATE if self.origin is None else self.origin.rate
 
     @property
@@ -102,7 +111,7 @@ class ModelBuilder:
         """A network with its first weights, drawn with the recipe's seed or taken from the bundle.
 
         weights : of the classes in the loss
-        folds   : how many classes the head has for each label (see `augment.Augmenter`)
+        folds   : how many classes the head has for each label (see `augmentation.Augmenter`)
 
         Raises KnnError for a bundle's head that knows other labels.
         """
@@ -174,7 +183,7 @@ class ModelBuilder:
         for part in self.recipe.init.parts:
             if part == "head" and (tuple(labels) != self.origin.head_labels or folds > 1):
                 raise KnnError(
-                    f"The head of {self.origin.name} knows other labels than this corpus.",
+                    f"The head of {self.origin.name} has other labels than this corpus.",
                     "Take head out of init.parts and give the recipe a [head].",
                 )
             theirs = dict(getattr(source, part).state_dict())

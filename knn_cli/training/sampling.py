@@ -1,4 +1,4 @@
-"""From a corpus to batches: which clips make a step, cut, changed and stacked.
+"""From a corpus to batches: which clips make a step, cut, augmented and stacked.
 
 A clip is known by (epoch, place): the place is its number in the epoch of all processes together. Everything random
 about it follows from that and the recipe's seed.
@@ -29,7 +29,7 @@ class Batch:
 
     waveforms : (B, S) float32
     labels    : (B,) int64
-    seeds     : (B,) int64, of each clip's masks, see `masks.SpecAugment`
+    seeds     : (B,) int64, of each clip's masks, see `spec_augment.SpecAugment`
     """
 
     waveforms: Floats
@@ -71,7 +71,7 @@ class ClipDataset(Dataset[Batch]):
 
 
 class BatchSampler:
-    """Which clips each process hears at each step.
+    """Which clips each process gets at each step.
 
     Each step has `loop.batch` clips, cut into `accumulate` parts for each of `processes`. An epoch has as many whole
     steps as its clips fill, one at least.
@@ -109,40 +109,40 @@ class BatchSampler:
         size, accumulate = self._recipe.loop.batch, self._recipe.loop.accumulate
         keys = self.keys(epoch)[first * size :]
         steps = [keys[start : start + size] for start in range(0, len(keys), size)]
-        own = []
+        batches = []
         for step in steps:
             for number in range(accumulate):
                 start = (self._rank * accumulate + number) * self.part
-                own.append(step[start : start + self.part])
+                batches.append(step[start : start + self.part])
         loader: DataLoader[Batch] = DataLoader(
             self._clips,
-            batch_sampler=own,
+            batch_sampler=batches,
             collate_fn=_stacked,
             num_workers=self._recipe.data.workers,
             generator=torch.Generator(),  # so that the global one, which dropout uses, is left alone
-            worker_init_fn=_outlive,
+            worker_init_fn=_ignore_sigterm_for_a_minute,
         )
         self._clips.corpus.close()
         stream = iter(loader)
         for step in steps:
-            yield step, (_sound(next(stream)) for _ in range(accumulate))
+            yield step, (_raise_error(next(stream)) for _ in range(accumulate))
 
 
-def _outlive(worker: int) -> None:
+def _ignore_sigterm_for_a_minute(worker: int) -> None:
     """Let a worker go on for a minute after SIGTERM, which schedulers send to every process: its step needs it."""
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))  # SIGALRM ends the process
 
 
 def _stacked(clips: list[Batch | KnnError]) -> Batch | KnnError:
-    for one in clips:
-        if isinstance(one, KnnError):
-            return one
-    parts = [tuple(vars(one).values()) for one in clips]
-    return Batch(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    for clip in clips:
+        if isinstance(clip, KnnError):
+            return clip
+    fields = [tuple(vars(clip).values()) for clip in clips]
+    return Batch(*(np.concatenate(column) for column in zip(*fields, strict=True)))
 
 
-def _sound(batch: Batch | KnnError) -> Batch:
+def _raise_error(batch: Batch | KnnError) -> Batch:
     if isinstance(batch, KnnError):
         raise batch
     return batch

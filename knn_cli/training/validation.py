@@ -1,4 +1,4 @@
-"""How far a training is: its epochs, and how good the network is on rows that are held out from it."""
+"""Accuracy of the network on held-out rows, and the result of an epoch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ __all__ = ["EpochResult", "evaluate_held_out"]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch came to.
+    """The result of an epoch.
 
-    accuracy, row_accuracy : share of held-out rows that are right, the mean over labels and over rows; NaN without such
+    Attributes
+    ----------
+    number, step : int
+        Epochs and steps done.
+    loss : float
+        Mean over the epoch.
+    accuracy, row_accuracy : float
+        Fraction of held-out rows that are right, the mean over labels and over rows; NaN without such rows.
+    best : bool
+        Whether the accuracy is the best so far.
     """
 
     number: int
@@ -35,7 +44,7 @@ class EpochResult:
 
     @property
     def line(self) -> str:
-        """The same for people."""
+        """The same as a line of text."""
         if math.isnan(self.accuracy):
             return f"Epoch {self.number}: loss {self.loss:.4f}."
         return (
@@ -53,19 +62,19 @@ def evaluate_held_out(
     at_once: int,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[float, float]:
-    """Share of held-out rows that the head gets right: the mean over labels, and over rows; NaN without rows.
+    """Fraction of held-out rows that the head gets right: the mean over labels, and over rows; NaN without rows.
 
-    The middle `evaluate_seconds` of each row are heard. The rows are shared among the processes, `at_once` of like
+    The middle `evaluate_seconds` of each row are used. The rows are shared among the processes, `at_once` of like
     lengths go through the network together, and all processes get the same answer.
     """
     seconds, count = recipe.data.evaluate_seconds, len(split.labels)
     counts = torch.zeros(2, count, dtype=torch.float64)  # right, all
-    mine = split.held_out_rows[group.rank :: group.size]
+    rows_here = split.held_out_rows[group.rank :: group.size]
     lengths = split.corpus.columns.seconds
-    mine = mine[np.argsort(lengths[mine], kind="stable")]
+    rows_here = rows_here[np.argsort(lengths[rows_here], kind="stable")]
     network.eval()
-    for first in range(0, len(mine), at_once):
-        rows = mine[first : first + at_once]
+    for first in range(0, len(rows_here), at_once):
+        rows = rows_here[first : first + at_once]
         clips = [split.corpus.samples(int(row), max(0.0, (lengths[row] - seconds) / 2), seconds) for row in rows]
         sizes = [max(len(clip), network.minimum) for clip in clips]
         padded = np.stack([np.pad(clip, (0, max(sizes) - len(clip))) for clip in clips])  # (B, S)
@@ -73,8 +82,8 @@ def evaluate_held_out(
         unequal = None if min(sizes) == max(sizes) else torch.tensor(sizes, device=group.device)
         with autocast():
             scores = network.scores(network(sound, unequal))[:, :count]  # (B, C)
-        found, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(split.classes[rows])
-        counts[0] += torch.bincount(truth[found == truth], minlength=count)
+        predicted, truth = scores.argmax(dim=1).cpu(), torch.from_numpy(split.classes[rows])
+        counts[0] += torch.bincount(truth[predicted == truth], minlength=count)
         counts[1] += torch.bincount(truth, minlength=count)
     right, every = group.sum(counts)
     seen = every > 0

@@ -162,7 +162,7 @@ def test_what_is_no_corpus(tmp_path: Path) -> None:
         open_corpus(tmp_path / "nothing")
     with StoreWriter(tmp_path / "c.h5", "audio", {"rate": 8000}, plan={}) as writer:
         writer.add("a", [AudioRow(Waveform(np.zeros(800, np.float32), 8000), "a", "", "", "", 0.0, 0.1)])
-    with pytest.raises(StoreError, match="8000 Hz, the network hears 16000"):
+    with pytest.raises(StoreError, match="8000 Hz, the network takes 16000"):
         open_corpus(tmp_path / "c.h5")
 
 

@@ -435,7 +435,7 @@ def test_large_margin_fine_tuning_begins_where_the_first_training_ended(corpus: 
     config = bundle.find(tmp_path / "second").config
     assert config["head"]["args"] == {"margin": 0.5, "scale": 16.0} and config["training"]["init"]
     assert bundle.find(tmp_path / "first").classifier is None
-    with pytest.raises(KnnError, match="knows other labels"):
+    with pytest.raises(KnnError, match="has other labels"):
         run(corpus, tmp_path / "third", parse(tables | {"data": {"label": "subgroup", "held_out": 0.0}}))
 
 

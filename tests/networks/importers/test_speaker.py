@@ -359,7 +359,7 @@ def test_labels_of_a_training(tmp_path: Path) -> None:
     for given in ("cs,pl", "cs,pl,cs", "cs,pl,sk,de"):
         with pytest.raises(KnnError, match="The head knows 3 classes"):
             convert(training.path, tmp_path / "n", config=training.config, label_rule=given)
-    with pytest.raises(KnnError, match=r"it needs its settings.*--config"):
+    with pytest.raises(KnnError, match=r"it needs its settings.*`config`"):
         convert(training.path, tmp_path / "n")
     soundfile.write(tmp_path / "a.wav", clips()[0].numpy(), 16000)
     with pytest.raises(KnnError, match=r"a\.wav is no checkpoint"):
