@@ -15,7 +15,7 @@ class OpenSetThreshold:
     """An operating point and its error rates.
 
     The rates are of the rows that chose the threshold (`choose_threshold`) or, in a bundle, of held-out rows and
-    out-of-set rows that did not choose it (`held_out.operating_point`); `chosen` says which.
+    out-of-set rows that did not choose it (`training_steps.held_out_scoring.operating_point`); `chosen` says which.
 
     Attributes
     ----------

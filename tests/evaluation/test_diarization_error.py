@@ -106,7 +106,7 @@ def pyannote_rate(
 
 
 def random_annotation(generator: np.random.Generator, speakers: int) -> Annotation:
-    """Speakers overlap each other, not themselves (pyannote.metrics counts a speaker's own overlap twice)."""
+    """Speakers overlap each other, not themselves (pyannote.metrics counts overlapping turns of one speaker twice)."""
     annotation = Annotation()
     for speaker in range(speakers):
         edges = np.sort(generator.choice(400, size=2 * generator.integers(1, 6), replace=False)) / 10

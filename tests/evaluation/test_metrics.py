@@ -70,7 +70,7 @@ def test_cllr_by_hand() -> None:
     likelihood = np.log([[6.0, 1.0, 1.0], [2.0, 2.0, 4.0], [1.0, 1.0, 2.0]])
     # -log2 of 6/8; of 1/4 and 1/4 for label 1, which weighs as much
     assert cllr(likelihood, [0, 1, 1]) == pytest.approx((np.log2(8 / 6) + 2) / 2)
-    assert cllr(np.full((2, 8), -900.0), [3, 5]) == pytest.approx(3.0)  # nothing said of 8 labels
+    assert cllr(np.full((2, 8), -900.0), [3, 5]) == pytest.approx(3.0)  # no information about 8 labels
     with pytest.raises(KnnError):
         cllr(np.zeros((0, 2)), [])
 
@@ -104,8 +104,8 @@ def plain_cavg(llr: np.ndarray, truth: np.ndarray, beta: float, threshold: float
 
 def _label_cost(llr: np.ndarray, truth: np.ndarray, beta: float, target: int, threshold: float) -> float:
     labels = sorted(set(truth.tolist()))
-    own = [row[target] for row, t in zip(llr, truth, strict=True) if t == target]
-    miss = sum(score < threshold for score in own) / len(own)
+    targets = [row[target] for row, t in zip(llr, truth, strict=True) if t == target]
+    miss = sum(score < threshold for score in targets) / len(targets)
     alarms = 0.0
     for other in labels:
         if other != target:
@@ -123,8 +123,8 @@ def test_cavg_equals_loops(seed: int, labels: int, beta: float, ties: bool) -> N
     if ties:
         llr = np.round(llr)
     assert cavg(llr, truth, beta) == pytest.approx(plain_cavg(llr, truth, beta, math.log(beta)))
-    least = min(plain_cavg(llr, truth, beta, t) for t in [*np.unique(llr), np.inf])
-    assert min_cavg(llr, truth, beta) == pytest.approx(least)
+    minimum = min(plain_cavg(llr, truth, beta, t) for t in [*np.unique(llr), np.inf])
+    assert min_cavg(llr, truth, beta) == pytest.approx(minimum)
     assert min_cavg(llr, truth, beta) <= cavg(llr, truth, beta) + 1e-12
 
 

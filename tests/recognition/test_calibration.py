@@ -23,8 +23,8 @@ def drawn(rows: int, classes: int, seed: int, spread: float = 1.5) -> tuple[NDAr
 
 
 def cross_entropy(calibration: Calibration, scores: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    own = special.log_softmax(calibration.apply(scores), axis=1)[np.arange(len(truth)), truth]
-    return -float(np.mean([own[truth == column].mean() for column in np.unique(truth)]))
+    true_logs = special.log_softmax(calibration.apply(scores), axis=1)[np.arange(len(truth)), truth]
+    return -float(np.mean([true_logs[truth == column].mean() for column in np.unique(truth)]))
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5))
@@ -59,10 +59,10 @@ def test_recovers_an_affine_distortion() -> None:
     names = np.asarray(["a", "b", "c", "d"])
     scale, offsets = 7.0, np.asarray([3.0, -1.0, -2.0, 0.0])
     rows = 100 * np.random.default_rng(0).normal(size=(len(scores), 1))  # a constant a row must not matter
-    found = Calibration.fit(scale * (scores - offsets) + rows, names[truth], names)
-    assert found.scale == pytest.approx(1 / scale, rel=0.03)
-    np.testing.assert_allclose(found.offsets, offsets - offsets.mean(), atol=0.06)
-    np.testing.assert_allclose(found.offsets.mean(), 0, atol=1e-6)
+    fitted = Calibration.fit(scale * (scores - offsets) + rows, names[truth], names)
+    assert fitted.scale == pytest.approx(1 / scale, rel=0.03)
+    np.testing.assert_allclose(fitted.offsets, offsets - offsets.mean(), atol=0.06)
+    np.testing.assert_allclose(fitted.offsets.mean(), 0, atol=1e-6)
     already = Calibration.fit(scores, names[truth], names)
     assert already.scale == pytest.approx(1, abs=0.03)
     np.testing.assert_allclose(already.offsets, 0, atol=0.06)
@@ -70,9 +70,9 @@ def test_recovers_an_affine_distortion() -> None:
 
 def test_recovers_a_temperature() -> None:
     scores, truth = drawn(20_000, 4, seed=4)
-    found = Calibration.fit(5 * scores, truth.astype(str), list("0123"), kind="temperature")
-    assert found.scale == pytest.approx(1 / 5, rel=0.03) and found.exponent == 0
-    np.testing.assert_array_equal(found.offsets, 0)
+    fitted = Calibration.fit(5 * scores, truth.astype(str), list("0123"), kind="temperature")
+    assert fitted.scale == pytest.approx(1 / 5, rel=0.03) and fitted.exponent == 0
+    np.testing.assert_array_equal(fitted.offsets, 0)
     # Offsets that only the affine kind can take away stay.
     bent = 5 * scores + [10.0, 0, 0, 0]
     both = [Calibration.fit(bent, truth.astype(str), list("0123"), kind=kind) for kind in ("temperature", "affine")]
@@ -81,22 +81,22 @@ def test_recovers_a_temperature() -> None:
 
 @pytest.mark.parametrize("kind", ["affine", "temperature"])
 def test_recovers_how_scores_grow_with_length(kind: str) -> None:
-    """Scores that are calibrated, made too sure by twice the root of their length over 4 s."""
+    """Scores that are calibrated, made overconfident by twice the root of their length over 4 s."""
     scores, truth = drawn(20_000, 3, seed=5)
     seconds = np.exp(np.random.default_rng(5).normal(size=len(scores)))
     bent = scores * (2 * np.sqrt(seconds / 4))[:, None]
     names = truth.astype(str)
-    found = Calibration.fit(bent, names, list("012"), kind=kind, seconds=seconds)  # type: ignore[arg-type]
-    assert found.exponent == pytest.approx(-0.5, abs=0.03)
-    assert found.reference == pytest.approx(np.exp(np.log(seconds).mean()))
-    assert found.scale * found.reference**0.5 == pytest.approx(1, rel=0.04)  # a = 1 / 2 at 4 s, 1 at 1 s
-    np.testing.assert_allclose(found.apply(bent, seconds), scores, atol=0.8)
+    fitted = Calibration.fit(bent, names, list("012"), kind=kind, seconds=seconds)  # type: ignore[arg-type]
+    assert fitted.exponent == pytest.approx(-0.5, abs=0.03)
+    assert fitted.reference == pytest.approx(np.exp(np.log(seconds).mean()))
+    assert fitted.scale * fitted.reference**0.5 == pytest.approx(1, rel=0.04)  # a = 1 / 2 at 4 s, 1 at 1 s
+    np.testing.assert_allclose(fitted.apply(bent, seconds), scores, atol=0.8)
     blind = Calibration.fit(bent, names, list("012"), kind=kind)  # type: ignore[arg-type]
-    own = special.log_softmax(found.apply(bent, seconds), axis=1)[np.arange(len(truth)), truth]
-    assert -own.mean() < cross_entropy(blind, bent, truth) - 0.01
+    true_logs = special.log_softmax(fitted.apply(bent, seconds), axis=1)[np.arange(len(truth)), truth]
+    assert -true_logs.mean() < cross_entropy(blind, bent, truth) - 0.01
 
 
-def test_lengths_that_say_nothing_change_nothing() -> None:
+def test_uninformative_durations_change_nothing() -> None:
     scores, truth = drawn(300, 3, seed=6)
     names = truth.astype(str)
     plain = Calibration.fit(2 * scores, names, list("012"))
@@ -107,7 +107,7 @@ def test_lengths_that_say_nothing_change_nothing() -> None:
     assert (alike.exponent, alike.reference) == (pytest.approx(0, abs=1e-6), pytest.approx(7))
 
 
-def test_lengths_by_hand() -> None:
+def test_durations_by_hand() -> None:
     calibration = Calibration(2.0, np.asarray([0.0, 1.0]), exponent=0.5, reference=4.0)
     scores = [[1.0, 3.0]] * 5
     seconds = [4.0, 16.0, 1.0, np.nan, 0.0]  # nothing lasts 0 s: unknown
@@ -120,8 +120,8 @@ def test_classes_weigh_alike() -> None:
     """A class with 50 times the rows of the others gets no larger offset for it."""
     scores, truth = drawn(30_000, 3, seed=2)
     keep = (truth == 0) | (np.arange(len(truth)) % 50 < 3)
-    found = Calibration.fit(scores[keep], truth[keep].astype(str), ["0", "1", "2"])
-    np.testing.assert_allclose(found.offsets, 0, atol=0.15)
+    fitted = Calibration.fit(scores[keep], truth[keep].astype(str), ["0", "1", "2"])
+    np.testing.assert_allclose(fitted.offsets, 0, atol=0.15)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.floats(1e-3, 1e3), st.integers(4, 30))
@@ -131,28 +131,28 @@ def test_never_worse_than_the_identity_on_its_own_rows(seed: int, classes: int, 
     truth = np.arange(max(rows, classes)) % classes
     scores = size * rng.normal(size=(len(truth), classes))
     names = [str(column) for column in range(classes)]
-    found = Calibration.fit(scores, truth.astype(str), names)
-    assert found.scale > 0 and np.isfinite(found.offsets).all()
-    assert cross_entropy(found, scores, truth) <= cross_entropy(Calibration.identity(classes), scores, truth) + 1e-12
+    fitted = Calibration.fit(scores, truth.astype(str), names)
+    assert fitted.scale > 0 and np.isfinite(fitted.offsets).all()
+    assert cross_entropy(fitted, scores, truth) <= cross_entropy(Calibration.identity(classes), scores, truth) + 1e-12
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1.0, 1e4])
 def test_separable_rows_stay_finite(gap: float) -> None:
     truth = np.arange(30) % 3
-    found = Calibration.fit(gap * np.eye(3)[truth], truth.astype(str), ["0", "1", "2"])
-    assert 0 < found.scale < 1e6
-    np.testing.assert_allclose(found.offsets, 0, atol=1e-4)
-    assert cross_entropy(found, gap * np.eye(3)[truth], truth) < 50 * RIDGE * (1 + abs(np.log(gap)))
+    fitted = Calibration.fit(gap * np.eye(3)[truth], truth.astype(str), ["0", "1", "2"])
+    assert 0 < fitted.scale < 1e6
+    np.testing.assert_allclose(fitted.offsets, 0, atol=1e-4)
+    assert cross_entropy(fitted, gap * np.eye(3)[truth], truth) < 50 * RIDGE * (1 + abs(np.log(gap)))
 
 
 def test_absent_classes_keep_offset_zero() -> None:
     scores, truth = drawn(3000, 4, seed=3)
     keep = truth != 2
-    found = Calibration.fit(3 * scores[keep] + [0, 2, 0, 0], truth[keep].astype(str), ["0", "1", "2", "3"])
-    assert found.offsets[2] == 0
+    fitted = Calibration.fit(3 * scores[keep] + [0, 2, 0, 0], truth[keep].astype(str), ["0", "1", "2", "3"])
+    assert fitted.offsets[2] == 0
     three = Calibration.fit((3 * scores[keep] + [0, 2, 0, 0])[:, [0, 1, 3]], truth[keep].astype(str), ["0", "1", "3"])
-    np.testing.assert_allclose(found.offsets[[0, 1, 3]], three.offsets)
-    assert found.scale == three.scale
+    np.testing.assert_allclose(fitted.offsets[[0, 1, 3]], three.offsets)
+    assert fitted.scale == three.scale
 
 
 def test_apply_by_hand() -> None:

@@ -8,40 +8,19 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from knn_cli.core.errors import BundleError, KnnError
-from knn_cli.recognition import gaussian_statistics
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier_file import read_classifier, write_classifier
-from knn_cli.recognition.covariance import oas_shrinkage
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.row_checks import class_codes
 from knn_cli.recognition.splitters import folds
-
-
-def overlapping(
-    rows: int = 900, dimension: int = 12, classes: int = 5, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """Classes of unequal size and unequal spread that lie into each other."""
-    rng = np.random.default_rng(seed)
-    y = np.concatenate([np.arange(classes), rng.choice(classes, rows - classes, p=_unequal(classes))])
-    mix = rng.normal(size=(dimension, dimension)) + 2 * np.eye(dimension)
-    X = (
-        0.7 * rng.normal(size=(classes, dimension))[y] + (1 + y[:, None] / 4) * rng.normal(size=(rows, dimension))
-    ) @ mix
-    return X + 3, np.asarray([f"c{code}" for code in y])
-
-
-def _unequal(classes: int) -> NDArray[np.float64]:
-    weights = np.arange(1, classes + 1) ** 2.0
-    return weights / weights.sum()
+from tests.helpers.gaussian_classes import overlapping
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -92,40 +71,6 @@ def test_two_classes_by_hand() -> None:
     np.testing.assert_allclose(skewed.predict_proba([[3.0]]), [[0.75, 0.25]])
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_merge_and_stream_equal_the_whole(balanced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    X, y = overlapping()
-    whole = GaussianStatistics.from_rows(X, y, balanced=balanced)
-    empty = GaussianStatistics.empty(y, X.shape[1], balanced=balanced)
-    order = np.argsort(y, kind="stable")  # the first half lacks whole classes
-    halves = empty.add(X[order[:450]], y[order[:450]]) + empty.add(X[order[450:]], y[order[450:]])
-    for name in ("counts", "means", "scatter"):
-        np.testing.assert_allclose(getattr(halves, name), getattr(whole, name), rtol=1e-11, atol=1e-10)
-    monkeypatch.setattr(gaussian_statistics, "BLOCK_ROWS", 128)
-    streamed = empty
-    for first in range(0, len(X), 128):
-        streamed = streamed.add(X[first : first + 128], y[first : first + 128])
-    memory = GaussianStatistics.from_rows(X, y, balanced=balanced)
-    assert all(np.array_equal(getattr(streamed, name), getattr(memory, name)) for name in ("means", "scatter"))
-    np.testing.assert_allclose(streamed.scatter, whole.scatter, rtol=1e-11, atol=1e-10)
-    fitted = GaussianLinearClassifier(balanced=balanced).fit_statistics(streamed)
-    np.testing.assert_allclose(
-        fitted.log_likelihood(X), GaussianLinearClassifier(balanced=balanced).fit(X, y).log_likelihood(X)
-    )
-
-
-@given(st.integers(0, 10**6), st.integers(1, 59), st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_any_cut_merges_to_the_whole(seed: int, cut: int, balanced: bool) -> None:
-    X, y = overlapping(rows=60, dimension=3, classes=4, seed=seed)
-    empty = GaussianStatistics.empty(y, 3, balanced=balanced)
-    one, two = empty.add(X[:cut], y[:cut]), empty.add(X[cut:], y[cut:])
-    for merged in (one + two, two + one):
-        np.testing.assert_allclose(
-            merged.scatter, GaussianStatistics.from_rows(X, y, balanced=balanced).scatter, rtol=1e-9, atol=1e-9
-        )
-
-
 def test_a_large_offset_costs_no_digits() -> None:
     X, y = overlapping(rows=300, dimension=4, classes=3)
     near = GaussianLinearClassifier().fit(X, y)
@@ -160,14 +105,6 @@ def test_float32_rows_are_accumulated_in_float64() -> None:
     ours, same = GaussianLinearClassifier().fit(single, y), GaussianLinearClassifier().fit(single.astype(np.float64), y)
     assert ours.log_likelihood(single).dtype == np.float64
     np.testing.assert_array_equal(ours.log_likelihood(single), same.log_likelihood(single))
-
-
-def test_oas_formula() -> None:
-    S = np.diag([4.0, 1.0, 1.0])  # tr(S S) = 18, tr(S)^2 = 36, D = 3
-    assert oas_shrinkage(S, 10) == pytest.approx((18 / 3 + 36) / ((10 + 1 / 3) * (18 - 12)))
-    assert oas_shrinkage(np.eye(3), 10) == 1
-    weights = [oas_shrinkage(S, rows) for rows in (5, 50, 500, 5000)]
-    assert weights == sorted(weights, reverse=True) and weights[-1] < 0.002
 
 
 def test_automatic_shrinkage_helps_where_rows_are_few_and_vanishes_where_they_are_many() -> None:

@@ -23,8 +23,8 @@ def table(scores: list[list[float]], labels: tuple[str, ...], threshold: float |
 
 def test_equal_error_by_hand() -> None:
     # Between 2 and 3 one of four known rows is lost and one of four others gets in.
-    found = choose_threshold([1.0, 4.0, 5.0, 6.0], [3.0, 2.0, 0.0, -1.0])
-    assert found == OpenSetThreshold(2.5, 0.25, 0.25, 4, 4, "equal error")
+    chosen = choose_threshold([1.0, 4.0, 5.0, 6.0], [3.0, 2.0, 0.0, -1.0])
+    assert chosen == OpenSetThreshold(2.5, 0.25, 0.25, 4, 4, "equal error")
     assert choose_threshold([5.0, 6.0], [1.0, 2.0]) == OpenSetThreshold(3.5, 0.0, 0.0, 2, 2, "equal error")
     # A score that both have falls on one side: accepted.
     assert choose_threshold([2.0], [2.0]) == OpenSetThreshold(2.0, 1.0, 0.0, 1, 1, "equal error")
@@ -32,11 +32,12 @@ def test_equal_error_by_hand() -> None:
 
 def test_false_reject_by_hand() -> None:
     known = [1.0, 2.0, 3.0, 4.0, 5.0]
-    found = choose_threshold(known, [1.5, 3.5, 9.0], false_reject=0.4)
-    assert found == OpenSetThreshold(2.5, pytest.approx(2 / 3), 0.4, 5, 3, "false reject at most 0.4")
+    chosen = choose_threshold(known, [1.5, 3.5, 9.0], false_reject=0.4)
+    assert chosen == OpenSetThreshold(2.5, pytest.approx(2 / 3), 0.4, 5, 3, "false reject at most 0.4")
     assert choose_threshold(known, [0.0], false_reject=0.39).threshold == 1.5  # two of five would be too many
-    nobody = choose_threshold(known, [], false_reject=0.2)
-    assert (nobody.threshold, nobody.false_reject, nobody.unknown) == (1.5, 0.2, 0) and math.isnan(nobody.false_accept)
+    no_unknown = choose_threshold(known, [], false_reject=0.2)
+    assert (no_unknown.threshold, no_unknown.false_reject, no_unknown.unknown) == (1.5, 0.2, 0)
+    assert math.isnan(no_unknown.false_accept)
     assert choose_threshold(known, [7.0], false_reject=0.0).threshold == 1.0
     twenty = np.arange(20.0)
     assert choose_threshold(twenty, [], false_reject=0.15).false_reject == 0.15
@@ -48,19 +49,21 @@ def test_false_reject_by_hand() -> None:
     st.sampled_from([None, 0.0, 0.1, 0.5, 0.9]),
 )
 @settings(max_examples=80, deadline=None)
-def test_no_threshold_does_better(known: list[int], unknown: list[int], most: float | None) -> None:
-    found = choose_threshold(np.array(known), np.array(unknown), false_reject=most)
+def test_no_threshold_does_better(known: list[int], unknown: list[int], max_false_reject: float | None) -> None:
+    chosen = choose_threshold(np.array(known), np.array(unknown), false_reject=max_false_reject)
 
     def rates(threshold: float) -> tuple[float, float]:
         return np.mean(np.less(known, threshold)), np.mean(np.greater_equal(unknown, threshold))
 
-    assert rates(found.threshold) == (pytest.approx(found.false_reject), pytest.approx(found.false_accept))
+    assert rates(chosen.threshold) == (pytest.approx(chosen.false_reject), pytest.approx(chosen.false_accept))
     every = [rates(threshold) for threshold in [*np.arange(-10, 11) - 0.5, *known, *unknown]]
-    if most is None:
-        assert max(found.false_reject, found.false_accept) == pytest.approx(min(map(max, every)))
+    if max_false_reject is None:
+        assert max(chosen.false_reject, chosen.false_accept) == pytest.approx(min(map(max, every)))
     else:
-        assert found.false_reject <= most
-        assert found.false_accept == pytest.approx(min(accept for reject, accept in every if reject <= most))
+        assert chosen.false_reject <= max_false_reject
+        assert chosen.false_accept == pytest.approx(
+            min(accept for reject, accept in every if reject <= max_false_reject)
+        )
 
 
 def test_best_llr_by_hand() -> None:

@@ -62,16 +62,16 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_languages_of_a_file(steps: Path, speaking: None) -> None:
-    found = timeline(steps, StubClassifier())  # type: ignore[arg-type]
-    assert [(span.label, round(span.start, 1), round(span.end, 1)) for span in found.spans] == [
+    result = timeline(steps, StubClassifier())  # type: ignore[arg-type]
+    assert [(span.label, round(span.start, 1), round(span.end, 1)) for span in result.spans] == [
         ("a", 0, 10),
         ("b", 20, 30),
         ("c", 30, 40),
     ]
-    assert found.seconds == 40 and found.name == "steps"
-    assert [(one.before, one.after, round(one.time, 1)) for one in found.switches] == [("a", "b", 20), ("b", "c", 30)]
-    assert found.durations == pytest.approx({"a": 10, "b": 10, "c": 10})
-    assert found.document().metadata == {
+    assert result.seconds == 40 and result.name == "steps"
+    assert [(one.before, one.after, round(one.time, 1)) for one in result.switches] == [("a", "b", 20), ("b", "c", 30)]
+    assert result.durations == pytest.approx({"a": 10, "b": 10, "c": 10})
+    assert result.document().metadata == {
         "switches": [{"time": 20.0, "from": "a", "to": "b"}, {"time": 30.0, "from": "b", "to": "c"}]
     }
 
@@ -84,23 +84,23 @@ def test_languages_of_speakers(steps: Path, speaking: None) -> None:
     ):
         turns[Segment(start, end), number] = who
     classifier = StubClassifier()
-    found = timeline(steps, classifier, speakers=turns)  # type: ignore[arg-type]
+    result = timeline(steps, classifier, speakers=turns)  # type: ignore[arg-type]
     assert len(classifier.calls) == 1  # the file is read once for all speakers
-    overall = {one.speaker: (one.label, one.seconds, one.scored_seconds) for one in found.speakers}
+    overall = {one.speaker: (one.label, one.seconds, one.scored_seconds) for one in result.speakers}
     assert overall == {"x": ("a", 12, 10), "y": ("c", 20, 17), "z": ("c", 1, 1)}
-    assert [span.label for span in found.spans if span.tier == "x"] == ["a", "a"]
-    assert [(one.time, one.before, one.after, one.speaker) for one in found.switches] == [
+    assert [span.label for span in result.spans if span.tier == "x"] == ["a", "a"]
+    assert [(one.time, one.before, one.after, one.speaker) for one in result.switches] == [
         (pytest.approx(30, abs=0.5), "b", "c", "y")
     ]
-    assert found.document().metadata["speakers"][0]["speaker"] == "x"
-    json.dumps(found.document().metadata)
+    assert result.document().metadata["speakers"][0]["speaker"] == "x"
+    json.dumps(result.document().metadata)
 
 
 def test_silence_has_no_language(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "s.wav", np.zeros(48_000), 16000)
     for use_vad in (True, False):
-        found = timeline(tmp_path / "s.wav", StubClassifier(), options=TimelineOptions(use_vad=use_vad))  # type: ignore[arg-type]
-        assert (found.spans, found.switches, found.seconds) == ((), (), 3.0)
+        result = timeline(tmp_path / "s.wav", StubClassifier(), options=TimelineOptions(use_vad=use_vad))  # type: ignore[arg-type]
+        assert (result.spans, result.switches, result.seconds) == ((), (), 3.0)
 
 
 def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_with_the_network(example: Path, tmp_path: Path) -> None:
     path = tmp_path / "meeting.wav"
     soundfile.write(path, reading.read(example).crop(0.0, 6.0).samples, 16000)
     classifier = Classifier("language", device="cpu")
-    found = timeline(path, classifier, options=TimelineOptions(window=3.0, step=3.0))
-    assert found.spans and {span.label for span in found.spans} <= {*classifier.labels, UNKNOWN}
-    assert all(0 <= span.start < span.end <= found.seconds + 1e-6 for span in found.spans)
-    for span in found.spans:
+    result = timeline(path, classifier, options=TimelineOptions(window=3.0, step=3.0))
+    assert result.spans and {span.label for span in result.spans} <= {*classifier.labels, UNKNOWN}
+    assert all(0 <= span.start < span.end <= result.seconds + 1e-6 for span in result.spans)
+    for span in result.spans:
         assert span.probability is not None and 0 < span.probability <= 1
     for known in TIMELINE_FORMATS.values():
-        write(found.document(), tmp_path / f"t{known.suffix}")
-    assert len(read_rttm(tmp_path / "t.rttm")["meeting"]) == len(found.spans)
+        write(result.document(), tmp_path / f"t{known.suffix}")
+    assert len(read_rttm(tmp_path / "t.rttm")["meeting"]) == len(result.spans)

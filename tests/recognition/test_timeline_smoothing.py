@@ -42,7 +42,7 @@ def test_spans_by_hand() -> None:
 
 
 def test_evidence_is_counted_once() -> None:
-    """A window alone has its own posterior; so do all windows of a stretch whose seconds they share."""
+    """A window alone has its own posterior; so do all windows of a region whose seconds they share."""
     score = [math.log(3), 0.0]
     (span,) = smooth_labels(table([score]), track([(0, 2)], [(0, 2)]), window=2.0, switch=0.1)
     assert span.probability == pytest.approx(0.75)
@@ -58,8 +58,8 @@ def test_evidence_is_counted_once() -> None:
 def test_pauses_split_spans_unless_short() -> None:
     speech = track([(0, 2), (2.4, 4), (9, 9.2)], [(0, 2), (2.4, 4)])
     scores = table([[5.0, 0.0], [5.0, 0.0]])
-    found = smooth_labels(scores, speech, window=2.0, max_gap=0.5)
-    assert [(span.start, span.end) for span in found] == [(0, 4), (9, 9.2)]  # the last by the window nearest to it
+    result = smooth_labels(scores, speech, window=2.0, max_gap=0.5)
+    assert [(span.start, span.end) for span in result] == [(0, 4), (9, 9.2)]  # the last by the window nearest to it
     assert len(smooth_labels(scores, speech, window=2.0, max_gap=0.0)) == 3
 
 
@@ -87,8 +87,8 @@ def test_switches_pass_over_unknown_and_stay_with_their_speaker() -> None:
 def test_a_speakers_language_is_the_mean_of_its_seconds() -> None:
     """Three seconds at log-odds 2 and one at -2, whatever the windows' overlap: mean 1."""
     speech = track([(0, 3), (5, 6)], [(0, 3), (5, 6)], "ann")
-    found = speaker_language(table([[2.0, 0.0], [-2.0, 0.0]]), speech)
-    assert (found.speaker, found.label, found.seconds, found.scored_seconds) == ("ann", "a", 4, 4)
-    assert found.probability == pytest.approx(math.e / (1 + math.e))
-    assert found.alternatives == (("b", pytest.approx(1 / (1 + math.e))),)
+    result = speaker_language(table([[2.0, 0.0], [-2.0, 0.0]]), speech)
+    assert (result.speaker, result.label, result.seconds, result.scored_seconds) == ("ann", "a", 4, 4)
+    assert result.probability == pytest.approx(math.e / (1 + math.e))
+    assert result.alternatives == (("b", pytest.approx(1 / (1 + math.e))),)
     assert speaker_language(table([[2.0, 0.0], [-2.0, 0.0]], threshold=1.5), speech).label == "unknown"

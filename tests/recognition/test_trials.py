@@ -33,23 +33,23 @@ def pairs(trials: Trials) -> list[tuple[str, str]]:
     ],
 )
 def test_formats_with_keys(tmp_path: Path, text: str) -> None:
-    found = listed(tmp_path, text)
-    assert pairs(found) == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert found.is_target is not None and found.is_target.tolist() == [True, False, True]
-    assert found.enroll == ("a", "b") and found.test == ("b", "c") and len(found) == 3
+    trials = listed(tmp_path, text)
+    assert pairs(trials) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert trials.is_target is not None and trials.is_target.tolist() == [True, False, True]
+    assert trials.enroll == ("a", "b") and trials.test == ("b", "c") and len(trials) == 3
 
 
 def test_formats_without_keys_and_with_spaces(tmp_path: Path) -> None:
-    found = listed(tmp_path, "a b\na c\n")
-    assert pairs(found) == [("a", "b"), ("a", "c")] and found.is_target is None
+    trials = listed(tmp_path, "a b\na c\n")
+    assert pairs(trials) == [("a", "b"), ("a", "c")] and trials.is_target is None
     assert pairs(listed(tmp_path, "my a\tmy b\n")) == [("my a", "my b")]
 
 
 def test_names_that_look_like_keys(tmp_path: Path) -> None:
     """A later line settles what the first leaves open; when none does, it stays ambiguous."""
-    found = listed(tmp_path, "1 a 0\n0 a b\n")
-    assert pairs(found) == [("a", "0"), ("a", "b")]
-    assert found.is_target is not None and found.is_target.tolist() == [True, False]
+    trials = listed(tmp_path, "1 a 0\n0 a b\n")
+    assert pairs(trials) == [("a", "0"), ("a", "b")]
+    assert trials.is_target is not None and trials.is_target.tolist() == [True, False]
     with pytest.raises(KnnError, match="before and after"):
         listed(tmp_path, "1 a 0\n0 b 1\n")
 
@@ -84,9 +84,9 @@ def test_no_list(tmp_path: Path) -> None:
 
 
 def test_scores_are_written_in_the_order_of_the_list(tmp_path: Path) -> None:
-    found = listed(tmp_path, "1 a b\n0 c b\n1 a d\n")
+    trials = listed(tmp_path, "1 a b\n0 c b\n1 a d\n")
     stream = io.StringIO()
-    write_trial_scores(found, np.array([0.5, -1.25, 1 / 3]), stream)
+    write_trial_scores(trials, np.array([0.5, -1.25, 1 / 3]), stream)
     assert stream.getvalue() == "enrol\ttest\tscore\ttarget\na\tb\t0.500000\t1\nc\tb\t-1.250000\t0\na\td\t0.333333\t1\n"
     stream = io.StringIO()
     write_trial_scores(listed(tmp_path, "a b\n"), np.array([1.0]), stream)

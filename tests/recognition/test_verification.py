@@ -18,9 +18,9 @@ from knn_cli.recognition.verification import MeanEmbeddings, mean_embeddings, sc
 def test_mean_embeddings_are_the_mean_over_all_blocks() -> None:
     first = EmbeddingSet.from_columns([[1.0, 0], [3, 0], [0, 5]], ["a", "a", "b"], speaker=["x", "x", ""], embedder="m")
     second = EmbeddingSet.from_columns([[2.0, 3], [7, 7]], ["a", "c"], speaker=["y", "x"], embedder="m")
-    found = mean_embeddings(iter([first, second]))
-    assert found.names == ("a", "b", "c") and found.embedder == "m"
-    np.testing.assert_allclose(found.data, [[2, 1], [0, 5], [7, 7]])
+    means = mean_embeddings(iter([first, second]))
+    assert means.names == ("a", "b", "c") and means.embedder == "m"
+    np.testing.assert_allclose(means.data, [[2, 1], [0, 5], [7, 7]])
     speakers = mean_embeddings([first, second], "speaker")
     assert speakers.names == ("x", "y")
     np.testing.assert_allclose(speakers.data, [[11 / 3, 7 / 3], [2, 3]])
@@ -90,7 +90,7 @@ def looped(
             return float(mean @ tested / np.sqrt((mean @ mean) * (tested @ tested)))
         return float(plda.llr(mean[None], tested[None], np.array([len(enrolled)]))[0, 0])
 
-    found = []
+    scores = []
     others = [vector(x) for x in cohort.data]
     for a, b in trials.pairs:
         enrolled = [vector(book[name]) for name in trials.enroll[a].split(",")]
@@ -100,8 +100,8 @@ def looped(
             by_enroll = sorted(scored(enrolled, other) for other in others)[-top_n:]
             by_test = sorted(scored([other], tested) for other in others)[-top_n:]
             s = ((s - np.mean(by_enroll)) / np.std(by_enroll) + (s - np.mean(by_test)) / np.std(by_test)) / 2
-        found.append(s)
-    return found
+        scores.append(s)
+    return scores
 
 
 @pytest.mark.parametrize("with_plda", [False, True])
@@ -119,10 +119,10 @@ def test_scores_against_a_loop(
         monkeypatch.setattr(verification, "ENROLLMENTS_PER_BLOCK", enrollments)
         monkeypatch.setattr(verification, "TESTS_PER_BLOCK", tests)
         monkeypatch.setattr(verification, "COHORT_ROWS_PER_BLOCK", rows)
-        found = score_trials(
+        scores = score_trials(
             trials, recordings, plda=plda, cohort=cohort, subtract_mean=subtract_mean, as_norm_top_n=top_n
         )
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(scores, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_a_recording_is_one_embedding_to_a_plda_whatever_its_segments() -> None:
