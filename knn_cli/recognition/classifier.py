@@ -72,10 +72,10 @@ class Classifier:
     ) -> None:
         self.bundle = bundle.find(bundle.LANGUAGE if model is None else model)
         if not self.bundle.knows_labels:
-            have = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
+            with_labels = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
             raise BundleError(
                 f"The model {self.bundle.name} knows no labels.",
-                f"Train one with `knn train`; models with labels here: {', '.join(have) or '(none)'}.",
+                f"Train one with `knn train`; models with labels here: {', '.join(with_labels) or '(none)'}.",
             )
         self.trained: CalibratedClassifier | None = None  # classifier.h5, with its transforms, PLDA and open set
         self.labels = self.bundle.head_labels

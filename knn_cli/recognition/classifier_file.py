@@ -118,11 +118,11 @@ def _parse(file: h5py.File) -> CalibratedClassifier:
     schema = file.attrs.get("schema")
     if schema not in _OPTIONAL:
         raise BundleError(f"{file.filename} has schema {schema}, this program reads up to {SCHEMA}.", "Update knn.")
-    there = {name for name in _OPTIONAL[schema] if name in file}
-    _check_names(file, "", {"meta", "classifier", "calibration"} | there)
+    optional = {name for name in _OPTIONAL[schema] if name in file}
+    _check_names(file, "", {"meta", "classifier", "calibration"} | optional)
     _check_names(file, "classifier", _ARRAYS)
     _check_names(file, "calibration", _CALIBRATION[schema])
-    if "open_set" in there:
+    if "open_set" in optional:
         _check_names(file, "open_set", _OPEN_SET)
     group = file["classifier"]
     classes = np.asarray([json.loads(label) for label in group["classes"].asstr()[()]], dtype=np.str_)
@@ -152,18 +152,18 @@ def _parse(file: h5py.File) -> CalibratedClassifier:
         classifier,
         Calibration(offsets=offsets, **numbers),
         json.loads(file["meta"].asstr()[()]),
-        TransformChain.from_arrays(_arrays(file, "transforms")) if "transforms" in there else TransformChain(),
-        PLDA.from_arrays(_arrays(file, "plda")) if "plda" in there else None,
-        _groups(json.loads(file["groups"].asstr()[()])) if "groups" in there else {},
-        _open_set(file["open_set"]) if "open_set" in there else None,
+        TransformChain.from_arrays(_arrays(file, "transforms")) if "transforms" in optional else TransformChain(),
+        PLDA.from_arrays(_arrays(file, "plda")) if "plda" in optional else None,
+        _groups(json.loads(file["groups"].asstr()[()])) if "groups" in optional else {},
+        _open_set(file["open_set"]) if "open_set" in optional else None,
     )
 
 
 def _check_names(file: h5py.File, place: str, names: set[str]) -> None:
-    found = set(file[place or "/"])
-    if missing := names - found:
+    present = set(file[place or "/"])
+    if missing := names - present:
         raise ValueError(f"{place or 'the file'} lacks {', '.join(sorted(missing))}")
-    if extra := found - names:
+    if extra := present - names:
         raise ValueError(f"{place or 'the file'} has the unknown {', '.join(sorted(extra))}")
 
 
@@ -171,16 +171,20 @@ def _arrays(file: h5py.File, place: str) -> dict[str, Doubles]:
     return {name: np.asarray(values, dtype=np.float64) for name, values in file[place].items()}
 
 
-def _groups(found: object) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(group, str) for group in found.values()):
+def _groups(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(group, str) for group in value.values()):
         raise ValueError("its groups are no map from label to group")
-    return found
+    return value
 
 
 def _open_set(group: h5py.Group) -> OpenSetThreshold:
     threshold, accepted, rejected = (float(group[name][()]) for name in ("threshold", "false_accept", "false_reject"))
     known, unknown = (int(group[name][()]) for name in ("known", "unknown"))
     # A share of no rows is NaN.
-    if not np.isfinite(threshold) or any(one < 0 or one > 1 for one in (accepted, rejected)) or min(known, unknown) < 0:
+    if (
+        not np.isfinite(threshold)
+        or any(rate < 0 or rate > 1 for rate in (accepted, rejected))
+        or min(known, unknown) < 0
+    ):
         raise ValueError("its open set makes no sense")
     return OpenSetThreshold(threshold, accepted, rejected, known, unknown, str(json.loads(group["chosen"].asstr()[()])))

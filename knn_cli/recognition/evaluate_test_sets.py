@@ -203,7 +203,7 @@ def evaluate_test_sets(
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """The names, numbered where two are alike."""
+    """The names, with a number behind those that occur more than once."""
     return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
 
 
@@ -281,7 +281,7 @@ def _labelled_rows(
 
 
 class _Sample:
-    """`MAX_SAMPLE_ROWS` rows of any number, every one as likely, in their order."""
+    """Draws `MAX_SAMPLE_ROWS` of any number of rows uniformly, and keeps their order."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)

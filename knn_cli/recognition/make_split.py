@@ -64,7 +64,7 @@ class SplitOptions:
             )
         if self.kind == "quartiles":
             if self.units != "name":
-                raise KnnError(f"The kind quartiles draws recordings; it cannot keep the level {self.units} apart.")
+                raise KnnError(f"The kind quartiles draws recordings; it cannot keep the level {self.units} whole.")
             if self.number is None:
                 raise KnnError("The kind quartiles needs the number of recordings of each class.", "Give `number`.")
             if self.side not in SIDES:
@@ -152,7 +152,7 @@ def whole_units(unit: Texts, names: Texts, level: str) -> Texts:
     """
     known = unit != ""
     if len(unit) and not known.any():
-        raise KnnError(f"No row has a {level} to keep apart.", "`knn info` shows what a store holds.")
+        raise KnnError(f"No row has a {level} to keep whole.", "`knn info` shows what a store holds.")
     return unit if known.all() else np.where(known, unit, names)
 
 

@@ -1,7 +1,7 @@
 """A split as a file: made once (`make_split`) from the labels of a store, read for every system that is compared.
 
-A text file, UTF-8, tabs between columns, one line a recording (a recording with rows of several units or classes has
-one for each):
+A text file in UTF-8 with tabs between columns and a line per recording (a recording with rows of several units or
+classes has a line for each):
 
     # knn split   1                                      schema
     # rule        {"kind": "held-out", "label": ...}     JSON: how it was drawn

@@ -47,7 +47,9 @@ MAX_FITTED_HASHES = 100_000  # recordings whose hashes a bundle keeps
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A trained bundle, and how well its like, or it itself (`refitted` is False), did on held-out recordings.
+    """A trained bundle, and figures on recordings that were held out.
+
+    Where the bundle was refitted to all rows, the figures are of classifiers that were fitted without these recordings.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What is to be said of models on test sets: notes, cards of the data, and the report as a folder."""
+"""The report of models on test sets: notes, cards of the data, and the folder with its page."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_test_set_report(
     notes : sequence of str
         As `result_notes` gives them.
     command : str
-        What the page says that it was made by.
+        The command that the page shows.
     force : bool
         Replace a report that exists.
 

@@ -25,22 +25,9 @@ from knn_cli.recognition.make_split import SplitOptions, make_split
 from knn_cli.recognition.split_file import read_split, write_split
 from knn_cli.recognition.train_classifier import fitted_hash, train_classifier
 from knn_cli.recognition.training_steps import cross_validation, embedding_source, held_out_scoring
-from knn_cli.recognition.training_steps.embedding_source import draw_balanced
 from knn_cli.recognition.training_steps.rows import TrainingRows
 from knn_cli.store.writer import write_store
-
-
-def blobs(seed: int = 0, recordings: int = 6, rows: int = 8, spread: float = 1.0, embedder: str = "") -> EmbeddingSet:
-    """Three overlapping classes in 5 dimensions, several rows a recording."""
-    generator = np.random.default_rng(seed)
-    data, name, label = [], [], []
-    for index, one in enumerate("abc"):
-        for recording in range(recordings):
-            centre = 3 * np.eye(5)[index] + 0.3 * generator.normal(size=5)
-            data.append(centre + spread * generator.normal(size=(rows, 5)))
-            name += [f"{one}{recording}"] * rows
-            label += [one] * rows
-    return EmbeddingSet.from_columns(np.concatenate(data), name, subgroup=label, embedder=embedder)
+from tests.helpers.embedding_sets import blobs, labelled
 
 
 def test_figures_are_those_of_held_out_recordings(tmp_path: Path) -> None:
@@ -127,29 +114,6 @@ def test_a_bundle_takes_its_embedder_along(tmp_path: Path) -> None:
 def test_a_model_without_labels_is_refused() -> None:
     with pytest.raises(BundleError, match="knows no labels"):
         Classifier("tiny-test")
-
-
-def labelled(seed: int = 0, recordings: int = 6, rows: int = 6) -> EmbeddingSet:
-    """Five classes in 6 dimensions, with sources, speakers and times; rows in a drawn order."""
-    generator = np.random.default_rng(seed)
-    data, columns = [], []
-    for index, one in enumerate("abcde"):
-        for recording in range(recordings):
-            centre = 3 * np.eye(6)[index] + 0.4 * generator.normal(size=6)
-            data.append(centre + generator.normal(size=(rows, 6)))
-            columns += [(f"{one}{recording}", f"g{recording % 3}", one, f"{one}-{recording // 2}")] * rows
-    order = generator.permutation(len(columns))
-    name, group, subgroup, speaker = zip(*[columns[row] for row in order], strict=True)
-    start = generator.uniform(0, 5, size=len(order))
-    return EmbeddingSet.from_columns(
-        np.concatenate(data)[order],
-        name,
-        group=group,
-        subgroup=subgroup,
-        speaker=speaker,
-        start=start,
-        end=start + generator.uniform(1, 9, size=len(order)),
-    )
 
 
 EVERYTHING: list[dict[str, Any]] = [
@@ -274,36 +238,6 @@ def test_a_split_from_a_file_decides_what_is_held_out(tmp_path: Path) -> None:
         train_classifier(rows, tmp_path / "o", split=made)
 
 
-def test_units_are_cut_by_no_fold() -> None:
-    rows = labelled()
-    columns = (
-        cross_validation.EncodedTexts.from_blocks([one[:50], one[50:]])
-        for one in (rows.name, rows.speaker, rows.subgroup)
-    )
-    whole = cross_validation.RecordingKeys.from_columns(*columns)
-    for column, texts in (("recording", rows.name), ("unit", rows.speaker), ("label", rows.subgroup)):
-        np.testing.assert_array_equal(getattr(whole, column)[whole.row], texts)
-    keys = whole.select(whole.label != "e")
-    assert keys.rows.tolist() == [6] * 24
-    for part in cross_validation.train_test_splits(keys, None, fraction=0.4, seed=1):
-        sides = np.where(part.trained, part.fold, -2)
-        for speaker in np.unique(keys.unit):
-            assert len(np.unique(sides[keys.unit == speaker])) == 1
-    assert (keys.row >= 0).tolist() == (rows.subgroup != "e").tolist()
-    np.testing.assert_array_equal(keys.recording[keys.row[keys.row >= 0]], rows.name[rows.subgroup != "e"])
-
-
-def test_the_cells_of_a_cross_validation() -> None:
-    """Six recordings of one class each side, by hand: every set is the keys that it trains on."""
-    trained = np.array([True, True, True, False])
-    first = cross_validation.TrainTestSplit("test", trained, ~trained, np.array([0, 1, 1, -1]))
-    last = cross_validation.TrainTestSplit("", np.ones(4, bool), np.zeros(4, bool), np.array([0, 0, 1, 1]))
-    cell, sets, places = cross_validation.assign_cells([first, last])
-    members = [{key for key in range(4) if cell[key] in own} for own in sets]
-    assert members == [{0, 1, 2}, {1, 2}, {0}, {0, 1, 2, 3}, {2, 3}, {0, 1}]
-    assert places == [[0, 1, 2], [3, 4, 5]]
-
-
 def test_out_of_set_rows_choose_the_threshold_and_others_report(tmp_path: Path) -> None:
     rows = labelled(recordings=10)
     done = train_classifier(rows, tmp_path / "m", out_of_set=["d", "e"])
@@ -320,20 +254,6 @@ def test_out_of_set_rows_choose_the_threshold_and_others_report(tmp_path: Path) 
     assert explicit.open_set is None and list(explicit.counts) == ["a", "b", "c", "unknown"]
 
 
-def test_groups_by_hand() -> None:
-    scores = np.log([[0.4, 0.3, 0.3], [0.1, 0.45, 0.45], [0.8, 0.1, 0.1]])
-    assert held_out_scoring.group_accuracy(scores, np.array([1, 2, 2]), ["x", "y", "y"]) == pytest.approx(2 / 3)
-
-
-def test_few_rows_are_drawn_of_every_class_alike() -> None:
-    codes = np.repeat([0, 1, 2], [50, 3, 20])
-    drawn = draw_balanced(codes, 23, seed=0)
-    assert np.bincount(codes[drawn]).tolist() == [10, 3, 10] and (np.diff(drawn) > 0).all()
-    np.testing.assert_array_equal(drawn, draw_balanced(codes, 23, seed=0))
-    assert (drawn != draw_balanced(codes, 23, seed=1)).any()
-    np.testing.assert_array_equal(draw_balanced(codes, 73, seed=0), np.arange(73))
-
-
 def test_more_refusals(tmp_path: Path) -> None:
     rows = labelled(recordings=2)
     for arguments, message in (
@@ -341,7 +261,7 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"units": "colour"}, "no label level 'colour'"),
         ({"transforms": "rotate"}, "no transform 'rotate'"),
         ({"transforms": "lda:9"}, "keeps at most 4"),
-        ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is no label"),
+        ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is not a label"),
         ({"priors": dict.fromkeys("abcde", 0)}, "positive"),
         ({"groups": {"a": "x"}}, "'b' is in no group"),
         ({"out_of_set": ["z"]}, "outside the closed set: z"),
@@ -369,38 +289,6 @@ def test_posteriors_with_priors() -> None:
     blank, none = np.array([""]), np.array([np.nan])
     table = ScoreTable(("a", "b"), np.log([[0.5, 0.5]]), blank, none, none)
     np.testing.assert_allclose(posteriors(table, {"a": 3}), [[0.75, 0.25]])  # others 1
-
-
-def test_halves_of_out_of_set_rows_share_no_label_where_they_can() -> None:
-    def halved(rows: list[tuple[str, str, str]], field: int, seed: int = 0) -> tuple[list[set[str]], bool]:
-        """Of rows of (recording, unit, label); what the two halves have of one of these."""
-        columns = [cross_validation.EncodedTexts.from_blocks([np.array(one)]) for one in zip(*rows, strict=True)]
-        keys = cross_validation.RecordingKeys.from_columns(*columns)
-        half, by_label = cross_validation.halve_out_of_set(keys, seed)
-        row = keys.spread(half.astype(np.int8))
-        for place in (0, 1):  # neither a recording nor a unit is ever cut
-            assert not {one[place] for one, at in zip(rows, row, strict=True) if at} & {
-                one[place] for one, at in zip(rows, row, strict=True) if not at
-            }
-        return [{one[field] for one, at in zip(rows, row, strict=True) if at == side} for side in (0, 1)], by_label
-
-    many = [
-        (f"{label}{n}", f"{label}s", label)
-        for label, rows in zip("abcd", (6, 3, 2, 1), strict=True)
-        for n in range(rows)
-    ]
-    found = [halved(many, 2, seed) for seed in range(8)]
-    assert all(by_label and {"a"} in sides and {"b", "c", "d"} in sides for sides, by_label in found)
-    assert {sides.index({"a"}) for sides, _ in found} == {0, 1}  # the seed says which half chooses
-    # b and c share a recording, so they are one; a and d share a speaker.
-    joint = [("r1", "s1", "a"), ("r2", "s2", "b"), ("r2", "s2", "c"), ("r3", "s1", "d")]
-    sides, by_label = halved(joint, 2)
-    assert by_label and sorted(map(sorted, sides)) == [["a", "d"], ["b", "c"]]
-    # All are joined: then recordings, or speakers, are halved.
-    sides, by_label = halved([(f"r{n}", f"s{n // 2}", "ab"[n % 2]) for n in range(8)], 0)
-    assert not by_label and sorted(map(len, sides)) == [4, 4]
-    with pytest.raises(KnnError, match="single"):
-        halved([("r1", "s1", "a"), ("r1", "s1", "a")], 0)
 
 
 def test_out_of_set_rows_on_the_side_test_do_not_choose_the_threshold(tmp_path: Path) -> None:
@@ -487,15 +375,6 @@ def test_a_bundle_knows_what_it_was_fitted_on(tmp_path: Path, monkeypatch: pytes
     assert fitted_hash("a") == hashlib.sha256(b"a").hexdigest()[:12]
     monkeypatch.setattr(train_module, "MAX_FITTED_HASHES", 29)
     assert fitted() is None
-
-
-def test_columns_of_texts_by_blocks() -> None:
-    texts = np.array(["b", "", "ab", "b", "c" * 70, "ab"])
-    for size in (1, 2, 6):
-        column = cross_validation.EncodedTexts.from_blocks(texts[first : first + size] for first in range(0, 6, size))
-        assert column.values.tolist() == ["", "ab", "b", "c" * 70] and column.codes.dtype == np.int32
-        np.testing.assert_array_equal(column.values[column.codes], texts)
-    assert len(cross_validation.EncodedTexts.from_blocks([]).codes) == 0
 
 
 def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

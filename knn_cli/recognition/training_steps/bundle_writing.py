@@ -102,7 +102,7 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
         how = f"a split of the kind {meta['split']['kind']}, seed {meta['split']['seed']}"
     else:
         how = f"{meta['fraction']:.0%} of each label, seed {meta['seed']}"
-    opened = _open_set_text(model.open_set, meta.get("strangers_apart", ""))
+    open_set = _open_set_text(model.open_set, meta.get("strangers_apart", ""))
     chain = f" Before it: {model.transforms.spec}." if model.transforms.spec else ""
     groups = f", groups {meta['group_accuracy']:.1%}" if "group_accuracy" in meta else ""
     after = "The classifier in this bundle was then fitted on all rows."
@@ -111,7 +111,7 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
     table = "\n".join(f"| {label} | {fitted} | {held_out} |" for label, (fitted, held_out) in counts.items())
     return (
         f"# {name}\n\nGaussian linear classifier of {len(counts)} labels ({meta['label']}) on embeddings of "
-        f"{fingerprint or 'an unknown model'}.{chain}{opened}\n\n"
+        f"{fingerprint or 'an unknown model'}.{chain}{open_set}\n\n"
         f"On held-out {meta['units']} ({how}): accuracy {figures['accuracy']:.1%}{groups}, "
         f"Cprimary {figures['cprimary']:.3f} (minimum {figures['min_cprimary']:.3f}), Cllr {figures['cllr']:.3f} bits. "
         f"{after}\n\n"

@@ -173,7 +173,7 @@ def assign_cells(parts: Sequence[TrainTestSplit]) -> tuple[Indices, list[list[in
     Parameters
     ----------
     parts : sequence of TrainTestSplit
-        Each wants a classifier of all its training keys, and one without each of its calibration folds.
+        Each needs a classifier of all its training keys, and one without each of its calibration folds.
 
     Returns
     -------

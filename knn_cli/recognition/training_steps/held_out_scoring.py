@@ -24,9 +24,9 @@ from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource,
 from knn_cli.recognition.training_steps.fitting import UncalibratedClassifier
 from knn_cli.recognition.training_steps.rows import TrainingRows
 
-MAX_CALIBRATION_ROWS = 50_000  # calibration and threshold are learnt from, drawn alike from all classes
-MAX_MEASURED_ROWS = 50_000  # held-out rows that the figures are of, drawn alike from all
-MAX_OUT_OF_SET_ROWS = 20_000  # of each half
+MAX_CALIBRATION_ROWS = 50_000  # that calibration and threshold are learnt from, drawn evenly from all classes
+MAX_MEASURED_ROWS = 50_000  # held-out rows that the figures are of, drawn uniformly
+MAX_OUT_OF_SET_ROWS = 20_000  # in each half
 
 CalibrationKind = Literal["affine", "temperature", "none"]
 
@@ -206,7 +206,7 @@ def operating_point(
     false_reject: float | None,
     disjoint_by: str = "",
 ) -> OpenSetThreshold | None:
-    """Choose the threshold of an open set, and measure thresholds chosen alike on rows that did not choose them.
+    """Choose the threshold of an open set, and measure thresholds chosen the same way on rows that did not choose them.
 
     Parameters
     ----------
