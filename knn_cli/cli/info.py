@@ -115,29 +115,29 @@ def _store(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _bundle(found: Bundle) -> dict[str, Any]:
+def _bundle(model: Bundle) -> dict[str, Any]:
     from knn_cli.networks import bundle
     from knn_cli.recognition.classifier_file import read_classifier
 
-    facts: dict[str, Any] = {"path": str(found.folder), "kind": "model", "name": found.name}
-    if found.is_segmenter:
-        facts["segmenter"], facts["network"] = found.fingerprint, found.config["segmenter"]["name"]
-        args = found.config["segmenter"]["args"]
+    facts: dict[str, Any] = {"path": str(model.folder), "kind": "model", "name": model.name}
+    if model.is_segmenter:
+        facts["segmenter"], facts["network"] = model.fingerprint, model.config["segmenter"]["name"]
+        args = model.config["segmenter"]["args"]
         names = {"speakers": "speakers at most", "most": "speakers at once", "duration": "seconds a chunk"}
         facts |= {shown: args[name] for name, shown in names.items() if name in args}
     else:
-        facts["embedder"] = found.fingerprint or "unknown"
-    if found.has_network:
-        facts["encoder"] = found.config["encoder"]["name"]
-        facts["pooling"] = found.config["pooling"]["name"]
-    if found.has_network or found.is_segmenter:
-        facts["rate"] = found.rate
-        weights = found.folder / bundle.WEIGHTS
+        facts["embedder"] = model.fingerprint or "unknown"
+    if model.has_network:
+        facts["encoder"] = model.config["encoder"]["name"]
+        facts["pooling"] = model.config["pooling"]["name"]
+    if model.has_network or model.is_segmenter:
+        facts["rate"] = model.rate
+        weights = model.folder / bundle.WEIGHTS
         facts["bytes"] = weights.stat().st_size if weights.is_file() else f"{bundle.WEIGHTS} is missing"
-    if found.head_labels:
-        facts["head"], facts["labels"] = found.config["head"]["name"], list(found.head_labels)
-    if found.classifier is not None:
-        facts["labels"] = [str(label) for label in read_classifier(found.classifier).classifier.classes_]
+    if model.head_labels:
+        facts["head"], facts["labels"] = model.config["head"]["name"], list(model.head_labels)
+    if model.classifier is not None:
+        facts["labels"] = [str(label) for label in read_classifier(model.classifier).classifier.classes_]
     return facts
 
 

@@ -312,8 +312,8 @@ def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings
 
 def _value(name: str, text: str, kind: Any) -> Any:
     """A setting's text as its type: bool, int, float, str, or one of a Literal's texts."""
-    kinds = [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) in (Union, UnionType) else [kind]
-    only = kinds[0]
+    optional = get_origin(kind) in (Union, UnionType)
+    only = next(inner for inner in get_args(kind) if inner is not NoneType) if optional else kind
     if get_origin(only) is Literal:
         if text in get_args(only):
             return text
@@ -352,9 +352,9 @@ def parse_priors(text: str) -> dict[str, float] | None:
 # ---- notes that several commands write ----
 
 
-def note_model(asked: str | None, found: Bundle, more: str) -> None:
+def note_model(asked: str | None, model: Bundle, more: str) -> None:
     """Say which model works: as a note where the user did not name one, else as a detail."""
-    (console.detail if asked else console.note)(f"Model {found.fingerprint}, {more}.")
+    (console.detail if asked else console.note)(f"Model {model.fingerprint}, {more}.")
 
 
 def note_silent_rows(rows: int) -> None:

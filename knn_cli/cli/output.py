@@ -1,4 +1,4 @@
-"""What `embed`, `classify` and `diarize` print: JSON lines, tab-separated rows, a table for a terminal."""
+"""What commands print on stdout: JSON lines, tab-separated rows, a table for a terminal."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
     from knn_cli.evaluation.results import MetricValue
     from knn_cli.evaluation.verification_metrics import VerificationMetrics
-    from knn_cli.recognition.evaluate_test_sets import TestSetResult
+    from knn_cli.recognition.evaluate_test_sets import EvaluatedModel, TestSetResult
     from knn_cli.recognition.make_split import SplitCount
 
 
 def embeddings(
     stream: TextIO, rows: EmbeddingSet, as_json: bool, *, key: str | None = None, file: str | None = None
 ) -> None:
-    """JSON lines, or Kaldi text vectors. A file's rows are called by its path in JSON and by `key` in Kaldi's text,
-    a store's rows by their recordings.
+    """Write embeddings as JSON lines or as Kaldi text vectors.
+
+    The rows of a file are named by its path in JSON and by `key` in Kaldi's text, those of a store by their recordings.
     """
     if not as_json:
         write_text(stream, rows if key is None else replace(rows, name=np.full(len(rows), key)))
@@ -74,12 +75,12 @@ class Predictions(NamedTuple):
     group_posteriors: Doubles
 
     def ranked(self, labels: Sequence[str], row: int, top: int) -> list[tuple[str, float | None]]:
-        """At most `top` labels of a row and their probabilities: that it is unknown has none."""
-        found = [(labels[one], float(self.posteriors[row, one])) for one in self.ranks[row]]
-        return [*([(UNKNOWN, None)] if self.unknown[row] else []), *found][: min(top, len(labels))]
+        """At most `top` labels of a row with their probabilities; `unknown` has none."""
+        known = [(labels[column], float(self.posteriors[row, column])) for column in self.ranks[row]]
+        return [*([(UNKNOWN, None)] if self.unknown[row] else []), *known][: min(top, len(labels))]
 
     def group(self, row: int) -> tuple[str, float] | None:
-        """The likeliest group of a row, None where the row is unknown or there are no groups."""
+        """The most probable group of a row, None where the row is unknown or there are no groups."""
         if not self.groups or self.label[row] == UNKNOWN:
             return None
         best = int(self.group_posteriors[row].argmax())
@@ -88,26 +89,26 @@ class Predictions(NamedTuple):
 
 def predict(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Predictions:
     """Labels, ranks and groups of each row, under `priors`."""
-    whole = weighted(table, priors)
-    chances = posteriors(whole)
-    ranks = np.argsort(-chances, axis=1, kind="stable")
+    with_priors = weighted(table, priors)
+    label_posteriors = posteriors(with_priors)
+    ranks = np.argsort(-label_posteriors, axis=1, kind="stable")
     best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
     unknown = np.zeros(len(table), dtype=bool)
-    if table.threshold is not None:  # it was chosen on scores of labels alike
+    if table.threshold is not None:  # which was chosen under equal priors
         unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
     groups: tuple[str, ...] = ()
     group_posteriors = np.zeros((len(table), 0))
     if table.groups:
-        summed, _ = sum_by_group(whole)
+        summed, _ = sum_by_group(with_priors)
         groups, group_posteriors = summed.labels, np.exp(summed.log_likelihood)
-    return Predictions(chances, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_posteriors)
+    return Predictions(label_posteriors, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_posteriors)
 
 
 def score_lines(
     stream: TextIO, table: ScoreTable, predictions: Predictions, priors: Mapping[str, float] | None = None
 ) -> None:
     llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
-    for row, chances in enumerate(predictions.posteriors):
+    for row, row_posteriors in enumerate(predictions.posteriors):
         ((label, probability),) = predictions.ranked(table.labels, row, 1)
         line = {
             "file": str(table.name[row]),
@@ -115,14 +116,14 @@ def score_lines(
             "end": _seconds(table.end[row]),
             "label": label,
             "probability": None if probability is None else round(probability, 6),
-            "probabilities": {one: round(float(p), 6) for one, p in zip(table.labels, chances, strict=True)},
-            "llr": {one: round(float(x), 4) for one, x in zip(table.labels, llr[row], strict=True)},
+            "probabilities": {name: round(float(p), 6) for name, p in zip(table.labels, row_posteriors, strict=True)},
+            "llr": {name: round(float(x), 4) for name, x in zip(table.labels, llr[row], strict=True)},
         }
         if predictions.groups:
             group = predictions.group(row)
             line["group"] = None if group is None else group[0]
-            own = predictions.group_posteriors[row]
-            line["groups"] = {one: round(float(p), 6) for one, p in zip(predictions.groups, own, strict=True)}
+            sums = predictions.group_posteriors[row]
+            line["groups"] = {name: round(float(p), 6) for name, p in zip(predictions.groups, sums, strict=True)}
         json_line(stream, line)
 
 
@@ -136,8 +137,8 @@ def score_rows(stream: TextIO, table: ScoreTable, predictions: Predictions, top:
     for row in range(len(table)):
         ranked = [
             text
-            for label, chance in predictions.ranked(table.labels, row, top)
-            for text in (label, "" if chance is None else f"{chance:.4f}")
+            for label, probability in predictions.ranked(table.labels, row, top)
+            for text in (label, "" if probability is None else f"{probability:.4f}")
         ]
         if predictions.groups:
             group = predictions.group(row)
@@ -164,8 +165,8 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
             ranked = [
-                label if chance is None else f"{label} {chance:.1%}"
-                for label, chance in predictions.ranked(table.labels, row, top)
+                label if probability is None else f"{label} {probability:.1%}"
+                for label, probability in predictions.ranked(table.labels, row, top)
             ]
             if predictions.groups:
                 group = predictions.group(row)
@@ -175,108 +176,116 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
 
 
 def split_counts(stream: TextIO, counts: Sequence[SplitCount], as_json: bool) -> None:
-    """What each class has on each side or in each fold."""
+    """Write what each class has on each side or in each fold."""
     if not as_json:
         stream.write("class\tpart\trows\trecordings\tseconds\n")
-    for one in counts:
+    for count in counts:
         if as_json:
-            json_line(stream, {**one._asdict(), "seconds": _seconds(one.seconds)})
+            json_line(stream, {**count._asdict(), "seconds": _seconds(count.seconds)})
             continue
-        seconds = "" if (value := _seconds(one.seconds)) is None else f"{value:g}"
-        stream.write(
-            "\t".join(map(tsv_field, [one.label, one.part, str(one.rows), str(one.recordings), seconds])) + "\n"
-        )
+        seconds = "" if (value := _seconds(count.seconds)) is None else f"{value:g}"
+        cells = [count.label, count.part, str(count.rows), str(count.recordings), seconds]
+        stream.write("\t".join(map(tsv_field, cells)) + "\n")
 
 
 def test_set_figures(stream: TextIO, result: TestSetResult, as_json: bool) -> None:
-    """Figures of each model, one a line with its interval; then its curve."""
+    """Write the figures of each model: a JSON line, or a line per figure with its interval, then the curve."""
     for model in result.models:
-        curve = model.curve
         if as_json:
-            line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
-            ends = {name: (one.value, one.low, one.high) for name, one in model.evaluation.metrics.items()}
-            line["figures"] = {name: [_number(value) for value in values] for name, values in ends.items()}
-            if model.evaluation.groups is not None:
-                of_groups = model.evaluation.groups.metrics
-                line["groups"] = {name: _number(one.value) for name, one in of_groups.items()}
-            if (opened := model.evaluation.open_set) is not None:
-                line["open_set"] = {
-                    "threshold": _number(opened.threshold),
-                    "false_reject": _number(opened.false_reject.value),
-                    "false_accept": _number(opened.false_accept.value),
-                    "eer": _number(opened.eer),
-                }
-            line["curve"] = [
-                {
-                    "segments": one.segments,
-                    "seconds": _number(one.seconds),
-                    "rows": one.rows,
-                    "accuracy": _number(one.accuracy.value),
-                    "cprimary": _number(one.cprimary),
-                    "min_cprimary": _number(one.min_cprimary),
-                }
-                for one in curve
-            ]
-            json_line(stream, line)
-            continue
-        stream.write(f"{model.name}: {counted(model.rows, 'row')} of {counted(model.recordings, 'recording')}\n")
-        for name, figure in model.evaluation.metrics.items():
-            stream.write(f"  {name:<22}{_with_interval(figure, name in METRICS and METRICS[name].is_share)}\n")
-        if model.evaluation.groups is not None:
-            by_group = model.evaluation.groups.metrics["accuracy"]
-            stream.write(f"  {'accuracy of groups':<22}{_with_interval(by_group, True)}\n")
-        if (opened := model.evaluation.open_set) is not None:
-            rates = {"false reject": opened.false_reject, "false accept": opened.false_accept}
-            known = [f"{name} {_with_interval(rate, True)}" for name, rate in rates.items() if rate.value == rate.value]
-            equal = [f"equal error {opened.eer:.1%}"] if opened.eer == opened.eer else []
-            stream.write(f"  {'open set':<22}{', '.join(known + equal)}\n")
-        if curve:
-            stream.write("  segments\tseconds\trows\taccuracy\tcprimary\tmin_cprimary\n")
-        for point in curve:
-            costs = f"{point.cprimary:.4f}\t{point.min_cprimary:.4f}"
-            accuracy = _with_interval(point.accuracy, True)
-            stream.write(f"  {point.segments}\t{point.seconds:.1f}\t{point.rows}\t{accuracy}\t{costs}\n")
+            json_line(stream, _figures(model))
+        else:
+            _write_figures(stream, model)
+
+
+def _figures(model: EvaluatedModel) -> dict[str, Any]:
+    evaluation = model.evaluation
+    line: dict[str, Any] = {"model": model.name, "rows": model.rows, "recordings": model.recordings}
+    line["figures"] = {
+        name: [_number(value) for value in (figure.value, figure.low, figure.high)]
+        for name, figure in evaluation.metrics.items()
+    }
+    if evaluation.groups is not None:
+        line["groups"] = {name: _number(figure.value) for name, figure in evaluation.groups.metrics.items()}
+    if (open_set := evaluation.open_set) is not None:
+        line["open_set"] = {
+            "threshold": _number(open_set.threshold),
+            "false_reject": _number(open_set.false_reject.value),
+            "false_accept": _number(open_set.false_accept.value),
+            "eer": _number(open_set.eer),
+        }
+    line["curve"] = [
+        {
+            "segments": point.segments,
+            "seconds": _number(point.seconds),
+            "rows": point.rows,
+            "accuracy": _number(point.accuracy.value),
+            "cprimary": _number(point.cprimary),
+            "min_cprimary": _number(point.min_cprimary),
+        }
+        for point in model.curve
+    ]
+    return line
+
+
+def _write_figures(stream: TextIO, model: EvaluatedModel) -> None:
+    evaluation = model.evaluation
+    stream.write(f"{model.name}: {counted(model.rows, 'row')} of {counted(model.recordings, 'recording')}\n")
+    for name, figure in evaluation.metrics.items():
+        stream.write(f"  {name:<22}{_with_interval(figure, name in METRICS and METRICS[name].is_share)}\n")
+    if evaluation.groups is not None:
+        accuracy = evaluation.groups.metrics["accuracy"]
+        stream.write(f"  {'accuracy of groups':<22}{_with_interval(accuracy, True)}\n")
+    if (open_set := evaluation.open_set) is not None:
+        rates = {"false reject": open_set.false_reject, "false accept": open_set.false_accept}
+        known = [f"{name} {_with_interval(rate, True)}" for name, rate in rates.items() if rate.value == rate.value]
+        equal = [f"equal error {open_set.eer:.1%}"] if open_set.eer == open_set.eer else []
+        stream.write(f"  {'open set':<22}{', '.join(known + equal)}\n")
+    if model.curve:
+        stream.write("  segments\tseconds\trows\taccuracy\tcprimary\tmin_cprimary\n")
+    for point in model.curve:
+        costs = f"{point.cprimary:.4f}\t{point.min_cprimary:.4f}"
+        stream.write(f"  {point.segments}\t{point.seconds:.1f}\t{point.rows}\t")
+        stream.write(f"{_with_interval(point.accuracy, True)}\t{costs}\n")
 
 
 def _with_interval(figure: MetricValue, share: bool) -> str:
-    form = "{:.1%}" if share else "{:.4f}"
-    value = form.format(figure.value)
-    ends = f" ({form.format(figure.low)} to {form.format(figure.high)})" if figure.low == figure.low else ""
-    return value + ends
+    template = "{:.1%}" if share else "{:.4f}"
+    low, high = template.format(figure.low), template.format(figure.high)
+    return template.format(figure.value) + (f" ({low} to {high})" if figure.low == figure.low else "")
 
 
-def recognised_turns(stream: TextIO, found: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
-    """`write_turns_json`, with how alike the recording's speakers and known voices are (see `Recognised.facts`)."""
+def recognised_turns(stream: TextIO, diarization: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON line of turns, with the cosines between the recording's speakers and the enrolled ones."""
     text = StringIO()
-    write_turns_json(turn_document(found), text)
+    write_turns_json(turn_document(diarization), text)
     json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})
 
 
 def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
-    """One line a file and one for all together, rates in percent of the reference's speaker time; JER of speakers."""
+    """Write a line per file and one for all: error rates in percent of the reference's speaker time, and JER."""
     columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
     stream.write("\t".join(columns.split()) + "\n")
     rows = dict(scores)
     if len(rows) > 1:
         first, *rest = rows.values()
         rows["(all)"] = reduce(operator.add, rest, first)
-    for name, one in rows.items():
-        total = one.error.total or math.inf
-        parts = [part / total for part in (one.error.missed, one.error.false_alarm, one.error.confusion)]
-        rates = [one.error.rate, *parts, one.jer, one.error_with_collar.rate]
-        counts = [one.reference_speakers, one.hypothesis_speakers, one.speaker_count_error]
+    for name, score in rows.items():
+        total = score.error.total or math.inf
+        parts = [part / total for part in (score.error.missed, score.error.false_alarm, score.error.confusion)]
+        rates = [score.error.rate, *parts, score.jer, score.error_with_collar.rate]
+        counts = [score.reference_speakers, score.hypothesis_speakers, score.speaker_count_error]
         stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
 
 
-def trial_lines(found: VerificationMetrics) -> Iterator[tuple[str, str]]:
+def trial_lines(metrics: VerificationMetrics) -> Iterator[tuple[str, str]]:
     """Name and value of each figure of labelled trials."""
-    yield "trials", f"{found.targets} of one speaker, {found.nontargets} of two"
-    yield "EER", f"{found.eer:.2%}"
-    for prior, least in found.min_dcf.items():
-        actual = f", actual {found.dcf[prior]:.3f}" if prior in found.dcf else ""
-        yield f"minDCF {prior:g}", f"{least:.3f}{actual}"
-    if found.cllr is not None:
-        yield "Cllr", f"{found.cllr:.3f} bits"
+    yield "trials", f"{metrics.targets} of one speaker, {metrics.nontargets} of two"
+    yield "EER", f"{metrics.eer:.2%}"
+    for prior, minimum in metrics.min_dcf.items():
+        actual = f", actual {metrics.dcf[prior]:.3f}" if prior in metrics.dcf else ""
+        yield f"minDCF {prior:g}", f"{minimum:.3f}{actual}"
+    if metrics.cllr is not None:
+        yield "Cllr", f"{metrics.cllr:.3f} bits"
 
 
 def _number(value: float) -> float | None:
@@ -284,7 +293,7 @@ def _number(value: float) -> float | None:
 
 
 def correct(table: ScoreTable, predictions: Predictions) -> tuple[int, int]:
-    """(right, all) of the rows whose true label the model knows; right is what is said, so `unknown` is not."""
+    """(correct, all) of the rows whose true label the model knows; a row that is rejected is not correct."""
     if not len(table.truth):
         return 0, 0
     known = np.isin(table.truth, table.labels)

@@ -178,3 +178,22 @@ def test_log_file_keeps_what_stderr_says(tmp_path: Path) -> None:
     assert "knn " in lines[0] and "Model language@" in lines[1] and "does not exist" in lines[2]
     nowhere = knn("--log-file", tmp_path / "none" / "knn.log", "info")
     assert nowhere.exit_code == 1 and "No such file" in nowhere.stderr
+
+
+TOP = Path(__file__).resolve().parents[2]
+TEXTS = sorted(
+    path
+    for pattern in ("README.md", "docs/*.md", "examples/**/*.*", "models/*/*.md", "tools/**/*.*", "knn_cli/**/*.py")
+    for path in TOP.glob(pattern)
+    if path.suffix in {".md", ".py", ".toml", ".sh", ".sbatch"} and "__pycache__" not in path.parts
+)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_command_lines_in_texts_are_true(path: Path) -> None:
+    """Every `knn COMMAND ...` in documents, examples and messages names a command, and options that it has."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        for command, rest in re.findall(r"(?:^\s*(?:\$ )?|`|&& |-m )knn(?:_cli)? ([a-z]+)\b([^`|;#&]*)", line):
+            assert command in COMMANDS, line
+            flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", rest))
+            assert flags <= set(options(COMMANDS[command])) | {"--help", "-h"}, line
