@@ -54,14 +54,22 @@ class ImportedModel:
 
     Attributes
     ----------
-        encoder: the encoder.
-        source: dialect and file or folder name that it came from.
-        licence_note: what to write about the licence in a bundle's card.
-        pooling: the pooling, the mean over the last layer where the checkpoint has none.
-        head: the head, if the checkpoint has one whose classes have names.
-        labels: these names, in the head's order.
-        level: the level of labels that they belong to: group or subgroup.
-        scale: factor on waveforms in [-1, 1] that the network expects.
+    encoder
+        The encoder.
+    source
+        Source and file or folder name that it came from.
+    licence_note
+        What to write about the licence in a bundle's card.
+    pooling
+        The pooling, the mean over the last layer where the checkpoint has none.
+    head
+        The head, if the checkpoint has one whose classes have names.
+    labels
+        These names, in the head's order.
+    level
+        The level of labels that they belong to: group or subgroup.
+    scale
+        Factor on waveforms in [-1, 1] that the network expects.
     """
 
     encoder: ImportedComponent
@@ -91,7 +99,7 @@ class ImportedSegmenter:
 
 @dataclass(frozen=True)
 class ComponentToFill:
-    """A part to be filled, how a dialect spells its weights, and what it puts in front of all of them."""
+    """A component without weights, how a source names its weights, and what it puts in front of all of them."""
 
     part: ImportedComponent
     module: nn.Module

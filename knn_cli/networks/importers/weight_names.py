@@ -1,4 +1,4 @@
-"""How others name the weights of our networks: one table of prefixes for each dialect that `importers` reads."""
+"""How others name the weights of our networks: a table of prefixes for each source of checkpoints."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class WeightNames:
-    """How a dialect names our weights, and what it may hold besides.
+    """How a source names our weights, and what its checkpoints may hold besides.
 
     Attributes
     ----------
-        prefixes: (ours, theirs) in order, the first that fits counts; #1 and #2 are numbers, #1+1 one more than #1.
-        extras: regular expression of keys that are left out.
+    prefixes
+        (ours, theirs) in order, the first that fits counts; #1 and #2 are numbers, #1+1 one more than #1.
+    extras
+        Regular expression of keys that are left out.
     """
 
     prefixes: tuple[tuple[str, str], ...]
@@ -39,7 +41,7 @@ class WeightNames:
                 for place, number in enumerate(found.groups(), start=1):
                     other = other.replace(f"#{place}+1", str(int(number) + 1)).replace(f"#{place}", number)
                 return other + ours[found.end() :]
-        raise AssertionError(f"{ours} has no name in this dialect")
+        raise AssertionError(f"{ours} has no name in this source")
 
 
 SAME_NAMES = WeightNames((("", ""),))

@@ -1,4 +1,4 @@
-"""Who of three local speakers speaks, from the layers of an encoder that is there for embeddings anyway.
+"""A segmentation network on the layers of an encoder that also makes the embeddings.
 
 Classes are those of `powerset` (Plaquet and Bredin, Interspeech 2023). The encoder's layers side by side, narrowed and
 brought to half their rate by two convolutions, then bidirectional LSTM layers and a classifier.
@@ -24,17 +24,25 @@ __all__ = ["SegmentationHead"]
 class SegmentationHead(LayerSegmenter):
     """Layers of an encoder to log-probabilities of who speaks, one frame for two of the encoder's.
 
-    Args:
-        layers, channels: of the encoder.
-        width: channels after the first convolution.
-        hidden: width of the LSTM in one direction.
-        depth: layers of the LSTM.
-        dropout: before each layer of the LSTM and before the classifier, in training.
-        speakers: speakers that a window can have.
-        most: speakers that a frame can have.
+    Parameters
+    ----------
+    layers, channels
+        Of the encoder.
+    width
+        Channels after the first convolution.
+    hidden
+        Width of the LSTM in one direction.
+    depth
+        Layers of the LSTM.
+    dropout
+        Before each layer of the LSTM and before the classifier, in training.
+    speakers
+        Speakers that a window can have.
+    most
+        Speakers that a frame can have.
     """
 
-    pace = 2  # frames of the encoder for one of this
+    pace = 2  # frames of the encoder per frame of this network
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who speaks in a frame as one class of a set of sets: between classes and speakers.
+"""Powerset classes: which speakers are active in a frame, as one class, and back.
 
 Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", Interspeech 2023
 (arXiv:2310.13025). Classes are the sets of at most `most` of `speakers`, smaller ones first, then in order: for three
@@ -21,13 +21,13 @@ def powerset(speakers: int, most: int) -> tuple[tuple[int, ...], ...]:
     """The classes in their order, each the speakers that are in it."""
     if not 0 < most <= speakers:
         raise ValueError(f"{most} of {speakers} speakers at once make no classes")
-    return tuple(one for size in range(most + 1) for one in combinations(range(speakers), size))
+    return tuple(each for size in range(most + 1) for each in combinations(range(speakers), size))
 
 
 def members(speakers: int, most: int) -> Tensor:
     """(C, K) float32: 1 where class c holds speaker k."""
     classes = powerset(speakers, most)
-    return torch.tensor([[float(speaker in one) for speaker in range(speakers)] for one in classes])
+    return torch.tensor([[float(speaker in each) for speaker in range(speakers)] for each in classes])
 
 
 def to_multilabel(log_probabilities: Tensor, speakers: int = 3, most: int = 2, *, hard: bool = False) -> Tensor:
@@ -56,8 +56,8 @@ def to_powerset(active: Tensor, speakers: int = 3, most: int = 2) -> Tensor:
     kept = active & (active.long().cumsum(-1) <= most)
     powers = 2 ** torch.arange(speakers, device=active.device)
     codes = torch.zeros(2**speakers, dtype=torch.int64, device=active.device)
-    for number, one in enumerate(powerset(speakers, most)):
-        codes[sum(2**speaker for speaker in one)] = number
+    for number, members_of_class in enumerate(powerset(speakers, most)):
+        codes[sum(2**speaker for speaker in members_of_class)] = number
     return codes[(kept * powers).sum(-1)]
 
 
@@ -67,20 +67,20 @@ def permuted_classes(order: tuple[int, ...], most: int = 2) -> tuple[int, ...]:
     order : speaker k of the result is speaker `order[k]` of before
     """
     classes = powerset(len(order), most)
-    numbers = {one: number for number, one in enumerate(classes)}
-    return tuple(numbers[tuple(sorted(order[speaker] for speaker in one))] for one in classes)
+    numbers = {each: number for number, each in enumerate(classes)}
+    return tuple(numbers[tuple(sorted(order[speaker] for speaker in each))] for each in classes)
 
 
-def best_permutation(one: Floats, other: Floats) -> tuple[int, ...]:
-    """The order in which the speakers of `other` (T, K) are most like those of `one` (T, K).
+def best_permutation(reference: Floats, other: Floats) -> tuple[int, ...]:
+    """The order in which the speakers of `other` (T, K) are most like those of `reference` (T, K).
 
-    `other[:, best_permutation(one, other)]` has the smallest sum of squared differences to `one`; of equal orders the
-    first. Every order is tried, which is meant for the few speakers of a chunk.
-    Raises ValueError when the shapes differ.
+    `other[:, best_permutation(reference, other)]` has the smallest sum of squared differences to `reference`; of equal
+    orders the first. Every order is tried, which is meant for the few speakers of a chunk.
+    Raises ValueError if the shapes differ.
     """
-    if one.shape != other.shape:
-        raise ValueError(f"activities of {one.shape} and of {other.shape} cannot be compared")
+    if reference.shape != other.shape:
+        raise ValueError(f"activities of {reference.shape} and of {other.shape} cannot be compared")
     # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: of an order, only the products count.
-    alike = (one.astype("float64").T @ other.astype("float64")).tolist()  # (K, K)
-    speakers = range(one.shape[1])
+    alike = (reference.astype("float64").T @ other.astype("float64")).tolist()  # (K, K)
+    speakers = range(reference.shape[1])
     return max(permutations(speakers), key=lambda order: sum(alike[k][order[k]] for k in speakers))

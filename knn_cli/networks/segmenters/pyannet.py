@@ -27,8 +27,8 @@ from knn_cli.networks.segmenters.powerset import powerset
 
 __all__ = ["PyanNet", "SincFilters"]
 
-_POOL = 3  # frames that a maximum is taken over, after each convolution
-_LOWEST = 50.0  # Hz, of a filter's lower edge and of its width
+POOL_FRAMES = 3  # frames that a maximum is taken over, after each convolution
+MIN_FILTER_HZ = 50.0  # of a filter's lower edge and of its width
 
 
 @SEGMENTERS.register("pyannet")
@@ -37,21 +37,36 @@ class PyanNet(WaveformSegmenter):
 
     Each chunk is normalised by itself, so that a chunk's frames depend on all of it.
 
-    Args:
-        filters: band-pass filters, half of them even and half odd.
-        kernel: samples of a filter, an odd number.
-        stride: samples between applications of the filters.
-        widths: channels of the convolutions that follow.
-        reach: frames that these convolutions see.
-        hidden: width of the LSTM in one direction.
-        depth: layers of the LSTM.
-        both: whether the LSTM goes in both directions.
-        linear: widths of the linear layers before the classifier.
-        dropout: between the layers of the LSTM, in training.
-        speakers: speakers that a chunk can have.
-        most: speakers that a frame can have.
-        duration: seconds of a chunk that the network was trained on.
-        rate: samples a second.
+    Parameters
+    ----------
+    filters
+        Band-pass filters, half of them even and half odd.
+    kernel
+        Samples of a filter, an odd number.
+    stride
+        Samples between applications of the filters.
+    widths
+        Channels of the convolutions that follow.
+    reach
+        Frames that these convolutions see.
+    hidden
+        Width of the LSTM in one direction.
+    depth
+        Layers of the LSTM.
+    both
+        Whether the LSTM goes in both directions.
+    linear
+        Widths of the linear layers before the classifier.
+    dropout
+        Between the layers of the LSTM, in training.
+    speakers
+        Speakers that a chunk can have.
+    most
+        Speakers that a frame can have.
+    duration
+        Seconds of a chunk that the network was trained on.
+    rate
+        Samples a second.
     """
 
     def __init__(
@@ -79,15 +94,17 @@ class PyanNet(WaveformSegmenter):
         self.normalize = nn.InstanceNorm1d(1, affine=True)
         self.sinc = SincFilters(filters, kernel, stride, rate)
         channels = [filters, *widths]
-        self.convolutions = nn.ModuleList(nn.Conv1d(one, other, reach) for one, other in pairwise(channels))
+        self.convolutions = nn.ModuleList(nn.Conv1d(before, after, reach) for before, after in pairwise(channels))
         self.norms = nn.ModuleList(nn.InstanceNorm1d(width, affine=True) for width in channels)
         dropout = dropout if depth > 1 else 0.0
         self.lstm = nn.LSTM(channels[-1], hidden, depth, batch_first=True, bidirectional=both, dropout=dropout)
         widths = [hidden * (2 if both else 1), *linear]
-        self.linears = nn.ModuleList(nn.Linear(one, other) for one, other in pairwise(widths))
+        self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.classifier = nn.Linear(widths[-1], len(powerset(speakers, most)))
         # What a frame sees and how far the next one is, through filters, convolutions and maxima.
-        self._steps = [(kernel, stride), (_POOL, _POOL)] + [(reach, 1), (_POOL, _POOL)] * (len(channels) - 1)
+        self._steps = [(kernel, stride), (POOL_FRAMES, POOL_FRAMES)] + [(reach, 1), (POOL_FRAMES, POOL_FRAMES)] * (
+            len(channels) - 1
+        )
         self.receptive, self.stride = 1, 1
         for size, step in self._steps:
             self.receptive += (size - 1) * self.stride
@@ -131,7 +148,7 @@ class PyanNet(WaveformSegmenter):
         return F.log_softmax(self.classifier(x), dim=-1)
 
     def _pooled(self, x: Tensor, norm: nn.Module) -> Tensor:
-        return F.leaky_relu(norm(F.max_pool1d(x, _POOL)))
+        return F.leaky_relu(norm(F.max_pool1d(x, POOL_FRAMES)))
 
 
 class SincFilters(nn.Module):
@@ -148,7 +165,7 @@ class SincFilters(nn.Module):
     def __init__(self, filters: int, kernel: int, stride: int, rate: int) -> None:
         super().__init__()
         self.stride, self.highest = stride, rate / 2
-        edges = torch.linspace(_mel(30.0), _mel(rate / 2 - 2 * _LOWEST), filters // 2 + 1, dtype=torch.float64)
+        edges = torch.linspace(_mel(30.0), _mel(rate / 2 - 2 * MIN_FILTER_HZ), filters // 2 + 1, dtype=torch.float64)
         hertz = (700 * (10 ** (edges / 2595) - 1)).float()
         self.low = nn.Parameter(hertz[:-1, None].clone())  # (filters / 2, 1) Hz
         self.band = nn.Parameter(hertz.diff()[:, None])  # (filters / 2, 1) Hz
@@ -165,8 +182,8 @@ class SincFilters(nn.Module):
 
     def kernels(self) -> Tensor:
         """The filters' (filters, 1, kernel) values."""
-        low = _LOWEST + self.low.abs()
-        high = (low + _LOWEST + self.band.abs()).clamp(max=self.highest)
+        low = MIN_FILTER_HZ + self.low.abs()
+        high = (low + MIN_FILTER_HZ + self.band.abs()).clamp(max=self.highest)
         band = high - low  # (filters / 2, 1)
         # In this order of operations, because a chunk of silence is nothing but rounding to the norms that follow.
         even = ((high * self.times).sin() - (low * self.times).sin()) / (self.times / 2) * self.window
