@@ -1,1 +1,1 @@
-"""Sound: reading and writing it, sample-exact edits, segments and speech activity."""
+"""Reading and writing sound, sample-exact edits, segments, speech activity and speech regions."""

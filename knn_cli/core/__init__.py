@@ -1,1 +1,1 @@
-"""What every package stands on: errors, values, registries, atomic files, the parallel map."""
+"""What every package builds on: errors, values, registries, output files, parallel maps, devices, vectors, tables."""

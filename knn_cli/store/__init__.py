@@ -1,1 +1,1 @@
-"""HDF5 stores of audio and embeddings, labels from paths, Kaldi and other embedding files."""
+"""HDF5 stores of audio and embeddings, labels from paths, Kaldi and other embedding files, and conversions of these."""

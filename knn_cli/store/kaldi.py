@@ -30,14 +30,19 @@ _MAX_KEY_BYTES = 4096
 _ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
 
 
-class _Bad(Exception):
-    """What is wrong with an entry; the caller knows the file."""
+class _EntryError(Exception):
+    """A damaged entry; the caller adds the file."""
 
 
 def read_ark(path: Path) -> Iterator[tuple[str, Array]]:
-    """Key and array, (D,) or (T, D) in the file's own precision, of each entry of an archive, binary or text.
+    """Yield key and array of each entry of a binary or text archive.
 
-    Raises StoreError for anything that is not such an archive, truncated ones included.
+    Arrays are (D,) or (T, D), in the precision of the file.
+
+    Raises
+    ------
+    StoreError
+        If the file is no such archive, or truncated.
     """
     with _open(path) as file:
         size, entries = os.fstat(file.fileno()).st_size, 0
@@ -49,10 +54,14 @@ def read_ark(path: Path) -> Iterator[tuple[str, Array]]:
 
 
 def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
-    """Key and array of each line `key archive:offset` of a script file.
+    """Yield key and array of each line `key archive:offset` of a script file.
 
-    A relative archive is looked for in the script's folder first, then where the program runs (as Kaldi does).
-    Raises StoreError for a line with a pipe, which is a shell command and never run, and for damaged archives.
+    A relative archive is looked for in the folder of the script first, then in the current one (as Kaldi does).
+
+    Raises
+    ------
+    StoreError
+        If a line ends in a pipe, which is a shell command and never run, or if an archive is damaged.
     """
     entries = 0
     with _open(path) as script, ExitStack() as stack:
@@ -91,7 +100,7 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """A Kaldi text table such as utt2spk: the rest of the line for each first word."""
+    """Read a Kaldi text table such as utt2spk: first word -> rest of the line."""
     with _open(path) as file:
         try:
             lines = [line.split(None, 1) for line in file.read().decode("utf-8").splitlines() if line.strip()]
@@ -106,29 +115,39 @@ def table_beside(path: Path, table: str) -> Path:
 
 
 def read_plda(path: Path) -> tuple[Array, Array, Array]:
-    """Kaldi's PLDA in a binary file: mean (D,), transform (D, D), psi (D,).
+    """Read a binary PLDA of Kaldi.
 
     y = transform (x - mean) has within-class covariance 1 and between-class covariance diag(psi) (ivector/plda.cc).
-    Raises StoreError for anything else.
+
+    Returns
+    -------
+    mean : (D,) array
+    transform : (D, D) array
+    psi : (D,) array
+
+    Raises
+    ------
+    StoreError
+        If the file is anything else.
     """
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             if file.read(9) != b"\0B<Plda> ":
-                raise _Bad("it does not begin as one")
+                raise _EntryError("it does not begin as one")
             arrays = [_array(file, size) for _ in range(3)]
             if file.read(8) != b"</Plda> ":
-                raise _Bad("it does not end as one")
-        except (_Bad, struct.error, ValueError) as error:
+                raise _EntryError("it does not end as one")
+        except (_EntryError, struct.error, ValueError) as error:
             raise StoreError(f"{path} is no binary PLDA of Kaldi: {error}.", "Is the file complete?") from error
     mean, transform, psi = arrays
     if mean.ndim != 1 or psi.shape != mean.shape or transform.shape != 2 * mean.shape:
-        raise StoreError(f"{path} is no PLDA of Kaldi: its sizes do not go together.")
+        raise StoreError(f"{path} is no PLDA of Kaldi: its sizes do not match.")
     return mean, transform, psi
 
 
 def write_ark(file: BinaryIO, keys: Iterable[str], data: NDArray[np.float32]) -> list[int]:
-    """Write rows (N, D) as binary vectors; the offset of each, as a script file names it."""
+    """Write rows (N, D) as binary vectors; return the offset of each, as a script file names it."""
     offsets = []
     for key, row in zip(keys, np.asarray(data, dtype="<f4"), strict=True):
         file.write(key.encode("utf-8") + b" ")
@@ -138,7 +157,7 @@ def write_ark(file: BinaryIO, keys: Iterable[str], data: NDArray[np.float32]) ->
 
 
 def text_vector(key: str, row: NDArray[np.float32]) -> str:
-    """One line `key  [ 0.12 ... ]`, with the digits that give the same float32 back."""
+    """Return one line `key  [ 0.12 ... ]`, with enough digits for the same float32."""
     return f"{key}  [ {' '.join([f'{value:.9g}' for value in row.tolist()])} ]\n"
 
 
@@ -184,7 +203,7 @@ def _entry(file: BinaryIO, size: int, path: Path, key: str) -> Array:
         if mark == b"\0B":
             return _array(file, size)
         return _text(mark, file)
-    except (_Bad, struct.error, ValueError) as error:
+    except (_EntryError, struct.error, ValueError) as error:
         raise StoreError(
             f"{path}: the entry {key!r} is not a float vector or matrix: {error}.", "Is the file complete?"
         ) from error
@@ -204,21 +223,21 @@ def _array(file: BinaryIO, size: int) -> Array:
         for _ in range(axes):
             four, length = struct.unpack("<bi", file.read(5))
             if four != 4:
-                raise _Bad("its header is damaged")
+                raise _EntryError("its header is damaged")
             shape.append(length)
         rows, columns = (1, *shape)[-2:]
         need = rows * columns * np.dtype(dtype).itemsize
     else:
-        raise _Bad(f"its type is {kind!r}")
+        raise _EntryError(f"its type is {kind!r}")
     if rows < 0 or columns < 0 or need > size - file.tell():
-        raise _Bad("it is truncated")
+        raise _EntryError("it is truncated")
     if kind in _PLAIN:
         return np.frombuffer(file.read(need), dtype=dtype).reshape(shape)
     from kaldiio.matio import read_matrix_or_vector
 
     file.seek(start - 2)
     if file.read(2) != b"\0B":
-        raise _Bad("it is compressed")  # only archives have such matrices
+        raise _EntryError("it is compressed")  # only archives have such matrices
     file.seek(start - 2)
     return np.asarray(read_matrix_or_vector(file))
 
@@ -226,15 +245,15 @@ def _array(file: BinaryIO, size: int) -> Array:
 def _text(mark: bytes, file: BinaryIO) -> Array:
     line = mark + file.readline()
     if not line.lstrip().startswith(b"["):
-        raise _Bad("it is neither binary nor text in square brackets")
+        raise _EntryError("it is neither binary nor text in square brackets")
     lines = [line.replace(b"[", b"", 1)]
     while b"]" not in lines[-1]:
         lines.append(file.readline())
         if not lines[-1]:
-            raise _Bad("it is truncated")
+            raise _EntryError("it is truncated")
     last, _, rest = lines[-1].partition(b"]")
     if rest.strip():
-        raise _Bad("something follows the closing bracket")
+        raise _EntryError("something follows the closing bracket")
     rows = [np.array(line.split(), dtype=np.float64) for line in [*lines[:-1], last] if line.strip()]
     if len(lines) == 1:
         return rows[0] if rows else np.zeros(0)

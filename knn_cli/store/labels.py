@@ -1,9 +1,9 @@
-r"""From the path of a recording to what it is: recording name, group, subgroup, speaker.
+r"""Labels of recordings from their paths: recording name, group, subgroup, speaker.
 
-Four kinds of rule, told apart by their look:
+There are four kinds of rule:
 
     folder                       subgroup = parent folder ("3-2"), group = its first part ("3")
-    group/speaker/file           the last parts of the path, named in order; `*` passes one over
+    group/speaker/file           the last parts of the path, named in order; `*` skips one
     (?P<group>\w+)-.*            a regular expression with named groups, searched in the relative path
     labels.csv, labels.tsv       a table with a column path, file or name, and label columns
 """
@@ -19,12 +19,12 @@ from pathlib import Path, PurePath
 
 from knn_cli.core.errors import KnnError
 
-SPLIT_MARK = "_SPLIT"  # the mother project's cut recordings: RECORDING_SPLIT_007.wav
+SPLIT_MARK = "_SPLIT"  # in names of segments of a recording: RECORDING_SPLIT_007.wav
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of one recording; "" where nothing is."""
+    """Labels of one recording, "" where unknown."""
 
     name: str
     group: str = ""
@@ -35,7 +35,7 @@ class Labels:
 Rule = Callable[[PurePath], Labels]
 
 FIELDS = ("name", "group", "subgroup", "speaker")  # of Labels, in its order
-_COLUMNS = {  # column names of tables, as people write them
+_COLUMNS = {  # common column names of tables
     "group": ("group", "language", "label"),
     "subgroup": ("subgroup", "dialect", "variety"),
     "speaker": ("speaker", "speaker_id"),
@@ -44,25 +44,25 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """The file's stem up to `_SPLIT`: pieces of one recording share its name. Bytes that are no text become `?`."""
+    """Return the stem up to `_SPLIT`, which segments of one recording share. Bytes that are no text become `?`."""
     stem = os.fsencode(path.stem).decode("utf-8", "replace").replace("\ufffd", "?")
     return stem.split(SPLIT_MARK)[0] or stem
 
 
 def label_all(apply: Rule, paths: Sequence[PurePath]) -> list[Labels]:
-    """The labels of many recordings; names that the rule leaves to the files are made `distinct`."""
-    found = [apply(path) for path in paths]
-    names = distinct([one.name for one in found], [path.parent for path in paths])
+    """Return the labels of many recordings; names that come from file names are made `distinct`."""
+    labels = [apply(path) for path in paths]
+    names = distinct([label.name for label in labels], [path.parent for path in paths])
     return [
-        replace(one, name=name) if one.name == recording_name(path) else one
-        for path, one, name in zip(paths, found, names, strict=True)
+        replace(label, name=name) if label.name == recording_name(path) else label
+        for path, label, name in zip(paths, labels, names, strict=True)
     ]
 
 
 def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
-    """Names of files, those that stand in several folders with their folders in front: `r1/audio` and `r2/audio`.
+    """Put folders in front of names that occur in several folders: `r1/audio` and `r2/audio`.
 
-    Equal names in one folder stay equal: they are pieces of one recording.
+    Equal names in one folder stay equal: they are segments of one recording.
     """
     homes: dict[str, set[PurePath]] = {}
     for name, folder in zip(names, folders, strict=True):
@@ -89,7 +89,7 @@ def recording_names(files: Sequence[Path]) -> list[str]:
 
 
 def _common(folders: set[PurePath]) -> int:
-    """How many leading parts all of several folders share."""
+    """How many leading parts several folders share."""
     count = 0
     while len({folder.parts[count] if count < len(folder.parts) else None for folder in folders}) == 1:
         count += 1
@@ -97,9 +97,12 @@ def _common(folders: set[PurePath]) -> int:
 
 
 def rule(spec: str) -> Rule:
-    """The rule that `spec` describes: a function of the path relative to the converted folder.
+    """Return the rule that a text describes: a function of the path relative to the converted folder.
 
-    Raises KnnError for a spec that is none of the four kinds.
+    Raises
+    ------
+    KnnError
+        If it is none of the four kinds.
     """
     if spec == "folder":
         return by_folder
@@ -117,7 +120,7 @@ def rule(spec: str) -> Rule:
 
 
 def by_folder(path: PurePath) -> Labels:
-    """Subgroup = parent folder such as `3-2`; group = its first part, `3`."""
+    """Label by folder: the subgroup is the parent folder, such as `3-2`, the group its first part, `3`."""
     subgroup = path.parent.name
     return Labels(recording_name(path), subgroup.split("-")[0], subgroup)
 
@@ -129,9 +132,9 @@ def _by_parts(parts: list[str]) -> Rule:
                 f"{path} has {len(path.parts)} parts, the label pattern {'/'.join(parts)} asks for {len(parts)}.",
                 "Convert a folder higher up, or name fewer parts.",
             )
-        found = dict(zip(reversed(parts[:-1]), reversed(path.parts[:-1]), strict=False))
-        found.pop("*", None)
-        return Labels(**{"name": recording_name(path), **found})
+        values = dict(zip(reversed(parts[:-1]), reversed(path.parts[:-1]), strict=False))
+        values.pop("*", None)
+        return Labels(**{"name": recording_name(path), **values})
 
     return apply
 
@@ -148,8 +151,8 @@ def _by_expression(spec: str) -> Rule:
         match = expression.search(path.as_posix())
         if match is None:
             raise KnnError(f"The label expression {spec!r} does not match {path}.")
-        found = {key: value for key, value in match.groupdict().items() if value is not None}
-        return Labels(**{"name": recording_name(path), **found})
+        values = {key: value for key, value in match.groupdict().items() if value is not None}
+        return Labels(**{"name": recording_name(path), **values})
 
     return apply
 
@@ -183,9 +186,17 @@ def _by_table(table: Path) -> Rule:
 
 
 def read_groups(table: Path) -> dict[str, str]:
-    """Label -> group, such as dialect -> region, of a table with the columns `label` and `group` (commas or tabs).
+    """Read label -> group, such as dialect -> region, from a table with the columns `label` and `group`.
 
-    Raises KnnError for another header, an empty cell, or a label that is there twice.
+    Parameters
+    ----------
+    table : Path
+        UTF-8 text with commas or tabs.
+
+    Raises
+    ------
+    KnnError
+        If the header differs, a cell is empty, or a label occurs twice.
     """
     try:
         text = table.read_text(encoding="utf-8-sig")

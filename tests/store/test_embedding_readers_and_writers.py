@@ -326,7 +326,7 @@ def test_noise_is_one_clear_error(content: bytes, suffix: str) -> None:
 # ----------------------------------------------------------------------------------------------- npz, tables, dispatch
 
 
-def test_npz_of_the_mother_project(tmp_path: Path) -> None:
+def test_npz_of_the_legacy_format(tmp_path: Path) -> None:
     columns = {
         "Name": np.asarray([["ä1".encode()], [b"b2"]]),
         "GroupID": np.asarray([[b"3"], [b"4"]]),

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from knn_cli.core.errors import KnnError
-from knn_cli.store.labels import Labels, recording_name, rule
+from knn_cli.store.labels import Labels, recording_name, recording_names, rule
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,10 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_recording_name() -> None:
     assert recording_name(PurePath("a/rec_7_SPLIT_012.1.gz")) == "rec_7"
     assert recording_name(PurePath("_SPLIT_1.wav")) == "_SPLIT_1"
+
+
+def test_recordings_are_named_by_as_many_folders_as_they_need(tmp_path: Path) -> None:
+    files = [tmp_path / "r1" / "audio.wav", tmp_path / "r2" / "audio.wav", tmp_path / "r2" / "talk.wav"]
+    assert recording_names(files) == ["r1/audio", "r2/audio", "talk"]
+    with pytest.raises(KnnError, match="Two of the files are called audio"):
+        recording_names([tmp_path / "audio.wav", tmp_path / "audio.flac"])

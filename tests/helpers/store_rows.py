@@ -1,0 +1,21 @@
+"""Embedding sets for tests of stores."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from knn_cli.core.values import EmbeddingSet
+
+
+def random_rows(rows: int, seed: int = 0, dimension: int = 4, embedder: str = "m@1") -> EmbeddingSet:
+    generator = np.random.default_rng(seed)
+    names = [f"rec{seed}_{i} žluťoučký" for i in range(rows)]
+    return EmbeddingSet.from_columns(
+        generator.normal(size=(rows, dimension)), names, group=["cs"] * rows, start=np.arange(rows), embedder=embedder
+    )
+
+
+def same_rows(a: EmbeddingSet, b: EmbeddingSet) -> bool:
+    texts = all((getattr(a, field) == getattr(b, field)).all() for field in ("name", "group", "subgroup", "speaker"))
+    times = np.array_equal(a.start, b.start, equal_nan=True) and np.array_equal(a.end, b.end, equal_nan=True)
+    return texts and times and np.array_equal(a.data, b.data) and a.embedder == b.embedder
