@@ -53,7 +53,7 @@ class Embedder:
     >>> embedder = Embedder(device="cpu")
     >>> sound = read_audio("meeting.flac", rate=embedder.rate)
     >>> embedder([sound.samples[:16000], sound.samples[16000:64000]]).shape
-    (2, 256)
+    (2, 192)
     """
 
     def __init__(

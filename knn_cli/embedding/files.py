@@ -35,12 +35,8 @@ def embed_file(
     ----------
     path : Path or str
     embedder : Embedder
-    segment : float, optional
-        Seconds of sound in a row; None makes one row of the whole file.
-    use_vad : bool
-        Embed speech only; segments with too little of it are left out.
-    channel : str
-        "mix", "left", "right", or a number from 1.
+    segment, use_vad, channel
+        See `EmbeddingOptions`; segments with too little speech are left out.
     label : Labels, optional
         Labels of the rows; None takes the recording's name from the path.
 
@@ -51,16 +47,14 @@ def embed_file(
     Raises
     ------
     AudioError
-        The file cannot be read (see `audio.reading.read`) or holds too little speech.
-    SilenceError
-        The file holds no speech.
+        The file cannot be read, holds too little speech, or (SilenceError) holds none.
 
     Examples
     --------
     >>> from knn_cli import Embedder, embed_file
     >>> rows = embed_file("meeting.flac", Embedder(device="cpu"), segment=10.0)
-    >>> rows.data.shape, rows.name[0]
-    ((3, 256), 'meeting')
+    >>> rows.data.shape, str(rows.name[0])
+    ((7, 192), 'meeting')
     """
     regions, seconds = speech_regions.of_recording(path, rate=embedder.rate, use_vad=use_vad, channel=channel)
     needed = embedder.minimum_seconds
@@ -76,10 +70,8 @@ def embed_file(
         raise speech_regions.no_speech(str(path), use_vad)
     kept = [row for row, spans in speech.items() if sum(span.duration for span in spans) >= needed]
     if not kept:
-        raise AudioError(
-            f"{path} holds {regions.duration():.2f} s of speech, at least {needed:.2f} s are needed.",
-            "Give a longer clip, or take all of it with `use_vad=False`.",
-        )
+        amounts = f"{regions.duration():.2f} s of speech, at least {needed:.2f} s are needed"
+        raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
     parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
     crops = reading.crops(path, [part for _, part in parts], rate=embedder.rate, channel=channel)
     rows = embedder.averages(rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate))

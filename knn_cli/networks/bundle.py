@@ -1,15 +1,15 @@
-"""A model is a folder that explains itself. This is the only reader and writer of such folders, and it is strict.
+"""Model bundles: folders with a network, a classifier or both, which are read and written here only, and strictly.
 
     config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
                           views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
-                          optional: head {name, args, labels, level}, a trained network's own labels.
-                          Of kind "segmenter" (who speaks when): segmenter {name, args} in place of encoder and pooling
-    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; a segmenter's own
+                          optional: head {name, args, labels, level}, the labels that a network was trained on.
+                          Of kind "segmenter" (a segmentation network): segmenter in place of encoder and pooling
+    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; or a segmenter's
     classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
     README.md             the model's card
 
-A bundle's fingerprint names its weights and everything else that decides an embedding; stores and classifiers carry
-it, so that embeddings of two models never meet by mistake.
+A bundle's fingerprint names its weights and everything else that determines an embedding; stores and classifiers carry
+it, so that embeddings of two models are never mixed by mistake.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     Module = TypeVar("Module", bound=torch.nn.Module)
 
 SCHEMA = 1
-VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped ones, for whoever names none
-SEGMENTER = "segmenter"  # the kind of a bundle that says who speaks when; others embed or classify
+VOICE, LANGUAGE, SEGMENTATION = (
+    "voice",
+    "language",
+    "segmentation",
+)  # the shipped bundles, which are the defaults
+SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
 _PARTS = {
@@ -50,7 +54,7 @@ _PARTS = {
     "head": {"name", "args", "labels"},
     SEGMENTER: {"name", "args"},
 }
-_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what decides an embedding
+_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what determines an embedding
 _SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
 
 
@@ -78,12 +82,12 @@ class Bundle:
 
     @property
     def is_segmenter(self) -> bool:
-        """Whether it says who speaks when, and neither embeds nor classifies."""
+        """Whether it has a segmentation network, and neither embeds nor classifies."""
         return _is_segmenter(self.config)
 
     @property
     def rate(self) -> int:
-        """Samples a second that the network hears."""
+        """Samples per second that the network takes."""
         return int(self.config["audio"]["rate"])
 
     @property
@@ -106,12 +110,12 @@ class Bundle:
 
     @property
     def head_labels(self) -> tuple[str, ...]:
-        """The labels that the network's own head knows, in the order of its scores; none where it has no head."""
+        """Labels of the network's head, in the order of its scores; none where it has no head."""
         return tuple(str(label) for label in self.config.get("head", {}).get("labels", ()))
 
     @property
     def knows_labels(self) -> bool:
-        """Whether sound can be classified with this bundle."""
+        """Whether recordings can be classified with this bundle."""
         return self.classifier is not None or bool(self.head_labels)
 
     @property
@@ -127,7 +131,7 @@ class Bundle:
 
 
 def search_path() -> list[Path]:
-    """Folders that hold bundles, first found first taken: KNN_MODELS, ./models, the user's folder, the shipped ones."""
+    """Folders searched for bundles, in this order: KNN_MODELS, ./models, the user's folder, the shipped ones."""
     package = Path(__file__).resolve().parents[1]
     named = [Path(part) for part in os.environ.get("KNN_MODELS", "").split(os.pathsep) if part]
     shipped = package / "models" if (package / "models").is_dir() else package.parent / "models"
@@ -135,38 +139,53 @@ def search_path() -> list[Path]:
 
 
 def user_folder() -> Path:
-    """Where a user's own bundles lie (XDG data folder on Linux)."""
+    """The folder of the user's bundles (XDG data folder on Linux)."""
     return Path(platformdirs.user_data_dir("knn")) / "models"
 
 
 def available(*, segmenter: bool | None = False) -> dict[str, Path]:
     """Name -> folder of every bundle on the search path that embeds or classifies.
 
-    segmenter : True for segmenters instead, None for all
+    With `segmenter=True` those of segmentation networks, with None all bundles.
     """
-    found: dict[str, Path] = {}
+    bundles: dict[str, Path] = {}
     for root in search_path():
         for path in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
             config = _bundle_config(path.parent)
             if config and segmenter in (None, _is_segmenter(config)):
-                found.setdefault(path.parent.name, path.parent)
-    return found
+                bundles.setdefault(path.parent.name, path.parent)
+    return bundles
 
 
 def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> Bundle:
-    """A bundle by name or by path; None is the shipped speaker embedding.
+    """Find a bundle by its name or its path.
 
-    segmenter : True for a segmenter, False for what embeds or classifies, None for either
+    Parameters
+    ----------
+    model : str or Path, optional
+        None takes the shipped model of speaker embeddings.
+    segmenter : bool, optional
+        True for a segmentation network, False for a bundle that embeds or classifies, None for either.
 
-    Raises BundleError: no such bundle (lists those there are), one of the other kind, unreadable config, unknown
-    schema, missing keys.
+    Raises
+    ------
+    BundleError
+        There is no such bundle (the message lists those there are), it is of the other kind, its config cannot be
+        read, lacks keys, or has an unknown schema.
+
+    Examples
+    --------
+    >>> from knn_cli import find_model
+    >>> model = find_model("language")
+    >>> model.name, model.rate, model.knows_labels
+    ('language', 16000, True)
     """
     model = VOICE if model is None else model
     as_path = Path(model)
     known, other = available(segmenter=segmenter), available(segmenter=None)
-    found = as_path if (as_path / CONFIG).is_file() else known.get(str(model), other.get(str(model)))
-    if found is not None:
-        opened = _open(found)
+    folder = as_path if (as_path / CONFIG).is_file() else known.get(str(model), other.get(str(model)))
+    if folder is not None:
+        opened = _open(folder)
         if segmenter not in (None, opened.is_segmenter):
             does = "says who speaks when, and does not embed" if opened.is_segmenter else "does not say who speaks when"
             raise BundleError(f"The model {opened.name!r} {does}.", _known(known))
@@ -186,9 +205,9 @@ def find_embedder(fingerprint: str) -> Bundle:
     raise BundleError(f"No model here makes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
 
 
-def same_embedder(one: str, other: str) -> bool:
-    """Whether two fingerprints are of one embedder: the hash counts, the name before it is for people."""
-    return one.rpartition("@")[2] == other.rpartition("@")[2]
+def same_embedder(fingerprint: str, other: str) -> bool:
+    """Whether two fingerprints are of the same embedder: only the hash after the name counts."""
+    return fingerprint.rpartition("@")[2] == other.rpartition("@")[2]
 
 
 def check_embedder(made_by: str, needed: str, what: str) -> None:
@@ -284,18 +303,31 @@ def write(
 ) -> Bundle:
     """Write a bundle folder, whole or not at all.
 
-    config     : without schema and weights_sha256, which are added
-    state      : weights of the Network, or
-    weights    : a finished weights.safetensors to copy in, byte for byte; neither makes a classifier alone
-    classifier : a finished classifier.h5 to copy in
-    card       : text of README.md
+    Parameters
+    ----------
+    folder : Path or str
+    config : mapping
+        Without `schema` and `weights_sha256`, which are added.
+    state : mapping of str to Tensor, optional
+        Weights of the network.
+    weights, classifier : Path, optional
+        Finished weights.safetensors (in place of `state`) and classifier.h5, which are copied byte for byte.
+    card : str
+        Text of README.md.
+    force : bool
+        Replace an existing bundle.
 
-    Raises BundleError when the folder exists and may not be replaced, KnnError when it cannot be written.
+    Raises
+    ------
+    BundleError
+        The folder exists and may not be replaced.
+    KnnError
+        It cannot be written.
     """
     folder = Path(folder).resolve()  # "." would be another folder once it has been replaced
     check_free(folder, force)
     full = {"schema": SCHEMA, **config}
-    with replacing_folder(folder) as made:
+    with replacing_folder(folder) as new:
         if state is not None:
             from safetensors.torch import save
 
@@ -304,11 +336,11 @@ def write(
             data = weights.read_bytes()
         if state is not None or weights is not None:
             full["weights_sha256"] = hashlib.sha256(data).hexdigest()
-            (made / WEIGHTS).write_bytes(data)
+            (new / WEIGHTS).write_bytes(data)
         if classifier is not None:
-            shutil.copyfile(classifier, made / CLASSIFIER)
-        (made / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (made / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
+            shutil.copyfile(classifier, new / CLASSIFIER)
+        (new / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (new / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
     return _open(folder)
 
 

@@ -22,14 +22,14 @@ __all__ = [
     "DecibelMel",
     "LogMel",
     "MelPower",
+    "check_clip_lengths",
+    "frame_mask",
     "mel_matrix",
     "power_spectra",
-    "real_frames",
-    "refuse_short",
     "windows",
 ]
 
-_KALDI_FLOOR = torch.finfo(torch.float32).eps  # what Kaldi takes for the energy of nothing
+_KALDI_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's smallest energy
 
 
 def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDArray[np.float32]:
@@ -91,7 +91,7 @@ class MelPower(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """(B, S) float32 in [-1, 1] -> (B, N, bins) float32, N = (S - 400) // 160 + 1."""
-        with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
+        with torch.autocast(waveforms.device.type, enabled=False):  # half precision cannot hold powers
             frames = windows(waveforms.float(), self.length, self.shift)  # (B, N, 400)
             frames = frames - frames.mean(2, keepdim=True)
             before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
@@ -128,7 +128,7 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32, mean 0."""
         logs = self.mel(waveforms).clamp_min(_KALDI_FLOOR).log()  # (B, T, F)
-        return _centred(logs, None if lengths is None else real_frames(self.frames(lengths), logs.shape[1]))
+        return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
 
 
 class DecibelMel(nn.Module):
@@ -167,22 +167,22 @@ class DecibelMel(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
             if lengths is not None:
-                waveforms = waveforms * real_frames(lengths, waveforms.shape[1])  # silence behind the clip
+                waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence behind the clip
             frames = windows(F.pad(waveforms, (self.size // 2, self.size // 2)), self.size, self.stride)
             powers = power_spectra(frames * self.window, self.size) @ self.filters  # (B, T, F)
             decibels = 10 * powers.clamp_min(1e-10).log10()
-            mask = None if lengths is None else real_frames(self.frames(lengths), decibels.shape[1])
-            heard = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)
-            decibels = torch.maximum(decibels, heard.amax((1, 2), keepdim=True) - 80)
+            mask = None if lengths is None else frame_mask(self.frames(lengths), decibels.shape[1])
+            within = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)
+            decibels = torch.maximum(decibels, within.amax((1, 2), keepdim=True) - 80)
             return _centred(decibels, mask)
 
 
-def real_frames(counts: Tensor, frames: int) -> Tensor:
+def frame_mask(counts: Tensor, frames: int) -> Tensor:
     """(B,) int64 counts -> (B, frames) bool, True at the first `counts` of each row."""
     return torch.arange(frames, device=counts.device) < counts[:, None]
 
 
-def refuse_short(waveforms: Tensor, lengths: Tensor | None, minimum: int, network: str) -> None:
+def check_clip_lengths(waveforms: Tensor, lengths: Tensor | None, minimum: int, network: str) -> None:
     """AudioError where a clip of waveforms (B, S) has fewer than `minimum` samples; ValueError for odd lengths."""
     samples = waveforms.shape[1]
     if lengths is not None:

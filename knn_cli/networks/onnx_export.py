@@ -34,24 +34,32 @@ from knn_cli.networks.network import Network
 from knn_cli.store.writer import check_free
 
 OPSET = 17
-TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
-INT8_COSINE = 0.997  # smallest cosine between embeddings with int8 weights and torch's
-INT8_GAIN = 0.75  # an int8 file above this share of the float file is not worth its inexactness
-LARGEST = 2**31 - 2**24  # bytes of weights: a protobuf message ends at 2 GiB, and the graph itself needs room
-_TRACED = (2, 1.25)  # clips, seconds of each
-_CHECKED = ((1, 0.0), (3, 0.4), (2, 1.25), (1, 3.1))  # shorter, equal and longer; the first is the shortest there is
+MAX_DIFFERENCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
+INT8_MIN_COSINE = 0.997  # smallest cosine between embeddings with int8 weights and torch's
+INT8_MAX_SIZE_RATIO = 0.75  # an int8 file above this share of the float file is not worth its inexactness
+MAX_WEIGHT_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB, part of which is the graph
+_TRACED_CLIPS = (2, 1.25)  # clips, seconds of each
+_CHECKED_CLIPS = ((1, 0.0), (3, 0.4), (2, 1.25), (1, 3.1))  # the first is the shortest possible
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and how near it is to torch.
+    """What was written, and how close its outputs are to torch's.
 
-    parameters  : values of the network's weights
-    size        : bytes of the file
-    float_size  : bytes that it has without int8
-    difference  : largest absolute difference between a value of onnxruntime's and torch's
-    cosine      : smallest cosine between an embedding of onnxruntime's and torch's
-    clips       : random clips, of several lengths, that were compared
+    Attributes
+    ----------
+    parameters : int
+        Number of weights.
+    size : int
+        Bytes of the file.
+    float_size : int
+        Bytes that it has without int8.
+    difference : float
+        Largest absolute difference between an output value of onnxruntime and of torch.
+    cosine : float
+        Smallest cosine between an embedding of onnxruntime and of torch.
+    clips : int
+        Number of random clips, of several lengths, that were compared.
     """
 
     parameters: int
@@ -79,45 +87,56 @@ def export_onnx(
 ) -> Export:
     """Write the network of a bundle to the file `out`, whole or not at all.
 
-    model : name or path of a bundle
-    int8  : weights of matrix products in 8 bits (7 of them used, so that no processor's sums overflow), a scale for
-            each output; activations are quantised as they come, with one scale for a batch, so that a clip's embedding
-            depends a little on its neighbours. Convolutions stay in float.
-    force : replace a file that exists
+    Parameters
+    ----------
+    model : str, Path or Bundle, optional
+        Name or path of a bundle.
+    out : Path or str
+    int8 : bool
+        Store the weights of matrix products in 8 bits (7 of them used, so that no processor's sums overflow), with a
+        scale for each output. Activations are quantised at run time with one scale per batch, so that a clip's
+        embedding depends a little on the other clips. Convolutions stay in float.
+    force : bool
+        Replace an existing file.
 
-    Raises BundleError: no such bundle, or one without a network. KnnError: packages missing, the file exists or cannot
-    be written, a network of more than 2 GB, onnxruntime's output too far from torch's, int8 that gains nothing.
+    Raises
+    ------
+    BundleError
+        There is no such bundle, or it has no network.
+    KnnError
+        Packages are missing; the file exists or cannot be written; the network has more than 2 GB; onnxruntime's
+        output is too far from torch's; int8 saves too little.
     """
-    found = model if isinstance(model, Bundle) else bundle.find(model)
+    source = model if isinstance(model, Bundle) else bundle.find(model)
     out = Path(out)
     check_free(out, force)
     onnx, runtime = _package("onnx"), _package("onnxruntime")
-    network = bundle.load_network(found)
+    network = bundle.load_network(source)
     weights = list(network.state_dict().values())
-    if (size := sum(each.nbytes for each in weights)) > LARGEST:
-        raise KnnError(f"{found.name} has {size / 1e9:.1f} GB of weights; an ONNX file holds 2 GB.")
-    graph = _Graph(network, found.scale).eval()
-    with replacing(out) as part, torch.no_grad(), _told_plainly(found.name):
-        _trace(graph, found.rate, part)
-        made = onnx.load(part)
-        float_size = made.ByteSize()
+    if (size := sum(each.nbytes for each in weights)) > MAX_WEIGHT_BYTES:
+        raise KnnError(f"{source.name} has {size / 1e9:.1f} GB of weights; an ONNX file holds 2 GB.")
+    graph = _Graph(network, source.scale).eval()
+    with replacing(out) as part, torch.no_grad(), _readable_errors(source.name):
+        _trace(graph, source.rate, part)
+        onnx_model = onnx.load(part)
+        float_size = onnx_model.ByteSize()
         if int8:
-            _quantise(made, part)
-            made = onnx.load(part)
-            if made.ByteSize() > INT8_GAIN * float_size:
-                sizes = f"{float_size / 1e6:.1f} MB to {made.ByteSize() / 1e6:.1f}"
+            _quantise(onnx_model, part)
+            onnx_model = onnx.load(part)
+            if onnx_model.ByteSize() > INT8_MAX_SIZE_RATIO * float_size:
+                sizes = f"{float_size / 1e6:.1f} MB to {onnx_model.ByteSize() / 1e6:.1f}"
                 raise KnnError(
-                    f"int8 makes {found.name} hardly smaller: {sizes}.",
-                    "Its weights are convolutions, which stay in float; export it without --int8.",
+                    f"int8 makes {source.name} hardly smaller: {sizes}.",
+                    "Its weights are convolutions, which stay in float; export it without `int8`.",
                 )
-        for output, width in zip(made.graph.output, (network.dimension, len(found.head_labels)), strict=False):
+        for output, width in zip(onnx_model.graph.output, (network.dimension, len(source.head_labels)), strict=False):
             output.type.tensor_type.shape.dim[1].dim_value = width  # the exporter does not always find it
-        made.producer_name, made.producer_version = "knn", __version__
-        onnx.helper.set_model_props(made, _metadata(found, network, int8))
-        onnx.save(made, part)
+        onnx_model.producer_name, onnx_model.producer_version = "knn", __version__
+        onnx.helper.set_model_props(onnx_model, _metadata(source, network, int8))
+        onnx.save(onnx_model, part)
         size = part.stat().st_size
-        difference, cosine = _check(graph, found.rate, part, runtime, int8)
-    clips = sum(count for count, _ in _CHECKED)
+        difference, cosine = _check(graph, source.rate, part, runtime, int8)
+    clips = sum(count for count, _ in _CHECKED_CLIPS)
     return Export(sum(each.numel() for each in weights), size, float_size, difference, cosine, clips)
 
 
@@ -129,8 +148,8 @@ def _package(name: str) -> Any:
 
 
 @contextmanager
-def _told_plainly(name: str) -> Iterator[None]:
-    """Errors of the exporter and of onnxruntime as one sentence; no warnings, whose fears the comparison would show."""
+def _readable_errors(name: str) -> Iterator[None]:
+    """Errors of the exporter and of onnxruntime as one sentence; no warnings, for the outputs are compared."""
     state = _package("onnxruntime.capi.onnxruntime_pybind11_state")
     refusals = [state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException]
     before = logging.root.manager.disable
@@ -155,11 +174,11 @@ def _clips(graph: _Graph, rate: int, count: int, seconds: float) -> Tensor:
 
 
 def _trace(graph: _Graph, rate: int, part: Path) -> None:
-    """Write the graph as an ONNX model. Rooms that ONNX wants otherwise ask `torch.onnx.is_in_onnx_export()`."""
+    """Write the graph as an ONNX model; modules that need another form for it ask `torch.onnx.is_in_onnx_export()`."""
     names = ["embeddings"] if graph.network.head is None else ["embeddings", "scores"]
     torch.onnx.export(
         graph,
-        (_clips(graph, rate, *_TRACED),),
+        (_clips(graph, rate, *_TRACED_CLIPS),),
         part,
         dynamo=False,  # the other exporter cannot follow layers that come from a generator
         opset_version=OPSET,
@@ -169,17 +188,17 @@ def _trace(graph: _Graph, rate: int, part: Path) -> None:
     )
 
 
-def _quantise(made: Any, part: Path) -> None:
-    """Write `made` to `part` with int8 in place of the learnt matrices.
+def _quantise(onnx_model: Any, part: Path) -> None:
+    """Write `onnx_model` to `part` with int8 in place of the learnt matrices.
 
     Only these are initializers of the graph; the filter bank's transform and filters, which need their precision, are
     constants, because no bundle stores them.
     """
     quantization = _package("onnxruntime.quantization")
-    learnt = {each.name for each in made.graph.initializer}
-    products = [node for node in made.graph.node if node.op_type in ("MatMul", "Gemm")]
+    learnt = {each.name for each in onnx_model.graph.initializer}
+    products = [node for node in onnx_model.graph.node if node.op_type in ("MatMul", "Gemm")]
     quantization.quantize_dynamic(
-        made,
+        onnx_model,
         part,
         op_types_to_quantize=["MatMul"],
         nodes_to_exclude=[node.name for node in products if node.input[1] not in learnt],
@@ -189,21 +208,21 @@ def _quantise(made: Any, part: Path) -> None:
     )
 
 
-def _metadata(found: Bundle, network: Network, int8: bool) -> dict[str, str]:
+def _metadata(source: Bundle, network: Network, int8: bool) -> dict[str, str]:
     facts = {
-        "name": found.name,
-        "fingerprint": found.fingerprint,
-        "rate": str(found.rate),
+        "name": source.name,
+        "fingerprint": source.fingerprint,
+        "rate": str(source.rate),
         "minimum_samples": str(network.minimum),
         "dimension": str(network.dimension),
-        "views": json.dumps(found.config.get("views", {})),
+        "views": json.dumps(source.config.get("views", {})),
         "batch": "clips of one length",
         "weights": "int8" if int8 else "float32",
     }
     if network.head is None:
         return facts
-    labels = json.dumps(found.head_labels, ensure_ascii=False)
-    return facts | {"head": str(found.config["head"]["name"]), "labels": labels}
+    labels = json.dumps(source.head_labels, ensure_ascii=False)
+    return facts | {"head": str(source.config["head"]["name"]), "labels": labels}
 
 
 def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tuple[float, float]:
@@ -212,20 +231,20 @@ def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tu
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     difference, cosine, near = 0.0, 1.0, True
-    for count, seconds in _CHECKED:
+    for count, seconds in _CHECKED_CLIPS:
         clips = _clips(graph, rate, count, seconds)
         with torch.inference_mode():
             wanted = [output.numpy() for output in graph(clips)]
-        found = session.run(None, {"waveforms": clips.numpy()})
-        for one, other in zip(found, wanted, strict=True):
-            distance = float(np.abs(one - other).max())
+        outputs = session.run(None, {"waveforms": clips.numpy()})
+        for output, expected in zip(outputs, wanted, strict=True):
+            distance = float(np.abs(output - expected).max())
             difference = float(np.maximum(difference, distance))  # NaN stays
-            near &= distance <= TOLERANCE * max(1.0, float(np.abs(other).max()))  # NaN is not near
-        cosine = float(np.minimum(cosine, _cosine(found[0], wanted[0])))
-    if not (cosine >= INT8_COSINE if int8 else near):
+            near &= distance <= MAX_DIFFERENCE * max(1.0, float(np.abs(expected).max()))  # NaN is not near
+        cosine = float(np.minimum(cosine, _cosine(outputs[0], wanted[0])))
+    if not (cosine >= INT8_MIN_COSINE if int8 else near):
         raise KnnError(
             f"onnxruntime's embeddings are not torch's: a difference of {difference:.1e}, a cosine of {cosine:.5f}.",
-            "Export it without --int8." if int8 else "This network cannot be exported by this torch and onnxruntime.",
+            "Export it without `int8`." if int8 else "This network cannot be exported by this torch and onnxruntime.",
         )
     return difference, cosine
 

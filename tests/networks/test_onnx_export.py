@@ -169,7 +169,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (out, out / "a.onnx", False, "no model bundle"),
         (model, out / "a" / "a.onnx", False, "cannot be written"),
         (model, out / "a.h5", True, "no ONNX file"),
-        (resnet, out / "a.onnx", True, r"hardly smaller.*--int8"),
+        (resnet, out / "a.onnx", True, r"hardly smaller.*`int8`"),
         (tmp_path / "w.pt", out / "a.onnx", False, "is a checkpoint"),
         ("hf:a/b", out / "a.onnx", False, "is a checkpoint"),
     ):
@@ -177,7 +177,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             convert(source, file, int8=int8)
     with pytest.raises(KnnError, match="is made of a model, as it is"):
         convert(model, out / "a.onnx", segment=3.0)
-    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_export, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(KnnError, match=r"random has 0\.0 GB of weights"):
         export_onnx(model, out / "a.onnx")
     assert not list(out.iterdir())
@@ -196,7 +196,7 @@ def test_a_graph_that_is_not_the_network_is_refused(tmp_path: Path, monkeypatch:
         trace(other, rate, part)
 
     monkeypatch.setattr(onnx_export, "_trace", trace_another)
-    monkeypatch.setattr(onnx_export, "INT8_GAIN", 2.0)  # this one is too small to gain anything
+    monkeypatch.setattr(onnx_export, "INT8_MAX_SIZE_RATIO", 2.0)  # this one is too small to gain anything
     for int8 in (False, False, True, True):
         with pytest.raises(KnnError, match="not torch's"):
             export_onnx(model, file, int8=int8, force=True)

@@ -17,8 +17,8 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import BasicBlock, ended
-from knn_cli.networks.features import LogMel, real_frames
+from knn_cli.networks.encoders.resnet import BasicBlock, zero_ends
+from knn_cli.networks.features import LogMel, frame_mask
 from knn_cli.networks.pooling.base import check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["CAMPPlus", "CAMPPlusPooling"]
@@ -85,7 +85,7 @@ class CAMPPlus(FilterBankEncoder):
         x = self.tdnn(self.head(features, counts))  # (B, C, T / 2)
         mask = torch.ones_like(x[:, :1])
         if counts is not None:
-            mask = real_frames((counts + 1) // 2, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
+            mask = frame_mask((counts + 1) // 2, x.shape[2]).unsqueeze(1).to(x.dtype)  # (B, 1, T)
         for block, transit in zip(self.blocks, self.transits, strict=True):
             for layer in cast(nn.ModuleList, block):
                 x = torch.cat([x, layer(x, mask)], dim=1)
@@ -107,10 +107,10 @@ class FrontConvolutions(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
         """(B, bins, T), zero past `counts` frames (B,) int64 -> the same of width * bins / 8 channels."""
-        x = ended(F.relu(self.bn1(self.conv1(x.unsqueeze(1)))), counts)  # (B, width, bins, T)
+        x = zero_ends(F.relu(self.bn1(self.conv1(x.unsqueeze(1)))), counts)  # (B, width, bins, T)
         for block in (*self.layer1, *self.layer2):
             x, _ = block(x, counts)
-        return ended(F.relu(self.bn2(self.conv2(x))), counts).flatten(1, 2)  # (B, width * bins / 8, T)
+        return zero_ends(F.relu(self.bn2(self.conv2(x))), counts).flatten(1, 2)  # (B, width * bins / 8, T)
 
 
 class TDNNLayer(nn.Module):

@@ -18,9 +18,9 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.features import DecibelMel, real_frames
+from knn_cli.networks.features import DecibelMel, frame_mask
 from knn_cli.networks.heads.base import ClassificationHead
-from knn_cli.networks.pooling.base import blank, check_sizes, last_layer
+from knn_cli.networks.pooling.base import check_sizes, last_layer, zero_padding
 
 __all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
 
@@ -92,7 +92,7 @@ class TDNNBlock(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
         """(B, C, T), frames of each clip (B,) int64 or None where all are whole -> (B, C', T)."""
-        return cast(Tensor, self.norm(F.relu(self.conv(mirrored(x, self.reach, counts)))))
+        return cast(Tensor, self.norm(F.relu(self.conv(reflect_pad(x, self.reach, counts)))))
 
 
 class SERes2NetBlock(nn.Module):
@@ -118,8 +118,8 @@ class SERes2NetBlock(nn.Module):
         if counts is None:
             mean = y.mean(2, keepdim=True)  # (B, C, 1)
         else:
-            heard = y.masked_fill(~real_frames(counts, y.shape[2]).unsqueeze(1), 0.0)
-            mean = heard.sum(2, keepdim=True) / counts[:, None, None]
+            within = y.masked_fill(~frame_mask(counts, y.shape[2]).unsqueeze(1), 0.0)
+            mean = within.sum(2, keepdim=True) / counts[:, None, None]
         gate = self.se_block["conv2"](F.relu(self.se_block["conv1"](mean))).sigmoid()
         return cast(Tensor, gate * y + (x if self.shortcut is None else self.shortcut(x)))
 
@@ -128,7 +128,7 @@ class SERes2NetBlock(nn.Module):
         return cast(nn.ModuleList, self.res2net_block["blocks"])
 
 
-def mirrored(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
+def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
     """(B, C, T) with `reach` frames more at both ends of each clip, mirrored at its first and last one."""
     if reach == 0:
         return x
@@ -169,7 +169,7 @@ class EcapaPooling(Pooling):
 
         Raises ValueError when another number of layers comes.
         """
-        frames = blank(last_layer(layers, self.layers), mask)
+        frames = zero_padding(last_layer(layers, self.layers), mask)
         if mask is None:
             mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         x, real = frames.transpose(1, 2), mask.unsqueeze(1)  # (B, C, T), (B, 1, T)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import MelPower, refuse_short, windows
+from knn_cli.networks.features import MelPower, check_clip_lengths, windows
 
 
 class ResidualTDNNBlock(nn.Module):
@@ -102,7 +102,7 @@ class FbankTDNN(Encoder):
         With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
         Raises AudioError where a clip is shorter than `minimum` samples.
         """
-        refuse_short(waveforms, lengths, self.minimum, "this TDNN")
+        check_clip_lengths(waveforms, lengths, self.minimum, "this TDNN")
         counts = None if lengths is None else self._windows(lengths)
         return self.encode(self.mel(waveforms), counts)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import DecibelMel, LogMel, refuse_short
+from knn_cli.networks.features import DecibelMel, LogMel, check_clip_lengths
 
 __all__ = ["FilterBankEncoder"]
 
@@ -54,7 +54,7 @@ class FilterBankEncoder(Encoder):
         With `lengths`, a clip's frames are those that it has alone; frames past its end hold anything finite.
         Raises AudioError where a clip is shorter than `minimum` samples.
         """
-        refuse_short(waveforms, lengths, self.minimum, self.title)
+        check_clip_lengths(waveforms, lengths, self.minimum, self.title)
         return self._layers(waveforms, lengths)
 
     def _layers(self, waveforms: Tensor, lengths: Tensor | None) -> Iterator[Tensor]:

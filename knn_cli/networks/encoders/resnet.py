@@ -18,8 +18,8 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.features import LogMel, real_frames
-from knn_cli.networks.pooling.base import SMALLEST_VARIANCE, check_sizes, last_layer, time_mean, time_variance
+from knn_cli.networks.features import LogMel, frame_mask
+from knn_cli.networks.pooling.base import MIN_VARIANCE, check_sizes, last_layer, time_mean, time_variance
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
 
@@ -75,16 +75,16 @@ class ResNet(FilterBankEncoder):
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = features.unsqueeze(1)  # (B, 1, F, T)
-        x = ended(F.relu(self.bn1(self.conv1(x))), counts)  # (B, width, F, T)
+        x = zero_ends(F.relu(self.bn1(self.conv1(x))), counts)  # (B, width, F, T)
         for stage in range(1, 5):
             for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
                 x, counts = block(x, counts)  # (B, C, F, T)
         return x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
 
 
-def ended(x: Tensor, counts: Tensor | None) -> Tensor:
+def zero_ends(x: Tensor, counts: Tensor | None) -> Tensor:
     """(B, C, F, T) with zeros past each clip's end, as a convolution pads a clip that is alone."""
-    return x if counts is None else x * real_frames(counts, x.shape[3])[:, None, None, :]
+    return x if counts is None else x * frame_mask(counts, x.shape[3])[:, None, None, :]
 
 
 class BasicBlock(nn.Module):
@@ -104,8 +104,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """A picture (B, C, F, T), zero past each clip's end, and the clips' frames (B,) int64 -> the same after it."""
         counts = _halved(counts, self.step)
-        y = ended(F.relu(self.bn1(self.conv1(x))), counts)
-        return ended(F.relu(self.bn2(self.conv2(y)) + self.shortcut(x)), counts), counts
+        y = zero_ends(F.relu(self.bn1(self.conv1(x))), counts)
+        return zero_ends(F.relu(self.bn2(self.conv2(y)) + self.shortcut(x)), counts), counts
 
 
 class Bottleneck(nn.Module):
@@ -126,10 +126,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As of `BasicBlock`."""
-        y = ended(F.relu(self.bn1(self.conv1(x))), counts)
+        y = zero_ends(F.relu(self.bn1(self.conv1(x))), counts)
         counts = _halved(counts, self.step)
         y = F.relu(self.bn2(self.conv2(y)))
-        return ended(F.relu(self.bn3(self.conv3(y)) + self.shortcut(x)), counts), counts
+        return zero_ends(F.relu(self.bn3(self.conv3(y)) + self.shortcut(x)), counts), counts
 
 
 def _halved(counts: Tensor | None, step: int) -> Tensor | None:
@@ -168,7 +168,7 @@ class ResNetPooling(Pooling):
         """
         frames = last_layer(layers, self.layers)
         mean = time_mean(frames, mask)
-        deviation = (time_variance(frames, mean, mask) + SMALLEST_VARIANCE).sqrt()
+        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
         x = self.seg_1(torch.cat([mean, deviation], dim=1))  # (B, E)
         if self.seg_2 is not None and self.seg_bn_1 is not None:
             x = self.seg_2(self.seg_bn_1(F.relu(x)))

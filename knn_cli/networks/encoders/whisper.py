@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import power_spectra, real_frames, refuse_short, windows
+from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spectra, windows
 
 __all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
 
-_FLOOR = 1e-10  # mel power that counts as nothing
-_RANGE = 8.0  # decades under a clip's loudest value that are heard
-_PLACES = 1500  # frames (30 seconds) whose sinusoids are kept at hand
+_MIN_POWER = 1e-10  # mel power
+_DYNAMIC_RANGE_DECADES = 8.0  # below a clip's largest mel power; smaller powers are raised to there
+_MAX_POSITIONS = 1500  # frames (30 seconds) whose sinusoids are kept at hand
 
 
 def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
@@ -51,8 +51,8 @@ def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
 class WhisperMel(nn.Module):
     """Whisper's features: 25 ms Hann windows around every 10th millisecond, `bins` Slaney mels, log10, two scalings.
 
-    What lies `_RANGE` decades under a clip's loudest value is raised to there. The clip begins with its mirror image,
-    as in Whisper, and silence follows it.
+    Values more than `_DYNAMIC_RANGE_DECADES` below a clip's largest are raised to there. The clip begins with its
+    mirror image, as in Whisper, and silence follows it.
 
     Args:
         bins: mel bins F.
@@ -74,7 +74,7 @@ class WhisperMel(nn.Module):
     def powers(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> mel powers (B, S // 160, F) float32."""
         if lengths is not None:
-            waveforms = waveforms * real_frames(lengths, waveforms.shape[1])  # silence behind the clip
+            waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence behind the clip
         half = self.size // 2
         mirrored = torch.cat([waveforms[:, 1 : half + 1].flip(1), F.pad(waveforms, (0, half))], dim=1)
         frames = windows(mirrored[:, : mirrored.shape[1] - self.shift], self.size, self.shift) * self.window
@@ -83,12 +83,12 @@ class WhisperMel(nn.Module):
     def features(self, powers: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mel powers (B, N, F), mask (B, N) of a clip's own frames or None -> features (B, N, F), zero elsewhere."""
         if self.level is not None:
-            own = 1.0 if mask is None else mask.unsqueeze(2) / mask.float().mean(1)[:, None, None]
-            mean = (powers * own).mean((1, 2), keepdim=True).clamp_min(_FLOOR)
+            weights = 1.0 if mask is None else mask.unsqueeze(2) / mask.float().mean(1)[:, None, None]
+            mean = (powers * weights).mean((1, 2), keepdim=True).clamp_min(_MIN_POWER)
             powers = powers * (10**self.level / mean)
-        logs = powers.clamp_min(_FLOOR).log10()
-        heard = logs if mask is None else logs.masked_fill(~mask.unsqueeze(2), -math.inf)
-        features = torch.maximum(logs, heard.amax((1, 2), keepdim=True) - _RANGE) / 4 + 1
+        logs = powers.clamp_min(_MIN_POWER).log10()
+        within = logs if mask is None else logs.masked_fill(~mask.unsqueeze(2), -math.inf)
+        features = torch.maximum(logs, within.amax((1, 2), keepdim=True) - _DYNAMIC_RANGE_DECADES) / 4 + 1
         return features if mask is None else features * mask.unsqueeze(2)
 
 
@@ -163,7 +163,7 @@ class Whisper(Encoder):
         self.second = nn.Conv1d(channels, channels, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(WhisperBlock(channels, heads, inner) for _ in range(blocks))
         self.norm = nn.LayerNorm(channels) if final_norm else nn.Identity()
-        self.register_buffer("places", sinusoids(torch.arange(_PLACES), channels), persistent=False)
+        self.register_buffer("places", sinusoids(torch.arange(_MAX_POSITIONS), channels), persistent=False)
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
@@ -181,14 +181,14 @@ class Whisper(Encoder):
         With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
         Raises AudioError for clips shorter than `minimum`.
         """
-        refuse_short(waveforms, lengths, self.minimum, "whisper")
-        with torch.autocast(waveforms.device.type, enabled=False):  # half precision has no room for powers
+        check_clip_lengths(waveforms, lengths, self.minimum, "whisper")
+        with torch.autocast(waveforms.device.type, enabled=False):  # half precision cannot hold powers
             powers = self.mel.powers(waveforms.float(), lengths)
         return self.encode(powers, None if lengths is None else lengths // self.mel.shift)
 
     def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:
         """Mel powers (B, N, F), the first `counts` (B,) int64 of them a clip's own -> layers (B, T, C)."""
-        mask = None if counts is None else real_frames(counts, powers.shape[1])
+        mask = None if counts is None else frame_mask(counts, powers.shape[1])
         x = F.gelu(self.first(self.mel.features(powers, mask).transpose(1, 2)))  # (B, C, N)
         if mask is not None:
             x = x * mask.unsqueeze(1)  # the second convolution sees zeros past the end, as for a clip alone
@@ -197,7 +197,7 @@ class Whisper(Encoder):
         if torch.onnx.is_in_onnx_export() or x.shape[1] > len(places):
             places = sinusoids(torch.arange(x.shape[1], device=x.device), self.channels)
         x = x + places[: x.shape[1]]
-        keys = None if counts is None else real_frames((counts + 1) // 2, x.shape[1])[:, None, None]  # (B, 1, 1, T)
+        keys = None if counts is None else frame_mask((counts + 1) // 2, x.shape[1])[:, None, None]  # (B, 1, 1, T)
         for block in self.blocks:
             yield self._given(x)
             x = block(x, keys)

@@ -14,29 +14,29 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 
 __all__ = [
-    "SMALLEST_VARIANCE",
-    "at_least",
+    "MIN_VARIANCE",
     "attended_statistics",
-    "attention",
-    "blank",
+    "attention_weights",
     "check_sizes",
+    "clamp_min",
     "last_layer",
     "layer_sums",
     "time_mean",
     "time_variance",
+    "zero_padding",
 ]
 
 Count = TypeVar("Count", int, Tensor)
 
 # Variances below this count as this, so that the gradient of their square root stays finite.
-SMALLEST_VARIANCE = 1e-7
+MIN_VARIANCE = 1e-7
 
 
 def check_sizes(pooling: str, **sizes: int) -> None:
     """KnnError that names the first size below 1."""
     for what, value in sizes.items():
         if value < 1:
-            raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
+            raise KnnError(f"{pooling} pooling needs {what} of at minimum 1, not {value}.")
 
 
 def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
@@ -49,7 +49,7 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
         ValueError: when not exactly L layers come.
     """
     expected = len(weights[0])
-    shares = [each.softmax(dim=0) for each in weights]
+    shares = [layer_weights.softmax(dim=0) for layer_weights in weights]
     source = iter(layers)
     first = next(source, None)
     if first is None:
@@ -82,12 +82,12 @@ def last_layer(layers: Iterable[Tensor], expected: int) -> Tensor:
     return last
 
 
-def blank(frames: Tensor, mask: Tensor | None) -> Tensor:
+def zero_padding(frames: Tensor, mask: Tensor | None) -> Tensor:
     """`frames` (B, T, D) with 0 outside `mask` (B, T): a weight of 0 times infinity would be NaN."""
     return frames if mask is None else frames.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
-def attention(logits: Tensor, mask: Tensor | None) -> Tensor:
+def attention_weights(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Logits (B, T, H) -> weights (B, H, T) that sum to 1 over the real frames."""
     if mask is not None:
         logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
@@ -98,19 +98,19 @@ def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
     """Mean (B, D) of the real frames of (B, T, D)."""
     if mask is None:
         return frames.mean(dim=1)
-    return blank(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return zero_padding(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
-def at_least(count: Count, least: int) -> Count:
+def clamp_min(count: Count, minimum: int) -> Count:
     """The larger of the two; a length is a tensor while a graph is traced, in which no branch can depend on it."""
-    return count.clamp(min=least) if isinstance(count, Tensor) else max(count, least)
+    return count.clamp(min=minimum) if isinstance(count, Tensor) else max(count, minimum)
 
 
 def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
     """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 where there is one frame."""
-    squares = blank(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
+    squares = zero_padding(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
     if mask is None:
-        return squares / at_least(frames.shape[1] - 1, 1)
+        return squares / clamp_min(frames.shape[1] - 1, 1)
     return squares / (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
 
 
@@ -121,7 +121,7 @@ def attended_statistics(weights: Tensor, values: Tensor, mask: Tensor | None) ->
     difference from losing its digits.
     """
     centre = time_mean(values, mask).unsqueeze(1)  # (B, 1, D)
-    values = blank(values - centre, mask)
+    values = zero_padding(values - centre, mask)
     mean = weights @ values  # (B, H, D)
     variance = weights @ values.square() - mean.square()
-    return mean + centre, variance.clamp(min=SMALLEST_VARIANCE).sqrt()
+    return mean + centre, variance.clamp(min=MIN_VARIANCE).sqrt()

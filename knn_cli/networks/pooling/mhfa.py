@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import FramePooling, Pooling
-from knn_cli.networks.pooling.base import attended_statistics, attention, blank, check_sizes, layer_sums
+from knn_cli.networks.pooling.base import attended_statistics, attention_weights, check_sizes, layer_sums, zero_padding
 
 __all__ = [
     "MHFA",
@@ -87,7 +87,7 @@ class MHFA(FramePooling):
 
     def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """`frames` (B, T, H + D) under a mask as of `forward` -> embeddings (B, E)."""
-        pooled = attention(frames[..., : self.heads], mask) @ blank(
+        pooled = attention_weights(frames[..., : self.heads], mask) @ zero_padding(
             frames[..., self.heads :], mask
         )  # (B, H, T) @ (B, T, D)
         embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
@@ -176,12 +176,12 @@ class GroupedMHFA(Pooling):
         groups = len(self.att_head)
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         keys = self.cmp_linear_k(keys)  # (B, T, G * D), or (B, T, D) when shared
-        values = blank(self.cmp_linear_v(values), mask)  # (B, T, G * D), or (B, T, D) when shared
+        values = zero_padding(self.cmp_linear_v(values), mask)  # (B, T, G * D), or (B, T, D) when shared
         keys_of = keys.chunk(groups, dim=2) if self.own_keys else (keys,) * groups  # each (B, T, D)
         values_of = values.chunk(groups, dim=2) if self.own_values else (values,) * groups
         pooled = torch.cat(
             [
-                attention(head(key), mask) @ value  # (B, H / G, D)
+                attention_weights(head(key), mask) @ value  # (B, H / G, D)
                 for head, key, value in zip(self.att_head, keys_of, values_of, strict=True)
             ],
             dim=1,
@@ -250,11 +250,13 @@ class ContextMHFA(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
-        keys = blank(self.cmp_linear_k(keys), mask)  # (B, T, D)
+        keys = zero_padding(self.cmp_linear_k(keys), mask)  # (B, T, D)
         queries = self.att_head.weight.squeeze(1).transpose(1, 2)  # (G, D, window)
         # The same sum as the two-dimensional convolution's, three times as fast on a CPU.
         logits = F.conv1d(keys.transpose(1, 2), queries, padding=self.context)  # (B, G, T)
-        pooled = self._pool(attention(logits.transpose(1, 2), mask), blank(self.cmp_linear_v(values), mask), mask)
+        pooled = self._pool(
+            attention_weights(logits.transpose(1, 2), mask), zero_padding(self.cmp_linear_v(values), mask), mask
+        )
         embeddings: Tensor = self.pooling_fc(pooled)
         return embeddings
 
@@ -303,7 +305,7 @@ class ChannelAttention(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
-        weights = attention(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
+        weights = attention_weights(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
         heads = torch.cat(attended_statistics(weights, self.cmp_linear_v(values), mask), dim=2)  # (B, H, 2 * D)
         shares = self.head_attention(heads.mean(dim=1)).softmax(dim=1)  # (B, H)
         pooled = (shares.unsqueeze(1) @ heads).squeeze(1)  # (B, 2 * D)

@@ -16,13 +16,13 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.pooling.base import (
-    SMALLEST_VARIANCE,
-    blank,
+    MIN_VARIANCE,
     check_sizes,
     last_layer,
     layer_sums,
     time_mean,
     time_variance,
+    zero_padding,
 )
 
 __all__ = [
@@ -106,7 +106,7 @@ class LayerSpans(Pooling):
         number = torch.arange(self.spans, device=layer.device).unsqueeze(1)  # (S, 1)
         first = torch.where(count < self.spans, number * count // self.spans, number * width)  # (B, S, 1)
         inside = (position >= first) & (position < first + width) & real.unsqueeze(1)  # (B, S, T)
-        return (inside / width).to(layer.dtype) @ blank(layer, mask)
+        return (inside / width).to(layer.dtype) @ zero_padding(layer, mask)
 
 
 @POOLINGS.register("statistics")
@@ -132,7 +132,7 @@ class Statistics(Pooling):
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
         frames = self.cmp_linear_k(layer_sums(layers, self.weights_k)[0])  # (B, T, D)
         mean = time_mean(frames, mask)  # (B, D)
-        deviation = (time_variance(frames, mean, mask) + SMALLEST_VARIANCE).sqrt()
+        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
         embeddings: Tensor = self.pooling_fc(torch.cat((mean, deviation), dim=1))  # (B, 2 * D) -> (B, E)
         return embeddings
 
@@ -171,9 +171,9 @@ class AttentiveStatistics(Pooling):
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
-        frames = blank(self.cmp_linear_k(self._frames(layers)), mask)  # (B, T, D)
+        frames = zero_padding(self.cmp_linear_k(self._frames(layers)), mask)  # (B, T, D)
         mean = time_mean(frames, mask)
-        deviation = (time_variance(frames, mean, mask) + SMALLEST_VARIANCE).sqrt()
+        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
         # What stands beside every frame is the same at every frame: its part of the product is taken once.
         weight, width = self.linear1.weight.squeeze(2), frames.shape[2]  # (hidden, 3 * D)
         clip = F.linear(torch.cat((mean, deviation), dim=1), weight[:, width:], self.linear1.bias)  # (B, hidden)
@@ -184,7 +184,7 @@ class AttentiveStatistics(Pooling):
         weights = logits.softmax(dim=1)
         mean = (weights * frames).sum(dim=1)  # (B, D)
         variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
-        deviation = variance.clamp(min=SMALLEST_VARIANCE).sqrt()
+        deviation = variance.clamp(min=MIN_VARIANCE).sqrt()
         embeddings: Tensor = self.pooling_fc(torch.cat((mean, deviation), dim=1))  # (B, 2 * D) -> (B, E)
         return embeddings
 
@@ -236,8 +236,8 @@ class QueryKeyValue(Pooling):
         """Embeddings (B, E); the contract is that of `MHFA.forward`."""
         sums = layer_sums(layers, self.weights_q, self.weights_k, self.weights_v)  # (B, T, C) each
         batch, time = sums[0].shape[:2]
-        query, key, value = (
-            blank(linear(frames), mask).view(batch, time, self.heads, -1).transpose(1, 2)  # (B, heads, T, D / heads)
+        query, key, value = (  # (B, heads, T, D / heads) each
+            zero_padding(linear(frames), mask).view(batch, time, self.heads, -1).transpose(1, 2)
             for linear, frames in zip((self.cmp_linear_q, self.cmp_linear_k, self.cmp_linear_v), sums, strict=True)
         )
         seen = F.scaled_dot_product_attention(
@@ -249,7 +249,7 @@ class QueryKeyValue(Pooling):
         )
         frames = seen.transpose(1, 2).flatten(2)  # (B, T, D)
         mean = time_mean(frames, mask)
-        deviation = time_variance(frames, mean, mask).clamp(min=SMALLEST_VARIANCE).sqrt()
+        deviation = time_variance(frames, mean, mask).clamp(min=MIN_VARIANCE).sqrt()
         embeddings: Tensor = self.pooling_fc(torch.cat((mean, deviation), dim=1))  # (B, 2 * D) -> (B, E)
         return embeddings
 
@@ -293,7 +293,7 @@ class Correlation(Pooling):
         mean = time_mean(frames, mask)
         variance = time_variance(frames, mean, mask)  # (B, D)
         # 1e-10 keeps a constant channel, whose correlations are 0, from dividing by 0.
-        frames = blank(frames - mean.unsqueeze(1), mask) * torch.rsqrt(variance + 1e-10).unsqueeze(1)
+        frames = zero_padding(frames - mean.unsqueeze(1), mask) * torch.rsqrt(variance + 1e-10).unsqueeze(1)
         if self.training and self.dropout:
             frames = frames * (torch.rand_like(variance) >= self.dropout).unsqueeze(1)
         count = frames.shape[1] if mask is None else mask.sum(dim=1).view(-1, 1, 1)

@@ -16,8 +16,16 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
-from knn_cli.networks.features import real_frames
-from knn_cli.networks.pooling.base import at_least, blank, check_sizes, last_layer, layer_sums, time_mean, time_variance
+from knn_cli.networks.features import frame_mask
+from knn_cli.networks.pooling.base import (
+    check_sizes,
+    clamp_min,
+    last_layer,
+    layer_sums,
+    time_mean,
+    time_variance,
+    zero_padding,
+)
 
 __all__ = ["XVector"]
 
@@ -67,7 +75,7 @@ class XVector(Pooling):
         Raises ValueError when another number of layers comes.
         """
         frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
-        frames = self.projector(blank(frames, mask))  # (B, T, D)
+        frames = self.projector(zero_padding(frames, mask))  # (B, T, D)
         if mask is not None or frames.shape[1] < self.span or torch.onnx.is_in_onnx_export():  # a graph has no branches
             frames, mask = self._lengthened(frames, mask)
         x = frames.transpose(1, 2)  # (B, D, T)
@@ -89,7 +97,7 @@ class XVector(Pooling):
         batch, time, width = frames.shape
         counts = torch.full((batch,), time, dtype=torch.int64, device=frames.device) if mask is None else mask.sum(1)
         lead = (self.span - counts).clamp_min(0) // 2  # frames to put in front
-        steps = torch.arange(at_least(time, self.span), device=frames.device)
+        steps = torch.arange(clamp_min(time, self.span), device=frames.device)
         steps = torch.minimum((steps - lead[:, None]).clamp_min(0), counts[:, None] - 1)  # (B, T')
         frames = frames.gather(1, steps.unsqueeze(2).expand(-1, -1, width))  # (B, T', D)
-        return frames, real_frames(counts.clamp_min(self.span), frames.shape[1])
+        return frames, frame_mask(counts.clamp_min(self.span), frames.shape[1])

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.networks.contracts import Samples, WaveformSegmenter
-from knn_cli.networks.features import refuse_short
+from knn_cli.networks.features import check_clip_lengths
 from knn_cli.networks.segmenters.powerset import powerset
 
 __all__ = ["PyanNet", "SincFilters"]
@@ -137,7 +137,7 @@ class PyanNet(WaveformSegmenter):
 
         Raises AudioError where S is less than `minimum` samples.
         """
-        refuse_short(waveforms, None, self.minimum, "this segmentation network")
+        check_clip_lengths(waveforms, None, self.minimum, "this segmentation network")
         x = self.sinc(self.normalize(waveforms.unsqueeze(1))).abs()  # (B, filters, T)
         x = self._pooled(x, self.norms[0])
         for convolution, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):

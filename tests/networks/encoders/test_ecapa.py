@@ -9,7 +9,7 @@ from torch import nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.networks.encoders.ecapa import DeepSoftmax, EcapaPooling, EcapaTDNN, mirrored
+from knn_cli.networks.encoders.ecapa import DeepSoftmax, EcapaPooling, EcapaTDNN, reflect_pad
 from knn_cli.networks.importers.weight_names import ECAPA as SPELLING
 from knn_cli.networks.importers.weight_names import ECAPA_POOLING, WeightNames, speechbrain_classifier
 from knn_cli.networks.network import Network
@@ -43,9 +43,9 @@ def test_embeddings_and_scores_equal_speechbrain() -> None:
 
 def test_mirrored_by_hand() -> None:
     x = torch.tensor([[[1.0, 2, 3, 4]], [[5.0, 6, 7, 99]]])
-    assert mirrored(x, 0, None) is x
-    assert mirrored(x[:1], 2, None)[0, 0].tolist() == [3, 2, 1, 2, 3, 4, 3, 2]
-    padded = mirrored(x, 2, torch.tensor([4, 3]))[:, 0]
+    assert reflect_pad(x, 0, None) is x
+    assert reflect_pad(x[:1], 2, None)[0, 0].tolist() == [3, 2, 1, 2, 3, 4, 3, 2]
+    padded = reflect_pad(x, 2, torch.tensor([4, 3]))[:, 0]
     assert padded[0].tolist() == [3, 2, 1, 2, 3, 4, 3, 2]
     assert padded[1, :7].tolist() == [7, 6, 5, 6, 7, 6, 5]
 
