@@ -1,4 +1,4 @@
-"""The command line: the whole chain on sound, every refusal in one sentence, stdout data and stderr talk."""
+"""The command line: the whole chain on sound, every refusal in one sentence, data on stdout and messages on stderr."""
 
 from __future__ import annotations
 

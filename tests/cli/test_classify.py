@@ -36,7 +36,7 @@ def refused(sentence: str, *arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A store of three dialects and strangers `x`, 10 recordings each of 3 rows; a split; a model of its side train."""
+    """Three dialects and an out-of-set label `x`, 10 recordings each of 3 rows; a split; a model of its train side."""
     folder = tmp_path_factory.mktemp("work")
     rng = np.random.default_rng(0)
     centres = {label: rng.normal(size=6) for label in (*GROUPS, "x")}

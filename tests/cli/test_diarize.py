@@ -1,4 +1,4 @@
-"""`knn diarize`: what every option asks of the rooms, what is written where, and what is refused before work begins.
+"""`knn diarize`: what every option asks of the pipeline, what is written where, and what is refused before work begins.
 
 But for two tests the turns are made up, so that what becomes of them can be worked out by hand.
 """
@@ -110,7 +110,7 @@ def speakers(path: Path) -> list[str]:
     return [str(label) for _, _, label in turns.itertracks(yield_label=True)]
 
 
-def test_defaults_are_the_rooms() -> None:
+def test_defaults_are_those_of_the_pipeline() -> None:
     told = {name: one.default for name, one in inspect.signature(pipeline.diarize).parameters.items()}
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
     for name in ("clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
@@ -146,7 +146,7 @@ def test_defaults_are_the_rooms() -> None:
         (["--preset", "pyannote-3.1"], {"clusterer": "ahc", "settings": dict(PRESETS["pyannote-3.1"][1])}),
     ],
 )
-def test_options_reach_the_room(
+def test_options_reach_the_pipeline(
     options: list[str], expected: dict[str, Any], sound: Path, asked: list[dict[str, Any]]
 ) -> None:
     if "hdbscan" in options:
@@ -328,7 +328,7 @@ def test_enrolment_from_a_folder(example: Path, tmp_path: Path, asked: list[dict
     assert "SPEAKER_02" in result.stdout
 
 
-def test_one_label_a_voice_across_files(sound: Path, asked: list[dict[str, Any]], known: Path, tmp_path: Path) -> None:
+def test_one_label_per_speaker(sound: Path, asked: list[dict[str, Any]], known: Path, tmp_path: Path) -> None:
     both = [sound / "one.wav", sound / "two.wav"]
     result = done("diarize", *both, "--link-speakers", "--save-embeddings", tmp_path / "v.h5", *TINY)
     assert "3 speakers in 2 recordings." in result.stderr and "5 speaker embeddings by tiny-test@" in result.stderr
@@ -477,7 +477,7 @@ def test_scores(sound: Path, asked: list[dict[str, Any]], tmp_path: Path) -> Non
     assert inside.exit_code == 1 and "is one of the sources" in inside.stderr
 
 
-def test_thresholds_are_the_rooms(
+def test_default_thresholds_are_those_of_the_package(
     monkeypatch: pytest.MonkeyPatch, sound: Path, asked: list[dict[str, Any]], known: Path
 ) -> None:
     seen: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""`knn split`, `train` and `classify` on the command line: test sets, open set, timelines, trials, and refusals."""
+"""`knn split`, `train`, `evaluate`, `timeline` and `verify` on the command line, and what they refuse."""
 
 from __future__ import annotations
 
