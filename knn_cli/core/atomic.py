@@ -1,4 +1,4 @@
-"""Output files that are either the old one or the whole new one, never half of it."""
+"""Atomic output files: a path holds either the old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from knn_cli.core.errors import KnnError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`: moved onto it when the block ends well, removed when it does not.
+    """Give a temporary path beside `path`, which replaces it if the block succeeds and is removed if it fails.
 
     A link stays a link, to the new file. Several files that belong together enter one `contextlib.ExitStack`: all are
-    written before the first is moved. Raises KnnError for what the file system refuses.
+    written before the first is moved. KnnError if the file system refuses.
     """
     wanted = Path(path)
     if wanted.is_dir():
@@ -26,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = wanted.resolve()
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.touch()  # so that this line fails, in the system's own words, and not some library
+        part.touch()  # so that a refusal comes from here, with the system's message, and not from a library
         yield part
         part.replace(target)
     except OSError as error:
@@ -36,13 +36,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except UnicodeEncodeError as error:
         raise KnnError(f"{path} cannot be written: {error.object!r} is no valid text.", "Rename that file.") from error
     finally:
-        with suppress(OSError):  # it may never have come to be
+        with suppress(OSError):  # it may not exist
             part.unlink()
 
 
 @contextmanager
 def replacing_text(path: str | Path) -> Iterator[TextIO]:
-    """`replacing` for a UTF-8 text file opened for writing; a device or pipe (as /dev/stdout) is written straight."""
+    """Do what `replacing` does for a UTF-8 text file; a device or pipe (such as /dev/stdout) is written directly."""
     wanted = Path(path)
     try:
         if wanted.exists() and not wanted.is_file() and not wanted.is_dir():
@@ -59,10 +59,10 @@ def replacing_text(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path`: moved to its place when the block ends well, removed when it does not.
+    """Give a temporary folder beside `path`, which replaces it if the block succeeds and is removed if it fails.
 
-    A folder that is there already is moved aside first and removed last, so that a kill between leaves one of the two
-    whole. Call `output_paths.check_folder` before: this function replaces whatever it finds. A link stays a link.
+    An existing folder is moved aside first and removed last, so that a kill in between leaves one of the two complete.
+    Call `output_paths.check_folder` before: this function replaces whatever it finds. A link stays a link.
     """
     target = Path(path).resolve()
     try:
