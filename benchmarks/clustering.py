@@ -26,7 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles, Floats
 from knn_cli.diarization.clustering.base import Labels
-from knn_cli.diarization.clustering.plda import VoicePLDA
+from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 
 DIMENSION = 192
 NOISE = 1.1  # length of the noise for speakers of length 1
@@ -52,11 +52,11 @@ def embeddings(count: int, speakers: int) -> tuple[Floats, NDArray[np.integer]]:
     return rows.astype(np.float32), truth
 
 
-def plda() -> VoicePLDA:
+def plda() -> EmbeddingPLDA:
     """Of embeddings drawn like these, after their length was made 1."""
     zeros, eye = np.zeros(DIMENSION), np.eye(DIMENSION)
     within: Doubles = eye * np.sqrt(DIMENSION * (1 + NOISE**2)) / NOISE
-    return VoicePLDA(zeros, eye, zeros, zeros, within, np.full(DIMENSION, 1 / NOISE**2))
+    return EmbeddingPLDA(zeros, eye, zeros, zeros, within, np.full(DIMENSION, 1 / NOISE**2))
 
 
 def measure(method: str, count: int, speakers: int) -> dict[str, float]:

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
     from knn_cli.diarization.identification import Voices
-    from knn_cli.diarization.post_processing import Cleaning
     from knn_cli.diarization.recordings import RecordingResult
+    from knn_cli.diarization.removal_outputs import Cleaning
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
@@ -245,11 +245,13 @@ def diarize(
     verbose: VerboseOption = False,
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
+    from dataclasses import replace
+
     from knn_cli.audio import reading
     from knn_cli.cli import turn_outputs
     from knn_cli.core.output_paths import check_unique_stems
-    from knn_cli.diarization import identification, linking, post_processing, recordings, speaker_removal
-    from knn_cli.diarization.pipeline import check_hearing, check_speakers, check_turns
+    from knn_cli.diarization import identification, linking, recordings, removal_outputs, speaker_removal
+    from knn_cli.diarization.pipeline import DiarizationOptions, build_clusterer, check_speakers
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.files import expand_folders
 
@@ -259,15 +261,14 @@ def diarize(
     _check_settings(ctx, tuning)
     vad = SILERO if segmentation == SILERO else "ours"
     network = None if vad == SILERO else segmentation
-    check_hearing(vad, network)
     check_speakers(num_speakers, min_speakers, max_speakers)
-    check_turns(min_turn, max_gap, margin)
     reading.channel_index(channel)
     name_from = _default(tuning.identification_threshold, identification.THRESHOLD)
     link_from = _default(tuning.linking_threshold, linking.THRESHOLD)
     for threshold in (name_from, link_from):
         linking.check_threshold(threshold)
     method, method_settings = _clustering(clusterer.value, preset and preset.value, tuning)
+    options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
 
     paths = expand_folders(sources)
     check_unique_stems(paths)
@@ -280,14 +281,14 @@ def diarize(
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
         level = _default(tuning.silence_threshold, speaker_removal.THRESHOLD)
-        clean = post_processing.Cleaning(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
+        clean = removal_outputs.Cleaning(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
     truths = recordings.read_references(paths, reference, uem)
     others = [path for path in (reference, uem, speakers) if path is not None]
     turn_outputs.check(outputs, clean, save_embeddings, paths, others, force=force)
 
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     segmenter = _segmenter(vad, network, embedder)
-    _check_method(method, method_settings, embedder)
+    build_clusterer(method, method_settings, embedder)  # impossible settings are refused before any file
     detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
     chosen = model if segmentation is not None else None  # by the user, both of them
     note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
@@ -303,13 +304,7 @@ def diarize(
             num_speakers=num_speakers,
             min_speakers=min_speakers,
             max_speakers=max_speakers,
-            min_turn=min_turn,
-            max_gap=max_gap,
-            margin=margin,
-            vad=vad,
-            segmentation=segmenter,
-            clusterer=method,
-            settings=method_settings,
+            options=replace(options, segmentation=segmenter),
         )
         results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, progress, len(paths))
         if enrolled is not None:
@@ -375,14 +370,6 @@ def _clustering(clusterer: str, preset: str | None, settings: DiarizationSetting
             f"The distance threshold {chosen['distance_threshold']:g} is no cosine distance.", "Take 0 to 2."
         )
     return clusterer, {_CLUSTERING[name]: value for name, value in chosen.items()}
-
-
-def _check_method(method: str, settings: dict[str, Any], embedder: Embedder) -> None:
-    """KnnError for impossible settings, and for a model without what the method needs: before any file."""
-    from knn_cli.core.registry import CLUSTERERS
-    from knn_cli.diarization.pipeline import cluster_settings
-
-    CLUSTERERS.build(method, **cluster_settings(method, settings, embedder))
 
 
 def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | None:

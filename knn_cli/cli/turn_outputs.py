@@ -17,7 +17,7 @@ from knn_cli.store import hdf5
 from knn_cli.store.writer import check_free
 
 if TYPE_CHECKING:
-    from knn_cli.diarization.post_processing import Cleaning
+    from knn_cli.diarization.removal_outputs import Cleaning
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
-"""Who spoke when: local speakers of long windows, voices of short ones, clusters of voices, votes of both, turns."""
+"""Who spoke when: the whole diarizer, as a sequence of steps.
+
+`get_segmentation` finds local speakers in long windows, `get_embeddings` embeds short windows and local speakers, a
+clustering method groups the short windows, `aggregate_scores` combines both kinds of windows into scores per frame,
+and `post_processing` makes turns of them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,178 +21,175 @@ from knn_cli.audio.segments import EPSILON, FRAME_SECONDS, MAX_GAP_SECONDS
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Floats, Waveform
-from knn_cli.core.vectors import l2_normalize
 
 if TYPE_CHECKING:
-    from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation, Turn
+    from knn_cli.diarization.clustering.base import Clusterer
+    from knn_cli.diarization.post_processing import FrameTurn
+    from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
 CLUSTERER = "spectral"
-RELIABLE = 0.6  # seconds of speech from which an embedding may shape clusters
-SHORT = 0.6  # weight of short windows' votes beside those of long ones
-SHARPNESS = 0.1  # cosine by which one speaker is e times as likely as another
-PIECE = 750  # frames of doubt that are settled together at most
-WARM_UP = 2.0  # seconds that silero-vad hears before a stretch
-SECOND = 0.2  # its probability of speech that settles a doubt
-AGREEMENT = 0.5  # cosine that full agreement with short windows is worth to a local speaker
-MIN_TURN_SECONDS = 0.1  # shorter turns are strays of the votes
+MIN_CLUSTERING_SECONDS = 0.6  # of speech, from which an embedding may shape clusters
+SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
+SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
+MAX_RECHECK_FRAMES = 750  # of a low-confidence region that are rechecked at once
+SILERO_WARM_UP_SECONDS = 2.0  # of sound that silero-vad gets before a region
+SILERO_THRESHOLD = 0.2  # probability of speech under which a low-confidence frame is no speech
+SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
+MIN_TURN_SECONDS = 0.1  # shorter turns are spurious
 MARGIN_SECONDS = 0.2  # of silence behind a turn that are part of it
+
+
+@dataclass(frozen=True)
+class DiarizationOptions:
+    """How a recording is diarized.
+
+    Parameters
+    ----------
+    vad : {"ours", "silero"}
+        Speech detector: the segmentation network, which detects overlap, or silero-vad, one speaker at a time.
+    segmentation : str, Path, Segmenter or None
+        The segmentation network, by name, by path or loaded already; None is the shipped one.
+    clusterer : str
+        A name in `registry.CLUSTERERS`.
+    clusterer_settings : mapping
+        Arguments of that method.
+    min_turn : float
+        Seconds. Shorter turns are dropped or go to their neighbours, but each speaker keeps its longest turn.
+    max_gap : float
+        Seconds. Pauses of a speaker up to this long are filled, before margins are added.
+    margin : float
+        Seconds of silence that are kept after a turn, a fifth of it before; rounded to whole frames.
+
+    Raises
+    ------
+    KnnError
+        For an unknown detector, for a network beside silero-vad, and for durations below 0 or not finite.
+    """
+
+    vad: str = "ours"
+    segmentation: str | Path | Segmenter | None = None
+    clusterer: str = CLUSTERER
+    clusterer_settings: Mapping[str, object] = field(default_factory=dict)
+    min_turn: float = MIN_TURN_SECONDS
+    max_gap: float = MAX_GAP_SECONDS
+    margin: float = MARGIN_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.vad not in ("ours", "silero"):
+            raise KnnError(f"There is no speech detector named {self.vad!r}.", "Known: ours, silero.")
+        if self.vad == "silero" and self.segmentation is not None:
+            raise KnnError("silero-vad leaves nothing for a segmentation network to do.", "Choose one of the two.")
+        for name, value in (("min_turn", self.min_turn), ("max_gap", self.max_gap), ("margin", self.margin)):
+            if not 0 <= value < math.inf:
+                raise KnnError(f"`{name}` is {value:g}; it is a number of seconds, 0 or more.")
+
+
+DEFAULT_OPTIONS = DiarizationOptions()
 
 
 def diarize(
     path: Path | str,
     *,
-    model: str | Path | Embedder | None = None,
-    segmentation: str | Path | Segmenter | None = None,
-    vad: str = "ours",
-    clusterer: str = CLUSTERER,
-    settings: dict[str, object] | None = None,
     num_speakers: int | None = None,
     min_speakers: int | None = None,
     max_speakers: int | None = None,
-    min_turn: float = MIN_TURN_SECONDS,
-    max_gap: float = MAX_GAP_SECONDS,
-    margin: float = MARGIN_SECONDS,
+    model: str | Path | Embedder | None = None,
+    options: DiarizationOptions = DEFAULT_OPTIONS,
     channel: str = "mix",
     device: str = "auto",
 ) -> Diarization:
-    """Speaker turns of one audio file of any length, in bounded memory.
+    """Find the speaker turns of one audio file of any length, in bounded memory.
 
-    model        : an embedder's bundle by name or path, or an Embedder that is loaded already
-    segmentation : a segmenter's, likewise
-    vad          : "ours": the segmentation network, which hears overlap; "silero": silero-vad, one speaker at a time
-    clusterer    : a name in `registry.CLUSTERERS`; `settings` are its arguments
-    num_speakers, min_speakers, max_speakers : how many, where known; obeyed where there is that much speech
-    min_turn     : seconds; shorter turns are dropped or go to their neighbours, but each speaker keeps its longest
-    max_gap      : pauses of a speaker up to so many seconds are filled, before margins
-    margin       : seconds of silence that a turn's end keeps, its beginning a fifth of that; whole frames
+    Parameters
+    ----------
+    path : path
+        Audio file.
+    num_speakers, min_speakers, max_speakers : int, optional
+        Number of speakers where known; obeyed where there is enough speech.
+    model : str, Path or Embedder, optional
+        Embedding model, by name, by path or loaded already; the shipped one of voices where None.
+    options : DiarizationOptions
+        Speech detection, clustering and post-processing.
+    channel : str
+        Channel of the file, or "mix" for the mean of all.
+    device : str
+        Device of a model that is loaded here.
 
-    Speakers are SPEAKER_00, SPEAKER_01, ... in order of first appearance; without speech there are none.
-    Raises AudioError (see `audio.read`), KnnError for bounds that contradict each other, BundleError for the models.
+    Returns
+    -------
+    Diarization
+        Speakers are SPEAKER_00, SPEAKER_01, ... by first appearance; none without speech.
+
+    Raises
+    ------
+    KnnError
+        For numbers of speakers that contradict each other; AudioError for the file, BundleError for the models.
+
+    Examples
+    --------
+    >>> import knn_cli
+    >>> result = knn_cli.diarize("meeting.flac", num_speakers=4)
+    >>> sorted(result.turns.labels())
+    ['SPEAKER_00', 'SPEAKER_01', 'SPEAKER_02', 'SPEAKER_03']
     """
-    from pyannote.core import Annotation
-
-    from knn_cli.diarization import reconstruction
     from knn_cli.embedding.embedder import Embedder
 
     check_speakers(num_speakers, min_speakers, max_speakers)
-    check_turns(min_turn, max_gap, margin)
-    check_hearing(vad, segmentation)
     embedder = model if isinstance(model, Embedder) else Embedder(model, device=device)
-    cluster = CLUSTERERS.build(clusterer, **cluster_settings(clusterer, settings, embedder))
-    heard, length = _segment(path, segmentation, vad, embedder, channel)
-    least = num_speakers or min_speakers or 1
-    voices = _voices(path, embedder, heard, channel)
-    if 0 < np.count_nonzero(voices.seconds) < least:  # fewer windows than speakers: cut finer
-        heard = reconstruction.finer(heard, least)
-        voices = _voices(path, embedder, heard, channel)
-    if not voices.seconds.any():
-        return Diarization(Annotation(uri=Path(path).stem), seconds=length)
-    rows = np.flatnonzero(voices.seconds)
-    labels = np.full(len(voices.small), -1, dtype=np.int64)
-    labels[rows] = cluster(
-        voices.vectors[rows],
-        weights=voices.seconds[rows],
-        num_speakers=num_speakers,
-        min_speakers=min_speakers,
-        max_speakers=max_speakers,
-    )
-    votes = _votes(heard, voices, labels)
-    active = reconstruction.decide(reconstruction.count(heard), votes)
-    reconstruction.give_everybody_a_place(active, voices.windows, voices.small, labels)
-    turns = reconstruction.turns(active, min_turn=min_turn, max_gap=max_gap, margin=margin)
-    return _described(turns, np.where(active, votes, np.nan), voices, labels, length, Path(path).stem)
+    clusterer = build_clusterer(options.clusterer, options.clusterer_settings, embedder)
+    segmentation, seconds = get_segmentation(path, embedder, options, channel)
+    min_windows = num_speakers or min_speakers or 1
+    embeddings = get_embeddings(path, embedder, segmentation, channel, min_windows)
+    bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    return _reconstruct(embeddings, _cluster(embeddings, clusterer, bounds), options, seconds, Path(path).stem)
 
 
 @dataclass(frozen=True)
-class _Voices:
+class WindowEmbeddings:
     """Embeddings of short windows, and of the local speakers of long ones.
 
-    windows, small   : windows with one local speaker each, and those of them that speak
-    vectors, seconds : of `small`, see `local_voices.embeddings`; the first are of the view for speakers
-    whole            : of `small`, whole embeddings
-    local            : local speakers of windows with several; none where the windows have one each already
-    local_vectors, local_seconds : likewise of `local`
+    Attributes
+    ----------
+    segmentation : Segmentation
+        The long windows, or the short ones where there are no others.
+    short_windows : Segmentation
+        Windows with one local speaker each.
+    short : sequence of N LocalSpeaker
+        Those of them that speak.
+    vectors : (N, D) float32 array
+        Of `short`, in the view for speakers.
+    seconds : (N,) float32 array
+        Seconds of sound behind each; 0 without an embedding.
+    full_vectors : (N, E) float32 array
+        Of `short`, whole embeddings.
+    local : sequence of L LocalSpeaker
+        Local speakers of long windows; none where all windows are short.
+    local_vectors : (L, D) float32 array
+        Of `local`, in the view for speakers.
     """
 
-    windows: Segmentation
-    small: Sequence[LocalSpeaker]
+    segmentation: Segmentation
+    short_windows: Segmentation
+    short: Sequence[LocalSpeaker]
     vectors: Floats
     seconds: Floats
-    whole: Floats
+    full_vectors: Floats
     local: Sequence[LocalSpeaker]
     local_vectors: Floats
-    local_seconds: Floats
 
 
-def _voices(path: Path | str, embedder: Embedder, heard: Segmentation, channel: str) -> _Voices:
-    """Sound is encoded once for both."""
-    from knn_cli.diarization import reconstruction, window_embeddings
-
-    several = heard.probabilities.shape[2] > 1
-    windows = reconstruction.of_speech(reconstruction.speech(heard)) if several else heard
-    small = reconstruction.local_speakers(windows)
-    if several:  # frames that are shared say little of either voice
-        alone = np.append(reconstruction.count(heard) == 1, np.zeros(windows.probabilities.shape[1], dtype=bool))
-        size = windows.probabilities.shape[1]
-        starts_of = windows.starts.tolist()
-        small = [replace(one, clean=one.active & alone[(at := starts_of[one.window]) : at + size]) for one in small]
-    local = reconstruction.local_speakers(heard) if several else []
-    starts = [int(windows.starts[one.window]) for one in small] + [int(heard.starts[one.window]) for one in local]
-    chosen = [one.chosen for one in (*small, *local)]
-    order = np.argsort(starts, kind="stable")
-    parts = [window_embeddings.Part(starts[row], chosen[row]) for row in order]
-    found, found_seconds = window_embeddings.embeddings(path, embedder, parts, channel=channel)
-    whole, seconds = np.empty_like(found), np.empty_like(found_seconds)
-    whole[order], seconds[order] = found, found_seconds
-    vectors, split = whole[:, embedder.bundle.view("speaker")], len(small)
-    return _Voices(
-        windows, small, vectors[:split], seconds[:split], whole[:split], local, vectors[split:], seconds[split:]
-    )
-
-
-def _votes(heard: Segmentation, voices: _Voices, labels: Labels) -> Floats:
-    """(frames, S) how much each speaker speaks, from the clusters (N,) of short windows; -1: no embedding, no vote.
-
-    A short window votes for the speakers as its embedding is like theirs. A local speaker of a long window is the
-    speaker that its embedding and the short windows within it say, but two of one window are two; so long windows
-    say who speaks at the same time, and short ones who it is where a long one takes two voices for one.
-    """
-    from knn_cli.diarization import reconstruction
-    from knn_cli.diarization.clustering.base import means
-
-    rows = np.flatnonzero(labels >= 0)
-    units = l2_normalize(voices.vectors[rows].astype(np.float64))
-    centroids, _ = means(units, np.ones(len(rows)), labels[rows])
-    centroids = l2_normalize(centroids)
-    like = np.exp((units @ centroids.T - 1) / SHARPNESS)
-    shares = np.zeros((len(labels), len(centroids)), dtype=np.float32)
-    shares[rows] = like / like.sum(1, keepdims=True)
-    votes = reconstruction.vote(voices.windows, voices.small, shares)
-    if not voices.local:
-        return votes
-    own = l2_normalize(voices.local_vectors.astype(np.float64)) @ centroids.T  # (N, S), 0 without an embedding
-    for row, one in enumerate(voices.local):
-        there = votes[heard.starts[one.window] :][: len(one.chosen)]
-        own[row] += AGREEMENT * there[one.chosen[: len(there)]].sum(0) / max(1, np.count_nonzero(one.chosen))
-    who = reconstruction.assign(own, np.array([one.window for one in voices.local], dtype=np.int64))
-    long = reconstruction.vote(heard, voices.local, np.eye(len(centroids), dtype=np.float32)[who])
-    votes *= SHORT
-    votes += (1 - SHORT) * long
-    return votes
-
-
-def _segment(
-    path: Path | str, segmentation: str | Path | Segmenter | None, vad: str, embedder: Embedder, channel: str
+def get_segmentation(
+    path: Path | str, embedder: Embedder, options: DiarizationOptions, channel: str
 ) -> tuple[Segmentation, float]:
     """Local speakers of the recording's windows, and its seconds.
 
-    Those are of the network, or one at a time of where silero-vad hears speech.
+    They come from the segmentation network, or one at a time from the speech regions of silero-vad.
     """
-    from knn_cli.audio import speech_activity as silero
+    from knn_cli.audio import speech_activity
     from knn_cli.diarization import reconstruction
-    from knn_cli.diarization import segmentation as room
+    from knn_cli.diarization.segmentation import FrameLevels, Segmenter
 
     seconds = 0.0
 
@@ -197,103 +199,221 @@ def _segment(
             seconds = block.start + block.seconds
             yield block
 
-    if vad == "silero":
-        regions = silero.speech(blocks(silero.RATE))
+    if options.vad == "silero":
+        regions = speech_activity.speech(blocks(speech_activity.RATE))
         speech = np.zeros(math.ceil(seconds / FRAME_SECONDS - EPSILON), dtype=np.float32)
         for region in regions:
             speech[round(region.start / FRAME_SECONDS) : round(region.end / FRAME_SECONDS)] = 1
-        return reconstruction.of_speech(speech), seconds
-    segmenter = segmentation
-    if not isinstance(segmenter, room.Segmenter):
-        segmenter = room.Segmenter(segmenter, embedder=embedder)
-    levels = room.Levels(segmenter.rate)
-    heard = segmenter(levels.through(blocks(segmenter.rate)))
-    nobody, doubt = reconstruction.doubted(heard, levels.decibels())
-    _ask_again(path, doubt, nobody, channel)
-    return reconstruction.without(heard, nobody), seconds
+        return reconstruction.single_speaker_windows(speech), seconds
+    segmenter = options.segmentation
+    if not isinstance(segmenter, Segmenter):
+        segmenter = Segmenter(segmenter, embedder=embedder)
+    levels = FrameLevels(segmenter.rate)
+    segmentation = segmenter(levels.through(blocks(segmenter.rate)))
+    non_speech, low_confidence = reconstruction.find_non_speech(segmentation, levels.decibels())
+    _recheck(path, low_confidence, non_speech, channel)
+    return reconstruction.mask_out(segmentation, non_speech), seconds
 
 
-def _ask_again(path: Path | str, doubt: Sequence[tuple[int, int]], nobody: NDArray[np.bool_], channel: str) -> None:
-    """Where silero-vad hears no speech in stretches of doubt, nobody speaks: write it into `nobody` (frames,).
+def _recheck(
+    path: Path | str, low_confidence: Sequence[tuple[int, int]], non_speech: NDArray[np.bool_], channel: str
+) -> None:
+    """Mark as `non_speech` (frames,) the low-confidence frames in which silero-vad detects no speech.
 
-    It is not asked elsewhere: it hears little of speech in noise.
+    It is not asked elsewhere, since it misses much speech in noise.
     """
     from pyannote.core import Segment
 
     from knn_cli.audio import speech_activity as silero
 
-    pieces = [(at, min(at + PIECE, last)) for first, last in doubt for at in range(first, last, PIECE)]
-    around = [Segment(max(0.0, first * FRAME_SECONDS - WARM_UP), last * FRAME_SECONDS) for first, last in pieces]
-    sounds = reading.crops(path, around, rate=silero.RATE, channel=channel)
-    for (first, last), heard, chances in zip(pieces, around, silero.probabilities(sounds), strict=True):
-        middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - heard.start
-        frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(chances) - 1)
-        nobody[first:last] = chances[frames] < SECOND
+    regions = [
+        (start, min(start + MAX_RECHECK_FRAMES, last))
+        for first, last in low_confidence
+        for start in range(first, last, MAX_RECHECK_FRAMES)
+    ]
+    contexts = [
+        Segment(max(0.0, first * FRAME_SECONDS - SILERO_WARM_UP_SECONDS), last * FRAME_SECONDS)
+        for first, last in regions
+    ]
+    clips = reading.crops(path, contexts, rate=silero.RATE, channel=channel)
+    for (first, last), context, probabilities in zip(regions, contexts, silero.probabilities(clips), strict=True):
+        middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - context.start
+        frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(probabilities) - 1)
+        non_speech[first:last] = probabilities[frames] < SILERO_THRESHOLD
 
 
-def cluster_settings(clusterer: str, settings: Mapping[str, Any] | None, embedder: Embedder) -> dict[str, Any]:
-    """A method's settings: the user's, what diarization wants, and for vbx the model's PLDA.
+def get_embeddings(
+    path: Path | str, embedder: Embedder, segmentation: Segmentation, channel: str, min_windows: int = 1
+) -> WindowEmbeddings:
+    """Embed windows; shorter ones where fewer than `min_windows` speakers asked for have an embedding."""
+    from knn_cli.diarization import reconstruction
 
-    Raises KnnError where the model has none.
+    embeddings = _embed(path, embedder, segmentation, channel)
+    if 0 < np.count_nonzero(embeddings.seconds) < min_windows:
+        shorter = reconstruction.shorter_windows(segmentation, min_windows)
+        embeddings = _embed(path, embedder, shorter, channel)
+    return embeddings
+
+
+def _embed(path: Path | str, embedder: Embedder, segmentation: Segmentation, channel: str) -> WindowEmbeddings:
+    """Short windows and local speakers; sound is encoded once for both."""
+    from knn_cli.diarization import reconstruction, window_embeddings
+
+    several = segmentation.probabilities.shape[2] > 1
+    windows = segmentation
+    if several:
+        windows = reconstruction.single_speaker_windows(reconstruction.speech_probability(segmentation))
+    short = reconstruction.local_speakers(windows)
+    if several:  # overlapped frames say little of either speaker
+        size = windows.probabilities.shape[1]
+        alone = np.append(reconstruction.speaker_count(segmentation) == 1, np.zeros(size, dtype=bool))
+        starts_of = windows.starts.tolist()
+        short = [
+            replace(speaker, clean=speaker.active & alone[(start := starts_of[speaker.window]) : start + size])
+            for speaker in short
+        ]
+    local = reconstruction.local_speakers(segmentation) if several else []
+    starts = [int(windows.starts[speaker.window]) for speaker in short]
+    starts += [int(segmentation.starts[speaker.window]) for speaker in local]
+    masks = [speaker.embedding_mask for speaker in (*short, *local)]
+    order = np.argsort(starts, kind="stable")
+    ordered = [window_embeddings.FrameMask(starts[row], masks[row]) for row in order]
+    ordered_vectors, ordered_seconds = window_embeddings.embed_masks(path, embedder, ordered, channel=channel)
+    full, seconds = np.empty_like(ordered_vectors), np.empty_like(ordered_seconds)
+    full[order], seconds[order] = ordered_vectors, ordered_seconds
+    vectors, split = full[:, embedder.bundle.view("speaker")], len(short)
+    return WindowEmbeddings(
+        segmentation, windows, short, vectors[:split], seconds[:split], full[:split], local, vectors[split:]
+    )
+
+
+def build_clusterer(name: str, settings: Mapping[str, Any], embedder: Embedder) -> Clusterer:
+    """A clustering method with its settings, what diarization wants, and for vbx the embedding model's PLDA.
+
+    Raises KnnError for settings that it does not take, and where the model has no PLDA.
     """
-    found: dict[str, Any] = {"reliable": RELIABLE, **(settings or {})}
-    if clusterer == "vbx" and "plda" not in found:
+    arguments: dict[str, Any] = {"reliable": MIN_CLUSTERING_SECONDS, **settings}
+    if name == "vbx" and "plda" not in arguments:
         from knn_cli.diarization.clustering import plda
 
-        found["plda"] = plda.load(embedder.bundle)
-    return found
+        arguments["plda"] = plda.load(embedder.bundle)
+    clusterer: Clusterer = CLUSTERERS.build(name, **arguments)
+    return clusterer
 
 
-def _described(
-    turns: list[Turn], votes: Floats, voices: _Voices, labels: Labels, length: float, uri: str
+def _cluster(embeddings: WindowEmbeddings, clusterer: Clusterer, bounds: Mapping[str, int | None]) -> Labels:
+    """(N,) cluster of each short window, -1 without an embedding."""
+    labels = np.full(len(embeddings.short), -1, dtype=np.int64)
+    rows = np.flatnonzero(embeddings.seconds)
+    if len(rows):
+        labels[rows] = clusterer(embeddings.vectors[rows], weights=embeddings.seconds[rows], **bounds)
+    return labels
+
+
+def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
+    """(frames, S) score of each speaker in each frame, from the clusters (N,) of short windows; -1: no embedding.
+
+    A short window scores speakers by a softmax of the cosines of its embedding with theirs. A local speaker of a long
+    window is assigned to one speaker, by its embedding and by the scores of the short windows within it, and two local
+    speakers of one window are two speakers. So long windows say who speaks at the same time, and short ones who it is
+    where a long one takes two speakers for one.
+    """
+    from knn_cli.core.vectors import l2_normalize
+    from knn_cli.diarization import reconstruction
+    from knn_cli.diarization.clustering.base import weighted_means
+
+    segmentation = embeddings.segmentation
+    rows = np.flatnonzero(labels >= 0)
+    units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
+    centroids, _ = weighted_means(units, np.ones(len(rows)), labels[rows])
+    centroids = l2_normalize(centroids)
+    likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
+    soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
+    soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
+    scores = reconstruction.aggregate(embeddings.short_windows, embeddings.short, soft_assignment)
+    if not embeddings.local:
+        return scores
+    similarity = l2_normalize(embeddings.local_vectors.astype(np.float64)) @ centroids.T  # (L, S), 0 without embedding
+    for row, speaker in enumerate(embeddings.local):
+        mask = speaker.embedding_mask
+        inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
+        agreement = inside[mask[: len(inside)]].sum(0) / max(1, np.count_nonzero(mask))
+        similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
+    windows = np.array([speaker.window for speaker in embeddings.local], dtype=np.int64)
+    assigned = reconstruction.assign_speakers(similarity, windows)
+    hard_assignment = np.eye(len(centroids), dtype=np.float32)[assigned]
+    long_scores = reconstruction.aggregate(segmentation, embeddings.local, hard_assignment)
+    scores *= SHORT_WINDOW_WEIGHT
+    scores += (1 - SHORT_WINDOW_WEIGHT) * long_scores
+    return scores
+
+
+def _reconstruct(
+    embeddings: WindowEmbeddings, labels: Labels, options: DiarizationOptions, seconds: float, uri: str
+) -> Diarization:
+    """Turns of the recording's speakers from the clusters (N,) of short windows."""
+    from pyannote.core import Annotation
+
+    from knn_cli.diarization import post_processing, reconstruction
+
+    if not (labels >= 0).any():
+        return Diarization(Annotation(uri=uri), seconds=seconds)
+    scores = aggregate_scores(embeddings, labels)
+    active = reconstruction.select_active(reconstruction.speaker_count(embeddings.segmentation), scores)
+    reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
+    turns = post_processing.frame_turns(
+        active, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
+    )
+    return _to_diarization(turns, np.where(active, scores, np.nan), embeddings, labels, seconds, uri)
+
+
+def _to_diarization(
+    turns: list[FrameTurn], scores: Floats, embeddings: WindowEmbeddings, labels: Labels, seconds: float, uri: str
 ) -> Diarization:
     """Turns with names by first appearance, confidences, and each speaker's embedding.
 
-    votes : (frames, S) of the frames in which each speaks, NaN elsewhere: a turn's pauses and margins say nothing of it
+    scores : (frames, S), NaN where a speaker is not active: pauses and margins of a turn say nothing of it
     """
     from pyannote.core import Annotation, Segment
 
     names: dict[int, str] = {}
-    found, confidence = Annotation(uri=uri), {}
+    annotation, confidence = Annotation(uri=uri), {}
     for track, (first, last, speaker) in enumerate(turns):
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        found[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, length)), track] = name
-        confidence[track] = float(np.nanmean(votes[first:last, speaker]))
-    of_speaker, spoken = {}, {}
-    for speaker, name in names.items():
-        rows = np.flatnonzero(labels == speaker)
-        if len(rows):
-            weights = voices.seconds[rows].astype(np.float64)
-            units = l2_normalize(voices.whole[rows].astype(np.float64))  # so that long ones do not drown the others
-            of_speaker[name] = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
-            clean = np.zeros(len(votes), dtype=bool)
-            for one in (voices.small[row] for row in rows.tolist()):
-                clean[np.flatnonzero(one.chosen) + voices.windows.starts[one.window]] = True
-            spoken[name] = float(clean.sum() * FRAME_SECONDS)
-    return Diarization(found, confidence, of_speaker, spoken, length)
+        annotation[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds)), track] = name
+        confidence[track] = float(np.nanmean(scores[first:last, speaker]))
+    rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
+    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
+    vectors = {name: _speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
+    clean_seconds = {name: _clean_seconds(embeddings, rows, len(scores)) for name, rows in rows_of.items()}
+    return Diarization(annotation, confidence, vectors, clean_seconds, seconds)
 
 
-def check_speakers(number: int | None, least: int | None, most: int | None) -> None:
-    """KnnError for counts that no recording can obey."""
-    for name, value in (("--num-speakers", number), ("--min-speakers", least), ("--max-speakers", most)):
+def _speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
+    """(E,) mean of unit embeddings, so that long vectors do not outweigh the others, by their seconds."""
+    from knn_cli.core.vectors import l2_normalize
+
+    weights = embeddings.seconds[rows].astype(np.float64)
+    units = l2_normalize(embeddings.full_vectors[rows].astype(np.float64))
+    mean: Floats = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
+    return mean
+
+
+def _clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64], frames: int) -> float:
+    """Seconds of the recording behind the embeddings of these short windows, overlapping windows counted once."""
+    used = np.zeros(frames, dtype=bool)
+    for speaker in (embeddings.short[row] for row in rows.tolist()):
+        used[np.flatnonzero(speaker.embedding_mask) + embeddings.short_windows.starts[speaker.window]] = True
+    return float(used.sum() * FRAME_SECONDS)
+
+
+def check_speakers(num_speakers: int | None, min_speakers: int | None, max_speakers: int | None) -> None:
+    """Raise KnnError for numbers of speakers that no recording can obey."""
+    numbers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    for name, value in numbers.items():
         if value is not None and value < 1:
-            raise KnnError(f"{name} is {value}; a recording has at least one speaker.")
-    if least is not None and most is not None and least > most:
-        raise KnnError(f"--min-speakers {least} is above --max-speakers {most}.")
-    if number is not None and not (least or 1) <= number <= (most or number):
-        raise KnnError(f"--num-speakers {number} is outside --min-speakers and --max-speakers.")
-
-
-def check_hearing(vad: str, segmentation: object) -> None:
-    """KnnError for a detector that there is not, and for a segmentation network that it would not ask."""
-    if vad not in ("ours", "silero"):
-        raise KnnError(f"There is no speech detector named {vad!r}.", "Known: ours, silero.")
-    if vad == "silero" and segmentation is not None:
-        raise KnnError("--vad silero leaves nothing for --segmentation to do.", "Choose one of the two.")
-
-
-def check_turns(min_turn: float, max_gap: float, margin: float) -> None:
-    """KnnError for lengths that are none."""
-    for name, value in (("--min-turn", min_turn), ("--max-gap", max_gap), ("--margin", margin)):
-        if not 0 <= value < math.inf:
-            raise KnnError(f"{name} is {value:g}; it is a number of seconds, 0 or more.")
+            raise KnnError(f"`{name}` is {value}; a recording has at least one speaker.")
+    if min_speakers is not None and max_speakers is not None and min_speakers > max_speakers:
+        raise KnnError(f"`min_speakers` {min_speakers} is above `max_speakers` {max_speakers}.")
+    if num_speakers is not None and not (min_speakers or 1) <= num_speakers <= (max_speakers or num_speakers):
+        raise KnnError(f"`num_speakers` {num_speakers} is outside `min_speakers` and `max_speakers`.")

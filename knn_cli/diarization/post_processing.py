@@ -1,97 +1,120 @@
-"""What is written of a diarized recording without its unwanted speakers: list, cleaned sound and its turns."""
+"""Post-processing of frames into turns: pauses filled, short turns given away or dropped, margins of silence kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 
-from pyannote.core import Annotation
+import numpy as np
+from numpy.typing import NDArray
 
-from knn_cli.core.atomic import replacing_text
-from knn_cli.core.values import Diarization
-from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import Cleaned, Part
-from knn_cli.formats.span_formats import find_format, write
-from knn_cli.formats.spans import turn_document
+from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
+from knn_cli.diarization.reconstruction import active_runs
+
+FrameTurn = tuple[int, int, int]  # first frame, one past the last, speaker
 
 
-class Result(NamedTuple):
-    """What cleaning did to a recording: who was not wanted and where; what sound was written, None where none was."""
+def frame_turns(
+    active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 0.0, margin: float = 0.0
+) -> list[FrameTurn]:
+    """Turn the activity of speakers into turns.
 
-    speakers: list[str]
-    parts: list[Part]
-    cleaned: Cleaned | None
+    Pauses up to `max_gap` are filled. A turn under `min_turn` goes to the speaker right before or after it, the longer
+    turn of the two; where there is none, or somebody speaks meanwhile, it is dropped. A speaker's longest turn always
+    stays. Then turns are extended into the silence beside them, by `margin` after their ends and a fifth of it before
+    their starts: words fade, and people who mark turns by ear end them later than a network that was trained on the
+    level of the sound. Where both sides want more silence than there is, the end of the earlier turn comes first.
 
+    Parameters
+    ----------
+    active : (frames, S) bool array
+        Who speaks in each frame.
+    min_turn, max_gap, margin : float
+        Seconds.
 
-@dataclass(frozen=True)
-class Cleaning:
-    """What is to be done to recordings, and where it goes.
-
-    folder      : of everything that is written
-    form        : of the turns that are written beside cleaned sound
-    unwanted    : see `cleaning.unwanted_speakers`; None where nobody is
-    how         : what happens to them; None leaves the sound as it is
-    max_silence : see `cleaning.clean`; None leaves silences as they are
-    channel     : that turns are of, which a player of cleaned sound plays
-
-    Raises KnnError for what no recording can be cleaned by.
+    Returns
+    -------
+    list of (first frame, one past the last, speaker)
+        By time.
     """
+    turns = _merge_gaps(
+        ((first, last, s) for s in range(active.shape[1]) for first, last in active_runs(active[:, s])), max_gap
+    )
+    turns = _merge_gaps(_give_away_short(turns, min_turn), max_gap) if min_turn > 0 else turns
+    return _merge_gaps(_add_margins(turns, len(active), margin), 0.0) if margin > 0 else turns
 
-    folder: Path
-    form: str
-    unwanted: str | None = None
-    how: Literal["mute", "cut"] | None = None
-    max_silence: float | None = None
-    threshold: float = speaker_removal.THRESHOLD
-    channel: str = "mix"
 
-    def __post_init__(self) -> None:
-        speaker_removal.check_silence(self.max_silence, self.threshold)
-        if self.unwanted is not None:
-            speaker_removal.unwanted_speakers(Annotation(), self.unwanted)
+def _add_margins(turns: Sequence[FrameTurn], frames: int, margin: float) -> list[FrameTurn]:
+    """Turns with the silence beside them."""
+    after = round(margin / FRAME_SECONDS)
+    before = round(margin / 5 / FRAME_SECONDS)
+    silent = np.ones(frames, dtype=bool)
+    for first, last, _ in turns:
+        silent[first:last] = False
+    ends, beginnings = {}, {}
+    for first, last in active_runs(silent):
+        ends[first] = min(first + after, last)
+        beginnings[last] = max(last - before, ends[first] if first else 0)
+    return [(beginnings.get(first, first), ends.get(last, last), speaker) for first, last, speaker in turns]
 
-    @property
-    def writes_sound(self) -> bool:
-        return self.how is not None or self.max_silence is not None
 
-    def listed(self, source: Path) -> Path:
-        """Where the unwanted parts of a recording are listed."""
-        return self.folder / f"{source.stem}_unwanted.csv"
+def _merge_gaps(turns: Iterable[FrameTurn], max_gap: float) -> list[FrameTurn]:
+    """Turns of one speaker that are at most `max_gap` seconds apart become one; by time."""
+    joined: list[FrameTurn] = []
+    for first, last, speaker in sorted(turns, key=lambda turn: (turn[2], turn)):
+        if joined and joined[-1][2] == speaker and (first - joined[-1][1]) * FRAME_SECONDS <= max_gap + EPSILON:
+            joined[-1] = (joined[-1][0], last, speaker)
+        else:
+            joined.append((first, last, speaker))
+    return sorted(joined)
 
-    def sound(self, source: Path) -> Path:
-        """Where its cleaned sound goes; AudioError for what is not audio."""
-        word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
-        return speaker_removal.target_of(source, word, self.folder)
 
-    def turns(self, source: Path) -> Path:
-        """Where the turns of its cleaned sound go."""
-        suffix = find_format("turns", self.form).suffix
-        return self.folder / f"{self.sound(source).stem}{suffix}"
+def _give_away_short(turns: list[FrameTurn], min_turn: float) -> list[FrameTurn]:
+    """Short turns go to a neighbour or are dropped, the shortest first."""
+    there = set(turns)
+    speaking = np.zeros(max((last for _, last, _ in turns), default=0), dtype=np.int32)  # how many turns hold a frame
+    begin: dict[int, set[FrameTurn]] = {}
+    end: dict[int, set[FrameTurn]] = {}
+    longest: dict[int, list[tuple[int, FrameTurn]]] = {}  # heaps; turns that are gone stay until they come up
+    short: list[tuple[int, FrameTurn]] = []
 
-    def run(self, source: Path, found: Diarization, known: Collection[str] = ()) -> Result:
-        """List a recording's unwanted parts, write its cleaned sound, and its turns as they are heard there.
+    def add(turn: FrameTurn, by: int) -> None:
+        speaking[turn[0] : turn[1]] += by
+        for edges, place in ((begin, turn[0]), (end, turn[1])):
+            mine = edges.setdefault(place, set())
+            mine.add(turn) if by > 0 else mine.remove(turn)
+        there.add(turn) if by > 0 else there.remove(turn)
+        if by > 0:
+            heappush(longest.setdefault(turn[2], []), (turn[0] - turn[1], turn))
+            if (turn[1] - turn[0]) * FRAME_SECONDS < min_turn - EPSILON:
+                heappush(short, (turn[1] - turn[0], turn))
 
-        known : speakers that need not be in this recording
-        Raises KnnError for an unknown speaker and as `cleaning.clean`, AudioError for the recording.
-        """
-        names: list[str] = []
-        if self.unwanted is not None:
-            names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known)
-        parts = speaker_removal.parts_of(found.turns, names)
-        if self.unwanted is not None:
-            with replacing_text(self.listed(source)) as file:
-                speaker_removal.write_unwanted_csv(parts, file)
-        if not self.writes_sound:
-            return Result(names, parts, None)
-        target = self.sound(source)
-        done = speaker_removal.clean(
-            source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
-        )
-        heard = speaker_removal.moved(found, done)
-        turns = heard.turns.copy()
-        turns.uri = target.stem
-        document = turn_document(replace(heard, turns=turns), audio_path=target, channel=self.channel)
-        write(document, self.turns(source), self.form)
-        return Result(names, parts, done)
+    def is_longest(turn: FrameTurn) -> bool:
+        heap = longest[turn[2]]
+        while heap[0][1] not in there:
+            heappop(heap)
+        return heap[0][1] == turn
+
+    for turn in turns:
+        add(turn, 1)
+    stays: dict[int, FrameTurn] = {}  # short ones that are their speaker's longest
+    while short:
+        _, turn = heappop(short)
+        if turn not in there:
+            continue
+        if is_longest(turn):
+            stays[turn[2]] = turn
+            continue
+        add(turn, -1)
+        beside = end.get(turn[0], set()) | begin.get(turn[1], set())
+        if beside and not speaking[turn[0] : turn[1]].any():
+            taker = max(beside, key=lambda turn: (turn[1] - turn[0], turn))
+            joined = turn[0], turn[1], taker[2]
+            for other in [other for other in beside if other[2] == taker[2]]:
+                add(other, -1)
+                joined = min(joined[0], other[0]), max(joined[1], other[1]), taker[2]
+            add(joined, 1)
+            kept = stays.pop(taker[2], None)
+            if kept in there:
+                heappush(short, (kept[1] - kept[0], kept))
+    return sorted(there)

@@ -1,8 +1,8 @@
-"""Who of a few local speakers speaks, window by window over a recording: the first half of diarization.
+"""Local speakers: which of a few speakers are active, window by window over a recording.
 
-A window is ten seconds long, the next begins a quarter of that later; each tells at most three voices apart, by itself,
-so that its first speaker and the next window's first speaker need not be one person. All networks give frames of
-FRAME_SECONDS here, whatever theirs are.
+A window is ten seconds long, and the next one begins a quarter of that later. Each distinguishes at most three
+speakers, by itself: its first speaker and the next window's first speaker need not be the same person. All networks
+give frames of FRAME_SECONDS here, whatever their own are.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.contracts import Encoder, LayerSegmenter, SegmentationNetwork, WaveformSegmenter
 from knn_cli.networks.segmenters.powerset import to_multilabel
 
-WINDOW = 250  # frames
-HOP = 63  # frames from one window to the next
-CHUNK_SECONDS = 20.0  # what the encoder under a head hears at once
-BATCH = 32  # windows of frames that are classified at once
-SOUNDS = 8  # windows of sound
+WINDOW_FRAMES = 250
+HOP_FRAMES = 63  # from one window to the next
+CHUNK_SECONDS = 20.0  # of sound that an encoder gets at once
+WINDOWS_PER_BATCH = 32  # windows of encoder frames that are classified at once
+WAVEFORM_WINDOWS_PER_BATCH = 8  # windows of sound that are classified at once
 
 Array = TypeVar("Array", Floats, Tensor)
 
@@ -41,11 +41,21 @@ Array = TypeVar("Array", Floats, Tensor)
 class Segmenter:
     """A segmentation network on a device.
 
-    model    : name or path of a bundle of the kind `segmenter`, None for the shipped one
-    device   : see `core.device.torch_device`
-    embedder : its device and, where the model names it, its encoder are taken, so that one is loaded once
+    Parameters
+    ----------
+    model : str, Path, Bundle or None
+        A bundle of the kind `segmenter`, its name or path; None is the shipped one.
+    device : torch.device or str
+        See `core.device.torch_device`.
+    embedder : Embedder, optional
+        Its device and, where the model names it, its encoder are used, so that an encoder is loaded once.
 
-    Raises BundleError for a model that cannot be loaded, or whose encoder is not there; KnnError for the device.
+    Raises
+    ------
+    BundleError
+        For a model that cannot be loaded, or whose encoder is missing.
+    KnnError
+        For the device.
     """
 
     def __init__(
@@ -67,28 +77,28 @@ class Segmenter:
             if embedder is not None and bundle.same_embedder(embedder.bundle.fingerprint, named):
                 encoder, self._scale = embedder.encoder, embedder.bundle.scale
             else:
-                heard = bundle.find_embedder(named)
-                encoder = bundle.load_network(heard).encoder.to(self.device).eval()
-                self._scale = heard.scale
+                encoder_bundle = bundle.find_embedder(named)
+                encoder = bundle.load_network(encoder_bundle).encoder.to(self.device).eval()
+                self._scale = encoder_bundle.scale
         self.speakers = network.speakers
         self._windows = self._windowing(network, encoder)
 
     @property
     def rate(self) -> int:
-        """Samples a second that the network hears."""
+        """Samples per second of the network's input."""
         return self.bundle.rate
 
     def _windowing(
         self, network: SegmentationNetwork, encoder: Encoder | None
     ) -> Callable[[Iterator[Floats], int, OrderedMap], Iterator[tuple[int, Floats]]]:
-        """The way to windows that network and encoder have; BundleError where they do not fit each other."""
+        """How windows are classified: from sound or from an encoder's layers. BundleError where the two do not fit."""
         if encoder is None and isinstance(network, WaveformSegmenter):
-            return partial(self._of_sound, network)
+            return partial(self._waveform_windows, network)
         if encoder is not None and isinstance(network, LayerSegmenter):
             frame = round(FRAME_SECONDS * self.rate)
             fits = (network.layers, network.channels) == (encoder.layers, encoder.channels)
-            if fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW)):
-                return partial(self._of_frames, network, encoder)
+            if fits and all(encoder.frames(count * frame) == count * network.pace for count in (1, WINDOW_FRAMES)):
+                return partial(self._layer_windows, network, encoder)
         raise BundleError(
             f"{self.bundle.folder}: the segmentation network does not fit the encoder that the bundle names.",
             "A head on an encoder needs the embedder that it was trained with.",
@@ -99,67 +109,72 @@ class Segmenter:
         frame = round(FRAME_SECONDS * self.rate)
         samples = 0
 
-        def heard() -> Iterator[Floats]:
+        def scaled() -> Iterator[Floats]:
             nonlocal samples
             for block in blocks:
                 samples += len(block.samples)
                 yield block.samples * np.float32(self._scale)
 
         with parallel_map(self.device) as each:
-            found = [(start, chances.astype(np.float16)) for start, chances in self._windows(heard(), frame, each)]
+            windows = [
+                (start, probabilities.astype(np.float16))
+                for start, probabilities in self._windows(scaled(), frame, each)
+            ]
         frames = -(-samples // frame)
-        table = np.zeros((len(found), WINDOW, self.speakers), dtype=np.float16)
-        for row, (_, chances) in zip(table, found, strict=True):
-            row[: len(chances)] = chances
-        return Segmentation(np.array([start for start, _ in found], dtype=np.int64), table, frames)
+        table = np.zeros((len(windows), WINDOW_FRAMES, self.speakers), dtype=np.float16)
+        for row, (_, probabilities) in zip(table, windows, strict=True):
+            row[: len(probabilities)] = probabilities
+        return Segmentation(np.array([start for start, _ in windows], dtype=np.int64), table, frames)
 
-    def _of_sound(
+    def _waveform_windows(
         self, network: WaveformSegmenter, pieces: Iterator[Floats], frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
-        """Windows of a network that hears ten seconds of sound at once."""
-        size = WINDOW * frame
-        middles = (np.arange(WINDOW) + 0.5) * FRAME_SECONDS
+        """(first frame, probabilities) of windows, for a network on ten seconds of sound."""
+        size = WINDOW_FRAMES * frame
+        middles = (np.arange(WINDOW_FRAMES) + 0.5) * FRAME_SECONDS
         chosen = torch.from_numpy(network.nearest(middles, network.frames(size)))
 
-        def found(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
+        def classify(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
             batch = np.zeros((len(group), size), dtype=np.float32)
             for row, (_, sound) in zip(batch, group, strict=True):
                 row[: len(sound)] = sound
             with torch.inference_mode():
                 logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
-            chances = to_multilabel(logs, network.speakers, network.most).numpy()
+            probabilities = to_multilabel(logs, network.speakers, network.most).numpy()
             return [
-                (start // frame, one[: -(-len(sound) // frame)])
-                for (start, sound), one in zip(group, chances, strict=True)
+                (start // frame, window[: -(-len(sound) // frame)])
+                for (start, sound), window in zip(group, probabilities, strict=True)
             ]
 
-        for rows in each(found, _groups(slide(pieces, size, HOP * frame, frame), SOUNDS)):
+        for rows in each(classify, _groups(slide(pieces, size, HOP_FRAMES * frame, frame), WAVEFORM_WINDOWS_PER_BATCH)):
             yield from rows
 
-    def _of_frames(
+    def _layer_windows(
         self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
-        """Windows of a head on the frames of an encoder, which hears everything once."""
+        """(first frame, probabilities) of windows, for a network on an encoder's layers; sound is encoded once."""
 
-        def begun(chunk: Floats) -> Tensor:
+        def encode(chunk: Floats) -> Tensor:
             with torch.inference_mode():
                 frames = head.begin(encoder(torch.from_numpy(chunk)[None].to(self.device)))[0]
             return frames
 
-        def found(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:
+        def classify(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:
             with torch.inference_mode():
                 logs = head.classify(torch.stack([frames for _, frames in group])).cpu()
-            chances = to_multilabel(logs, head.speakers, head.most).numpy()
-            return [(start, one) for (start, _), one in zip(group, chances, strict=True)]
+            probabilities = to_multilabel(logs, head.speakers, head.most).numpy()
+            return [(start, window) for (start, _), window in zip(group, probabilities, strict=True)]
 
         chunks = _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame)
-        windows = slide(each(begun, chunks), WINDOW, HOP, 1)
-        for rows in each(found, (alike for group in _groups(windows, BATCH) for alike in _alike(group))):
+        windows = slide(each(encode, chunks), WINDOW_FRAMES, HOP_FRAMES, 1)
+        for rows in each(
+            classify, (equal for group in _groups(windows, WINDOWS_PER_BATCH) for equal in _of_equal_length(group))
+        ):
             yield from rows
 
 
-class Levels:
-    """How loud each frame of a recording is, from blocks on their way elsewhere."""
+class FrameLevels:
+    """Level of each frame of a recording, measured while its blocks pass through."""
 
     def __init__(self, rate: int) -> None:
         self._frame = round(FRAME_SECONDS * rate)
@@ -167,7 +182,7 @@ class Levels:
         self._powers: list[Floats] = []
 
     def through(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
-        """The blocks, as they are."""
+        """The same blocks, unchanged."""
         for block in blocks:
             samples = np.concatenate([self._rest, block.samples])
             whole = len(samples) // self._frame * self._frame
@@ -183,11 +198,12 @@ class Levels:
 
 
 def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:
+    """Batches of at most `size` windows."""
     while group := list(islice(windows, size)):
         yield group
 
 
-def _alike(group: Iterable[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
+def _of_equal_length(group: Iterable[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
     """Consecutive windows of one length."""
     held: list[tuple[int, Tensor]] = []
     for start, frames in group:

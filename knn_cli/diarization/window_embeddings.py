@@ -1,7 +1,7 @@
-"""Embeddings of parts of a recording: sound is encoded once, frames are pooled often.
+"""Window embeddings: embeddings of masks over a recording. Sound is encoded once, and frames are pooled often.
 
-Encoders mix what they hear at once: frames of one voice take on others' when they are heard together for long, and a
-voice that is heard for too short is hardly known. Pooled from frames of BLOCK_SECONDS, local speakers are told apart as
+Encoders mix what they get at once: frames of one speaker take on others' when they are encoded together for long, and a
+speaker is hardly known from too short a clip. Pooled from blocks of BLOCK_SECONDS, local speakers are distinguished as
 well as when the sound of each is encoded again by itself, which costs five times as much (docs/research.md).
 """
 
@@ -24,64 +24,81 @@ from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, OrderedMap, parallel_map
 from knn_cli.core.values import Floats
 from knn_cli.embedding.embedder import Embedder
 
-BLOCK = 75  # frames of a decision that are encoded together: BLOCK_SECONDS
-BLOCK_SECONDS = BLOCK * FRAME_SECONDS
-TOGETHER = 8  # blocks that go through the encoder at once on a CPU, beside as many others; elsewhere four times that
-LEAST = 6  # frames under which an embedding is not worth the name
+BLOCK_FRAMES = 75  # frames that are encoded together
+BLOCK_SECONDS = BLOCK_FRAMES * FRAME_SECONDS
+BLOCKS_PER_BATCH = 8  # for the encoder on a CPU; on other devices four times that
+MIN_FRAMES = 6  # below this, there is no embedding
 
 
 @dataclass(frozen=True)
-class Part:
-    """Frames of a recording that an embedding is made of.
+class FrameMask:
+    """Frames of a recording that are pooled into one embedding.
 
-    start : first frame that `chosen` tells of
-    chosen: (T,) bool
+    start : first frame that `mask` covers
+    mask  : (T,) bool
     """
 
     start: int
-    chosen: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """A block's frames of the encoder, each with the frame of the recording that it lies in."""
+class _EncodedBlock:
+    """The encoder's frames of a block, and the frame of the recording that each lies in."""
 
     frames: Tensor  # (X, F, C), see `Embedder.frames`
     where: NDArray[np.int64]  # (F,)
 
 
-def embeddings(
-    path: Path | str, embedder: Embedder, parts: Sequence[Part], *, channel: str = "mix"
+def embed_masks(
+    path: Path | str, embedder: Embedder, masks: Sequence[FrameMask], *, channel: str = "mix"
 ) -> tuple[Floats, Floats]:
-    """Embeddings (N, E) of parts of one file, and the seconds of sound (N,) behind each: 0 where there is none.
+    """Embed masks over one file.
 
-    parts : by start. No more is held than the blocks that a part reaches over, and what waits for a thread: the
-            embedder's `batch_seconds` of sound at most go through the network at once.
+    Only the blocks that a mask reaches over, and those that wait for a thread, are in memory: at most the embedder's
+    `batch_seconds` of sound go through the network at once.
 
-    Raises AudioError as `audio.crops`.
+    Parameters
+    ----------
+    path : path
+    embedder : Embedder
+    masks : sequence of N FrameMask
+        By start.
+    channel : str
+
+    Returns
+    -------
+    vectors : (N, E) float32 array
+    seconds : (N,) float32 array
+        Seconds of sound behind each embedding; 0 without an embedding.
+
+    Raises
+    ------
+    AudioError
+        As `reading.crops`.
     """
-    vectors = np.zeros((len(parts), embedder.dimension), dtype=np.float32)
-    seconds = np.zeros(len(parts), dtype=np.float32)
+    vectors = np.zeros((len(masks), embedder.dimension), dtype=np.float32)
+    seconds = np.zeros(len(masks), dtype=np.float32)
 
-    def pooled(one: _Group) -> tuple[_Group, Floats]:
-        return one, embedder.pool(one.frames, torch.from_numpy(one.masks))
+    def pool(group: _MaskGroup) -> tuple[_MaskGroup, Floats]:
+        return group, embedder.pool(group.frames, torch.from_numpy(group.masks))
 
-    lanes = max(1, int(embedder.batch_seconds / (TOGETHER * BLOCK_SECONDS)))
-    with parallel_map(embedder.device, min(lanes, MAX_PARALLEL_ITEMS)) as each:
-        for one, found in each(pooled, _groups(parts, _blocks(path, embedder, parts, channel, each))):
-            vectors[one.rows] = found
-            seconds[one.rows] = one.seconds
+    max_batches = max(1, int(embedder.batch_seconds / (BLOCKS_PER_BATCH * BLOCK_SECONDS)))
+    with parallel_map(embedder.device, min(max_batches, MAX_PARALLEL_ITEMS)) as each:
+        for group, pooled in each(pool, _groups(masks, _blocks(path, embedder, masks, channel, each))):
+            vectors[group.rows] = pooled
+            seconds[group.rows] = group.seconds
     return vectors, seconds
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Parts of one stretch of the recording that have enough frames, K in all.
+class _MaskGroup:
+    """K masks over the same frames of the recording that have enough frames.
 
-    rows    : (K,) which parts
+    rows    : (K,) which masks
     seconds : (K,)
-    frames  : (X, F, C) of the stretch
-    masks   : (K, F) bool, which of them each part is made of
+    frames  : (X, F, C) of the encoder
+    masks   : (K, F) bool, over those
     """
 
     rows: NDArray[np.int64]
@@ -90,49 +107,50 @@ class _Group:
     masks: NDArray[np.bool_]
 
 
-def _groups(parts: Sequence[Part], blocks: Iterator[tuple[int, _Encoded]]) -> Iterator[_Group]:
-    held: dict[int, _Encoded] = {}
+def _groups(masks: Sequence[FrameMask], blocks: Iterator[tuple[int, _EncodedBlock]]) -> Iterator[_MaskGroup]:
+    """Masks of the same start and size, with the encoded frames under them."""
+    held: dict[int, _EncodedBlock] = {}
     newest = -1
-    for (start, size), group in groupby(range(len(parts)), key=lambda row: (parts[row].start, len(parts[row].chosen))):
+    for (start, size), group in groupby(range(len(masks)), key=lambda row: (masks[row].start, len(masks[row].mask))):
         rows = np.array(list(group))
-        first, last = start // BLOCK, (start + size - 1) // BLOCK
-        while newest < last and (more := next(blocks, None)) is not None:
-            newest, held[more[0]] = more
+        first, last = start // BLOCK_FRAMES, (start + size - 1) // BLOCK_FRAMES
+        while newest < last and (following := next(blocks, None)) is not None:
+            newest, held[following[0]] = following
         held = {number: block for number, block in held.items() if number >= first}
-        near = [held[number] for number in range(first, last + 1) if number in held]
-        if not near:
+        covering = [held[number] for number in range(first, last + 1) if number in held]
+        if not covering:
             continue
-        where = np.concatenate([one.where for one in near]) - start  # (F,)
+        where = np.concatenate([block.where for block in covering]) - start  # (F,)
         inside = (where >= 0) & (where < size)
-        masks = np.stack([inside & parts[row].chosen[where.clip(0, size - 1)] for row in rows])  # (K, F)
-        counts = np.array([np.count_nonzero(parts[row].chosen) for row in rows])
-        if (kept := (counts >= LEAST) & masks.any(1)).any():
-            frames = torch.cat([one.frames for one in near], 1)
-            yield _Group(rows[kept], (counts[kept] * FRAME_SECONDS).astype(np.float32), frames, masks[kept])
+        encoder_masks = np.stack([inside & masks[row].mask[where.clip(0, size - 1)] for row in rows])  # (K, F)
+        counts = np.array([np.count_nonzero(masks[row].mask) for row in rows])
+        if (kept := (counts >= MIN_FRAMES) & encoder_masks.any(1)).any():
+            frames = torch.cat([block.frames for block in covering], 1)
+            group_seconds = (counts[kept] * FRAME_SECONDS).astype(np.float32)
+            yield _MaskGroup(rows[kept], group_seconds, frames, encoder_masks[kept])
 
 
 def _blocks(
-    path: Path | str, embedder: Embedder, parts: Sequence[Part], channel: str, each: OrderedMap
-) -> Iterator[tuple[int, _Encoded]]:
-    """(number, frames) of the blocks that parts need, in order."""
-    every = [np.unique((one.start + np.flatnonzero(one.chosen)) // BLOCK) for one in parts]
-    needed = np.unique(np.concatenate(every)).tolist() if every else []
+    path: Path | str, embedder: Embedder, masks: Sequence[FrameMask], channel: str, each: OrderedMap
+) -> Iterator[tuple[int, _EncodedBlock]]:
+    """(number, encoded frames) of the blocks that masks need, in order."""
+    used = [np.unique((mask.start + np.flatnonzero(mask.mask)) // BLOCK_FRAMES) for mask in masks]
+    needed = np.unique(np.concatenate(used)).tolist() if used else []
     frame = round(FRAME_SECONDS * embedder.rate)
     spans = [Segment(number * BLOCK_SECONDS, (number + 1) * BLOCK_SECONDS) for number in needed]
     sounds = reading.crops(path, spans, rate=embedder.rate, channel=channel)
+    batch_size = BLOCKS_PER_BATCH if embedder.device.type == "cpu" else 4 * BLOCKS_PER_BATCH
 
-    together = TOGETHER if embedder.device.type == "cpu" else 4 * TOGETHER
+    def batches() -> Iterator[list[Floats]]:
+        while batch := list(islice(sounds, batch_size)):
+            yield [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in batch]
 
-    def clips() -> Iterator[list[Floats]]:
-        while group := list(islice(sounds, together)):
-            yield [np.pad(clip, (0, max(0, embedder.minimum_samples - len(clip)))) for clip in group]
+    def encode(batch: list[Floats]) -> list[tuple[int, Tensor]]:
+        return list(zip(map(len, batch), embedder.frames(batch), strict=True))
 
-    def encoded(group: list[Floats]) -> list[tuple[int, Tensor]]:
-        return list(zip(map(len, group), embedder.frames(group), strict=True))
-
-    made = (one for group in each(encoded, clips()) for one in group)
-    for number, (samples, frames) in zip(needed, made, strict=True):
-        # frame j of the encoder lies at the share (j + 1/2) / F of the clip
+    encoded = (block for batch in each(encode, batches()) for block in batch)
+    for number, (samples, frames) in zip(needed, encoded, strict=True):
+        # frame j of the encoder lies at (j + 1/2) / F of the clip
         count = frames.shape[1]
-        at = ((np.arange(count) + 0.5) * samples / count / frame).astype(np.int64)
-        yield number, _Encoded(frames, number * BLOCK + at)
+        where = ((np.arange(count) + 0.5) * samples / count / frame).astype(np.int64)
+        yield number, _EncodedBlock(frames, number * BLOCK_FRAMES + where)

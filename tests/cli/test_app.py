@@ -152,7 +152,9 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
 
 
 def test_turns_in_every_format(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = pipeline.diarize(example, model="tiny-test", device="cpu", vad="silero")
+    found = pipeline.diarize(
+        example, model="tiny-test", device="cpu", options=pipeline.DiarizationOptions(vad="silero")
+    )
     monkeypatch.setattr(pipeline, "diarize", lambda *_, **__: found)  # which is not what is tested here
     turns = read_rttm_text(done("diarize", example, *HEAR).stdout, tmp_path)
     for name, known in TURN_FORMATS.items():

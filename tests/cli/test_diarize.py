@@ -86,7 +86,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def diarize(path: Path | str, **settings: Any) -> Diarization:
-        calls.append(settings)
+        calls.append(settings | vars(settings["options"]))
         return made_up(path, **settings)
 
     monkeypatch.setattr(pipeline, "diarize", diarize)
@@ -112,6 +112,7 @@ def speakers(path: Path) -> list[str]:
 
 def test_defaults_are_those_of_the_pipeline() -> None:
     told = {name: one.default for name, one in inspect.signature(pipeline.diarize).parameters.items()}
+    told |= vars(pipeline.DiarizationOptions())
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
     for name in ("clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
         assert getattr(ours[name], "value", ours[name]) == told[name], name
@@ -123,12 +124,12 @@ def test_defaults_are_those_of_the_pipeline() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"clusterer": "spectral", "settings": {}, "channel": "mix", "num_speakers": None}),
+        ([], {"clusterer": "spectral", "clusterer_settings": {}, "channel": "mix", "num_speakers": None}),
         (["--num-speakers", "3"], {"num_speakers": 3}),
         (["--min-speakers", "2", "--max-speakers", "4"], {"min_speakers": 2, "max_speakers": 4}),
         (["--min-turn", "0.8", "--max-gap", "0.2", "--margin", "0"], {"min_turn": 0.8, "max_gap": 0.2, "margin": 0.0}),
         (["--segmentation", "silero", "--channel", "left"], {"vad": "silero", "segmentation": None, "channel": "left"}),
-        (["--clusterer", "spectral"], {"clusterer": "spectral", "settings": {}}),
+        (["--clusterer", "spectral"], {"clusterer": "spectral", "clusterer_settings": {}}),
         (
             [
                 "--clusterer",
@@ -140,10 +141,10 @@ def test_defaults_are_those_of_the_pipeline() -> None:
                 "--set",
                 "min_cluster_size=2",
             ],
-            {"clusterer": "ahc", "settings": {"linkage": "ward", "threshold": 0.1, "minimum_size": 2}},
+            {"clusterer": "ahc", "clusterer_settings": {"linkage": "ward", "threshold": 0.1, "minimum_size": 2}},
         ),
-        (["--clusterer", "hdbscan", "--set", "min_cluster_size=3"], {"settings": {"minimum_size": 3}}),
-        (["--preset", "pyannote-3.1"], {"clusterer": "ahc", "settings": dict(PRESETS["pyannote-3.1"][1])}),
+        (["--clusterer", "hdbscan", "--set", "min_cluster_size=3"], {"clusterer_settings": {"minimum_size": 3}}),
+        (["--preset", "pyannote-3.1"], {"clusterer": "ahc", "clusterer_settings": dict(PRESETS["pyannote-3.1"][1])}),
     ],
 )
 def test_options_reach_the_pipeline(
@@ -157,7 +158,7 @@ def test_options_reach_the_pipeline(
 
 def test_vbx_takes_a_threshold(sound: Path, asked: list[dict[str, Any]]) -> None:
     done("diarize", sound / "one.wav", "--clusterer", "vbx", "--set", "distance_threshold=0.5", *CPU)
-    assert (asked[0]["clusterer"], asked[0]["settings"]) == ("vbx", {"threshold": 0.5})
+    assert (asked[0]["clusterer"], asked[0]["clusterer_settings"]) == ("vbx", {"threshold": 0.5})
     result = knn("diarize", sound / "one.wav", "--clusterer", "vbx", *TINY)
     assert result.exit_code == 1 and "has no PLDA" in result.stderr and len(asked) == 1
 
@@ -182,7 +183,7 @@ def test_a_segmentation_network_is_loaded_once_and_said(
         refused = knn("diarize", *both, "--segmentation", wrong, *plain)
         assert refused.exit_code == 1 and message in refused.stderr
     with pytest.raises(KnnError, match="silero"):
-        pipeline.check_hearing("silero", who)
+        pipeline.DiarizationOptions(vad="silero", segmentation=who.folder)
     made = conversion.Conversion(who.folder, "bundle", rows=1234)
     monkeypatch.setattr(conversion, "convert", lambda *_, **__: made)
     assert "name it with --segmentation." in done("convert", "x.bin", who.folder).stderr

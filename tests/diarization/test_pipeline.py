@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, Floats
 from knn_cli.diarization import pipeline, window_embeddings
-from knn_cli.diarization.clustering.plda import VoicePLDA
-from knn_cli.diarization.pipeline import check_speakers, check_turns, diarize
+from knn_cli.diarization.clustering.plda import EmbeddingPLDA
+from knn_cli.diarization.pipeline import DiarizationOptions, check_speakers
 from knn_cli.diarization.segmentation import Segmenter
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 
 RATE = 16000
 Paths = Callable[[Floats], Path]
+
+
+def diarize(path: Path, **given: Any) -> Diarization:
+    """`pipeline.diarize` with the fields of its options among the arguments."""
+    names = {field.name for field in fields(DiarizationOptions)} & set(given)
+    options = DiarizationOptions(**{name: given.pop(name) for name in names})
+    return pipeline.diarize(path, options=options, **given)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +91,10 @@ def memory() -> dict[Any, Any]:
 @pytest.fixture
 def heard_once(memory: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the networks say of a recording is kept from one diarization to the next."""
-    for module, name in ((pipeline, "_segment"), (window_embeddings, "embeddings")):
+    for module, name in ((pipeline, "get_segmentation"), (window_embeddings, "embed_masks")):
 
         def kept(path: Path, one: Any, other: Any, *rest: Any, call: Any, **more: Any) -> Any:
-            what = [(part.start, part.chosen.tobytes()) for part in other] if isinstance(other, list) else other
+            what = [(mask.start, mask.mask.tobytes()) for mask in other] if isinstance(other, list) else other
             key = (path, call.__name__, str(what))
             if key not in memory:
                 memory[key] = call(path, one, other, *rest, **more)
@@ -103,7 +111,7 @@ def told(clusterer: str, embedder: Embedder) -> dict[str, Any]:
         return {}
     size = embedder.dimension
     zeros, same = np.zeros(size), np.eye(size)
-    return {"plda": VoicePLDA(zeros, same, zeros, zeros, same, np.linspace(9, 0.1, size))}
+    return {"plda": EmbeddingPLDA(zeros, same, zeros, zeros, same, np.linspace(9, 0.1, size))}
 
 
 def check(found: Diarization, path: Path) -> Diarization:
@@ -146,7 +154,7 @@ def test_counts_are_obeyed(clusterer: str, vad: str, tiny: Embedder, segmenter: 
 
     def speakers(**bounds: int) -> int:
         own = {"segmentation": segmenter} if vad == "ours" else {}
-        found = diarize(excerpt, model=tiny, vad=vad, clusterer=clusterer, settings=settings, **own, **bounds)
+        found = diarize(excerpt, model=tiny, vad=vad, clusterer=clusterer, clusterer_settings=settings, **own, **bounds)
         return len(check(found, excerpt).turns.labels())
 
     for number in (1, 2, 5):
@@ -283,12 +291,12 @@ def test_lengths_that_are_none() -> None:
     for bad in (-0.1, float("nan"), float("inf")):
         for lengths in ((bad, 0.0, 0.0), (0.0, bad, 0.0), (0.0, 0.0, bad)):
             with pytest.raises(KnnError):
-                check_turns(*lengths)
-    check_turns(0.0, 0.0, 0.0)
+                DiarizationOptions(**dict(zip(("min_turn", "max_gap", "margin"), lengths, strict=True)))
+    DiarizationOptions(min_turn=0.0, max_gap=0.0, margin=0.0)
 
 
 def test_silero_leaves_nothing_for_a_network(tiny: Embedder, segmenter: Segmenter, example: Path) -> None:
-    with pytest.raises(KnnError, match="nothing for --segmentation"):
+    with pytest.raises(KnnError, match="nothing for a segmentation network"):
         diarize(example, model=tiny, vad="silero", segmentation=segmenter)
 
 
@@ -305,7 +313,7 @@ def test_an_unknown_detector_is_refused(tiny: Embedder, segmenter: Segmenter, ex
 def test_methods_are_checked_before_hours_of_listening(
     tiny: Embedder, example: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knn_cli.diarization.pipeline._segment", lambda *_: pytest.fail("listened"))
+    monkeypatch.setattr("knn_cli.diarization.pipeline.get_segmentation", lambda *_: pytest.fail("listened"))
     for clusterer, settings in (("nobody", {}), ("ahc", {"threshold": 3.0}), ("ahc", {"treshold": 1.0})):
         with pytest.raises(KnnError):
-            diarize(example, model=tiny, clusterer=clusterer, settings=settings)
+            diarize(example, model=tiny, clusterer=clusterer, clusterer_settings=settings)

@@ -18,7 +18,7 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.core.values import Waveform
 from knn_cli.diarization.reconstruction import Segmentation
-from knn_cli.diarization.segmentation import HOP, WINDOW, Levels, Segmenter, slide
+from knn_cli.diarization.segmentation import HOP_FRAMES, WINDOW_FRAMES, FrameLevels, Segmenter, slide
 from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.encoder_lstm import SegmentationHead
 from knn_cli.networks.segmenters.powerset import permuted_classes, to_powerset
@@ -141,14 +141,16 @@ def test_shape_and_windows(segmenter: Segmenter, seconds: float) -> None:
     found = segmenter(blocks(noise(seconds)))
     frames = -(-round(seconds * RATE) // FRAME)
     assert found.frames == frames and found.starts.dtype == np.int64
-    assert found.probabilities.shape == (len(found.starts), WINDOW, 3) and found.probabilities.dtype == np.float16
-    assert np.array_equal(found.starts[:-1], np.arange(len(found.starts) - 1) * HOP)
-    assert found.starts[0] == 0 and (np.diff(found.starts) <= HOP).all()
+    assert (
+        found.probabilities.shape == (len(found.starts), WINDOW_FRAMES, 3) and found.probabilities.dtype == np.float16
+    )
+    assert np.array_equal(found.starts[:-1], np.arange(len(found.starts) - 1) * HOP_FRAMES)
+    assert found.starts[0] == 0 and (np.diff(found.starts) <= HOP_FRAMES).all()
     last = int(found.starts[-1])
-    assert last == 0 or last + WINDOW in (frames, frames - 1)  # a network on sound hears whole frames only
-    inside = found.probabilities[0, : min(frames, WINDOW)]
+    assert last == 0 or last + WINDOW_FRAMES in (frames, frames - 1)  # a network on sound hears whole frames only
+    inside = found.probabilities[0, : min(frames, WINDOW_FRAMES)]
     assert ((found.probabilities >= 0) & (found.probabilities <= 1)).all() and (inside.sum(1) > 0).all()
-    if frames < WINDOW:
+    if frames < WINDOW_FRAMES:
         assert (found.probabilities[0, frames:] == 0).all()
 
 
@@ -175,19 +177,19 @@ def test_threads_play_no_part(segmenter: Segmenter) -> None:
 
 def test_nothing_gives_no_windows(segmenter: Segmenter) -> None:
     found = segmenter([])
-    assert found.frames == 0 and len(found.starts) == 0 and found.probabilities.shape == (0, WINDOW, 3)
+    assert found.frames == 0 and len(found.starts) == 0 and found.probabilities.shape == (0, WINDOW_FRAMES, 3)
 
 
 def test_frames_lie_where_the_sound_is(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sound that begins a hop later gives what the window before gave."""
     monkeypatch.setenv("KNN_MODELS", str(models), prepend=os.pathsep)
     sound = noise(10.0)
-    hop = noise(HOP * FRAME / RATE, 7)
+    hop = noise(HOP_FRAMES * FRAME / RATE, 7)
     one = Segmenter("pyannet")
     early, late = one(blocks(sound)), one(blocks(np.concatenate([hop, sound, noise(3.0, 8)])))
-    assert late.starts.tolist() == [0, HOP, 2 * HOP, HOP + 75]
+    assert late.starts.tolist() == [0, HOP_FRAMES, 2 * HOP_FRAMES, HOP_FRAMES + 75]
     moved = Segmenter("pyannet")(blocks(np.concatenate([hop, sound])))
-    assert moved.starts.tolist() == [0, HOP]
+    assert moved.starts.tolist() == [0, HOP_FRAMES]
     assert np.array_equal(moved.probabilities[1], early.probabilities[0])
 
 
@@ -200,11 +202,11 @@ def test_head_on_frames_is_the_head_on_its_encoder(models: Path, monkeypatch: py
     head = bundle.load_segmenter(bundle.find("head", segmenter=True))
     with torch.inference_mode():
         frames = head.begin(encoder(torch.from_numpy(sound)[None]))[0]  # type: ignore[operator]
-        for start, chances in zip(found.starts.tolist(), found.probabilities, strict=True):
-            classes = head.classify(frames[None, start : start + WINDOW]).exp()[0].numpy()  # type: ignore[operator]
+        for start, probabilities in zip(found.starts.tolist(), found.probabilities, strict=True):
+            classes = head.classify(frames[None, start : start + WINDOW_FRAMES]).exp()[0].numpy()  # type: ignore[operator]
             first = classes[:, [1, 4, 5]].sum(1)  # the classes that hold the first speaker
-            np.testing.assert_allclose(chances[:, 0], first, atol=2e-3)
-    assert found.starts.tolist() == [0, HOP, 2 * HOP, 140]
+            np.testing.assert_allclose(probabilities[:, 0], first, atol=2e-3)
+    assert found.starts.tolist() == [0, HOP_FRAMES, 2 * HOP_FRAMES, 140]
 
 
 def test_a_head_without_its_embedder_is_refused(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,11 +249,11 @@ def test_levels_of_frames_whatever_the_blocks() -> None:
     frames = [sound[first : first + FRAME].astype(np.float64) for first in range(0, len(sound), FRAME)]
     expected = [10 * np.log10(max(float(np.mean(one**2)), 1e-12)) for one in frames]
     for seconds in (0.007, 0.04, 0.5, 9.0):
-        levels = Levels(RATE)
+        levels = FrameLevels(RATE)
         passed = list(levels.through(blocks(sound, seconds)))
         assert np.array_equal(np.concatenate([one.samples for one in passed]), sound)
         np.testing.assert_allclose(levels.decibels(), expected, atol=1e-3)
-    assert Levels(RATE).decibels().shape == (0,)
+    assert FrameLevels(RATE).decibels().shape == (0,)
 
 
 # --- the head by itself
@@ -262,10 +264,10 @@ def test_head_shapes_and_parts() -> None:
     head = SegmentationHead(**SMALL_HEAD).eval()
     for frames in (2, 7, 100):
         layers = [torch.randn(3, frames, 16) for _ in range(2)]
-        begun = head.begin(iter(layers))
-        assert begun.shape == (3, frames // 2, 8)
+        encode = head.begin(iter(layers))
+        assert encode.shape == (3, frames // 2, 8)
         logs = head(layers)
-        assert logs.shape == (3, frames // 2, 7) and torch.equal(logs, head.classify(begun))
+        assert logs.shape == (3, frames // 2, 7) and torch.equal(logs, head.classify(encode))
         torch.testing.assert_close(logs.exp().sum(-1), torch.ones(3, frames // 2))
 
 
@@ -300,19 +302,19 @@ class Teacher(PyanNet):
 
 def test_targets_are_the_truth_and_a_teacher_put_in_its_order() -> None:
     """Three of five speak; a teacher who hears just that, in another order, teaches nothing else than the truth."""
-    truth = np.zeros((2 * WINDOW, 6), dtype=np.uint8)
+    truth = np.zeros((2 * WINDOW_FRAMES, 6), dtype=np.uint8)
     for column, first, last in ((4, 10, 100), (1, 90, 150), (3, 170, 240)):
-        truth[first:last, column] = truth[first + WINDOW : last + WINDOW, column] = 1
+        truth[first:last, column] = truth[first + WINDOW_FRAMES : last + WINDOW_FRAMES, column] = 1
     middles = np.arange(589) * 270 / RATE + 991 / 2 / RATE  # of segmentation-3.0's frames
-    inside = truth[(middles / FRAME * RATE).astype(int).clip(0, WINDOW - 1)]
+    inside = truth[(middles / FRAME * RATE).astype(int).clip(0, WINDOW_FRAMES - 1)]
     teacher = Teacher(torch.from_numpy(inside[:, [3, 4, 1]]))
-    taught, who = segmentation_data.taught(teacher, np.zeros(2 * WINDOW * FRAME, np.float32), truth)
+    taught, who = segmentation_data.taught(teacher, np.zeros(2 * WINDOW_FRAMES * FRAME, np.float32), truth)
     assert {tuple(row) for row in who.tolist()} == {(4, 3, 1)}  # the busiest first
     table = {"truth": truth, "taught": taught, "who": who}
-    frames = np.arange(4 * WINDOW, dtype=np.float16)[:, None]
-    for start, length in ((0, WINDOW), (120, WINDOW), (260, 40)):
-        heard, target = training_segmentation.cut(frames, table, start, length)
-        assert np.array_equal(heard[:, 0], frames[2 * start : 2 * (start + length), 0])
+    frames = np.arange(4 * WINDOW_FRAMES, dtype=np.float16)[:, None]
+    for start, length in ((0, WINDOW_FRAMES), (120, WINDOW_FRAMES), (260, 40)):
+        scaled, target = training_segmentation.cut(frames, table, start, length)
+        assert np.array_equal(scaled[:, 0], frames[2 * start : 2 * (start + length), 0])
         assert target.shape == (length, 7) and np.allclose(target.sum(1), 1, atol=1e-4)
         chosen = segmentation_data.busiest(truth[start : start + length])
         classes = to_powerset(torch.from_numpy(segmentation_data.columns(truth[start : start + length], chosen)))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.values import Floats
-from knn_cli.diarization import window_embeddings as room
-from knn_cli.diarization.window_embeddings import BLOCK, LEAST, Part
+from knn_cli.diarization import window_embeddings
+from knn_cli.diarization.window_embeddings import BLOCK_FRAMES, MIN_FRAMES, FrameMask
 from knn_cli.embedding.embedder import Embedder
 
 RATE, FRAME = 16000, 640
@@ -48,8 +48,8 @@ class Places:
         return (weights @ frames[0]).numpy()
 
 
-def embeddings(path: Path, embedder: object, parts: Sequence[Part]) -> tuple[Floats, Floats]:
-    return room.embeddings(path, cast(Embedder, embedder), parts)
+def embeddings(path: Path, embedder: object, parts: Sequence[FrameMask]) -> tuple[Floats, Floats]:
+    return window_embeddings.embed_masks(path, cast(Embedder, embedder), parts)
 
 
 @pytest.fixture
@@ -64,21 +64,21 @@ def places(tmp_path: Path) -> Callable[[float], Path]:
     return make
 
 
-def part(start: int, size: int, *spans: tuple[int, int]) -> Part:
+def part(start: int, size: int, *spans: tuple[int, int]) -> FrameMask:
     """Frames of the recording from `start` on, those within spans chosen."""
     chosen = np.zeros(size, dtype=bool)
     for first, last in spans:
         chosen[first - start : last - start] = True
-    return Part(start, chosen)
+    return FrameMask(start, chosen)
 
 
-def check(path: Path, parts: Sequence[Part], embedder: object) -> None:
+def check(path: Path, parts: Sequence[FrameMask], embedder: object) -> None:
     """Each embedding is the mean over its chosen frames, and the seconds are theirs."""
     vectors, lengths = embeddings(path, embedder, parts)
     assert vectors.dtype == lengths.dtype == np.float32
     for one, vector, length in zip(parts, vectors, lengths, strict=True):
-        frames = np.flatnonzero(one.chosen) + one.start
-        if len(frames) < LEAST:
+        frames = np.flatnonzero(one.mask) + one.start
+        if len(frames) < MIN_FRAMES:
             assert length == 0 and not vector.any()
             continue
         assert length == pytest.approx(len(frames) * FRAME_SECONDS)
@@ -105,13 +105,15 @@ def test_any_parts(places: Callable[[float], Path], seed: int) -> None:
     for start in sorted(rng.integers(0, frames, int(rng.integers(0, 12))).tolist()):
         size = int(rng.integers(1, 300))
         chosen = np.repeat(rng.random(-(-size // 9)) < rng.random(), 9)[:size]
-        parts.append(Part(start, chosen & (np.arange(size) + start < frames)))
+        parts.append(FrameMask(start, chosen & (np.arange(size) + start < frames)))
     check(places(frames), parts, Places())
 
 
 def test_short_parts_have_no_embedding(places: Callable[[float], Path]) -> None:
-    vectors, lengths = embeddings(places(50), Places(), [part(0, 50, (0, LEAST)), part(0, 50, (10, 9 + LEAST))])
-    assert lengths.tolist() == [pytest.approx(LEAST * FRAME_SECONDS), 0]
+    vectors, lengths = embeddings(
+        places(50), Places(), [part(0, 50, (0, MIN_FRAMES)), part(0, 50, (10, 9 + MIN_FRAMES))]
+    )
+    assert lengths.tolist() == [pytest.approx(MIN_FRAMES * FRAME_SECONDS), 0]
     assert vectors[0].any() and not vectors[1].any()
 
 
@@ -127,7 +129,7 @@ def test_sound_is_encoded_once_and_only_where_it_is_wanted(places: Callable[[flo
     embedder = Places()
     parts = [part(start, 250, (start, start + 75)) for start in (0, 10, 20, 75, 600)]
     check(places(1000), parts, embedder)
-    assert embedder.heard == [[0, BLOCK, 600]]  # the blocks at 0, 75 and 600: each in one piece, each once
+    assert embedder.heard == [[0, BLOCK_FRAMES, 600]]  # the blocks at 0, 75 and 600: each in one piece, each once
 
 
 def test_encoders_of_long_frames_hear_as_many_seconds(places: Callable[[float], Path]) -> None:
@@ -138,12 +140,12 @@ def test_encoders_of_long_frames_hear_as_many_seconds(places: Callable[[float], 
 
 
 def test_few_blocks_are_held_at_once(places: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The encoder is given TOGETHER blocks at a time, on as many threads as `batch_seconds` allow; nothing is kept."""
-    monkeypatch.setattr(room, "TOGETHER", 2)
+    """The encoder gets BLOCKS_PER_BATCH blocks at a time, on the threads that `batch_seconds` allows; nothing stays."""
+    monkeypatch.setattr(window_embeddings, "BLOCKS_PER_BATCH", 2)
     made: list[Any] = []
 
     class Watched(Places):
-        batch_seconds = 4.5 * room.BLOCK_SECONDS  # two times two blocks
+        batch_seconds = 4.5 * window_embeddings.BLOCK_SECONDS  # two times two blocks
 
         def frames(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
             alive = sum(one() is not None for one in made)
@@ -153,15 +155,15 @@ def test_few_blocks_are_held_at_once(places: Callable[[float], Path], monkeypatc
             return found
 
     embedder = Watched()
-    size = 3 * BLOCK
-    parts = [Part(start, np.ones(size, dtype=bool)) for start in range(0, 40 * BLOCK - size + 1, 50)]
-    check(places(40 * BLOCK), parts, embedder)
+    size = 3 * BLOCK_FRAMES
+    parts = [FrameMask(start, np.ones(size, dtype=bool)) for start in range(0, 40 * BLOCK_FRAMES - size + 1, 50)]
+    check(places(40 * BLOCK_FRAMES), parts, embedder)
     assert [len(one) for one in embedder.heard] == [2] * 20 and len(made) == 40
 
 
 def test_threads_play_no_part(example: Path) -> None:
     tiny = Embedder("tiny-test", device="cpu")
-    parts = [Part(start, np.arange(60) % 7 > 1) for start in range(0, 1400, 30)]
+    parts = [FrameMask(start, np.arange(60) % 7 > 1) for start in range(0, 1400, 30)]
     threads = torch.get_num_threads()
     found = []
     for number in (1, 3):
@@ -176,6 +178,10 @@ def test_a_network_gives_a_block_what_its_clip_gives_alone(tmp_path: Path) -> No
     tiny = Embedder("tiny-test", device="cpu")
     samples = (np.random.default_rng(0).normal(size=100 * FRAME) * 0.1).astype(np.float32)
     soundfile.write(tmp_path / "noise.wav", samples, RATE, subtype="FLOAT")
-    vectors, _ = room.embeddings(tmp_path / "noise.wav", tiny, [part(0, 100, (0, BLOCK)), part(50, 50, (BLOCK, 100))])
-    np.testing.assert_allclose(vectors, tiny([samples[: BLOCK * FRAME], samples[BLOCK * FRAME :]]), atol=1e-5)
+    vectors, _ = window_embeddings.embed_masks(
+        tmp_path / "noise.wav", tiny, [part(0, 100, (0, BLOCK_FRAMES)), part(50, 50, (BLOCK_FRAMES, 100))]
+    )
+    np.testing.assert_allclose(
+        vectors, tiny([samples[: BLOCK_FRAMES * FRAME], samples[BLOCK_FRAMES * FRAME :]]), atol=1e-5
+    )
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3

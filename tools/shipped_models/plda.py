@@ -127,7 +127,7 @@ def main() -> None:
     else:
         rows, speakers = embeddings(model, arguments.data, heard, generator)
         np.savez(cache, rows=rows, speakers=speakers)
-    plda = voice_plda.VoicePLDA.fit(rows, speakers, dimension=DIMENSION)
+    plda = voice_plda.EmbeddingPLDA.fit(rows, speakers, dimension=DIMENSION)
     plda.save(model.folder / voice_plda.FILE, embedder=model.fingerprint)
     print(f"{len(rows)} embeddings of {len(set(speakers.tolist()))} speakers -> {model.folder / voice_plda.FILE}")
     print("variance of speakers:", " ".join(f"{value:.2f}" for value in plda.between[:: DIMENSION // 8]))

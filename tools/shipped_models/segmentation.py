@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from knn_cli.diarization.segmentation import WINDOW
+from knn_cli.diarization.segmentation import WINDOW_FRAMES
 from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.encoder_lstm import SegmentationHead
 from knn_cli.networks.segmenters.powerset import permuted_classes, powerset, to_powerset
@@ -151,9 +151,10 @@ def main() -> None:
         torch.manual_seed(int(rng.integers(2**62)))
         if step % 50 == 0:
             material.read()
-        length = WINDOW if rng.random() < 0.85 else int(rng.integers(25, WINDOW))
+        length = WINDOW_FRAMES if rng.random() < 0.85 else int(rng.integers(25, WINDOW_FRAMES))
         batch = [
-            material.window(rng, length) for _ in range(args.batch * WINDOW // length if length < 100 else args.batch)
+            material.window(rng, length)
+            for _ in range(args.batch * WINDOW_FRAMES // length if length < 100 else args.batch)
         ]
         frames = torch.from_numpy(np.stack([one for one, _ in batch])).float()
         target = torch.from_numpy(np.stack([one for _, one in batch]))
@@ -217,7 +218,7 @@ def check(weights: dict[str, Tensor], material: Material) -> float:
     rng = np.random.default_rng(0)
     with torch.inference_mode():
         for _ in range(4):
-            batch = [material.window(rng, WINDOW) for _ in range(32)]
+            batch = [material.window(rng, WINDOW_FRAMES) for _ in range(32)]
             logs = head([torch.from_numpy(np.stack([one for one, _ in batch])).float()])
             one, all_of = error_of(logs, torch.from_numpy(np.stack([one for _, one in batch])))
             wrong, total = wrong + one, total + all_of

@@ -7,9 +7,9 @@ is seeded by its number. TEACHER is pyannote's segmentation-3.0 (MIT), converted
 
 NNN.npy  : (N, layers * C) float16, the encoder's layers side by side, 50 frames a second, conversations end to end
 NNN.npz  : offsets (K + 1,) of conversations, in pairs of frames; truth (N / 2, 6) uint8, who speaks in the middle of
-           each pair; taught (N / 2, 7) float16, the teacher's probabilities of classes in chunks of WINDOW pairs that
-           begin at every conversation's beginning, its speakers in the order that suits the truth best; chunk-speakers
-           (N / 2, 3) int8, which columns of the truth those are (-1: none)
+           each pair; taught (N / 2, 7) float16, the teacher's probabilities of classes in chunks of WINDOW_FRAMES pairs
+           that begin at every conversation's beginning, its speakers in the order that suits the truth best;
+           chunk-speakers (N / 2, 3) int8, which columns of the truth those are (-1: none)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.values import Floats
-from knn_cli.diarization.segmentation import CHUNK_SECONDS, WINDOW
+from knn_cli.diarization.segmentation import CHUNK_SECONDS, WINDOW_FRAMES
 from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.powerset import best_permutation, permuted_classes, to_multilabel
 from tools.shipped_models.conversations import RATE, Conversation, Voices, simulate
@@ -76,9 +76,9 @@ def taught(teacher: torch.nn.Module, samples: Floats, truth: NDArray[np.uint8]) 
     pairs = len(truth)
     classes = np.zeros((pairs, 7), dtype=np.float32)
     who = np.full((pairs, 3), -1, dtype=np.int8)
-    for first in range(0, pairs, WINDOW):
-        part = slice(first, min(pairs, first + WINDOW))
-        chunk = np.zeros(WINDOW * PAIR, dtype=np.float32)
+    for first in range(0, pairs, WINDOW_FRAMES):
+        part = slice(first, min(pairs, first + WINDOW_FRAMES))
+        chunk = np.zeros(WINDOW_FRAMES * PAIR, dtype=np.float32)
         sound = samples[first * PAIR : part.stop * PAIR]
         chunk[: len(sound)] = sound
         with torch.inference_mode():

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from pyannote.core import Annotation
 
-from knn_cli.diarization.pipeline import diarize
+from knn_cli.diarization.pipeline import DiarizationOptions, diarize
 from knn_cli.diarization.segmentation import Segmenter
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.diarization_error import diarization_error
@@ -49,11 +49,14 @@ def trials() -> list[tuple[str, dict[str, Any]]]:
     return [*average, *ward, *spectral, ("spectral", {"one_or_more": 0.7}), ("spectral", {"minimum_neighbours": 12})]
 
 
-def score(truths: Mapping[Path, Annotation], name: str, settings: dict[str, Any], **models: Any) -> str:
+def score(
+    truths: Mapping[Path, Annotation], name: str, settings: dict[str, Any], embedder: Embedder, segmenter: Segmenter
+) -> str:
     """A line of the table."""
     errors, off = [], []
     for path, truth in truths.items():
-        said = diarize(path, clusterer=name, settings=settings, **models).turns
+        options = DiarizationOptions(segmentation=segmenter, clusterer=name, clusterer_settings=settings)
+        said = diarize(path, model=embedder, options=options).turns
         errors.append(diarization_error(truth, said))
         off.append(len(said.labels()) - len(truth.labels()))
     whole = sum(errors[1:], errors[0])
@@ -80,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         truths = conversations(arguments.data, arguments.work, Path(folder), arguments.count, arguments.seed)
         for name, settings in trials():
-            print(score(truths, name, settings, model=embedder, segmentation=segmenter), flush=True)
+            print(score(truths, name, settings, embedder, segmenter), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means
+from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance, weighted_means
 
-LIMIT = 3000  # points of one tree: 3 * 8 * LIMIT^2 bytes
+MAX_TREE_POINTS = 3000  # points of one tree: 3 * 8 * MAX_TREE_POINTS^2 bytes
 
 # The linkages, each with the threshold taken when none is given. Means of noisy embeddings lie closer together than the
 # embeddings do, so centroid linkage needs a lower one than average linkage; Ward's distance is a share of the spread.
@@ -25,7 +25,7 @@ LINKAGES = {"average": 0.7, "centroid": 0.3, "ward": 0.04}
 
 @CLUSTERERS.register("ahc")
 @dataclass(frozen=True)
-class AgglomerativeClustering(Clusterer):
+class AgglomerativeClustering(BaseClusterer):
     """Agglomerative hierarchical clustering of unit vectors, cut at a distance.
 
     linkage      : "average": the mean cosine distance (1 - cosine) of all pairs; "centroid": half the squared
@@ -44,7 +44,7 @@ class AgglomerativeClustering(Clusterer):
     linkage: str = "average"
     threshold: float | None = None
     minimum_size: int = 4
-    limit: int = LIMIT
+    limit: int = MAX_TREE_POINTS
 
     def __post_init__(self) -> None:
         if self.linkage not in LINKAGES:
@@ -55,7 +55,7 @@ class AgglomerativeClustering(Clusterer):
             raise KnnError("The minimum cluster size is below 1 or the limit below 4.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
-        """See `Clusterer.partition`."""
+        """See `BaseClusterer.partition`."""
         tree = Tree.grow(l2_normalize(embeddings), self.linkage, self.limit)
         threshold = LINKAGES[self.linkage] if self.threshold is None else self.threshold
         if self.linkage == "ward":
@@ -130,7 +130,7 @@ def condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np.
             merges, _ = merge_order(points[block], weights[block], "average")
             labels[block] = found + cut(merges, size, size - left)
             found += left
-        points, weights = means(points, weights, labels, found)
+        points, weights = weighted_means(points, weights, labels, found)
         member = labels[member]
     return points, weights, member
 
@@ -199,7 +199,7 @@ def cut(merges: Labels, count: int, steps: int) -> Labels:
     owner = np.arange(count)
     for into, gone in merges[:steps][::-1]:
         owner[gone] = owner[into]  # last merge first, so `into` has its final owner already
-    return in_order(owner)
+    return by_first_appearance(owner)
 
 
 def nearest_cut(merges: Labels, weights: Doubles, wanted: int, size: int, low: int, high: int) -> tuple[int, int]:
@@ -223,7 +223,7 @@ def nearest_cut(merges: Labels, weights: Doubles, wanted: int, size: int, low: i
 
 def adopt_small(points: Doubles, weights: Doubles, labels: Labels, size: int) -> Labels:
     """Clusters lighter than `size` join the heavier one whose centroid has the largest cosine with theirs."""
-    centroids, total = means(points, weights, labels, int(labels.max()) + 1)
+    centroids, total = weighted_means(points, weights, labels, int(labels.max()) + 1)
     large = np.flatnonzero(total >= size)
     if len(large) in (0, len(total)):
         return labels

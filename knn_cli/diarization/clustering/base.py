@@ -1,14 +1,11 @@
-"""Who is who: embeddings (N, D) to speaker labels (N,). Every method is one class under CLUSTERERS.
+"""The contract of clustering methods, and what they share.
 
-A method is built with its settings and called with embeddings:
+Every method is one class under CLUSTERERS: a `BaseClusterer`, built with its settings and called with embeddings.
 
     CLUSTERERS.build("ahc", threshold=0.5)(embeddings, min_speakers=2) -> (N,) int64
 
-Labels are 0 .. K-1 in order of first appearance. The number of speakers asked for is obeyed exactly (N where there
-are fewer embeddings than that). Methods are deterministic, and need memory bounded by their `limit`: beyond so many
-embeddings, consecutive blocks are first condensed to weighted centroids (`linkage.condense`).
-
-This room holds what they share. The methods are in `linkage`, `spectral`, `density` and `vbx`.
+Methods are deterministic, and their memory is bounded by their `limit`: beyond so many embeddings, consecutive blocks
+are first condensed to weighted centroids (`ahc.condense`).
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +46,50 @@ class Bounds(NamedTuple):
     capped: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clusterer(ABC):
-    """What every method does before and after its own work.
+class Clusterer(Protocol):
+    """A clustering method: embeddings to speaker labels."""
 
-    reliable : weight (seconds of clean speech) from which an embedding has a say in the clusters; those with less join
-               the speaker whose centroid has the largest cosine with theirs. Without weights all have a say, as they
-               do where fewer than two, or than the speakers asked for, have so much
+    def __call__(
+        self,
+        embeddings: NDArray[np.floating],
+        *,
+        num_speakers: int | None = None,
+        min_speakers: int | None = None,
+        max_speakers: int | None = None,
+        weights: NDArray[np.floating] | None = None,
+    ) -> Labels:
+        """Cluster embeddings.
+
+        Parameters
+        ----------
+        embeddings : (N, D) array
+        num_speakers, min_speakers, max_speakers : int, optional
+            Number of speakers; a number that is given is obeyed exactly (N where there are fewer embeddings).
+        weights : (N,) array, optional
+            Seconds of clean speech behind each embedding, which a method may use.
+
+        Returns
+        -------
+        (N,) int64 array
+            Labels 0 .. K-1 by first appearance.
+
+        Raises
+        ------
+        KnnError
+            For numbers of speakers that exclude each other.
+        ValueError
+            For embeddings that are not a finite matrix, or weights below 0.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseClusterer(ABC):
+    """Bounds, unreliable embeddings and the order of labels, which are the same for every method.
+
+    reliable : weight (seconds of clean speech) from which an embedding may shape the clusters; those with less join
+               the speaker whose centroid has the largest cosine with theirs. Without weights all may, as they may where
+               fewer than two embeddings, or than the speakers asked for, have so much
     """
 
     reliable: float = 0.0
@@ -73,11 +107,7 @@ class Clusterer(ABC):
         max_speakers: int | None = None,
         weights: NDArray[np.floating] | None = None,
     ) -> Labels:
-        """Cluster embeddings (N, D) into labels (N,); see the module's head for what is promised.
-
-        weights : (N,) seconds of clean speech behind each embedding, which a method may use
-        Raises KnnError for numbers of speakers that exclude each other, ValueError for arrays that are none.
-        """
+        """Cluster embeddings (N, D) into labels (N,); see `Clusterer`."""
         rows = np.asarray(embeddings, dtype=np.float64)
         if rows.ndim != 2 or not np.isfinite(rows).all():
             raise ValueError("embeddings are a matrix (N, D) of finite numbers")
@@ -88,36 +118,38 @@ class Clusterer(ABC):
         wanted = Bounds(low, high, num_speakers is not None or max_speakers is not None)
         if len(rows) < 2:
             return np.zeros(len(rows), dtype=np.int64)
-        heard = np.ones(len(rows), dtype=bool) if seconds is None else seconds >= self.reliable
+        reliable = np.ones(len(rows), dtype=bool) if seconds is None else seconds >= self.reliable
         points = l2_normalize(rows)
-        if heard.all() or np.count_nonzero(heard) < max(low, 2):
+        if reliable.all() or np.count_nonzero(reliable) < max(low, 2):
             labels = self.partition(rows, wanted, seconds)
         else:
-            fewer = wanted._replace(high=min(high, int(np.count_nonzero(heard))))
+            fewer = wanted._replace(high=min(high, int(np.count_nonzero(reliable))))
             labels = np.empty(len(rows), dtype=np.int64)
-            labels[heard] = in_order(self.partition(rows[heard], fewer, None if seconds is None else seconds[heard]))
-            centroids, _ = means(points[heard], np.ones(len(rows))[heard], labels[heard])
-            labels[~heard] = (points[~heard] @ l2_normalize(centroids).T).argmax(axis=1)
-        return in_order(split_up_to(points, labels, low))
+            labels[reliable] = by_first_appearance(
+                self.partition(rows[reliable], fewer, None if seconds is None else seconds[reliable])
+            )
+            centroids, _ = weighted_means(points[reliable], np.ones(len(rows))[reliable], labels[reliable])
+            labels[~reliable] = (points[~reliable] @ l2_normalize(centroids).T).argmax(axis=1)
+        return by_first_appearance(split_largest(points, labels, low))
 
 
-def bounds(count: int, number: int | None, least: int | None, most: int | None) -> tuple[int, int]:
+def bounds(count: int, number: int | None, min_speakers: int | None, max_speakers: int | None) -> tuple[int, int]:
     """The least and the most clusters that `count` embeddings may get."""
-    low, high = (1 if least is None else least), (count if most is None else most)
+    low, high = (1 if min_speakers is None else min_speakers), (count if max_speakers is None else max_speakers)
     if number is not None:
-        if (least is not None and number < least) or (most is not None and number > most):
+        if (min_speakers is not None and number < min_speakers) or (max_speakers is not None and number > max_speakers):
             raise KnnError(f"{number} speakers are not within the minimum and maximum given.", "Give the number alone.")
         low = high = number
-    if low < 1 or (most is not None and most < 1):
+    if low < 1 or (max_speakers is not None and max_speakers < 1):
         raise KnnError("The number of speakers must be 1 or more.", "Leave it out to have it estimated.")
-    if most is not None and low > high:
+    if max_speakers is not None and low > high:
         raise KnnError(
             f"At least {low} and at most {high} speakers exclude each other.", "Swap or drop one of the two."
         )
     return min(low, count), min(high, count)
 
 
-def in_order(labels: NDArray[np.integer]) -> Labels:
+def by_first_appearance(labels: NDArray[np.integer]) -> Labels:
     """Renumber labels 0 .. K-1 by first appearance."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
@@ -125,7 +157,9 @@ def in_order(labels: NDArray[np.integer]) -> Labels:
     return rank[inverse]
 
 
-def means(points: Doubles, weights: Doubles, labels: NDArray[np.integer], count: int = 0) -> tuple[Doubles, Doubles]:
+def weighted_means(
+    points: Doubles, weights: Doubles, labels: NDArray[np.integer], count: int = 0
+) -> tuple[Doubles, Doubles]:
     """Weighted mean (K, D) and summed weight (K,) of each label's points; K is `count`, or as many as there are."""
     total = np.bincount(labels, weights=weights, minlength=count).astype(np.float64)
     ones = sparse.csr_matrix((weights, (labels, np.arange(len(labels)))), shape=(len(total), len(labels)))
@@ -133,12 +167,12 @@ def means(points: Doubles, weights: Doubles, labels: NDArray[np.integer], count:
     return sums / np.maximum(total, 1e-300)[:, None], total
 
 
-def split_up_to(points: Doubles, labels: NDArray[np.integer], low: int) -> NDArray[np.integer]:
+def split_largest(points: Doubles, labels: NDArray[np.integer], low: int) -> NDArray[np.integer]:
     """Split the largest cluster until there are `low`: what is left to do when points are condensed or coincide.
 
     The cut is at the widest gap along the direction from the cluster's mean to its farthest point.
     """
-    labels = in_order(labels)
+    labels = by_first_appearance(labels)
     for new in range(int(labels.max()) + 1, low):
         rows = np.flatnonzero(labels == np.bincount(labels).argmax())
         spread = points[rows] - points[rows].mean(axis=0)

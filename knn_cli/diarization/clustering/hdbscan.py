@@ -11,13 +11,13 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization.clustering.ahc import LIMIT, AgglomerativeClustering, condense, cut, merge_order
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, in_order, means
+from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, AgglomerativeClustering, condense, cut, merge_order
+from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance, weighted_means
 
 
 @CLUSTERERS.register("hdbscan")
 @dataclass(frozen=True)
-class HDBSCANClustering(Clusterer):
+class HDBSCANClustering(BaseClusterer):
     """Density-based clustering of unit vectors (Campello, Moulavi & Sander, PAKDD 2013), scikit-learn's.
 
     Embeddings that it calls noise join the nearest speaker. Too many speakers are merged by average linkage of their
@@ -30,7 +30,7 @@ class HDBSCANClustering(Clusterer):
     """
 
     minimum_size: int = 5
-    limit: int = LIMIT
+    limit: int = MAX_TREE_POINTS
 
     def __post_init__(self) -> None:
         if self.minimum_size < 2 or self.limit < 4:
@@ -41,7 +41,7 @@ class HDBSCANClustering(Clusterer):
             raise KnnError("HDBSCAN needs scikit-learn.", "Install it: pip install 'scikit-learn>=1.5'.") from error
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
-        """See `Clusterer.partition`."""
+        """See `BaseClusterer.partition`."""
         points = l2_normalize(embeddings)
         centroids, counts, member = condense(points, self.limit)
         size = max(2, min(self.minimum_size, round(0.1 * len(centroids))))
@@ -52,12 +52,12 @@ class HDBSCANClustering(Clusterer):
         if not dense.any():
             labels = np.zeros(len(found), dtype=np.int64)
         else:
-            middles, _ = means(centroids[dense], counts[dense], found[dense])
+            middles, _ = weighted_means(centroids[dense], counts[dense], found[dense])
             labels = np.where(dense, found, (centroids @ l2_normalize(middles).T).argmax(axis=1))
-        labels = in_order(labels)
+        labels = by_first_appearance(labels)
         if labels.max() + 1 < bounds.low:
             return AgglomerativeClustering(limit=self.limit)(points, num_speakers=bounds.low)
-        middles, total = means(centroids, counts, labels)
+        middles, total = weighted_means(centroids, counts, labels)
         merges, _ = merge_order(middles, total, "average")
         merged: Labels = cut(merges, len(total), max(0, len(total) - bounds.high))[labels][member]
         return merged

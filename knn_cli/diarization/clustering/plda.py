@@ -30,7 +30,7 @@ SCHEMA = "1"
 
 
 @dataclass(frozen=True, eq=False)
-class VoicePLDA:
+class EmbeddingPLDA:
     """Arrays that map embeddings to PLDA coordinates; E values an embedding, D after LDA, K coordinates.
 
     centre    : (E,) mean of embeddings
@@ -75,7 +75,7 @@ class VoicePLDA:
         return result
 
     @classmethod
-    def fit(cls, embeddings: ArrayLike, speakers: ArrayLike, *, dimension: int) -> VoicePLDA:
+    def fit(cls, embeddings: ArrayLike, speakers: ArrayLike, *, dimension: int) -> EmbeddingPLDA:
         """From embeddings (N, E) and their speakers (N,): LDA to `dimension`, then PLDA by maximum likelihood.
 
         Raises KnnError where speakers or rows are too few (see `transforms.fit_transforms`, `plda.PLDA.fit`).
@@ -90,7 +90,7 @@ class VoicePLDA:
         return cls.of(PLDA.fit(unit, names), centre, lda, shift)
 
     @classmethod
-    def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> VoicePLDA:
+    def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> EmbeddingPLDA:
         """With a PLDA of length-normalised rows after that LDA."""
         ratios, vectors = linalg.eigh(model.between, model.within)
         return cls(centre, lda, shift, model.mean, vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0))
@@ -98,17 +98,17 @@ class VoicePLDA:
     @classmethod
     def from_kaldi(
         cls, arrays: tuple[Doubles, Doubles, Doubles], centre: Doubles, lda: Doubles, shift: Doubles
-    ) -> VoicePLDA:
+    ) -> EmbeddingPLDA:
         """With Kaldi's PLDA (mean, transform, psi; see `kaldi.read_plda`): y = transform (x - mean) has within 1."""
         mean, transform, psi = arrays
         order = np.argsort(-psi, kind="stable")
         return cls(centre, lda, shift, mean, transform[order].T.copy(), psi[order])
 
-    def keep(self, dimension: int) -> VoicePLDA:
+    def keep(self, dimension: int) -> EmbeddingPLDA:
         """With the first `dimension` coordinates alone, those that tell speakers apart best."""
         first = slice(dimension)
         columns = self.transform[:, first]
-        return VoicePLDA(self.centre, self.lda, self.shift, self.mean, columns, self.between[first])
+        return EmbeddingPLDA(self.centre, self.lda, self.shift, self.mean, columns, self.between[first])
 
     def save(self, path: Path, *, embedder: str) -> None:
         """Write float32 arrays, with the fingerprint of the embedder that they belong to; atomically."""
@@ -119,7 +119,7 @@ class VoicePLDA:
             part.write_bytes(save(arrays, metadata={"schema": SCHEMA, "embedder": embedder}))
 
 
-def load(bundle: Bundle) -> VoicePLDA:
+def load(bundle: Bundle) -> EmbeddingPLDA:
     """The PLDA in a model's folder.
 
     Raises KnnError where the model has none, BundleError where it is damaged, of another schema or another embedder.
@@ -143,10 +143,10 @@ def load(bundle: Bundle) -> VoicePLDA:
             f"{path} has schema {metadata.get('schema')}; this knn reads {SCHEMA}.", "Install another knn."
         )
     check_embedder(metadata.get("embedder", ""), bundle.fingerprint, str(path))
-    expected = {field.name for field in fields(VoicePLDA)}
+    expected = {field.name for field in fields(EmbeddingPLDA)}
     if differing := sorted(expected ^ set(arrays)):
         raise BundleError(f"{path} does not fit: {', '.join(differing)} missing or extra.", "Copy the folder again.")
     try:
-        return VoicePLDA(**arrays)
+        return EmbeddingPLDA(**arrays)
     except ValueError as error:
         raise BundleError(f"{path} does not fit: {error}.", "Copy the whole folder again.") from error

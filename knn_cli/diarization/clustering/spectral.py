@@ -13,14 +13,14 @@ from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels, means
+from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, weighted_means
 
-FEW = 150  # embeddings
+SMALL_RECORDING = 150  # embeddings
 
 
 @CLUSTERERS.register("spectral")
 @dataclass(frozen=True)
-class SpectralClustering(Clusterer):
+class SpectralClustering(BaseClusterer):
     """Spectral clustering of a pruned cosine graph; the number of speakers is where the eigenvalues leap.
 
     Each embedding keeps the edges to its nearest neighbours, weighted by max(cosine, 0); the symmetric graph's
@@ -28,8 +28,8 @@ class SpectralClustering(Clusterer):
     Luxburg, "A tutorial on spectral clustering", 2007, section 8.3).
 
     neighbours         : share of all embeddings that each keeps as neighbours, 0 to 1
-    share_of_few       : share of the first FEW of them that it keeps at least: short recordings have few speakers, and
-                         their graphs fall apart with less
+    share_of_few       : share of the first SMALL_RECORDING that it keeps at least: short recordings have few speakers,
+                         and their graphs fall apart with less
     minimum_neighbours : and at least so many
     one_or_more        : the gap after the first eigenvalue, which is 0 always, says little: where it is the largest,
                          average linkage cut at this distance says how many there are
@@ -54,7 +54,7 @@ class SpectralClustering(Clusterer):
             raise KnnError("A setting of spectral clustering is too small.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
-        """See `Clusterer.partition`."""
+        """See `BaseClusterer.partition`."""
         centroids, counts, member = condense(l2_normalize(embeddings), self.limit)
         low, high = (min(bound, len(centroids)) for bound in bounds[:2])
         if not bounds.capped:
@@ -77,7 +77,7 @@ class SpectralClustering(Clusterer):
         norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
         affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
         np.fill_diagonal(affinity, 1.0)
-        share = max(self.neighbours * len(points), self.share_of_few * min(len(points), FEW))
+        share = max(self.neighbours * len(points), self.share_of_few * min(len(points), SMALL_RECORDING))
         kept = min(len(points), max(self.minimum_neighbours, math.ceil(share)) + 1)
         if kept < len(points):
             # The kept-th largest of each row; equal ones stay together, so that the order of rows plays no part.
@@ -109,6 +109,6 @@ def k_means(points: Doubles, weights: Doubles, count: int) -> Labels:
         if (nearest == labels).all():
             break
         labels = nearest
-        middles, total = means(points, weights, labels, count)
+        middles, total = weighted_means(points, weights, labels, count)
         centres = np.where(total[:, None] > 0, middles, centres)
     return labels

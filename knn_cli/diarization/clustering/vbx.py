@@ -2,7 +2,7 @@
 
 Landini, Profant, Diez & Burget, "Bayesian HMM clustering of x-vector sequences (VBx) in speaker diarization: theory,
 implementation and analysis on standard tasks", Computer Speech & Language 71, 2022 (arXiv 2012.14952). Equation numbers
-and symbols are the paper's. Embeddings are in the coordinates of `voice_plda`, where an embedding x of speaker s is
+and symbols are the paper's. Embeddings are in the coordinates of `plda`, where an embedding x of speaker s is
 N(V y_s, 1), V = diag(sqrt(Phi)) and y_s is N(0, 1) (eq. 5).
 """
 
@@ -16,19 +16,19 @@ from scipy.special import expit
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
-from knn_cli.diarization.clustering.ahc import LIMIT, Tree
-from knn_cli.diarization.clustering.base import Bounds, Clusterer, Labels
-from knn_cli.diarization.clustering.plda import VoicePLDA
+from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, Tree
+from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels
+from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 
-GONE = 1e-7  # prior under which a speaker is dropped
-PAIRED = 1500  # embeddings whose pairs calibrate the tree's threshold
-MINIMUM_SIZE = 4  # embeddings of a speaker where the tree has to find so many
+MIN_PRIOR = 1e-7  # prior under which a speaker is dropped
+MAX_CALIBRATION_ROWS = 1500  # embeddings whose pairs calibrate the tree's threshold
+MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree has to find so many
 LN_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """What `infer` found.
+    """Result of `infer`.
 
     responsibilities : (N, S) posterior of each speaker for each embedding; rows sum to 1
     priors           : (S,) of the speakers
@@ -40,52 +40,64 @@ class Inference:
     elbo: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Settings of `infer`, by the paper's names.
+
+    fa, fb     : scale of the statistics, and of the speakers' regularisation: a larger fb leaves fewer speakers
+    loop       : probability that the next embedding is of the same speaker for certain; 0 makes it a mixture, in which
+                 the order plays no part
+    iterations : at most
+    tolerance  : iterations end when the bound gains less
+    """
+
+    fa: float
+    fb: float
+    loop: float = 0.0
+    iterations: int = 40
+    tolerance: float = 1e-6
+
+
 def infer(
     x: Doubles,
     phi: Doubles,
     responsibilities: Doubles,
+    settings: InferenceSettings,
     *,
-    fa: float,
-    fb: float,
-    loop: float = 0.0,
     weights: Doubles | None = None,
-    iterations: int = 40,
-    tolerance: float = 1e-6,
     drop: bool = True,
 ) -> Inference:
-    """Variational Bayes from first responsibilities (N, S), until the bound gains less than `tolerance`.
+    """Variational Bayes from first responsibilities (N, S), until the bound gains less than the tolerance.
 
     x       : (N, D) embeddings, within-speaker covariance 1
     phi     : (D,) between-speaker variances
-    fa, fb  : scale of the statistics, and of the speakers' regularisation: a larger fb leaves fewer speakers
-    loop    : probability that the next embedding is of the same speaker for certain; 0 makes it a mixture, in which the
-              order plays no part
     weights : (N,) further factors on the statistics of each embedding, beside fa
-    drop    : leave out speakers whose prior falls under GONE; otherwise priors stay equal, and all speakers
+    drop    : leave out speakers whose prior falls under MIN_PRIOR; otherwise priors stay equal, and all speakers
     """
+    fa, fb = settings.fa, settings.fb
     gamma = responsibilities
     prior = np.full(gamma.shape[1], 1 / gamma.shape[1])
     scale = np.full((len(x), 1), fa) if weights is None else fa * weights[:, None]  # (N, 1)
     rho = scale * (x * np.sqrt(phi))  # (N, D) eq. 18, scaled
     constant = -0.5 * scale * (np.square(x).sum(axis=1, keepdims=True) + x.shape[1] * LN_2PI)  # (N, 1)
     bounds: list[float] = []
-    for _ in range(iterations):
+    for _ in range(settings.iterations):
         counts = (scale * gamma).sum(axis=0)[:, None]  # (S, 1) fa times those of eq. 17
         precision = 1 / (1 + counts / fb * phi)  # (S, D) the inverse of L_s, eq. 17
         alpha = precision * (gamma.T @ rho) / fb  # (S, D) eq. 16
         log_p = rho @ alpha.T  # (N, S)
         log_p -= 0.5 * scale * ((precision + alpha**2) @ phi)
         log_p += constant  # eq. 23
-        gamma, following, evidence = _posterior(log_p, prior, loop)
+        gamma, following, evidence = _posterior(log_p, prior, settings.loop)
         divergence = 0.5 * float(np.sum(np.log(precision) - precision - alpha**2 + 1))
         bounds.append(evidence + fb * divergence)  # eq. 25
         if drop:
             prior = following
-            kept = prior >= GONE
+            kept = prior >= MIN_PRIOR
             if not kept.all():
                 gamma, prior = gamma[:, kept], prior[kept] / prior[kept].sum()
                 gamma = gamma / gamma.sum(axis=1, keepdims=True)
-        if len(bounds) > 1 and bounds[-1] - bounds[-2] < tolerance:
+        if len(bounds) > 1 and bounds[-1] - bounds[-2] < settings.tolerance:
             break
     return Inference(gamma, prior, tuple(bounds))
 
@@ -122,9 +134,9 @@ def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
     """The cosine that parts pairs of one speaker from those of two, for rows (N, D) of length 1.
 
     Two Gaussians with one variance are fitted by EM to the cosines of all pairs (of every k-th row where there are more
-    than PAIRED); where they are equally likely, speakers part.
+    than MAX_CALIBRATION_ROWS); where they are equally likely, speakers part.
     """
-    rows = rows[:: -(-len(rows) // PAIRED)]
+    rows = rows[:: -(-len(rows) // MAX_CALIBRATION_ROWS)]
     first, second = np.triu_indices(len(rows))
     cosines = (rows @ rows.T)[first, second]  # (pairs,)
     weights = np.where(first == second, 1.0, 2.0) / len(rows) ** 2  # a pair counts in both orders, as a row with itself
@@ -151,10 +163,10 @@ def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
 
 @CLUSTERERS.register("vbx")
 @dataclass(frozen=True)
-class VBxClustering(Clusterer):
+class VBxClustering(BaseClusterer):
     """VBx from the labels of average linkage; the number of speakers is what the variational posterior leaves.
 
-    plda      : that of the model which made the embeddings (`voice_plda.load`)
+    plda      : that of the model which made the embeddings (`plda.load`)
     fa, fb    : see `infer`
     loop      : see `infer`; above 0 only where embeddings follow each other in time, at a regular step, one at a time
     threshold : cosine distance at which the tree is cut for the first labels; None: as `calibrated_threshold` finds
@@ -167,7 +179,7 @@ class VBxClustering(Clusterer):
     limit     : embeddings above which blocks are condensed first, for the tree alone
     """
 
-    plda: VoicePLDA | None = None
+    plda: EmbeddingPLDA | None = None
     fa: float = 0.4
     fb: float = 4.0
     loop: float = 0.0
@@ -177,10 +189,10 @@ class VBxClustering(Clusterer):
     dimension: int | None = None
     most: int = 200
     scale: float = 4.0
-    limit: int = LIMIT
+    limit: int = MAX_TREE_POINTS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.plda, VoicePLDA):
+        if not isinstance(self.plda, EmbeddingPLDA):
             raise KnnError(
                 "VBx needs the PLDA of the model that made the embeddings.",
                 "Choose another clustering method, or a model that has one, such as `voice`.",
@@ -191,7 +203,7 @@ class VBxClustering(Clusterer):
             raise KnnError("A setting of VBx is too small.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
-        """See `Clusterer.partition`.
+        """See `BaseClusterer.partition`.
 
         Too many speakers: those with the most responsibility stay, and VBx begins again with them. Too few: VBx begins
         again with the tree's cut into as many as needed, all equally likely.
@@ -211,7 +223,7 @@ class VBxClustering(Clusterer):
         labels: Labels = gamma.argmax(axis=1)
         if _count(gamma) >= bounds.low:
             return labels
-        exact = tree.speakers(distance, MINIMUM_SIZE, Bounds(bounds.low, bounds.low, True))
+        exact = tree.speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
         if bounds.low > self.most:
             return exact
         gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False)
@@ -220,8 +232,8 @@ class VBxClustering(Clusterer):
 
     def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Doubles:
         """(N, S) responsibilities of the speakers that are left."""
-        found = infer(x, phi, gamma, fa=self.fa, fb=self.fb, loop=self.loop, weights=factors, drop=drop)
-        return found.responsibilities
+        settings = InferenceSettings(self.fa, self.fb, self.loop)
+        return infer(x, phi, gamma, settings, weights=factors, drop=drop).responsibilities
 
     def _smoothed(self, labels: Labels) -> Doubles:
         """(N,) labels to (N, S) responsibilities, the softmax of `smoothing` times the labels' indicators."""

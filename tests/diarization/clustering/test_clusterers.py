@@ -21,7 +21,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense, merge_order
 from knn_cli.diarization.clustering.base import PRESETS
-from knn_cli.diarization.clustering.plda import VoicePLDA
+from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 from knn_cli.evaluation.diarization_error import diarization_error
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.store.kaldi import read_ark
@@ -40,7 +40,7 @@ def build(name: str, dimension: int = 16, **given_settings: Any) -> Any:
     if name == "vbx":
         zeros, eye = np.zeros(dimension), np.eye(dimension)
         between = np.full(dimension, 100 / dimension)
-        given_settings["plda"] = VoicePLDA(zeros, eye, zeros, zeros, 10 * eye, between)
+        given_settings["plda"] = EmbeddingPLDA(zeros, eye, zeros, zeros, 10 * eye, between)
     return CLUSTERERS.build(name, **given_settings)
 
 

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from knn_cli.core.errors import BundleError, KnnError, StoreError
 from knn_cli.core.values import Doubles
 from knn_cli.diarization.clustering import plda as voice_plda
-from knn_cli.diarization.clustering.plda import VoicePLDA
-from knn_cli.diarization.clustering.vbx import VBxClustering, calibrated_threshold, infer
+from knn_cli.diarization.clustering.plda import EmbeddingPLDA
+from knn_cli.diarization.clustering.vbx import InferenceSettings, VBxClustering, calibrated_threshold, infer
 from knn_cli.evaluation.diarization_error import diarization_error
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.networks.bundle import Bundle, find
@@ -29,23 +29,23 @@ def folder(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def their_plda(folder: Path) -> VoicePLDA:
+def their_plda(folder: Path) -> EmbeddingPLDA:
     h5py = pytest.importorskip("h5py")
     with h5py.File(folder / "transform.h5") as file:
         mean1, lda, mean2 = (file[name][:] for name in ("mean1", "lda", "mean2"))
-    return VoicePLDA.from_kaldi(read_plda(folder / "plda"), mean1, lda, mean2)
+    return EmbeddingPLDA.from_kaldi(read_plda(folder / "plda"), mean1, lda, mean2)
 
 
-def spheres(dimension: int, between: float = 10.0) -> VoicePLDA:
+def spheres(dimension: int, between: float = 10.0) -> EmbeddingPLDA:
     """Coordinates are ten times the unit vectors."""
     zeros, eye = np.zeros(dimension), np.eye(dimension)
-    return VoicePLDA(zeros, eye, zeros, zeros, 10 * eye, np.full(dimension, between))
+    return EmbeddingPLDA(zeros, eye, zeros, zeros, 10 * eye, np.full(dimension, between))
 
 
 # ---- the authors' answer ----
 
 
-def test_equals_the_authors_output(folder: Path, their_plda: VoicePLDA) -> None:
+def test_equals_the_authors_output(folder: Path, their_plda: EmbeddingPLDA) -> None:
     windows = [line.split() for line in (folder / "ES2005a.seg").read_text().splitlines()]
     vectors = dict(read_ark(folder / "ES2005a.ark"))
     method = VBxClustering(plda=their_plda, dimension=128, threshold=None, bias=-0.015, fa=0.3, fb=17, loop=0.99)
@@ -75,7 +75,7 @@ def test_equals_the_authors_output(folder: Path, their_plda: VoicePLDA) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7, 12])
-def test_a_meeting_told_how_many(folder: Path, their_plda: VoicePLDA, number: int) -> None:
+def test_a_meeting_told_how_many(folder: Path, their_plda: EmbeddingPLDA, number: int) -> None:
     rows = np.array([vector for _, vector in read_ark(folder / "ES2005a.ark")])[::4]
     labels = VBxClustering(plda=their_plda, threshold=None, fa=0.3, fb=17)(rows, num_speakers=number)
     assert set(labels.tolist()) == set(range(number))
@@ -114,7 +114,7 @@ def test_one_iteration_equals_the_sum_over_all_sequences(loop: float) -> None:
         total += chance
         expected[np.arange(7), states] += chance
     bound = np.log(total) + fb / 2 * np.sum(np.log(inverse) - inverse - alpha**2 + 1)  # eq. 25
-    found = infer(x, phi, gamma, fa=fa, fb=fb, loop=loop, iterations=1)
+    found = infer(x, phi, gamma, InferenceSettings(fa, fb, loop, iterations=1))
     np.testing.assert_allclose(found.responsibilities, expected / total, atol=1e-12)
     assert found.elbo == pytest.approx((bound,), abs=1e-9)
 
@@ -125,7 +125,7 @@ def test_the_bound_never_falls(loop: float, drop: bool) -> None:
     generator = np.random.default_rng(3)
     x = np.repeat(generator.normal(size=(4, 6)) * 4, 25, axis=0) + generator.normal(size=(100, 6))
     found = infer(
-        x, np.full(6, 9.0), generator.dirichlet(np.ones(8), 100), fa=0.5, fb=4, loop=loop, drop=drop,
+        x, np.full(6, 9.0), generator.dirichlet(np.ones(8), 100), InferenceSettings(0.5, 4, loop), drop=drop,
         weights=generator.uniform(0.2, 1, 100),
     )  # fmt: skip
     assert (np.diff(found.elbo) > -1e-5).all()
@@ -136,8 +136,8 @@ def test_the_bound_never_falls(loop: float, drop: bool) -> None:
 
 def test_a_weight_is_a_factor_of_fa() -> None:
     x, phi, gamma = conversation(1)
-    halved = infer(x, phi, gamma, fa=0.8, fb=2, weights=np.full(7, 0.5))
-    plain = infer(x, phi, gamma, fa=0.4, fb=2)
+    halved = infer(x, phi, gamma, InferenceSettings(0.8, 2), weights=np.full(7, 0.5))
+    plain = infer(x, phi, gamma, InferenceSettings(0.4, 2))
     np.testing.assert_allclose(halved.responsibilities, plain.responsibilities, atol=1e-12)
 
 
@@ -185,7 +185,7 @@ def test_fitted_plda_whitens_voices() -> None:
     speakers = np.repeat(np.arange(60), 12)
     spread = np.array([3.0, 2.0, 1.5, 0, 0, 0, 0, 0])
     rows = (generator.normal(size=(60, 8)) * spread)[speakers] + generator.normal(size=(720, 8)) + 5
-    plda = VoicePLDA.fit(rows, speakers, dimension=3)
+    plda = EmbeddingPLDA.fit(rows, speakers, dimension=3)
     x = plda.coordinates(rows)
     means = np.stack([x[speakers == k].mean(axis=0) for k in range(60)])
     np.testing.assert_allclose(np.cov((x - means[speakers]).T), np.eye(3) * 660 / 719, atol=0.05)
@@ -194,7 +194,7 @@ def test_fitted_plda_whitens_voices() -> None:
     assert plda.keep(2).coordinates(rows) == pytest.approx(x[:, :2])
 
 
-def test_kaldis_plda_is_ours(their_plda: VoicePLDA, folder: Path) -> None:
+def test_kaldis_plda_is_ours(their_plda: EmbeddingPLDA, folder: Path) -> None:
     """Log-likelihood ratios by `plda.PLDA` with the covariances that Kaldi's file stands for, and by coordinates."""
     mean, transform, psi = read_plda(folder / "plda")
     back = np.linalg.inv(transform)
@@ -203,7 +203,7 @@ def test_kaldis_plda_is_ours(their_plda: VoicePLDA, folder: Path) -> None:
     unit, x, phi = their_plda.normalised(rows), their_plda.coordinates(rows), their_plda.between
     simple = PLDA(np.zeros(len(phi)), np.diag(phi), np.eye(len(phi)))
     np.testing.assert_allclose(model.llr(unit, unit), simple.llr(x, x), atol=1e-6)
-    again = VoicePLDA.of(model, their_plda.centre, their_plda.lda, their_plda.shift)
+    again = EmbeddingPLDA.of(model, their_plda.centre, their_plda.lda, their_plda.shift)
     np.testing.assert_allclose(again.between, phi, atol=1e-8)
 
 
@@ -222,7 +222,7 @@ def bundle(folder: Path) -> Bundle:
 
 def test_plda_of_a_bundle_goes_round(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    plda = VoicePLDA.fit(generator.normal(size=(80, 6)), np.arange(80) % 8, dimension=4)
+    plda = EmbeddingPLDA.fit(generator.normal(size=(80, 6)), np.arange(80) % 8, dimension=4)
     plda.save(tmp_path / voice_plda.FILE, embedder=bundle(tmp_path).fingerprint)
     again = voice_plda.load(bundle(tmp_path))
     rows = generator.normal(size=(5, 6))

@@ -1,0 +1,97 @@
+"""What is written of a diarized recording without its unwanted speakers: list, cleaned sound and its turns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pyannote.core import Annotation
+
+from knn_cli.core.atomic import replacing_text
+from knn_cli.core.values import Diarization
+from knn_cli.diarization import speaker_removal
+from knn_cli.diarization.speaker_removal import Cleaned, Part
+from knn_cli.formats.span_formats import find_format, write
+from knn_cli.formats.spans import turn_document
+
+
+class Result(NamedTuple):
+    """What cleaning did to a recording: who was not wanted and where; what sound was written, None where none was."""
+
+    speakers: list[str]
+    parts: list[Part]
+    cleaned: Cleaned | None
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is to be done to recordings, and where it goes.
+
+    folder      : of everything that is written
+    form        : of the turns that are written beside cleaned sound
+    unwanted    : see `cleaning.unwanted_speakers`; None where nobody is
+    how         : what happens to them; None leaves the sound as it is
+    max_silence : see `cleaning.clean`; None leaves silences as they are
+    channel     : that turns are of, which a player of cleaned sound plays
+
+    Raises KnnError for what no recording can be cleaned by.
+    """
+
+    folder: Path
+    form: str
+    unwanted: str | None = None
+    how: Literal["mute", "cut"] | None = None
+    max_silence: float | None = None
+    threshold: float = speaker_removal.THRESHOLD
+    channel: str = "mix"
+
+    def __post_init__(self) -> None:
+        speaker_removal.check_silence(self.max_silence, self.threshold)
+        if self.unwanted is not None:
+            speaker_removal.unwanted_speakers(Annotation(), self.unwanted)
+
+    @property
+    def writes_sound(self) -> bool:
+        return self.how is not None or self.max_silence is not None
+
+    def listed(self, source: Path) -> Path:
+        """Where the unwanted parts of a recording are listed."""
+        return self.folder / f"{source.stem}_unwanted.csv"
+
+    def sound(self, source: Path) -> Path:
+        """Where its cleaned sound goes; AudioError for what is not audio."""
+        word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
+        return speaker_removal.target_of(source, word, self.folder)
+
+    def turns(self, source: Path) -> Path:
+        """Where the turns of its cleaned sound go."""
+        suffix = find_format("turns", self.form).suffix
+        return self.folder / f"{self.sound(source).stem}{suffix}"
+
+    def run(self, source: Path, found: Diarization, known: Collection[str] = ()) -> Result:
+        """List a recording's unwanted parts, write its cleaned sound, and its turns as they are heard there.
+
+        known : speakers that need not be in this recording
+        Raises KnnError for an unknown speaker and as `cleaning.clean`, AudioError for the recording.
+        """
+        names: list[str] = []
+        if self.unwanted is not None:
+            names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known)
+        parts = speaker_removal.parts_of(found.turns, names)
+        if self.unwanted is not None:
+            with replacing_text(self.listed(source)) as file:
+                speaker_removal.write_unwanted_csv(parts, file)
+        if not self.writes_sound:
+            return Result(names, parts, None)
+        target = self.sound(source)
+        done = speaker_removal.clean(
+            source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
+        )
+        heard = speaker_removal.moved(found, done)
+        turns = heard.turns.copy()
+        turns.uri = target.stem
+        document = turn_document(replace(heard, turns=turns), audio_path=target, channel=self.channel)
+        write(document, self.turns(source), self.form)
+        return Result(names, parts, done)
