@@ -97,7 +97,7 @@ def test_priors_reach_the_figures_of_a_test_set(work: dict[str, Path]) -> None:
     assert own["curve"][0]["accuracy"] == own["figures"]["accuracy"][0]
     assert own["curve"][0]["cprimary"] == own["figures"]["cprimary"][0]
     refused(
-        "no label of the model", "evaluate", work["emb.h5"], "--model", work["m"], "--curve", "1", "--priors", "z=2"
+        "not a label of the model", "evaluate", work["emb.h5"], "--model", work["m"], "--curve", "1", "--priors", "z=2"
     )
 
 

@@ -230,7 +230,7 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
     ("command", "options", "sentence"),
     [
         ("classify", ["--priors", "a1=much"], "no label with its prior"),
-        ("classify", ["--priors", "zz=2"], "no label of the model"),
+        ("classify", ["--priors", "zz=2"], "not a label of the model"),
         ("classify", ["--priors", "empirical"], "no label with its prior"),
         ("evaluate", ["--split", "nowhere.tsv"], "nowhere.tsv"),
         ("timeline", ["-o", "out.doc"], "names no format"),
