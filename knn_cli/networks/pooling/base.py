@@ -36,7 +36,7 @@ def check_sizes(pooling: str, **sizes: int) -> None:
     """KnnError that names the first size below 1."""
     for what, value in sizes.items():
         if value < 1:
-            raise KnnError(f"{pooling} pooling needs {what} of at minimum 1, not {value}.")
+            raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
 
 
 def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
