@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.console import console, leave
+from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings, choose_clustering
 from knn_cli.cli.options import (
     INPUT,
     MODEL,
@@ -36,20 +36,16 @@ from knn_cli.cli.options import (
     read_settings,
     refuse_together,
     refuse_without,
-    setting,
     switch,
     valued,
 )
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from knn_cli.cli.turn_outputs import TurnOutputs
-    from knn_cli.core.errors import Failure
     from knn_cli.diarization.identification import Voices
     from knn_cli.diarization.recordings import RecordingResult
-    from knn_cli.diarization.removal_outputs import Cleaning
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
@@ -87,20 +83,6 @@ class TurnFormat(str, Enum):
     html = "html"
 
 
-@dataclass(frozen=True)
-class DiarizationSettings:
-    """Rarely used settings of `knn diarize`; None leaves each to the method."""
-
-    linkage: Literal["average", "centroid", "ward"] | None = setting(None, "ahc: average, centroid, ward")
-    distance_threshold: float | None = setting(None, "ahc, vbx: 0 to 2")
-    min_cluster_size: int | None = setting(None, "ahc, hdbscan: embeddings")
-    identification_threshold: float | None = setting(None, "cosine")
-    linking_threshold: float | None = setting(None, "cosine")
-    silence_threshold: float | None = setting(None, "dB")
-
-
-# Settings of the clustering methods: what `--set` calls them -> what the methods do.
-_CLUSTERING = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
 _TOGETHER = (  # at most one option of each group
     ("rttm", "out", "out_dir"),
     ("rttm", "as_json", "format"),
@@ -245,10 +227,9 @@ def diarize(
     verbose: VerboseOption = False,
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
-    from dataclasses import replace
-
     from knn_cli.audio import reading
     from knn_cli.cli import turn_outputs
+    from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.core.output_paths import check_unique_stems
     from knn_cli.diarization import identification, linking, recordings, removal_outputs, speaker_removal
     from knn_cli.diarization.pipeline import DiarizationOptions, build_clusterer, check_speakers
@@ -267,7 +248,7 @@ def diarize(
     link_from = _default(tuning.linking_threshold, linking.THRESHOLD)
     for threshold in (name_from, link_from):
         linking.check_threshold(threshold)
-    method, method_settings = _clustering(clusterer.value, preset and preset.value, tuning)
+    method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
     options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
 
     paths = expand_folders(sources)
@@ -317,7 +298,7 @@ def diarize(
             console.note(f"{counted(len(labels), 'speaker')} in {counted(len(good), 'recording')}.")
             names = (*names, *labels)
         asked = 1 if per_channel else num_speakers or min_speakers or 1
-        writer = _ResultWriter(outputs, clean, names, truths, save_embeddings is not None, channel, asked)
+        writer = ResultWriter(outputs, clean, names, truths, save_embeddings is not None, channel, asked)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import output
@@ -342,34 +323,9 @@ def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
         if getattr(settings, name) is not None and not ctx.params[option]:
             raise KnnError(f"The setting {name} goes with --{option.replace('_', '-')}.", "Add it.")
     if ctx.params["preset"] is not None:
-        for name in _CLUSTERING:
+        for name in CLUSTERING_SETTINGS:
             if getattr(settings, name) is not None:
                 raise KnnError(f"--preset and the setting {name} do not go together.", "Choose one of them.")
-
-
-def _clustering(clusterer: str, preset: str | None, settings: DiarizationSettings) -> tuple[str, dict[str, Any]]:
-    """A clustering method and its settings. KnnError for a setting that it does not take."""
-    from dataclasses import fields
-
-    from knn_cli.core.registry import CLUSTERERS
-    from knn_cli.diarization.clustering.base import PRESETS
-
-    if preset is not None:
-        method, values = PRESETS[preset]
-        return method, dict(values)
-    chosen = {name: value for name in _CLUSTERING if (value := getattr(settings, name)) is not None}
-    if not chosen:
-        return clusterer, {}
-    takes = {name: {field.name for field in fields(CLUSTERERS.get(name))} for name in CLUSTERERS.names()}  # type: ignore[arg-type]
-    for name in chosen:
-        if _CLUSTERING[name] not in takes[clusterer]:
-            others = " or ".join(f"--clusterer {method}" for method in takes if _CLUSTERING[name] in takes[method])
-            raise KnnError(f"{name} is no setting of {clusterer}.", f"It goes with {others}.")
-    if not 0 <= chosen.get("distance_threshold", 0) <= 2:
-        raise KnnError(
-            f"The distance threshold {chosen['distance_threshold']:g} is no cosine distance.", "Take 0 to 2."
-        )
-    return clusterer, {_CLUSTERING[name]: value for name, value in chosen.items()}
 
 
 def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | None:
@@ -382,11 +338,11 @@ def _enrolled(path: Path, embedder: Embedder) -> Voices:
     from knn_cli.diarization import identification
 
     with console.progress("Enrolling") as progress:
-        voices = identification.enrol(path, embedder, progress=progress)
-    console.detail(f"{path}: {counted(len(voices), 'known speaker')}, {counted(int(voices.clips.sum()), 'clip')}.")
-    for name in voices.doubtful:
+        enrolled = identification.enrol(path, embedder, progress=progress)
+    console.detail(f"{path}: {counted(len(enrolled), 'known speaker')}, {counted(int(enrolled.clips.sum()), 'clip')}.")
+    for name in enrolled.doubtful:
         console.note(f"The clips of {name} are so unlike each other that they may be of several speakers.")
-    return voices
+    return enrolled
 
 
 def _with_progress(
@@ -397,120 +353,3 @@ def _with_progress(
     for done, (path, result) in enumerate(results, start=1):
         progress(done, total)
         yield path, result if isinstance(result, KnnError) else RecordingResult(result)
-
-
-class _ResultWriter:
-    """Writes the results of file after file; an error in one file costs none of the others."""
-
-    def __init__(
-        self,
-        outputs: TurnOutputs,
-        clean: Cleaning | None,
-        known: Sequence[str],
-        truths: Mapping[str, tuple[Any, Any]],
-        keep: bool,
-        channel: str,
-        asked_speakers: int,
-    ) -> None:
-        self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
-        self._asked_speakers = asked_speakers
-        self.failures: list[Failure] = []
-        self.scores: dict[str, Any] = {}
-        self.kept: list[tuple[str, Any]] = []  # (recording, its diarization)
-        self._keep = keep
-        self._lengths: list[dict[str, float]] = []
-
-    def write(self, results: Iterable[tuple[Path, RecordingResult | KnnError]]) -> None:
-        from knn_cli.core.atomic import replacing_text
-        from knn_cli.formats.span_formats import TURN_FORMATS
-
-        out, done = self.outputs.out, 0
-        as_text = not TURN_FORMATS[self.outputs.format].binary
-        with replacing_text(out) if out is not None and as_text else nullcontext(sys.stdout) as stream:
-            for path, result in results:
-                try:
-                    if isinstance(result, KnnError):
-                        raise result
-                    self._write_recording(path, result, stream)
-                    done += 1
-                except KnnError as error:
-                    self.failures.append(failed(str(path), error))
-            if out is not None and not done:
-                leave(self.failures)  # before an empty file takes the place of an older result
-        if len(self._lengths) > 1:
-            sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
-            console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
-
-    def _write_recording(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
-        diarization = result.diarization
-        if self.truths:
-            from knn_cli.evaluation import diarization_error
-
-            truth, scored = self.truths[path.stem]
-            self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.turns, uem=scored)
-        if not diarization.turns:
-            console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
-        else:
-            speakers = counted(len(diarization.turns.labels()), "speaker")
-            console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
-            if len(diarization.turns.labels()) < self._asked_speakers:
-                console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
-        if result.recognised is not None and diarization.turns:
-            names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())
-            console.note(f"{path}: {names or 'nobody'} recognised.")
-        if self._keep:
-            self.kept.append((path.stem, diarization))
-        self._write_turns(path, result, stream)
-        if self.clean is not None:
-            self._write_cleaned(self.clean, path, result)
-
-    def _write_turns(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
-        from knn_cli.core.atomic import replacing_text
-        from knn_cli.formats import span_formats
-        from knn_cli.formats.spans import turn_document
-
-        outputs = self.outputs
-        document = turn_document(result.diarization, audio_path=path, channel=self.channel)
-        target = outputs.targets.get(path)
-        if outputs.format == "json" and result.recognised is not None:
-            from knn_cli.cli import output
-
-            with nullcontext(stream) if target is None else replacing_text(target) as file:
-                output.recognised_turns(file, result.diarization, result.recognised)
-        elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
-            span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
-        else:
-            file_path = target or outputs.out
-            assert file_path is not None  # see `turn_outputs.choose`
-            span_formats.write(document, file_path, outputs.format)
-
-    def _write_cleaned(self, clean: Cleaning, path: Path, result: RecordingResult) -> None:
-        cleaning = clean.run(path, result.diarization, self.known)
-        if clean.unwanted is not None:
-            if not result.diarization.turns:
-                console.note(f"{path}: nobody is unwanted, since nobody speaks there.")
-            elif not cleaning.speakers:
-                few = clean.unwanted.strip() == "least"
-                why = "only one speaks there, so that nobody speaks least" if few else "they do not speak there"
-                console.note(f"{path}: nobody is unwanted, since {why}.")
-            else:
-                seconds = sum(part.end - part.start for part in cleaning.parts)
-                who = ", ".join(cleaning.speakers)
-                console.note(f"{clean.listed(path)}: {counted(len(cleaning.parts), 'part')} of {who}, {seconds:.1f} s.")
-        if (cleaned := cleaning.cleaned) is None:
-            return
-        if cleaned.note:
-            console.note(cleaned.note)
-        lengths = cleaned.seconds()
-        if cleaned.how == "mute":
-            lengths["muted"] = lengths.pop("unwanted")
-        self._lengths.append(lengths)
-        console.note(f"{cleaned.target}: {_lengths(lengths)}.")
-
-
-def _lengths(seconds: Mapping[str, float]) -> str:
-    """How much of a recording was kept, and what happened to the rest."""
-    silence = "taken out as silence" + (", muted parts among it" if seconds.get("muted") else "")
-    words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": silence}
-    gone = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
-    return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *gone])

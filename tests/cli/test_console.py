@@ -8,7 +8,7 @@ import pytest
 
 from knn_cli.cli.app import COMMANDS, load
 from knn_cli.cli.console import FLAGS, SETTINGS, with_flags
-from knn_cli.cli.diarize import DiarizationSettings
+from knn_cli.cli.diarization_settings import DiarizationSettings
 from knn_cli.cli.train import TrainingSettings
 
 

@@ -1,0 +1,53 @@
+"""What `--set` changes in `knn diarize`, and the clustering method with its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from knn_cli.cli.options import setting
+from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class DiarizationSettings:
+    """Rarely used settings of `knn diarize`; None leaves each to the method."""
+
+    linkage: Literal["average", "centroid", "ward"] | None = setting(None, "ahc: average, centroid, ward")
+    distance_threshold: float | None = setting(None, "ahc, vbx: 0 to 2")
+    min_cluster_size: int | None = setting(None, "ahc, hdbscan: embeddings")
+    identification_threshold: float | None = setting(None, "cosine")
+    linking_threshold: float | None = setting(None, "cosine")
+    silence_threshold: float | None = setting(None, "dB")
+
+
+# Settings of the clustering methods: what `--set` calls them -> what the methods do.
+CLUSTERING_SETTINGS = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
+
+
+def choose_clustering(clusterer: str, preset: str | None, settings: DiarizationSettings) -> tuple[str, dict[str, Any]]:
+    """A clustering method and its settings. KnnError for a setting that it does not take."""
+    from knn_cli.core.registry import CLUSTERERS
+    from knn_cli.diarization.clustering.base import PRESETS
+
+    if preset is not None:
+        method, values = PRESETS[preset]
+        return method, dict(values)
+    chosen = {name: value for name in CLUSTERING_SETTINGS if (value := getattr(settings, name)) is not None}
+    if not chosen:
+        return clusterer, {}
+    takes = {name: {field.name for field in fields(CLUSTERERS.get(name))} for name in CLUSTERERS.names()}  # type: ignore[arg-type]
+    for name in chosen:
+        if CLUSTERING_SETTINGS[name] not in takes[clusterer]:
+            others = " or ".join(
+                f"--clusterer {method}" for method in takes if CLUSTERING_SETTINGS[name] in takes[method]
+            )
+            raise KnnError(f"{name} is no setting of {clusterer}.", f"It goes with {others}.")
+    if not 0 <= chosen.get("distance_threshold", 0) <= 2:
+        raise KnnError(
+            f"The distance threshold {chosen['distance_threshold']:g} is no cosine distance.", "Take 0 to 2."
+        )
+    return clusterer, {CLUSTERING_SETTINGS[name]: value for name, value in chosen.items()}

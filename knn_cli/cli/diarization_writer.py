@@ -1,0 +1,138 @@
+"""Writes the results of `knn diarize`: turns, scores, notes and cleaned sound."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.options import counted
+from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from knn_cli.cli.turn_outputs import TurnOutputs
+    from knn_cli.core.errors import Failure
+    from knn_cli.diarization.recordings import RecordingResult
+    from knn_cli.diarization.removal_outputs import Cleaning
+
+
+class ResultWriter:
+    """Writes the results of file after file; an error in one file costs none of the others."""
+
+    def __init__(
+        self,
+        outputs: TurnOutputs,
+        clean: Cleaning | None,
+        known: Sequence[str],
+        truths: Mapping[str, tuple[Any, Any]],
+        keep: bool,
+        channel: str,
+        asked_speakers: int,
+    ) -> None:
+        self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
+        self._asked_speakers = asked_speakers
+        self.failures: list[Failure] = []
+        self.scores: dict[str, Any] = {}
+        self.kept: list[tuple[str, Any]] = []  # (recording, its diarization)
+        self._keep = keep
+        self._lengths: list[dict[str, float]] = []
+
+    def write(self, results: Iterable[tuple[Path, RecordingResult | KnnError]]) -> None:
+        from knn_cli.core.atomic import replacing_text
+        from knn_cli.formats.span_formats import TURN_FORMATS
+
+        out, done = self.outputs.out, 0
+        as_text = not TURN_FORMATS[self.outputs.format].binary
+        with replacing_text(out) if out is not None and as_text else nullcontext(sys.stdout) as stream:
+            for path, result in results:
+                try:
+                    if isinstance(result, KnnError):
+                        raise result
+                    self._write_recording(path, result, stream)
+                    done += 1
+                except KnnError as error:
+                    self.failures.append(failed(str(path), error))
+            if out is not None and not done:
+                leave(self.failures)  # before an empty file takes the place of an older result
+        if len(self._lengths) > 1:
+            sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
+            console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
+
+    def _write_recording(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
+        diarization = result.diarization
+        if self.truths:
+            from knn_cli.evaluation import diarization_error
+
+            truth, scored = self.truths[path.stem]
+            self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.turns, uem=scored)
+        if not diarization.turns:
+            console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
+        else:
+            speakers = counted(len(diarization.turns.labels()), "speaker")
+            console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
+            if len(diarization.turns.labels()) < self._asked_speakers:
+                console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
+        if result.recognised is not None and diarization.turns:
+            names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())
+            console.note(f"{path}: {names or 'nobody'} recognised.")
+        if self._keep:
+            self.kept.append((path.stem, diarization))
+        self._write_turns(path, result, stream)
+        if self.clean is not None:
+            self._write_cleaned(self.clean, path, result)
+
+    def _write_turns(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
+        from knn_cli.core.atomic import replacing_text
+        from knn_cli.formats import span_formats
+        from knn_cli.formats.spans import turn_document
+
+        outputs = self.outputs
+        document = turn_document(result.diarization, audio_path=path, channel=self.channel)
+        target = outputs.targets.get(path)
+        if outputs.format == "json" and result.recognised is not None:
+            from knn_cli.cli import output
+
+            with nullcontext(stream) if target is None else replacing_text(target) as file:
+                output.recognised_turns(file, result.diarization, result.recognised)
+        elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
+            span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
+        else:
+            file_path = target or outputs.out
+            assert file_path is not None  # see `turn_outputs.choose`
+            span_formats.write(document, file_path, outputs.format)
+
+    def _write_cleaned(self, clean: Cleaning, path: Path, result: RecordingResult) -> None:
+        cleaning = clean.run(path, result.diarization, self.known)
+        if clean.unwanted is not None:
+            if not result.diarization.turns:
+                console.note(f"{path}: nobody is unwanted, since nobody speaks there.")
+            elif not cleaning.speakers:
+                few = clean.unwanted.strip() == "least"
+                why = "only one speaks there, so that nobody speaks least" if few else "they do not speak there"
+                console.note(f"{path}: nobody is unwanted, since {why}.")
+            else:
+                seconds = sum(part.end - part.start for part in cleaning.parts)
+                who = ", ".join(cleaning.speakers)
+                console.note(f"{clean.listed(path)}: {counted(len(cleaning.parts), 'part')} of {who}, {seconds:.1f} s.")
+        if (cleaned := cleaning.cleaned) is None:
+            return
+        if cleaned.note:
+            console.note(cleaned.note)
+        lengths = cleaned.seconds()
+        if cleaned.how == "mute":
+            lengths["muted"] = lengths.pop("unwanted")
+        self._lengths.append(lengths)
+        console.note(f"{cleaned.target}: {_lengths(lengths)}.")
+
+
+def _lengths(seconds: Mapping[str, float]) -> str:
+    """How much of a recording was kept, and what happened to the rest."""
+    silence = "taken out as silence" + (", muted parts among it" if seconds.get("muted") else "")
+    words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": silence}
+    gone = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
+    return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *gone])
