@@ -26,10 +26,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyannote.core import Annotation, Segment
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from knn_cli.core.values import Diarization
+from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import identification
 from knn_cli.diarization import linking as across
 from knn_cli.embedding.embedder import Embedder
@@ -137,11 +136,8 @@ def figures(cosines: Floats, targets: NDArray[np.bool_], impostors: NDArray[np.b
 
 def said(voices: dict[str, tuple[Floats, float]]) -> Diarization:
     """A diarization of one turn a voice."""
-    turns = Annotation()
-    for place, name in enumerate(voices):
-        turns[Segment(place, place + 1), place] = name
     return Diarization(
-        turns,
+        tuple(Turn(place, place + 1, name) for place, name in enumerate(voices)),
         speaker_embeddings={name: vector for name, (vector, _) in voices.items()},
         clean_speech_seconds={name: seconds for name, (_, seconds) in voices.items()},
         seconds=float(len(voices)),
@@ -197,7 +193,7 @@ def linking(rows: Floats, found: list[Clip], threshold: float, draws: int = 10, 
             [said({name: (rows[place], 10.0) for name, place in file.items()}) for file in drawn], threshold=threshold
         )
         truth = np.array([name for file in drawn for name in file])
-        given = np.array([label for one in told for _, _, label in one.turns.itertracks(yield_label=True)])
+        given = np.array([turn.speaker for one in told for turn in one.turns])
         pairs = np.triu(np.ones((len(truth), len(truth)), bool), 1)
         alike, joined = (truth[:, None] == truth) & pairs, (given[:, None] == given) & pairs
         hit, linked, wanted = hit + (alike & joined).sum(), linked + joined.sum(), wanted + alike.sum()

@@ -2,7 +2,7 @@
 
 >>> import knn_cli
 >>> result = knn_cli.diarize("meeting.flac")
->>> len(result.turns.labels())
+>>> len(result.speakers)
 4
 
 Importing this package is free: each public name is imported from its module when it is first used (PEP 562).

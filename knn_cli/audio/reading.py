@@ -16,17 +16,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 import soxr
 
 from knn_cli.core.errors import AudioError
-from knn_cli.core.values import Floats, Waveform
-
-if TYPE_CHECKING:
-    from pyannote.core import Segment
+from knn_cli.core.values import Floats, Segment, Waveform
 
 RATE = 16_000  # samples per second of every shipped model
 BLOCK_SECONDS = 60.0
@@ -134,7 +130,7 @@ def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, chann
     Parameters
     ----------
     path : path
-    spans : iterable of pyannote.core.Segment
+    spans : iterable of Segment
         Seconds, sorted by start; they may overlap. What lies past the end of the recording is left out.
     rate, channel
         See `read`.

@@ -6,15 +6,17 @@ Pure functions; times are seconds from the beginning of the recording.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from pyannote.core import Segment, Timeline
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Segment
 
 # Half a nanosecond: the error that a sum of float64 seconds may have, far below one sample.
 EPSILON = 5e-10
+MIN_SECONDS = 1e-6  # shorter segments are empty, and segments so close together touch
 FRAME_SECONDS = 0.04  # of a decision on who speaks
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
@@ -29,7 +31,7 @@ def binarize(
     min_silence: float = 0.6,
     pad: float = 0.1,
     end: float | None = None,
-) -> Timeline:
+) -> list[Segment]:
     """Find speech regions by hysteresis: speech begins at a frame >= `onset` and ends before a frame < `offset`.
 
     Then silences shorter than `min_silence` are filled, regions shorter than `min_speech` are dropped, and the others
@@ -50,7 +52,8 @@ def binarize(
 
     Returns
     -------
-    pyannote.core.Timeline
+    list of Segment
+        By start.
     """
     if probabilities.ndim != 1:
         raise ValueError(f"probabilities are (N,), not {probabilities.shape}")
@@ -71,10 +74,33 @@ def binarize(
         elif stop > start:
             regions.append([start, stop])
     kept = (region for region in regions if region[1] - region[0] >= min_speech - EPSILON)
-    return Timeline([Segment(max(0.0, start - pad), min(limit, stop + pad)) for start, stop in kept]).support()
+    return merge(Segment(max(0.0, start - pad), min(limit, stop + pad)) for start, stop in kept)
 
 
-def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0) -> list[Segment]:
+def merge(segments: Iterable[Segment]) -> list[Segment]:
+    """Join segments that overlap or touch, and leave out empty ones; by start."""
+    merged: list[Segment] = []
+    for segment in sorted(segment for segment in segments if segment.duration > MIN_SECONDS):
+        if merged and segment.start - merged[-1].end <= MIN_SECONDS:
+            merged[-1] = Segment(merged[-1].start, max(merged[-1].end, segment.end))
+        else:
+            merged.append(segment)
+    return merged
+
+
+def crop(segments: Iterable[Segment], limits: Segment) -> list[Segment]:
+    """Return the parts of segments that lie within `limits`; empty ones are left out."""
+    return [part for segment in segments if (part := segment & limits).duration > MIN_SECONDS]
+
+
+def total_seconds(segments: Iterable[Segment]) -> float:
+    """Return the seconds of segments that do not overlap."""
+    return sum(segment.duration for segment in segments)
+
+
+def windows(
+    speech: Iterable[Segment], *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0
+) -> list[Segment]:
     """Place windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
 
     The last window of a region is moved back to end with the region, so that all of it is covered; a region no
@@ -91,7 +117,7 @@ def windows(speech: Timeline, *, duration: float = 1.5, step: float = 0.75, mini
             f"Windows of {duration:g} s every {step:g} s do not cover the speech.",
             "Take a step above 0 and no longer than the window.",
         )
-    regions = list(speech.support())
+    regions = merge(speech)
     long_enough = [region for region in regions if region.duration >= minimum - EPSILON]
     if not long_enough and regions:
         long_enough = [max(regions, key=lambda region: region.duration)]

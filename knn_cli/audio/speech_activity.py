@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import soxr
 import torch
-from pyannote.core import Timeline
 
 from knn_cli.audio import silero
 from knn_cli.audio.segments import binarize
 from knn_cli.core.parallel import parallel_map
-from knn_cli.core.values import Floats, Waveform
+from knn_cli.core.values import Floats, Segment, Waveform
 
 RATE, FRAME = silero.RATE, silero.FRAME
 CHUNK_FRAMES = 60 * RATE // FRAME
@@ -48,7 +47,7 @@ def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
         return list(mapped(frame_probabilities, waveforms))
 
 
-def speech(blocks: Iterable[Waveform], **thresholds: float) -> Timeline:
+def speech(blocks: Iterable[Waveform], **thresholds: float) -> list[Segment]:
     """Find the speech regions of one recording, in the memory of some minutes of sound.
 
     Parameters
@@ -60,7 +59,8 @@ def speech(blocks: Iterable[Waveform], **thresholds: float) -> Timeline:
 
     Returns
     -------
-    pyannote.core.Timeline
+    list of Segment
+        By start.
     """
     chunks: list[tuple[int, float]] = []  # frames of warm-up, and the end in seconds
 

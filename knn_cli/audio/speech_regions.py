@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from pyannote.core import Segment, Timeline
 
 from knn_cli.audio import reading, segments, speech_activity
 from knn_cli.core.errors import SilenceError
-from knn_cli.core.values import Floats, Waveform
+from knn_cli.core.values import Floats, Segment, Waveform
 
 __all__ = ["MIN_PEAK", "is_silent", "no_speech", "of_clips", "of_recording"]
 
@@ -29,7 +28,9 @@ def no_speech(source: str, use_vad: bool) -> SilenceError:
     return SilenceError(f"{source} holds no speech.", hint)
 
 
-def of_recording(path: Path | str, *, rate: int, use_vad: bool = True, channel: str = "mix") -> tuple[Timeline, float]:
+def of_recording(
+    path: Path | str, *, rate: int, use_vad: bool = True, channel: str = "mix"
+) -> tuple[list[Segment], float]:
     """Find the speech of an audio file of any length, in bounded memory.
 
     Parameters
@@ -44,7 +45,7 @@ def of_recording(path: Path | str, *, rate: int, use_vad: bool = True, channel: 
 
     Returns
     -------
-    regions : Timeline
+    regions : list of Segment
         Empty if the file is silent.
     seconds : float
         Duration of the file.
@@ -68,11 +69,11 @@ def of_recording(path: Path | str, *, rate: int, use_vad: bool = True, channel: 
     else:
         for _ in measured():
             pass
-        regions = Timeline([Segment(0.0, seconds)])
-    return (regions if peak > MIN_PEAK else Timeline()), seconds
+        regions = [Segment(0.0, seconds)]
+    return (regions if peak > MIN_PEAK else []), seconds
 
 
-def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[Timeline]:
+def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[list[Segment]]:
     """Find the speech of clips that are in memory.
 
     Parameters
@@ -84,11 +85,11 @@ def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[Timelin
 
     Returns
     -------
-    list of Timeline
+    list of list of Segment
         Regions of each clip, in seconds from its start.
     """
     if not use_vad:
-        return [Timeline([] if is_silent(clip.samples) else [Segment(0.0, clip.seconds)]) for clip in clips]
+        return [[] if is_silent(clip.samples) else [Segment(0.0, clip.seconds)] for clip in clips]
     probabilities = speech_activity.probabilities([_at_vad_rate(clip) for clip in clips])
     frame_seconds = speech_activity.FRAME / speech_activity.RATE
     return [

@@ -95,7 +95,5 @@ def _common(
 
 def main() -> NoReturn:
     """The `knn` command."""
-    # For pictures in notebooks pyannote.core imports pyplot, most of a second; without that part it does all the rest.
-    sys.modules.setdefault("pyannote.core.notebook", None)  # type: ignore[arg-type]
     app()
     raise SystemExit(0)

@@ -69,13 +69,13 @@ class ResultWriter:
             from knn_cli.evaluation import diarization_error
 
             truth, scored = self.truths[path.stem]
-            self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.turns, uem=scored)
+            self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.annotation, uem=scored)
         if not diarization.turns:
             console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
         else:
-            speakers = counted(len(diarization.turns.labels()), "speaker")
+            speakers = counted(len(diarization.speakers), "speaker")
             console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
-            if len(diarization.turns.labels()) < self._asked_speakers:
+            if len(diarization.speakers) < self._asked_speakers:
                 console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
         if result.recognised is not None and diarization.turns:
             names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())

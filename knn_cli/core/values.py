@@ -1,6 +1,6 @@
 """The values that pass between packages: frozen, checked when they are built, free of any path or device.
 
-Time spans and turns are `pyannote.core` values (Segment, Timeline, Annotation), so they are not here.
+Times are seconds from the beginning of the recording. `Diarization.annotation` gives turns as pyannote.core has them.
 """
 
 from __future__ import annotations
@@ -242,16 +242,62 @@ class ScoreTable:
         return replace(tables[0], **columns)
 
 
+@dataclass(frozen=True, order=True)
+class Segment:
+    """A part of a recording.
+
+    Attributes
+    ----------
+    start, end : float
+        Seconds from the beginning of the recording.
+    """
+
+    start: float
+    end: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to end, 0 for a segment that ends before it starts."""
+        return max(0.0, self.end - self.start)
+
+    def __and__(self, other: Segment) -> Segment:
+        """Return what two segments share; its duration is 0 where they share nothing."""
+        return Segment(max(self.start, other.start), min(self.end, other.end))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stretch of a recording in which one speaker speaks.
+
+    Attributes
+    ----------
+    start, end : float
+        Seconds from the beginning of the recording.
+    speaker : str
+    confidence : float or None
+        Mean probability over the turn that the speaker speaks, 0 to 1; None where unknown.
+    """
+
+    start: float
+    end: float
+    speaker: str
+    confidence: float | None = None
+
+    @property
+    def duration(self) -> float:
+        return self.end - self.start
+
+
 @dataclass(frozen=True)
 class Diarization:
     """Who spoke when in one recording, and with what confidence.
 
     Attributes
     ----------
-    turns : pyannote.core.Annotation
-        Tracks are integers, unique in the recording; turns of several speakers may overlap.
-    confidence : dict of int to float
-        Track -> mean probability over the turn that its speaker speaks, 0 to 1.
+    turns : tuple of Turn
+        By start and end; turns of several speakers may overlap.
+    name : str or None
+        The recording's name.
     speaker_embeddings : dict of str to (E,) float32 array
         Speaker -> embedding of all its clean speech; speakers without clean speech are left out.
     clean_speech_seconds : dict of str to float
@@ -261,20 +307,47 @@ class Diarization:
 
     Examples
     --------
-    >>> from pyannote.core import Annotation, Segment
     >>> from knn_cli import Diarization
-    >>> turns = Annotation(uri="meeting")
-    >>> turns[Segment(0.0, 2.5), 0] = "SPEAKER_00"
-    >>> turns[Segment(2.0, 4.0), 1] = "SPEAKER_01"
-    >>> result = Diarization(turns, confidence={0: 0.95, 1: 0.8}, seconds=4.0)
-    >>> for segment, track, speaker in result.turns.itertracks(yield_label=True):
-    ...     print(f"{segment.start:.1f} {segment.end:.1f} {speaker} {result.confidence[track]:.0%}")
+    >>> from knn_cli.core.values import Turn
+    >>> turns = (Turn(0.0, 2.5, "SPEAKER_00", 0.95), Turn(2.0, 4.0, "SPEAKER_01", 0.8))
+    >>> result = Diarization(turns, name="meeting", seconds=4.0)
+    >>> for turn in result.turns:
+    ...     print(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {turn.confidence:.0%}")
     0.0 2.5 SPEAKER_00 95%
     2.0 4.0 SPEAKER_01 80%
+    >>> result.annotation.get_overlap()
+    <Timeline(uri=meeting, segments=[<Segment(2, 2.5)>])>
     """
 
-    turns: Annotation
-    confidence: Mapping[int, float] = field(default_factory=dict)
+    turns: tuple[Turn, ...]
+    name: str | None = None
     speaker_embeddings: Mapping[str, Floats] = field(default_factory=dict)
     clean_speech_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def speakers(self) -> list[str]:
+        """Speakers with a turn, by first appearance."""
+        return list(dict.fromkeys(turn.speaker for turn in self.turns))
+
+    @property
+    def annotation(self) -> Annotation:
+        """The turns as a pyannote.core.Annotation, whose tracks are the turns' numbers."""
+        from pyannote.core import Annotation, Segment
+
+        annotation = Annotation(uri=self.name)
+        for track, turn in enumerate(self.turns):
+            annotation[Segment(turn.start, turn.end), track] = turn.speaker
+        return annotation
+
+
+def sort_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Return turns by start and end, without those that are empty (up to a microsecond)."""
+    return tuple(sorted((turn for turn in turns if turn.duration > 1e-6), key=lambda turn: (turn.start, turn.end)))
+
+
+def turns_of_annotation(annotation: Annotation) -> tuple[Turn, ...]:
+    """Return the turns of a pyannote.core.Annotation, such as a reference, by start and end."""
+    return tuple(
+        Turn(segment.start, segment.end, str(label)) for segment, _, label in annotation.itertracks(yield_label=True)
+    )

@@ -314,8 +314,7 @@ def export(
             vectors.append(np.asarray(one.speaker_embeddings[speaker], dtype=np.float32))
             names.append(name)
             who.append(speaker if bare or speaker in known else f"{name}/{speaker}")
-            turns = one.turns.label_timeline(speaker)
-            starts.append(turns.extent().start if turns else np.nan)
+            starts.append(next((turn.start for turn in one.turns if turn.speaker == speaker), np.nan))
             seconds.append(one.clean_speech_seconds.get(speaker, np.nan))
     if not vectors:
         raise KnnError(f"There is no voice to write into {path}.", "Nobody speaks, or too briefly for an embedding.")

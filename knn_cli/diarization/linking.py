@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyannote.core import Annotation
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Floats
@@ -34,8 +33,7 @@ def check_threshold(threshold: float) -> None:
 
 def speakers(diarization: Diarization) -> list[str]:
     """Its speakers in order of first appearance, those without a turn last."""
-    spoken = (str(label) for _, _, label in diarization.turns.itertracks(yield_label=True))
-    return list(dict.fromkeys([*spoken, *sorted(diarization.speaker_embeddings)]))
+    return list(dict.fromkeys([*diarization.speakers, *sorted(diarization.speaker_embeddings)]))
 
 
 def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
@@ -43,9 +41,7 @@ def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
     labels = speakers(diarization)
     if len({names.get(label, label) for label in labels}) < len(labels):
         raise ValueError("two speakers of a recording cannot have one name")
-    turns = Annotation(uri=diarization.turns.uri, modality=diarization.turns.modality)
-    for segment, track, label in diarization.turns.itertracks(yield_label=True):
-        turns[segment, track] = names.get(str(label), str(label))
+    turns = tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in diarization.turns)
 
     def moved(values: Mapping[str, Any]) -> dict[str, Any]:
         return {names.get(label, label): value for label, value in values.items()}

@@ -20,7 +20,7 @@ from knn_cli.audio import reading
 from knn_cli.audio.segments import EPSILON, FRAME_SECONDS, MAX_GAP_SECONDS
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
-from knn_cli.core.values import Diarization, Floats, Waveform
+from knn_cli.core.values import Diarization, Floats, Segment, Turn, Waveform, sort_turns
 
 if TYPE_CHECKING:
     from knn_cli.diarization.clustering.base import Clusterer
@@ -131,7 +131,7 @@ def diarize(
     --------
     >>> import knn_cli
     >>> result = knn_cli.diarize("meeting.flac", num_speakers=4)
-    >>> sorted(result.turns.labels())
+    >>> sorted(result.speakers)
     ['SPEAKER_00', 'SPEAKER_01', 'SPEAKER_02', 'SPEAKER_03']
     """
     from knn_cli.embedding.embedder import Embedder
@@ -222,8 +222,6 @@ def _recheck(
 
     It is not asked elsewhere, since it misses much speech in noise.
     """
-    from pyannote.core import Segment
-
     from knn_cli.audio import speech_activity as silero
 
     regions = [
@@ -349,44 +347,45 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
 
 
 def _reconstruct(
-    embeddings: WindowEmbeddings, labels: Labels, options: DiarizationOptions, seconds: float, uri: str
+    embeddings: WindowEmbeddings, labels: Labels, options: DiarizationOptions, seconds: float, recording: str
 ) -> Diarization:
     """Turns of the recording's speakers from the clusters (N,) of short windows."""
-    from pyannote.core import Annotation
-
     from knn_cli.diarization import post_processing, reconstruction
 
     if not (labels >= 0).any():
-        return Diarization(Annotation(uri=uri), seconds=seconds)
+        return Diarization((), recording, seconds=seconds)
     scores = aggregate_scores(embeddings, labels)
     active = reconstruction.select_active(reconstruction.speaker_count(embeddings.segmentation), scores)
     reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
     turns = post_processing.frame_turns(
         active, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
     )
-    return _to_diarization(turns, np.where(active, scores, np.nan), embeddings, labels, seconds, uri)
+    return _to_diarization(turns, np.where(active, scores, np.nan), embeddings, labels, seconds, recording)
 
 
 def _to_diarization(
-    turns: list[FrameTurn], scores: Floats, embeddings: WindowEmbeddings, labels: Labels, seconds: float, uri: str
+    frame_turns: list[FrameTurn],
+    scores: Floats,
+    embeddings: WindowEmbeddings,
+    labels: Labels,
+    seconds: float,
+    recording: str,
 ) -> Diarization:
     """Turns with names by first appearance, confidences, and each speaker's embedding.
 
     scores : (frames, S), NaN where a speaker is not active: pauses and margins of a turn say nothing of it
     """
-    from pyannote.core import Annotation, Segment
-
     names: dict[int, str] = {}
-    annotation, confidence = Annotation(uri=uri), {}
-    for track, (first, last, speaker) in enumerate(turns):
+    turns: list[Turn] = []
+    for first, last, speaker in frame_turns:
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        annotation[Segment(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds)), track] = name
-        confidence[track] = float(np.nanmean(scores[first:last, speaker]))
+        confidence = float(np.nanmean(scores[first:last, speaker]))
+        turns.append(Turn(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds), name, confidence))
     rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
     vectors = {name: _speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
     clean_seconds = {name: _clean_seconds(embeddings, rows, len(scores)) for name, rows in rows_of.items()}
-    return Diarization(annotation, confidence, vectors, clean_seconds, seconds)
+    return Diarization(sort_turns(turns), recording, vectors, clean_seconds, seconds)
 
 
 def _speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:

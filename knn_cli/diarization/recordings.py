@@ -49,7 +49,7 @@ def diarize_recordings(
     embedder
         The embedding model of all of them.
     per_channel
-        Diarize every channel by itself and merge the results (see `channels.merged`). A file with a single channel is
+        Diarize every channel by itself and merge the results (see `channels.merge`). A file with a single channel is
         an AudioError. Numbers of speakers are then those of a channel.
     channel
         The channel that is read where not all are.
@@ -78,7 +78,7 @@ def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any
         raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
     numbers = map(str, range(1, count + 1))
     results = [pipeline.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
-    return channels.merged(results, path.stem)
+    return channels.merge(results, path.stem)
 
 
 def identify_speakers(
@@ -145,7 +145,7 @@ def _renaming(before: Diarization, after: Diarization) -> dict[str, str]:
 
 
 def _labels(diarization: Diarization) -> list[str]:
-    return [str(label) for _, _, label in diarization.turns.itertracks(yield_label=True)]
+    return [turn.speaker for turn in diarization.turns]
 
 
 def _renamed(fact: Mapping[str, Any], names: Mapping[str, str], known: Collection[str]) -> dict[str, Any]:

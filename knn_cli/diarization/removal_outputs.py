@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pyannote.core import Annotation
-
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal
@@ -50,7 +48,7 @@ class Cleaning:
     def __post_init__(self) -> None:
         speaker_removal.check_silence(self.max_silence, self.threshold)
         if self.unwanted is not None:
-            speaker_removal.unwanted_speakers(Annotation(), self.unwanted)
+            speaker_removal.unwanted_speakers((), self.unwanted)
 
     @property
     def writes_sound(self) -> bool:
@@ -78,7 +76,7 @@ class Cleaning:
         """
         names: list[str] = []
         if self.unwanted is not None:
-            names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known)
+            names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known, recording=found.name)
         parts = speaker_removal.parts_of(found.turns, names)
         if self.unwanted is not None:
             with replacing_text(self.listed(source)) as file:
@@ -89,9 +87,7 @@ class Cleaning:
         done = speaker_removal.clean(
             source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
         )
-        heard = speaker_removal.moved(found, done)
-        turns = heard.turns.copy()
-        turns.uri = target.stem
-        document = turn_document(replace(heard, turns=turns), audio_path=target, channel=self.channel)
+        cleaned = replace(speaker_removal.moved(found, done), name=target.stem)
+        document = turn_document(cleaned, audio_path=target, channel=self.channel)
         write(document, self.turns(source), self.form)
         return Result(names, parts, done)

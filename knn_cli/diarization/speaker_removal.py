@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from knn_cli.audio import edits, writing
 from knn_cli.audio.edits import Edit
-from knn_cli.audio.segments import EPSILON
+from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Diarization
+from knn_cli.core.values import Diarization, Segment, Turn, sort_turns
 
 if TYPE_CHECKING:
-    from pyannote.core import Annotation
-
     from knn_cli.audio.writing import Frames
 
 LEAST = "least"
@@ -74,13 +72,17 @@ class Cleaned:
         return {name: getattr(self, name) / self.rate for name in ("whole", "kept", "unwanted", "silence")}
 
 
-def speakers_of(turns: Annotation) -> dict[str, float]:
+def speakers_of(turns: Sequence[Turn]) -> dict[str, float]:
     """Seconds that each speaker speaks, overlap included, in the order in which they first speak."""
-    names = dict.fromkeys(str(label) for _, _, label in turns.itertracks(yield_label=True))
-    return {name: turns.label_timeline(name).support().duration() for name in names}
+    segments: dict[str, list[Segment]] = {}
+    for turn in turns:
+        segments.setdefault(turn.speaker, []).append(Segment(turn.start, turn.end))
+    return {name: total_seconds(merge(own)) for name, own in segments.items()}
 
 
-def unwanted_speakers(turns: Annotation, spec: str, known: Collection[str] = ()) -> list[str]:
+def unwanted_speakers(
+    turns: Sequence[Turn], spec: str, known: Collection[str] = (), *, recording: str | None = None
+) -> list[str]:
     """The speakers that `spec` names: "least", for the one who speaks least, or names between commas.
 
     Of those who speak equally little it is the one who begins last. One who speaks alone is not "least" of anybody:
@@ -97,12 +99,12 @@ def unwanted_speakers(turns: Annotation, spec: str, known: Collection[str] = ())
     missing = [name for name in names if name not in spoken and name not in known]
     if spoken and missing:
         who = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in spoken.items())
-        where = f" in {turns.uri}" if turns.uri else ""
+        where = f" in {recording}" if recording else ""
         raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"Speakers: {who}; or say `least`.")
     return [name for name in names if name in spoken]
 
 
-def unwanted(turns: Annotation, spec: str, *, known: Collection[str] = (), all_overlap: bool = False) -> list[Part]:
+def unwanted(turns: Sequence[Turn], spec: str, *, known: Collection[str] = (), all_overlap: bool = False) -> list[Part]:
     """Where unwanted speakers speak, by time: alone under their name, together with anybody else as OVERLAPPED.
 
     spec, known : see `unwanted_speakers`, which raises KnnError
@@ -111,11 +113,11 @@ def unwanted(turns: Annotation, spec: str, *, known: Collection[str] = (), all_o
     return parts_of(turns, unwanted_speakers(turns, spec, known), all_overlap=all_overlap)
 
 
-def parts_of(turns: Annotation, speakers: Collection[str], *, all_overlap: bool = False) -> list[Part]:
+def parts_of(turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: bool = False) -> list[Part]:
     """`unwanted` for these speakers. Parts do not overlap; those of one label that meet are one."""
     changes: list[tuple[float, int, str]] = []
-    for segment, _, label in turns.itertracks(yield_label=True):
-        changes += [(segment.start, 1, str(label)), (segment.end, -1, str(label))]
+    for turn in turns:
+        changes += [(turn.start, 1, turn.speaker), (turn.end, -1, turn.speaker)]
     active: dict[str, int] = {}  # who speaks -> in how many turns at once
     found: list[Part] = []
     before = 0.0
@@ -254,30 +256,22 @@ def moved(found: Diarization, cleaned: Cleaned) -> Diarization:
     """The turns as they are heard in the cleaned recording.
 
     What was muted or cut is no part of any turn, what follows comes earlier, and turns of which nothing is left go,
-    with voices of speakers who no longer speak. A turn that muting splits keeps its track in its first piece; the
-    others get new ones, with the same confidence.
+    with voices of speakers who no longer speak. Pieces of a turn that muting splits keep its confidence.
     """
-    from pyannote.core import Annotation, Segment
-
-    turns = Annotation(uri=found.turns.uri)
-    confidence: dict[int, float] = {}
-    fresh = 1 + max((int(track) for _, track in found.turns.itertracks()), default=-1)
+    turns: list[Turn] = []
     muted = [span for edit in cleaned.edits if not edit.removes for span in edit.spans]
-    for segment, track, label in found.turns.itertracks(yield_label=True):
-        for piece, (start, end) in enumerate(_outside(segment.start * cleaned.rate, segment.end * cleaned.rate, muted)):
+    for turn in found.turns:
+        for start, end in _outside(turn.start * cleaned.rate, turn.end * cleaned.rate, muted):
             times = [min(start, cleaned.whole), min(end, cleaned.whole)]
             for edit in cleaned.edits:
                 times = [float(time) for time in edit.new_positions(times)]
             if times[1] - times[0] < 0.5:  # of a sample
                 continue
-            own, fresh = (int(track), fresh) if piece == 0 else (fresh, fresh + 1)
-            turns[Segment(times[0] / cleaned.rate, times[1] / cleaned.rate), own] = label
-            if track in found.confidence:
-                confidence[own] = found.confidence[track]
-    left = {str(label) for label in turns.labels()}
+            turns.append(replace(turn, start=times[0] / cleaned.rate, end=times[1] / cleaned.rate))
+    left = {turn.speaker for turn in turns}
     return Diarization(
-        turns,
-        confidence,
+        sort_turns(turns),
+        found.name,
         {name: voice for name, voice in found.speaker_embeddings.items() if name in left},
         {name: seconds for name, seconds in found.clean_speech_seconds.items() if name in left},
         cleaned.kept / cleaned.rate,

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyannote.core import Segment
 from torch import Tensor
 
 from knn_cli.audio import reading
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, OrderedMap, parallel_map
-from knn_cli.core.values import Floats
+from knn_cli.core.values import Floats, Segment
 from knn_cli.embedding.embedder import Embedder
 
 BLOCK_FRAMES = 75  # frames that are encoded together

@@ -8,9 +8,8 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 import numpy as np
-from pyannote.core import Segment
 
-from knn_cli.core.values import Floats
+from knn_cli.core.values import Floats, Segment
 
 __all__ = ["CHUNK_SECONDS", "cut_span", "rechunk"]
 

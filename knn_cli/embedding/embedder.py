@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pyannote.core import Segment
 
 from knn_cli.audio import reading
 from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Doubles, EmbeddingSet, Floats
+from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Segment
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.contracts import Encoder, FramePooling

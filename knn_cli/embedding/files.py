@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pyannote.core import Segment
-
 from knn_cli.audio import reading, segments, speech_regions
 from knn_cli.core.errors import AudioError, KnnError
-from knn_cli.core.values import EmbeddingSet
+from knn_cli.core.values import EmbeddingSet, Segment
 from knn_cli.embedding.chunks import cut_span, rechunk
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.options import EmbeddingOptions
@@ -65,12 +63,12 @@ def embed_file(
     units = [Segment(0.0, seconds)]
     if segment is not None:
         units, _ = segments.cut(seconds, segment, min(needed, segment))
-    speech = {row: list(regions.crop(unit)) for row, unit in enumerate(units)}
+    speech = {row: segments.crop(regions, unit) for row, unit in enumerate(units)}
     if not any(speech.values()):
         raise speech_regions.no_speech(str(path), use_vad)
     kept = [row for row, spans in speech.items() if sum(span.duration for span in spans) >= needed]
     if not kept:
-        amounts = f"{regions.duration():.2f} s of speech, at least {needed:.2f} s are needed"
+        amounts = f"{segments.total_seconds(regions):.2f} s of speech, at least {needed:.2f} s are needed"
         raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
     parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
     crops = reading.crops(path, [part for _, part in parts], rate=embedder.rate, channel=channel)

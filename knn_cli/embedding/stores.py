@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyannote.core import Segment
-
-from knn_cli.audio import speech_regions
+from knn_cli.audio import segments, speech_regions
 from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.output_paths import check_output
-from knn_cli.core.values import EmbeddingSet, Progress
+from knn_cli.core.values import EmbeddingSet, Progress, Segment
 from knn_cli.embedding.chunks import rechunk
 from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
 from knn_cli.embedding.files import embed_files
@@ -109,7 +107,9 @@ def embed_rows(
         if str(number) in skip:
             continue
         regions = speech_regions.of_clips([row.waveform for row in group], use_vad=use_vad)
-        kept = [index for index, found in enumerate(regions) if found.duration() >= embedder.minimum_seconds]
+        kept = [
+            index for index, found in enumerate(regions) if segments.total_seconds(found) >= embedder.minimum_seconds
+        ]
         speech = (
             (index, group[index].waveform.crop(region.start, region.end).samples)
             for index in kept

@@ -17,6 +17,8 @@ from knn_cli.formats.spans import SpanDocument, format_seconds, turn_spans
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
+    from knn_cli.core.values import Diarization
+
 OTHER_RTTM_TYPES = frozenset(
     "SEGMENT NOSCORE NO_RT_METADATA LEXEME NON-LEX NON-SPEECH FILLER EDIT IP SU CB A/P SPKR-INFO".split()
 )
@@ -140,13 +142,13 @@ def turns_of_recording(
     return annotation
 
 
-def write_rttm(annotation: Annotation, file: TextIO) -> None:
+def write_rttm(turns: Diarization | Annotation, file: TextIO) -> None:
     """Write turns as RTTM SPEAKER lines, to the millisecond.
 
     Parameters
     ----------
-    annotation : pyannote.core.Annotation
-        Its `uri` is the recording's name. White space in names becomes an underscore.
+    turns : Diarization or pyannote.core.Annotation
+        Its `name` or `uri` is the recording's name. White space in names becomes an underscore.
     file : text file
         Open for writing.
 
@@ -160,8 +162,13 @@ def write_rttm(annotation: Annotation, file: TextIO) -> None:
     >>> read_rttm("copy.rttm")["meeting"] == turns
     True
     """
-    uri = None if annotation.uri is None else str(annotation.uri)
-    write_turns(SpanDocument("turns", uri, 0.0, turn_spans(annotation)), file)
+    from knn_cli.core.values import Diarization, turns_of_annotation
+
+    if isinstance(turns, Diarization):
+        name, plain_turns = turns.name, turns.turns
+    else:
+        name, plain_turns = None if turns.uri is None else str(turns.uri), turns_of_annotation(turns)
+    write_turns(SpanDocument("turns", name, 0.0, turn_spans(plain_turns)), file)
 
 
 def write_turns(document: SpanDocument, file: TextIO) -> None:

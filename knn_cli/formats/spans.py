@@ -7,15 +7,13 @@ that rounds to no length is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from pyannote.core import Annotation
-
-    from knn_cli.core.values import Diarization
+    from knn_cli.core.values import Diarization, Turn
 
 SpanKind = Literal["turns", "timeline"]
 
@@ -120,24 +118,20 @@ def turn_document(
     channel : str
         Channel of the recording that a player plays and draws.
     """
-    turns = diarization.turns
     return SpanDocument(
         "turns",
-        None if turns.uri is None else str(turns.uri),
+        diarization.name,
         diarization.seconds,
-        turn_spans(turns, diarization.confidence.get),
+        turn_spans(diarization.turns),
         tier="speakers",
         audio_path=None if audio_path is None else Path(audio_path),
         channel=channel,
     )
 
 
-def turn_spans(annotation: Annotation, confidence: Callable[[Any], float | None] = lambda track: None) -> list[Span]:
-    """Speaker turns as spans, each in the tier of its speaker; `confidence` maps a track to 0 to 1, or None."""
-    return [
-        Span(segment.start, segment.end, str(label), str(label), confidence(track))
-        for segment, track, label in annotation.itertracks(yield_label=True)
-    ]
+def turn_spans(turns: Iterable[Turn]) -> list[Span]:
+    """Speaker turns as spans, each in the tier of its speaker."""
+    return [Span(turn.start, turn.end, turn.speaker, turn.speaker, turn.confidence) for turn in turns]
 
 
 def seconds_by_label(spans: Iterable[RoundedSpan]) -> dict[str, float]:

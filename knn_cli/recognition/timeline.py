@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyannote.core import Segment, Timeline
 
 from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
-from knn_cli.core.values import EmbeddingSet, ScoreTable
+from knn_cli.core.values import EmbeddingSet, ScoreTable, Segment
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageTimeline, SpeakerLanguage
@@ -26,7 +25,7 @@ from knn_cli.recognition.timeline_smoothing import (
 )
 
 if TYPE_CHECKING:
-    from pyannote.core import Annotation
+    from pyannote.core import Annotation, Timeline
 
     from knn_cli.recognition.classifier import Classifier
 
@@ -96,7 +95,7 @@ def timeline(
         For windows or a `switch` that make no sense.
     """
     options = options or TimelineOptions()
-    segments.windows(Timeline(), duration=options.window, step=options.step)  # refuse bad options before the work
+    segments.windows((), duration=options.window, step=options.step)  # refuse bad options before the work
     hmm.switch_probabilities(options.switch, np.ones(1), max(2, len(classifier.labels)))
     speech, seconds = speech_regions.of_recording(
         path, rate=classifier.embedder.rate, use_vad=options.use_vad, channel=options.channel
@@ -141,22 +140,37 @@ def _score_windows(
     return classifier.score(embeddings, str(path))
 
 
-def _tracks(speech: Timeline, speakers: Annotation | None, window: float, step: float) -> list[SpeechTrack]:
+def _tracks(speech: list[Segment], speakers: Annotation | None, window: float, step: float) -> list[SpeechTrack]:
     """The speech of each speaker, or all speech, with its windows."""
 
-    def track(tier: str, speech: Timeline, scored: Timeline) -> SpeechTrack:
+    def track(tier: str, speech: list[Segment], scored: list[Segment]) -> SpeechTrack:
         minimum = min(window, MIN_WINDOW_SECONDS)
         return SpeechTrack(tier, speech, scored, segments.windows(scored, duration=window, step=step, minimum=minimum))
 
     if speakers is None:
         return [track("", speech, speech)] if speech else []
+    all_speech = _as_timeline(speech)
     overlap = speakers.get_overlap()
     tracks = []
     for speaker in speakers.labels():
-        speaker_speech = speakers.label_timeline(speaker).support().crop(speech).support()
+        speaker_speech = speakers.label_timeline(speaker).support().crop(all_speech).support()
         if not speaker_speech:
             continue
         # Overlapped speech tells little of either speaker, but is used for a speaker who hardly ever talks alone.
         alone = speaker_speech.extrude(overlap)
-        tracks.append(track(str(speaker), speaker_speech, alone if alone.duration() >= window else speaker_speech))
+        scored = alone if alone.duration() >= window else speaker_speech
+        tracks.append(track(str(speaker), _as_segments(speaker_speech), _as_segments(scored)))
     return tracks
+
+
+def _as_timeline(speech: Iterable[Segment]) -> Timeline:
+    """Segments as a pyannote.core.Timeline."""
+    from pyannote.core import Segment as PyannoteSegment
+    from pyannote.core import Timeline
+
+    return Timeline([PyannoteSegment(segment.start, segment.end) for segment in speech])
+
+
+def _as_segments(timeline: Timeline) -> list[Segment]:
+    """The segments of a pyannote.core.Timeline, by start."""
+    return [Segment(segment.start, segment.end) for segment in timeline]

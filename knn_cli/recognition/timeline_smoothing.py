@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyannote.core import Segment, Timeline
 
-from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS
-from knn_cli.core.values import Doubles, ScoreTable
+from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
+from knn_cli.core.values import Doubles, ScoreTable, Segment
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
@@ -27,17 +26,17 @@ class SpeechTrack(NamedTuple):
     ----------
     tier : str
         The speaker, "" for all speech.
-    speech : Timeline
+    speech : list of Segment
         What gets a label.
-    scored : Timeline
+    scored : list of Segment
         The part of it in which the windows lie.
     windows : list of Segment
         Sorted by start.
     """
 
     tier: str
-    speech: Timeline
-    scored: Timeline
+    speech: list[Segment]
+    scored: list[Segment]
     windows: list[Segment]
 
     @property
@@ -134,7 +133,7 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     odds = np.exp(scores[0] - scores[0].max())
     span = _span(0.0, 0.0, track.tier, labels, int(odds.argmax()), odds / odds.sum(), alternatives)
     assert span.probability is not None
-    seconds, scored_seconds = track.speech.duration(), track.scored.duration()
+    seconds, scored_seconds = total_seconds(track.speech), total_seconds(track.scored)
     return SpeakerLanguage(track.tier, span.label, span.probability, span.alternatives, seconds, scored_seconds)
 
 
@@ -180,7 +179,7 @@ def _with_unknown(table: ScoreTable) -> tuple[tuple[str, ...], Doubles]:
     return (*table.labels, UNKNOWN), np.concatenate([scores, unknown[:, None]], axis=1)
 
 
-def _cells(centers: Doubles, regions: Timeline) -> Iterator[tuple[float, float, int]]:
+def _cells(centers: Doubles, regions: Iterable[Segment]) -> Iterator[tuple[float, float, int]]:
     """Start, end and window of each part of the regions: every instant goes to the window with the nearest center.
 
     Only windows with their centers in the instant's region are considered, so that nothing leaks across a pause; a
@@ -189,7 +188,7 @@ def _cells(centers: Doubles, regions: Timeline) -> Iterator[tuple[float, float, 
     for region in regions:
         first, last = np.searchsorted(centers, [region.start, region.end], side="left").tolist()
         if first == last:
-            yield region.start, region.end, int(np.abs(centers - region.middle).argmin())
+            yield region.start, region.end, int(np.abs(centers - (region.start + region.end) / 2).argmin())
             continue
         middles = (centers[first : last - 1] + centers[first + 1 : last]) / 2
         edges = [region.start, *middles.tolist(), region.end]

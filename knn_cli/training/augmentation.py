@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from pyannote.core import Segment
 from scipy.signal import fftconvolve
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Doubles, Floats
+from knn_cli.core.values import Doubles, Floats, Segment
 from knn_cli.training.phase_vocoder import phase_vocoder
 from knn_cli.training.recipe import AugmentConfig
 

@@ -23,11 +23,10 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from pyannote.core import Segment
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError, StoreError
-from knn_cli.core.values import Floats, Texts
+from knn_cli.core.values import Floats, Segment, Texts
 from knn_cli.recognition import splitters
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of

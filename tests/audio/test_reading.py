@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyannote.core import Segment
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError
+from knn_cli.core.values import Segment
 
 
 def sine(seconds: float, rate: int, frequency: float = 440.0) -> np.ndarray:

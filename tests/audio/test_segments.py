@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyannote.core import Segment, Timeline
+from pyannote.core import Segment as PyannoteSegment
+from pyannote.core import Timeline
 
-from knn_cli.audio.segments import binarize, cut, windows
+from knn_cli.audio.segments import binarize, crop, cut, merge, total_seconds, windows
 from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Segment
 
 BARE = {"min_speech": 0.0, "min_silence": 0.0, "pad": 0.0}
 
 
-def spans(timeline: Timeline | list[Segment]) -> list[tuple[float, float]]:
+def spans(timeline: list[Segment]) -> list[tuple[float, float]]:
     return [(round(s.start, 6), round(s.end, 6)) for s in timeline]
 
 
@@ -43,7 +45,7 @@ def test_no_speech(p: np.ndarray) -> None:
 
 
 def test_windows_by_hand() -> None:
-    speech = Timeline([Segment(0, 4), Segment(10, 11), Segment(20, 21.5), Segment(30, 33)])
+    speech = [Segment(0, 4), Segment(10, 11), Segment(20, 21.5), Segment(30, 33)]
     assert spans(windows(speech)) == [
         (0.0, 1.5), (0.75, 2.25), (1.5, 3.0), (2.25, 3.75), (2.5, 4.0),  # the last one moved back
         (10.0, 11.0), (20.0, 21.5),  # short, and exactly one
@@ -52,10 +54,10 @@ def test_windows_by_hand() -> None:
 
 
 def test_short_regions_give_no_window_unless_all_are_short() -> None:
-    speech = Timeline([Segment(0, 0.2), Segment(1, 1.4), Segment(2, 4)])
+    speech = [Segment(0, 0.2), Segment(1, 1.4), Segment(2, 4)]
     assert spans(windows(speech, minimum=0.5, duration=2, step=1)) == [(2.0, 4.0)]
-    assert spans(windows(speech.crop(Segment(0, 1.5)), minimum=0.5)) == [(1.0, 1.4)]
-    assert windows(Timeline()) == []
+    assert spans(windows(crop(speech, Segment(0, 1.5)), minimum=0.5)) == [(1.0, 1.4)]
+    assert windows([]) == []
 
 
 @settings(max_examples=50, deadline=None)
@@ -67,18 +69,18 @@ def test_short_regions_give_no_window_unless_all_are_short() -> None:
 def test_windows_cover_speech_and_nothing_else(
     regions: list[tuple[float, float]], duration: float, share: float
 ) -> None:
-    speech = Timeline([Segment(a, a + b) for a, b in regions]).support()
+    speech = merge(Segment(a, a + b) for a, b in regions)
     found = windows(speech, duration=duration, step=duration * share)
     assert all(window.duration <= duration + 1e-6 for window in found)
-    covered = Timeline(found).support(collar=1e-6)
+    covered = merge(found)
     assert len(covered) <= len(speech)
-    assert covered.duration() == pytest.approx(speech.duration(), abs=1e-5)
+    assert total_seconds(covered) == pytest.approx(total_seconds(speech), abs=1e-5)
 
 
 @pytest.mark.parametrize(("duration", "step"), [(0, 0.5), (1, 0), (1, 1.5)])
 def test_windows_that_leave_holes_are_refused(duration: float, step: float) -> None:
     with pytest.raises(KnnError):
-        windows(Timeline([Segment(0, 3)]), duration=duration, step=step)
+        windows([Segment(0, 3)], duration=duration, step=step)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,18 @@ def test_cut_does_not_lose_a_segment_to_rounding() -> None:
     assert len(parts) == 3 and lost == 0.0
     with pytest.raises(KnnError):
         cut(10.0, 0.0, 0.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 20)), max_size=6), st.tuples(st.floats(0, 50), st.floats(0, 60))
+)
+def test_merged_and_cropped_segments_equal_pyannote(
+    regions: list[tuple[float, float]], limits: tuple[float, float]
+) -> None:
+    segments = [Segment(start, start + seconds) for start, seconds in regions]
+    theirs = Timeline([PyannoteSegment(segment.start, segment.end) for segment in segments]).support()
+    ours = merge(segments)
+    assert ours == [Segment(one.start, one.end) for one in theirs]
+    assert total_seconds(ours) == theirs.duration()
+    cropped = theirs.crop(PyannoteSegment(limits[0], sum(limits)))
+    assert crop(ours, Segment(limits[0], sum(limits))) == [Segment(one.start, one.end) for one in cropped]

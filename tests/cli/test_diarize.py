@@ -24,7 +24,7 @@ from knn_cli.cli import diarize as cli_diarize
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_outputs
 from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
-from knn_cli.core.values import Diarization, EmbeddingSet
+from knn_cli.core.values import Diarization, EmbeddingSet, Turn
 from knn_cli.diarization import channels, identification, linking, pipeline, recordings
 from knn_cli.diarization.clustering.base import PRESETS
 from knn_cli.formats.rttm import read_rttm, write_rttm
@@ -59,12 +59,10 @@ def made_up(path: Path | str, **settings: Any) -> Diarization:
         raise AudioError(f"{path} is not audio that can be read here.")
     if settings.get("channel") == "2":
         name = "alone"
-    turns = Annotation(uri=Path(path).stem)
-    for track, (start, end, who) in enumerate(TURNS[name]):
-        turns[Segment(start, end), track] = f"SPEAKER_{who:02d}"
+    turns = [Turn(start, end, f"SPEAKER_{who:02d}", 0.9) for start, end, who in TURNS[name]]
     rows = np.eye(DIMENSION, dtype=np.float32)[VOICES[name]]
     voices = {f"SPEAKER_{who:02d}": row for who, row in enumerate(rows)}
-    return Diarization(turns, dict.fromkeys(range(len(turns)), 0.9), voices, dict.fromkeys(voices, 3.0), 12.0)
+    return Diarization(tuple(turns), Path(path).stem, voices, dict.fromkeys(voices, 3.0), 12.0)
 
 
 @pytest.fixture(scope="module")
@@ -450,17 +448,17 @@ def test_per_channel(sound: Path, asked: list[dict[str, Any]], known: Path) -> N
 
 
 def test_channels_are_merged_by_hand() -> None:
-    merged = channels.merged([made_up("one.wav"), made_up("alone.wav"), made_up("silent.wav")], "call")
-    tracks = [(s.start, s.end, track, label) for s, track, label in merged.turns.itertracks(yield_label=True)]
-    assert tracks == [
-        (0, 4, 0, "channel_1_SPEAKER_00"),
-        (1, 5, 1, "channel_2"),
-        (4, 6, 2, "channel_1_SPEAKER_01"),
-        (5, 5.5, 3, "channel_1_SPEAKER_02"),
-        (6, 9, 4, "channel_1_SPEAKER_00"),
+    merged = channels.merge([made_up("one.wav"), made_up("alone.wav"), made_up("silent.wav")], "call")
+    turns = [(turn.start, turn.end, turn.speaker) for turn in merged.turns]
+    assert turns == [
+        (0, 4, "channel_1_SPEAKER_00"),
+        (1, 5, "channel_2"),
+        (4, 6, "channel_1_SPEAKER_01"),
+        (5, 5.5, "channel_1_SPEAKER_02"),
+        (6, 9, "channel_1_SPEAKER_00"),
     ]
-    assert (merged.turns.uri, merged.seconds, dict(merged.confidence)) == ("call", 12, dict.fromkeys(range(5), 0.9))
-    assert set(merged.speaker_embeddings) == set(merged.clean_speech_seconds) == {label for *_, label in tracks}
+    assert (merged.name, merged.seconds, {turn.confidence for turn in merged.turns}) == ("call", 12, {0.9})
+    assert set(merged.speaker_embeddings) == set(merged.clean_speech_seconds) == {label for *_, label in turns}
     assert np.array_equal(merged.speaker_embeddings["channel_2"], np.eye(DIMENSION)[0])
     assert channels.names(2) == ["left", "right"]
 

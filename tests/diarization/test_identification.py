@@ -11,11 +11,10 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyannote.core import Annotation, Segment
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Diarization, EmbeddingSet
+from knn_cli.core.values import Diarization, EmbeddingSet, Turn
 from knn_cli.diarization.identification import Score, Voices, enrol, export, recognise
 from knn_cli.diarization.linking import link, renamed
 from knn_cli.embedding.embedder import Embedder
@@ -32,13 +31,11 @@ def tiny() -> Embedder:
 
 def said(uri: str = "file", speech: dict[str, float] | None = None, /, **voices: list[float] | None) -> Diarization:
     """Speakers who say one thing each, in the order given; None: without an embedding."""
-    turns = Annotation(uri=uri)
-    for place, name in enumerate(voices):
-        turns[Segment(2.0 * place + 1, 2.0 * place + 2), place] = name
+    turns = [Turn(2.0 * place + 1, 2.0 * place + 2, name, 0.5 + place / 10) for place, name in enumerate(voices)]
     vectors = {name: np.array(one, dtype=np.float32) for name, one in voices.items() if one is not None}
     return Diarization(
-        turns,
-        confidence={place: 0.5 + place / 10 for place in range(len(voices))},
+        tuple(turns),
+        uri,
         speaker_embeddings=vectors,
         clean_speech_seconds=dict.fromkeys(vectors, 1.0) | (speech or {}),
         seconds=2.0 * len(voices) + 1,
@@ -56,8 +53,12 @@ def at(degrees: float) -> list[float]:
     return [float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))]
 
 
+def confidences(diarization: Diarization) -> list[float | None]:
+    return [turn.confidence for turn in diarization.turns]
+
+
 def labels(diarization: Diarization) -> list[str]:
-    return [label for _, _, label in diarization.turns.itertracks(yield_label=True)]
+    return [turn.speaker for turn in diarization.turns]
 
 
 def clip(path: Path, start: float, end: float, example: Path) -> Path:
@@ -162,8 +163,8 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
         == {"ben", "anna", "SPEAKER_01"}
         == set(found.diarization.clean_speech_seconds)
     )
-    assert found.diarization.confidence == heard.confidence and found.diarization.seconds == heard.seconds
-    assert found.diarization.turns.uri == "file"
+    assert confidences(found.diarization) == confidences(heard) and found.diarization.seconds == heard.seconds
+    assert found.diarization.name == "file"
     assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.voices == ("ben", "anna")
     assert found.cosines[0] == pytest.approx([np.cos(np.radians(10)), np.cos(np.radians(100))])
     assert np.isnan(found.cosines[2]).all()
@@ -260,9 +261,11 @@ def test_one_label_a_voice() -> None:
         ["SPEAKER_00", "SPEAKER_01"],
         [],
     ]
-    assert [one.turns.uri for one in told] == ["one", "two", "three", "four"]
+    assert [one.name for one in told] == ["one", "two", "three", "four"]
     assert list(told[1].speaker_embeddings["SPEAKER_01"]) == list(files[1].speaker_embeddings["SPEAKER_00"])
-    assert set(told[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and told[2].confidence == files[2].confidence
+    assert set(told[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and confidences(told[2]) == confidences(
+        files[2]
+    )
     assert [labels(one) for one in link(files, threshold=0.9)] == [labels(one) for one in told]
     assert link([]) == []
 

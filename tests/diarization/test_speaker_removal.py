@@ -7,7 +7,7 @@ import math
 import shutil
 import subprocess
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,38 +16,36 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyannote.core import Annotation, Segment
 
 from knn_cli.audio import edits, writing
 from knn_cli.audio.edits import Edit
 from knn_cli.core.errors import AudioError, KnnError
-from knn_cli.core.values import Diarization
+from knn_cli.core.values import Diarization, Turn, sort_turns
 from knn_cli.diarization import speaker_removal
 from knn_cli.diarization.speaker_removal import Part
 
-Turn = tuple[float, float, str]
+Triple = tuple[float, float, str]
 
 
-def annotation(*turns: Turn, uri: str | None = "talk") -> Annotation:
-    found = Annotation(uri=uri)
-    for track, (start, end, speaker) in enumerate(turns):
-        found[Segment(start, end), track] = speaker
-    return found
+def talk_of(*triples: Triple, confidence: Mapping[int, float] | None = None) -> tuple[Turn, ...]:
+    """Turns of (start, end, speaker), and the confidence of some by their place."""
+    confidence = confidence or {}
+    return sort_turns(Turn(*triple, confidence.get(place)) for place, triple in enumerate(triples))
 
 
-def triples(parts: Sequence[Part]) -> list[Turn]:
+def triples(parts: Sequence[Part]) -> list[Triple]:
     return [(part.start, part.end, part.speaker) for part in parts]
 
 
-def turns_of(found: Annotation) -> list[Turn]:
-    return [(round(s.start, 6), round(s.end, 6), str(label)) for s, _, label in found.itertracks(yield_label=True)]
+def turns_of(found: Sequence[Turn]) -> list[Triple]:
+    return [(round(turn.start, 6), round(turn.end, 6), turn.speaker) for turn in found]
 
 
 # Who is unwanted, and where
 
 
 def test_alone_by_name_and_with_others_as_overlapped() -> None:
-    talk = annotation((0, 10, "A"), (4, 6, "B"), (12, 15, "B"), (14, 16, "A"), (14.5, 15.5, "C"), (20, 21, "C"))
+    talk = talk_of((0, 10, "A"), (4, 6, "B"), (12, 15, "B"), (14, 16, "A"), (14.5, 15.5, "C"), (20, 21, "C"))
     assert triples(speaker_removal.unwanted(talk, "B")) == [(4, 6, "OVERLAPPED"), (12, 14, "B"), (14, 15, "OVERLAPPED")]
     assert triples(speaker_removal.unwanted(talk, "C , B")) == [
         (4, 6, "OVERLAPPED"),
@@ -61,27 +59,27 @@ def test_alone_by_name_and_with_others_as_overlapped() -> None:
 
 
 def test_a_speaker_who_overlaps_or_meets_themselves_is_alone() -> None:
-    talk = annotation((0, 2, "A"), (1, 3, "A"), (3, 4, "A"), (4, 5, "B"))
+    talk = talk_of((0, 2, "A"), (1, 3, "A"), (3, 4, "A"), (4, 5, "B"))
     assert triples(speaker_removal.unwanted(talk, "A")) == [(0, 4, "A")]
 
 
 def test_least_counts_what_is_spoken_and_not_turns() -> None:
     # A's turns lie in one another: 3 s of speech, though 5 s of turns.
-    assert speaker_removal.unwanted_speakers(annotation((0, 3, "A"), (1, 3, "A"), (5, 9, "B")), "least") == ["A"]
-    assert speaker_removal.unwanted_speakers(annotation((0, 3, "A"), (5, 8, "B")), "least") == ["B"]  # begins last
+    assert speaker_removal.unwanted_speakers(talk_of((0, 3, "A"), (1, 3, "A"), (5, 9, "B")), "least") == ["A"]
+    assert speaker_removal.unwanted_speakers(talk_of((0, 3, "A"), (5, 8, "B")), "least") == ["B"]  # begins last
 
 
 def test_nobody_is_least_alone_and_nobody_speaks_in_silence() -> None:
-    alone = annotation((0, 3, "A"))
+    alone = talk_of((0, 3, "A"))
     assert speaker_removal.unwanted(alone, "least") == []
     assert triples(speaker_removal.unwanted(alone, "A")) == [(0, 3, "A")]
-    assert speaker_removal.unwanted(annotation(), "least") == speaker_removal.unwanted(annotation(), "A") == []
+    assert speaker_removal.unwanted(talk_of(), "least") == speaker_removal.unwanted(talk_of(), "A") == []
 
 
 def test_names_that_nobody_has() -> None:
-    talk = annotation((0, 3, "A"), (1, 2.5, "B"))
+    talk = talk_of((0, 3, "A"), (1, 2.5, "B"))
     with pytest.raises(KnnError, match=r"no speaker Anna in talk.*A \(3.0 s\), B \(1.5 s\)"):
-        speaker_removal.unwanted(talk, "Anna")
+        speaker_removal.unwanted_speakers(talk, "Anna", recording="talk")
     with pytest.raises(KnnError, match="empty name"):
         speaker_removal.unwanted(talk, "A,,B")
     assert speaker_removal.unwanted(talk, "Anna", known={"Anna"}) == []
@@ -104,12 +102,12 @@ times = st.integers(0, 40).map(lambda quarter: quarter / 4)
 
 @given(st.lists(st.tuples(times, times, st.sampled_from("ABC")), max_size=8), st.sets(st.sampled_from("ABC")))
 @settings(deadline=None, max_examples=50)
-def test_every_instant_is_labelled_as_by_asking_who_speaks(turns: list[Turn], unwanted: set[str]) -> None:
-    talk = annotation(*((min(a, b), max(a, b), name) for a, b, name in turns if a != b))
+def test_every_instant_is_labelled_as_by_asking_who_speaks(turns: list[Triple], unwanted: set[str]) -> None:
+    talk = talk_of(*((min(a, b), max(a, b), name) for a, b, name in turns if a != b))
     parts = speaker_removal.parts_of(talk, unwanted)
     for quarter in range(40):
         middle = quarter / 4 + 0.125
-        speaking = {str(name) for s, _, name in talk.itertracks(yield_label=True) if s.start < middle < s.end}
+        speaking = {turn.speaker for turn in talk if turn.start < middle < turn.end}
         here = [part.speaker for part in parts if part.start < middle < part.end]
         if not speaking & unwanted:
             assert here == []
@@ -361,7 +359,7 @@ def test_nothing_of_an_unwanted_turn_is_heard(tmp_path: Path, how: str) -> None:
                 unwanted |= (place + 1 > start * rate) & (place < end * rate)  # sample n lasts from n to n + 1
         source, target = tmp_path / f"{number}.wav", tmp_path / f"{number}_{how}.wav"
         soundfile.write(source, np.where(unwanted, 20000, -20000).astype(np.int16), rate)
-        done = speaker_removal.clean(source, target, speaker_removal.unwanted(annotation(*turns), "B"), how=how)
+        done = speaker_removal.clean(source, target, speaker_removal.unwanted(talk_of(*turns), "B"), how=how)
         heard = soundfile.read(target, dtype="int16")[0]
         assert heard.max() <= 0
         assert done.unwanted == unwanted.sum()
@@ -409,7 +407,7 @@ def test_silence_is_looked_for_in_what_is_left(tmp_path: Path) -> None:
     sound = noise(rate, (1, 0.5), (0.8, 0.0), (1, 0.25), (0.8, 0.0), (1, 0.5))
     source = tmp_path / "a.wav"
     soundfile.write(source, sound, rate)
-    turns = annotation((0, 1, "A"), (1.8, 2.8, "B"), (3.6, 4.6, "A"))
+    turns = talk_of((0, 1, "A"), (1.8, 2.8, "B"), (3.6, 4.6, "A"), confidence={0: 0.5, 1: 0.6, 2: 0.7})
     parts = speaker_removal.unwanted(turns, "least")
     assert speaker_removal.clean(source, tmp_path / "0.wav", max_silence=1.0).silences == 0  # 0.8 s each
     cut = speaker_removal.clean(source, tmp_path / "c.wav", parts, how="cut", max_silence=1.0)
@@ -422,9 +420,9 @@ def test_silence_is_looked_for_in_what_is_left(tmp_path: Path) -> None:
     for done in (cut, mute):
         again = speaker_removal.clean(done.target, tmp_path / "again.wav", max_silence=1.0)
         assert again.silence == 0 and again.target.read_bytes() == done.target.read_bytes()
-        left = speaker_removal.moved(Diarization(turns, {0: 0.5, 1: 0.6, 2: 0.7}, seconds=4.6), done)
+        left = speaker_removal.moved(Diarization(turns, seconds=4.6), done)
         assert turns_of(left.turns) == [(0, 1, "A"), (1.2, 2.2, "A")]
-        assert left.seconds == 2.2 and left.confidence == {0: 0.5, 2: 0.7}
+        assert left.seconds == 2.2 and [turn.confidence for turn in left.turns] == [0.5, 0.7]
 
 
 def test_no_click_where_silence_was(tmp_path: Path) -> None:
@@ -451,26 +449,27 @@ def cleaned(whole: int, *done: Edit, rate: int = 10) -> speaker_removal.Cleaned:
 
 
 def test_turns_after_cutting() -> None:
-    turns = annotation((0, 10, "A"), (4, 6, "B"), (7, 7.5, "C"), (12, 14, "A"), (20, 25, "A"))
+    triples = ((0, 10, "A"), (4, 6, "B"), (7, 7.5, "C"), (12, 14, "A"), (20, 25, "A"))
+    turns = talk_of(*triples, confidence={1: 0.25, 3: 0.75})
     voices = {name: np.ones(2, dtype=np.float32) for name in "ABC"}
-    found = Diarization(turns, {1: 0.25, 3: 0.75}, voices, dict.fromkeys("ABC", 1.0), 25.0)
+    found = Diarization(turns, "talk", voices, dict.fromkeys("ABC", 1.0), 25.0)
     after = speaker_removal.moved(found, cleaned(250, Edit(((40, 60), (70, 75), (130, 150)), 0, True)))
     assert turns_of(after.turns) == [(0, 7.5, "A"), (9.5, 10.5, "A"), (15.5, 20.5, "A")]
-    assert after.confidence == {3: 0.75}
+    assert [turn.confidence for turn in after.turns] == [None, 0.75, None]
     assert set(after.speaker_embeddings) == set(after.clean_speech_seconds) == {"A"}
-    assert after.seconds == 20.5 and after.turns.uri == "talk"
-    assert [track for _, track in after.turns.itertracks()] == [0, 3, 4]
+    assert after.seconds == 20.5 and after.name == "talk"
 
 
 def test_turns_after_muting() -> None:
-    turns = annotation((0, 10, "A"), (4, 6, "B"), (5, 7, "C"), (12, 15, "A"), (14, 30, "C"))
+    triples = ((0, 10, "A"), (4, 6, "B"), (5, 7, "C"), (12, 15, "A"), (14, 30, "C"))
+    turns = talk_of(*triples, confidence={0: 0.5, 2: 0.25, 4: 1.0})
     muted = cleaned(200, Edit(((40, 60), (70, 80), (120, 130)), 0, False))
-    after = speaker_removal.moved(Diarization(turns, {0: 0.5, 2: 0.25, 4: 1.0}), muted)
+    after = speaker_removal.moved(Diarization(turns), muted)
     expected = [(0, 4, "A"), (6, 7, "A"), (6, 7, "C"), (8, 10, "A"), (13, 15, "A"), (14, 20, "C")]
     assert sorted(turns_of(after.turns)) == sorted(expected)
-    tracks = {track: str(label) for _, track, label in after.turns.itertracks(yield_label=True)}
-    assert tracks == {0: "A", 5: "A", 6: "A", 2: "C", 3: "A", 4: "C"}
-    assert after.confidence == {0: 0.5, 5: 0.5, 6: 0.5, 2: 0.25, 4: 1.0}
+    confidence = {(turn.start, turn.speaker): turn.confidence for turn in after.turns}
+    pieces_of_the_first = {(0, "A"): 0.5, (6, "A"): 0.5, (8, "A"): 0.5}
+    assert confidence == {**pieces_of_the_first, (6, "C"): 0.25, (13, "A"): None, (14, "C"): 1.0}
 
 
 # Forms, names, refusals

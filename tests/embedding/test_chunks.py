@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pyannote.core import Segment
 
+from knn_cli.core.values import Segment
 from knn_cli.embedding import chunks
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
-from knn_cli.core.values import Diarization
 from knn_cli.formats import elan
 from knn_cli.formats.spans import turn_document
+from tests.helpers.turns import diarization
 
 DATE = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 Spoken = tuple[str, int, int]
@@ -25,7 +25,7 @@ def eaf(turns: list[tuple[float, float, str]], **where: Path) -> ElementTree.Ele
     for track, (start, end, speaker) in enumerate(turns):
         annotation[Segment(start, end), track] = speaker
     file = io.StringIO()
-    document = turn_document(Diarization(annotation, seconds=60.0))
+    document = turn_document(diarization(annotation, seconds=60.0))
     elan.write_eaf(replace(document, **where), file, date=DATE)
     text = file.getvalue()
     assert text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n')

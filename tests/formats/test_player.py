@@ -25,6 +25,8 @@ from knn_cli.formats import player
 from knn_cli.formats.rttm import write_rttm
 from knn_cli.formats.spans import turn_document
 from tests.helpers import browser as chromium
+from tests.helpers.turns import by_track
+from tests.helpers.turns import diarization as diarization_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"q\" 'r' <!-- \u2028"
 SECONDS = 12.0
@@ -57,7 +59,7 @@ def clicks(path: Path, seconds: float = SECONDS, rate: int = 16000) -> Path:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("player")
     sound = clicks(folder / "talk.wav")
-    diarization = Diarization(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}, seconds=SECONDS)
+    diarization = diarization_of(annotated(), by_track(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}), seconds=SECONDS)
     write_page(diarization, folder / "talk.html", sound)
     return folder / "talk.html"
 
@@ -110,13 +112,13 @@ def test_sound_that_browsers_may_not_find_their_way_in_is_encoded_anew(tmp_path:
     samples[:, 1] = 0
     soundfile.write(source, samples, 22050)
     for channel, level in (("mix", 0.05), ("right", 0.0)):
-        write_page(Diarization(Annotation(uri="x")), tmp_path / "x.html", source, channel=channel)
+        write_page(diarization_of(Annotation(uri="x")), tmp_path / "x.html", source, channel=channel)
         assert json.loads(script_text(tmp_path / "x.html", "data"))["kind"] == "audio/mpeg"
         sound, rate = soundfile.read(io.BytesIO(base64.b64decode(script_text(tmp_path / "x.html", "sound"))))
         assert rate == 16000 and abs(len(sound) - 48000) < 100 and sound.ndim == 1
         assert sound.std() == pytest.approx(level, abs=0.02)
     wave = clicks(tmp_path / "a.wav", 2.0)
-    write_page(Diarization(Annotation()), tmp_path / "x.html", wave, channel="left")
+    write_page(diarization_of(Annotation()), tmp_path / "x.html", wave, channel="left")
     assert json.loads(script_text(tmp_path / "x.html", "data"))["kind"] == "audio/wav"  # one channel is left and mix
 
 
@@ -124,7 +126,7 @@ def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     sound = clicks(tmp_path / "50% #1.wav", 3.0)
     wanted = tmp_path / "pages" / "x.html"
-    write_page(Diarization(Annotation()), tmp_path / "part", sound, location=wanted, embed_seconds=2.0)
+    write_page(diarization_of(Annotation()), tmp_path / "part", sound, location=wanted, embed_seconds=2.0)
     data = json.loads(script_text(tmp_path / "part", "data"))
     assert (
         data["kind"] == "" and data["href"] == "../50%25%20%231.wav" and script_text(tmp_path / "part", "sound") == ""
@@ -136,7 +138,7 @@ def test_long_recordings_stay_beside_their_page(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(KnnError):
-        write_page(Diarization(Annotation()), tmp_path / "x.html", tmp_path / "a.wav")
+        write_page(diarization_of(Annotation()), tmp_path / "x.html", tmp_path / "a.wav")
     assert not (tmp_path / "x.html").exists()
 
 
@@ -289,7 +291,7 @@ def test_browser_renames_and_saves_what_knn_would_write(opened: chromium.Browser
 def test_browser_hears_encoded_sound_at_its_time(tmp_path: Path, opened: chromium.Browser) -> None:
     """A click at 1 s is heard at 1 s, though MP3 begins with an encoder's delay."""
     sound = clicks(tmp_path / "a.aiff", 4.0)
-    write_page(Diarization(Annotation(uri="a")), tmp_path / "a.html", sound)
+    write_page(diarization_of(Annotation(uri="a")), tmp_path / "a.html", sound)
     opened.open(tmp_path / "a.html")
     script = """(async () => {
         const bytes = Uint8Array.from(atob(ENCODED), letter => letter.charCodeAt(0));
@@ -305,7 +307,7 @@ def test_browser_plays_what_lies_beside_the_page_and_asks_for_what_is_gone(
     tmp_path: Path, opened: chromium.Browser
 ) -> None:
     sound = clicks(tmp_path / "50% #1.wav", 3.0)
-    write_page(Diarization(annotated()), tmp_path / "a.html", sound, embed_seconds=2.0)
+    write_page(diarization_of(annotated()), tmp_path / "a.html", sound, embed_seconds=2.0)
     opened.open(tmp_path / "a.html")
     until(opened, "audio.readyState >= 1 && document.querySelector('#trouble').hidden")
     opened.evaluate("play.click()")

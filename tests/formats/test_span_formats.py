@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Diarization
 from knn_cli.formats.span_formats import (
     TIMELINE_FORMATS,
     TURN_FORMATS,
@@ -29,6 +28,7 @@ from knn_cli.formats.span_formats import (
     write_timeline_tsv,
 )
 from knn_cli.formats.spans import Span, SpanDocument, SpanKind, turn_document
+from tests.helpers.turns import by_track, diarization
 
 FORMATS: list[tuple[SpanKind, SpanFormat]] = [
     *(("turns", known) for known in TURN_FORMATS.values()),
@@ -52,7 +52,11 @@ def meeting() -> Annotation:
 
 def written(name: str, annotation: Annotation, confidence: dict[int, float] | None = None, seconds: float = 0) -> str:
     file = io.StringIO()
-    write_text(turn_document(Diarization(annotation, confidence or {}, seconds=seconds)), file, name)
+    write_text(
+        turn_document(diarization(annotation, by_track(annotation, confidence), seconds=seconds)),
+        file,
+        name,
+    )
     return file.getvalue()
 
 

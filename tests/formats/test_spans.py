@@ -7,8 +7,8 @@ import math
 import pytest
 from pyannote.core import Annotation, Segment
 
-from knn_cli.core.values import Diarization
 from knn_cli.formats.spans import RoundedSpan, Span, SpanDocument, seconds_by_label, turn_document
+from tests.helpers.turns import by_track, diarization
 
 
 @pytest.mark.parametrize("args", [(2, 1, "a"), (-1, 1, "a"), (0, math.inf, "a"), (0, math.nan, "a")])
@@ -36,7 +36,7 @@ def test_turns_are_rounded_by_themselves_and_keep_their_confidence() -> None:
     annotation[Segment(1.0, 2.5), 0] = "ann"
     annotation[Segment(0.25, 1.0004), 1] = "bob"
     annotation[Segment(3.0, 3.0002), 3] = "ann"  # no length at 1 ms
-    document = turn_document(Diarization(annotation, {0: 0.5}, seconds=4.0))
+    document = turn_document(diarization(annotation, by_track(annotation, {0: 0.5}), seconds=4.0))
     assert (document.kind, document.name, document.seconds) == ("turns", "a talk", 4.0)
     found = [(turn.start_ms, turn.end_ms, turn.label, turn.span.probability) for turn in document.rounded()]
     assert found == [(250, 1000, "bob", None), (1000, 2500, "ann", 0.5)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pyannote.core import Annotation, Segment
 
-from knn_cli.core.values import Diarization
 from knn_cli.formats import turn_plot
 from knn_cli.formats.drawing import Plot
 from knn_cli.formats.spans import SpanDocument, turn_document
+from tests.helpers.turns import by_track, diarization
 
 
 def document(seconds: float, speakers: int = 2, confidence: dict[int, float] | None = None) -> SpanDocument:
@@ -16,7 +16,7 @@ def document(seconds: float, speakers: int = 2, confidence: dict[int, float] | N
     for track in range(4 * speakers):
         start = seconds * track / (4 * speakers)
         annotation[Segment(start, start + seconds / (4 * speakers)), track] = f"speaker_{track % speakers} $x$"
-    return turn_document(Diarization(annotation, confidence or {}, seconds=seconds))
+    return turn_document(diarization(annotation, by_track(annotation, confidence), seconds=seconds))
 
 
 def ticks(plot: Plot) -> list[str]:
@@ -59,8 +59,8 @@ def test_the_same_bytes_for_the_same_turns() -> None:
 
 
 def test_silence_and_a_turn_beyond_the_end() -> None:
-    plot = turn_plot.plot_turns(turn_document(Diarization(Annotation(uri="x"))))
-    assert "No speech" in plot.alt and turn_plot.png(turn_document(Diarization(Annotation()))).startswith(b"\x89PNG")
+    plot = turn_plot.plot_turns(turn_document(diarization(Annotation(uri="x"))))
+    assert "No speech" in plot.alt and turn_plot.png(turn_document(diarization(Annotation()))).startswith(b"\x89PNG")
     late = Annotation()
     late[Segment(1, 9), 0] = "a"
-    assert turn_plot.plot_turns(turn_document(Diarization(late, seconds=5.0))).figure.axes[0].get_xlim() == (0, 9)
+    assert turn_plot.plot_turns(turn_document(diarization(late, seconds=5.0))).figure.axes[0].get_xlim() == (0, 9)

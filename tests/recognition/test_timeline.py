@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from pyannote.core import Annotation, Segment, Timeline
+from pyannote.core import Annotation, Segment
 
 from knn_cli.audio import reading
+from knn_cli.core import values
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable
 from knn_cli.evaluation.open_set import UNKNOWN
@@ -53,10 +54,10 @@ def steps(tmp_path: Path) -> Path:
 def speaking(monkeypatch: pytest.MonkeyPatch) -> None:
     from knn_cli.audio import speech_activity
 
-    def speech(blocks: object) -> Timeline:
+    def speech(blocks: object) -> list[values.Segment]:
         for _ in blocks:  # type: ignore[attr-defined]
             pass
-        return Timeline([Segment(0, 10), Segment(20, 40)])
+        return [values.Segment(0, 10), values.Segment(20, 40)]
 
     monkeypatch.setattr(speech_activity, "speech", speech)
 

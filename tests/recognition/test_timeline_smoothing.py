@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from pyannote.core import Segment, Timeline
 
-from knn_cli.core.values import ScoreTable
+from knn_cli.core.values import ScoreTable, Segment
 from knn_cli.formats.spans import Span
 from knn_cli.recognition.language_timeline import LanguageSwitch
 from knn_cli.recognition.timeline_smoothing import SpeechTrack, language_switches, smooth_labels, speaker_language
@@ -22,7 +21,7 @@ def table(scores: list[list[float]], *, threshold: float | None = None, labels: 
 
 
 def track(regions: list[tuple[float, float]], windows: list[tuple[float, float]], tier: str = "") -> SpeechTrack:
-    speech = Timeline([Segment(*times) for times in regions])
+    speech = [Segment(*times) for times in regions]
     return SpeechTrack(tier, speech, speech, [Segment(*times) for times in windows])
 
 

@@ -56,7 +56,7 @@ def score(
     errors, off = [], []
     for path, truth in truths.items():
         options = DiarizationOptions(segmentation=segmenter, clusterer=name, clusterer_settings=settings)
-        said = diarize(path, model=embedder, options=options).turns
+        said = diarize(path, model=embedder, options=options).annotation
         errors.append(diarization_error(truth, said))
         off.append(len(said.labels()) - len(truth.labels()))
     whole = sum(errors[1:], errors[0])
