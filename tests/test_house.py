@@ -296,7 +296,16 @@ def test_diarize_imports_what_it_needs(example: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "knn_cli", "diarize", str(example), "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    heavy = {"matplotlib", "pyannote.core", "scipy.optimize", "scipy.special", "scipy.signal", "pandas", "torchaudio", "silero_vad"}
+    heavy = {
+        "matplotlib",
+        "pyannote.core",
+        "scipy.optimize",
+        "scipy.special",
+        "scipy.signal",
+        "pandas",
+        "torchaudio",
+        "silero_vad",
+    }
     unused = {"knn_cli.recognition.glc", "knn_cli.evaluation.metrics", "knn_cli.diarization.clustering.vbx"}
     assert unused <= set(MODULES)
     assert "torch" in imported and not imported & {*heavy, *unused}
