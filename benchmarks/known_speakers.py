@@ -164,10 +164,10 @@ def recognition(
         strangers = rng.choice(sorted(set(of) - set(known)), 2, replace=False)
         pairs = [rng.choice(of[name], 2, replace=False) for name in known]
         vectors, ones = enrolled[[one for one, _ in pairs]].astype(np.float64), np.ones(5)
-        voices = identification.Voices(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
+        voices = identification.EnrolledSpeakers(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
         rows = [other for _, other in pairs[:2]] + [rng.choice(of[name]) for name in strangers]
         heard = said({f"SPEAKER_{place:02d}": (tested[row], 10.0) for place, row in enumerate(rows)})
-        names = identification.recognise(heard, voices, threshold=threshold).names
+        names = identification.identify(heard, voices, threshold=threshold).names
         got = [names.get(f"SPEAKER_{place:02d}") for place in range(4)]
         right += sum(got[place] == known[place] for place in range(2))
         missed += sum(got[place] is None for place in range(2))
@@ -256,11 +256,11 @@ def main() -> None:
     for enrolled, tested in (("as recorded", "as recorded"), ("as recorded", "mixed"), ("mixed otherwise", "mixed")):
         for seconds in TESTS:
             cosines = whole[enrolled] @ rows[tested, seconds].T
-            row = figures(cosines, targets, impostors, identification.THRESHOLD)
+            row = figures(cosines, targets, impostors, identification.IDENTIFICATION_THRESHOLD)
             print(json.dumps({"enrolled": enrolled, "tested": tested, "seconds": seconds} | row), flush=True)
     cosines = np.concatenate([whole["as recorded"] @ rows[name, seconds].T for name in TESTED for seconds in TESTS])
     times = (len(TESTED) * len(TESTS), 1)
-    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), identification.THRESHOLD)
+    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), identification.IDENTIFICATION_THRESHOLD)
     print(json.dumps({"enrolled": "as recorded", "tested": "all of that"} | row), flush=True)
     for threshold in THRESHOLDS:
         for name in TESTED:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
     from knn_cli.diarization.recordings import RecordingResult
-    from knn_cli.diarization.removal_outputs import Cleaning
+    from knn_cli.diarization.removal_outputs import SpeakerRemoval
 
 
 class ResultWriter:
@@ -27,7 +27,7 @@ class ResultWriter:
     def __init__(
         self,
         outputs: TurnOutputs,
-        clean: Cleaning | None,
+        clean: SpeakerRemoval | None,
         known: Sequence[str],
         truths: Mapping[str, tuple[Any, Any]],
         keep: bool,
@@ -106,8 +106,8 @@ class ResultWriter:
             assert file_path is not None  # see `turn_outputs.choose`
             span_formats.write(document, file_path, outputs.format)
 
-    def _write_cleaned(self, clean: Cleaning, path: Path, result: RecordingResult) -> None:
-        cleaning = clean.run(path, result.diarization, self.known)
+    def _write_cleaned(self, clean: SpeakerRemoval, path: Path, result: RecordingResult) -> None:
+        cleaning = clean.apply(path, result.diarization, self.known)
         if clean.unwanted is not None:
             if not result.diarization.turns:
                 console.note(f"{path}: nobody is unwanted, since nobody speaks there.")
@@ -118,7 +118,9 @@ class ResultWriter:
             else:
                 seconds = sum(part.end - part.start for part in cleaning.parts)
                 who = ", ".join(cleaning.speakers)
-                console.note(f"{clean.listed(path)}: {counted(len(cleaning.parts), 'part')} of {who}, {seconds:.1f} s.")
+                console.note(
+                    f"{clean.list_path(path)}: {counted(len(cleaning.parts), 'part')} of {who}, {seconds:.1f} s."
+                )
         if (cleaned := cleaning.cleaned) is None:
             return
         if cleaned.note:

@@ -44,7 +44,7 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from knn_cli.diarization.identification import Voices
+    from knn_cli.diarization.identification import EnrolledSpeakers
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
@@ -232,7 +232,8 @@ def diarize(
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.core.output_paths import check_unique_stems
     from knn_cli.diarization import identification, linking, recordings, removal_outputs, speaker_removal
-    from knn_cli.diarization.pipeline import DiarizationOptions, build_clusterer, check_speakers
+    from knn_cli.diarization.options import DiarizationOptions, check_speakers
+    from knn_cli.diarization.pipeline import build_clusterer
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.files import expand_folders
 
@@ -244,8 +245,8 @@ def diarize(
     network = None if vad == SILERO else segmentation
     check_speakers(num_speakers, min_speakers, max_speakers)
     reading.channel_index(channel)
-    name_from = _default(tuning.identification_threshold, identification.THRESHOLD)
-    link_from = _default(tuning.linking_threshold, linking.THRESHOLD)
+    name_from = _default(tuning.identification_threshold, identification.IDENTIFICATION_THRESHOLD)
+    link_from = _default(tuning.linking_threshold, linking.LINKING_THRESHOLD)
     for threshold in (name_from, link_from):
         linking.check_threshold(threshold)
     method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
@@ -261,8 +262,8 @@ def diarize(
     if unwanted is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
-        level = _default(tuning.silence_threshold, speaker_removal.THRESHOLD)
-        clean = removal_outputs.Cleaning(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
+        level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
+        clean = removal_outputs.SpeakerRemoval(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
     truths = recordings.read_references(paths, reference, uem)
     others = [path for path in (reference, uem, speakers) if path is not None]
     turn_outputs.check(outputs, clean, save_embeddings, paths, others, force=force)
@@ -293,7 +294,9 @@ def diarize(
         if link_speakers:
             view = embedder.bundle.view("speaker")
             results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
-            good = [linking.speakers(result.diarization) for _, result in together if not isinstance(result, KnnError)]
+            good = [
+                linking.speaker_labels(result.diarization) for _, result in together if not isinstance(result, KnnError)
+            ]
             labels = {label for result in good for label in result}
             console.note(f"{counted(len(labels), 'speaker')} in {counted(len(good), 'recording')}.")
             names = (*names, *labels)
@@ -306,8 +309,8 @@ def diarize(
         output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
     if save_embeddings is not None and writer.kept:
         maker = embedder.bundle.fingerprint
-        rows = identification.export(
-            writer.kept, maker, save_embeddings, known=enrolled_names, across=link_speakers, force=force
+        rows = identification.export_speakers(
+            writer.kept, maker, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )
         console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {maker}.")
     leave(writer.failures)
@@ -334,13 +337,13 @@ def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | N
     return None if vad == SILERO else Segmenter(model, embedder=embedder)
 
 
-def _enrolled(path: Path, embedder: Embedder) -> Voices:
+def _enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:
     from knn_cli.diarization import identification
 
     with console.progress("Enrolling") as progress:
-        enrolled = identification.enrol(path, embedder, progress=progress)
+        enrolled = identification.enroll(path, embedder, progress=progress)
     console.detail(f"{path}: {counted(len(enrolled), 'known speaker')}, {counted(int(enrolled.clips.sum()), 'clip')}.")
-    for name in enrolled.doubtful:
+    for name in enrolled.inconsistent:
         console.note(f"The clips of {name} are so unlike each other that they may be of several speakers.")
     return enrolled
 

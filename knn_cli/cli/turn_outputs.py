@@ -17,7 +17,7 @@ from knn_cli.store import hdf5
 from knn_cli.store.writer import check_free
 
 if TYPE_CHECKING:
-    from knn_cli.diarization.removal_outputs import Cleaning
+    from knn_cli.diarization.removal_outputs import SpeakerRemoval
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name:
 
 def check(
     outputs: TurnOutputs,
-    clean: Cleaning | None,
+    clean: SpeakerRemoval | None,
     speaker_store: Path | None,
     sources: Sequence[Path],
     others: Sequence[Path] = (),
@@ -87,7 +87,7 @@ def check(
     Parameters
     ----------
     outputs : TurnOutputs
-    clean : Cleaning or None
+    clean : SpeakerRemoval or None
         What is written besides turns.
     speaker_store : Path or None
         The store of speaker embeddings to be written.
@@ -128,13 +128,13 @@ def check(
     make_output_folder(outputs.folder, targets, read)
 
 
-def _cleaned(clean: Cleaning, source: Path, force: bool) -> list[Path]:
+def _cleaned(clean: SpeakerRemoval, source: Path, force: bool) -> list[Path]:
     """Files that cleaning writes for a recording; one that cannot be read is reported when its turn comes."""
-    listed = [clean.listed(source)] if clean.unwanted is not None else []
+    listed = [clean.list_path(source)] if clean.unwanted is not None else []
     if not clean.writes_sound:
         return listed
     try:
-        audio, turns = clean.sound(source), clean.turns(source)
+        audio, turns = clean.audio_path(source), clean.turns_path(source)
     except AudioError:
         return listed
     if audio.exists() and not force:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from knn_cli.core.values import Diarization, Floats, Turn, sort_turns
-from knn_cli.diarization.linking import speakers
+from knn_cli.diarization.linking import speaker_labels
 
 
 def names(count: int) -> list[str]:
@@ -34,7 +34,7 @@ def merge(channels: Sequence[Diarization], name: str | None = None) -> Diarizati
     embeddings: dict[str, Floats] = {}
     clean_speech: dict[str, float] = {}
     for channel_name, channel in zip(names(len(channels)), channels, strict=True):
-        labels = speakers(channel)
+        labels = speaker_labels(channel)
         new = {label: f"{channel_name}_{label}" if len(labels) > 1 else channel_name for label in labels}
         turns += [replace(turn, speaker=new[turn.speaker]) for turn in channel.turns]
         embeddings |= {new[label]: vector for label, vector in channel.speaker_embeddings.items()}

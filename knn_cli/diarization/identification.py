@@ -1,7 +1,7 @@
-"""Known speakers: enrolment clips to voices, voices to names in a diarization, a diarization's voices to a store.
+"""Identification: clips of speakers enrolled, speakers of a diarization named, their embeddings written to a store.
 
-A voice is the mean of the unit embeddings of its clips, each counted by its seconds, in the part of the embedding that
-tells speakers apart (the view `speaker`). How alike two voices are is the cosine.
+An enrolled speaker is the mean of the unit embeddings of its clips, each weighted by its seconds, in the part of the
+embedding that tells speakers apart (the view `speaker`). The similarity of two speakers is their cosine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, Progress
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization.linking import check_threshold, numbered, renamed, speakers
+from knn_cli.diarization.linking import check_threshold, rename_speakers, speaker_labels, unused_labels
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_file
 from knn_cli.embedding.stores import embed_rows
@@ -28,21 +28,23 @@ from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store
 from knn_cli.store.writer import write_store
 
-THRESHOLD = 0.55  # cosine from which on a speaker is a known voice: `python -m benchmarks.known_speakers`
-DOUBT = 0.45  # clips of one name that are less alike than this on average may be of several voices (docs/research.md)
-ROWS = 4096  # of a store at once
-SHOWN = 5  # files or names that an error lists
+IDENTIFICATION_THRESHOLD = 0.55  # cosine from which a speaker is an enrolled one: `python -m benchmarks.known_speakers`
+MIN_CLIP_COSINE = (
+    0.45  # mean cosine of the clips of a name under which they may be of several speakers (docs/research.md)
+)
+STORE_BLOCK_ROWS = 4096  # read at once
+MAX_LISTED = 5  # files or names that an error lists
 
 
 @dataclass(frozen=True, eq=False)
-class Voices:
-    """Known speakers.
+class EnrolledSpeakers:
+    """Enrolled speakers.
 
     names   : K, distinct
     vectors : (K, D) float64 unit vectors of the speaker view
     clips   : (K,) how many clips (or rows of a store) each was enrolled with
     seconds : (K,) their length together, NaN where unknown
-    alike   : (K,) mean cosine of two clips of the voice, weighted as they are in it; NaN where there is one clip
+    clip_cosines : (K,) mean cosine of two clips of a speaker, weighted as in its vector; NaN where there is one clip
     view    : the part of an embedding that `vectors` are of
     """
 
@@ -50,75 +52,81 @@ class Voices:
     vectors: Doubles
     clips: NDArray[np.int64]
     seconds: Doubles
-    alike: Doubles
+    clip_cosines: Doubles
     view: slice = field(default_factory=lambda: slice(None))
 
     def __post_init__(self) -> None:
-        rows = {len(column) for column in (self.names, self.vectors, self.clips, self.seconds, self.alike)}
+        rows = {len(column) for column in (self.names, self.vectors, self.clips, self.seconds, self.clip_cosines)}
         if self.vectors.ndim != 2 or rows != {len(set(self.names))}:
-            raise ValueError("voices have one row a name, and every name once")
+            raise ValueError("enrolled speakers have one row per name, and distinct names")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def doubtful(self) -> list[str]:
-        """Names whose clips are so little alike that they may be of several voices: worth a note."""
-        return [name for name, cosine in zip(self.names, self.alike.tolist(), strict=True) if cosine < DOUBT]
+    def inconsistent(self) -> list[str]:
+        """Names whose clips are so unlike each other that they may be of several speakers: worth a note."""
+        return [
+            name
+            for name, cosine in zip(self.names, self.clip_cosines.tolist(), strict=True)
+            if cosine < MIN_CLIP_COSINE
+        ]
 
 
 @dataclass(frozen=True)
-class Score:
-    """How alike a speaker of a recording and a known voice are."""
+class SpeakerScore:
+    """Cosine of a speaker of a recording with an enrolled speaker."""
 
     speaker: str
-    voice: str
+    enrolled: str
     cosine: float
     matched: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Recognised:
-    """A diarization whose speakers have the names of the voices that they match.
+class IdentificationResult:
+    """A diarization whose speakers have the names of the enrolled speakers that they match.
 
-    diarization : with the names; other speakers are SPEAKER_00, ... by first appearance, never called like a voice
-    names       : name of each speaker before -> the voice's, for those that match
+    diarization : with the names; other speakers are SPEAKER_00, ... by first appearance, never an enrolled name
+    names       : label of each speaker before -> the enrolled name, for those that match
     speakers    : S labels of `diarization`, by first appearance
-    voices      : K names of the known voices
+    enrolled    : K names of the enrolled speakers
     cosines     : (S, K), NaN in the rows of speakers without an embedding
-    threshold   : what a match needs
+    threshold   : cosine that a match needs
     """
 
     diarization: Diarization
     names: dict[str, str]
     speakers: tuple[str, ...]
-    voices: tuple[str, ...]
+    enrolled: tuple[str, ...]
     cosines: Doubles
     threshold: float
 
-    def scores(self) -> Iterator[Score]:
-        """Every pair of a speaker that has an embedding with a voice, the likest voice of a speaker first."""
+    def scores(self) -> Iterator[SpeakerScore]:
+        """Pairs of a speaker that has an embedding with an enrolled one, the most similar first for each speaker."""
         matched = set(self.names.values())
         for speaker, row in zip(self.speakers, self.cosines, strict=True):
             if np.isnan(row).any():
                 continue
             for place in np.argsort(-row, kind="stable").tolist():
-                yield Score(speaker, self.voices[place], float(row[place]), speaker == self.voices[place] in matched)
+                yield SpeakerScore(
+                    speaker, self.enrolled[place], float(row[place]), speaker == self.enrolled[place] in matched
+                )
 
-    def facts(self, most: int = SHOWN) -> list[dict[str, Any]]:
-        """What JSON says of the speakers: label, whether it is a known voice, cosines of the likest voices."""
-        told: dict[str, dict[str, Any]] = {
+    def facts(self, max_cosines: int = MAX_LISTED) -> list[dict[str, Any]]:
+        """The speakers as JSON: label, whether it is an enrolled name, the highest cosines."""
+        facts: dict[str, dict[str, Any]] = {
             name: {"speaker": name, "known": name in self.names.values(), "cosine": {}} for name in self.speakers
         }
         for score in self.scores():
-            likest = told[score.speaker]["cosine"]
-            if len(likest) < most or score.matched:
-                likest[score.voice] = round(score.cosine, 4)
-        return list(told.values())
+            most_similar = facts[score.speaker]["cosine"]
+            if len(most_similar) < max_cosines or score.matched:
+                most_similar[score.enrolled] = round(score.cosine, 4)
+        return list(facts.values())
 
 
-class _Sums:
-    """Voices as they grow clip by clip: memory is that of the names, not of the clips."""
+class _EnrollmentSums:
+    """Sums over clips: memory grows with the names, not with the clips."""
 
     def __init__(self, view: slice) -> None:
         self.view = view
@@ -135,7 +143,7 @@ class _Sums:
             total += weight @ units[own]
             counts += (own.sum(), seconds[own].sum(), weight.sum(), np.square(weight).sum())
 
-    def voices(self, source: Path) -> Voices:
+    def result(self, source: Path) -> EnrolledSpeakers:
         names = sorted(self._of)
         totals = np.stack([self._of[name][0] for name in names])  # (K, D)
         clips, seconds, weight, squares = np.stack([self._of[name][1] for name in names], axis=1)
@@ -145,42 +153,44 @@ class _Sums:
         # |sum w u|^2 is the sum of w_i w_j cos_ij: less the clips with themselves, over the weights of what is left.
         pairs = np.square(weight) - squares
         several = (clips > 1) & (pairs > 0)
-        alike = np.where(several, (np.square(lengths) - squares) / np.where(several, pairs, 1.0), np.nan)
-        return Voices(tuple(names), totals / lengths[:, None], clips.astype(np.int64), seconds, alike, self.view)
+        clip_cosines = np.where(several, (np.square(lengths) - squares) / np.where(several, pairs, 1.0), np.nan)
+        return EnrolledSpeakers(
+            tuple(names), totals / lengths[:, None], clips.astype(np.int64), seconds, clip_cosines, self.view
+        )
 
 
-def enrol(
+def enroll(
     path: Path | str,
     embedder: Embedder,
     *,
     channel: str = "mix",
     use_vad: bool = True,
     progress: Progress | None = None,
-) -> Voices:
-    """The known speakers of a folder or a store, in the order of their names.
+) -> EnrolledSpeakers:
+    """Enroll the speakers of a folder or a store, in the order of their names.
 
     path    : a folder with clips such as `anna.wav`, or with any clips below `anna/`, or both; or a store of either
               kind whose rows have a Speaker
     channel : of the folder's clips
     use_vad : speech only
 
-    Enrolment has to be right, so no clip is left out in silence. Raises KnnError: no clips; clips that cannot be read,
-    are too short or hold no speech, all of them told; rows of a store without a Speaker; a Speaker without any speech;
-    a store that is damaged, of another model (both named), or of another rate.
+    Enrollment has to be right, so no clip is skipped silently. Raises KnnError: no clips; clips that cannot be read,
+    are too short or hold no speech, all of them listed; rows of a store without a Speaker; a Speaker without any
+    speech; a store that is damaged, of another model (both named), or of another rate.
     """
-    source, sums = Path(path), _Sums(embedder.bundle.view("speaker"))
+    source, sums = Path(path), _EnrollmentSums(embedder.bundle.view("speaker"))
     if source.is_dir():
         _add_clips(sums, source, embedder, channel, use_vad, progress)
     elif source.suffix.lower() in hdf5.SUFFIXES or hdf5.kind_of(source) is not None:
         _add_rows(sums, source, embedder, use_vad, progress)
     else:
-        what = "is no folder of voices and no store" if source.exists() else "does not exist"
+        what = "is no folder of clips and no store" if source.exists() else "does not exist"
         raise KnnError(f"{source} {what}.", "Give a folder with a clip anna.wav, or a folder anna/, for each speaker.")
-    return sums.voices(source)
+    return sums.result(source)
 
 
 def _add_clips(
-    sums: _Sums, folder: Path, embedder: Embedder, channel: str, use_vad: bool, progress: Progress | None
+    sums: _EnrollmentSums, folder: Path, embedder: Embedder, channel: str, use_vad: bool, progress: Progress | None
 ) -> None:
     files = reading.find(folder)
     if not files:
@@ -196,9 +206,9 @@ def _add_clips(
         if progress is not None:
             progress(done, len(files))
     if failures:
-        told = " ".join(one.message for one in failures[:SHOWN])
-        more = f" {len(failures) - SHOWN} others fail too." if len(failures) > SHOWN else ""
-        raise AudioError(told + more, "Mend these clips or take them out of the folder.")
+        messages = " ".join(failure.message for failure in failures[:MAX_LISTED])
+        more = f" {len(failures) - MAX_LISTED} others fail too." if len(failures) > MAX_LISTED else ""
+        raise AudioError(messages + more, "Mend these clips or take them out of the folder.")
 
 
 def _speaker(path: PurePosixPath) -> str:
@@ -207,21 +217,21 @@ def _speaker(path: PurePosixPath) -> str:
     return labels.recording_name(PurePosixPath(first if len(path.parts) == 1 else f"{first}.folder"))
 
 
-def _add_rows(sums: _Sums, path: Path, embedder: Embedder, use_vad: bool, progress: Progress | None) -> None:
+def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bool, progress: Progress | None) -> None:
     with Store(path) as opened:
         named = opened.column("speaker")
-        if without := int((named == "").sum()):
-            message = f"{without} of {len(named)} rows of {path} have no Speaker."
-            raise StoreError(message, "Make it with a label rule that has speakers, such as --labels speaker/file.")
+        if unnamed := int((named == "").sum()):
+            message = f"{unnamed} of {len(named)} rows of {path} have no Speaker."
+            raise StoreError(message, "Make it with a label rule that has speakers, such as speaker/file.")
         if not len(named):
             raise StoreError(f"{path} has no rows.", "Give a store with clips of each speaker.")
-        heard: set[str] = set()
+        with_speech: set[str] = set()
         for rows, done in _blocks(opened, path, embedder, use_vad):
             sums.add(rows)
-            heard.update(rows.speaker.tolist())
+            with_speech.update(rows.speaker.tolist())
             if progress is not None:
                 progress(done, len(named))
-    if silent := sorted(set(named.tolist()) - heard):
+    if silent := sorted(set(named.tolist()) - with_speech):
         raise AudioError(f"{path} holds no speech of {_listed(silent)}.", "Give clips in which each speaker speaks.")
 
 
@@ -235,80 +245,87 @@ def _blocks(opened: Store, path: Path, embedder: Embedder, use_vad: bool) -> Ite
         maker = f"{embedder.bundle.fingerprint} makes {embedder.dimension}"
         raise StoreError(f"{path} holds embeddings of {opened.dimension} values, {maker}.", "Make them again with it.")
     done = 0
-    for rows in opened.blocks(ROWS):
+    for rows in opened.blocks(STORE_BLOCK_ROWS):
         done += len(rows)
         yield rows, done
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_LISTED} others" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
-def recognise(diarization: Diarization, voices: Voices, *, threshold: float = THRESHOLD) -> Recognised:
-    """Name the speakers that are known.
+def identify(
+    diarization: Diarization, enrolled: EnrolledSpeakers, *, threshold: float = IDENTIFICATION_THRESHOLD
+) -> IdentificationResult:
+    """Name the enrolled speakers in a diarization.
 
-    A speaker gets at most one voice and a voice at most one speaker, those at or above the threshold only: of all such
+    A speaker gets at most one name and a name at most one speaker, only at or above the threshold: of all such
     assignments the one with the largest sum of (cosine - threshold), so that a weak match never costs a strong one its
-    voice. The others are renumbered SPEAKER_00, ... by first appearance, past names that a voice has. Scores are
-    cosines; each voice more is one more chance of a false match.
+    name. The others are renumbered SPEAKER_00, ... by first appearance, past names that are enrolled. Scores are
+    cosines; each enrolled speaker more is one more chance of a false match.
 
-    Raises KnnError for a threshold that is none, and for embeddings of another size than the voices'.
+    Raises
+    ------
+    KnnError
+        For a threshold that is no cosine above 0, and for embeddings of another size than the enrolled ones.
     """
     check_threshold(threshold)
     from scipy.optimize import linear_sum_assignment  # half a second to import
 
-    present = speakers(diarization)
-    cosines = np.full((len(present), len(voices)), np.nan)
+    present = speaker_labels(diarization)
+    cosines = np.full((len(present), len(enrolled)), np.nan)
     for row, speaker in enumerate(present):
         if (vector := diarization.speaker_embeddings.get(speaker)) is None:
             continue
-        own = np.asarray(vector, dtype=np.float64)[voices.view]
-        if own.shape != voices.vectors.shape[1:]:
-            both = f"{own.size} values, those of the known speakers {voices.vectors.shape[1]}"
-            raise KnnError(f"The recording's voices have {both}.", "Take one model for both.")
+        own = np.asarray(vector, dtype=np.float64)[enrolled.view]
+        if own.shape != enrolled.vectors.shape[1:]:
+            both = f"{own.size} values, those of the known speakers {enrolled.vectors.shape[1]}"
+            raise KnnError(f"The recording's speaker embeddings have {both}.", "Take one model for both.")
         if (length := float(np.linalg.norm(own))) > 0:
-            cosines[row] = voices.vectors @ (own / length)
+            cosines[row] = enrolled.vectors @ (own / length)
     above = cosines >= threshold  # NaN is not
     gain = np.where(above, np.nan_to_num(cosines) - threshold + 1e-9, 0.0)  # what is just at the threshold counts too
     pairs = zip(*(side.tolist() for side in linear_sum_assignment(gain, maximize=True)), strict=True)
-    names = {present[row]: voices.names[place] for row, place in pairs if above[row, place]}
-    fresh = numbered(voices.names)
+    names = {present[row]: enrolled.names[place] for row, place in pairs if above[row, place]}
+    fresh = unused_labels(enrolled.names)
     mapping = {speaker: names.get(speaker) or next(fresh) for speaker in present}
-    told = tuple(mapping[speaker] for speaker in present)
-    return Recognised(renamed(diarization, mapping), names, told, voices.names, cosines, threshold)
+    labels_after = tuple(mapping[speaker] for speaker in present)
+    return IdentificationResult(
+        rename_speakers(diarization, mapping), names, labels_after, enrolled.names, cosines, threshold
+    )
 
 
-def export(
+def export_speakers(
     diarizations: Iterable[tuple[str, Diarization]],
     embedder: str,
     path: Path | str,
     *,
     known: Collection[str] = (),
-    across: bool = False,
+    linked: bool = False,
     force: bool = False,
     sources: Iterable[str | Path] = (),
 ) -> int:
-    """Write the voices of recordings into an embedding store; how many rows it has.
+    """Write the speaker embeddings of recordings into an embedding store; returns the number of rows.
 
     diarizations : (recording, its diarization)
-    embedder     : fingerprint of the model of the voices
+    embedder     : fingerprint of their embedding model
     known        : names that mean the same speaker in every recording
-    across       : all labels do (see `across.link`)
+    across       : all labels do (see `linking.link_speakers`)
     sources      : files that must not be replaced
 
-    One row a recording and speaker: Name is the recording, Speaker the label, `recording/label` where the same label
-    means somebody else in another recording, so that `enrol` never makes one voice of two. Start is the beginning of
-    the speaker's first turn; End is as much later as seconds of speech made the embedding, because lengths weigh rows
-    and calibrate scores, and NaN where that is unknown. Speakers without an embedding are left out. Raises StoreError
-    when the store exists and `force` is not set, KnnError when there is no voice at all.
+    One row per recording and speaker: Name is the recording, Speaker the label, `recording/label` where the same label
+    means somebody else in another recording, so that `enroll` never enrolls two speakers as one. Start is the beginning
+    of the speaker's first turn; End is as much later as seconds of speech made the embedding, because lengths weigh
+    rows and calibrate scores, and NaN where that is unknown. Speakers without an embedding are left out. Raises
+    StoreError when the store exists and `force` is not set, KnnError when there is no embedding at all.
     """
     check_output(path, sources)
     recordings = list(diarizations)
-    bare = across or len(recordings) < 2
+    bare = linked or len(recordings) < 2
     vectors, names, who, starts, seconds = [], [], [], [], []
     for name, one in recordings:
-        for speaker in speakers(one):
+        for speaker in speaker_labels(one):
             if speaker not in one.speaker_embeddings:
                 continue
             vectors.append(np.asarray(one.speaker_embeddings[speaker], dtype=np.float32))
@@ -317,9 +334,11 @@ def export(
             starts.append(next((turn.start for turn in one.turns if turn.speaker == speaker), np.nan))
             seconds.append(one.clean_speech_seconds.get(speaker, np.nan))
     if not vectors:
-        raise KnnError(f"There is no voice to write into {path}.", "Nobody speaks, or too briefly for an embedding.")
+        raise KnnError(
+            f"There is no speaker embedding to write into {path}.", "Nobody speaks, or too briefly for an embedding."
+        )
     if len({vector.shape for vector in vectors}) > 1:
-        raise KnnError("The recordings' voices are embeddings of different sizes.", "Diarize all with one model.")
+        raise KnnError("The recordings' speaker embeddings have different sizes.", "Diarize all with one model.")
     end = np.asarray(starts) + np.asarray(seconds)
     rows = EmbeddingSet.from_columns(np.stack(vectors), names, speaker=who, start=starts, end=end, embedder=embedder)
     write_store(path, rows, force=force)

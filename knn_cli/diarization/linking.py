@@ -1,11 +1,11 @@
-"""One label per voice over many recordings: speakers of diarizations linked by their embeddings.
+"""Linking: one label per speaker over many recordings, by the embeddings of their diarizations' speakers.
 
-Agglomerative clustering by average linkage: two groups of speakers are as alike as the mean cosine of their pairs, each
+Agglomerative clustering by average linkage: the similarity of two groups is the mean cosine of their pairs, each
 speaker counted by its seconds of speech. Because that mean is the inner product of the groups' mean vectors, nothing of
-the size speakers x speakers is ever held. Groups with speakers of one recording are never merged, nor are two known
-voices; both bans and the linkage are reducible (a merge never brings a third group nearer), so that chains of nearest
-neighbours give what merging the most alike pair of all again and again would give (F. Murtagh, "A Survey of Recent
-Advances in Hierarchical Clustering Algorithms", The Computer Journal 26(4), 1983), in time quadratic in the speakers.
+the size speakers x speakers is ever held. Groups with speakers of one recording are never merged, nor are two
+known speakers; both bans and the linkage are reducible (a merge never brings a third group nearer), so that chains of
+nearest neighbours give what merging the most similar pair again and again would give (F. Murtagh, "A Survey of Recent
+Advances in Hierarchical Clustering Algorithms", The Computer Journal 26(4), 1983), in quadratic time.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Floats
 from knn_cli.core.vectors import l2_normalize
 
-THRESHOLD = 0.625  # mean cosine of two groups that are one voice: `python -m benchmarks.known_speakers`
-TIE = 1e-9  # cosines that differ by less are equal: far above rounding, far below any voice
+LINKING_THRESHOLD = 0.625  # mean cosine from which two groups are one speaker: `python -m benchmarks.known_speakers`
+COSINE_TOLERANCE = (
+    1e-9  # cosines that differ by less are equal: far above rounding, far below any difference of speakers
+)
 
 
 def check_threshold(threshold: float) -> None:
-    """KnnError for what is no cosine above which two voices may be one."""
+    """Raise KnnError for a threshold that is no cosine above 0, up to 1."""
     if not 0 < threshold <= 1:
-        raise KnnError(f"The threshold {threshold:g} is no cosine of two like voices.", "Take one above 0, up to 1.")
+        raise KnnError(
+            f"The threshold {threshold:g} is no cosine of two similar speakers.", "Take one above 0, up to 1."
+        )
 
 
-def speakers(diarization: Diarization) -> list[str]:
+def speaker_labels(diarization: Diarization) -> list[str]:
     """Its speakers in order of first appearance, those without a turn last."""
     return list(dict.fromkeys([*diarization.speakers, *sorted(diarization.speaker_embeddings)]))
 
 
-def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
+def rename_speakers(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
     """The same diarization with other names for some of its speakers. ValueError when two would share one."""
-    labels = speakers(diarization)
+    labels = speaker_labels(diarization)
     if len({names.get(label, label) for label in labels}) < len(labels):
         raise ValueError("two speakers of a recording cannot have one name")
     turns = tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in diarization.turns)
@@ -54,7 +58,7 @@ def renamed(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
     )
 
 
-def numbered(taken: Collection[str]) -> Iterator[str]:
+def unused_labels(taken: Collection[str]) -> Iterator[str]:
     """SPEAKER_00, SPEAKER_01, ... but for names that are taken."""
     number = 0
     while True:
@@ -63,18 +67,18 @@ def numbered(taken: Collection[str]) -> Iterator[str]:
         number += 1
 
 
-def link(
+def link_speakers(
     diarizations: Sequence[Diarization],
     *,
     known: Collection[str] = (),
-    threshold: float = THRESHOLD,
+    threshold: float = LINKING_THRESHOLD,
     view: slice = slice(None),
 ) -> list[Diarization]:
-    """The same diarizations with one label per voice over all of them.
+    """Label diarizations so that one label is one speaker in all of them.
 
-    known     : names of known speakers (see `known_speakers.recognise`): who has one keeps it, in every recording, and
+    known     : names of known speakers (see `identification.identify`): who has one keeps it, in every recording, and
                 speakers without a name that are linked to it take it
-    threshold : mean cosine from which on two groups of speakers are one voice, above 0
+    threshold : mean cosine from which on two groups of speakers are one speaker, above 0
     view      : the part of the embeddings that tells speakers apart
 
     Labels are known names, and SPEAKER_00, ... by first appearance in the order of the recordings. Two speakers of one
@@ -84,8 +88,8 @@ def link(
     """
     check_threshold(threshold)
     known = frozenset(known)
-    owners = [(file, label) for file, one in enumerate(diarizations) for label in speakers(one)]
-    units, heard = _units([diarizations[file].speaker_embeddings.get(label) for file, label in owners], view)
+    owners = [(file, label) for file, one in enumerate(diarizations) for label in speaker_labels(one)]
+    units, embedded = _units([diarizations[file].speaker_embeddings.get(label) for file, label in owners], view)
     weights = np.array(
         [max(float(diarizations[file].clean_speech_seconds.get(label, 1.0)), 1e-3) for file, label in owners]
     )
@@ -96,8 +100,8 @@ def link(
     for row in np.flatnonzero(named):
         start[row] = place[owners[row][1]]
     files = np.array([file for file, _ in owners], dtype=np.int64)
-    group = _merged(units, np.where(heard, weights, 0.0), files, start, len(names), threshold)
-    fresh = numbered(known)
+    group = _merged(units, np.where(embedded, weights, 0.0), files, start, len(names), threshold)
+    fresh = unused_labels(known)
     labels: dict[int, str] = dict(enumerate(names))
     for one in group.tolist():
         if one not in labels:
@@ -105,14 +109,14 @@ def link(
     mappings: list[dict[str, str]] = [{} for _ in diarizations]
     for (file, label), one in zip(owners, group.tolist(), strict=True):
         mappings[file][label] = labels[one]
-    return [renamed(one, mapping) for one, mapping in zip(diarizations, mappings, strict=True)]
+    return [rename_speakers(one, mapping) for one, mapping in zip(diarizations, mappings, strict=True)]
 
 
 def _units(vectors: Sequence[Floats | None], view: slice) -> tuple[Doubles, NDArray[np.bool_]]:
     """(N, D) unit vectors, zeros where there is none, and which rows have one."""
     shapes = {vector.shape for vector in vectors if vector is not None}
     if len(shapes) > 1:
-        raise KnnError("The recordings' voices are embeddings of different sizes.", "Diarize all with one model.")
+        raise KnnError("The recordings' speaker embeddings have different sizes.", "Diarize all with one model.")
     size = np.zeros(next(iter(shapes), (0,)))[view].shape
     rows = np.array([np.zeros(size) if one is None else one[view] for one in vectors], dtype=np.float64)
     rows = rows.reshape(len(vectors), *size)  # (N, D), of no rows too
@@ -156,7 +160,7 @@ def _merged(
         top = int(np.searchsorted(alive, chain[-1]))
         cosines = np.where(spare & ~ban(chain[-1]), means @ means[top], -np.inf)
         best = int(cosines.argmax())
-        if cosines[best] > links[-1] + TIE and cosines[best] >= threshold - TIE:
+        if cosines[best] > links[-1] + COSINE_TOLERANCE and cosines[best] >= threshold - COSINE_TOLERANCE:
             chain.append(int(alive[best]))
             links.append(float(cosines[best]))
         elif len(chain) > 1:  # the two are each other's nearest

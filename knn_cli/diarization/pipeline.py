@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.audio.segments import EPSILON, FRAME_SECONDS, MAX_GAP_SECONDS
-from knn_cli.core.errors import KnnError
+from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Floats, Segment, Turn, Waveform, sort_turns
+from knn_cli.diarization.options import DiarizationOptions, check_speakers
 
 if TYPE_CHECKING:
     from knn_cli.diarization.clustering.base import Clusterer
     from knn_cli.diarization.post_processing import FrameTurn
     from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
-    from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
-CLUSTERER = "spectral"
 MIN_CLUSTERING_SECONDS = 0.6  # of speech, from which an embedding may shape clusters
 SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
 SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
@@ -37,53 +35,6 @@ MAX_RECHECK_FRAMES = 750  # of a low-confidence region that are rechecked at onc
 SILERO_WARM_UP_SECONDS = 2.0  # of sound that silero-vad gets before a region
 SILERO_THRESHOLD = 0.2  # probability of speech under which a low-confidence frame is no speech
 SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
-MIN_TURN_SECONDS = 0.1  # shorter turns are spurious
-MARGIN_SECONDS = 0.2  # of silence behind a turn that are part of it
-
-
-@dataclass(frozen=True)
-class DiarizationOptions:
-    """How a recording is diarized.
-
-    Parameters
-    ----------
-    vad : {"ours", "silero"}
-        Speech detector: the segmentation network, which detects overlap, or silero-vad, one speaker at a time.
-    segmentation : str, Path, Segmenter or None
-        The segmentation network, by name, by path or loaded already; None is the shipped one.
-    clusterer : str
-        A name in `registry.CLUSTERERS`.
-    clusterer_settings : mapping
-        Arguments of that method.
-    min_turn : float
-        Seconds. Shorter turns are dropped or go to their neighbours, but each speaker keeps its longest turn.
-    max_gap : float
-        Seconds. Pauses of a speaker up to this long are filled, before margins are added.
-    margin : float
-        Seconds of silence that are kept after a turn, a fifth of it before; rounded to whole frames.
-
-    Raises
-    ------
-    KnnError
-        For an unknown detector, for a network beside silero-vad, and for durations below 0 or not finite.
-    """
-
-    vad: str = "ours"
-    segmentation: str | Path | Segmenter | None = None
-    clusterer: str = CLUSTERER
-    clusterer_settings: Mapping[str, object] = field(default_factory=dict)
-    min_turn: float = MIN_TURN_SECONDS
-    max_gap: float = MAX_GAP_SECONDS
-    margin: float = MARGIN_SECONDS
-
-    def __post_init__(self) -> None:
-        if self.vad not in ("ours", "silero"):
-            raise KnnError(f"There is no speech detector named {self.vad!r}.", "Known: ours, silero.")
-        if self.vad == "silero" and self.segmentation is not None:
-            raise KnnError("silero-vad leaves nothing for a segmentation network to do.", "Choose one of the two.")
-        for name, value in (("min_turn", self.min_turn), ("max_gap", self.max_gap), ("margin", self.margin)):
-            if not 0 <= value < math.inf:
-                raise KnnError(f"`{name}` is {value:g}; it is a number of seconds, 0 or more.")
 
 
 DEFAULT_OPTIONS = DiarizationOptions()
@@ -404,15 +355,3 @@ def _clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64], frames
     for speaker in (embeddings.short[row] for row in rows.tolist()):
         used[np.flatnonzero(speaker.embedding_mask) + embeddings.short_windows.starts[speaker.window]] = True
     return float(used.sum() * FRAME_SECONDS)
-
-
-def check_speakers(num_speakers: int | None, min_speakers: int | None, max_speakers: int | None) -> None:
-    """Raise KnnError for numbers of speakers that no recording can obey."""
-    numbers = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise KnnError(f"`{name}` is {value}; a recording has at least one speaker.")
-    if min_speakers is not None and max_speakers is not None and min_speakers > max_speakers:
-        raise KnnError(f"`min_speakers` {min_speakers} is above `max_speakers` {max_speakers}.")
-    if num_speakers is not None and not (min_speakers or 1) <= num_speakers <= (max_speakers or num_speakers):
-        raise KnnError(f"`num_speakers` {num_speakers} is outside `min_speakers` and `max_speakers`.")

@@ -15,7 +15,7 @@ from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import channels, identification, linking, pipeline
-from knn_cli.diarization.identification import Recognised, Voices
+from knn_cli.diarization.identification import EnrolledSpeakers, IdentificationResult
 from knn_cli.formats import rttm
 from knn_cli.formats.uem import read_uem
 
@@ -29,7 +29,7 @@ class RecordingResult(NamedTuple):
     """A recording's diarization and, where speakers are enrolled, how like them its own are."""
 
     diarization: Diarization
-    recognised: list[dict[str, Any]] | None = None  # see `Recognised.facts`
+    recognised: list[dict[str, Any]] | None = None  # see `IdentificationResult.facts`
 
     @property
     def known(self) -> dict[str, float]:
@@ -83,12 +83,12 @@ def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any
 
 def identify_speakers(
     results: Iterable[tuple[Path, RecordingResult | KnnError]],
-    enrolled: Voices,
+    enrolled: EnrolledSpeakers,
     *,
-    threshold: float = identification.THRESHOLD,
+    threshold: float = identification.IDENTIFICATION_THRESHOLD,
     keep_labels: bool = False,
 ) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
-    """Name the enrolled speakers in each recording (see `identification.recognise`).
+    """Name the enrolled speakers in each recording (see `identification.identify`).
 
     With `keep_labels`, other speakers keep their labels unless an enrolled speaker has one of these names.
     """
@@ -97,35 +97,37 @@ def identify_speakers(
             yield path, result
             continue
         try:
-            identified = identification.recognise(result.diarization, enrolled, threshold=threshold)
+            identified = identification.identify(result.diarization, enrolled, threshold=threshold)
         except KnnError as error:
             yield path, error
             continue
         if keep_labels:
-            identified = _with_labels(identified, linking.speakers(result.diarization))
+            identified = _with_labels(identified, linking.speaker_labels(result.diarization))
         yield path, RecordingResult(identified.diarization, identified.facts())
 
 
-def _with_labels(identified: Recognised, before: Sequence[str]) -> Recognised:
+def _with_labels(identified: IdentificationResult, before: Sequence[str]) -> IdentificationResult:
     """The same, with the labels that unknown speakers had `before`."""
     names = {new: old for old, new in zip(before, identified.speakers, strict=True) if old not in identified.names}
-    if set(names.values()) & set(identified.voices):
+    if set(names.values()) & set(identified.enrolled):
         return identified
     speakers = tuple(names.get(label, label) for label in identified.speakers)
-    return replace(identified, diarization=linking.renamed(identified.diarization, names), speakers=speakers)
+    return replace(identified, diarization=linking.rename_speakers(identified.diarization, names), speakers=speakers)
 
 
 def link_recordings(
     results: Iterable[tuple[Path, RecordingResult | KnnError]],
     *,
     known: Collection[str] = (),
-    threshold: float = linking.THRESHOLD,
+    threshold: float = linking.LINKING_THRESHOLD,
     view: slice = slice(None),
 ) -> list[tuple[Path, RecordingResult | KnnError]]:
-    """Give each speaker one label over all recordings (see `linking.link`)."""
+    """Give each speaker one label over all recordings (see `linking.link_speakers`)."""
     everything = list(results)
     good = [result for _, result in everything if not isinstance(result, KnnError)]
-    linked = iter(linking.link([result.diarization for result in good], known=known, threshold=threshold, view=view))
+    linked = iter(
+        linking.link_speakers([result.diarization for result in good], known=known, threshold=threshold, view=view)
+    )
     after: list[tuple[Path, RecordingResult | KnnError]] = []
     for path, result in everything:
         if isinstance(result, KnnError):

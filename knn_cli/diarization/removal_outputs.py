@@ -10,21 +10,21 @@ from typing import Literal, NamedTuple
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import Cleaned, Part
+from knn_cli.diarization.speaker_removal import RemovalResult, UnwantedSpan
 from knn_cli.formats.span_formats import find_format, write
 from knn_cli.formats.spans import turn_document
 
 
-class Result(NamedTuple):
+class RemovalSummary(NamedTuple):
     """What cleaning did to a recording: who was not wanted and where; what sound was written, None where none was."""
 
     speakers: list[str]
-    parts: list[Part]
-    cleaned: Cleaned | None
+    parts: list[UnwantedSpan]
+    cleaned: RemovalResult | None
 
 
 @dataclass(frozen=True)
-class Cleaning:
+class SpeakerRemoval:
     """What is to be done to recordings, and where it goes.
 
     folder      : of everything that is written
@@ -42,7 +42,7 @@ class Cleaning:
     unwanted: str | None = None
     how: Literal["mute", "cut"] | None = None
     max_silence: float | None = None
-    threshold: float = speaker_removal.THRESHOLD
+    threshold: float = speaker_removal.SILENCE_THRESHOLD_DB
     channel: str = "mix"
 
     def __post_init__(self) -> None:
@@ -54,22 +54,22 @@ class Cleaning:
     def writes_sound(self) -> bool:
         return self.how is not None or self.max_silence is not None
 
-    def listed(self, source: Path) -> Path:
+    def list_path(self, source: Path) -> Path:
         """Where the unwanted parts of a recording are listed."""
         return self.folder / f"{source.stem}_unwanted.csv"
 
-    def sound(self, source: Path) -> Path:
+    def audio_path(self, source: Path) -> Path:
         """Where its cleaned sound goes; AudioError for what is not audio."""
         word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
-        return speaker_removal.target_of(source, word, self.folder)
+        return speaker_removal.output_path(source, word, self.folder)
 
-    def turns(self, source: Path) -> Path:
+    def turns_path(self, source: Path) -> Path:
         """Where the turns of its cleaned sound go."""
         suffix = find_format("turns", self.form).suffix
-        return self.folder / f"{self.sound(source).stem}{suffix}"
+        return self.folder / f"{self.audio_path(source).stem}{suffix}"
 
-    def run(self, source: Path, found: Diarization, known: Collection[str] = ()) -> Result:
-        """List a recording's unwanted parts, write its cleaned sound, and its turns as they are heard there.
+    def apply(self, source: Path, found: Diarization, known: Collection[str] = ()) -> RemovalSummary:
+        """List a recording's unwanted parts, write its cleaned sound, and its turns as they are retimed there.
 
         known : speakers that need not be in this recording
         Raises KnnError for an unknown speaker and as `cleaning.clean`, AudioError for the recording.
@@ -77,17 +77,17 @@ class Cleaning:
         names: list[str] = []
         if self.unwanted is not None:
             names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known, recording=found.name)
-        parts = speaker_removal.parts_of(found.turns, names)
+        parts = speaker_removal.unwanted_spans(found.turns, names)
         if self.unwanted is not None:
-            with replacing_text(self.listed(source)) as file:
+            with replacing_text(self.list_path(source)) as file:
                 speaker_removal.write_unwanted_csv(parts, file)
         if not self.writes_sound:
-            return Result(names, parts, None)
-        target = self.sound(source)
-        done = speaker_removal.clean(
+            return RemovalSummary(names, parts, None)
+        target = self.audio_path(source)
+        done = speaker_removal.remove_speakers(
             source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
         )
-        cleaned = replace(speaker_removal.moved(found, done), name=target.stem)
+        cleaned = replace(speaker_removal.retime(found, done), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel)
-        write(document, self.turns(source), self.form)
-        return Result(names, parts, done)
+        write(document, self.turns_path(source), self.form)
+        return RemovalSummary(names, parts, done)

@@ -21,17 +21,17 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Segment, Turn, sort_turns
 
 if TYPE_CHECKING:
-    from knn_cli.audio.writing import Frames
+    from knn_cli.audio.writing import AudioFormat, Frames
 
-LEAST = "least"
+LEAST_TALKATIVE = "least"
 OVERLAPPED = "OVERLAPPED"
 HOWS = ("mute", "cut")
-THRESHOLD = -50.0  # dB against full scale
-SHORTEST_SILENCE = edits.SILENCE_KEPT_SECONDS
+SILENCE_THRESHOLD_DB = -50.0  # dB against full scale
+MIN_SILENCE_SECONDS = edits.SILENCE_KEPT_SECONDS
 
 
 @dataclass(frozen=True)
-class Part:
+class UnwantedSpan:
     """A stretch of a recording that is not wanted: seconds, and the one who speaks, or OVERLAPPED."""
 
     start: float
@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class RemovalResult:
     """What became of a recording; lengths in samples a channel.
 
     note     : why it is in another form than its source, "" where it is not
@@ -51,7 +51,7 @@ class Cleaned:
     silence  : taken out as silence; what is muted is silence too
     parts    : stretches muted or cut; parts that overlap or adjoin are one
     silences : how many were shortened
-    edits    : what was done, in this order; `moved` follows it
+    edits    : what was done, in this order; `retime` follows it
     """
 
     target: Path
@@ -72,7 +72,7 @@ class Cleaned:
         return {name: getattr(self, name) / self.rate for name in ("whole", "kept", "unwanted", "silence")}
 
 
-def speakers_of(turns: Sequence[Turn]) -> dict[str, float]:
+def speaking_seconds(turns: Sequence[Turn]) -> dict[str, float]:
     """Seconds that each speaker speaks, overlap included, in the order in which they first speak."""
     segments: dict[str, list[Segment]] = {}
     for turn in turns:
@@ -90,12 +90,12 @@ def unwanted_speakers(
     known : names that need not be in this recording, such as those of speakers enrolled for several
     Raises KnnError for a name that is neither here nor known, and lists those that are.
     """
-    spoken = speakers_of(turns)
-    if spec.strip() == LEAST:
+    spoken = speaking_seconds(turns)
+    if spec.strip() == LEAST_TALKATIVE:
         return [min(reversed(spoken), key=lambda name: spoken[name])] if len(spoken) > 1 else []
     names = list(dict.fromkeys(name.strip() for name in spec.split(",")))
     if "" in names:
-        raise KnnError(f"--unwanted {spec!r} has an empty name.", "Give names between commas, or `least`.")
+        raise KnnError(f"`unwanted` {spec!r} has an empty name.", "Give names between commas, or `least`.")
     missing = [name for name in names if name not in spoken and name not in known]
     if spoken and missing:
         who = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in spoken.items())
@@ -104,22 +104,26 @@ def unwanted_speakers(
     return [name for name in names if name in spoken]
 
 
-def unwanted(turns: Sequence[Turn], spec: str, *, known: Collection[str] = (), all_overlap: bool = False) -> list[Part]:
+def unwanted(
+    turns: Sequence[Turn], spec: str, *, known: Collection[str] = (), all_overlap: bool = False
+) -> list[UnwantedSpan]:
     """Where unwanted speakers speak, by time: alone under their name, together with anybody else as OVERLAPPED.
 
     spec, known : see `unwanted_speakers`, which raises KnnError
     all_overlap : also where only others speak at the same time
     """
-    return parts_of(turns, unwanted_speakers(turns, spec, known), all_overlap=all_overlap)
+    return unwanted_spans(turns, unwanted_speakers(turns, spec, known), all_overlap=all_overlap)
 
 
-def parts_of(turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: bool = False) -> list[Part]:
+def unwanted_spans(
+    turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: bool = False
+) -> list[UnwantedSpan]:
     """`unwanted` for these speakers. Parts do not overlap; those of one label that meet are one."""
     changes: list[tuple[float, int, str]] = []
     for turn in turns:
         changes += [(turn.start, 1, turn.speaker), (turn.end, -1, turn.speaker)]
     active: dict[str, int] = {}  # who speaks -> in how many turns at once
-    found: list[Part] = []
+    found: list[UnwantedSpan] = []
     before = 0.0
     for time, change, name in sorted(changes):
         label = _label(active, speakers, all_overlap)
@@ -127,7 +131,7 @@ def parts_of(turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: b
             if found and found[-1].speaker == label and before - found[-1].end <= EPSILON:
                 found[-1] = replace(found[-1], end=time)
             else:
-                found.append(Part(before, time, label))
+                found.append(UnwantedSpan(before, time, label))
         before = time
         active[name] = active.get(name, 0) + change
         if not active[name]:
@@ -142,7 +146,7 @@ def _label(active: Collection[str], speakers: Collection[str], all_overlap: bool
     return next((name for name in active if name in speakers), None)
 
 
-def write_unwanted_csv(parts: Iterable[Part], file: TextIO) -> None:
+def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
     """Write parts as CSV, by time, to the millisecond: Start [s],End [s],Speaker."""
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(("Start [s]", "End [s]", "Speaker"))
@@ -154,10 +158,10 @@ def write_unwanted_csv(parts: Iterable[Part], file: TextIO) -> None:
 
 def check_silence(max_silence: float | None, threshold: float) -> None:
     """KnnError for lengths and levels that no silence has."""
-    if max_silence is not None and not SHORTEST_SILENCE <= max_silence < math.inf:
+    if max_silence is not None and not MIN_SILENCE_SECONDS <= max_silence < math.inf:
         raise KnnError(
-            f"--max-silence {max_silence:g} cannot be held: {1000 * SHORTEST_SILENCE:.0f} ms of a silence stay.",
-            f"Give {SHORTEST_SILENCE:g} seconds or more.",
+            f"`max_silence` {max_silence:g} cannot be held: {1000 * MIN_SILENCE_SECONDS:.0f} ms of a silence stay.",
+            f"Give {MIN_SILENCE_SECONDS:g} seconds or more.",
         )
     if not -200 <= threshold < 0:
         raise KnnError(
@@ -165,20 +169,20 @@ def check_silence(max_silence: float | None, threshold: float) -> None:
         )
 
 
-def target_of(source: str | Path, word: str = "cleaned", folder: str | Path | None = None) -> Path:
-    """A name for the cleaned recording, with the suffix that `clean` wants: `<stem>_<word>.<suffix>`."""
+def output_path(source: str | Path, word: str = "cleaned", folder: str | Path | None = None) -> Path:
+    """A name for the cleaned recording, with the suffix that `remove_speakers` wants: `<stem>_<word>.<suffix>`."""
     return writing.derived_path(source, writing.output_format(source), word, folder)
 
 
-def clean(
+def remove_speakers(
     source: str | Path,
     target: str | Path,
-    parts: Sequence[Part] = (),
+    parts: Sequence[UnwantedSpan] = (),
     *,
     how: Literal["mute", "cut"] | None = None,
     max_silence: float | None = None,
-    threshold: float = THRESHOLD,
-) -> Cleaned:
+    threshold: float = SILENCE_THRESHOLD_DB,
+) -> RemovalResult:
     """Write the recording without its unwanted parts and with its long silences shortened, in bounded memory.
 
     how         : "mute" makes every sample that a part touches zero, "cut" takes it out; the sound that stays falls in
@@ -198,44 +202,51 @@ def clean(
     check_silence(max_silence, threshold)
     form = writing.output_format(source)
     writing.check_target(target, source, form)
-    done: list[Edit] = []
+    applied: list[Edit] = []
     if how is not None:
-        done = [edits.mute_or_cut(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
+        applied = [edits.mute_or_cut(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
     lengths: list[int] = []
-    sound = _applied(done, _counted(writing.read_frames(source, form), lengths))
+    sound = _applied(applied, _counted(writing.read_frames(source, form), lengths))
     if max_silence is not None:
         shortened, _ = edits.shorten_silences(
             sound, form.rate, full_scale=form.full_scale, max_silence=max_silence, threshold=threshold
         )
-        done.append(shortened)
+        applied.append(shortened)
     else:
         for _ in sound:
             pass
-    whole = sum(lengths)
-    if not whole:
+    counts = [sum(lengths)]  # samples per channel, before and after each edit
+    if not counts[0]:
         raise KnnError(f"{source} holds no samples.", "Check that the recording was written to its end.")
-    counts = [whole]  # before and after each edit
-    for edit in done:
+    for edit in applied:
         counts.append(edit.output_length(counts[-1]))
     if not counts[-1]:
         raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
-    writing.write_frames(target, form, _applied(done, writing.read_frames(source, form)), counts[-1])
-    first = done[0] if how is not None else None
-    return Cleaned(
-        target=Path(target),
+    writing.write_frames(target, form, _applied(applied, writing.read_frames(source, form)), counts[-1])
+    return _result(Path(source), Path(target), form, how, counts, applied)
+
+
+def _result(
+    source: Path, target: Path, form: AudioFormat, how: str | None, counts: Sequence[int], applied: Sequence[Edit]
+) -> RemovalResult:
+    """What was done: `counts` are samples before and after each of the edits that were `applied`."""
+    whole = counts[0]
+    first = applied[0] if how is not None else None
+    shortened = applied[-1] if len(applied) > (how is not None) else None
+    note = f"{source.name} has a form that can only be read; written as {form.name}."
+    return RemovalResult(
+        target=target,
         form=form.name,
-        note=""
-        if form.matches_source
-        else f"{Path(source).name} has a form that can only be read; written as {form.name}.",
+        note="" if form.matches_source else note,
         rate=form.rate,
         how=how,
         whole=whole,
         kept=counts[-1],
         unwanted=first.covered_samples(whole) if first else 0,
-        silence=counts[-2] - counts[-1] if max_silence is not None else 0,
+        silence=counts[-2] - counts[-1] if shortened is not None else 0,
         parts=sum(begin < whole for begin, _ in first.spans) if first else 0,
-        silences=len(done[-1].spans) if max_silence is not None else 0,
-        edits=tuple(done),
+        silences=len(shortened.spans) if shortened is not None else 0,
+        edits=tuple(applied),
     )
 
 
@@ -252,7 +263,7 @@ def _counted(sound: Iterator[Frames], lengths: list[int]) -> Iterator[Frames]:
         yield block
 
 
-def moved(found: Diarization, cleaned: Cleaned) -> Diarization:
+def retime(found: Diarization, cleaned: RemovalResult) -> Diarization:
     """The turns as they are heard in the cleaned recording.
 
     What was muted or cut is no part of any turn, what follows comes earlier, and turns of which nothing is left go,

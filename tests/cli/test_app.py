@@ -17,6 +17,7 @@ import soundfile
 
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.diarization import pipeline
+from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle
@@ -152,9 +153,7 @@ def test_diarize_the_example(example: Path, tmp_path: Path) -> None:
 
 
 def test_turns_in_every_format(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = pipeline.diarize(
-        example, model="tiny-test", device="cpu", options=pipeline.DiarizationOptions(vad="silero")
-    )
+    found = pipeline.diarize(example, model="tiny-test", device="cpu", options=DiarizationOptions(vad="silero"))
     monkeypatch.setattr(pipeline, "diarize", lambda *_, **__: found)  # which is not what is tested here
     turns = read_rttm_text(done("diarize", example, *HEAR).stdout, tmp_path)
     for name, known in TURN_FORMATS.items():

@@ -27,6 +27,7 @@ from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, EmbeddingSet, Turn
 from knn_cli.diarization import channels, identification, linking, pipeline, recordings
 from knn_cli.diarization.clustering.base import PRESETS
+from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.formats.rttm import read_rttm, write_rttm
 from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle, conversion
@@ -110,7 +111,7 @@ def speakers(path: Path) -> list[str]:
 
 def test_defaults_are_those_of_the_pipeline() -> None:
     told = {name: one.default for name, one in inspect.signature(pipeline.diarize).parameters.items()}
-    told |= vars(pipeline.DiarizationOptions())
+    told |= vars(DiarizationOptions())
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
     for name in ("clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
         assert getattr(ours[name], "value", ours[name]) == told[name], name
@@ -181,7 +182,7 @@ def test_a_segmentation_network_is_loaded_once_and_said(
         refused = knn("diarize", *both, "--segmentation", wrong, *plain)
         assert refused.exit_code == 1 and message in refused.stderr
     with pytest.raises(KnnError, match="silero"):
-        pipeline.DiarizationOptions(vad="silero", segmentation=who.folder)
+        DiarizationOptions(vad="silero", segmentation=who.folder)
     made = conversion.Conversion(who.folder, "bundle", rows=1234)
     monkeypatch.setattr(conversion, "convert", lambda *_, **__: made)
     assert "name it with --segmentation." in done("convert", "x.bin", who.folder).stderr
@@ -488,11 +489,11 @@ def test_default_thresholds_are_those_of_the_package(
 
         return run
 
-    monkeypatch.setattr(identification, "recognise", spy("known", identification.recognise))
-    monkeypatch.setattr(linking, "link", spy("across", linking.link))
+    monkeypatch.setattr(identification, "identify", spy("known", identification.identify))
+    monkeypatch.setattr(linking, "link_speakers", spy("across", linking.link_speakers))
     command = ["diarize", sound / "one.wav", "--speakers", known, "--link-speakers", *TINY]
     done(*command)
-    assert seen == {"known": identification.THRESHOLD, "across": linking.THRESHOLD}
+    assert seen == {"known": identification.IDENTIFICATION_THRESHOLD, "across": linking.LINKING_THRESHOLD}
     done(*command, "--set", "identification_threshold=0.4", "--set", "linking_threshold=0.7")
     assert seen == {"known": 0.4, "across": 0.7}
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, EmbeddingSet, Turn
-from knn_cli.diarization.identification import Score, Voices, enrol, export, recognise
-from knn_cli.diarization.linking import link, renamed
+from knn_cli.diarization.identification import EnrolledSpeakers, SpeakerScore, enroll, export_speakers, identify
+from knn_cli.diarization.linking import link_speakers, rename_speakers
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_file, labelled_files
 from knn_cli.networks.conversion import convert
@@ -42,11 +42,11 @@ def said(uri: str = "file", speech: dict[str, float] | None = None, /, **voices:
     )
 
 
-def known(**vectors: list[float]) -> Voices:
+def known(**vectors: list[float]) -> EnrolledSpeakers:
     rows = np.array(list(vectors.values()), dtype=np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     count = len(rows)
-    return Voices(tuple(vectors), rows, np.ones(count, np.int64), np.full(count, 9.0), np.full(count, np.nan))
+    return EnrolledSpeakers(tuple(vectors), rows, np.ones(count, np.int64), np.full(count, 9.0), np.full(count, np.nan))
 
 
 def at(degrees: float) -> list[float]:
@@ -75,7 +75,7 @@ def test_a_folder_of_clips_and_folders(tiny: Embedder, tmp_path: Path, example: 
     clip(tmp_path / "Béla K.wav", 6, 9, example)
     (tmp_path / "notes.txt").write_text("no sound")
     done: list[tuple[int, int]] = []
-    voices = enrol(tmp_path, tiny, progress=lambda *steps: done.append(steps))
+    voices = enroll(tmp_path, tiny, progress=lambda *steps: done.append(steps))
     assert voices.names == ("Béla K", "anna") and len(voices) == 2
     assert voices.clips.tolist() == [1, 2] and voices.seconds == pytest.approx([3, 6])
     assert done == [(1, 3), (2, 3), (3, 3)]
@@ -84,7 +84,7 @@ def test_a_folder_of_clips_and_folders(tiny: Embedder, tmp_path: Path, example: 
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     mean = (4 * units[0] + 2 * units[1]) / 6
     assert voices.vectors[1] == pytest.approx(mean / np.linalg.norm(mean))
-    assert np.isnan(voices.alike[0]) and voices.alike[1] == pytest.approx(units[0] @ units[1])
+    assert np.isnan(voices.clip_cosines[0]) and voices.clip_cosines[1] == pytest.approx(units[0] @ units[1])
 
 
 def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> None:
@@ -97,22 +97,24 @@ def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> N
             data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]
         ),
     )
-    voices = enrol(tmp_path / "v.h5", tiny)
-    assert voices.alike[0] == pytest.approx(6 / 11) and voices.doubtful == []
+    voices = enroll(tmp_path / "v.h5", tiny)
+    assert voices.clip_cosines[0] == pytest.approx(6 / 11) and voices.inconsistent == []
     assert voices.vectors[0, :3] == pytest.approx(np.array([1, 5, 0]) / np.sqrt(26))
     data[2, :2] = 0, 0
     data[2, 3] = 1.0
     rows = EmbeddingSet.from_columns(data, list("abcd"), speaker=["one", "one", "one", "two"])
     write_store(tmp_path / "v.h5", rows, force=True)
-    voices = enrol(tmp_path / "v.h5", tiny)
-    assert voices.doubtful == ["one"] and voices.alike[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
+    voices = enroll(tmp_path / "v.h5", tiny)
+    assert (
+        voices.inconsistent == ["one"] and voices.clip_cosines[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
+    )
 
 
 def test_a_store_of_sound_enrols_as_its_files(tiny: Embedder, tmp_path: Path, example: Path) -> None:
     clip(tmp_path / "voices" / "anna.wav", 0, 4, example)
     clip(tmp_path / "voices" / "ben.wav", 5, 8, example)
     convert(tmp_path / "voices", tmp_path / "v.h5", label_rule=r"(?P<speaker>\w+)\.wav")
-    folder, sound = enrol(tmp_path / "voices", tiny), enrol(tmp_path / "v.h5", tiny)
+    folder, sound = enroll(tmp_path / "voices", tiny), enroll(tmp_path / "v.h5", tiny)
     assert sound.names == folder.names == ("anna", "ben")
     assert sound.vectors == pytest.approx(folder.vectors, abs=2e-3)
 
@@ -121,20 +123,20 @@ def test_every_clip_that_fails_is_told(tiny: Embedder, tmp_path: Path, example: 
     clip(tmp_path / "anna.wav", 0, 3, example)
     soundfile.write(tmp_path / "ben.wav", np.zeros(32000), 16000)
     with pytest.raises(KnnError, match=r"ben\.wav holds no speech"):
-        enrol(tmp_path, tiny)
+        enroll(tmp_path, tiny)
     (tmp_path / "carl.wav").write_text("no sound at all")
     with pytest.raises(KnnError, match=r"ben\.wav holds no speech.*carl\.wav"):
-        enrol(tmp_path, tiny)
+        enroll(tmp_path, tiny)
 
 
 def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(KnnError, match="holds no audio"):
-        enrol(tmp_path / "empty", tiny)
+        enroll(tmp_path / "empty", tiny)
     with pytest.raises(KnnError, match="does not exist"):
-        enrol(tmp_path / "nothing", tiny)
-    with pytest.raises(KnnError, match="no folder of voices and no store"):
-        enrol(example, tiny)
+        enroll(tmp_path / "nothing", tiny)
+    with pytest.raises(KnnError, match="no folder of clips and no store"):
+        enroll(example, tiny)
     data = np.ones((2, tiny.dimension), dtype=np.float32)
     for rows, message in (
         (EmbeddingSet.from_columns(data, "ab", speaker=["x", ""]), "1 of 2 rows of .* have no Speaker"),
@@ -145,17 +147,17 @@ def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) 
     ):
         write_store(tmp_path / "v.h5", rows, force=True)
         with pytest.raises(KnnError, match=message):
-            enrol(tmp_path / "v.h5", tiny)
-    with pytest.raises(ValueError, match="every name once"):
-        Voices(("a", "a"), np.eye(2), np.ones(2, np.int64), np.ones(2), np.ones(2))
+            enroll(tmp_path / "v.h5", tiny)
+    with pytest.raises(ValueError, match="distinct names"):
+        EnrolledSpeakers(("a", "a"), np.eye(2), np.ones(2, np.int64), np.ones(2), np.ones(2))
 
 
 # Recognition.
 
 
 def test_who_matches_is_named_the_others_are_numbered() -> None:
-    heard = said(SPEAKER_00=at(100), SPEAKER_01=at(5), SPEAKER_02=None, SPEAKER_03=at(-60))
-    found = recognise(heard, known(ben=at(90), anna=at(0)), threshold=0.9)
+    embedded = said(SPEAKER_00=at(100), SPEAKER_01=at(5), SPEAKER_02=None, SPEAKER_03=at(-60))
+    found = identify(embedded, known(ben=at(90), anna=at(0)), threshold=0.9)
     assert labels(found.diarization) == ["ben", "anna", "SPEAKER_00", "SPEAKER_01"]
     assert found.names == {"SPEAKER_00": "ben", "SPEAKER_01": "anna"}
     assert (
@@ -163,13 +165,13 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
         == {"ben", "anna", "SPEAKER_01"}
         == set(found.diarization.clean_speech_seconds)
     )
-    assert confidences(found.diarization) == confidences(heard) and found.diarization.seconds == heard.seconds
+    assert confidences(found.diarization) == confidences(embedded) and found.diarization.seconds == embedded.seconds
     assert found.diarization.name == "file"
-    assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.voices == ("ben", "anna")
+    assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.enrolled == ("ben", "anna")
     assert found.cosines[0] == pytest.approx([np.cos(np.radians(10)), np.cos(np.radians(100))])
     assert np.isnan(found.cosines[2]).all()
     scores = list(found.scores())
-    assert [(one.speaker, one.voice, one.matched) for one in scores] == [
+    assert [(one.speaker, one.enrolled, one.matched) for one in scores] == [
         ("ben", "ben", True),
         ("ben", "anna", False),
         ("anna", "anna", True),
@@ -177,7 +179,7 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
         ("SPEAKER_01", "anna", False),
         ("SPEAKER_01", "ben", False),
     ]
-    assert isinstance(scores[0], Score) and scores[4].cosine == pytest.approx(0.5)
+    assert isinstance(scores[0], SpeakerScore) and scores[4].cosine == pytest.approx(0.5)
     assert found.facts(1)[1:] == [
         {"speaker": "anna", "known": True, "cosine": {"anna": 0.9962}},
         {"speaker": "SPEAKER_00", "known": False, "cosine": {}},
@@ -187,40 +189,42 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
 
 def test_a_weak_match_never_costs_a_strong_one_its_voice() -> None:
     """The largest sum of cosines (0.71 + 0.71 > 1 + 0) would give both speakers the other voice."""
-    heard, voices = said(a=[1, 0, 0], b=[1, 1e-6, -1]), known(x=[1, 0, 0], y=[1, 0, 1])
-    assert recognise(heard, voices, threshold=0.6).names == {"a": "x"}
+    embedded, voices = said(a=[1, 0, 0], b=[1, 1e-6, -1]), known(x=[1, 0, 0], y=[1, 0, 1])
+    assert identify(embedded, voices, threshold=0.6).names == {"a": "x"}
 
 
 def test_the_threshold_itself_matches() -> None:
-    heard, voices = said(a=[3, 4]), known(x=[1, 0])
-    assert recognise(heard, voices, threshold=float((voices.vectors @ np.array([0.6, 0.8]))[0])).names == {"a": "x"}
-    assert recognise(heard, voices, threshold=0.61).names == {}
+    embedded, voices = said(a=[3, 4]), known(x=[1, 0])
+    assert identify(embedded, voices, threshold=float((voices.vectors @ np.array([0.6, 0.8]))[0])).names == {"a": "x"}
+    assert identify(embedded, voices, threshold=0.61).names == {}
     for wrong in (0.0, -0.5, 1.5, float("nan")):
         with pytest.raises(KnnError, match="threshold"):
-            recognise(heard, voices, threshold=wrong)
+            identify(embedded, voices, threshold=wrong)
 
 
 def test_nobody_is_numbered_like_a_voice() -> None:
     """A voice may be called SPEAKER_00, where it is from a store of an earlier diarization."""
-    heard = said(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
-    found = recognise(heard, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
+    embedded = said(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
+    found = identify(embedded, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
     assert labels(found.diarization) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_03"]
     assert list(found.diarization.speaker_embeddings["SPEAKER_00"]) == [1, 0]
 
 
 def test_embeddings_of_another_size_and_empty_recordings() -> None:
     with pytest.raises(KnnError, match="3 values"):
-        recognise(said(a=[1, 0, 0]), known(x=[1, 0]))
-    silent = recognise(said(), known(x=[1, 0]))
+        identify(said(a=[1, 0, 0]), known(x=[1, 0]))
+    silent = identify(said(), known(x=[1, 0]))
     assert silent.speakers == () and list(silent.scores()) == [] == silent.facts()
-    assert recognise(said(a=[0, 0]), known(x=[1, 0])).names == {}
+    assert identify(said(a=[0, 0]), known(x=[1, 0])).names == {}
 
 
 def test_only_the_view_is_looked_at() -> None:
     voices = known(x=[1, 0])
-    viewed = Voices(voices.names, voices.vectors, voices.clips, voices.seconds, voices.alike, slice(1, 3))
-    assert recognise(said(a=[9, 1, 0]), viewed).names == {"a": "x"}
-    one, other = link([said(a=[9, 1, 0]), said(a=[-9, 1, 0])], view=slice(1, 3))
+    viewed = EnrolledSpeakers(
+        voices.names, voices.vectors, voices.clips, voices.seconds, voices.clip_cosines, slice(1, 3)
+    )
+    assert identify(said(a=[9, 1, 0]), viewed).names == {"a": "x"}
+    one, other = link_speakers([said(a=[9, 1, 0]), said(a=[-9, 1, 0])], view=slice(1, 3))
     assert labels(one) == labels(other)
 
 
@@ -228,16 +232,16 @@ def test_only_the_view_is_looked_at() -> None:
 @given(st.integers(0, 10_000), st.integers(0, 5), st.integers(1, 5), st.floats(0.05, 0.9))
 def test_no_assignment_is_better(seed: int, speakers: int, count: int, threshold: float) -> None:
     rng = np.random.default_rng(seed)
-    heard = said(**{f"s{place}": rng.normal(size=3).tolist() for place in range(speakers)})
+    embedded = said(**{f"s{place}": rng.normal(size=3).tolist() for place in range(speakers)})
     voices = known(**{f"v{place}": rng.normal(size=3).tolist() for place in range(count)})
-    found = recognise(heard, voices, threshold=threshold)
+    found = identify(embedded, voices, threshold=threshold)
     gains = np.maximum(found.cosines - threshold, 0.0)
     wide = np.zeros((speakers, count + speakers))  # a column of its own for nobody
     wide[:, :count] = gains
     best = max(
         sum(wide[row, column] for row, column in enumerate(p)) for p in permutations(range(count + speakers), speakers)
     )
-    place = {name: row for row, name in enumerate(heard.speaker_embeddings)}
+    place = {name: row for row, name in enumerate(embedded.speaker_embeddings)}
     got = [(place[speaker], voices.names.index(voice)) for speaker, voice in found.names.items()]
     assert sum(gains[pair] for pair in got) == pytest.approx(best)
     assert all(found.cosines[pair] >= threshold for pair in got)
@@ -254,7 +258,7 @@ def test_one_label_a_voice() -> None:
         said("three", SPEAKER_00=at(95), SPEAKER_01=at(-10)),
         said("four"),
     ]
-    told = link(files, threshold=0.9)
+    told = link_speakers(files, threshold=0.9)
     assert [labels(one) for one in told] == [
         ["SPEAKER_00", "SPEAKER_01"],
         ["SPEAKER_01", "SPEAKER_02", "SPEAKER_03"],
@@ -266,24 +270,24 @@ def test_one_label_a_voice() -> None:
     assert set(told[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and confidences(told[2]) == confidences(
         files[2]
     )
-    assert [labels(one) for one in link(files, threshold=0.9)] == [labels(one) for one in told]
-    assert link([]) == []
+    assert [labels(one) for one in link_speakers(files, threshold=0.9)] == [labels(one) for one in told]
+    assert link_speakers([]) == []
 
 
 def test_two_speakers_of_a_recording_stay_two() -> None:
     """Though a and b are nearest to each other, and c is near both: c goes to the nearer one, the other stays alone."""
-    first, second = link([said(a=at(0), b=at(1)), said(c=at(1.2))], threshold=0.5)
+    first, second = link_speakers([said(a=at(0), b=at(1)), said(c=at(1.2))], threshold=0.5)
     assert labels(first) == ["SPEAKER_00", "SPEAKER_01"] and labels(second) == ["SPEAKER_01"]
 
 
 def test_seconds_weigh() -> None:
     """A group of 0 and 40 degrees with c at 75: mean cosine 0.54 by equal weights, 0.76 when b has spoken longest."""
     files = [said(a=at(0)), said(b=at(40)), said(c=at(75))]
-    assert [labels(one)[0] for one in link(files, threshold=0.7)] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01"]
+    assert [labels(one)[0] for one in link_speakers(files, threshold=0.7)] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01"]
     files = [said(a=at(0)), said(b=at(35)), said(c=at(75))]
-    assert [labels(one)[0] for one in link(files, threshold=0.6)] == ["SPEAKER_00", "SPEAKER_00", "SPEAKER_01"]
+    assert [labels(one)[0] for one in link_speakers(files, threshold=0.6)] == ["SPEAKER_00", "SPEAKER_00", "SPEAKER_01"]
     files = [said(a=at(0)), said("two", {"b": 9.0}, b=at(35)), said(c=at(75))]
-    assert len({labels(one)[0] for one in link(files, threshold=0.6)}) == 1
+    assert len({labels(one)[0] for one in link_speakers(files, threshold=0.6)}) == 1
 
 
 def test_known_names_hold_and_spread() -> None:
@@ -293,23 +297,23 @@ def test_known_names_hold_and_spread() -> None:
         said(SPEAKER_00=at(175), SPEAKER_01=at(2), ben=at(90)),
         said(SPEAKER_00=at(171)),
     ]
-    told = link(files, known=("anna", "ben", "SPEAKER_01"), threshold=0.8)
+    told = link_speakers(files, known=("anna", "ben", "SPEAKER_01"), threshold=0.8)
     assert labels(told[0]) == ["SPEAKER_01", "anna"]  # as the known voice at 2 degrees is called
     assert labels(told[1]) == ["anna", "ben"]
     assert labels(told[2]) == ["anna", "SPEAKER_01", "ben"]
     assert labels(told[3]) == ["anna"]
-    alone = link([said(anna=None), said(anna=at(0), SPEAKER_00=at(1))], known=["anna"])
+    alone = link_speakers([said(anna=None), said(anna=at(0), SPEAKER_00=at(1))], known=["anna"])
     assert [labels(one) for one in alone] == [["anna"], ["anna", "SPEAKER_00"]]
 
 
 def test_what_cannot_be_linked() -> None:
     with pytest.raises(KnnError, match="different sizes"):
-        link([said(a=[1, 0]), said(a=[1, 0, 0])])
+        link_speakers([said(a=[1, 0]), said(a=[1, 0, 0])])
     with pytest.raises(KnnError, match="threshold"):
-        link([said(a=[1, 0])], threshold=0)
+        link_speakers([said(a=[1, 0])], threshold=0)
     with pytest.raises(ValueError, match="one name"):
-        renamed(said(a=None, b=None), {"a": "b"})
-    assert labels(renamed(said(a=None, b=None), {"a": "b", "b": "a"})) == ["b", "a"]
+        rename_speakers(said(a=None, b=None), {"a": "b"})
+    assert labels(rename_speakers(said(a=None, b=None), {"a": "b", "b": "a"})) == ["b", "a"]
 
 
 def agglomerated(files: list[Diarization], threshold: float, known: tuple[str, ...]) -> list[set[tuple[int, str]]]:
@@ -354,7 +358,7 @@ def test_linking_is_greedy_average_linkage(seed: int, sizes: list[int], threshol
                 chosen[place] = names[place % 2]
         speech = {name: float(rng.uniform(1, 20)) for name in chosen}
         files.append(said("f", speech, **{name: rng.normal([1, 0, 0]).tolist() for name in chosen}))
-    told = link(files, threshold=threshold, known=names)
+    told = link_speakers(files, threshold=threshold, known=names)
     groups: dict[str, set[tuple[int, str]]] = {}
     for place, (before, after) in enumerate(zip(files, told, strict=True)):
         assert len(set(labels(after))) == len(labels(after))  # never two of one recording
@@ -374,7 +378,7 @@ def test_equal_embeddings_end_and_never_share_a_recording(seed: int, sizes: list
     rng = np.random.default_rng(seed)
     choices = [[1.0, 0.0], [0.0, 1.0], *([[0.0, 0.0]] if zero else [])]
     files = [said(**{f"s{place}": choices[rng.integers(len(choices))] for place in range(size)}) for size in sizes]
-    for one in link(files, threshold=1.0):
+    for one in link_speakers(files, threshold=1.0):
         assert len(set(labels(one))) == len(labels(one))
 
 
@@ -387,7 +391,7 @@ def test_many_files() -> None:
         said(**{f"s{place}": (voices[one] + 0.3 * rng.normal(size=64)).tolist() for place, one in enumerate(file)})
         for file in drawn
     ]
-    told = link(files)
+    told = link_speakers(files)
     given = [label for one in told for label in labels(one)]
     assert len(set(zip([one for file in drawn for one in file], given, strict=True))) == 40
 
@@ -398,37 +402,39 @@ def test_many_files() -> None:
 def test_voices_there_and_back(tiny: Embedder, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = {name: rng.normal(size=tiny.dimension).tolist() for name in ("SPEAKER_00", "anna")}
-    heard = said("talk", {"anna": 4.0}, **vectors, SPEAKER_01=None)
-    assert export([("talk", heard)], tiny.bundle.fingerprint, tmp_path / "v.h5") == 2
+    embedded = said("talk", {"anna": 4.0}, **vectors, SPEAKER_01=None)
+    assert export_speakers([("talk", embedded)], tiny.bundle.fingerprint, tmp_path / "v.h5") == 2
     rows = hdf5.read(tmp_path / "v.h5")
     assert rows.embedder == tiny.bundle.fingerprint
     assert rows.name.tolist() == ["talk"] * 2 and rows.speaker.tolist() == ["SPEAKER_00", "anna"]
     assert rows.start.tolist() == [1, 3] and rows.end.tolist() == [2, 7]
-    assert np.array_equal(rows.data[1], heard.speaker_embeddings["anna"])
-    voices = enrol(tmp_path / "v.h5", tiny)
-    again = recognise(renamed(heard, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), voices, threshold=0.99)
+    assert np.array_equal(rows.data[1], embedded.speaker_embeddings["anna"])
+    voices = enroll(tmp_path / "v.h5", tiny)
+    again = identify(
+        rename_speakers(embedded, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), voices, threshold=0.99
+    )
     assert again.names == {"SPEAKER_07": "SPEAKER_00", "SPEAKER_09": "anna"}
     assert labels(again.diarization) == ["SPEAKER_00", "anna", "SPEAKER_01"]
 
 
 def test_labels_of_several_recordings_are_told_apart(tmp_path: Path) -> None:
     files = [("one", said(SPEAKER_00=at(0), anna=at(90))), ("two", said(SPEAKER_00=at(180), anna=at(90)))]
-    export(files, "", tmp_path / "v.h5", known=["anna"])
+    export_speakers(files, "", tmp_path / "v.h5", known=["anna"])
     assert hdf5.read(tmp_path / "v.h5").speaker.tolist() == ["one/SPEAKER_00", "anna", "two/SPEAKER_00", "anna"]
     with pytest.raises(KnnError, match="exists already"):
-        export(files, "", tmp_path / "v.h5")
-    linked = link([one for _, one in files], known=["anna"])
-    export([("one", linked[0]), ("two", linked[1])], "", tmp_path / "v.h5", across=True, force=True)
+        export_speakers(files, "", tmp_path / "v.h5")
+    linked = link_speakers([one for _, one in files], known=["anna"])
+    export_speakers([("one", linked[0]), ("two", linked[1])], "", tmp_path / "v.h5", linked=True, force=True)
     assert hdf5.read(tmp_path / "v.h5").speaker.tolist() == ["SPEAKER_00", "anna", "SPEAKER_01", "anna"]
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(KnnError, match="no voice to write"):
-        export([("one", said(a=None))], "", tmp_path / "v.h5")
+    with pytest.raises(KnnError, match="no speaker embedding to write"):
+        export_speakers([("one", said(a=None))], "", tmp_path / "v.h5")
     with pytest.raises(KnnError, match="different sizes"):
-        export([("one", said(a=[1, 0])), ("two", said(a=[1]))], "", tmp_path / "v.h5")
+        export_speakers([("one", said(a=[1, 0])), ("two", said(a=[1]))], "", tmp_path / "v.h5")
     with pytest.raises(KnnError, match="one of the sources"):
-        export([("one", said(a=[1, 0]))], "", tmp_path / "v.h5", sources=[tmp_path / "v.h5"])
+        export_speakers([("one", said(a=[1, 0]))], "", tmp_path / "v.h5", sources=[tmp_path / "v.h5"])
     assert not list(tmp_path.iterdir())
 
 
@@ -436,7 +442,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
-    """Two voices that no training heard, enrolled with one recording each, found in others of theirs."""
+    """Two voices that no training embedded, enrolled with one recording each, found in others of theirs."""
     embedder = Embedder("voice", device="cpu")
     with (shared / "data" / "speech" / "manifest.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -446,7 +452,7 @@ def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for path in paths[name][:3]:
             (tmp_path / name / path.name).symlink_to(path)
-    voices = enrol(tmp_path, embedder)
+    voices = enroll(tmp_path, embedder)
     files = labelled_files([paths[name][-1] for name in names])
-    heard = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
-    assert recognise(said(**heard), voices).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}
+    embedded = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
+    assert identify(said(**embedded), voices).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}

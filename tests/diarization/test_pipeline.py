@@ -20,7 +20,7 @@ from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, Floats
 from knn_cli.diarization import pipeline, window_embeddings
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
-from knn_cli.diarization.pipeline import DiarizationOptions, check_speakers
+from knn_cli.diarization.options import DiarizationOptions, check_speakers
 from knn_cli.diarization.segmentation import Segmenter
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle

@@ -22,7 +22,7 @@ from knn_cli.audio.edits import Edit
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.values import Diarization, Turn, sort_turns
 from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import Part
+from knn_cli.diarization.speaker_removal import UnwantedSpan
 
 Triple = tuple[float, float, str]
 
@@ -33,7 +33,7 @@ def talk_of(*triples: Triple, confidence: Mapping[int, float] | None = None) -> 
     return sort_turns(Turn(*triple, confidence.get(place)) for place, triple in enumerate(triples))
 
 
-def triples(parts: Sequence[Part]) -> list[Triple]:
+def triples(parts: Sequence[UnwantedSpan]) -> list[Triple]:
     return [(part.start, part.end, part.speaker) for part in parts]
 
 
@@ -89,7 +89,7 @@ def test_names_that_nobody_has() -> None:
 def test_csv() -> None:
     file = io.StringIO()
     speaker_removal.write_unwanted_csv(
-        [Part(2, 3.5, 'x, "y"'), Part(0, 1.23456, "OVERLAPPED"), Part(1.3, 1.3001, "A")], file
+        [UnwantedSpan(2, 3.5, 'x, "y"'), UnwantedSpan(0, 1.23456, "OVERLAPPED"), UnwantedSpan(1.3, 1.3001, "A")], file
     )
     assert file.getvalue() == 'Start [s],End [s],Speaker\n0.000,1.235,OVERLAPPED\n2.000,3.500,"x, ""y"""\n'
     empty = io.StringIO()
@@ -104,7 +104,7 @@ times = st.integers(0, 40).map(lambda quarter: quarter / 4)
 @settings(deadline=None, max_examples=50)
 def test_every_instant_is_labelled_as_by_asking_who_speaks(turns: list[Triple], unwanted: set[str]) -> None:
     talk = talk_of(*((min(a, b), max(a, b), name) for a, b, name in turns if a != b))
-    parts = speaker_removal.parts_of(talk, unwanted)
+    parts = speaker_removal.unwanted_spans(talk, unwanted)
     for quarter in range(40):
         middle = quarter / 4 + 0.125
         speaking = {turn.speaker for turn in talk if turn.start < middle < turn.end}
@@ -293,11 +293,16 @@ def test_muted_and_cut_files_are_exact(
     sound = np.random.default_rng(1).uniform(-1, 1, (2 * rate, 2))
     soundfile.write(source, sound, rate, format=kind, subtype=subtype)
     before, held = source.read_bytes(), whole(source, bits)
-    parts = [Part(0, 0.25, "B"), Part(1.0, 1.1, "OVERLAPPED"), Part(1.1, 1.2, "B"), Part(1.9, 2.0, "B")]
+    parts = [
+        UnwantedSpan(0, 0.25, "B"),
+        UnwantedSpan(1.0, 1.1, "OVERLAPPED"),
+        UnwantedSpan(1.1, 1.2, "B"),
+        UnwantedSpan(1.9, 2.0, "B"),
+    ]
     fade = round(rate * 0.05)
     edit = Edit(((0, rate // 4), (rate, rate * 6 // 5), (rate * 19 // 10, 2 * rate)), fade, False)
 
-    muted = speaker_removal.clean(source, tmp_path / f"m.{suffix}", parts, how="mute")
+    muted = speaker_removal.remove_speakers(source, tmp_path / f"m.{suffix}", parts, how="mute")
     heard = whole(muted.target, bits)
     assert len(heard) == len(held)
     for first, last in edit.spans:
@@ -310,7 +315,7 @@ def test_muted_and_cut_files_are_exact(
         (expected,) = edit.apply([held])
         assert np.array_equal(heard, expected)
 
-    cut = speaker_removal.clean(source, tmp_path / f"c.{suffix}", parts, how="cut")
+    cut = speaker_removal.remove_speakers(source, tmp_path / f"c.{suffix}", parts, how="cut")
     outside = np.ones(len(held), dtype=bool)
     for first, last in edit.spans:
         outside[first:last] = False
@@ -333,7 +338,7 @@ def test_floats_keep_every_bit_and_what_is_above_full_scale(tmp_path: Path, subt
     soundfile.write(source, sound, 48000, subtype=subtype)
     held = soundfile.read(source)[0]
     assert np.abs(held).max() > 2
-    speaker_removal.clean(source, target, [Part(0.5, 0.6, "B")], how="mute")
+    speaker_removal.remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     heard = soundfile.read(target)[0]
     assert soundfile.info(target).subtype == subtype
     assert np.array_equal(heard[:21600], held[:21600]) and np.array_equal(heard[31200:], held[31200:])
@@ -359,7 +364,7 @@ def test_nothing_of_an_unwanted_turn_is_heard(tmp_path: Path, how: str) -> None:
                 unwanted |= (place + 1 > start * rate) & (place < end * rate)  # sample n lasts from n to n + 1
         source, target = tmp_path / f"{number}.wav", tmp_path / f"{number}_{how}.wav"
         soundfile.write(source, np.where(unwanted, 20000, -20000).astype(np.int16), rate)
-        done = speaker_removal.clean(source, target, speaker_removal.unwanted(talk_of(*turns), "B"), how=how)
+        done = speaker_removal.remove_speakers(source, target, speaker_removal.unwanted(talk_of(*turns), "B"), how=how)
         heard = soundfile.read(target, dtype="int16")[0]
         assert heard.max() <= 0
         assert done.unwanted == unwanted.sum()
@@ -367,21 +372,23 @@ def test_nothing_of_an_unwanted_turn_is_heard(tmp_path: Path, how: str) -> None:
 
 
 def test_a_whole_file_can_be_muted_and_not_cut(tmp_path: Path, tone: Path) -> None:
-    everything = [Part(0, 9, "B")]
-    done = speaker_removal.clean(tone, tmp_path / "m.wav", everything, how="mute")
+    everything = [UnwantedSpan(0, 9, "B")]
+    done = speaker_removal.remove_speakers(tone, tmp_path / "m.wav", everything, how="mute")
     assert not soundfile.read(done.target)[0].any()
     assert (done.whole, done.kept, done.unwanted, done.parts) == (32000, 32000, 32000, 1)
     with pytest.raises(KnnError, match=r"Nothing of .* would be left"):
-        speaker_removal.clean(tone, tmp_path / "c.wav", everything, how="cut")
+        speaker_removal.remove_speakers(tone, tmp_path / "c.wav", everything, how="cut")
     assert not (tmp_path / "c.wav").exists()
 
 
 def test_nobody_unwanted_is_a_copy(tmp_path: Path, tone: Path) -> None:
     for how in ("mute", "cut"):
-        done = speaker_removal.clean(tone, tmp_path / "b.wav", [], how=how)  # type: ignore[arg-type]
+        done = speaker_removal.remove_speakers(tone, tmp_path / "b.wav", [], how=how)  # type: ignore[arg-type]
         assert np.array_equal(soundfile.read(done.target)[0], soundfile.read(tone)[0])
         assert (done.unwanted, done.parts, done.kept) == (0, 0, 32000)
-    done = speaker_removal.clean(tone, tmp_path / "b.wav", [Part(5, 6, "B")], how="cut")  # past the end
+    done = speaker_removal.remove_speakers(
+        tone, tmp_path / "b.wav", [UnwantedSpan(5, 6, "B")], how="cut"
+    )  # past the end
     assert (done.unwanted, done.parts, done.kept) == (0, 0, 32000)
 
 
@@ -390,13 +397,13 @@ def test_blocks_of_files_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     sound = np.random.default_rng(4).integers(-9999, 9999, (9000, 2), dtype=np.int16)
     sound[2500:7500] = 0
     soundfile.write(source, sound, 8000)
-    parts = [Part(0.01, 0.2, "B"), Part(0.25, 0.26, "B"), Part(1, 1.1, "B")]
+    parts = [UnwantedSpan(0.01, 0.2, "B"), UnwantedSpan(0.25, 0.26, "B"), UnwantedSpan(1, 1.1, "B")]
     heard = []
     for size in (1 << 17, 1000, 97):
         monkeypatch.setattr(writing, "BLOCK_FRAMES", size)
         for how in ("mute", "cut"):
             target = tmp_path / f"{how}.flac"
-            speaker_removal.clean(source, target, parts, how=how, max_silence=0.5)  # type: ignore[arg-type]
+            speaker_removal.remove_speakers(source, target, parts, how=how, max_silence=0.5)  # type: ignore[arg-type]
             heard.append(soundfile.read(target, dtype="int16")[0])
     for number, one in enumerate(heard):
         assert np.array_equal(one, heard[number % 2])
@@ -409,18 +416,18 @@ def test_silence_is_looked_for_in_what_is_left(tmp_path: Path) -> None:
     soundfile.write(source, sound, rate)
     turns = talk_of((0, 1, "A"), (1.8, 2.8, "B"), (3.6, 4.6, "A"), confidence={0: 0.5, 1: 0.6, 2: 0.7})
     parts = speaker_removal.unwanted(turns, "least")
-    assert speaker_removal.clean(source, tmp_path / "0.wav", max_silence=1.0).silences == 0  # 0.8 s each
-    cut = speaker_removal.clean(source, tmp_path / "c.wav", parts, how="cut", max_silence=1.0)
+    assert speaker_removal.remove_speakers(source, tmp_path / "0.wav", max_silence=1.0).silences == 0  # 0.8 s each
+    cut = speaker_removal.remove_speakers(source, tmp_path / "c.wav", parts, how="cut", max_silence=1.0)
     assert (cut.whole, cut.unwanted, cut.silence, cut.silences) == (36800, 8000, 11200, 1)  # 1.6 s together
     assert cut.kept == soundfile.info(cut.target).frames == 36800 - 8000 - 11200
-    mute = speaker_removal.clean(source, tmp_path / "m.wav", parts, how="mute", max_silence=1.0)
+    mute = speaker_removal.remove_speakers(source, tmp_path / "m.wav", parts, how="mute", max_silence=1.0)
     assert (mute.unwanted, mute.silence, mute.kept) == (8000, 19200, 17600)  # 2.6 s
     assert np.array_equal(soundfile.read(mute.target)[0], soundfile.read(cut.target)[0])
     assert mute.seconds() == {"whole": 4.6, "kept": 2.2, "unwanted": 1.0, "silence": 2.4}
     for done in (cut, mute):
-        again = speaker_removal.clean(done.target, tmp_path / "again.wav", max_silence=1.0)
+        again = speaker_removal.remove_speakers(done.target, tmp_path / "again.wav", max_silence=1.0)
         assert again.silence == 0 and again.target.read_bytes() == done.target.read_bytes()
-        left = speaker_removal.moved(Diarization(turns, seconds=4.6), done)
+        left = speaker_removal.retime(Diarization(turns, seconds=4.6), done)
         assert turns_of(left.turns) == [(0, 1, "A"), (1.2, 2.2, "A")]
         assert left.seconds == 2.2 and [turn.confidence for turn in left.turns] == [0.5, 0.7]
 
@@ -432,7 +439,7 @@ def test_no_click_where_silence_was(tmp_path: Path) -> None:
     sound[16000:40000] += 0.002
     sound[40000:64000] -= 0.002
     soundfile.write(source, sound, 16000, subtype="FLOAT")
-    speaker_removal.clean(source, target, max_silence=1.0)
+    speaker_removal.remove_speakers(source, target, max_silence=1.0)
     heard = soundfile.read(target)[0]
     assert len(heard) == 16000 * 2 + 3200
     assert np.abs(np.diff(heard[16000:19200])).max() < 0.002 / 75
@@ -441,11 +448,11 @@ def test_no_click_where_silence_was(tmp_path: Path) -> None:
 # Turns in the cleaned recording
 
 
-def cleaned(whole: int, *done: Edit, rate: int = 10) -> speaker_removal.Cleaned:
+def cleaned(whole: int, *done: Edit, rate: int = 10) -> speaker_removal.RemovalResult:
     kept = whole
     for edit in done:
         kept = edit.output_length(kept)
-    return speaker_removal.Cleaned(Path("b.wav"), "WAV PCM_16", "", rate, None, whole, kept, 0, 0, 0, 0, done)
+    return speaker_removal.RemovalResult(Path("b.wav"), "WAV PCM_16", "", rate, None, whole, kept, 0, 0, 0, 0, done)
 
 
 def test_turns_after_cutting() -> None:
@@ -453,7 +460,7 @@ def test_turns_after_cutting() -> None:
     turns = talk_of(*triples, confidence={1: 0.25, 3: 0.75})
     voices = {name: np.ones(2, dtype=np.float32) for name in "ABC"}
     found = Diarization(turns, "talk", voices, dict.fromkeys("ABC", 1.0), 25.0)
-    after = speaker_removal.moved(found, cleaned(250, Edit(((40, 60), (70, 75), (130, 150)), 0, True)))
+    after = speaker_removal.retime(found, cleaned(250, Edit(((40, 60), (70, 75), (130, 150)), 0, True)))
     assert turns_of(after.turns) == [(0, 7.5, "A"), (9.5, 10.5, "A"), (15.5, 20.5, "A")]
     assert [turn.confidence for turn in after.turns] == [None, 0.75, None]
     assert set(after.speaker_embeddings) == set(after.clean_speech_seconds) == {"A"}
@@ -464,7 +471,7 @@ def test_turns_after_muting() -> None:
     triples = ((0, 10, "A"), (4, 6, "B"), (5, 7, "C"), (12, 15, "A"), (14, 30, "C"))
     turns = talk_of(*triples, confidence={0: 0.5, 2: 0.25, 4: 1.0})
     muted = cleaned(200, Edit(((40, 60), (70, 80), (120, 130)), 0, False))
-    after = speaker_removal.moved(Diarization(turns), muted)
+    after = speaker_removal.retime(Diarization(turns), muted)
     expected = [(0, 4, "A"), (6, 7, "A"), (6, 7, "C"), (8, 10, "A"), (13, 15, "A"), (14, 20, "C")]
     assert sorted(turns_of(after.turns)) == sorted(expected)
     confidence = {(turn.start, turn.speaker): turn.confidence for turn in after.turns}
@@ -484,9 +491,9 @@ def test_coded_forms_stay_and_are_silent_where_muted(tmp_path: Path, suffix: str
     time = np.arange(3 * rate) / rate
     kind = "MP3" if suffix == "mp3" else "OGG"
     soundfile.write(source, 0.4 * np.sin(2 * np.pi * 300 * time), rate, format=kind, subtype=subtype)
-    target = speaker_removal.target_of(source)
+    target = speaker_removal.output_path(source)
     assert target == tmp_path / f"a_cleaned.{suffix}"
-    done = speaker_removal.clean(source, target, [Part(1, 2, "B")], how="mute")
+    done = speaker_removal.remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="mute")
     info = soundfile.info(target)
     assert (info.subtype, info.samplerate, info.channels) == (subtype, rate, 1)
     assert done.form == f"{kind} {subtype}" and done.whole == info.frames == 3 * rate
@@ -494,7 +501,7 @@ def test_coded_forms_stay_and_are_silent_where_muted(tmp_path: Path, suffix: str
     assert np.abs(heard[rate : 2 * rate]).max() < 0.02  # no more than the coder's own noise near the fades
     assert np.abs(heard[rate + rate // 10 : 2 * rate - rate // 10]).max() < 1e-3
     assert np.abs(heard - held)[rate // 4 : rate // 2].max() < 0.05
-    cut = speaker_removal.clean(source, target, [Part(1, 2, "B")], how="cut")
+    cut = speaker_removal.remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="cut")
     assert soundfile.info(target).frames == cut.kept == 2 * rate
 
 
@@ -505,9 +512,9 @@ def test_what_only_ffmpeg_reads_becomes_wav(tmp_path: Path, suffix: str, codec: 
     sound = np.random.default_rng(5).uniform(-0.3, 0.3, (44100, 2))
     soundfile.write(first, sound, 44100, subtype="PCM_16")
     subprocess.run(["ffmpeg", "-v", "error", "-i", first, "-c:a", codec, source], check=True)
-    target = speaker_removal.target_of(source, "muted")
+    target = speaker_removal.output_path(source, "muted")
     assert target == tmp_path / "b_muted.wav"
-    done = speaker_removal.clean(source, target, [Part(0.5, 0.6, "B")], how="mute")
+    done = speaker_removal.remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     assert done.form == "WAV PCM_24" and "b." in done.note and "WAV PCM_24" in done.note
     info = soundfile.info(target)
     assert (info.samplerate, info.channels, info.subtype) == (44100, 2, "PCM_24")
@@ -515,13 +522,13 @@ def test_what_only_ffmpeg_reads_becomes_wav(tmp_path: Path, suffix: str, codec: 
     if codec != "aac":  # without loss
         assert np.array_equal(whole(target, 16)[:19000], whole(first, 16)[:19000])
     with pytest.raises(KnnError, match=r"would hold WAV PCM_24.*\.wav"):
-        speaker_removal.clean(source, tmp_path / "c.m4a", how="mute")
+        speaker_removal.remove_speakers(source, tmp_path / "c.m4a", how="mute")
 
 
 def test_a_form_that_can_only_be_read_becomes_wav(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     soundfile.write(source, np.random.default_rng(6).uniform(-0.5, 0.5, 8000), 8000, subtype="IMA_ADPCM")
-    done = speaker_removal.clean(source, tmp_path / "b.wav", [Part(0.5, 0.6, "B")], how="mute")
+    done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     assert done.form == "WAV PCM_24" and done.note
     assert np.array_equal(whole(done.target, 16)[:3600], whole(source, 16)[:3600])
 
@@ -529,12 +536,12 @@ def test_a_form_that_can_only_be_read_becomes_wav(tmp_path: Path) -> None:
 def test_an_mp3_named_wav_stays_mp3(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     soundfile.write(source, np.random.default_rng(6).uniform(-0.5, 0.5, 16000), 16000, format="MP3")
-    assert speaker_removal.target_of(source, folder=tmp_path / "x") == tmp_path / "x" / "a_cleaned.mp3"
+    assert speaker_removal.output_path(source, folder=tmp_path / "x") == tmp_path / "x" / "a_cleaned.mp3"
 
 
 def test_a_wav_beyond_4_gb_becomes_rf64(tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "MAX_WAV_BYTES", 63_999)
-    done = speaker_removal.clean(tone, tmp_path / "b.wav", how="mute")
+    done = speaker_removal.remove_speakers(tone, tmp_path / "b.wav", how="mute")
     assert soundfile.info(done.target).format == "RF64"
     assert np.array_equal(soundfile.read(done.target)[0], soundfile.read(tone)[0])
 
@@ -544,7 +551,7 @@ def test_texts_stay(tmp_path: Path) -> None:
     with soundfile.SoundFile(source, "w", 8000, 1) as file:
         file.title, file.artist, file.date = "Interview 7", "Archive", "1971"
         file.write(np.zeros(8000))
-    speaker_removal.clean(source, target, how="mute")
+    speaker_removal.remove_speakers(source, target, how="mute")
     with soundfile.SoundFile(target) as file:
         assert (file.title, file.artist, file.date) == ("Interview 7", "Archive", "1971")
 
@@ -552,32 +559,32 @@ def test_texts_stay(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, tone: Path) -> None:
     before = tone.read_bytes()
     with pytest.raises(KnnError, match="is one of the sources"):
-        speaker_removal.clean(tone, tone, how="mute")
+        speaker_removal.remove_speakers(tone, tone, how="mute")
     (tmp_path / "link.wav").symlink_to(tone)
     with pytest.raises(KnnError, match="is one of the sources"):
-        speaker_removal.clean(tone, tmp_path / "link.wav", how="cut")
+        speaker_removal.remove_speakers(tone, tmp_path / "link.wav", how="cut")
     with pytest.raises(KnnError, match=r"would hold WAV PCM_16.*\.wav"):
-        speaker_removal.clean(tone, tmp_path / "b.flac", how="mute")
+        speaker_removal.remove_speakers(tone, tmp_path / "b.flac", how="mute")
     for seconds in (0.1, -1.0, math.nan, math.inf):
         with pytest.raises(KnnError, match="200 ms of a silence stay"):
-            speaker_removal.clean(tone, tmp_path / "b.wav", max_silence=seconds)
+            speaker_removal.remove_speakers(tone, tmp_path / "b.wav", max_silence=seconds)
     for threshold in (0.0, 30.0, math.nan):
         with pytest.raises(KnnError, match="no level below full scale"):
-            speaker_removal.clean(tone, tmp_path / "b.wav", max_silence=1.0, threshold=threshold)
+            speaker_removal.remove_speakers(tone, tmp_path / "b.wav", max_silence=1.0, threshold=threshold)
     with pytest.raises(KnnError, match="cannot be written"):
-        speaker_removal.clean(tone, tmp_path / "none" / "b.wav", how="mute")
+        speaker_removal.remove_speakers(tone, tmp_path / "none" / "b.wav", how="mute")
     with pytest.raises(ValueError, match="nothing to do"):
-        speaker_removal.clean(tone, tmp_path / "b.wav")
+        speaker_removal.remove_speakers(tone, tmp_path / "b.wav")
     for name, content in (("text.wav", b"hello, this is no sound"), ("empty.wav", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(AudioError):
-            speaker_removal.clean(tmp_path / name, tmp_path / "b.wav", how="mute")
+            speaker_removal.remove_speakers(tmp_path / name, tmp_path / "b.wav", how="mute")
     (tmp_path / "short.wav").write_bytes(before[:32000])
     with pytest.raises(AudioError, match="cut short"):
-        speaker_removal.clean(tmp_path / "short.wav", tmp_path / "b.wav", how="mute")
+        speaker_removal.remove_speakers(tmp_path / "short.wav", tmp_path / "b.wav", how="mute")
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
     with pytest.raises(KnnError, match="holds no samples"):
-        speaker_removal.clean(tmp_path / "none.wav", tmp_path / "b.wav", how="mute")
+        speaker_removal.remove_speakers(tmp_path / "none.wav", tmp_path / "b.wav", how="mute")
     assert tone.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "empty.wav",
@@ -601,9 +608,9 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     for minutes in (1, 4):
         source = tmp_path / f"{minutes}.wav"
         soundfile.write(source, np.resize(np.repeat([9000, 0], 40000), minutes * 480000).astype(np.int16), 8000)
-        parts = [Part(60 * minute, 60 * minute + 20, "B") for minute in range(minutes)]
+        parts = [UnwantedSpan(60 * minute, 60 * minute + 20, "B") for minute in range(minutes)]
         tracemalloc.start()
-        done = speaker_removal.clean(source, tmp_path / "b.wav", parts, how="cut", max_silence=1.0)
+        done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", parts, how="cut", max_silence=1.0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert done.silences >= 4 * minutes - 1

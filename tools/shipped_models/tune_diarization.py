@@ -19,7 +19,8 @@ import numpy as np
 import soundfile
 from pyannote.core import Annotation
 
-from knn_cli.diarization.pipeline import DiarizationOptions, diarize
+from knn_cli.diarization.options import DiarizationOptions
+from knn_cli.diarization.pipeline import diarize
 from knn_cli.diarization.segmentation import Segmenter
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.diarization_error import diarization_error
