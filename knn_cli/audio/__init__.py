@@ -1,1 +1,1 @@
-"""Reading and writing sound, sample-exact edits, segments, speech activity and speech regions."""
+"""Sound: reading and writing it, sample-exact edits, segments, speech activity."""

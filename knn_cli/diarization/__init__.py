@@ -1,1 +1,3 @@
-"""Who spoke when: segmentation, window embeddings, clustering, reconstruction, identification, speaker removal."""
+"""Who spoke when: segmentation, window embeddings, clustering, reconstruction, identification of enrolled speakers,
+linking over recordings, speaker removal.
+"""

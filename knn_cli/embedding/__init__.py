@@ -1,1 +1,1 @@
-"""Sound to vectors: the embedder, files and stores."""
+"""Sound to embeddings: the embedder, files and stores."""

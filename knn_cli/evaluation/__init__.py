@@ -1,1 +1,1 @@
-"""Figures from scores: language recognition metrics, bootstrap, duration curve, diarization error. No models."""
+"""Metrics from scores: language recognition, verification, diarization error, bootstrap, duration curve. No models."""

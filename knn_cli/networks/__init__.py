@@ -1,1 +1,1 @@
-"""Neural networks and the folders that hold them: contracts, features, bundles, ONNX export."""
+"""Neural networks and the bundles that hold them: contracts, filter-bank features, checkpoint import, ONNX export."""

@@ -1,1 +1,1 @@
-"""Clustering methods: embeddings to speaker labels."""
+"""Clustering: embeddings to speaker labels. One module per method."""

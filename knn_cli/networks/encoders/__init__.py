@@ -1,1 +1,1 @@
-"""Encoders: waveforms to hidden layers."""
+"""Encoders: waveforms to hidden layers. One module per architecture."""

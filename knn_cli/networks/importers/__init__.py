@@ -1,1 +1,1 @@
-"""Importers: published checkpoints to networks of ours."""
+"""Importers: published checkpoints to our networks. One module per source."""

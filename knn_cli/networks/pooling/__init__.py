@@ -1,1 +1,1 @@
-"""Pooling back ends: hidden layers to one embedding per clip."""
+"""Pooling: hidden layers to one embedding per clip."""

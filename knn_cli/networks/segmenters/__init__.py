@@ -1,1 +1,1 @@
-"""Segmentation networks: who of a few local speakers speaks in each frame."""
+"""Segmentation networks: which of a few local speakers are active in each frame."""
