@@ -20,7 +20,6 @@ from knn_cli.recognition import splitters
 from knn_cli.recognition import train_classifier as train_module
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier import Classifier, posteriors
-from knn_cli.recognition.classifier import Classifier, posteriors
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.make_split import SplitOptions, make_split
 from knn_cli.recognition.split_file import read_split, write_split
