@@ -189,7 +189,7 @@ def linking(rows: Floats, found: list[Clip], threshold: float, draws: int = 10, 
                 place = int(left.pop())
                 file.setdefault(found[place].speaker, place)
             drawn.append(file)
-        told = across.link(
+        told = across.link_speakers(
             [said({name: (rows[place], 10.0) for name, place in file.items()}) for file in drawn], threshold=threshold
         )
         truth = np.array([name for file in drawn for name in file])

@@ -16,7 +16,7 @@ from knn_cli.formats.spans import turn_document
 
 
 class RemovalSummary(NamedTuple):
-    """What cleaning did to a recording: who was not wanted and where; what sound was written, None where none was."""
+    """What was removed from a recording: unwanted speakers, their spans, and the sound that was written, if any."""
 
     speakers: list[str]
     parts: list[UnwantedSpan]
@@ -25,20 +25,20 @@ class RemovalSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeakerRemoval:
-    """What is to be done to recordings, and where it goes.
+    """How speakers are removed from recordings, and where the results go.
 
     folder      : of everything that is written
-    form        : of the turns that are written beside cleaned sound
-    unwanted    : see `cleaning.unwanted_speakers`; None where nobody is
+    format      : of the turns that are written beside cleaned sound
+    unwanted    : see `speaker_removal.unwanted_speakers`; None where nobody is
     how         : what happens to them; None leaves the sound as it is
-    max_silence : see `cleaning.clean`; None leaves silences as they are
+    max_silence : see `speaker_removal.remove_speakers`; None leaves silences as they are
     channel     : that turns are of, which a player of cleaned sound plays
 
     Raises KnnError for what no recording can be cleaned by.
     """
 
     folder: Path
-    form: str
+    format: str
     unwanted: str | None = None
     how: Literal["mute", "cut"] | None = None
     max_silence: float | None = None
@@ -65,14 +65,14 @@ class SpeakerRemoval:
 
     def turns_path(self, source: Path) -> Path:
         """Where the turns of its cleaned sound go."""
-        suffix = find_format("turns", self.form).suffix
+        suffix = find_format("turns", self.format).suffix
         return self.folder / f"{self.audio_path(source).stem}{suffix}"
 
     def apply(self, source: Path, found: Diarization, known: Collection[str] = ()) -> RemovalSummary:
-        """List a recording's unwanted parts, write its cleaned sound, and its turns as they are retimed there.
+        """List a recording's unwanted spans, write its edited sound, and the turns at their times in it.
 
         known : speakers that need not be in this recording
-        Raises KnnError for an unknown speaker and as `cleaning.clean`, AudioError for the recording.
+        Raises KnnError for an unknown speaker and as `speaker_removal.remove_speakers`, AudioError for the recording.
         """
         names: list[str] = []
         if self.unwanted is not None:
@@ -89,5 +89,5 @@ class SpeakerRemoval:
         )
         cleaned = replace(speaker_removal.retime(found, done), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel)
-        write(document, self.turns_path(source), self.form)
+        write(document, self.turns_path(source), self.format)
         return RemovalSummary(names, parts, done)

@@ -1,7 +1,7 @@
-"""Cleaning recordings of speech: who is not wanted, where they speak, and the sound without them.
+"""Speaker removal: who is unwanted, where they speak, and the sound without them.
 
-What an unwanted speaker says is muted or cut out whole, with whatever others say at the same time; long silences are
-shortened. Rate, channels, format and bit depth stay, and so does every sample outside the changes.
+The turns of an unwanted speaker are muted or cut out whole, with whatever others say at the same time; long silences
+are shortened. Rate, channels, format and bit depth stay, and so does every sample outside the changes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIN_SILENCE_SECONDS = edits.SILENCE_KEPT_SECONDS
 
 @dataclass(frozen=True)
 class UnwantedSpan:
-    """A stretch of a recording that is not wanted: seconds, and the one who speaks, or OVERLAPPED."""
+    """An unwanted span of a recording: seconds, and its speaker, or OVERLAPPED."""
 
     start: float
     end: float
@@ -41,7 +41,7 @@ class UnwantedSpan:
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """What became of a recording; lengths in samples a channel.
+    """What was done to a recording; lengths in samples per channel.
 
     note     : why it is in another form than its source, "" where it is not
     how      : "mute" or "cut", None where only silences were shortened
@@ -140,7 +140,7 @@ def unwanted_spans(
 
 
 def _label(active: Collection[str], speakers: Collection[str], all_overlap: bool) -> str | None:
-    """What a stretch is called in which these speak, None where it is wanted."""
+    """Label of a span in which these speak, None where it is wanted."""
     if len(active) > 1:
         return OVERLAPPED if all_overlap or any(name in speakers for name in active) else None
     return next((name for name in active if name in speakers), None)
@@ -157,7 +157,7 @@ def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
 
 
 def check_silence(max_silence: float | None, threshold: float) -> None:
-    """KnnError for lengths and levels that no silence has."""
+    """Raise KnnError for durations and levels that no silence has."""
     if max_silence is not None and not MIN_SILENCE_SECONDS <= max_silence < math.inf:
         raise KnnError(
             f"`max_silence` {max_silence:g} cannot be held: {1000 * MIN_SILENCE_SECONDS:.0f} ms of a silence stay.",
@@ -264,10 +264,10 @@ def _counted(sound: Iterator[Frames], lengths: list[int]) -> Iterator[Frames]:
 
 
 def retime(found: Diarization, cleaned: RemovalResult) -> Diarization:
-    """The turns as they are heard in the cleaned recording.
+    """The turns at their times in the edited recording.
 
     What was muted or cut is no part of any turn, what follows comes earlier, and turns of which nothing is left go,
-    with voices of speakers who no longer speak. Pieces of a turn that muting splits keep its confidence.
+    with the embeddings of speakers who no longer speak. Pieces of a turn that muting splits keep its confidence.
     """
     turns: list[Turn] = []
     muted = [span for edit in cleaned.edits if not edit.removes for span in edit.spans]
@@ -283,7 +283,7 @@ def retime(found: Diarization, cleaned: RemovalResult) -> Diarization:
     return Diarization(
         sort_turns(turns),
         found.name,
-        {name: voice for name, voice in found.speaker_embeddings.items() if name in left},
+        {name: vector for name, vector in found.speaker_embeddings.items() if name in left},
         {name: seconds for name, seconds in found.clean_speech_seconds.items() if name in left},
         cleaned.kept / cleaned.rate,
     )

@@ -1,4 +1,4 @@
-"""HDBSCAN, for whoever has scikit-learn: clusters where embeddings lie dense."""
+"""HDBSCAN, where scikit-learn is installed: clusters in dense regions of embeddings."""
 
 from __future__ import annotations
 

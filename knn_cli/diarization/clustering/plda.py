@@ -1,4 +1,4 @@
-"""What a model knows of how voices differ: from its embeddings to coordinates where VBx and trials are simple.
+"""The PLDA of a model: from its embeddings to coordinates in which VBx and trials are simple.
 
 An embedding is centred, brought to length 1, reduced by LDA, centred and brought to length 1 again. Then follow the
 coordinates of a two-covariance PLDA (`plda`) in which embeddings scatter with variance 1 around their speaker, and
@@ -61,7 +61,7 @@ class EmbeddingPLDA:
             raise ValueError("the variances of speakers are not positive and falling")
 
     def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
-        """(N, E) -> (N, D) of length 1 after LDA: their cosines say how alike voices are. KnnError for another E."""
+        """(N, E) -> (N, D) of length 1 after LDA: cosines are similarities of speakers. KnnError for another E."""
         rows = float64_rows(embeddings, len(self.centre))
         return l2_normalize(l2_normalize(rows - self.centre) @ self.lda - self.shift)
 
