@@ -1,6 +1,6 @@
 """Muting, cutting and shortening spans of sound, exact to the sample and independent of the size of blocks.
 
-Nothing of an edited span can be heard afterwards: fades lie outside it, in the sound that stays.
+No sample of an edited span remains audible: fades lie outside it, in the sound that is kept.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from knn_cli.audio.writing import Frames
 
 FADE_SECONDS = 0.05  # beside what is muted or cut
-SILENCE_FADE_SECONDS = 0.01  # beside silence that is taken out: avoids a click, too short to hear the noise dip
-SILENCE_KEPT_SECONDS = 0.2  # of a silence that is shortened, half at each side
+SILENCE_FADE_SECONDS = 0.01  # beside silence that is cut out: avoids a click, too short for an audible dip in the noise
+SILENCE_KEPT_SECONDS = 0.2  # of a shortened silence, half at each end
 LEVELS_PER_SECOND = 100
-ROUNDING_SAMPLES = 1e-6  # what seconds times rate may be off by
+ROUNDING_SAMPLES = 1e-6  # tolerance for the rounding error of seconds times rate
 
 Span = tuple[int, int]  # first sample, the one after the last
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of a sound, in samples of the sound that it is applied to.
+    """Spans to be muted or cut out of a sound, in samples of that sound.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Edit:
         return sum(max(0, min(last, samples) - first) for first, last in self.spans)
 
     def output_length(self, samples: int) -> int:
-        """Return the length of a sound of `samples` afterwards."""
+        """Return the length, after the edit, of a sound of `samples`."""
         return samples - self.covered_samples(samples) if self.removes else samples
 
     def gain_steps(self, first: int, last: int) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ class Edit:
                 yield block
 
     def new_positions(self, samples: Sequence[float] | Doubles) -> Doubles:
-        """Return where these instants, in samples, lie afterwards; those in a span that is cut out, at its joint."""
+        """Return the positions, in samples, after the edit; those within a span that is cut out move to the joint."""
         times = np.asarray(samples, dtype=np.float64)
         if not (self.removes and self.spans):
             return times
@@ -125,7 +125,7 @@ def sample_spans(times: Iterable[tuple[float, float]], rate: int) -> tuple[Span,
 
 
 def mute_or_cut(times: Iterable[tuple[float, float]], rate: int, *, removes: bool) -> Edit:
-    """Return the edit that mutes these (start, end) in seconds, or cuts them out, with fades of 50 ms."""
+    """Return the edit that mutes the spans (start, end) in seconds, or cuts them out, with fades of 50 ms."""
     return Edit(sample_spans(times, rate), round(FADE_SECONDS * rate), removes)
 
 
@@ -135,7 +135,7 @@ def shorten_silences(
     """Find the edit that cuts all but 200 ms out of every long silence, with fades of 10 ms at the joints.
 
     Silence is where in blocks of 10 ms the root mean square of the loudest channel stays below the threshold. The
-    first and the last 100 ms of a silence stay, in whole blocks, so that a second pass finds nothing more.
+    first and the last 100 ms of a silence are kept, in whole blocks, so that a second pass changes nothing.
 
     Parameters
     ----------
@@ -184,6 +184,6 @@ def shorten_silences(
 
 
 def _energies(block: Frames, size: int) -> Doubles:
-    """Sums of squares of the loudest channel, one for every `size` samples."""
+    """Sums of squares of the loudest channel over blocks of `size` samples."""
     cut = block.astype(np.float64).reshape(-1, size, block.shape[1])  # (blocks, size, channels)
     return np.asarray(np.einsum("bsc,bsc->bc", cut, cut).max(axis=1))

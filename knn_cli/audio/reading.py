@@ -32,7 +32,7 @@ NATIVE_SUFFIXES = frozenset(
 FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split())
 SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
 
-_TRUNCATION_SECONDS = 0.1  # a file that lacks no more than this of what its header promises is not cut short
+_TRUNCATION_SECONDS = 0.1  # a file may lack this much of the duration in its header
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def info(path: Path | str) -> AudioInfo:
         if shutil.which("ffmpeg") is None:
             raise unreadable(path) from error
     rate, count, channels = 1, 0, 0
-    for own_rate, frames in decoded_by_ffmpeg(path):  # only decoding tells the length
-        rate, count, channels = own_rate, count + len(frames), frames.shape[1]
+    for file_rate, frames in decoded_by_ffmpeg(path):  # the length is known only after decoding
+        rate, count, channels = file_rate, count + len(frames), frames.shape[1]
     return AudioInfo(path, rate, channels, count / rate, "decoded by ffmpeg")
 
 
@@ -108,9 +108,9 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
 def blocks(
     path: Path | str, *, rate: int = RATE, channel: str = "mix", seconds: float | None = None
 ) -> Iterator[Waveform]:
-    """Yield a recording as consecutive blocks of `seconds` (a minute), of which the last may be shorter; see `read`.
+    """Yield a recording as consecutive blocks of `seconds` (60 by default); the last may be shorter. See `read`.
 
-    Joined, the blocks are exactly the samples of `read`, whatever their length: one resampler runs through them all.
+    Concatenated, the blocks are exactly the samples of `read`, for any block length: one resampler processes them all.
     """
     path = existing_file(path)
     size = max(1, round((seconds or BLOCK_SECONDS) * rate))
@@ -125,13 +125,13 @@ def blocks(
 def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, channel: str = "mix") -> Iterator[Floats]:
     """Yield (S,) float32 samples of each span of a recording, in one pass.
 
-    The longest span and a block are in memory.
+    At most the longest span and one block are in memory.
 
     Parameters
     ----------
     path : path
     spans : iterable of Segment
-        Seconds, sorted by start; they may overlap. What lies past the end of the recording is left out.
+        Seconds, sorted by start; they may overlap. Parts past the end of the recording are left out.
     rate, channel
         See `read`.
     """
@@ -160,7 +160,7 @@ def encode_flac(samples: Floats, rate: int) -> bytes:
 
 
 def decode_flac(data: bytes) -> Floats:
-    """Return the (S,) float32 samples of what `encode_flac` returned."""
+    """Return the (S,) float32 samples of FLAC bytes from `encode_flac`."""
     from io import BytesIO
 
     samples: Floats = soundfile.read(BytesIO(data), dtype="float32")[0]
@@ -175,7 +175,7 @@ def existing_file(path: Path | str) -> Path:
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file.")
     if not path.is_file():
-        raise AudioError(f"{path} is a pipe or a device.", "Sound is read from files, which can be looked at twice.")
+        raise AudioError(f"{path} is a pipe or a device.", "Give a regular file: it may be read twice.")
     if path.stat().st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes).", "Copy or record it again.")
     return path
@@ -191,7 +191,7 @@ def unreadable(path: Path) -> AudioError:
 
 
 def channel_index(channel: str) -> int | None:
-    """Return the index of the channel that a name asks for, None for the mix. AudioError for an unknown name."""
+    """Return the index of the channel of a name, None for the mix. AudioError for an unknown name."""
     if channel == "mix":
         return None
     number = {"left": "1", "right": "2"}.get(channel, channel)
@@ -204,7 +204,7 @@ def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
     """(S,) float32 pieces at `rate`, checked for NaN; one channel or the mean of all."""
     pick = channel_index(channel)
     resampler = None
-    for own_rate, frames in _decoded(path):
+    for file_rate, frames in _decoded(path):
         count = frames.shape[1]
         if pick is not None and pick >= count:
             plural = "s" * (count > 1)
@@ -212,17 +212,17 @@ def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
         samples = frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
         if not np.isfinite(samples).all():
             raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
-        if own_rate == rate:
+        if file_rate == rate:
             yield samples
             continue
-        resampler = resampler or soxr.ResampleStream(own_rate, rate, 1, dtype="float32")
+        resampler = resampler or soxr.ResampleStream(file_rate, rate, 1, dtype="float32")
         yield resampler.resample_chunk(samples)
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
 
 def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
-    """(rate, (n, channels) float32) pieces at the file's own rate."""
+    """(rate, (n, channels) float32) pieces at the file's sampling rate."""
     try:
         file = open_native(path)
     except soundfile.LibsndfileError as error:
@@ -244,13 +244,13 @@ def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
 
 def open_native(path: Path) -> soundfile.SoundFile:
     """Open a file with libsndfile. LibsndfileError for a file that it does not read."""
-    # As bytes, since a name need not be valid text; libsndfile on Windows wants text.
+    # As bytes, since a name need not be valid text; libsndfile on Windows needs text.
     return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
 
 
 def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
     """Refuse a file with less sound than its header promises, or an Ogg stream without its last page: AudioError."""
-    if file.format == "WAV":  # libsndfile lowers `frames` to what a short file holds, which only its log shows
+    if file.format == "WAV":  # libsndfile lowers `frames` to the actual length; only its log has the header's
         note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
         if note and int(note[1]) < 0x7FFFF000:  # streaming writers leave the largest possible number
             promised = promised * int(note[1]) // max(1, int(note[2]))
@@ -284,7 +284,7 @@ def _has_xing(path: Path) -> bool:
 
 
 def _ends_well(path: Path) -> bool:
-    """Whether an Ogg file's last page says that it is the last (RFC 3533, header_type bit 0x04)."""
+    """Whether an Ogg file's last page is marked as the last (RFC 3533, header_type bit 0x04)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 17)))  # a page has at most 65,307 bytes
         tail = file.read()
@@ -293,7 +293,7 @@ def _ends_well(path: Path) -> bool:
 
 
 def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
-    """(rate, (n, channels) float32) pieces from an ffmpeg process: Sun AU, since its header needs no seeking back."""
+    """(rate, (n, channels) float32) pieces from ffmpeg, as Sun AU, whose header is written without seeking."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path.resolve()), "-vn"]
     command += ["-c:a", "pcm_f32be", "-f", "au", "-"]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
@@ -307,7 +307,7 @@ def decoded_by_ffmpeg(path: Path) -> Iterator[tuple[int, Floats]]:
                 while data := process.stdout.read(size):
                     whole = len(data) // (4 * count) * (4 * count)
                     yield rate, np.frombuffer(data[:whole], dtype=">f4").astype(np.float32).reshape(-1, count)
-        except GeneratorExit:  # the caller needs no more
+        except GeneratorExit:  # the caller has stopped reading
             process.kill()
             raise
         failed = process.wait() != 0  # below zero when a signal ended it

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Segment
 
-# Half a nanosecond: the error that a sum of float64 seconds may have, far below one sample.
+# Seconds: above the rounding error of sums of float64 times, far below one sample.
 EPSILON = 5e-10
 MIN_SECONDS = 1e-6  # shorter segments are empty, and segments so close together touch
-FRAME_SECONDS = 0.04  # of a decision on who speaks
+FRAME_SECONDS = 0.04  # resolution of the decisions on who speaks
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
 
@@ -53,7 +53,7 @@ def binarize(
     Returns
     -------
     list of Segment
-        By start.
+        Sorted by start.
     """
     if probabilities.ndim != 1:
         raise ValueError(f"probabilities are (N,), not {probabilities.shape}")
@@ -78,7 +78,7 @@ def binarize(
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
-    """Join segments that overlap or touch, and leave out empty ones; by start."""
+    """Return segments sorted by start, with those that overlap or touch joined and empty ones left out."""
     merged: list[Segment] = []
     for segment in sorted(segment for segment in segments if segment.duration > MIN_SECONDS):
         if merged and segment.start - merged[-1].end <= MIN_SECONDS:
@@ -101,11 +101,11 @@ def total_seconds(segments: Iterable[Segment]) -> float:
 def windows(
     speech: Iterable[Segment], *, duration: float = 1.5, step: float = 0.75, minimum: float = 0.0
 ) -> list[Segment]:
-    """Place windows of `duration` seconds every `step` seconds over each region of speech, none reaching outside it.
+    """Place windows of `duration` seconds every `step` seconds within each region of speech.
 
     The last window of a region is moved back to end with the region, so that all of it is covered; a region no
-    longer than `duration` is one window. Regions shorter than `minimum` have none, unless all are that short: then the
-    longest has one, so that speech always has at least one window.
+    longer than `duration` is one window. Regions shorter than `minimum` get none, unless all are that short: then the
+    longest gets one, so that speech always has at least one window.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def cut(seconds: float, segment: float, minimum: float) -> tuple[list[Segment], 
 
     Returns
     -------
-    segments : list of pyannote.core.Segment
+    segments : list of Segment
     dropped : float
         Seconds of the remainder that was dropped.
     """

@@ -1,8 +1,8 @@
 """silero-vad's network (MIT), with the weights for 16 kHz from its wheel, and faster than the wheel's own code.
 
-That code takes 32 ms per call and keeps a state. All layers but the LSTM see only a frame and the 4 ms before it, so
-here all frames of all waveforms go through those layers at once. The wheel's code is not imported, since it sets torch
-to one thread for the whole process.
+The wheel's code processes 32 ms per call and keeps a state. All layers but the LSTM depend only on a frame and the 4 ms
+before it, so here they process all frames of all waveforms at once. The wheel's code is not imported, since it sets
+torch to one thread for the whole process.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ def network() -> Silero:
     try:
         path = Path(str(spec and spec.origin)).parent / "data" / "silero_vad.jit"
         state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        model.load_state_dict({ours: state[f"_model.{theirs}"] for ours, theirs in _KEYS.items()})
+        model.load_state_dict({key: state[f"_model.{source_key}"] for key, source_key in _KEYS.items()})
     except (ValueError, KeyError, RuntimeError) as error:  # missing, damaged, or of another version
-        hint = "pip install 'silero-vad>=6.2,<7'"
+        hint = "Install it: pip install 'silero-vad>=6.2,<7'."
         raise KnnError("The weights of the package silero-vad are missing or of another network.", hint) from error
     return model.eval()
 
 
-_KEYS = {  # our names of weights, and theirs
+_KEYS = {  # key of each weight in `Silero` -> key in the wheel's network
     "spectrum.weight": "stft.forward_basis_buffer",
     **{
-        f"{ours}.{kind}": f"{theirs}.{kind}"
-        for ours, theirs in {
+        f"{key}.{kind}": f"{source_key}.{kind}"
+        for key, source_key in {
             **{f"narrow.{number}": f"encoder.{number}.reparam_conv" for number in range(4)},
             "classifier": "decoder.decoder.2",
         }.items()

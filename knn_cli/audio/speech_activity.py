@@ -1,7 +1,7 @@
-"""Speech activity: where in a recording somebody speaks, by silero-vad.
+"""Voice activity detection with silero-vad.
 
-The network is recurrent, so its last layers go step by step. Waveforms go through it in parallel, and a long recording
-is cut into chunks of a minute, each with a few seconds of the sound before it as warm-up.
+The network is recurrent, so its last layers run frame by frame. Waveforms are processed in parallel, and a long
+recording is cut into chunks of a minute, each preceded by a few seconds of sound as warm-up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WARM_UP_FRAMES = 4 * RATE // FRAME
 
 
 def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
-    """Compute the speech probability of every 32 ms frame of 16 kHz waveforms; few of these are in memory at once.
+    """Compute the speech probability of every 32 ms frame of 16 kHz waveforms, with only a few of them in memory.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def probabilities(waveforms: Iterable[Floats]) -> list[Floats]:
 
 
 def speech(blocks: Iterable[Waveform], **thresholds: float) -> list[Segment]:
-    """Find the speech regions of one recording, in the memory of some minutes of sound.
+    """Find the speech regions of one recording, with a few minutes of it in memory.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def speech(blocks: Iterable[Waveform], **thresholds: float) -> list[Segment]:
     Returns
     -------
     list of Segment
-        By start.
+        Sorted by start.
     """
     chunks: list[tuple[int, float]] = []  # frames of warm-up, and the end in seconds
 

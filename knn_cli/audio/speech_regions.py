@@ -1,4 +1,4 @@
-"""Regions of speech in recordings and clips; without voice activity detection, everything that is not silence."""
+"""Speech regions of recordings and clips; without voice activity detection, the whole of those that are not silent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from knn_cli.core.values import Floats, Segment, Waveform
 
 __all__ = ["MIN_PEAK", "is_silent", "no_speech", "of_clips", "of_recording"]
 
-MIN_PEAK = 1e-4  # sound whose largest sample is not above this (-80 dBFS) is silence, whatever a detector says
+MIN_PEAK = 1e-4  # sound whose largest sample does not exceed this (-80 dBFS) is silence, whatever the detector finds
 
 
 def is_silent(samples: Floats) -> bool:
@@ -23,8 +23,8 @@ def is_silent(samples: Floats) -> bool:
 
 
 def no_speech(source: str, use_vad: bool) -> SilenceError:
-    """The error for a source without speech."""
-    hint = "If there is, `use_vad=False` takes all of it." if use_vad else "Check the recording's level."
+    """Return the error for a source without speech."""
+    hint = "To use all of the sound, give `use_vad=False`." if use_vad else "Check the recording's level."
     return SilenceError(f"{source} holds no speech.", hint)
 
 
@@ -39,7 +39,7 @@ def of_recording(
     rate : int
         Samples per second at which the file is read.
     use_vad : bool
-        Take what silero-vad finds; otherwise the whole file.
+        Detect speech with silero-vad; otherwise take the whole file.
     channel : str
         See `audio.reading.read`.
 
@@ -81,7 +81,7 @@ def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[list[Se
     clips : sequence of Waveform
         Of any rate.
     use_vad : bool
-        Take what silero-vad finds; otherwise the whole clip, unless it is silent.
+        Detect speech with silero-vad; otherwise take the whole clip, unless it is silent.
 
     Returns
     -------
@@ -93,8 +93,8 @@ def of_clips(clips: Sequence[Waveform], *, use_vad: bool = True) -> list[list[Se
     probabilities = speech_activity.probabilities([_at_vad_rate(clip) for clip in clips])
     frame_seconds = speech_activity.FRAME / speech_activity.RATE
     return [
-        segments.binarize(found, frame_seconds, end=clip.seconds)
-        for found, clip in zip(probabilities, clips, strict=True)
+        segments.binarize(clip_probabilities, frame_seconds, end=clip.seconds)
+        for clip_probabilities, clip in zip(probabilities, clips, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Reading and writing sound sample for sample, in the format of its file.
 
 `reading` returns float32 mono at one rate for models; this module preserves rate, channels, bit depth, file format and
-tags. Both stream. libsndfile gives access neither to BWF's own fields nor to a WAV's channel mask; those are lost.
+tags. Both stream. libsndfile gives access neither to the fields of BWF nor to a WAV's channel mask; those are lost.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from knn_cli.core.output_paths import check_output
 Frames = NDArray[Any]  # (n, channels), int32 in units of the last bit or float64 with 1.0 as full scale
 
 BLOCK_FRAMES = 1 << 17
-MAX_WAV_BYTES = 2**32 - 2**16  # of sound; a WAV counts them in 32 bits, RF64 in 64
+MAX_WAV_BYTES = 2**32 - 2**16  # of sound; WAV has 32-bit sizes, RF64 64-bit ones
 
-# Bits of the subtypes that libsndfile writes as it reads them. It reads A-law and mu-law as their 16-bit values;
-# what it writes as 20-bit ALAC it does not read back.
+# Bits of the subtypes that libsndfile reads and writes without loss. It reads A-law and mu-law as 16-bit values; it
+# cannot read the 20-bit ALAC that it writes.
 _BITS = {
     "PCM_S8": 8,
     "PCM_U8": 8,
@@ -42,9 +42,9 @@ _BITS = {
     "ALAC_24": 24,
     "ALAC_32": 32,
 }
-_BYTES = {"DOUBLE": 8, "ULAW": 1, "ALAW": 1}  # per sample, if not its bits / 8; 4 for floats
+_BYTES = {"DOUBLE": 8, "ULAW": 1, "ALAW": 1}  # per sample, where not bits / 8; FLOAT has 4
 _FLOATS = frozenset({"FLOAT", "DOUBLE"})
-# Encoded anew when written, at these compression levels of libsndfile: about 100 kbit/s per channel, 50 to 70 at
+# Encoded again when written, at these compression levels of libsndfile: about 100 kbit/s per channel, 50 to 70 at
 # 16 kHz.
 _LOSSY = {"VORBIS": 0.2, "OPUS": 0.7, "MPEG_LAYER_III": 0.1}
 # Suffixes of a format's files, the usual one first.
@@ -66,19 +66,19 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """How the samples of a file are stored, and how they are written again.
+    """How the samples of a file are stored, and how edited sound is written.
 
     Attributes
     ----------
     format, subtype : str
-        libsndfile's names of what is written.
+        libsndfile's names of the format that is written.
     rate : int
         Samples per second.
     channels : int
     bits : int or None
         Per integer sample; None for floats.
     suffix : str
-        Of a file in this format.
+        Suffix of files in this format.
     native : bool
         Whether libsndfile reads the source; otherwise ffmpeg does.
     matches_source : bool
@@ -114,10 +114,14 @@ class AudioFormat:
 
 
 def output_format(path: str | Path) -> AudioFormat:
-    """Return the format in which sound of a file is written again: its own if libsndfile writes it, else 24-bit WAV.
+    """Return the format for an edited copy of a file: the same format if libsndfile writes it, else 24-bit WAV.
 
-    24 bits hold what ffmpeg decodes, lossless or not, and the 4-bit encodings of WAV, without loss. AudioError for a
-    file that is not audio.
+    24 bits hold the samples that ffmpeg decodes, and those of the 4-bit encodings of WAV, without loss.
+
+    Raises
+    ------
+    AudioError
+        If the file is not audio.
     """
     path = reading.existing_file(path)
     try:
@@ -141,14 +145,17 @@ def _writable(
     if kind not in _SUFFIXES or not known or not soundfile.check_format(kind, subtype):
         return AudioFormat("WAV", "PCM_24", rate, channels, 24, ".wav", matches_source=False, tags=tags)
     usual = ".opus" if subtype == "OPUS" else _SUFFIXES[kind][0]
-    own_suffix = suffix if suffix.lower() in _SUFFIXES[kind] else usual
-    return AudioFormat(kind, subtype, rate, channels, _BITS.get(subtype), own_suffix, tags=tags)
+    output_suffix = suffix if suffix.lower() in _SUFFIXES[kind] else usual
+    return AudioFormat(kind, subtype, rate, channels, _BITS.get(subtype), output_suffix, tags=tags)
 
 
 def read_frames(path: str | Path, audio_format: AudioFormat) -> Iterator[Frames]:
-    """Yield all samples of a file in blocks, exactly as it holds them; `audio_format` is its `output_format`.
+    """Yield the samples of a file in blocks, unchanged; `audio_format` is its `output_format`.
 
-    AudioError for a file that is missing, damaged or cut short.
+    Raises
+    ------
+    AudioError
+        If the file is missing, damaged or cut short.
     """
     path = reading.existing_file(path)
     if not audio_format.native:
@@ -180,7 +187,7 @@ def derived_path(source: str | Path, audio_format: AudioFormat, word: str, folde
 
 
 def check_target(target: str | Path, source: str | Path, audio_format: AudioFormat) -> None:
-    """Refuse a target that is the source, or whose suffix promises another format than the file will have: KnnError."""
+    """Raise KnnError for a target that is the source, or whose suffix is not one of the format to be written."""
     check_output(target, [source])
     names = _SUFFIXES[audio_format.format]
     if Path(target).suffix.lower() not in names:
@@ -192,16 +199,20 @@ def check_target(target: str | Path, source: str | Path, audio_format: AudioForm
 
 
 def write_frames(path: str | Path, audio_format: AudioFormat, blocks: Iterable[Frames], count: int) -> None:
-    """Write `count` samples per channel, to a file that is whole or not there.
+    """Write `count` samples per channel; the file appears only once it is complete.
 
-    A WAV of more than 4 GB is written as RF64, which is a WAV with longer counters. KnnError for what the file system
-    refuses; errors of `blocks` pass.
+    A WAV of more than 4 GB is written as RF64, which is WAV with 64-bit sizes. Exceptions of `blocks` are passed on.
+
+    Raises
+    ------
+    KnnError
+        If the file cannot be written.
     """
     size = count * audio_format.channels * _BYTES.get(audio_format.subtype, (audio_format.bits or 32) // 8)
     kind = "RF64" if audio_format.format in ("WAV", "WAVEX") and size > MAX_WAV_BYTES else audio_format.format
     written = 0
     with replacing(path) as part:
-        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `reading`: a name need not be valid text
+        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `reading.open_native`
         try:
             with soundfile.SoundFile(
                 name,

@@ -149,7 +149,7 @@ class _TimelineWriter:
         self._several = len(paths) > 1 and out_dir is None
         self._header = True
         if self._several and not self._format.multiple:
-            message = f"Several recordings in one {self._format.name} file could not be told apart."
+            message = f"Several recordings in one {self._format.name} file could not be distinguished."
             raise KnnError(message, "Give --out-dir for a file each.")
         self._targets = dict.fromkeys(paths, out)
         if out_dir is not None:

@@ -66,7 +66,7 @@ def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name:
         targets = {path: folder / f"{path.stem}{wanted.suffix}" for path in sources}
         return TurnOutputs(wanted.name, None, folder, targets)
     if len(sources) > 1 and not wanted.multiple:
-        message = f"Several recordings in one {wanted.name} file could not be told apart."
+        message = f"Several recordings in one {wanted.name} file could not be distinguished."
         raise KnnError(message, "Give --out-dir.")
     if wanted.binary and out is None:
         raise KnnError(f"The format {wanted.name} is not for stdout.", "Give -o or --out-dir.")

@@ -15,10 +15,15 @@ from knn_cli.core.errors import KnnError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, which replaces it if the block succeeds and is removed if it fails.
+    """Yield a temporary path beside `path`, which replaces it if the block succeeds and is removed if it fails.
 
-    A link stays a link, to the new file. Several files that belong together enter one `contextlib.ExitStack`: all are
-    written before the first is moved. KnnError if the file system refuses.
+    A symbolic link keeps pointing to its target, which is replaced. To replace several files together, enter them into
+    one `contextlib.ExitStack`: all are written before the first is moved.
+
+    Raises
+    ------
+    KnnError
+        If the file cannot be written.
     """
     wanted = Path(path)
     if wanted.is_dir():
@@ -34,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise  # about another file that the block opened
         raise _refused(path, error) from error
     except UnicodeEncodeError as error:
-        raise KnnError(f"{path} cannot be written: {error.object!r} is no valid text.", "Rename that file.") from error
+        raise KnnError(f"{path} cannot be written: {error.object!r} is not valid text.", "Rename that file.") from error
     finally:
         with suppress(OSError):  # it may not exist
             part.unlink()
@@ -42,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_text(path: str | Path) -> Iterator[TextIO]:
-    """Do what `replacing` does for a UTF-8 text file; a device or pipe (such as /dev/stdout) is written directly."""
+    """Like `replacing`, for a UTF-8 text file; a device or pipe (such as /dev/stdout) is written directly."""
     wanted = Path(path)
     try:
         if wanted.exists() and not wanted.is_file() and not wanted.is_dir():
@@ -59,10 +64,11 @@ def replacing_text(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, which replaces it if the block succeeds and is removed if it fails.
+    """Yield a temporary folder beside `path`, which replaces it if the block succeeds and is removed if it fails.
 
-    An existing folder is moved aside first and removed last, so that a kill in between leaves one of the two complete.
-    Call `output_paths.check_folder` before: this function replaces whatever it finds. A link stays a link.
+    An existing folder is moved aside first and removed last, so that one of the two remains complete if the process is
+    killed. Call `output_paths.check_folder` first: this function replaces any existing folder. A symbolic link keeps
+    pointing to its target, which is replaced.
     """
     target = Path(path).resolve()
     try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the torch device that a name asks for.
+    """Return the torch device with the given name.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Mistakes of users: each ends in one of these errors, never in a traceback."""
+"""Errors that a user can correct; the command line shows them as a message and a hint, without a traceback."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class KnnError(Exception):
     Parameters
     ----------
     message : str
-        One sentence that says what is wrong.
+        One sentence on what is wrong.
     hint : str
-        One sentence that says what to do. Parameters of functions stand between backticks, as in "`force=True`"; the
+        One sentence on how to correct it. Parameters of functions stand between backticks, as in "`force=True`"; the
         command line puts its options in their place.
 
     Attributes
@@ -51,16 +51,16 @@ class SilenceError(AudioError):
 
 
 class StoreError(KnnError):
-    """An HDF5 store, or another file of embeddings, that is not what was asked for."""
+    """An HDF5 store, or another file of embeddings, that cannot be read or is of the wrong kind."""
 
 
 class BundleError(KnnError):
-    """A model bundle that is missing, incomplete, altered, or made for other embeddings."""
+    """A model bundle that is missing, incomplete, altered, or trained on embeddings of another model."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be processed, and why; the others of its command are processed all the same."""
+    """A file that could not be processed, and why; the other files of the command are still processed."""
 
     file: str
     error: KnnError

@@ -1,4 +1,4 @@
-"""Checks of output paths, made before any work is done: nothing is overwritten that must stay."""
+"""Checks of output paths before any work is done, so that no file is overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -13,35 +13,41 @@ def check_output(path: str | Path | None, sources: Iterable[str | Path]) -> None
 
     Parameters
     ----------
-    path : path of the output, None for no output
-    sources : paths of the files that are read
+    path : path or None
+        The output; None if there is none.
+    sources : iterable of path
+        The files that are read.
 
     Raises
     ------
     KnnError
-        If `path` is one of the sources, also by way of a link. No option allows that.
+        If `path` is one of the sources, directly or through a link. No option overrides this.
     """
     if path is not None:
         check_outputs([path], sources)
 
 
 def check_outputs(paths: Iterable[str | Path], sources: Iterable[str | Path]) -> None:
-    """Do what `check_output` does for many outputs, in time that is linear in their number."""
+    """Like `check_output`, for many outputs, in time linear in their number."""
     resolved = {Path(source).resolve() for source in sources}
     for path in paths:
         if Path(path).resolve() in resolved:
             raise KnnError(f"{path} is one of the sources.", "Name another file for the output.")
 
 
-def check_folder(path: Path, kind: str, own_names: Collection[str], force: bool) -> None:
-    """Refuse a folder that an output folder of ours cannot replace.
+def check_folder(path: Path, kind: str, known_names: Collection[str], force: bool) -> None:
+    """Refuse to replace a folder that holds other files than an earlier output.
 
     Parameters
     ----------
-    path : the output folder
-    kind : what such a folder is, for the message
-    own_names : names that such a folder may hold; a folder that holds anything else is never replaced
-    force : whether a folder that holds only `own_names` may be replaced
+    path : Path
+        The output folder.
+    kind : str
+        Noun for such a folder in messages.
+    known_names : collection of str
+        Names of the entries that such a folder may hold; a folder that holds any other is never replaced.
+    force : bool
+        Whether a folder that holds only `known_names` may be replaced.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def check_folder(path: Path, kind: str, own_names: Collection[str], force: bool)
     """
     if not path.exists():
         return
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in own_names) if path.is_dir() else []
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in known_names) if path.is_dir() else []
     if not path.is_dir():
         foreign = [path.name]
     if foreign:
@@ -61,13 +67,16 @@ def check_folder(path: Path, kind: str, own_names: Collection[str], force: bool)
 
 
 def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:
-    """Create an output folder, and the folders of the files that go into it.
+    """Create an output folder, and the folders of the files to be written to it.
 
     Parameters
     ----------
-    folder : the output folder
-    targets : paths of the files that will be written
-    sources : paths of the files that are read
+    folder : Path
+        The output folder.
+    targets : sequence of Path
+        The files that will be written.
+    sources : sequence of Path
+        The files that are read.
 
     Raises
     ------
@@ -85,7 +94,7 @@ def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[
 
 
 def check_unique_stems(files: Sequence[Path]) -> None:
-    """Refuse two files of one stem, such as `a.wav` and `a.flac`: their outputs could not be told apart.
+    """Refuse two files with the same stem, such as `a.wav` and `a.flac`: their outputs would have the same name.
 
     Raises
     ------
@@ -96,6 +105,6 @@ def check_unique_stems(files: Sequence[Path]) -> None:
     for path in files:
         if (other := first.setdefault(path.stem, path)) is not path:
             raise KnnError(
-                f"Two files are called {path.stem}, so their turns could not be told apart: {other} and {path}.",
+                f"Two files are called {path.stem}, so their turns could not be distinguished: {other} and {path}.",
                 "Rename one.",
             )

@@ -1,7 +1,7 @@
 """Small networks on a CPU: several inputs in parallel, one thread each, instead of several threads on each operation.
 
-Operations on a few seconds of frames are over before threads have synchronised. In parallel, the same work takes less
-processor time, ends sooner, and gives the same values whatever the number of threads.
+Operations on a few seconds of frames take less time than the synchronisation of threads. With inputs in parallel, the
+same work takes less processor time, ends sooner, and gives the same values for any number of threads.
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ def single_threaded() -> Iterator[int]:
 
 @contextmanager
 def parallel_map(device: torch.device, max_items: int = MAX_PARALLEL_ITEMS) -> Iterator[OrderedMap]:
-    """Open a map that works on several items at once, each on a thread of its own.
+    """Yield a map that processes several items at once, each on a separate thread.
 
-    There are as many threads as torch has, at most `max_items`. Off the CPU it is Python's own `map`. Items are taken
-    as they are needed, never more than one beyond the threads. An error of the work is raised where its result would
-    be yielded, an error of the items when they are taken. A map may feed another one.
+    There are as many threads as torch uses, at most `max_items`. On other devices than the CPU it is the built-in
+    `map`. Items are taken as they are needed, at most one more than there are threads. An exception of the function is
+    raised where its result would be yielded, an exception of the iterable when an item is taken. A map may be the
+    input of another.
 
     Parameters
     ----------
     device : torch.device
         Where the work runs.
     max_items : int
-        Most items at a time.
+        Largest number of items processed at once.
 
     Yields
     ------

@@ -20,8 +20,8 @@ class Registry:
     kind : str
         What the table holds, for messages: "encoder", "pooling".
     *modules : str
-        Modules that register components. They are imported in this order until a look-up succeeds, so that the table
-        itself costs nothing and no module has to import its neighbours only to have them registered.
+        Modules that register components. They are imported in this order until a look-up succeeds, so that
+        creating the table imports nothing and no module has to import others only to have them registered.
     """
 
     def __init__(self, kind: str, *modules: str) -> None:
@@ -30,7 +30,7 @@ class Registry:
         self._components: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Component], Component]:
-        """Return a decorator that files a class or function under `name`. ValueError for a name that is taken."""
+        """Return a decorator that registers a class or function as `name`. ValueError if the name is taken."""
 
         def decorate(component: Component) -> Component:
             if name in self._components:
@@ -47,7 +47,7 @@ class Registry:
         return sorted(self._components)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """Return the component filed under `name`. KnnError, which lists the known names, if there is none."""
+        """Return the component registered as `name`. KnnError, which lists the known names, if there is none."""
         for module in self._modules:
             import_module(module)
             if name in self._components:
@@ -57,7 +57,7 @@ class Registry:
         return self._components[name]
 
     def build(self, name: str, **args: Any) -> Any:
-        """Call the component filed under `name`. KnnError for a name or arguments that it does not take."""
+        """Call the component registered as `name`. KnnError for an unknown name or arguments that it does not take."""
         component = self.get(name)
         check_arguments(f"The {self.kind} {name!r}", component, **args)
         return component(**args)
@@ -72,7 +72,7 @@ def check_arguments(what: str, function: Callable[..., Any], *args: Any, **kwarg
         The subject of the message: "The encoder 'wavlm'".
     function : callable
     *args, **kwargs
-        Arguments of the call; it is not made.
+        Arguments of the call; the function is not called.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The values that pass between packages: frozen, checked when they are built, free of any path or device.
+"""The values that packages exchange: immutable, checked when they are created, without paths or devices.
 
 Times are seconds from the beginning of the recording. `Diarization.annotation` gives turns as pyannote.core has them.
 """
@@ -159,9 +159,9 @@ class EmbeddingSet:
 
     @classmethod
     def concatenate(cls, sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
-        """Return the rows of one or more sets of one embedder, one set after the other."""
+        """Return the rows of one or more sets of the same embedder, in order."""
         if len({rows.embedder for rows in sets}) != 1:
-            raise ValueError("embeddings of several models, or none at all, make no set")
+            raise ValueError("only sets of embeddings of one model, at least one, can be concatenated")
         columns = {column: np.concatenate([getattr(rows, column) for rows in sets]) for column in _COLUMNS}
         return cls(**columns, embedder=sets[0].embedder)
 
@@ -183,7 +183,7 @@ class ScoreTable:
     truth : (N,) str array
         The true label, "" where unknown.
     threshold : float or None
-        A row whose largest detection LLR is below it is out of set. None: every row has one of the labels.
+        A row whose largest detection LLR is below it is out of set. With None, every row gets one of the labels.
     groups : tuple of C str
         The group that each label belongs to, such as a dialect region; () without groups.
 
@@ -232,9 +232,9 @@ class ScoreTable:
 
     @classmethod
     def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
-        """Return the rows of one or more tables of one classifier, one table after the other."""
+        """Return the rows of one or more tables of the same classifier, in order."""
         if len({(table.labels, table.threshold, table.groups) for table in tables}) > 1:
-            raise ValueError("scores of several classifiers make no table")
+            raise ValueError("only score tables of one classifier can be concatenated")
         fields = ("log_likelihood", "name", "start", "end", "truth")
         columns: dict[str, Any] = {
             column: np.concatenate([getattr(table, column) for table in tables]) for column in fields
@@ -261,13 +261,13 @@ class Segment:
         return max(0.0, self.end - self.start)
 
     def __and__(self, other: Segment) -> Segment:
-        """Return what two segments share; its duration is 0 where they share nothing."""
+        """Return the intersection of two segments; its duration is 0 if they do not overlap."""
         return Segment(max(self.start, other.start), min(self.end, other.end))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A stretch of a recording in which one speaker speaks.
+    """A part of a recording in which one speaker speaks.
 
     Attributes
     ----------

@@ -37,10 +37,10 @@ class Plot:
     name : str
         Stem of its file names.
     alt : str
-        What the figure shows, in words, for those who cannot see it.
+        Description of the figure in words, for screen readers.
     figure : matplotlib.figure.Figure
     table : Table
-        Its numbers; the title is the figure's too.
+        The numbers behind the figure; its title is also the figure's.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Plot:
 
 
 def render(plot: Plot, suffix: str) -> bytes:
-    """The figure as a file of a suffix in FORMATS: the same bytes for the same numbers, without any date."""
+    """Return the figure as a file of a suffix in FORMATS: without a date, so equal numbers give equal bytes."""
     return plot.svg if suffix == "svg" else _file_bytes(plot.figure, suffix)
 
 
@@ -71,14 +71,14 @@ def _file_bytes(figure: Figure, suffix: str) -> bytes:
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # SVG leaves letters to the viewer's fonts
         if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-            figure.draw_without_rendering()  # laid out once for all formats: it takes as long as drawing
+            figure.draw_without_rendering()  # once for all formats, since the layout takes as long as drawing
             figure.set_layout_engine("none")
         figure.savefig(file, format=suffix, metadata=metadata, dpi=DOTS_PER_INCH)
     return file.getvalue()
 
 
 def svg_element(plot: Plot) -> str:
-    """The figure as an <svg> element of a page: no prologue, no metadata, and ids that no other figure has."""
+    """Return the figure as an <svg> element of a page, without prologue and metadata, with ids unique to it."""
     text = plot.svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
@@ -90,7 +90,7 @@ def svg_element(plot: Plot) -> str:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Settings of every figure, for this block only; names with a dollar sign are not read as mathematics."""
+    """Apply the settings of all figures within this block; dollar signs in names are not read as mathematics."""
     import matplotlib
 
     settings: Any = {
@@ -116,7 +116,7 @@ def style() -> Iterator[None]:
 def new_figure(
     width: float, height: float, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot's state, width and height in inches, and its axes row by row."""
+    """Return a figure outside pyplot's state, width and height in inches, and its axes row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

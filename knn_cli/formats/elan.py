@@ -17,7 +17,7 @@ from knn_cli.formats.spans import RoundedSpan, SpanDocument, one_line
 
 _SCHEMA_INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 _LINGUISTIC_TYPE = "turn"
-# Kinds of dependent tiers that ELAN knows. Ours depend on none, but a document lists them all.
+# Constraints of dependent tiers in ELAN. The tiers here depend on no other, but a document lists all constraints.
 _CONSTRAINTS = {
     "Time_Subdivision": "parts of the annotation above, in time and without gaps",
     "Symbolic_Subdivision": "parts of the annotation above, in order",
@@ -37,8 +37,8 @@ _FORBIDDEN_CHARACTERS = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\
 def write_eaf(document: SpanDocument, file: TextIO, *, date: datetime | None = None) -> None:
     """Write turns as an ELAN document, to the millisecond.
 
-    Each speaker has a tier whose annotations hold its name. Tiers cannot hold two annotations at once: where turns of
-    one speaker overlap, the later one begins where the earlier one ends.
+    Each speaker has a tier, whose annotations contain the speaker's name. Annotations of a tier cannot overlap: where
+    turns of one speaker overlap, the later begins where the earlier ends.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def write_eaf(document: SpanDocument, file: TextIO, *, date: datetime | None = N
         Without an `audio_path`, ELAN asks for the recording. With a `location`, the path from there is written too.
     file : text file
     date : datetime, optional
-        When the document was made; now by default.
+        When the document was created; now by default.
     """
     tiers = _tiers(document.rounded())
     root = _root(date or datetime.now(timezone.utc))
@@ -110,7 +110,7 @@ def _tiers(spans: list[RoundedSpan]) -> dict[str, list[RoundedSpan]]:
 
 
 def _media_descriptor(audio_path: Path, location: Path | None) -> dict[str, str]:
-    """Where the recording is. ELAN takes these addresses for paths as they are, without any %-escapes."""
+    """Addresses of the recording; ELAN reads them as plain paths, without %-escapes."""
     resolved = audio_path.resolve()
     attributes = {
         "MEDIA_URL": f"file:///{resolved.as_posix().lstrip('/')}",

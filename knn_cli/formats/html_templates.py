@@ -1,4 +1,4 @@
-"""HTML pages that stand alone, from Jinja2 templates: values are escaped, styles and scripts are put into the page."""
+"""Self-contained HTML pages from Jinja2 templates: values are escaped, styles and scripts are inlined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InlineAsset:
-    """A style sheet or a script to be put into a page.
+    """A style sheet or script that is inlined into a page.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class InlineAsset:
 
 
 def load_template(package: str, name: str) -> Template:
-    """A template of the folder `templates` of a package, with every value escaped unless it is Markup."""
+    """Return a template of the folder `templates` of a package; every value is escaped unless it is Markup."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -46,7 +46,7 @@ def load_template(package: str, name: str) -> Template:
 
 
 def load_asset(package: str, name: str) -> InlineAsset:
-    """A style sheet or script of the folder `templates` of a package."""
+    """Return a style sheet or script of the folder `templates` of a package."""
     from markupsafe import Markup
 
     text = (files(package) / "templates" / name).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A recording and its turns as one HTML page that plays them: it sends no requests, and saves edited names as RTTM.
+"""An HTML page that plays a recording and shows its turns; it sends no requests, and saves edited names as RTTM.
 
-The page is `templates/player.html` with `player.css` and `player.js` inside. Names reach it as JSON or escaped, and the
-script shows them as text, never as markup.
+The page is `templates/player.html` with `player.css` and `player.js` inlined. Names are passed as JSON or escaped, and
+the script shows them as text, never as markup.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from knn_cli.formats.rttm import rttm_field
 from knn_cli.formats.spans import SpanDocument, seconds_by_label
 from knn_cli.formats.turn_plot import SPEAKER_COLOURS
 
-EMBED_SECONDS = 2 * 3600.0  # longer recordings stay beside their page: browsers slow down on pages above 50 MB
-MAX_COPY_BYTES = 24_000_000  # smaller files go into the page as they are, where browsers know the format
+EMBED_SECONDS = 2 * 3600.0  # longer recordings are not embedded: browsers slow down on pages above 50 MB
+MAX_COPY_BYTES = 24_000_000  # smaller files are embedded without re-encoding if browsers play their format
 MAX_BINS = 240_000  # of the waveform: 0.5 MB; 10 ms each up to 40 minutes
 MIN_BIN_SAMPLES = reading.RATE // 100
 PEAK_LEVEL = 120  # int8 level of the 99.9 % quantile of bins
@@ -40,8 +40,8 @@ _MP3_SETTINGS = {
     "bitrate_mode": "CONSTANT",
     "compression_level": 0.8,
 }  # 40 kbit/s
-# Formats that every browser plays and seeks in to the sample. MP3 is not among them: with a variable bit rate browsers
-# guess where a time is, so it is encoded again, at a constant bit rate.
+# Formats in which every browser plays and seeks to the exact sample. MP3 is not among them: with a variable bit rate
+# browsers estimate positions, so it is encoded again, at a constant bit rate.
 _COPIED_TYPES = {
     "WAV PCM_U8": "audio/wav",
     "WAV PCM_16": "audio/wav",
@@ -89,7 +89,7 @@ class PeakMeter:
         self._bins = self._samples = 0
 
     def add(self, samples: Floats) -> None:
-        """Add (S,) samples that follow those before."""
+        """Add the next (S,) samples."""
         self._samples += len(samples)
         pending = np.concatenate([self._remainder, samples])
         whole = len(pending) // self._bin_samples * self._bin_samples
@@ -102,7 +102,7 @@ class PeakMeter:
 
     def _join_pairs(self) -> None:
         extremes = np.concatenate(self._extremes)
-        if len(extremes) % 2:  # a bin that waits for its other half: as samples again, with the same peaks
+        if len(extremes) % 2:  # an unpaired bin is turned back into samples with the same peaks
             tail = np.tile(extremes[-1], self._bin_samples)[: self._bin_samples]
             self._remainder = np.concatenate([tail, self._remainder])
             extremes = extremes[:-1]
@@ -111,7 +111,7 @@ class PeakMeter:
         self._bins, self._bin_samples = len(pairs), self._bin_samples * 2
 
     def peaks(self) -> Peaks:
-        """Peaks of all samples so far."""
+        """Return the peaks of all samples so far."""
         last = [np.array([[self._remainder.min(), self._remainder.max()]], np.float32)] if len(self._remainder) else []
         extremes = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._extremes, *last])  # (bins, 2)
         heights = np.abs(extremes).max(axis=1) if len(extremes) else np.zeros(1)
@@ -126,18 +126,18 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
     Parameters
     ----------
     document : SpanDocument
-        Needs an `audio_path`; `channel` of it is played and drawn.
+        Needs an `audio_path`, of which `channel` is played and drawn.
     file : binary file
     embed_seconds : float
-        A recording that is longer is not put into the page but named by its path relative to the document's
-        `location`, and has to stay where it is.
+        A longer recording is not embedded in the page but referred to by its path relative to the document's
+        `location`, so it must not be moved.
 
     Raises
     ------
     KnnError
-        Without a recording.
+        If there is no recording.
     AudioError
-        Where the recording cannot be read, see `audio.reading.read`.
+        If the recording cannot be read, see `audio.reading.read`.
     """
     if document.audio_path is None:
         raise KnnError("A player needs the recording.", "Give its path.")
@@ -157,12 +157,12 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
             file.write(piece.encode())
 
 
-def _sound(source: Path, into: IO[bytes], channel: str, longest: float) -> tuple[str, Peaks]:
-    """Write what is to be played, return its type, "" where it is too long; and the waveform."""
+def _sound(source: Path, into: IO[bytes], channel: str, max_seconds: float) -> tuple[str, Peaks]:
+    """Write the sound to be played; return its media type, "" if it is too long to embed, and the waveform."""
     about = reading.info(source)
     kind = ""
     if (
-        about.seconds <= longest
+        about.seconds <= max_seconds
         and source.stat().st_size <= MAX_COPY_BYTES
         and (channel == "mix" or about.channels == 1)
     ):
@@ -170,7 +170,7 @@ def _sound(source: Path, into: IO[bytes], channel: str, longest: float) -> tuple
     meter = PeakMeter(reading.RATE)
     blocks = reading.blocks(source, rate=reading.RATE, channel=channel)
     with closing(blocks):  # type: ignore[type-var]
-        if kind or about.seconds > longest:
+        if kind or about.seconds > max_seconds:
             for block in blocks:
                 meter.add(block.samples)
             if kind:
@@ -184,7 +184,7 @@ def _sound(source: Path, into: IO[bytes], channel: str, longest: float) -> tuple
 
 
 def _relative(source: Path, folder: Path) -> str:
-    """The address of a file from a folder; from the root where they share no drive."""
+    """Relative address of a file from a folder; absolute if they are on different drives."""
     try:
         return quote(Path(os.path.relpath(source.resolve(), folder.resolve())).as_posix())
     except ValueError:
@@ -192,17 +192,17 @@ def _relative(source: Path, folder: Path) -> str:
 
 
 def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[str, Any]:
-    """What the page's script reads. Turns: start and end in milliseconds, place in `speakers`, confidence or null."""
+    """Data of the page's script; a turn is start and end in milliseconds, index in `speakers`, confidence or null."""
     turns = document.rounded()
     speakers = list(seconds_by_label(turns))
-    places = {speaker: place for place, speaker in enumerate(speakers)}
+    speaker_index = {speaker: index for index, speaker in enumerate(speakers)}
     return {
         "file": rttm_field(document.name),
         "seconds": round(max(peaks.total_seconds, *(turn.end_ms / 1000 for turn in turns), 0.0), 3),
         "speakers": speakers,
         "colours": SPEAKER_COLOURS,
         "turns": [
-            (start, end, places[span.label], None if span.probability is None else round(span.probability, 3))
+            (start, end, speaker_index[span.label], None if span.probability is None else round(span.probability, 3))
             for start, end, span in turns
         ],
         "bin": peaks.bin_seconds,

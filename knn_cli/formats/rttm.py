@@ -1,7 +1,10 @@
 """RTTM: reading and writing speaker turns, and writing languages over time.
 
-NIST, "The 2009 (RT-09) rich transcription meeting recognition evaluation plan", appendix A: an RTTM file may hold lines
-of other types as well; only SPEAKER lines are turns.
+An RTTM file may contain lines of other types as well; only SPEAKER lines are turns.
+
+References
+----------
+NIST, "The 2009 (RT-09) rich transcription meeting recognition evaluation plan", appendix A.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _EXPECTED = "Expected: SPEAKER <file> 1 <start> <duration> <NA> <NA> <speaker> <
 def read_rttm(path: str | Path) -> dict[str, Annotation]:
     """Read the speaker turns of an RTTM file.
 
-    Blank lines, `;;` comments and RTTM lines that are not turns are skipped, turns of no length left out.
+    Blank lines, `;;` comments, RTTM lines of other types and turns of no length are skipped.
 
     Parameters
     ----------
@@ -86,17 +89,17 @@ def read_references(path: str | Path) -> dict[str, Annotation]:
     Parameters
     ----------
     path : path
-        A file or a folder. Recordings go by the names inside the files, whatever the files are called.
+        A file or a folder. The names of recordings are those inside the files, not the names of the files.
 
     Returns
     -------
     dict of str to pyannote.core.Annotation
-        As of `read_rttm`.
+        As returned by `read_rttm`.
 
     Raises
     ------
     KnnError
-        As `read_rttm`, for a folder without .rttm files, and for a recording that is in two of them.
+        As `read_rttm`, and for a folder without .rttm files or a recording that is in two of them.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -116,27 +119,27 @@ def read_references(path: str | Path) -> dict[str, Annotation]:
 def turns_of_recording(
     name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path | str
 ) -> Annotation:
-    """The turns of a recording among those of a file; the turns of a single recording go with a single file.
+    """Return the turns of a recording; if there is one audio file and one recording with turns, names need not match.
 
     Parameters
     ----------
     name : str
-        Of the recording.
+        Name of the recording.
     turns : mapping
-        Recording -> its turns, as `read_rttm` gives them.
+        Recording -> its turns, as returned by `read_rttm`.
     files : sequence of Path
-        All the audio files that are looked up.
+        All audio files for which turns are looked up.
     source : Path or str
         The file of the turns, for the message.
 
     Raises
     ------
     KnnError
-        There are no turns of this recording.
+        If there are no turns of this recording.
     """
     if len(turns) == len(files) == 1:
         return next(iter(turns.values()))
-    annotation = turns.get(name, turns.get(rttm_field(name)))  # RTTM has no white space in names
+    annotation = turns.get(name, turns.get(rttm_field(name)))  # names in RTTM have no white space
     if annotation is None:
         raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
     return annotation
@@ -180,7 +183,7 @@ def write_turns(document: SpanDocument, file: TextIO) -> None:
 def write_timeline(document: SpanDocument, file: TextIO) -> None:
     """Write spans as SPEAKER lines with the label as the name and the probability as the confidence.
 
-    Tiers have no field in RTTM. Language diarization is scored from such files: DER with languages for speakers.
+    RTTM has no field for tiers. Language diarization is scored on such files: DER with languages in place of speakers.
     """
     for start_ms, end_ms, span in document.rounded():
         confidence = "<NA>" if span.probability is None else f"{span.probability:.4f}"
@@ -188,7 +191,7 @@ def write_timeline(document: SpanDocument, file: TextIO) -> None:
 
 
 def rttm_field(text: str | None) -> str:
-    """One RTTM field: no white space inside, never empty."""
+    """Return a text as one RTTM field: without white space, never empty."""
     return "_".join((text or "").split()) or "<NA>"
 
 

@@ -1,6 +1,6 @@
-"""The formats of span files, by name or by a file's suffix: each is one function below, under `span_format`.
+"""The formats of span files, by name or by suffix: each is one function below, decorated with `span_format`.
 
-Speaker turns and languages over time share this table; a format may be for one of them only. Writers that need more
+Speaker turns and languages over time share these formats; some are for one of them only. Writers that need more
 than text - ELAN documents, the plot, the player - live in modules of their own, imported when they are used.
 """
 
@@ -33,18 +33,18 @@ SpanWriter = TypeVar("SpanWriter", bound=Callable[..., None])
 
 @dataclass(frozen=True)
 class SpanFormat:
-    """A format of files that hold spans.
+    """A file format for spans.
 
     Attributes
     ----------
     name : str
     suffix : str
-        Of its files.
+        Suffix of its files.
     write : callable
         Takes a SpanDocument and a file open for writing: a text file (UTF-8, no translation of line ends), or a binary
         file where `binary` is true.
     binary : bool
-        Whether it goes to files only, never to a terminal or a pipe.
+        Whether it is written to files only, never to a terminal or a pipe.
     multiple : bool
         Whether one file can hold several recordings, one written after the other.
     """
@@ -70,7 +70,7 @@ def span_format(
     binary: bool = False,
     multiple: bool = False,
 ) -> Callable[[SpanWriter], SpanWriter]:
-    """Decorate a function to make it the writer of a format; parameters as the attributes of `SpanFormat`."""
+    """Register the decorated function as the writer of a format; for the parameters see `SpanFormat`."""
 
     def register(writer: SpanWriter) -> SpanWriter:
         for kind in kinds:
@@ -83,18 +83,18 @@ def span_format(
 
 
 def format_by_suffix(kind: SpanKind, path: str | Path) -> SpanFormat | None:
-    """The format that a file's suffix asks for, in capitals or not; None where it asks for none."""
+    """Return the format of a file's suffix, in upper or lower case; None if no format has it."""
     suffix = Path(path).suffix.lower()
     return next((known for known in _FORMATS[kind].values() if known.suffix.lower() == suffix), None)
 
 
 def find_format(kind: SpanKind, name: str | None = None, path: str | Path | None = None) -> SpanFormat:
-    """The format of a name, or where that is None the format of a path's suffix.
+    """Return the format of a name or, if that is None, of a path's suffix.
 
     Raises
     ------
     KnnError
-        Where there is no such format of this kind of spans; its hint lists those there are.
+        If there is no such format for this kind of spans; the hint lists the known formats.
     """
     if name is None and path is not None:
         wanted, problem = format_by_suffix(kind, path), f"The suffix of {path} names no format"
@@ -107,21 +107,21 @@ def find_format(kind: SpanKind, name: str | None = None, path: str | Path | None
 
 
 def write(document: SpanDocument, path: str | Path, name: str | None = None) -> None:
-    """Write spans into a file that is whole or not there.
+    """Write spans to a file, which appears only once it is complete.
 
     Parameters
     ----------
     document : SpanDocument
     path : path
     name : str, optional
-        Name of the format; by default the suffix of `path` decides.
+        Name of the format; by default that of the suffix of `path`.
 
     Raises
     ------
     KnnError
-        For an unknown format, for a player without a recording, and for what the file system refuses.
+        If the format is unknown, if a player has no recording, or if the file cannot be written.
     AudioError
-        When the player cannot read the recording.
+        If the player cannot read the recording.
     """
     known = find_format(document.kind, name, path)
     document = replace(document, location=Path(path))
@@ -143,13 +143,13 @@ def write_text(document: SpanDocument, file: TextIO, name: str) -> None:
 
 @span_format("rttm", ".rttm", kinds=["turns"], multiple=True)
 def write_turns_rttm(document: SpanDocument, file: TextIO) -> None:
-    """RTTM SPEAKER lines, without confidence."""
+    """Write RTTM SPEAKER lines, without confidence."""
     rttm.write_turns(document, file)
 
 
 @span_format("csv", ".csv", kinds=["turns"])
 def write_turns_csv(document: SpanDocument, file: TextIO) -> None:
-    """Write CSV with a header: file, start, end (seconds), speaker; confidence too where it is known of any turn."""
+    """Write CSV with a header: file, start, end (seconds), speaker, and confidence if any turn has one."""
     rows = csv.writer(file, lineterminator="\n")
     has_confidence = any(span.probability is not None for span in document.spans)
     rows.writerow(("file", "start", "end", "speaker", *["confidence"] * has_confidence))
@@ -170,9 +170,9 @@ def write_timeline_tsv(
     document : SpanDocument
     file : text file
     header : bool
-        Whether to write the column names first; a table of several recordings has them once.
+        Whether to write the column names first; a table of several recordings has one header.
     alternatives : int, optional
-        Columns for so many alternatives, though these spans may have fewer.
+        Number of alternatives to reserve columns for, even if these spans have fewer.
     """
     spans = document.rounded()
     count = max((len(span.alternatives) for _, _, span in spans), default=0)
@@ -193,7 +193,7 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
     """Write one line of JSON, all times in seconds.
 
     {"file", "duration", "speakers": [...], "spoken": {speaker: seconds}, "turns": [{"start", "end", "speaker"}, ...]};
-    a turn has "confidence" too where it is known, and "duration" is left out where it is not.
+    a turn also has "confidence" if it is known, and "duration" is left out if it is unknown.
     """
     spans = document.rounded()
     turns = []
@@ -212,7 +212,7 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
 
 @span_format("json", ".json", kinds=["timeline"], multiple=True)
 def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
-    """One line: {"file", "seconds", "spans": [{"start", "end", "tier", "label", "probability", "alternatives"}]}."""
+    """Write a line {"file", "seconds", "spans": [{"start", "end", "tier", "label", "probability", "alternatives"}]}."""
     rows = []
     for start_ms, end_ms, span in document.rounded():
         row: dict[str, Any] = {"start": start_ms / 1000, "end": end_ms / 1000, "label": span.label}
@@ -228,7 +228,7 @@ def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
 
 @span_format("textgrid", ".TextGrid")
 def write_textgrid(document: SpanDocument, file: TextIO) -> None:
-    """Write Praat's TextGrid in the long text format, each tier from 0 to the recording's end without holes.
+    """Write Praat's TextGrid in the long text format, each tier from 0 to the end of the recording without gaps.
 
     References
     ----------
@@ -250,15 +250,15 @@ def write_textgrid(document: SpanDocument, file: TextIO) -> None:
 
 
 def _tiers_without_overlap(spans: Sequence[RoundedSpan], default: str) -> list[tuple[str, list[RoundedSpan]]]:
-    """Tiers in which no two spans overlap, by first appearance: spans that overlap within a tier get a second one."""
+    """Tiers by first appearance; spans that overlap others of their tier are moved to an additional tier."""
     tiers: dict[str, list[list[RoundedSpan]]] = {}
     for span in spans:
         layers = tiers.setdefault(span.span.tier or default, [])
-        free = next((layer for layer in layers if layer[-1].end_ms <= span.start_ms), None)
-        if free is None:
+        free_layer = next((layer for layer in layers if layer[-1].end_ms <= span.start_ms), None)
+        if free_layer is None:
             layers.append([span])
         else:
-            free.append(span)
+            free_layer.append(span)
     return [
         (name if number == 1 else f"{name} ({number})", layer)
         for name, layers in tiers.items()
@@ -299,7 +299,7 @@ def write_audacity(document: SpanDocument, file: TextIO) -> None:
 
 @span_format("srt", ".srt")
 def write_srt(document: SpanDocument, file: TextIO) -> None:
-    """Write SubRip: numbered captions. The format has no escapes, so a label that looks like markup stays as it is."""
+    """Write SubRip: numbered captions. The format has no escapes, so a label that looks like markup is not changed."""
     for number, (start_ms, end_ms, span) in enumerate(document.rounded(), start=1):
         file.write(f"{number}\n{_clock(start_ms, ',')} --> {_clock(end_ms, ',')}\n{_caption(span)}\n\n")
 
@@ -314,7 +314,7 @@ def write_vtt(document: SpanDocument, file: TextIO) -> None:
 
 
 def _caption(span: Span) -> str:
-    """One line of text: the label, after its tier where that adds something."""
+    """One line of text: the label, preceded by its tier if that differs from the label."""
     return one_line(span.label if span.tier in ("", span.label) else f"{span.tier}: {span.label}")
 
 
@@ -331,13 +331,13 @@ def _vtt_text(text: str) -> str:
 
 @span_format("rttm", ".rttm", kinds=["timeline"], multiple=True)
 def write_timeline_rttm(document: SpanDocument, file: TextIO) -> None:
-    """RTTM SPEAKER lines with labels for speakers, and the probability as the confidence."""
+    """Write RTTM SPEAKER lines, with labels in place of speakers and the probability as the confidence."""
     rttm.write_timeline(document, file)
 
 
 @span_format("eaf", ".eaf", kinds=["turns"])
 def write_elan(document: SpanDocument, file: TextIO) -> None:
-    """An ELAN document with a tier per speaker."""
+    """Write an ELAN document with a tier per speaker."""
     from knn_cli.formats import elan
 
     elan.write_eaf(document, file)
@@ -345,7 +345,7 @@ def write_elan(document: SpanDocument, file: TextIO) -> None:
 
 @span_format("png", ".png", kinds=["turns"], binary=True)
 def write_plot(document: SpanDocument, file: BinaryIO) -> None:
-    """A picture of who speaks when."""
+    """Write a plot of who speaks when."""
     from knn_cli.formats import turn_plot
 
     file.write(turn_plot.png(document))
@@ -353,7 +353,7 @@ def write_plot(document: SpanDocument, file: BinaryIO) -> None:
 
 @span_format("html", ".html", kinds=["turns"], binary=True)
 def write_player(document: SpanDocument, file: BinaryIO) -> None:
-    """A page that plays the recording beside its turns."""
+    """Write a page that plays the recording and shows its turns."""
     from knn_cli.formats import player
 
     player.write_html(document, file)

@@ -1,7 +1,7 @@
-"""Labelled spans of one recording - speaker turns, or languages over time - as the writers of `span_formats` take them.
+"""Labelled spans of one recording - speaker turns, or languages over time - as input of the writers in `span_formats`.
 
-All files count in whole milliseconds: each time is rounded by itself, so that spans that meet still meet, and a span
-that rounds to no length is left out.
+Times in files are whole milliseconds: each time is rounded independently, so that adjacent spans remain adjacent, and
+a span whose length rounds to zero is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Span:
     label : str
         A language, or the speaker of a turn.
     tier : str
-        Whose label it is, or of what kind, such as a speaker; "" where there is one kind only.
+        The speaker, or the kind of label, that the span belongs to; "" if there is only one kind.
     probability : float or None
         Probability of the label, or the confidence of a turn, 0 to 1; None where unknown.
     alternatives : tuple of (str, float)
@@ -45,7 +45,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end < math.inf:
-            raise ValueError(f"a span goes from a time to a later one, not from {self.start} to {self.end}")
+            raise ValueError(f"a span ends after its start and starts at 0 or later, not {self.start} to {self.end}")
 
 
 class RoundedSpan(NamedTuple):
@@ -62,7 +62,7 @@ class RoundedSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanDocument:
-    """The spans of one recording, and what files say about the recording besides.
+    """The spans of one recording, with facts about the recording for the files that are written.
 
     Attributes
     ----------
@@ -74,15 +74,15 @@ class SpanDocument:
         Length of the recording, 0 where unknown. Spans that reach beyond it lengthen it.
     spans : sequence of Span
     tier : str
-        Name of the tier of spans that name none.
+        Name of the tier of spans that have none.
     metadata : mapping
-        What the JSON of a timeline adds to `file`, `seconds` and `spans`.
+        Further keys of the JSON of a timeline, besides `file`, `seconds` and `spans`.
     audio_path : Path or None
-        The recording, which the player plays and an ELAN document refers to.
+        The recording, for the player and for the reference in an ELAN document.
     channel : str
         Channel that the player plays and draws, see `audio.reading.read`.
     location : Path or None
-        Where the file will be in the end, so that it can refer to the recording by a relative path.
+        Final path of the file, so that it can refer to the recording by a relative path.
     """
 
     kind: SpanKind
@@ -100,7 +100,7 @@ class SpanDocument:
             raise ValueError("the spans of a timeline have labels")
 
     def rounded(self) -> list[RoundedSpan]:
-        """Spans in whole milliseconds, by start and end; those of no length are left out."""
+        """Return the spans in whole milliseconds, sorted by start and end; those of no length are left out."""
         spans = (RoundedSpan(round(span.start * 1000), round(span.end * 1000), span) for span in self.spans)
         return sorted((span for span in spans if span.end_ms > span.start_ms), key=lambda span: span[:2])
 
@@ -108,13 +108,13 @@ class SpanDocument:
 def turn_document(
     diarization: Diarization, *, audio_path: str | Path | None = None, channel: str = "mix"
 ) -> SpanDocument:
-    """Speaker turns as a document.
+    """Return speaker turns as a document.
 
     Parameters
     ----------
     diarization : Diarization
     audio_path : path, optional
-        The recording, without which a player cannot be written.
+        The recording; a player needs it.
     channel : str
         Channel of the recording that a player plays and draws.
     """
@@ -130,12 +130,12 @@ def turn_document(
 
 
 def turn_spans(turns: Iterable[Turn]) -> list[Span]:
-    """Speaker turns as spans, each in the tier of its speaker."""
+    """Return speaker turns as spans, each in the tier of its speaker."""
     return [Span(turn.start, turn.end, turn.speaker, turn.speaker, turn.confidence) for turn in turns]
 
 
 def seconds_by_label(spans: Iterable[RoundedSpan]) -> dict[str, float]:
-    """Seconds of each label, by first appearance; where spans of one label overlap, time counts once."""
+    """Return the seconds of each label, by first appearance; overlapping spans of one label are counted once."""
     total_ms: dict[str, int] = {}
     covered_until: dict[str, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_ms, span.end_ms, span.label)):
@@ -146,10 +146,10 @@ def seconds_by_label(spans: Iterable[RoundedSpan]) -> dict[str, float]:
 
 
 def one_line(text: str) -> str:
-    """Text with each stretch of white space, line breaks included, as one space."""
+    """Return a text with each run of white space, line breaks included, replaced by one space."""
     return " ".join(text.split())
 
 
 def format_seconds(milliseconds: int, digits: int = 3) -> str:
-    """Milliseconds as seconds with so many decimals."""
+    """Return milliseconds as seconds with `digits` decimals."""
     return f"{milliseconds / 1000:.{digits}f}"

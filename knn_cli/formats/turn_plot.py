@@ -50,7 +50,7 @@ def plot_turns(document: SpanDocument) -> Plot:
         axes.set_ylim(rows - 0.45, -0.55)
         _label_time(axes, seconds)
         if not turns:
-            axes.text(0.5, 0.5, "No speech was found", transform=axes.transAxes, ha="center", va="center", color=GREY)
+            axes.text(0.5, 0.5, "No speech detected", transform=axes.transAxes, ha="center", va="center", color=GREY)
         add_title(figure, title)
     words = ", ".join(f"{_shortened(speaker)} {spoken:.1f} s" for speaker, spoken in speaking_time.items())
     cells = tuple((turn.start_ms / 1000, turn.end_ms / 1000, turn.label, turn.span.probability) for turn in turns)
@@ -59,24 +59,24 @@ def plot_turns(document: SpanDocument) -> Plot:
 
 
 def png(document: SpanDocument) -> bytes:
-    """The plot as a PNG file: the same bytes for the same turns."""
+    """Return the plot as a PNG file; equal turns give equal bytes."""
     return render(plot_turns(document), "png")
 
 
 def _draw_bars(axes: Axes, turns: Sequence[RoundedSpan], speakers: Mapping[str, float]) -> None:
     for row, speaker in enumerate(speakers):
-        own = [turn for turn in turns if turn.label == speaker]
-        extents = [(turn.start_ms / 1000, (turn.end_ms - turn.start_ms) / 1000) for turn in own]
-        confidence = [turn.span.probability for turn in own]
+        speaker_turns = [turn for turn in turns if turn.label == speaker]
+        extents = [(turn.start_ms / 1000, (turn.end_ms - turn.start_ms) / 1000) for turn in speaker_turns]
+        confidence = [turn.span.probability for turn in speaker_turns]
         alpha = np.array([0.9 if value is None else 0.25 + 0.75 * value for value in confidence])
         colour = SPEAKER_COLOURS[row % len(SPEAKER_COLOURS)]
-        # An edge of the same colour keeps a turn of a second in ten hours visible.
+        # An edge of the same colour keeps a turn of one second visible in a plot of ten hours.
         bars = axes.broken_barh(extents, (row - 0.34, 0.68), color=colour, linewidth=0.4)
         bars.set_alpha(np.clip(alpha, 0.0, 1.0).tolist())
 
 
 def _label_rows(axes: Axes, speaking_time: Mapping[str, float]) -> None:
-    """Names of speakers at the left, their speaking time and share of it at the right."""
+    """Label rows with the speakers at the left, their speaking time and its share at the right."""
     axes.set_yticks(range(len(speaking_time)), [_shortened(speaker) for speaker in speaking_time])
     total = sum(speaking_time.values()) or 1.0
     shares = [f"{_duration(spoken)}  {100 * spoken / total:.0f} %" for spoken in speaking_time.values()]
@@ -97,13 +97,13 @@ def _label_time(axes: Axes, seconds: float) -> None:
     axes.grid(axis="x", color=PALE, linewidth=0.6)
 
 
-def _tick(seconds: float, longest: float, step: float) -> str:
-    """A time as written on an axis that goes to `longest` seconds: s, min:s or h:min:s."""
-    if longest < 60:
+def _tick(seconds: float, axis_end: float, step: float) -> str:
+    """A time as written on an axis that ends at `axis_end` seconds: s, min:s or h:min:s."""
+    if axis_end < 60:
         return f"{seconds:.{1 if step < 1 else 0}f}"
     minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{minutes}:{remainder:02d}" if longest < 3600 else f"{hours}:{minutes:02d}:{remainder:02d}"
+    return f"{minutes}:{remainder:02d}" if axis_end < 3600 else f"{hours}:{minutes:02d}:{remainder:02d}"
 
 
 def _duration(seconds: float) -> str:

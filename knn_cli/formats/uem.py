@@ -1,4 +1,4 @@
-"""UEM: which parts of each recording are scored."""
+"""UEM: the parts of each recording that are scored."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read_uem(path: str | Path) -> dict[str, Timeline]:
     Returns
     -------
     dict of str to pyannote.core.Timeline
-        What is scored of each recording, regions that touch joined.
+        Scored regions of each recording; regions that touch are joined.
 
     Raises
     ------
     KnnError
-        For any other line, with its number, and for a file that cannot be read.
+        If a line has another format, or the file cannot be read.
     """
     from pyannote.core import Segment, Timeline
 

@@ -84,7 +84,7 @@ def recording_names(files: Sequence[Path]) -> list[str]:
     names = distinct([path.stem for path in files], [path.parent.resolve() for path in files])
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise KnnError(f"Two of the files are called {twice}, so they could not be told apart.", "Rename one.")
+        raise KnnError(f"Two of the files are called {twice}, so they could not be distinguished.", "Rename one.")
     return names
 
 

@@ -289,7 +289,7 @@ def test_several_recordings_on_stdout(two: list[str | Path]) -> None:
     assert [json.loads(line)["file"] for line in done(*two, "--json").stdout.splitlines()] == ["a/one", "b/one"]
     assert {line.split()[1] for line in done(*two, "--format", "rttm").stdout.splitlines()} == {"a/one", "b/one"}
     for form in ("textgrid", "srt", "vtt", "audacity"):
-        refused("could not be told apart", *two, "--format", form)
+        refused("could not be distinguished", *two, "--format", form)
 
 
 def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_several_in_one_file(sound: Path, asked: list[dict[str, Any]], tmp_path:
     lines = done("diarize", *both, "--json", *TINY).stdout.splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["one", "two"]
     refused = knn("diarize", *both, "-o", tmp_path / "all.html", *TINY)
-    assert refused.exit_code == 1 and "could not be told apart" in refused.stderr
+    assert refused.exit_code == 1 and "could not be distinguished" in refused.stderr
     same = knn("diarize", sound / "one.wav", sound / "stereo" / "one.wav", *TINY)
     assert same.exit_code == 1 and "Two files are called" in same.stderr
 

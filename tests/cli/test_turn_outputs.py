@@ -34,7 +34,7 @@ def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
     [
         ([ONE], "x.doc", None, "names no format"),
         ([ONE], "x.srt", "vtt", "is that of srt, not of vtt"),
-        ([ONE, TWO], "x.srt", None, "could not be told apart"),
+        ([ONE, TWO], "x.srt", None, "could not be distinguished"),
         ([ONE], None, "png", "not for stdout"),
         ([ONE], None, "doc", "There is no format 'doc'"),
     ],

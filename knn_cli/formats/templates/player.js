@@ -3,12 +3,13 @@
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const turns = data.turns.map(([start, end, speaker, confidence], place) => ({start, end, speaker, confidence, place}));
-const names = [...data.speakers];  // as edited; turns keep the place of their first speaker
+const names = [...data.speakers];  // as edited; turns keep the index of their original speaker
 const audio = $("audio"), scroller = $("scroller"), canvas = $("canvas"), overview = $("overview");
 const peaks = Int8Array.from(atob(data.peaks), letter => letter.charCodeAt(0));
-const WAVE = 96, AXIS = 22, LANE = 26, ROW = 34, MAX_ZOOM = 400;  // pixels; the last: pixels per second
+const WAVE_HEIGHT = 96, AXIS_HEIGHT = 22, TRACK_HEIGHT = 26, ROW_HEIGHT = 34;  // pixels
+const TRACKS_TOP = WAVE_HEIGHT + AXIS_HEIGHT, MAX_ZOOM = 400;  // pixels; pixels per second
 const media = matchMedia("(prefers-color-scheme: dark)");
-let zoom = 1, touched = false;  // pixels of a second; whether the user has zoomed
+let zoom = 1, touched = false;  // pixels per second; whether the user has zoomed
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -47,7 +48,7 @@ function go(seconds, play = true) {
 }
 function toggle() {
   if (!audio.paused) audio.pause();
-  else audio.play().catch(() => {});  // what went wrong comes as an error of the element
+  else audio.play().catch(() => {});  // the element reports the error
 }
 function goToTurn(step) {  // the turn before or after
   const now = audio.currentTime * 1000;
@@ -57,20 +58,20 @@ function goToTurn(step) {  // the turn before or after
 }
 
 // ---------------------------------------------------------------- names
-// Speakers with the same name are one speaker, in the lane and the colour of the first of them.
+// Speakers with the same name count as one speaker, with the track and the colour of the first of them.
 const first = speaker => names.indexOf(names[speaker]);
-let lanes = [], laneOf = [], colours = [];
+let tracks = [], trackOf = [], colours = [];
 function regroup() {
-  lanes = names.map((_, speaker) => speaker).filter(speaker => first(speaker) === speaker);
-  laneOf = names.map((_, speaker) => lanes.indexOf(first(speaker)));
+  tracks = names.map((_, speaker) => speaker).filter(speaker => first(speaker) === speaker);
+  trackOf = names.map((_, speaker) => tracks.indexOf(first(speaker)));
   colours = names.map((_, speaker) => data.colours[first(speaker) % data.colours.length]);
 }
-function speakingTime() {  // seconds by lane; where turns of one speaker overlap, time counts once
-  const total = lanes.map(() => 0), until = lanes.map(() => 0);
+function speakingTime() {  // seconds per track; overlapping turns of one speaker are counted once
+  const total = tracks.map(() => 0), until = tracks.map(() => 0);
   for (const {start, end, speaker} of turns) {
-    const lane = laneOf[speaker];
-    total[lane] += Math.max(0, end - Math.max(start, until[lane]));
-    until[lane] = Math.max(end, until[lane]);
+    const track = trackOf[speaker];
+    total[track] += Math.max(0, end - Math.max(start, until[track]));
+    until[track] = Math.max(end, until[track]);
   }
   return total.map(milliseconds => milliseconds / 1000);
 }
@@ -81,22 +82,22 @@ const swatch = speaker => {
 };
 function drawNames() {
   const total = speakingTime(), all = total.reduce((sum, seconds) => sum + seconds, 0) || 1;
-  $("names").replaceChildren(...lanes.map(speaker => {
+  $("names").replaceChildren(...tracks.map(speaker => {
     const row = make("div", {title: names[speaker]}, swatch(speaker), make("span", {textContent: names[speaker]}));
-    row.style.height = LANE + "px";
+    row.style.height = TRACK_HEIGHT + "px";
     return row;
   }));
   [...$("speakers").children].forEach((row, speaker) => {
-    const lane = laneOf[speaker], lead = lanes[lane] === speaker, share = total[lane] / all;
+    const track = trackOf[speaker], isFirst = tracks[track] === speaker, share = total[track] / all;
     row.querySelector(".swatch").style.background = colours[speaker];
-    const length = total[lane] < 60 ? total[lane].toFixed(1) + " s" : clock(total[lane], 0);
-    row.querySelector(".share").textContent = lead ? `${length} · ${(100 * share).toFixed(1)} %` : "counted above";
+    const length = total[track] < 60 ? total[track].toFixed(1) + " s" : clock(total[track], 0);
+    row.querySelector(".share").textContent = isFirst ? `${length} · ${(100 * share).toFixed(1)} %` : "counted above";
     const bar = row.querySelector("i");
-    bar.style.width = lead ? 100 * share + "%" : "0";
+    bar.style.width = isFirst ? 100 * share + "%" : "0";
     bar.style.background = colours[speaker];
   });
   const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
-  $("about").textContent = [clock(data.seconds, 0), count(lanes.length, "speaker"), count(turns.length, "turn")]
+  $("about").textContent = [clock(data.seconds, 0), count(tracks.length, "speaker"), count(turns.length, "turn")]
     .join(" · ");
 }
 function rename(speaker, text) {
@@ -117,7 +118,7 @@ names.forEach((name, speaker) => {
   $("speakers").append(make("li", {}, make("span", {className: "swatch"}), input,
     make("span", {className: "share soft"}), track));
 });
-$("hint").textContent = [names.length > 1 ? "Speakers who are given one name become one." : "",
+$("hint").textContent = [names.length > 1 ? "Speakers with the same name are merged." : "",
   turns.some(turn => turn.confidence !== null) ? "The paler a turn, the less certain its speaker." : ""].join(" ");
 
 // ---------------------------------------------------------------- RTTM, as knn writes it
@@ -138,7 +139,7 @@ const minZoom = () => width() / Math.max(data.seconds, 0.01);
 function resize() {
   if (!touched) zoom = minZoom();
   zoom = clamp(zoom, minZoom(), Math.max(MAX_ZOOM, minZoom()));
-  const height = WAVE + AXIS + lanes.length * LANE + 4;
+  const height = TRACKS_TOP + tracks.length * TRACK_HEIGHT + 4;
   $("wide").style.width = Math.max(width(), data.seconds * zoom) + "px";
   $("wide").style.height = height + "px";
   fit(canvas, width(), height);
@@ -153,7 +154,7 @@ function fit(element, wide, high) {
   if (element === canvas) { element.style.width = wide + "px"; element.style.height = high + "px"; }
   element.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
 }
-function scale(factor, at = width() / 2) {  // the time at this pixel stays where it is
+function scale(factor, at = width() / 2) {  // keeps the time at this pixel in place
   const time = (scroller.scrollLeft + at) / zoom;
   touched = true;
   zoom = clamp(zoom * factor, minZoom(), Math.max(MAX_ZOOM, minZoom()));
@@ -174,9 +175,9 @@ function paint() {
   const left = scroller.scrollLeft;
   const begin = left / zoom, end = (left + wide) / zoom, x = seconds => seconds * zoom - left;
   pen.clearRect(0, 0, wide, high);
-  // Lines of the lanes and of time
+  // Lines between tracks and at times
   pen.fillStyle = colour("--line");
-  lanes.forEach((_, lane) => pen.fillRect(0, WAVE + AXIS + lane * LANE, wide, 1));
+  tracks.forEach((_, track) => pen.fillRect(0, TRACKS_TOP + track * TRACK_HEIGHT, wide, 1));
   const step = STEPS.find(step => step * zoom >= 72) || STEPS[STEPS.length - 1];
   const digits = step >= 1 ? 0 : step >= .1 ? 1 : 2;
   pen.font = "11px system-ui, sans-serif";
@@ -185,25 +186,26 @@ function paint() {
     const at = Math.round(x(number * step)), text = clock(number * step, digits);
     const half = pen.measureText(text).width / 2;
     pen.fillStyle = colour("--line");
-    pen.fillRect(at, WAVE + AXIS, 1, high);
+    pen.fillRect(at, TRACKS_TOP, 1, high);
     pen.fillStyle = colour("--soft");
-    if (number * step <= data.seconds) pen.fillText(text, clamp(at - half, 2, wide - 2 * half - 2), WAVE + AXIS / 2);
+    if (number * step <= data.seconds)
+      pen.fillText(text, clamp(at - half, 2, wide - 2 * half - 2), WAVE_HEIGHT + AXIS_HEIGHT / 2);
   }
-  // Turns, and whose each column of the waveform is
-  const owner = new Int16Array(wide).fill(-1);
+  // Turns, and the speaker of each column of the waveform
+  const columnSpeaker = new Int16Array(wide).fill(-1);
   const seen = turns.filter(turn => turn.end >= begin * 1000 && turn.start <= end * 1000);
   for (const turn of seen) {
     const from = x(turn.start / 1000), to = Math.max(from + 1.5, x(turn.end / 1000));
-    owner.fill(turn.speaker, Math.max(0, Math.round(from)), Math.max(0, Math.round(to)));
+    columnSpeaker.fill(turn.speaker, Math.max(0, Math.round(from)), Math.max(0, Math.round(to)));
     pen.globalAlpha = opacity(turn);
     pen.fillStyle = colours[turn.speaker];
     pen.beginPath();
-    const top = WAVE + AXIS + laneOf[turn.speaker] * LANE + 5;
-    pen.roundRect(from, top, to - from, LANE - 9, Math.min(4, (to - from) / 3));
+    const top = TRACKS_TOP + trackOf[turn.speaker] * TRACK_HEIGHT + 5;
+    pen.roundRect(from, top, to - from, TRACK_HEIGHT - 9, Math.min(4, (to - from) / 3));
     pen.fill();
   }
   pen.globalAlpha = 1;
-  const middle = WAVE / 2, tall = (WAVE - 10) / 254, bins = peaks.length / 2;
+  const middle = WAVE_HEIGHT / 2, tall = (WAVE_HEIGHT - 10) / 254, bins = peaks.length / 2;
   const wave = colour("--wave");
   let last = null;
   for (let column = 0; column < wide; column++) {
@@ -215,7 +217,7 @@ function paint() {
       bottom = Math.min(bottom, peaks[2 * bin]);
       top = Math.max(top, peaks[2 * bin + 1]);
     }
-    const style = owner[column] < 0 ? wave : colours[owner[column]];
+    const style = columnSpeaker[column] < 0 ? wave : colours[columnSpeaker[column]];
     if (style !== last) pen.fillStyle = last = style;
     pen.fillRect(column, middle - top * tall, 1, Math.max(1, (top - bottom) * tall));
   }
@@ -223,12 +225,12 @@ function paint() {
 const opacity = turn => turn.confidence === null ? .9 : .25 + .75 * clamp(turn.confidence, 0, 1);
 function paintOverview() {
   const pen = overview.getContext("2d"), wide = overview.clientWidth, per = wide / Math.max(data.seconds, .01);
-  const high = 18 / Math.max(1, lanes.length);
+  const high = 18 / Math.max(1, tracks.length);
   pen.clearRect(0, 0, wide, 26);
   for (const turn of turns) {
     pen.fillStyle = colours[turn.speaker];
     const length = Math.max(1, (turn.end - turn.start) / 1000 * per);
-    pen.fillRect(turn.start / 1000 * per, 4 + laneOf[turn.speaker] * high, length, Math.max(1, high - .5));
+    pen.fillRect(turn.start / 1000 * per, 4 + trackOf[turn.speaker] * high, length, Math.max(1, high - .5));
   }
   pen.strokeStyle = colour("--ink");
   pen.lineWidth = 1.5;
@@ -238,13 +240,14 @@ function paintOverview() {
 }
 function under(event) {  // the time below the pointer, and the turn
   const box = canvas.getBoundingClientRect(), y = event.clientY - box.top;
-  const time = (scroller.scrollLeft + event.clientX - box.left) / zoom, lane = Math.floor((y - WAVE - AXIS) / LANE);
+  const time = (scroller.scrollLeft + event.clientX - box.left) / zoom;
+  const track = Math.floor((y - TRACKS_TOP) / TRACK_HEIGHT);
   const slack = 2 / zoom * 1000;
-  const turn = lane < 0 ? null : turns.filter(one => laneOf[one.speaker] === lane && one.start - slack <= time * 1000 &&
-    time * 1000 <= one.end + slack).pop();
+  const turn = track < 0 ? null : turns.filter(({start, end, speaker}) => trackOf[speaker] === track &&
+    start - slack <= time * 1000 && time * 1000 <= end + slack).pop();
   return {time, turn};
 }
-const sure = turn => turn.confidence === null ? "" : `${Math.round(100 * turn.confidence)} %`;
+const confidencePercent = turn => turn.confidence === null ? "" : `${Math.round(100 * turn.confidence)} %`;
 scroller.addEventListener("click", event => {
   const {time, turn} = under(event);
   go(turn ? turn.start / 1000 : time);
@@ -252,7 +255,7 @@ scroller.addEventListener("click", event => {
 scroller.addEventListener("pointermove", event => {
   const {time, turn} = under(event), tip = $("tip");
   tip.textContent = turn ? `${names[turn.speaker]} · ${clock(turn.start / 1000)} – ${clock(turn.end / 1000)}` +
-    (turn.confidence === null ? "" : ` · confidence ${sure(turn)}`) : clock(clamp(time, 0, data.seconds));
+    (turn.confidence === null ? "" : ` · confidence ${confidencePercent(turn)}`) : clock(clamp(time, 0, data.seconds));
   tip.hidden = false;
   tip.style.left = clamp(event.clientX + 12, 0, innerWidth - tip.offsetWidth - 4) + "px";
   tip.style.top = clamp(event.clientY + 16, 0, innerHeight - tip.offsetHeight - 4) + "px";
@@ -274,8 +277,8 @@ overview.addEventListener("click", event => {
 const list = $("list"), rows = $("rows");
 let shown = "";
 function drawRows(anew = false) {
-  const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
-  const to = Math.min(turns.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
+  const from = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 4);
+  const to = Math.min(turns.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW_HEIGHT) + 4);
   if (!anew && shown === `${from}-${to}`) return;
   shown = `${from}-${to}`;
   const focus = document.activeElement, held = focus && rows.contains(focus) ? focus.dataset.turn : null;
@@ -283,9 +286,9 @@ function drawRows(anew = false) {
     const cell = (className, textContent) => make("span", {className, textContent});
     const row = make("button", {type: "button"}, swatch(turn.speaker),
       cell("soft", `${clock(turn.start / 1000)} – ${clock(turn.end / 1000)}`), cell("name", names[turn.speaker]),
-      cell("number", ((turn.end - turn.start) / 1000).toFixed(1) + " s"), cell("number", sure(turn)));
+      cell("number", ((turn.end - turn.start) / 1000).toFixed(1) + " s"), cell("number", confidencePercent(turn)));
     row.firstChild.style.opacity = opacity(turn);
-    row.style.top = turn.place * ROW + "px";
+    row.style.top = turn.place * ROW_HEIGHT + "px";
     row.dataset.turn = turn.place;
     if (turn.confidence !== null) row.lastChild.title = "Confidence";
     row.addEventListener("click", () => go(turn.start / 1000));
@@ -303,7 +306,7 @@ function mark() {
   }
 }
 list.addEventListener("scroll", () => drawRows());
-rows.style.height = turns.length * ROW + "px";
+rows.style.height = turns.length * ROW_HEIGHT + "px";
 if (!turns.length) list.replaceChildren(make("p", {className: "soft empty", textContent: "No speech was found."}));
 
 // ---------------------------------------------------------------- time passes
@@ -321,8 +324,8 @@ function tick() {
     const current = turns.findLastIndex(turn => turn.start <= now * 1000);
     if (current !== latest && current >= 0) {
       latest = current;
-      const top = current * ROW;
-      if (top < list.scrollTop || top > list.scrollTop + list.clientHeight - 2 * ROW)
+      const top = current * ROW_HEIGHT;
+      if (top < list.scrollTop || top > list.scrollTop + list.clientHeight - 2 * ROW_HEIGHT)
         list.scrollTop = top - list.clientHeight / 3;
     }
   }
