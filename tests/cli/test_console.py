@@ -17,6 +17,7 @@ from knn_cli.cli.train import TrainingSettings
     [
         ("Name another folder, or replace it (`force=True`).", "Name another folder, or replace it (--force)."),
         ("`min_speakers` 3 is above `max_speakers` 2.", "--min-speakers 3 is above --max-speakers 2."),
+        ("`min_turn` is -1; `max_gap` and `margin` too.", "--min-turn is -1; --max-gap and --margin too."),
         ('Try `channel="mix"`.', "Try --channel mix."),
         ("Take all of it with `use_vad=False`.", "Take all of it with --no-vad."),
         ("Lower `batch_seconds`, now 120.", "Lower --batch-seconds, now 120."),
