@@ -1,15 +1,15 @@
-"""Model bundles: folders with a network, a classifier or both, which are read and written here only, and strictly.
+"""Reading and writing of model bundles: folders with a network, a classifier or both.
 
     config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
                           views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
-                          optional: head {name, args, labels, level}, the labels that a network was trained on.
+                          optional: head {name, args, labels, level}, where labels are the training classes.
                           Of kind "segmenter" (a segmentation network): segmenter in place of encoder and pooling
     weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; or a segmenter's
     classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
     README.md             the model's card
 
-A bundle's fingerprint names its weights and everything else that determines an embedding; stores and classifiers carry
-it, so that embeddings of two models are never mixed by mistake.
+A bundle's fingerprint identifies its weights and everything else that determines an embedding. Stores and classifiers
+record it, so that embeddings of different models are never mixed by mistake.
 """
 
 from __future__ import annotations
@@ -39,11 +39,7 @@ if TYPE_CHECKING:
     Module = TypeVar("Module", bound=torch.nn.Module)
 
 SCHEMA = 1
-VOICE, LANGUAGE, SEGMENTATION = (
-    "voice",
-    "language",
-    "segmentation",
-)  # the shipped bundles, which are the defaults
+VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped bundles, which are the defaults
 SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
@@ -67,22 +63,23 @@ class Bundle:
 
     @property
     def name(self) -> str:
+        """Name in the config."""
         return str(self.config["name"])
 
     @property
     def card(self) -> str:
-        """Text of README.md, "" where the folder has none."""
+        """Text of README.md, or "" without that file."""
         path = self.folder / CARD
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     @property
     def has_network(self) -> bool:
-        """Whether it embeds."""
+        """Whether the bundle has a network that computes embeddings."""
         return "encoder" in self.config
 
     @property
     def is_segmenter(self) -> bool:
-        """Whether it has a segmentation network, and neither embeds nor classifies."""
+        """Whether the bundle has a segmentation network, and neither embeds nor classifies."""
         return _is_segmenter(self.config)
 
     @property
@@ -97,10 +94,7 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """`name@hash` of the embedder: what embeddings made with (or classified by) this bundle carry.
-
-        Of a segmenter it names the segmenter.
-        """
+        """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network."""
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
         keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
@@ -120,18 +114,18 @@ class Bundle:
 
     @property
     def classifier(self) -> Path | None:
-        """The classifier's file, None where the bundle has none."""
+        """The classifier's file, or None."""
         path = self.folder / CLASSIFIER
         return path if path.is_file() else None
 
     def view(self, name: str) -> slice:
-        """The part of the embedding that serves `name` (such as "speaker"); all of it where none is declared."""
+        """The part of the embedding for the view `name` (such as "speaker"); all of it if that view is not declared."""
         first, last = self.config.get("views", {}).get(name, (0, None))
         return slice(first, last)
 
 
 def search_path() -> list[Path]:
-    """Folders searched for bundles, in this order: KNN_MODELS, ./models, the user's folder, the shipped ones."""
+    """Folders to search for bundles, in this order: KNN_MODELS, ./models, the user's folder, the shipped models."""
     package = Path(__file__).resolve().parents[1]
     named = [Path(part) for part in os.environ.get("KNN_MODELS", "").split(os.pathsep) if part]
     shipped = package / "models" if (package / "models").is_dir() else package.parent / "models"
@@ -146,7 +140,7 @@ def user_folder() -> Path:
 def available(*, segmenter: bool | None = False) -> dict[str, Path]:
     """Name -> folder of every bundle on the search path that embeds or classifies.
 
-    With `segmenter=True` those of segmentation networks, with None all bundles.
+    With `segmenter=True` only bundles with segmentation networks, with None all bundles.
     """
     bundles: dict[str, Path] = {}
     for root in search_path():
@@ -170,8 +164,8 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
     Raises
     ------
     BundleError
-        There is no such bundle (the message lists those there are), it is of the other kind, its config cannot be
-        read, lacks keys, or has an unknown schema.
+        There is no such bundle (the message lists the available ones), it is of the other kind, or its config cannot
+        be read, lacks keys, or has an unknown schema.
 
     Examples
     --------
@@ -187,34 +181,34 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
     if folder is not None:
         opened = _open(folder)
         if segmenter not in (None, opened.is_segmenter):
-            does = "says who speaks when, and does not embed" if opened.is_segmenter else "does not say who speaks when"
-            raise BundleError(f"The model {opened.name!r} {does}.", _known(known))
+            kind = "a segmentation network, which does not embed" if opened.is_segmenter else "no segmentation network"
+            raise BundleError(f"The model {opened.name!r} is {kind}.", _known(known))
         return opened
     if as_path.is_dir():
-        raise BundleError(f"{model} is a folder without {CONFIG}, so it is no model bundle.", _known(known))
+        raise BundleError(f"{model} is no model bundle: the folder has no {CONFIG}.", _known(known))
     raise BundleError(f"There is no model {str(model)!r}.", _known(known))
 
 
 def find_embedder(fingerprint: str) -> Bundle:
-    """The bundle on the search path that makes embeddings of this fingerprint; BundleError when there is none."""
+    """The bundle on the search path whose embeddings have this fingerprint; BundleError if there is none."""
     known = available()
     for folder in known.values():
         bundle = _open(folder)
         if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint):
             return bundle
-    raise BundleError(f"No model here makes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
+    raise BundleError(f"No model here computes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
 
 
 def same_embedder(fingerprint: str, other: str) -> bool:
-    """Whether two fingerprints are of the same embedder: only the hash after the name counts."""
+    """Whether two fingerprints are of the same embedder: only the hashes after the names are compared."""
     return fingerprint.rpartition("@")[2] == other.rpartition("@")[2]
 
 
-def check_embedder(made_by: str, needed: str, what: str) -> None:
-    """BundleError that names both when embeddings and model do not belong together; an unknown maker passes."""
-    if made_by and needed and not same_embedder(made_by, needed):
+def check_embedder(fingerprint: str, needed: str, source: str) -> None:
+    """Raise a BundleError if embeddings and model do not belong together; an unknown embedder ("") is accepted."""
+    if fingerprint and needed and not same_embedder(fingerprint, needed):
         raise BundleError(
-            f"{what} holds embeddings of {made_by}, the model works on those of {needed}.",
+            f"{source} holds embeddings of {fingerprint}, the model works on those of {needed}.",
             "Make the embeddings again with that model, or train a model on these.",
         )
 
@@ -222,8 +216,10 @@ def check_embedder(made_by: str, needed: str, what: str) -> None:
 def load_network(bundle: Bundle) -> Network:
     """The bundle's network with its weights, in evaluation mode, on the CPU.
 
-    Raises BundleError: no network in the bundle, weights missing or not those of the config, keys or sizes that do not
-    fit (all of them listed).
+    Raises
+    ------
+    BundleError
+        The bundle has no network, its weights are missing or not those of the config, or keys or sizes do not fit.
     """
     if not bundle.has_network:
         only = "segmentation network" if bundle.is_segmenter else "classifier"
@@ -234,7 +230,10 @@ def load_network(bundle: Bundle) -> Network:
 def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
     """The bundle's segmentation network (`registry.SEGMENTERS`) with its weights, in evaluation mode, on the CPU.
 
-    Raises BundleError: no segmenter, and as of `load_network`.
+    Raises
+    ------
+    BundleError
+        The bundle has no segmentation network, or as `load_network`.
     """
     if not bundle.is_segmenter:
         raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
@@ -263,7 +262,7 @@ def _loaded(network: Module, bundle: Bundle) -> Module:
 
 
 def build_network(config: Mapping[str, Any]) -> Network:
-    """A network of the config's encoder, pooling and head with fresh weights; KnnError for unknown names or args."""
+    """A network of the config's encoder, pooling and head with new weights; KnnError for unknown names or arguments."""
     from knn_cli.networks.network import Network
 
     encoder: Encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
@@ -276,7 +275,7 @@ def build_network(config: Mapping[str, Any]) -> Network:
 
 
 def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy `state` into `module`; BundleError that lists every missing, extra and mis-sized key."""
+    """Copy `state` into `module`; the BundleError for a mismatch lists missing, extra and mis-sized keys."""
     expected = module.state_dict()
     problems = [f"missing {key}" for key in expected.keys() - state.keys()]
     problems += [f"extra {key}" for key in state.keys() - expected.keys()]
@@ -306,12 +305,13 @@ def write(
     Parameters
     ----------
     folder : Path or str
+        The new bundle.
     config : mapping
-        Without `schema` and `weights_sha256`, which are added.
+        The config without `schema` and `weights_sha256`, which are added.
     state : mapping of str to Tensor, optional
         Weights of the network.
     weights, classifier : Path, optional
-        Finished weights.safetensors (in place of `state`) and classifier.h5, which are copied byte for byte.
+        Existing weights.safetensors (in place of `state`) and classifier.h5, which are copied byte for byte.
     card : str
         Text of README.md.
     force : bool
@@ -320,7 +320,7 @@ def write(
     Raises
     ------
     BundleError
-        The folder exists and may not be replaced.
+        The folder exists and must not be replaced.
     KnnError
         It cannot be written.
     """
@@ -345,9 +345,9 @@ def write(
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """BundleError when a bundle cannot go to `folder`: call it before hours of work, `write` calls it again.
+    """Raise a BundleError if a bundle cannot be written to `folder`; call this before long computations.
 
-    Only a folder that is a bundle, and holds nothing but a bundle's files, is ever replaced.
+    Only a folder that is a bundle and contains nothing but a bundle's files is ever replaced.
     """
     try:
         check_folder(folder, "model bundle", (CONFIG, WEIGHTS, CLASSIFIER, CARD), force)
@@ -358,7 +358,7 @@ def check_free(folder: Path, force: bool) -> None:
 
 
 def _bundle_config(folder: Path) -> dict[str, Any]:
-    """The folder's config if it says that it is a bundle, of whatever schema; other programs have config.json too."""
+    """The folder's config if it is that of a bundle, of any schema; other programs write config.json too."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -377,7 +377,7 @@ def _open(folder: Path) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}.", "Copy the whole folder again.") from error
     if not isinstance(config, dict) or not isinstance(config.get("schema"), int):
-        raise BundleError(f"{path} is no model bundle's config: it has no schema number.")
+        raise BundleError(f"{path} is not the config of a model bundle: it has no schema number.")
     if config["schema"] > SCHEMA:
         raise BundleError(
             f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn."

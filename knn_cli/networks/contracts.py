@@ -1,8 +1,8 @@
-"""What an encoder, a pooling, a head and a segmentation network must offer, whoever writes them.
+"""Interfaces of encoders, poolings, heads and segmentation networks.
 
-Each contract is an abstract class, because every part is a `torch.nn.Module` as well, from which no `typing.Protocol`
-can inherit. A part inherits from its contract and is registered in `core.registry` (ENCODERS, POOLINGS, HEADS,
-SEGMENTERS); the contract tests run over everything that is registered.
+Each is an abstract class, because every component is also a `torch.nn.Module`, from which no `typing.Protocol` can
+inherit. A component inherits from its interface and is registered in `core.registry` (ENCODERS, POOLINGS, HEADS,
+SEGMENTERS); the contract tests run over all registered components.
 
 Shapes: B clips, S samples, T frames, L layers, C channels of a layer, E values of an embedding, K speakers.
 """
@@ -28,7 +28,7 @@ __all__ = [
     "WaveformSegmenter",
 ]
 
-Samples = TypeVar("Samples", int, Tensor)  # a number of samples, or an int64 tensor of such numbers
+Samples = TypeVar("Samples", int, Tensor)  # a number of samples, or an int64 tensor of them
 
 
 class Encoder(nn.Module, ABC):
@@ -39,7 +39,7 @@ class Encoder(nn.Module, ABC):
     Attributes
     ----------
     layers : int
-        Number of layers L that come out.
+        Number of layers L.
     channels : int
         Width C of every layer.
     stride : int
@@ -47,9 +47,9 @@ class Encoder(nn.Module, ABC):
     minimum : int
         Samples of the shortest clip that the encoder takes.
     mask_kind : {"", "filter bank", "frames"}
-        What `mask_features` masks: a filter bank's output, frames of a convolutional front end, or nothing.
+        Features that `mask_features` masks: a filter bank's output, the frames of a convolutional front end, or none.
     norm_after_blocks : bool
-        Whether the child `norm` stands behind the blocks, though it is registered before them.
+        Whether the submodule `norm` is applied after the blocks although it is registered before them.
     """
 
     mask_kind: ClassVar[Literal["", "filter bank", "frames"]] = ""
@@ -65,19 +65,19 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield the layers, each when it is asked for, so that a pooling never needs all of them at once.
+        """Yield the layers, each computed on request, so that a pooling never needs all of them at once.
 
         Parameters
         ----------
         waveforms : Tensor, (B, S) float32
             Samples in [-1, 1] times the bundle's `scale`.
         lengths : Tensor, (B,) int64, optional
-            Samples of each clip, where clips are padded. What lies past a clip's end does not change its frames.
+            Samples of each clip, if clips are padded. Samples past a clip's end do not change its frames.
 
         Yields
         ------
         Tensor, (B, frames(S), C) float
-            A layer. With `lengths`, frames past a clip's end hold anything finite.
+            A layer. With `lengths`, frames past a clip's end are finite but undefined.
 
         Raises
         ------
@@ -88,21 +88,21 @@ class Encoder(nn.Module, ABC):
         """
 
     def block_list(self) -> list[nn.Module]:
-        """The blocks that follow one another, first to last, for layer-wise rates and layer drop; none by default."""
+        """The blocks in order, for layer-wise learning rates and layer drop; none by default."""
         return []
 
     def convolution_weights(self) -> list[nn.Parameter]:
-        """Weights of convolutions over the waveform, whose gradients a recipe can scale; none by default."""
+        """Weights of the convolutions over the waveform, whose gradients a recipe can scale; none by default."""
         return []
 
     def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
         """Apply `mask` to the features of clips, (B, T, F) to the same, in every forward pass from here on.
 
-        Which features these are is `mask_kind`; an encoder without any is not asked.
+        `mask_kind` tells which features these are; the method is not called for encoders that have none.
         """
         raise NotImplementedError
 
-    if TYPE_CHECKING:  # nn.Module's own call is of type Any
+    if TYPE_CHECKING:  # nn.Module.__call__ is of type Any
 
         def __call__(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]: ...
 
@@ -127,9 +127,9 @@ class Pooling(nn.Module, ABC):
         Parameters
         ----------
         layers : iterable of Tensor, each (B, T, C) float
-            Exactly L layers; they may come from a generator, and no more than one of them is held.
+            Exactly L layers; they may come from a generator, and at most one of them is held at a time.
         mask : Tensor, (B, T) bool, optional
-            True at real frames, of which each clip has one or more; the others may hold anything, NaN included.
+            True at real frames, of which each clip has at least one; the others may have any value, including NaN.
 
         Returns
         -------
@@ -138,7 +138,7 @@ class Pooling(nn.Module, ABC):
         Raises
         ------
         ValueError
-            Another number of layers comes.
+            The number of layers is not L.
         """
 
     if TYPE_CHECKING:
@@ -149,13 +149,13 @@ class Pooling(nn.Module, ABC):
 class FramePooling(Pooling):
     """A pooling in two steps: `forward(layers, mask)` is `pool(frames(layers), mask)`.
 
-    The first step depends on single frames only, so that its result can be kept, joined over clips, and pooled under
-    many masks: `Embedder.frames` and `Embedder.pool` do that. Any other pooling keeps all layers for it.
+    The first step treats each frame separately, so that its result can be kept, concatenated over clips, and pooled
+    under many masks, as `Embedder.frames` and `Embedder.pool` do. For any other pooling all layers are kept.
     """
 
     @abstractmethod
     def frames(self, layers: Iterable[Tensor]) -> Tensor:
-        """Everything that pooling needs of L layers (B, T, C): (B, T, X)."""
+        """L layers (B, T, C) -> the input of `pool`, (B, T, X)."""
 
     @abstractmethod
     def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -166,7 +166,7 @@ class FramePooling(Pooling):
 
 
 class Head(nn.Module, ABC):
-    """Embeddings and labels to the loss that trains them, and embeddings to scores without margin.
+    """Computes the training loss from embeddings and labels, and scores without margin from embeddings.
 
     Built as `HEADS.build(name, dimension=E, classes=C, **args)`.
 
@@ -177,13 +177,13 @@ class Head(nn.Module, ABC):
     classes : int
         Number of classes C.
     margin : float
-        Margin of training.
+        Margin in training.
     plain_margin : float
-        The margin that changes nothing.
+        The margin that has no effect.
     margin_limit : float
-        All margins are below it.
+        Upper bound, which no margin reaches.
     has_margin : bool
-        Whether there is any margin but `plain_margin`.
+        Whether the head can have a margin other than `plain_margin`.
     class_weights : Tensor, (C,) float32, or None
         Weights of the classes in the loss.
     """
@@ -198,7 +198,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def set_margin(self, margin: float) -> None:
-        """Set the margin of training from here on; KnnError for one that the head cannot have."""
+        """Set the margin for training from here on; raises KnnError if the head cannot have it."""
 
     @abstractmethod
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class Head(nn.Module, ABC):
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
         """Training scores (B, C) float32 of embeddings (B, E) and labels (B,) int64.
 
-        `margin` stands in for the head's own this once.
+        `margin`, if given, replaces the head's margin in this call.
         """
 
     @abstractmethod
@@ -238,7 +238,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
 
 class WaveformSegmenter(SegmentationNetwork):
-    """A segmentation network from waveforms."""
+    """A segmentation network that takes waveforms."""
 
     @abstractmethod
     def frames(self, samples: Samples) -> Samples:
@@ -258,12 +258,12 @@ class WaveformSegmenter(SegmentationNetwork):
 
 
 class LayerSegmenter(SegmentationNetwork):
-    """A segmentation network from the layers of an encoder, whose bundle the segmenter's bundle names.
+    """A segmentation network that takes the layers of an encoder.
 
     Attributes
     ----------
     layers, channels : int
-        Those of the encoder.
+        Number and width of the encoder's layers.
     pace : int
         Frames of the encoder per frame of this network.
     """
@@ -279,9 +279,9 @@ class LayerSegmenter(SegmentationNetwork):
         Raises
         ------
         ValueError
-            Another number of layers comes.
+            The number of layers is not L.
         """
 
     @abstractmethod
     def classify(self, x: Tensor) -> Tensor:
-        """Windows (B, T, X) of what `begin` returns -> (B, T, classes) float32 log-probabilities of the classes."""
+        """Windows (B, T, X) of the result of `begin` -> (B, T, classes) float32 log-probabilities of the classes."""

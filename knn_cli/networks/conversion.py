@@ -1,6 +1,6 @@
-"""`convert`: one function for every conversion, and those of models, which are checkpoints to bundles, bundles to ONNX.
+"""`convert`, the function for every conversion, and the conversions of models: checkpoints to bundles, bundles to ONNX.
 
-The source decides what is made of it; the suffix of the output decides how it is written.
+The kind of output depends on the source, its format on the suffix of the output.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HUB_FILES = (
 
 @dataclass(frozen=True)
 class ConversionOptions(AudioStoreOptions):
-    """Options of `convert`, each for some sources or outputs.
+    """Options of `convert`; each applies to some sources or outputs.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class ConversionOptions(AudioStoreOptions):
     segment, min_segment, channel, rate
         Recordings: see `AudioStoreOptions`.
     recursive : bool
-        Text embeddings: read those in all folders below the source.
+        Text embeddings: read the files in all folders below the source.
     config : path, optional
         Checkpoint: the YAML file of the training that wrote it.
     int8 : bool
@@ -67,7 +67,7 @@ class ConversionOptions(AudioStoreOptions):
 
 @dataclass
 class OnnxConversion(Conversion):
-    """The result of a conversion to ONNX; `export` has its checks and sizes."""
+    """The result of a conversion to ONNX; `export` has its sizes and the outcome of its checks."""
 
     export: Export = field(kw_only=True)
 
@@ -93,12 +93,12 @@ def convert(
     Parameters
     ----------
     src : path or str
-        `hf:OWNER/NAME` is taken from the Hugging Face cache, or downloaded into it.
+        `hf:OWNER/NAME` is read from the Hugging Face cache, or downloaded into it.
     out : path
     force : bool
         Replace an existing output.
     progress : callable, optional
-        Called with the number of recordings done and of all recordings.
+        Called with the number of recordings done and the number of all recordings.
     **options
         Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, recursive, config, int8.
 
@@ -110,8 +110,8 @@ def convert(
     Raises
     ------
     KnnError
-        If nothing in `src` can be converted, if the output exists, if options do not fit the source, or as readers and
-        writers raise.
+        Nothing in `src` can be converted, the output exists, options do not fit the source, or a reader or writer
+        fails.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def convert(
     if Path(out).suffix.lower() == ONNX:
         if settings != ConversionOptions(int8=settings.int8):
             raise KnnError(
-                f"{out} is made of a model, as it is.", "Of the options, only `int8` and `force` apply to it."
+                f"{out} is exported from a model as it is.", "Of the options, only `int8` and `force` apply to it."
             )
         return _export(src, Path(out), settings.int8, force)
     if settings.int8:
@@ -137,7 +137,7 @@ def convert(
 def _convert_path(
     src: Path, out: Path, options: ConversionOptions, force: bool, progress: Progress | None
 ) -> Conversion:
-    """Convert what lies at a path, by its kind."""
+    """Convert a path according to its kind."""
     if not src.exists():
         raise KnnError(f"{src} does not exist.", "Check the path.")
     if hdf5.kind_of(src) is not None:
@@ -162,7 +162,7 @@ def _convert_path(
 
 
 def _is_checkpoint(src: Path) -> bool:
-    """Whether a path looks like a checkpoint: a file by its suffix, a folder by what lies in it."""
+    """Whether a path looks like a checkpoint: a file by its suffix, a folder by its contents."""
     if src.is_dir():
         weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin")]
         alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin")
@@ -171,7 +171,7 @@ def _is_checkpoint(src: Path) -> bool:
 
 
 def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: bool) -> Conversion:
-    """Write a bundle of a checkpoint."""
+    """Convert a checkpoint to a bundle."""
     from knn_cli.networks.importers.checkpoint_files import ImportedSegmenter
     from knn_cli.networks.importers.entry import import_checkpoint
 
@@ -249,8 +249,8 @@ def _downloaded(repository: str) -> Path:
             return Path(snapshot_download(repository, allow_patterns=[*HUB_FILES]))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        hint = "Check the name and the network, or download the folder elsewhere and convert it."
-        raise KnnError(f"{repository} cannot be had from the Hugging Face hub: {reason}", hint) from error
+        hint = "Check the name and the network, or download the folder by other means and convert that."
+        raise KnnError(f"{repository} cannot be downloaded from the Hugging Face hub: {reason}", hint) from error
 
 
 def _card(name: str, imported: ImportedModel) -> str:

@@ -1,7 +1,8 @@
-"""Filter-bank features: mel powers, and the log-mel features of Kaldi and of speechbrain with their mean taken off.
+"""Filter-bank features: mel powers, and the mean-normalised log-mel features of Kaldi and of speechbrain.
 
-`LogMel` and `DecibelMel` map waveforms (B, S) to features (B, T, F) and keep a padded batch equal to its clips alone:
-means, maxima and paddings are those of a clip's own samples, and features past a clip's end are zero.
+`LogMel` and `DecibelMel` map waveforms (B, S) to features (B, T, F) and give a clip the same features in a
+padded batch as on its own: means, maxima and padding depend on the clip's samples only, and features past its end are
+zero.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDAr
     """Triangular mel filters (size // 2 + 1, bins) for the power spectrum of a `size`-point transform.
 
     Kaldi's filters: centres equally spaced on mel = 1127 ln(1 + f / 700) from `low` to `high` Hz, triangles
-    linear in mel, each with a peak of one.
+    linear in mel, each with a peak of 1.
     """
 
     def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -51,17 +52,17 @@ def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDAr
 
 
 def windows(x: Tensor, size: int, step: int) -> Tensor:
-    """(B, S, ...) -> (B, N, ..., size): windows over the second axis every `step`, only whole ones."""
+    """(B, S, ...) -> (B, N, ..., size): complete windows over the second axis, one every `step`."""
     if not torch.onnx.is_in_onnx_export():
         return x.unfold(1, size, step)
-    # ONNX has no unfold: a graph picks each window's values, however many windows a clip has
+    # ONNX has no unfold: the graph gathers each window's values, for any number of windows
     first = torch.arange((x.shape[1] - size) // step + 1, device=x.device) * step
     return x[:, first[:, None] + torch.arange(size, device=x.device)].movedim(2, -1)
 
 
 def power_spectra(frames: Tensor, size: int) -> Tensor:
     """Frames (B, N, L) of L <= `size` samples -> powers (B, N, size // 2 + 1) of their `size`-point transform."""
-    if torch.onnx.is_in_onnx_export():  # ONNX has no transform that is fast everywhere: a product with its matrix
+    if torch.onnx.is_in_onnx_export():  # ONNX has no Fourier transform that is fast everywhere, hence a matrix product
         angles = np.outer(np.arange(frames.shape[2]), np.arange(size // 2 + 1)) * (2 * math.pi / size)
         matrix = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
         real, imaginary = (frames @ torch.from_numpy(matrix).to(frames.device)).chunk(2, dim=2)
@@ -71,10 +72,10 @@ def power_spectra(frames: Tensor, size: int) -> Tensor:
 
 
 class MelPower(nn.Module):
-    """Mel powers of waveforms: 25 ms povey windows every 10 ms at 16 kHz, no dither, only whole windows.
+    """Mel powers of waveforms: 25 ms povey windows every 10 ms at 16 kHz, no dither, complete windows only.
 
     `torch.log(powers.clamp_min(1.1920929e-07))` equals Kaldi's `compute-fbank-feats` with 80 bins from 20 Hz to
-    8 kHz for a waveform in [-1, 1]. Nothing here is learned and nothing is saved.
+    8 kHz for a waveform in [-1, 1]. It has no learnt parameters and saves no state.
     """
 
     window: Tensor
@@ -102,13 +103,17 @@ class MelPower(nn.Module):
 class LogMel(nn.Module):
     """Kaldi's `compute-fbank-feats` without dither, and cepstral mean normalisation over the clip.
 
-    25 ms windows every 10 ms, only whole ones; each loses its mean, is pre-emphasised (0.97) and windowed; power
-    spectrum; triangles on the mel scale from 20 Hz to half the rate; natural logarithm.
+    Complete 25 ms windows every 10 ms, from each of which the mean is subtracted; pre-emphasis (0.97); window function;
+    power spectrum; triangular filters on the mel scale from 20 Hz to half the rate; natural logarithm.
 
-    Args:
-        bins: mel bins F.
-        rate: samples a second.
-        window: "povey" (Kaldi's and 3D-Speaker's) or "hamming" (wespeaker's).
+    Parameters
+    ----------
+    bins : int
+        Mel bins F.
+    rate : int
+        Samples per second.
+    window : str
+        "povey" (Kaldi's and 3D-Speaker's) or "hamming" (wespeaker's).
     """
 
     def __init__(self, bins: int = 80, rate: int = 16000, window: str = "povey") -> None:
@@ -121,12 +126,12 @@ class LogMel(nn.Module):
             self.mel.window = torch.hamming_window(self.mel.length, periodic=False)
 
     def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
         frames = (samples - self.minimum) // self.stride + 1
         return frames.clamp_min(0) if isinstance(frames, Tensor) else max(frames, 0)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32, mean 0."""
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""
         logs = self.mel(waveforms).clamp_min(_KALDI_FLOOR).log()  # (B, T, F)
         return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
 
@@ -134,13 +139,16 @@ class LogMel(nn.Module):
 class DecibelMel(nn.Module):
     """speechbrain's `Fbank`, and its sentence normalisation of the mean.
 
-    25 ms Hamming windows around every 10th millisecond, with silence before and after the clip; power spectrum;
-    triangles over frequency, as wide to both sides as the step below their centre, centres equally spaced on
-    mel = 2595 log10(1 + f / 700); 10 log10, floored 80 dB under the clip's largest value.
+    25 ms Hamming windows centred at every 10 ms, with silence before and after the clip; power spectrum;
+    filters that are triangular in frequency, on both sides as wide as the distance to the centre below, with centres
+    equally spaced on mel = 2595 log10(1 + f / 700); 10 log10, at least the clip's largest value minus 80 dB.
 
-    Args:
-        bins: mel bins F.
-        rate: samples a second.
+    Parameters
+    ----------
+    bins : int
+        Mel bins F.
+    rate : int
+        Samples per second.
     """
 
     window: Tensor
@@ -158,16 +166,16 @@ class DecibelMel(nn.Module):
         self.register_buffer("filters", (1 - away).clamp_min(0).float(), persistent=False)
 
     def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
         frames = samples // self.stride + 1
         return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32, mean 0."""
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
             if lengths is not None:
-                waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence behind the clip
+                waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence past the clip's end
             frames = windows(F.pad(waveforms, (self.size // 2, self.size // 2)), self.size, self.stride)
             powers = power_spectra(frames * self.window, self.size) @ self.filters  # (B, T, F)
             decibels = 10 * powers.clamp_min(1e-10).log10()
@@ -178,12 +186,12 @@ class DecibelMel(nn.Module):
 
 
 def frame_mask(counts: Tensor, frames: int) -> Tensor:
-    """(B,) int64 counts -> (B, frames) bool, True at the first `counts` of each row."""
+    """(B,) int64 counts -> (B, frames) bool, True at the first `counts` frames of each row."""
     return torch.arange(frames, device=counts.device) < counts[:, None]
 
 
 def check_clip_lengths(waveforms: Tensor, lengths: Tensor | None, minimum: int, network: str) -> None:
-    """AudioError where a clip of waveforms (B, S) has fewer than `minimum` samples; ValueError for odd lengths."""
+    """AudioError if a clip of waveforms (B, S) is below `minimum` samples, ValueError if lengths do not fit."""
     samples = waveforms.shape[1]
     if lengths is not None:
         if lengths.shape != waveforms.shape[:1] or int(lengths.max()) > samples:
@@ -194,7 +202,7 @@ def check_clip_lengths(waveforms: Tensor, lengths: Tensor | None, minimum: int, 
 
 
 def _centred(features: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, T, F) less its mean over time; with a mask (B, T) over real frames, and zero elsewhere."""
+    """(B, T, F) minus its mean over time; with a mask (B, T), the mean of real frames, and zero elsewhere."""
     if mask is None:
         return features - features.mean(1, keepdim=True)
     weights = mask.unsqueeze(2) / mask.sum(1).clamp_min(1)[:, None, None]  # (B, T, 1)

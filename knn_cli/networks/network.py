@@ -1,4 +1,4 @@
-"""What a bundle's weights are the weights of: an encoder, a pooling, and a head where the bundle has one."""
+"""The network of a bundle: an encoder, a pooling, and optionally a head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from knn_cli.networks.contracts import Encoder, Head, Pooling
 
 
 class Network(nn.Module):
-    """Encoder and pooling as one module, from waveforms to embeddings; the head, if any, goes from there to scores.
+    """Waveforms to embeddings by an encoder and a pooling; the head, if any, maps embeddings to scores.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Network(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """Values of an embedding."""
+        """Number of values of an embedding."""
         return self.pooling.dimension
 
     @property
@@ -49,9 +49,9 @@ class Network(nn.Module):
         return self.head.logits(embeddings)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, S) float32 waveforms, (B,) int64 lengths in samples where clips are padded -> (B, E) embeddings.
+        """(B, S) float32 waveforms, (B,) int64 lengths in samples if clips are padded -> (B, E) embeddings.
 
-        A padded clip has the embedding that it has alone.
+        A padded clip has the same embedding as on its own.
         """
         layers = self.encoder(waveforms, lengths)
         if lengths is None:

@@ -1,11 +1,12 @@
-"""A bundle's network as an ONNX file that needs neither knn nor torch, checked against torch before it is kept.
+"""Export of a bundle's network to an ONNX file that needs neither knn nor torch, with a check against torch.
 
     waveforms  (B, S) float32 in [-1, 1] at the bundle's rate; the bundle's scale is inside the graph
     embeddings (B, E) float32
-    scores     (B, C) float32, before any softmax, where the bundle has a head: its labels' in their order
+    scores     (B, C) float32, before any softmax, if the bundle has a head, in the order of its labels
 
-B and S are free, S from the metadata's `minimum_samples` on. The clips of a batch are of one length: there is no
-second input for the lengths of padded clips, so clips of unequal lengths go one by one, or in batches by length.
+B is free, and so is S from the metadata's `minimum_samples` on. All clips of a batch have the same length: there is no
+second input for the lengths of padded clips, so embed clips of unequal lengths one by one, or in batches of equal
+length.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from knn_cli.networks.network import Network
 from knn_cli.store.writer import check_free
 
 OPSET = 17
-MAX_DIFFERENCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
+MAX_DIFFERENCE = 1e-4  # largest difference from torch, relative to the largest value if that is above 1
 INT8_MIN_COSINE = 0.997  # smallest cosine between embeddings with int8 weights and torch's
-INT8_MAX_SIZE_RATIO = 0.75  # an int8 file above this share of the float file is not worth its inexactness
-MAX_WEIGHT_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB, part of which is the graph
+INT8_MAX_SIZE_RATIO = 0.75  # a larger int8 file, relative to the float file, is not worth the loss of precision
+MAX_WEIGHT_BYTES = 2**31 - 2**24  # a protobuf message holds at most 2 GiB, including the graph
 _TRACED_CLIPS = (2, 1.25)  # clips, seconds of each
 _CHECKED_CLIPS = ((1, 0.0), (3, 0.4), (2, 1.25), (1, 3.1))  # the first is the shortest possible
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and how close its outputs are to torch's.
+    """Result of an export: sizes, and the agreement of its outputs with torch.
 
     Attributes
     ----------
@@ -53,7 +54,7 @@ class Export:
     size : int
         Bytes of the file.
     float_size : int
-        Bytes that it has without int8.
+        Bytes of the file without int8.
     difference : float
         Largest absolute difference between an output value of onnxruntime and of torch.
     cosine : float
@@ -93,7 +94,7 @@ def export_onnx(
         Name or path of a bundle.
     out : Path or str
     int8 : bool
-        Store the weights of matrix products in 8 bits (7 of them used, so that no processor's sums overflow), with a
+        Store the weights of matrix products in 8 bits (7 of them used, so that sums overflow on no processor), with a
         scale for each output. Activations are quantised at run time with one scale per batch, so that a clip's
         embedding depends a little on the other clips. Convolutions stay in float.
     force : bool
@@ -126,11 +127,11 @@ def export_onnx(
             if onnx_model.ByteSize() > INT8_MAX_SIZE_RATIO * float_size:
                 sizes = f"{float_size / 1e6:.1f} MB to {onnx_model.ByteSize() / 1e6:.1f}"
                 raise KnnError(
-                    f"int8 makes {source.name} hardly smaller: {sizes}.",
+                    f"int8 hardly reduces the size of {source.name}: {sizes}.",
                     "Its weights are convolutions, which stay in float; export it without `int8`.",
                 )
         for output, width in zip(onnx_model.graph.output, (network.dimension, len(source.head_labels)), strict=False):
-            output.type.tensor_type.shape.dim[1].dim_value = width  # the exporter does not always find it
+            output.type.tensor_type.shape.dim[1].dim_value = width  # the exporter does not always infer it
         onnx_model.producer_name, onnx_model.producer_version = "knn", __version__
         onnx.helper.set_model_props(onnx_model, _metadata(source, network, int8))
         onnx.save(onnx_model, part)
@@ -149,7 +150,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
-    """Errors of the exporter and of onnxruntime as one sentence; no warnings, for the outputs are compared."""
+    """Turn errors of the exporter and of onnxruntime into one sentence; hide warnings, because outputs are compared."""
     state = _package("onnxruntime.capi.onnxruntime_pybind11_state")
     refusals = [state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException]
     before = logging.root.manager.disable
@@ -160,27 +161,27 @@ def _readable_errors(name: str) -> Iterator[None]:
             yield
     except (torch.onnx.errors.OnnxExporterError, *refusals) as error:
         reason = str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")
-        hint = "Try other versions of torch and onnxruntime; a part of your own may do what ONNX cannot."
-        raise KnnError(f"{name} cannot become an ONNX file: {reason}.", hint) from error
+        hint = "Try other versions of torch and onnxruntime; a custom component may use operations that ONNX lacks."
+        raise KnnError(f"{name} cannot be exported to ONNX: {reason}.", hint) from error
     finally:
         logging.disable(before)
 
 
 def _clips(graph: _Graph, rate: int, count: int, seconds: float) -> Tensor:
-    """(count, S) float32: noise that swells and fades, the same each time, of `seconds` or the network's minimum."""
+    """(count, S) float32: reproducible noise of varying level, of `seconds` or at least the network's minimum."""
     samples = max(round(seconds * rate), graph.network.minimum)
     noise = np.random.default_rng([count, samples]).normal(0, 0.1, (count, samples))
     return torch.from_numpy((noise * (0.1 + np.abs(np.sin(np.arange(samples) / 900)))).astype(np.float32))
 
 
 def _trace(graph: _Graph, rate: int, part: Path) -> None:
-    """Write the graph as an ONNX model; modules that need another form for it ask `torch.onnx.is_in_onnx_export()`."""
+    """Write the graph as an ONNX model; modules that differ for it ask `torch.onnx.is_in_onnx_export()`."""
     names = ["embeddings"] if graph.network.head is None else ["embeddings", "scores"]
     torch.onnx.export(
         graph,
         (_clips(graph, rate, *_TRACED_CLIPS),),
         part,
-        dynamo=False,  # the other exporter cannot follow layers that come from a generator
+        dynamo=False,  # the other exporter cannot trace layers from a generator
         opset_version=OPSET,
         input_names=["waveforms"],
         output_names=names,
@@ -191,8 +192,8 @@ def _trace(graph: _Graph, rate: int, part: Path) -> None:
 def _quantise(onnx_model: Any, part: Path) -> None:
     """Write `onnx_model` to `part` with int8 in place of the learnt matrices.
 
-    Only these are initializers of the graph; the filter bank's transform and filters, which need their precision, are
-    constants, because no bundle stores them.
+    Only learnt matrices are initializers of the graph. The Fourier matrix and the filters of the filter bank, which
+    need float precision, are constants, because no bundle stores them.
     """
     quantization = _package("onnxruntime.quantization")
     learnt = {each.name for each in onnx_model.graph.initializer}
@@ -226,7 +227,7 @@ def _metadata(source: Bundle, network: Network, int8: bool) -> dict[str, str]:
 
 
 def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tuple[float, float]:
-    """The largest difference and the smallest cosine between onnxruntime and torch; KnnError where they are too far."""
+    """Largest difference and smallest cosine between onnxruntime and torch; KnnError if they differ too much."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -234,13 +235,13 @@ def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tu
     for count, seconds in _CHECKED_CLIPS:
         clips = _clips(graph, rate, count, seconds)
         with torch.inference_mode():
-            wanted = [output.numpy() for output in graph(clips)]
+            expected_outputs = [output.numpy() for output in graph(clips)]
         outputs = session.run(None, {"waveforms": clips.numpy()})
-        for output, expected in zip(outputs, wanted, strict=True):
+        for output, expected in zip(outputs, expected_outputs, strict=True):
             distance = float(np.abs(output - expected).max())
-            difference = float(np.maximum(difference, distance))  # NaN stays
-            near &= distance <= MAX_DIFFERENCE * max(1.0, float(np.abs(expected).max()))  # NaN is not near
-        cosine = float(np.minimum(cosine, _cosine(outputs[0], wanted[0])))
+            difference = float(np.maximum(difference, distance))  # keeps NaN
+            near &= distance <= MAX_DIFFERENCE * max(1.0, float(np.abs(expected).max()))  # False for NaN
+        cosine = float(np.minimum(cosine, _cosine(outputs[0], expected_outputs[0])))
     if not (cosine >= INT8_MIN_COSINE if int8 else near):
         raise KnnError(
             f"onnxruntime's embeddings are not torch's: a difference of {difference:.1e}, a cosine of {cosine:.5f}.",
@@ -249,8 +250,8 @@ def _check(graph: _Graph, rate: int, file: Path, runtime: Any, int8: bool) -> tu
     return difference, cosine
 
 
-def _cosine(one: Floats, other: Floats) -> float:
+def _cosine(output: Floats, expected: Floats) -> float:
     """The smallest cosine between rows of (B, E) and (B, E); 0 for a row of zeros."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(1) / np.maximum(lengths, 1e-300)).min())
+    output, expected = output.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(output, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((output * expected).sum(1) / np.maximum(lengths, 1e-300)).min())

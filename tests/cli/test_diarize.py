@@ -178,7 +178,7 @@ def test_a_segmentation_network_is_loaded_once_and_said(
     assert f"speech by {who.fingerprint}" in result.stderr and [one["vad"] for one in asked] == ["ours", "ours"]
     assert asked[0]["segmentation"] is asked[1]["segmentation"]
     assert "silero" in done("diarize", *both, "--segmentation", "silero", "-v", *plain).stderr
-    for wrong, message in (("tiny-test", "does not say who speaks when"), ("nosuch", "no model 'nosuch'")):
+    for wrong, message in (("tiny-test", "is no segmentation network"), ("nosuch", "no model 'nosuch'")):
         refused = knn("diarize", *both, "--segmentation", wrong, *plain)
         assert refused.exit_code == 1 and message in refused.stderr
     with pytest.raises(KnnError, match="silero"):

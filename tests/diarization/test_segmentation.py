@@ -211,13 +211,13 @@ def test_head_on_frames_is_the_head_on_its_encoder(models: Path, monkeypatch: py
 
 def test_a_head_without_its_embedder_is_refused(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNN_MODELS", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(BundleError, match="No model here makes embeddings of small-voice@"):
+    with pytest.raises(BundleError, match="No model here computes embeddings of small-voice@"):
         Segmenter(models / "head")
 
 
 def test_an_embedder_is_no_segmenter(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNN_MODELS", str(models), prepend=os.pathsep)
-    with pytest.raises(BundleError, match="does not say who speaks when"):
+    with pytest.raises(BundleError, match="is no segmentation network"):
         Segmenter("small-voice")
     with pytest.raises(BundleError, match="no segmentation network"):
         Segmenter(bundle.find("small-voice"))

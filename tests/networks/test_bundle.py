@@ -59,9 +59,9 @@ def test_names_and_paths(tiny: bundle.Bundle, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(BundleError, match=r"no model 'nosuch'.*Models here: .*copy.*tiny-test"):
         bundle.find("nosuch")
     (tmp_path / "plain").mkdir()
-    with pytest.raises(BundleError, match=r"folder without config.json"):
+    with pytest.raises(BundleError, match=r"folder has no config.json"):
         bundle.find(tmp_path / "plain")
-    with pytest.raises(BundleError, match="makes embeddings of x@1"):
+    with pytest.raises(BundleError, match="computes embeddings of x@1"):
         bundle.find_embedder("x@1")
 
 

@@ -60,7 +60,7 @@ def test_hugging_face_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name in ("other/wavlm", "a/b/c"):
-        with pytest.raises(KnnError, match="cannot be had from the Hugging Face hub"):
+        with pytest.raises(KnnError, match="cannot be downloaded from the Hugging Face hub"):
             convert(f"hf:{name}", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -169,13 +169,13 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (out, out / "a.onnx", False, "no model bundle"),
         (model, out / "a" / "a.onnx", False, "cannot be written"),
         (model, out / "a.h5", True, "no ONNX file"),
-        (resnet, out / "a.onnx", True, r"hardly smaller.*`int8`"),
+        (resnet, out / "a.onnx", True, r"hardly reduces the size.*`int8`"),
         (tmp_path / "w.pt", out / "a.onnx", False, "is a checkpoint"),
         ("hf:a/b", out / "a.onnx", False, "is a checkpoint"),
     ):
         with pytest.raises(KnnError, match=message):
             convert(source, file, int8=int8)
-    with pytest.raises(KnnError, match="is made of a model, as it is"):
+    with pytest.raises(KnnError, match="is exported from a model as it is"):
         convert(model, out / "a.onnx", segment=3.0)
     monkeypatch.setattr(onnx_export, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(KnnError, match=r"random has 0\.0 GB of weights"):
@@ -211,7 +211,7 @@ def test_what_onnx_cannot_say_is_one_sentence(tmp_path: Path, monkeypatch: pytes
         export_onnx(model, tmp_path / "made.onnx")
     monkeypatch.undo()
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: exporting(*a, **{**k, "dynamic_axes": None}))
-    with pytest.raises(KnnError, match=r"random cannot become an ONNX file: .*dimensions"):  # onnxruntime's
+    with pytest.raises(KnnError, match=r"random cannot be exported to ONNX: .*dimensions"):  # onnxruntime's
         export_onnx(model, tmp_path / "made.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["random"]
 

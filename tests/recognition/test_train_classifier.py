@@ -90,7 +90,7 @@ def test_embeddings_of_another_model_are_refused_and_unknown_ones_taken(tmp_path
         classifier.score(blobs(embedder="two@222"))
     assert len(classifier.score(blobs(embedder="renamed@111"))) == 144
     assert len(classifier.score(blobs())) == 144
-    with pytest.raises(BundleError, match="No model here makes embeddings of one@111"):
+    with pytest.raises(BundleError, match="No model here computes embeddings of one@111"):
         classifier.embedder  # noqa: B018
 
 

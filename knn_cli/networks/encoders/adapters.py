@@ -1,7 +1,7 @@
-"""Bottleneck adapters: small layers inside a frozen transformer, which learn in its place.
+"""Bottleneck adapters: small trainable layers inside a frozen transformer.
 
-Houlsby et al., "Parameter-efficient transfer learning for NLP", ICML 2019 (arXiv:1902.00751), section 2.1; in speech:
-Thomas et al., "Efficient adapter transfer of self-supervised speech models", ICASSP 2022 (arXiv:2202.03218).
+Houlsby et al., "Parameter-efficient transfer learning for NLP", ICML 2019 (arXiv:1902.00751), section 2.1; for
+speech: Thomas et al., "Efficient adapter transfer of self-supervised speech models", ICASSP 2022 (arXiv:2202.03218).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from knn_cli.core.errors import KnnError
 
 __all__ = ["KINDS", "Adapter", "adapters_of", "insert"]
 
-# Kind -> places in a block that get one, before the sum with the shortcut: "houlsby" behind the attention and behind
-# the feed-forward layer (figure 2); "pfeiffer" the second of these only, after Pfeiffer et al., "AdapterFusion", EACL
-# 2021 (arXiv:2005.00247), who settled on one a layer; the layer norm that they add is left out.
+# Kind -> the block's attributes that hold an adapter, applied before the residual sum: "houlsby" has one after the
+# attention and one after the feed-forward layer (figure 2); "pfeiffer" only the second, as in Pfeiffer et al.,
+# "AdapterFusion", EACL 2021 (arXiv:2005.00247), without the layer norm that they add.
 KINDS = {"houlsby": ("attention_adapter", "output_adapter"), "pfeiffer": ("output_adapter",)}
 
 
 class Adapter(nn.Module):
-    """x + W_up gelu(W_down x): (..., channels) to the same; W_up starts at 0, so nothing changes at first."""
+    """x + W_up gelu(W_down x): (..., channels) -> (..., channels); at first the identity, because W_up starts at 0."""
 
     def __init__(self, channels: int, bottleneck: int) -> None:
         super().__init__()
@@ -37,13 +37,23 @@ class Adapter(nn.Module):
 
 
 def insert(blocks: Iterable[nn.Module], channels: int, bottleneck: int, kind: str = "houlsby") -> None:
-    """Put new adapters into the places that transformer blocks keep for them, on the device of their weights.
+    """Insert new adapters into transformer blocks, on the device of the blocks' weights.
 
-    channels   : width of the blocks
-    bottleneck : width of the adapters, from 1 to below that
-    kind       : one of `KINDS`
+    Parameters
+    ----------
+    blocks : iterable of Module
+        Blocks with the attributes that `KINDS` names.
+    channels : int
+        Width of the blocks.
+    bottleneck : int
+        Width of the adapters, from 1 to `channels` - 1.
+    kind : str
+        One of `KINDS`.
 
-    Raises KnnError for another width or kind.
+    Raises
+    ------
+    KnnError
+        The kind is unknown, or the bottleneck is out of range.
     """
     if kind not in KINDS:
         raise KnnError(f"There are no adapters of kind {kind!r}.", f"Known: {', '.join(KINDS)}.")
@@ -57,7 +67,7 @@ def insert(blocks: Iterable[nn.Module], channels: int, bottleneck: int, kind: st
 
 
 def adapters_of(encoder: nn.Module) -> dict[str, Any]:
-    """All weights of adapters in an encoder, by name."""
+    """The weights of all adapters in an encoder, by parameter name."""
     return {
         f"{name}.{own}": weight
         for name, module in encoder.named_modules()

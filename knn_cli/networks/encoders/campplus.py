@@ -1,4 +1,6 @@
-"""CAM++: densely connected time-delay blocks behind a small picture network, with the parameters of 3D-Speaker's.
+"""CAM++: densely connected time-delay blocks behind a small two-dimensional convolutional network.
+
+Parameters have the names of 3D-Speaker's implementation.
 
 Wang et al., "CAM++: a fast and efficient network for speaker verification using context-aware masking", Interspeech
 2023 (arXiv:2303.00332).
@@ -29,16 +31,24 @@ DILATIONS = (1, 2, 2)  # of the three dense blocks
 
 @ENCODERS.register("campplus")
 class CAMPPlus(FilterBankEncoder):
-    """Log-mel features to the frames that CAM++ pools, the one layer of this encoder; 20 ms a frame.
+    """CAM++ up to its pooling: log-mel features to the only layer of this encoder, with a frame every 20 ms.
 
-    Args:
-        width: channels of the picture network in front (section 2.3).
-        channels: width after the first time-delay layer.
-        growth: channels that each dense layer adds.
-        bottleneck: width of a dense layer's bottleneck, in `growth`s.
-        blocks: dense layers of each of the three blocks.
-        bins: mel bins.
-        window: of the filter bank, "povey" (3D-Speaker's) or "hamming".
+    Parameters
+    ----------
+    width : int
+        Channels of the two-dimensional convolutional front end (section 2.3).
+    channels : int
+        Width after the first time-delay layer.
+    growth : int
+        Channels that each dense layer adds.
+    bottleneck : int
+        Width of a dense layer's bottleneck, in multiples of `growth`.
+    blocks : sequence of int
+        Dense layers of each of the three blocks.
+    bins : int
+        Mel bins.
+    window : str
+        Window of the filter bank: "povey" (3D-Speaker's) or "hamming".
     """
 
     title = "CAM++"
@@ -94,7 +104,7 @@ class CAMPPlus(FilterBankEncoder):
 
 
 class FrontConvolutions(nn.Module):
-    """The picture network: frequency comes down to an eighth, time stays."""
+    """The convolutional front end, which reduces the frequency axis to an eighth and keeps the time axis."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,7 +116,7 @@ class FrontConvolutions(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
-        """(B, bins, T), zero past `counts` frames (B,) int64 -> the same of width * bins / 8 channels."""
+        """(B, bins, T), zero past `counts` frames (B,) int64 -> (B, width * bins / 8, T), zero there too."""
         x = zero_ends(F.relu(self.bn1(self.conv1(x.unsqueeze(1)))), counts)  # (B, width, bins, T)
         for block in (*self.layer1, *self.layer2):
             x, _ = block(x, counts)
@@ -136,7 +146,7 @@ class TransitLayer(nn.Module):
 
 
 class DenseTDNNLayer(nn.Module):
-    """A bottleneck, then a dilated convolution under a mask that follows from the context (equations 1 to 4)."""
+    """A bottleneck, then a dilated convolution whose output is gated by the context (equations 1 to 4)."""
 
     def __init__(self, before: int, bottleneck: int, after: int, dilation: int) -> None:
         super().__init__()
@@ -162,12 +172,16 @@ def _context(x: Tensor, mask: Tensor) -> Tensor:
 
 @POOLINGS.register("campplus")
 class CAMPPlusPooling(Pooling):
-    """CAM++'s own pooling: mean and deviation over time of the last layer, a linear layer, batch norm.
+    """CAM++'s pooling: mean and standard deviation over time of the last layer, a linear layer, batch norm.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(self, layers: int, channels: int, dimension: int = 192) -> None:
@@ -180,11 +194,14 @@ class CAMPPlusPooling(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
 
-        Raises ValueError when another number of layers comes.
+        Raises
+        ------
+        ValueError
+            The number of layers is not L.
         """
         frames = last_layer(layers, self.layers)
         mean = time_mean(frames, mask)
-        # A square root has no slope at 0: the bound lets a channel that stands still through without NaN.
+        # The gradient of a square root is infinite at 0: the bound keeps a constant channel from giving NaN.
         deviation = time_variance(frames, mean, mask).clamp_min(1e-14).sqrt()
         pooled = torch.cat([mean, deviation], dim=1)  # (B, 2C)
         return cast(Tensor, self.norm(self.linear(pooled.unsqueeze(2)).squeeze(2)))

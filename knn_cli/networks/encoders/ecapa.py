@@ -1,8 +1,8 @@
-"""ECAPA-TDNN: encoder and pooling, in the arithmetic and with the parameters of speechbrain's.
+"""ECAPA-TDNN: encoder and pooling, with speechbrain's arithmetic and parameter names.
 
 Desplanques et al., "ECAPA-TDNN: emphasized channel attention, propagation and aggregation in TDNN based speaker
-verification", Interspeech 2020 (arXiv:2005.07143). Convolutions see a clip mirrored at both ends; in a padded batch
-each clip is mirrored at its own end.
+verification", Interspeech 2020 (arXiv:2005.07143). Convolutions pad a clip by reflection at both ends; in a
+padded batch each clip is reflected at its own end.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ __all__ = ["DeepSoftmax", "EcapaPooling", "EcapaTDNN"]
 
 @ENCODERS.register("ecapa-tdnn")
 class EcapaTDNN(FilterBankEncoder):
-    """Decibel mel features to the aggregated frames of section 3.3, the one layer of this encoder; 10 ms a frame.
+    """Decibel mel features to the only layer of this encoder, the aggregated frames of section 3.3, one every 10 ms.
 
-    Args:
-        channels: widths of the first convolution, of each squeeze-excited block, and of the aggregation.
-        kernels, dilations: of the same, in frames.
-        scale: parts of a block's Res2Net convolution.
-        squeeze: width of the excitation's bottleneck.
-        bins: mel bins.
+    Parameters
+    ----------
+    channels : sequence of int
+        Widths of the first convolution, of each squeeze-excited block, and of the aggregation.
+    kernels, dilations : sequence of int
+        Kernel sizes and dilations of the same layers, in frames.
+    scale : int
+        Number of channel groups in a block's Res2Net convolution.
+    squeeze : int
+        Width of the excitation's bottleneck.
+    bins : int
+        Mel bins.
     """
 
     title = "ECAPA-TDNN"
@@ -56,7 +62,7 @@ class EcapaTDNN(FilterBankEncoder):
             raise KnnError(f"ECAPA-TDNN needs odd kernels, and blocks whose channels divide by scale {scale}.")
         front = DecibelMel(bins, self.rate)
         reach = max((kernel - 1) // 2 * dilation for kernel, dilation in zip(kernels, dilations, strict=True))
-        minimum = max(1, reach * front.stride)  # mirroring `reach` frames takes one frame more than these
+        minimum = max(1, reach * front.stride)  # reflecting `reach` frames needs reach + 1 frames
         super().__init__(front, channels[-1], minimum=minimum)
         shapes = list(zip(channels, channels[1:-1], kernels[1:-1], dilations[1:-1], strict=False))
         blocks = [SERes2NetBlock(before, after, kernel, step, scale, squeeze) for before, after, kernel, step in shapes]
@@ -82,7 +88,7 @@ class EcapaTDNN(FilterBankEncoder):
 
 
 class TDNNBlock(nn.Module):
-    """Convolution over time with mirrored ends, ReLU, batch norm."""
+    """Convolution over time with reflection padding, ReLU, batch norm."""
 
     def __init__(self, before: int, after: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -91,7 +97,7 @@ class TDNNBlock(nn.Module):
         self.norm = nn.BatchNorm1d(after)
 
     def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
-        """(B, C, T), frames of each clip (B,) int64 or None where all are whole -> (B, C', T)."""
+        """(B, C, T), frames of each clip (B,) int64, or None where none is padded -> (B, C', T)."""
         return cast(Tensor, self.norm(F.relu(self.conv(reflect_pad(x, self.reach, counts)))))
 
 
@@ -129,7 +135,7 @@ class SERes2NetBlock(nn.Module):
 
 
 def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
-    """(B, C, T) with `reach` frames more at both ends of each clip, mirrored at its first and last one."""
+    """(B, C, T) padded by `reach` frames at both ends of each clip, by reflection at its first and last frame."""
     if reach == 0:
         return x
     if counts is None:
@@ -142,15 +148,22 @@ def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
 
 @POOLINGS.register("ecapa-tdnn")
 class EcapaPooling(Pooling):
-    """ECAPA-TDNN's own pooling: attentive statistics with a weight for each channel and the clip's context, of the
-    last layer; batch norm; a linear layer (sections 3.1 and 2).
+    """ECAPA-TDNN's pooling: channel- and context-dependent attentive statistics, batch norm, linear layer.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        attention: width of the attention's bottleneck.
-        dimension: width E of the embedding.
-        context: whether the attention sees the clip's mean and deviation beside each frame.
+    It pools the last layer (sections 3.1 and 2).
+
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    attention : int
+        Width of the attention's bottleneck.
+    dimension : int
+        Width E of the embedding.
+    context : bool
+        Whether the attention takes the clip's mean and standard deviation together with each frame.
     """
 
     def __init__(
@@ -167,7 +180,10 @@ class EcapaPooling(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
 
-        Raises ValueError when another number of layers comes.
+        Raises
+        ------
+        ValueError
+            The number of layers is not L.
         """
         frames = zero_padding(last_layer(layers, self.layers), mask)
         if mask is None:
@@ -175,7 +191,7 @@ class EcapaPooling(Pooling):
         x, real = frames.transpose(1, 2), mask.unsqueeze(1)  # (B, C, T), (B, 1, T)
         weight, width = self.tdnn.conv.weight, x.shape[1]  # (A, 3C or C, 1)
         keys = F.conv1d(x, weight[:, :width], self.tdnn.conv.bias)  # (B, A, T)
-        if self.context:  # the same for every frame: its part of the product is taken once
+        if self.context:  # the same at every frame, so its part of the product is computed once
             whole = torch.cat(_statistics(x, real / real.sum(2, keepdim=True)), dim=1)  # (B, 2C)
             keys = keys + (whole @ weight[:, width:].squeeze(2).T).unsqueeze(2)
         logits = self.conv(self.tdnn.norm(F.relu(keys)).tanh()).masked_fill(~real, float("-inf"))  # (B, C, T)
@@ -184,7 +200,7 @@ class EcapaPooling(Pooling):
 
 
 def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and deviation over time of (B, C, T): (B, C) each."""
+    """Weighted mean and standard deviation over time of (B, C, T): (B, C) each."""
     mean = (weights * x).sum(2)
     variance = (weights * (x - mean.unsqueeze(2)).square()).sum(2)
     return mean, variance.clamp_min(1e-12).sqrt()
@@ -192,14 +208,20 @@ def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 @HEADS.register("deep-softmax")
 class DeepSoftmax(ClassificationHead):
-    """speechbrain's x-vector classifier: leaky ReLU and batch norm, behind each hidden layer too, and a linear layer.
+    """speechbrain's x-vector classifier: linear layers, each after leaky ReLU and batch norm.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        hidden: widths of the hidden layers.
-        class_weights: see `ClassificationHead`.
-        label_smoothing: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
+    label_smoothing : float
+        See `ClassificationHead`.
     """
 
     has_margin = False
@@ -227,6 +249,6 @@ class DeepSoftmax(ClassificationHead):
         return x.float()
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """The scores of inference: this head has no margin."""
+        """The same scores as `logits`, because this head has no margin."""
         self._checked(margin)
         return self.logits(embeddings)

@@ -1,4 +1,4 @@
-"""A small time-delay network (TDNN) on log-mel features: residual blocks of one width, each of them a layer."""
+"""A small time-delay network (TDNN) on log-mel features: residual blocks of equal width, each of which is a layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knn_cli.networks.features import MelPower, check_clip_lengths, windows
 
 
 class ResidualTDNNBlock(nn.Module):
-    """A residual time-delay block: norm, frames t - d, t, t + d side by side, linear layer, GELU, linear layer.
+    """A residual time-delay block: norm, concatenation of frames t - d, t, t + d, linear layer, GELU, linear layer.
 
     Written as matrix products on (B, T, C): on a CPU it trains 1.5 times as fast as a ConvNeXt block of equal size.
     """
@@ -31,7 +31,7 @@ class ResidualTDNNBlock(nn.Module):
         """(B, T, C), mask (B, T, 1) of real frames or None -> (B, T, C)."""
         y = self.norm(x)
         if mask is not None:
-            y = y * mask  # a padded batch sees zeros past the end, as a clip alone does
+            y = y * mask  # zeros past a clip's end, as for a single clip
         d, n = self.dilation, x.shape[1]
         y = F.pad(y, (0, 0, d, d))  # (B, T + 2d, C)
         y = torch.cat([y[:, :n], y[:, d : d + n], y[:, 2 * d :]], dim=2)  # (B, T, 3C)
@@ -62,13 +62,13 @@ class FbankTDNN(Encoder):
         bins: int = 80,
         floor: float = 1e-6,
     ) -> None:
-        """`layers` = the stem's output and one for each of `dilations` (in frames of 30 ms)."""
+        """The layers are the stem's output and that of one block for each of `dilations` (in frames of 30 ms)."""
         super().__init__()
         self.channels = channels
         self.layers = len(dilations) + 1
         self.floor = floor
         self.mel = MelPower(bins, self.rate)
-        self.step = 3  # mel frames a frame
+        self.step = 3  # mel frames per frame
         self.stride = self.step * self.mel.shift
         self.minimum = self.mel.length + (self.step - 1) * self.mel.shift
         self.stem = nn.Linear(5 * bins, channels)
@@ -79,7 +79,7 @@ class FbankTDNN(Encoder):
         return list(self.blocks)
 
     def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`: the same mask for the five mel frames that are side by side in a frame."""
+        """As `Encoder.mask_features`, with the same mask for the five mel frames that form a frame."""
 
         def before_stem(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             frames = args[0].view(*args[0].shape[:2], -1, 5)  # (B, T, bins, 5)
@@ -88,26 +88,30 @@ class FbankTDNN(Encoder):
         self.stem.register_forward_pre_hook(before_stem)
 
     def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
         return self._windows(samples) // self.step
 
     def _windows(self, samples: Samples) -> Samples:
-        """How many mel frames a clip of `samples` gives."""
+        """Number of mel frames of a clip of `samples`."""
         windows = (samples - self.mel.length) // self.mel.shift + 1
         return windows.clamp_min(0) if isinstance(windows, Tensor) else max(windows, 0)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """(B, S) float32 in [-1, 1], clip lengths (B,) int64 in samples -> the layers, each (B, frames(S), C).
 
-        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises AudioError where a clip is shorter than `minimum` samples.
+        With `lengths`, a clip's frames equal those of the clip on its own; frames past its end are undefined.
+
+        Raises
+        ------
+        AudioError
+            A clip is shorter than `minimum` samples.
         """
         check_clip_lengths(waveforms, lengths, self.minimum, "this TDNN")
         counts = None if lengths is None else self._windows(lengths)
         return self.encode(self.mel(waveforms), counts)
 
     def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:
-        """Mel powers (B, N, bins), the first `counts` (B,) int64 of them a clip's own -> layers (B, N // 3, C)."""
+        """Mel powers (B, N, bins), of which the first `counts` (B,) int64 are real -> layers (B, N // 3, C)."""
         x = self.normalise(powers, counts)
         x = windows(F.pad(x, (0, 0, 1, 1)), 5, self.step)  # (B, T, bins, 5): mel frames 3t - 1 to 3t + 3
         x = self.stem(x.flatten(2))  # (B, T, C)
@@ -121,7 +125,7 @@ class FbankTDNN(Encoder):
             yield x
 
     def normalise(self, powers: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Mel powers (B, N, bins) -> log powers of equal loudness and no mean over time, 0 past a clip's end."""
+        """Mel powers (B, N, bins) -> log powers, normalised in level and with mean 0 over time; 0 past a clip's end."""
         with torch.autocast(powers.device.type, enabled=False):
             if counts is None:
                 mean = powers.mean((1, 2), keepdim=True)  # (B, 1, 1)

@@ -1,4 +1,4 @@
-"""The base of encoders of one layer behind a filter bank: their frames, their shortest clip, and the way in."""
+"""The base class of encoders with a single layer on filter-bank features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FilterBankEncoder"]
 
 
 class FilterBankEncoder(Encoder):
-    """A network that makes one layer of filter-bank features; subclasses define `encode`.
+    """An encoder that computes one layer from filter-bank features; subclasses define `encode`.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class FilterBankEncoder(Encoder):
     subsampling : int
         Frames of the filter bank per frame of the layer.
     minimum : int, optional
-        Samples of the shortest clip; None takes the filter bank's.
+        Samples of the shortest clip; by default the filter bank's.
     """
 
     rate = 16000
@@ -51,8 +51,13 @@ class FilterBankEncoder(Encoder):
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).
 
-        With `lengths`, a clip's frames are those that it has alone; frames past its end hold anything finite.
-        Raises AudioError where a clip is shorter than `minimum` samples.
+        With `lengths`, a clip's frames equal those of the clip on its own; frames past its end are finite but
+        undefined.
+
+        Raises
+        ------
+        AudioError
+            A clip is shorter than `minimum` samples.
         """
         check_clip_lengths(waveforms, lengths, self.minimum, self.title)
         return self._layers(waveforms, lengths)
@@ -63,4 +68,4 @@ class FilterBankEncoder(Encoder):
 
     @abstractmethod
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Features (B, bins, N), the first `counts` (B,) int64 of them a clip's own -> the layer (B, T, C)."""
+        """Features (B, bins, N), of which the first `counts` (B,) int64 are real -> the layer (B, T, C)."""

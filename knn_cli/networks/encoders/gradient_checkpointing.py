@@ -1,12 +1,12 @@
-"""Gradient checkpointing for WavLM: the backward pass computes again what is cheap, instead of keeping it.
+"""Gradient checkpointing for WavLM: the backward pass recomputes cheap intermediate values instead of storing them.
 
 Chen et al., "Training deep nets with sublinear memory cost", 2016 (arXiv:1604.06174), section 4.1.
 
-- `ConvolutionOfActivation`: a strided convolution of an activation keeps what goes into the activation;
-- `NormalizedConvolution`: a grouped convolution with weight norm keeps no kernels but the learnt ones;
-- `gated_attention`: attention with WavLM's gated position bias keeps queries, keys, values and gates, nothing of size
-  (B, heads, T, T);
-- `free_memory`: freed memory is returned to the system.
+- `ConvolutionOfActivation`: a strided convolution of an activation stores the activation's input only;
+- `NormalizedConvolution`: a grouped convolution with weight norm stores its parameters, but not the normalised kernels;
+- `gated_attention`: attention with WavLM's gated position bias stores queries, keys, values and gates, but nothing of
+  size (B, heads, T, T);
+- `free_memory`: returns freed memory to the operating system.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 
 
 def trains_on_cpu(x: Tensor) -> bool:
-    """Whether the convolutions of this module are to be used for `x`: for training on a CPU.
+    """Whether to use this module's convolutions for `x`, which is the case in training on a CPU.
 
-    Half precision and other devices have convolutions that are better than products of matrices.
+    In half precision and on other devices, PyTorch's convolutions are faster than matrix products.
     """
     return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
@@ -44,16 +44,25 @@ def trains_on_cpu(x: Tensor) -> bool:
 class ConvolutionOfActivation(Function):
     """Convolution (B, T', O) over time of `activation(*tensors)` (B, T, C).
 
-    Frames lie one after the other, so `stride` neighbours of them are one row of a matrix product, without a copy: on
-    a CPU the way back takes half the time of the convolution's of channels first.
+    Frames are contiguous in memory, so `stride` neighbouring frames are one row of a matrix product, without a copy: on
+    a CPU the backward pass takes half as long as that of a channels-first convolution. The parameters are those of
+    `apply`.
 
-    Args of `apply`:
-        activation: makes (B, T, C) contiguous of `tensors`, differentiably, and uses no other tensor with a gradient.
-        matrix: the kernels (taps * C, O), taps slowest.
-        bias: (O,) or None.
-        taps: length of a kernel.
-        stride: frames from one output to the next.
-        tensors: what is kept for the way back.
+    Parameters
+    ----------
+    activation : callable
+        Computes a contiguous (B, T, C) tensor from `tensors`, differentiably, and uses no other tensor that requires a
+        gradient.
+    matrix : Tensor
+        The kernels (taps * C, O); taps are the slowest axis.
+    bias : Tensor, optional
+        (O,) or None.
+    taps : int
+        Length of a kernel.
+    stride : int
+        Frames from one output to the next.
+    tensors : Tensor, optional
+        Stored for the backward pass.
     """
 
     @staticmethod
@@ -108,7 +117,7 @@ class ConvolutionOfActivation(Function):
 
 
 def _product(one: Tensor, other: Tensor, target: Tensor, first: bool) -> None:
-    """Write the product of two matrices to `target`, or add it to what is there."""
+    """Write the product of two matrices to `target`, or add it to `target`."""
     if first:
         torch.mm(one, other, out=target)
     else:
@@ -116,9 +125,9 @@ def _product(one: Tensor, other: Tensor, target: Tensor, first: bool) -> None:
 
 
 def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tensor, slice]]:
-    """Views (B, frames, up to stride * C) of contiguous `x` (B, T, C), each with the rows of a matrix that see it.
+    """Views (B, frames, up to stride * C) of contiguous `x` (B, T, C), each with its rows of the kernel matrix.
 
-    Row t of the first holds the frames that the first `stride` taps see at output t, and so on.
+    Row t of the first view holds the inputs of the first `stride` taps at output t, and so on.
     """
     batch, _, channels = x.shape
     for first in range(0, taps, stride):
@@ -130,12 +139,18 @@ def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tens
 class NormalizedConvolution(Function):
     """Grouped convolution (B, T, C) over time of `x` (B, T, C), its kernels normalised tap by tap: w = g v / |v|.
 
-    Output t sees inputs t - K // 2 to t - K // 2 + K - 1, zeros outside. The kernels are made a group at a time, and
-    what a few neighbouring taps see lies side by side, for matrix products that are worth their name.
+    Output t depends on inputs t - K // 2 to t - K // 2 + K - 1, zeros outside. The kernels are computed group by group,
+    and the inputs of a few neighbouring taps are concatenated, which gives matrix products of an efficient size.
+    The parameters are those of `apply`.
 
-    Args of `apply`:
-        direction: v (C, C / groups, K).
-        magnitude: g (1, 1, K).
+    Parameters
+    ----------
+    x : Tensor
+        (B, T, C).
+    direction : Tensor
+        v (C, C / groups, K).
+    magnitude : Tensor
+        g (1, 1, K).
     """
 
     @staticmethod
@@ -171,19 +186,19 @@ _TAPS_TOGETHER = 8  # taps of a kernel in one matrix product
 
 
 def _size(direction: Tensor) -> Tensor:
-    """Length (1, 1, K) of what (C, D, K) holds for each tap."""
+    """Norm (1, 1, K) of each tap of kernels (C, D, K)."""
     squares = [direction[own].square().sum(dim=(0, 1), keepdim=True) for own in _groups(direction)]
     return torch.stack(squares).sum(dim=0).sqrt()
 
 
 def _groups(direction: Tensor) -> Iterator[slice]:
-    """The channels of each group of (C, D, K), C out, D of the group's C in."""
+    """The channels of each group of kernels (C, D, K) with C output channels and D input channels per group."""
     width = direction.shape[1]
     return (slice(first, first + width) for first in range(0, direction.shape[0], width))
 
 
 def _neighbours(x: Tensor, before: int, taps: int) -> Tensor:
-    """Frames (B, T + taps - 1, 8 * D) of `x` (B, T, D) padded: each with the seven that follow it."""
+    """Frames (B, T + taps - 1, 8 * D) of `x` (B, T, D) padded: each frame with the seven that follow it."""
     x = F.pad(x, (0, 0, before, taps + _TAPS_TOGETHER - 2 - before))
     batch, frames, width = x.shape
     size = (batch, frames - _TAPS_TOGETHER + 1, _TAPS_TOGETHER * width)
@@ -202,7 +217,7 @@ def _slide(near: Tensor, matrix: Tensor, frames: int) -> Tensor:
 
 
 def _slide_gradient(near: Tensor, gradient: Tensor, taps: int) -> Tensor:
-    """Gradient (taps * D, O) of `_slide`'s kernels, of its `gradient` (B, T, O)."""
+    """Gradient (taps * D, O) with respect to `_slide`'s kernels, given `gradient` (B, T, O) of its output."""
     width, frames = near.shape[2], gradient.shape[1]
     parts = [
         (near[:, first : first + frames].transpose(1, 2) @ gradient).sum(dim=0)  # (8 * D, O)
@@ -216,14 +231,22 @@ def gated_attention(
 ) -> Tensor:
     """Attention (B, H, T, D) with a gated bias of relative positions (WavLM, equations 4 to 6).
 
-    Args:
-        query: (B, H, T, D).
-        key: (B, H, T, D).
-        value: (B, H, T, D).
-        gate: (B, H, T, 1), by which the biases of a query are multiplied.
-        bias: (H, 2 T - 1), of key position minus query position from 1 - T to T - 1.
-        padding: (B, T), True at keys that are not looked at.
-        at_once: scores that may be held at a time; no less than those of a query of each clip and head are.
+    Parameters
+    ----------
+    query : Tensor
+        (B, H, T, D).
+    key : Tensor
+        (B, H, T, D).
+    value : Tensor
+        (B, H, T, D).
+    gate : Tensor
+        (B, H, T, 1), factors on the biases of each query.
+    bias : Tensor
+        (H, 2 T - 1), for key position minus query position from 1 - T to T - 1.
+    padding : Tensor, optional
+        (B, T) bool, True at keys that are ignored.
+    at_once : int
+        Number of scores that may be held at a time; at least one query of each clip and head is always processed.
     """
     if torch.is_grad_enabled():
         return cast(Tensor, cast(Any, _GatedAttention).apply(query, key, value, gate, bias, padding, at_once))
@@ -309,22 +332,22 @@ def _diagonal_sums(rows: Tensor) -> Tensor:
     return padded[:, : count * width].view(heads, count, width).sum(dim=1)
 
 
-MIN_BYTES = 2**20  # of a layer; freeing less is not worth the time
+MIN_BYTES = 2**20  # of a layer; freeing smaller ones is not worth the time
 
 
 def free_memory(layer: Tensor) -> None:
-    """Give memory that is free back to the system, where `layer` is part of a training on a CPU and not small.
+    """Return free memory to the operating system if `layer` is a large tensor of a training on a CPU.
 
-    The GNU allocator keeps what is freed, and gradients seldom fit the places of activations, nor activations those of
-    gradients (before glibc 2.38 an aligned block does not even fit the place of one of its own size). Without this, a
-    step of WavLM-Base holds half as much again as it uses.
+    The GNU allocator keeps freed blocks, and gradients seldom fit into the blocks of activations, or activations into
+    those of gradients (before glibc 2.38 an aligned block does not even fit into a freed one of equal size). Without
+    this, a training step of WavLM-Base holds half as much memory again as it uses.
     """
     if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= MIN_BYTES and _malloc_trim() is not None:
         _trim_heap()
 
 
 def free_memory_on_backward(layer: Tensor) -> None:
-    """The same at the moment when the gradient of `layer` is known."""
+    """As `free_memory`, once the gradient of `layer` has been computed."""
     if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= MIN_BYTES and _malloc_trim() is not None:
         cast(Any, layer).register_hook(_trim_heap)
 

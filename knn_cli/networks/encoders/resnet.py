@@ -1,4 +1,4 @@
-"""Residual networks over log-mel features as pictures: encoder and pooling, with the parameters of wespeaker's.
+"""Residual networks over log-mel spectrograms: encoder and pooling, with wespeaker's parameter names.
 
 He et al., "Deep residual learning for image recognition", CVPR 2016 (arXiv:1512.03385), with a 3 x 3 stem, no
 max pooling and 32 channels, as in Zeinali et al., "BUT system description to VoxCeleb speaker recognition challenge
@@ -37,13 +37,18 @@ DEPTHS = {
 
 @ENCODERS.register("resnet")
 class ResNet(FilterBankEncoder):
-    """Log-mel features to the output of the fourth stage, the one layer of this encoder; 80 ms a frame.
+    """Log-mel features to the only layer of this encoder, the output of the fourth stage, with a frame every 80 ms.
 
-    Args:
-        depth: one of `DEPTHS`.
-        width: channels of the first stage; each stage has twice those of the one before.
-        bins: mel bins.
-        window: of the filter bank, "hamming" (wespeaker's) or "povey".
+    Parameters
+    ----------
+    depth : int
+        One of `DEPTHS`.
+    width : int
+        Channels of the first stage; each following stage has twice as many.
+    bins : int
+        Mel bins.
+    window : str
+        Window of the filter bank: "hamming" (wespeaker's) or "povey".
     """
 
     title = "this ResNet"
@@ -83,7 +88,7 @@ class ResNet(FilterBankEncoder):
 
 
 def zero_ends(x: Tensor, counts: Tensor | None) -> Tensor:
-    """(B, C, F, T) with zeros past each clip's end, as a convolution pads a clip that is alone."""
+    """(B, C, F, T) with zeros past each clip's end, as a convolution pads a single clip."""
     return x if counts is None else x * frame_mask(counts, x.shape[3])[:, None, None, :]
 
 
@@ -102,7 +107,7 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(before, planes, strides)
 
     def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """A picture (B, C, F, T), zero past each clip's end, and the clips' frames (B,) int64 -> the same after it."""
+        """(B, C, F, T), zero past each clip's end, and frames of each clip (B,) int64 -> the output and its frames."""
         counts = _halved(counts, self.step)
         y = zero_ends(F.relu(self.bn1(self.conv1(x))), counts)
         return zero_ends(F.relu(self.bn2(self.conv2(y)) + self.shortcut(x)), counts), counts
@@ -144,13 +149,18 @@ def _shortcut(before: int, after: int, strides: tuple[int, int]) -> nn.Sequentia
 
 @POOLINGS.register("resnet")
 class ResNetPooling(Pooling):
-    """wespeaker's pooling of its ResNets: mean and deviation over time of the last layer, and a linear layer.
+    """wespeaker's pooling for ResNets: mean and standard deviation over time of the last layer, and a linear layer.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        dimension: width E of the embedding.
-        two: whether ReLU, batch norm and a second linear layer follow.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    dimension : int
+        Width E of the embedding.
+    two : bool
+        Whether ReLU, batch norm and a second linear layer follow.
     """
 
     def __init__(self, layers: int, channels: int, dimension: int = 256, two: bool = False) -> None:
@@ -164,7 +174,10 @@ class ResNetPooling(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames.
 
-        Raises ValueError when another number of layers comes.
+        Raises
+        ------
+        ValueError
+            The number of layers is not L.
         """
         frames = last_layer(layers, self.layers)
         mean = time_mean(frames, mask)

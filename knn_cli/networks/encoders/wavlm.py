@@ -1,14 +1,14 @@
-"""WavLM: one network for every size, its layers yielded one after the other.
+"""WavLM of every size, which yields its layers one after the other.
 
 Chen et al., "WavLM: large-scale self-supervised pre-training for full stack speech processing", IEEE JSTSP 2022
 (arXiv:2110.13900). Written for long clips and padded batches:
 
-- a clip gives the same frames in a padded batch as alone, also where the first convolution is normalised over time;
-- the relative position bias is a Toeplitz matrix a head, kept as one row of 2 T - 1 values; rows of queries are
-  attended in blocks, so that nothing of size (B, heads, T, T) is made;
-- without gradients, and in training on a CPU, the convolutions run over blocks of the clip: their output at full rate
-  is never held whole;
-- training keeps for the backward pass what is expensive, and computes the rest again (`gradient_checkpointing`).
+- a clip has the same frames in a padded batch as on its own, also if the first convolution is normalised over time;
+- the relative position bias is a Toeplitz matrix per head, stored as one row of 2 T - 1 values; attention is
+  computed for blocks of queries, so that nothing of size (B, heads, T, T) is allocated;
+- without gradients, and in training on a CPU, the convolutions run over blocks of the clip: their output at
+  the full rate is never held in memory as a whole;
+- training stores only expensive values for the backward pass and recomputes the others (`gradient_checkpointing`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["WavLM"]
 
 
 def _signature() -> inspect.Signature:
-    """The signature of `WavLM` with the fields of `WavLMSizes` in place of `**sizes`, which recipes are checked by."""
+    """The signature of `WavLM` with the fields of `WavLMSizes` instead of `**sizes`, to check recipes against."""
     named: list[tuple[str, Any, Any]] = [("size", str, "base"), ("adapters", Mapping[str, Any] | None, None)]
     hints = get_type_hints(WavLMSizes)
     named += [(field.name, hints[field.name], field.default) for field in fields(WavLMSizes)]
@@ -49,14 +49,18 @@ def _signature() -> inspect.Signature:
 class WavLM(Encoder):
     """Waveforms to the layers of WavLM.
 
-    Layer 0 is what enters the first block: the projected convolution output with the position embedding added
-    (and normalised, for post-LN sizes). Layer i is the output of block i. The last one is normalised for pre-LN
-    sizes too, which makes it `last_hidden_state` in transformers; layers before it equal `hidden_states[i]` there.
+    Layer 0 is the input of the first block: the projected convolution output plus the position embedding (normalised
+    for post-LN sizes). Layer i is the output of block i. The last layer is normalised for pre-LN sizes too, so that it
+    equals `last_hidden_state` in transformers; the layers before it equal `hidden_states[i]` there.
 
-    Args:
-        size: named sizes that fill in what `sizes` leaves out: "base", "base-plus" or "large".
-        adapters: `bottleneck` and `kind` of adapters in the blocks (see `adapters.insert`), None for none.
-        sizes: fields of `WavLMSizes`.
+    Parameters
+    ----------
+    size : str
+        Release whose sizes are the defaults of `sizes`: "base", "base-plus" or "large".
+    adapters : mapping, optional
+        `bottleneck` and `kind` of adapters in the blocks (see `adapters.insert`), None for none.
+    sizes
+        Fields of `WavLMSizes`.
     """
 
     __signature__ = _signature()
@@ -97,20 +101,22 @@ class WavLM(Encoder):
 
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples` samples: int, or int64 tensor of any shape; 0 below `minimum`."""
-        count = (samples - self.minimum) // self.stride + 1  # floors of floors are one floor
+        count = (samples - self.minimum) // self.stride + 1  # nested floor divisions equal a single one
         return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the layers of `waveforms` (B, S) float in [-1, 1] at 16 kHz, each (B, frames(S), channels).
 
-        `lengths` (B,) int64 are the real samples of each clip; what lies behind them is not looked at, and frames
-        from `frames(length)` on hold anything finite. Each layer is computed when it is asked for, under the
-        gradient mode of that moment; without gradients no earlier layer is kept.
+        `lengths` (B,) int64 are the samples of each clip; samples past its end are ignored, and frames from
+        `frames(length)` on are finite but undefined. Each layer is computed when it is requested, under the gradient
+        mode of that moment; without gradients no earlier layer is kept.
 
         Raises
         ------
-            AudioError: a clip is shorter than `minimum` samples.
-            ValueError: `lengths` do not fit `waveforms`.
+        AudioError
+            A clip is shorter than `minimum` samples.
+        ValueError
+            `lengths` do not fit `waveforms`.
         """
         ends = [waveforms.shape[1]] * len(waveforms) if lengths is None else lengths.tolist()
         if len(ends) != len(waveforms) or max(ends) > waveforms.shape[1]:
@@ -122,7 +128,7 @@ class WavLM(Encoder):
         return self._layers(waveforms, ends)
 
     def _layers(self, waveforms: Tensor, ends: list[int]) -> Iterator[Tensor]:
-        if self.sizes.normalize and torch.onnx.is_in_onnx_export():  # layer_norm wants a number for the length
+        if self.sizes.normalize and torch.onnx.is_in_onnx_export():  # layer_norm needs the length as a number
             centred = waveforms - waveforms.mean(dim=1, keepdim=True)
             waveforms = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)
         elif self.sizes.normalize:
@@ -134,7 +140,7 @@ class WavLM(Encoder):
         if self.frames(min(ends)) < x.shape[1]:
             frames = torch.tensor([self.frames(end) for end in ends], device=x.device)
             padding = torch.arange(x.shape[1], device=x.device) >= frames[:, None]  # (B, T)
-            x = x.masked_fill(padding.unsqueeze(-1), 0.0)  # as the position embedding pads a clip that is alone
+            x = x.masked_fill(padding.unsqueeze(-1), 0.0)  # as the position embedding pads a single clip
         x = x + self.position(x)
         if not self.sizes.norm_first:
             x = self.norm(x)
@@ -146,6 +152,6 @@ class WavLM(Encoder):
             x = block(x, bias, padding)
             if number == len(self.blocks) and self.sizes.norm_first:
                 x = self.norm(x)
-            if number % 2 == 0:  # it is not free either
+            if number % 2 == 0:  # the call takes time, so only for every second block
                 free_memory_on_backward(x)
             yield x

@@ -15,7 +15,7 @@ from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
 
 __all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "WavLMBlock"]
 
-# Attention scores that are held at once, by device: on a CPU 16 MB, what its cache likes.
+# Attention scores that are held at once, by device: on a CPU 16 MB, which suits its cache.
 MAX_SCORES = {"cpu": 2**22}
 MAX_SCORES_ELSEWHERE = 2**26
 
@@ -23,7 +23,7 @@ MAX_SCORES_ELSEWHERE = 2**26
 class PositionConvolution(nn.Module):
     """Position embedding (B, T, C) of frames (B, T, C): a grouped convolution with weight norm over its taps.
 
-    Salimans and Kingma 2016 (arXiv:1602.07868), equation 2, a tap k at a time: w_k = g_k v_k / |v_k|.
+    Salimans and Kingma 2016 (arXiv:1602.07868), equation 2, for each tap k: w_k = g_k v_k / |v_k|.
     """
 
     def __init__(self, channels: int, kernel: int, groups: int) -> None:
@@ -38,7 +38,7 @@ class PositionConvolution(nn.Module):
         if trains_on_cpu(x):
             near: Tensor = cast(Any, NormalizedConvolution).apply(x, self.direction, self.magnitude)
             return F.gelu(near + self.bias)
-        if torch.onnx.is_in_onnx_export():  # the exporter makes one weight of norm(), and keeps two of the other
+        if torch.onnx.is_in_onnx_export():  # the exporter folds norm() into a single weight, but not the form below
             size = self.direction.norm(dim=(0, 1), keepdim=True)
         else:
             size = self.direction.square().sum(dim=(0, 1), keepdim=True).sqrt()  # 8 times as fast as norm() here
@@ -48,7 +48,7 @@ class PositionConvolution(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """One learnt value a head for each bucket of key position minus query position (WavLM, equation 5)."""
+    """A learnt value per head for each bucket of key position minus query position (WavLM, equation 5)."""
 
     def __init__(self, heads: int, buckets: int, distance: int) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class RelativePositions(nn.Module):
         nn.init.normal_(self.values.weight, std=0.02)
 
     def forward(self, frames: int) -> Tensor:
-        """Biases (H, 2 T - 1) of the positions 1 - T to T - 1."""
+        """Biases (H, 2 T - 1) for relative positions 1 - T to T - 1."""
         offsets = torch.arange(1 - frames, frames, device=self.values.weight.device)
         values: Tensor = self.values(self.bucket(offsets))  # (2 T - 1, H)
         return values.T.contiguous()
 
     def bucket(self, offsets: Tensor) -> Tensor:
-        """Bucket int64 of each offset: half of them a direction, half of those exact, the rest logarithmic."""
+        """Bucket int64 of each offset: half of them per direction, of which half are exact and half logarithmic."""
         half = self.values.num_embeddings // 2
         exact = half // 2
         steps = offsets.abs()
@@ -73,7 +73,7 @@ class RelativePositions(nn.Module):
 
 
 class GatedRelativeAttention(nn.Module):
-    """Self-attention with a relative position bias that each frame gates for itself (WavLM, equations 4 to 6)."""
+    """Self-attention with a relative position bias that is gated by each query's frame (WavLM, equations 4 to 6)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class GatedRelativeAttention(nn.Module):
         self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
-        """Frames (B, T, C) attended; `bias` (H, 2 T - 1) as of `RelativePositions`, `padding` (B, T) True there."""
+        """(B, T, C) -> (B, T, C); `bias` (H, 2 T - 1) of `RelativePositions`, `padding` (B, T) True at padding."""
         batch, frames, channels = x.shape
 
         def by_head(y: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class WavLMBlock(nn.Module):
         self.widen = nn.Linear(sizes.channels, sizes.inner)
         self.narrow = nn.Linear(sizes.inner, sizes.channels)
         self.output_norm = nn.LayerNorm(sizes.channels)
-        self.attention_adapter: nn.Module = nn.Identity()  # places for `adapters.insert`
+        self.attention_adapter: nn.Module = nn.Identity()  # replaced by `adapters.insert`
         self.output_adapter: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
@@ -124,7 +124,7 @@ class WavLMBlock(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         wide = self.widen(x)
-        if torch.is_grad_enabled():  # the backward pass computes the activation again, but not the linear layer
+        if torch.is_grad_enabled():  # the backward pass recomputes the activation, but not the linear layer
             y: Tensor = checkpoint(
                 lambda wide: self.narrow(F.gelu(wide)), wide, use_reentrant=False, preserve_rng_state=False
             )

@@ -1,4 +1,4 @@
-"""The convolutional front end of WavLM, which never holds a long clip's output at full rate as a whole."""
+"""The convolutional front end of WavLM, which processes long clips in blocks to save memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
 
 __all__ = ["ConvolutionalFrontEnd"]
 
-# Frames whose convolutions are held at once, by device: on a CPU 5 s of sound; elsewhere enough to keep it busy.
+# Frames whose convolutions are held at once, by device: 5 s of audio on a CPU; elsewhere enough to keep it busy.
 MAX_FRAMES = {"cpu": 250}
 MAX_FRAMES_ELSEWHERE = 5000
 MAX_FRAMES_BACKWARD = 30  # in training on a CPU; fewer are slower
@@ -24,9 +24,9 @@ MAX_FRAMES_BACKWARD = 30  # in training on a CPU; fewer are slower
 class ConvolutionalFrontEnd(nn.Module):
     """Waveforms (B, S) to projected frames (B, T, C): the convolutions, their norms, the projection.
 
-    A norm over time ("group") needs the mean and variance of what the first convolution puts out. Both follow from
-    the mean and the covariance of the kernel-long windows of the clip, so the norm is folded into one kernel a clip:
-    exact for a padded clip, and local, so that the clip can be taken in blocks.
+    A norm over time ("group") needs the mean and variance of the first convolution's output. Both follow from the mean
+    and the covariance of the kernel-long windows of the clip, so the norm is folded into one kernel per clip, which is
+    exact for a padded clip and lets the clip be processed in blocks.
     """
 
     def __init__(self, sizes: WavLMSizes) -> None:
@@ -57,7 +57,7 @@ class ConvolutionalFrontEnd(nn.Module):
             at_once = min(at_once, MAX_FRAMES_BACKWARD)
             convolve = partial(self._convolve_checkpointed, self._matrices())
         elif torch.is_grad_enabled():
-            at_once = count * len(waveforms)  # all of it is kept for the backward pass anyway
+            at_once = count * len(waveforms)  # everything is stored for the backward pass anyway
         clips = max(1, at_once // count)
         rows = []
         for first in range(0, len(waveforms), clips):
@@ -74,8 +74,8 @@ class ConvolutionalFrontEnd(nn.Module):
     def _folded_kernels(self, waveforms: Tensor, ends: list[int]) -> tuple[Tensor, Tensor]:
         """First convolution with its norm: kernels (B * channels, 1, kernel) and biases (B * channels,).
 
-        In float64: a kernel that passes little of the clip has a variance far below the covariances it comes from.
-        The bias of the convolution is missing because the norm takes it away again.
+        Computed in float64: a kernel that passes little of the clip has a variance far below the covariances that it is
+        computed from. The bias of the convolution is left out because the norm cancels it.
         """
         convolution, norm = cast(nn.Conv1d, self.convolutions[0]), cast(nn.GroupNorm, self.norms[0])
         device = torch.device("cpu") if waveforms.device.type == "mps" else waveforms.device  # no float64 there
@@ -124,7 +124,7 @@ class ConvolutionalFrontEnd(nn.Module):
     def _convolve_checkpointed(
         self, matrices: list[Tensor], waveforms: Tensor, kernels: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """`_convolve` for training on a CPU: no activation is kept, and not what the first convolution puts out."""
+        """`_convolve` for training on a CPU: it stores no activation, nor the output of the first convolution."""
         first, *others = cast(list[nn.Conv1d], list(self.convolutions))
         taps, stride = first.kernel_size[0], first.stride[0]
         norms: list[list[Tensor]] = [[]] * len(self.convolutions)

@@ -1,4 +1,4 @@
-"""The sizes of WavLM networks: those of the releases, and what a config may change."""
+"""The sizes of WavLM networks: those of the releases, and all that a config may change."""
 
 from __future__ import annotations
 
@@ -12,24 +12,37 @@ __all__ = ["SIZES", "WavLMSizes"]
 
 @dataclass(frozen=True)
 class WavLMSizes:
-    """Everything that tells one WavLM from another.
+    """The hyperparameters of a WavLM.
 
     Attributes
     ----------
-        convolutions: (channels, kernel, stride) of each convolution over the waveform.
-        convolution_bias: whether the convolutions have a bias.
-        convolution_norm: "group" normalises the first convolution, each channel over time (Base, Base+);
-            "layer" normalises every convolution, each frame over channels (Large).
-        channels: width of the transformer.
-        blocks: number of transformer blocks.
-        heads: attention heads of a block.
-        inner: width of the feed-forward layer.
-        position_kernel: kernel, in frames, of the convolutional position embedding.
-        position_groups: its groups.
-        buckets: number of learnt relative positions, both directions together.
-        distance: frames from which on all distances share the last bucket.
-        norm_first: pre-LN blocks (Large) instead of post-LN (Base, Base+).
-        normalize: each clip is brought to mean 0 and variance 1 first (Large).
+    convolutions : tuple of (int, int, int)
+        (channels, kernel, stride) of each convolution over the waveform.
+    convolution_bias : bool
+        Whether the convolutions have a bias.
+    convolution_norm : str
+        "group" normalises the first convolution, each channel over time (Base, Base+);
+        "layer" normalises every convolution, each frame over channels (Large).
+    channels : int
+        Width of the transformer.
+    blocks : int
+        Number of transformer blocks.
+    heads : int
+        Attention heads of a block.
+    inner : int
+        Width of the feed-forward layer.
+    position_kernel : int
+        Kernel, in frames, of the convolutional position embedding.
+    position_groups : int
+        Groups of that convolution.
+    buckets : int
+        Number of learnt relative positions, both directions together.
+    distance : int
+        Distance in frames from which all distances share the last bucket.
+    norm_first : bool
+        Pre-LN blocks (Large) instead of post-LN (Base, Base+).
+    normalize : bool
+        Whether each clip is first normalised to mean 0 and variance 1 (Large).
     """
 
     convolutions: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -47,7 +60,7 @@ class WavLMSizes:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        """Take lists (as JSON has them) for tuples and refuse sizes that make no network."""
+        """Convert lists (as in JSON) to tuples and reject sizes that no network can have."""
         object.__setattr__(self, "convolutions", tuple(tuple(shape) for shape in self.convolutions))
         numbers = [value for field in fields(self) if type(value := getattr(self, field.name)) is int]
         for wrong, why in (
@@ -70,7 +83,7 @@ class WavLMSizes:
 
     @property
     def minimum(self) -> int:
-        """Samples that one frame sees."""
+        """Samples in the receptive field of one frame."""
         samples = 1
         for _, kernel, stride in reversed(self.convolutions):
             samples = (samples - 1) * stride + kernel
@@ -79,7 +92,7 @@ class WavLMSizes:
 
 SIZES = {
     "base": WavLMSizes(),
-    "base-plus": WavLMSizes(),  # the same network, trained on more
+    "base-plus": WavLMSizes(),  # the same network, trained on more data
     "large": WavLMSizes(
         convolution_norm="layer", channels=1024, blocks=24, heads=16, inner=4096, norm_first=True, normalize=True
     ),

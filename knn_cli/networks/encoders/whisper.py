@@ -1,8 +1,10 @@
-"""Whisper's encoder (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022), any size.
+"""Whisper's encoder of any size.
 
-Log-mel features, two convolutions, fixed sinusoids for the places, then transformer blocks with their norms first;
-20 ms a frame. Whisper fills every clip up to 30 seconds with silence; here a clip is as long as it is, so that short
-clips cost little, and a padded batch gives the frames that each clip gives alone.
+Radford et al., "Robust speech recognition via large-scale weak supervision", 2022 (arXiv:2212.04356).
+
+Log-mel features, two convolutions, fixed sinusoidal position embeddings, then pre-norm transformer blocks; a frame
+every 20 ms. Whisper pads every clip with silence to 30 seconds; here clips keep their length, so that short clips cost
+little, and a clip has the same frames in a padded batch as on its own.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spec
 __all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
 
 _MIN_POWER = 1e-10  # mel power
-_DYNAMIC_RANGE_DECADES = 8.0  # below a clip's largest mel power; smaller powers are raised to there
-_MAX_POSITIONS = 1500  # frames (30 seconds) whose sinusoids are kept at hand
+_DYNAMIC_RANGE_DECADES = 8.0  # below a clip's largest mel power; smaller powers are raised to that level
+_MAX_POSITIONS = 1500  # frames (30 seconds) whose sinusoids are precomputed
 
 
 def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
@@ -49,15 +51,18 @@ def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
 
 
 class WhisperMel(nn.Module):
-    """Whisper's features: 25 ms Hann windows around every 10th millisecond, `bins` Slaney mels, log10, two scalings.
+    """Whisper's features: 25 ms Hann windows centred at every 10 ms, `bins` Slaney mels, log10, two scalings.
 
-    Values more than `_DYNAMIC_RANGE_DECADES` below a clip's largest are raised to there. The clip begins with its
-    mirror image, as in Whisper, and silence follows it.
+    Values more than `_DYNAMIC_RANGE_DECADES` below a clip's largest are raised to that level. The clip is padded by
+    reflection at its start, as in Whisper, and with silence at its end.
 
-    Args:
-        bins: mel bins F.
-        level: log10 of the mean mel power that every clip is brought to, so that loudness does not matter; None
-            leaves it as it is, which is Whisper's way.
+    Parameters
+    ----------
+    bins : int
+        Mel bins F.
+    level : float, optional
+        log10 of the mean mel power that every clip is scaled to, so that loudness does not matter; None leaves the
+        power unchanged, as Whisper does.
     """
 
     window: Tensor
@@ -74,14 +79,14 @@ class WhisperMel(nn.Module):
     def powers(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> mel powers (B, S // 160, F) float32."""
         if lengths is not None:
-            waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence behind the clip
+            waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence past the clip's end
         half = self.size // 2
         mirrored = torch.cat([waveforms[:, 1 : half + 1].flip(1), F.pad(waveforms, (0, half))], dim=1)
         frames = windows(mirrored[:, : mirrored.shape[1] - self.shift], self.size, self.shift) * self.window
         return power_spectra(frames, self.size) @ self.filters
 
     def features(self, powers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mel powers (B, N, F), mask (B, N) of a clip's own frames or None -> features (B, N, F), zero elsewhere."""
+        """Mel powers (B, N, F), mask (B, N) of real frames or None -> features (B, N, F), zero elsewhere."""
         if self.level is not None:
             weights = 1.0 if mask is None else mask.unsqueeze(2) / mask.float().mean(1)[:, None, None]
             mean = (powers * weights).mean((1, 2), keepdim=True).clamp_min(_MIN_POWER)
@@ -93,7 +98,7 @@ class WhisperMel(nn.Module):
 
 
 class WhisperBlock(nn.Module):
-    """One transformer block: attention, then two linear layers, each on normalised frames and added to them."""
+    """Pre-norm transformer block: attention, then two linear layers, each with a residual connection."""
 
     def __init__(self, channels: int, heads: int, inner: int) -> None:
         super().__init__()
@@ -123,16 +128,22 @@ class WhisperBlock(nn.Module):
 class Whisper(Encoder):
     """Whisper's encoder.
 
-    Yields `blocks` + 1 layers: what enters the first block, and what leaves each; the last one goes through the final
-    norm where there is one.
+    Yields `blocks` + 1 layers: the input of the first block, and the output of each; the final norm, if any, is applied
+    to the last one.
 
-    Args:
-        channels, blocks, heads, inner: Whisper-tiny's are the defaults.
-        bins: mel bins.
-        final_norm: whether the last layer is normalised, as in Whisper; not where only its first blocks are taken.
-        level: see `WhisperMel`.
-        normalised: whether each layer is given with mean 0 and variance 1 in every frame, for a pooling that weighs
-            layers of one size.
+    Parameters
+    ----------
+    channels, blocks, heads, inner : int
+        Sizes of the transformer; the defaults are those of Whisper-tiny.
+    bins : int
+        Mel bins.
+    final_norm : bool
+        Whether the last layer is normalised, as in Whisper; False if only the first blocks of a Whisper are used.
+    level : float, optional
+        See `WhisperMel`.
+    normalised : bool
+        Whether each layer is normalised to mean 0 and variance 1 in every frame, so that a pooling weights layers of
+        equal scale.
     """
 
     places: Tensor
@@ -170,7 +181,7 @@ class Whisper(Encoder):
         return list(self.blocks)
 
     def frames(self, samples: Samples) -> Samples:
-        """How many frames a clip of `samples` gives; takes an int, or an int64 tensor of them."""
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
         if isinstance(samples, Tensor):
             return ((samples // self.mel.shift + 1) // 2).masked_fill(samples < self.minimum, 0)
         return (samples // self.mel.shift + 1) // 2 if samples >= self.minimum else 0
@@ -178,8 +189,12 @@ class Whisper(Encoder):
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """(B, S) float32 in [-1, 1], clip lengths (B,) int64 in samples -> the layers, each (B, frames(S), C).
 
-        With `lengths`, a clip's frames are those that it gives alone; frames past its end mean nothing.
-        Raises AudioError for clips shorter than `minimum`.
+        With `lengths`, a clip's frames equal those of the clip on its own; frames past its end are undefined.
+
+        Raises
+        ------
+        AudioError
+            A clip is shorter than `minimum` samples.
         """
         check_clip_lengths(waveforms, lengths, self.minimum, "whisper")
         with torch.autocast(waveforms.device.type, enabled=False):  # half precision cannot hold powers
@@ -187,11 +202,11 @@ class Whisper(Encoder):
         return self.encode(powers, None if lengths is None else lengths // self.mel.shift)
 
     def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:
-        """Mel powers (B, N, F), the first `counts` (B,) int64 of them a clip's own -> layers (B, T, C)."""
+        """Mel powers (B, N, F), of which the first `counts` (B,) int64 are real -> layers (B, T, C)."""
         mask = None if counts is None else frame_mask(counts, powers.shape[1])
         x = F.gelu(self.first(self.mel.features(powers, mask).transpose(1, 2)))  # (B, C, N)
         if mask is not None:
-            x = x * mask.unsqueeze(1)  # the second convolution sees zeros past the end, as for a clip alone
+            x = x * mask.unsqueeze(1)  # the second convolution gets zeros past the end, as for a single clip
         x = F.gelu(self.second(x)).transpose(1, 2)  # (B, T, C)
         places = self.places
         if torch.onnx.is_in_onnx_export() or x.shape[1] > len(places):
@@ -208,7 +223,7 @@ class Whisper(Encoder):
 
 
 def sinusoids(places: Tensor, channels: int) -> Tensor:
-    """(T,) places -> (T, channels) float32: sines, then cosines, of wavelengths from 2 pi to 10,000 times that."""
+    """(T,) positions -> (T, channels) float32: sines, then cosines, of wavelengths from 2 pi to 10,000 times that."""
     half = channels // 2
     rates = torch.exp(-math.log(10000) / (half - 1) * torch.arange(half, device=places.device))
     angles = places[:, None] * rates

@@ -1,6 +1,6 @@
 """The base of the classification heads: sizes, margin, and cross-entropy with class weights and label smoothing.
 
-Cosines are taken in float32, also under autocast. Weights have wespeaker's names, so its projections load.
+Cosines are computed in float32, also under autocast. Weights have wespeaker's names, so its projections can be loaded.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ __all__ = ["ClassificationHead"]
 
 
 class ClassificationHead(Head):
-    """What the heads here share: sizes, the margin, and cross-entropy with class weights and label smoothing.
+    """Base class of the heads here, with cross-entropy that supports class weights and label smoothing.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C, 2 or more.
-        margin: margin of training; `plain_margin` is none.
-        class_weights: weight of each class in the loss, which is the weighted mean over clips; None is all alike.
-        label_smoothing: share of the target spread evenly over all classes, from 0 to below 1.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C, 2 or more.
+    margin : float
+        Margin in training; `plain_margin` stands for no margin.
+    class_weights : sequence of float, optional
+        Weight of each class in the loss, which is the weighted mean over clips; by default all are equal.
+    label_smoothing : float
+        Part of the target that is spread evenly over all classes, at least 0 and below 1.
     """
 
-    plain_margin: ClassVar[float] = 0.0  # the margin that changes nothing
+    plain_margin: ClassVar[float] = 0.0  # the margin that has no effect
     margin_limit: ClassVar[float] = math.inf  # all margins are below
     has_margin: ClassVar[bool] = True
     class_weights: Tensor | None
@@ -47,7 +53,7 @@ class ClassificationHead(Head):
         if dimension < 1 or classes < 2:
             raise KnnError(f"A head needs 1 dimension and 2 classes or more, not {dimension} and {classes}.")
         if not 0 <= label_smoothing < 1:
-            raise KnnError(f"Label smoothing goes from 0 to below 1; {label_smoothing} does not.")
+            raise KnnError(f"Label smoothing must be at least 0 and below 1, not {label_smoothing}.")
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         if weights is not None and (weights.shape != (classes,) or not 0 < weights.min() <= weights.max() < math.inf):
             raise KnnError(
@@ -55,12 +61,12 @@ class ClassificationHead(Head):
                 "Give each class one finite weight above 0.",
             )
         self.dimension, self.classes, self.label_smoothing = dimension, classes, label_smoothing
-        # From the recipe, as the margin is: neither belongs to the weights that a checkpoint stores.
+        # Set by the recipe, like the margin, so a checkpoint does not store them.
         self.register_buffer("class_weights", weights, persistent=False)
         self.set_margin(margin)
 
     def set_margin(self, margin: float) -> None:
-        """Set the margin of training from here on; KnnError for one that the head cannot have."""
+        """Set the margin for training from here on; raises KnnError if the head cannot have it."""
         self.margin = self._checked(margin)
 
     def loss(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
@@ -73,7 +79,7 @@ class ClassificationHead(Head):
         return f"dimension={self.dimension}, classes={self.classes}, margin={self.margin}"
 
     def _checked(self, margin: float | None) -> float:
-        """`margin`, or the head's own for None, if the head can have it."""
+        """`margin`, or the head's for None, after a check that the head can have it."""
         if margin is None:
             return self.margin
         if not self.has_margin and margin != self.plain_margin:

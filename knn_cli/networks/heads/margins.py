@@ -1,4 +1,4 @@
-"""Margins of classification heads: their schedule over training, and the angles that they change."""
+"""Margins of classification heads: their schedule over training, and their effect on cosines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ __all__ = ["MarginSchedule", "away", "is_target", "towards", "turned"]
 class MarginSchedule:
     """The margin at every step of training: `start`, then `steps` steps towards `end`, then `end`.
 
-    "exponential" approaches `end` as 1 - 0.001^x does 1, x being the part of the way that is done; "linear" as x. Both
-    are wespeaker's, whose margins after given epochs come from `delay` and `steps` of as many epochs.
+    After a fraction x of the steps the margin is start + (end - start) f(x), with f(x) = 1 - 0.001^x for "exponential"
+    and f(x) = x for "linear". Both are wespeaker's, with `delay` and `steps` counted in steps
+    instead of epochs.
 
     Attributes
     ----------
-        start: margin at first.
-        end: margin at last.
-        steps: number of steps on the way.
-        delay: number of steps before the way begins.
-        kind: "exponential" or "linear".
+    start : float
+        First margin.
+    end : float
+        Last margin.
+    steps : int
+        Number of steps from `start` to `end`.
+    delay : int
+        Number of steps with the margin `start` before that.
+    kind : {"exponential", "linear"}
+        Shape f of the schedule.
     """
 
     start: float
@@ -37,7 +43,7 @@ class MarginSchedule:
     kind: Literal["exponential", "linear"] = "exponential"
 
     def __post_init__(self) -> None:
-        """Refuse what is no schedule."""
+        """Reject invalid schedules."""
         if self.kind not in ("exponential", "linear"):
             raise KnnError(f"There is no margin schedule of kind {self.kind!r}.", "Known: exponential, linear.")
         if min(self.steps, self.delay) < 0:
@@ -59,22 +65,22 @@ class MarginSchedule:
 
 
 def is_target(labels: Tensor, scores: Tensor) -> Tensor:
-    """(B, C) bool, True in each clip's own class, for labels (B,) and scores (B, C)."""
+    """(B, C) bool, True at each clip's class, for labels (B,) and scores (B, C)."""
     return torch.arange(scores.shape[1], device=scores.device) == labels.unsqueeze(1)
 
 
 def turned(cosines: Tensor, angle: float) -> Tensor:
     """cos(θ + angle) for cos θ in [-1, 1]."""
-    # The floor keeps the gradient finite at ±1, where the sine's is infinite; it changes the sine by at most 1e-6.
+    # The bound keeps the sine's gradient finite at ±1; it changes the sine by at most 1e-6.
     sines = (1 - cosines.square()).clamp(min=1e-12).sqrt()
     return cosines * math.cos(angle) - sines * math.sin(angle)
 
 
 def away(cosines: Tensor, angle: float) -> Tensor:
-    """cos(θ + angle), continued beyond θ = π - angle by a falling curve without a step."""
+    """cos(θ + angle), continued beyond θ = π - angle by a decreasing continuous curve."""
     return torch.where(cosines > -math.cos(angle), turned(cosines, angle), cosines - (1 - math.cos(angle)))
 
 
 def towards(cosines: Tensor, angle: float) -> Tensor:
-    """cos(θ - angle), continued below θ = angle by a falling curve without a step."""
+    """cos(θ - angle), continued below θ = angle by a decreasing continuous curve."""
     return torch.where(cosines < math.cos(angle), turned(cosines, -angle), cosines + (1 - math.cos(angle)))

@@ -16,20 +16,26 @@ from knn_cli.networks.heads.margins import away, is_target, towards, turned
 
 __all__ = ["AAMSoftmax", "AMSoftmax", "CosineHead", "Softmax"]
 
-# The margin at which inter-top-k penalties are stated; at another margin they are smaller or larger in proportion.
+# Margin for which inter-top-k penalties are given; at other margins they are scaled in proportion.
 _PENALTY_STATED_AT = 0.2
 
 
 @HEADS.register("softmax")
 class Softmax(ClassificationHead):
-    """Plain scores: a linear layer, behind batch normalisation and ReLU as in wespeaker's `Linear`, or alone.
+    """A linear layer without margin, after batch normalisation and ReLU as in wespeaker's `Linear`, or alone.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        normalize: whether batch normalisation and ReLU come first.
-        class_weights: see `ClassificationHead`.
-        label_smoothing: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    normalize : bool
+        Whether batch normalisation and ReLU come first.
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
+    label_smoothing : float
+        See `ClassificationHead`.
     """
 
     has_margin = False
@@ -52,16 +58,16 @@ class Softmax(ClassificationHead):
         return scores.float()
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """The scores of inference: this head has no margin."""
+        """The same scores as `logits`, because this head has no margin."""
         self._checked(margin)
         return self.logits(embeddings)
 
 
 class CosineHead(ClassificationHead):
-    """Scores from cosines between an embedding and the classes' centres, of which each class has K.
+    """Scores from cosines between an embedding and the centres of the classes, K centres per class.
 
-    Rows c K to c K + K - 1 of `weight` (C K, E) are the sub-centres of class c; the nearest one counts (Deng et al.,
-    "Sub-center ArcFace", ECCV 2020, section 3.2).
+    Rows c K to c K + K - 1 of `weight` (C K, E) are the sub-centres of class c, the nearest of which is used (Deng et
+    al., "Sub-center ArcFace", ECCV 2020, section 3.2).
     """
 
     def __init__(
@@ -101,16 +107,24 @@ class CosineHead(ClassificationHead):
 
 @HEADS.register("am-softmax")
 class AMSoftmax(CosineHead):
-    """Additive margin: the target's cosine less the margin (Wang et al. 2018, arXiv:1801.05599, equation 6).
+    """Additive margin, subtracted from the target's cosine (Wang et al. 2018, arXiv:1801.05599, equation 6).
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        margin: what the target's cosine loses.
-        scale: what cosines are multiplied by.
-        subcenters: centres K of a class.
-        class_weights: see `ClassificationHead`.
-        label_smoothing: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    margin : float
+        Subtracted from the target's cosine.
+    scale : float
+        Factor on the cosines.
+    subcenters : int
+        Number of centres K per class.
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
+    label_smoothing : float
+        See `ClassificationHead`.
     """
 
     def __init__(
@@ -126,7 +140,7 @@ class AMSoftmax(CosineHead):
         super().__init__(dimension, classes, margin, scale, subcenters, class_weights, label_smoothing)
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """`scale` times the cosines, the target's less the margin: (B, C) float32."""
+        """`scale` times the cosines, after the margin is subtracted from the target's: (B, C) float32."""
         margin = self._checked(margin)
         cosines = self.cosines(embeddings)
         return self.scale * torch.where(is_target(labels, cosines), cosines - margin, cosines)
@@ -134,27 +148,38 @@ class AMSoftmax(CosineHead):
 
 @HEADS.register("aam-softmax")
 class AAMSoftmax(CosineHead):
-    """Additive angular margin: the target's angle plus the margin (ArcFace, arXiv:1801.07698, equation 3).
+    """Additive angular margin, added to the target's angle (ArcFace, arXiv:1801.07698, equation 3).
 
-    An angle θ within the margin of π, where cos(θ + m) would rise again, goes on as cos θ - (1 - cos m), which joins
-    it without a step; with `easy_margin`, an angle above π / 2 has no margin.
+    For an angle θ within the margin of π, where cos(θ + m) would rise again, the score is cos θ - (1 - cos m), which
+    continues it without a step; with `easy_margin`, there is no margin for angles above π / 2.
 
-    With `top_k` the k classes nearest to the embedding, the target aside, have their angles lessened by the penalty
+    With `top_k`, the angles of the k classes nearest to the embedding, except the target, are reduced by the penalty
     (Zhao et al., "Multi-query multi-head attention pooling and inter-topK penalty for speaker verification", ICASSP
-    2022, arXiv:2110.05042). The penalty is the given one at a margin of 0.2 and goes with the margin, as
-    in wespeaker, so that a margin schedule covers both.
+    2022, arXiv:2110.05042). `penalty` applies at a margin of 0.2 and is scaled with the margin, as in
+    wespeaker, so that a margin schedule covers both.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        margin: what is added to the target's angle, in radians, below π.
-        scale: what cosines are multiplied by.
-        easy_margin: whether only angles below π / 2 have the margin.
-        subcenters: centres K of a class.
-        top_k: number of classes with the penalty; all others where it is above C - 1; 0 for none.
-        penalty: angle that the penalty takes off, in radians, at a margin of 0.2.
-        class_weights: see `ClassificationHead`.
-        label_smoothing: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    margin : float
+        Added to the target's angle, in radians, below π.
+    scale : float
+        Factor on the cosines.
+    easy_margin : bool
+        Whether the margin applies only to angles below π / 2.
+    subcenters : int
+        Number of centres K per class.
+    top_k : int
+        Number of classes with the penalty, limited to C - 1; 0 for no penalty.
+    penalty : float
+        Angle subtracted by the penalty, in radians, at a margin of 0.2.
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
+    label_smoothing : float
+        See `ClassificationHead`.
     """
 
     margin_limit = math.pi
@@ -174,7 +199,9 @@ class AAMSoftmax(CosineHead):
     ) -> None:
         super().__init__(dimension, classes, margin, scale, subcenters, class_weights, label_smoothing)
         if top_k < 0 or not 0 <= penalty < math.inf:
-            raise KnnError(f"An inter-top-k penalty of {penalty} on {top_k} classes cannot be.", "Give 0 or more.")
+            raise KnnError(
+                f"An inter-top-k penalty of {penalty} on {top_k} classes is not possible.", "Give 0 or more."
+            )
         self.easy_margin, self.top_k, self.penalty = easy_margin, min(top_k, classes - 1), penalty
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:

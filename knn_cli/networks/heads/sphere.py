@@ -1,4 +1,4 @@
-"""Heads of the SphereFace family: a margin that multiplies the angle, and yes-or-no questions.
+"""Heads of the SphereFace family: a multiplicative angular margin, and binary classification per class.
 
 Weights have wespeaker's names.
 """
@@ -27,15 +27,22 @@ class SphereFace(CosineHead):
 
     The target's cosine becomes ψ(θ) = (-1)^k cos(m θ) - 2 k for θ in [k π / m, (k + 1) π / m], and is mixed with the
     cosine itself as (λ cos θ + ψ(θ)) / (1 + λ). Scores are multiplied by the embedding's length, not by a scale. The
-    margin may be any number from 1 (none) on, so a schedule from 1 to 4 does what lessening λ does elsewhere.
+    margin may be any number from 1 (no margin), so a schedule from 1 to 4 replaces the usual schedule of λ.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        margin: what multiplies the target's angle.
-        relaxation: λ, the cosine's share.
-        class_weights: see `ClassificationHead`.
-        label_smoothing: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    margin : float
+        Factor on the target's angle.
+    relaxation : float
+        λ, the weight of the cosine.
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
+    label_smoothing : float
+        See `ClassificationHead`.
     """
 
     plain_margin = 1.0
@@ -59,7 +66,7 @@ class SphereFace(CosineHead):
         return _lengths(embeddings) * self.cosines(embeddings)
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """The embeddings' lengths times the cosines, the target's with the margin: (B, C) float32."""
+        """The embeddings' lengths times the cosines, with the margin for the target: (B, C) float32."""
         margin = self._checked(margin)
         cosines = self.cosines(embeddings)
         angles = cosines.clamp(-1 + 1e-7, 1 - 1e-7).acos()  # at ±1 the gradient of acos is infinite
@@ -72,27 +79,37 @@ class SphereFace(CosineHead):
 
 @HEADS.register("sphereface2")
 class SphereFace2(CosineHead):
-    """One yes-or-no question for each class instead of a softmax over all.
+    """A binary classifier for each class instead of a softmax over all.
 
     Wen et al., "SphereFace2: binary classification is all you need for deep face recognition", ICLR 2022
-    (arXiv:2108.01513); for speakers Han et al., "Exploring binary classification loss for speaker
-    verification", ICASSP 2023 (arXiv:2307.08205). Cosines are spread as g(z) = 2 ((z + 1) / 2)^t - 1; a clip costs
-    λ log(1 + e^-p) for its class and (1 - λ) log(1 + e^n) for each other, p and n being s g + b with the margin
-    against them. With "cosine" the margin is taken off g, or added to it; with "angle", added to the angle or taken
-    off. No label smoothing: the targets are not a distribution.
+    (arXiv:2108.01513); for speaker verification Han et al., "Exploring binary classification loss for speaker
+    verification", ICASSP 2023 (arXiv:2307.08205). Cosines z are mapped to g(z) = 2 ((z + 1) / 2)^t - 1. The loss of a
+    clip is λ log(1 + e^-p) for its class plus (1 - λ) log(1 + e^n) for each other class, where p and n are s g + b with
+    the margin. With "cosine" the margin is subtracted from g for the clip's class and added for the others; with
+    "angle" it is added to the angle and subtracted from it. There is no label smoothing, because the targets are no
+    distribution.
 
-    Args:
-        dimension: width E of the embeddings.
-        classes: number of classes C.
-        margin: margin of training.
-        scale: s.
-        balance: λ, the weight of the clip's own class.
-        spread: t.
-        margin_on: "cosine" or "angle" (wespeaker's types C and A).
-        class_weights: see `ClassificationHead`.
+    Parameters
+    ----------
+    dimension : int
+        Width E of the embeddings.
+    classes : int
+        Number of classes C.
+    margin : float
+        Margin in training.
+    scale : float
+        Factor s.
+    balance : float
+        λ, the weight of the clip's class in the loss.
+    spread : float
+        Exponent t.
+    margin_on : {"cosine", "angle"}
+        Quantity that has the margin (wespeaker's types C and A).
+    class_weights : sequence of float, optional
+        See `ClassificationHead`.
     """
 
-    margin_limit = math.pi  # of an angle; a cosine has no use for more either
+    margin_limit = math.pi  # for an angle; larger margins are useless for a cosine too
 
     def __init__(
         self,
@@ -117,11 +134,11 @@ class SphereFace2(CosineHead):
         self.bias = nn.Parameter(torch.zeros(1, 1))
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Log-odds of yes, s g(cos θ) + b: (B, C) float32 of embeddings (B, E)."""
+        """Log-odds of each class, s g(cos θ) + b: (B, C) float32 of embeddings (B, E)."""
         return self.scale * self._spread(self.cosines(embeddings)) + self.bias
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """Log-odds (B, C) float32, the margin against the truth: the target's lower, the others' higher."""
+        """Log-odds (B, C) float32 with the margin, which lowers the target's and raises the others."""
         margin = self._checked(margin)
         cosines = self.cosines(embeddings)
         target = is_target(labels, cosines)
@@ -132,7 +149,7 @@ class SphereFace2(CosineHead):
         return self.scale * spread + self.bias
 
     def loss(self, embeddings: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-        """Mean over clips, weighted by their classes, of the sum over all questions: a float32 scalar."""
+        """Mean over clips, weighted by their classes, of the sum over all classes: a float32 scalar."""
         scores = self(embeddings, labels, margin=margin)
         target = is_target(labels, scores)
         losses = torch.where(target, self.balance * F.softplus(-scores), (1 - self.balance) * F.softplus(scores)).sum(1)
@@ -142,11 +159,11 @@ class SphereFace2(CosineHead):
         return (weights * losses).sum() / weights.sum()
 
     def _spread(self, cosines: Tensor) -> Tensor:
-        base = (cosines + 1) / 2  # a margin on the angle takes it below 0, where g goes on falling
+        base = (cosines + 1) / 2  # negative with a margin on the angle; g keeps decreasing there
         return 2 * base.sign() * base.abs().pow(self.spread) - 1
 
 
 def _lengths(embeddings: Tensor) -> Tensor:
-    """(B, 1) float32 of embeddings (B, E)."""
+    """Norms (B, 1) float32 of embeddings (B, E)."""
     lengths: Tensor = torch.linalg.vector_norm(embeddings.float(), dim=1, keepdim=True)
     return lengths

@@ -1,4 +1,4 @@
-"""What poolings share: sums over layers, attention weights, and statistics over time of padded clips.
+"""Functions that the poolings share: sums over layers, attention weights, and statistics over time of padded clips.
 
 B clips, T frames, C channels of a layer, D channels after compression, H heads.
 """
@@ -28,25 +28,26 @@ __all__ = [
 
 Count = TypeVar("Count", int, Tensor)
 
-# Variances below this count as this, so that the gradient of their square root stays finite.
+# Lower bound of variances, so that the gradient of their square root stays finite.
 MIN_VARIANCE = 1e-7
 
 
 def check_sizes(pooling: str, **sizes: int) -> None:
-    """KnnError that names the first size below 1."""
+    """Raise a KnnError that names the first size below 1."""
     for what, value in sizes.items():
         if value < 1:
             raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
 
 
 def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
-    """Softmax-weighted sums over `layers`, one for each (L,) of `weights`, as running sums.
+    """Softmax-weighted sums over `layers`, one for each (L,) of `weights`, accumulated layer by layer.
 
-    The layers have any one shape.
+    The layers have equal shapes, whatever they are.
 
     Raises
     ------
-        ValueError: when not exactly L layers come.
+    ValueError
+        There are not exactly L layers.
     """
     expected = len(weights[0])
     shares = [layer_weights.softmax(dim=0) for layer_weights in weights]
@@ -55,11 +56,13 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
     if first is None:
         raise ValueError(f"no layer came, {expected} expected")
     sums = [first * share[0] for share in shares]
-    del first  # else it would live as long as the loop
+    del first  # otherwise it would be kept until the loop ends
     count = 1
     for layer in source:
         if count < expected:
-            for number, share in enumerate(shares):  # one by one, so that one old sum at most is kept beside the new
+            for number, share in enumerate(
+                shares
+            ):  # one at a time, so that at most one old sum is kept besides the new one
                 sums[number] = torch.addcmul(sums[number], layer, share[count])
         count += 1
     if count != expected:
@@ -72,7 +75,8 @@ def last_layer(layers: Iterable[Tensor], expected: int) -> Tensor:
 
     Raises
     ------
-        ValueError: when not exactly `expected` layers come.
+    ValueError
+        There are not exactly `expected` layers.
     """
     count, last = 0, None
     for layer in layers:
@@ -102,12 +106,12 @@ def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def clamp_min(count: Count, minimum: int) -> Count:
-    """The larger of the two; a length is a tensor while a graph is traced, in which no branch can depend on it."""
+    """The larger of the two. A length is a tensor while a graph is traced, and no branch may depend on it then."""
     return count.clamp(min=minimum) if isinstance(count, Tensor) else max(count, minimum)
 
 
 def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
-    """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 where there is one frame."""
+    """Variance (B, D) of the real frames of (B, T, D) about `mean` (B, D), unbiased; 0 if there is only one frame."""
     squares = zero_padding(frames - mean.unsqueeze(1), mask).square().sum(dim=1)  # (B, D)
     if mask is None:
         return squares / clamp_min(frames.shape[1] - 1, 1)
@@ -117,8 +121,8 @@ def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
 def attended_statistics(weights: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weighted mean and standard deviation, each (B, H, D), of values (B, T, D) under weights (B, H, T).
 
-    The variance is E[v²] - E[v]², of values taken about their plain mean: that changes no variance and keeps the
-    difference from losing its digits.
+    The variance is E[v²] - E[v]² of values from which their unweighted mean has been subtracted, which leaves the
+    variance unchanged and avoids cancellation.
     """
     centre = time_mean(values, mask).unsqueeze(1)  # (B, 1, D)
     values = zero_padding(values - centre, mask)

@@ -17,12 +17,16 @@ __all__ = ["MeanPooling"]
 
 @POOLINGS.register("mean")
 class MeanPooling(Pooling):
-    """Mean over time of one layer, without parameters: what an imported encoder has until a head is trained.
+    """Mean over time of one layer, without parameters: the pooling of an imported encoder until another is trained.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width of a layer, and so of the embedding.
-        layer: which one, counted from 0 for the encoder's first output, or from the end (-1 is the last).
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width of a layer, and so of the embedding.
+    layer : int
+        Index of the layer, counted from 0 for the encoder's first output, or from the end (-1 is the last).
     """
 
     def __init__(self, layers: int, channels: int, layer: int = -1) -> None:
@@ -35,13 +39,14 @@ class MeanPooling(Pooling):
         self.layers, self.layer, self.dimension = layers, layer % layers, channels
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, C) of `layers`; layers after the chosen one are never asked for.
+        """Embeddings (B, C) of `layers`; layers after the chosen one are never requested.
 
-        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
+        `mask` (B, T) bool is True at real frames, of which each clip has at least one; the others may have any value.
 
         Raises
         ------
-            ValueError: when fewer layers come than the chosen one needs.
+        ValueError
+            There are too few layers for the chosen one.
         """
         chosen = next(islice(layers, self.layer, None), None)
         if chosen is None:

@@ -1,7 +1,7 @@
-"""Multi-head factorized attentive pooling (MHFA) and its relatives, in which learnt queries look at the frames.
+"""Multi-head factorized attentive pooling (MHFA) and its relatives, in which learnt queries attend to the frames.
 
-Parameters have the names of the public wespeaker forks wherever the arithmetic is theirs (docs/numerics.md says which
-of their classes is which).
+Parameters have the names of the public wespeaker forks wherever the arithmetic is the same (docs/numerics.md lists the
+corresponding classes).
 """
 
 from __future__ import annotations
@@ -36,17 +36,23 @@ class MHFA(FramePooling):
 
     Peng et al., "An attention-based backend allowing efficient fine-tuning of transformer models for speaker
     verification", SLT 2022 (arXiv:2210.01273), section 3. Keys and values are two softmax-weighted sums over
-    layers; the keys say where each head looks, the values what it sees there.
+    layers; the keys determine each head's attention weights, the values are averaged with them.
 
     Parameters have the published names: `weights_k`, `weights_v` (L,), `cmp_linear_k`, `cmp_linear_v`,
     `att_head`, `pooling_fc`.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        heads: number of attention heads H.
-        compression: width D to which keys and values are compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    heads : int
+        Number of attention heads H.
+    compression : int
+        Width D to which keys and values are compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(
@@ -66,23 +72,24 @@ class MHFA(FramePooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) float of `layers`, exactly L tensors (B, T, C) float.
 
-        `mask` (B, T) bool is True at real frames, of which each clip has one or more; the others may hold anything.
+        `mask` (B, T) bool is True at real frames, of which each clip has at least one; the others may have any value.
 
         Raises
         ------
-            ValueError: when another number of layers comes.
+        ValueError
+            The number of layers is not L.
         """
         return self.pool(self.frames(layers), mask)
 
     def frames(self, layers: Iterable[Tensor]) -> Tensor:
-        """All that pooling needs of L tensors (B, T, C): (B, T, H + D), where each head looks and what it sees there.
+        """L tensors (B, T, C) -> (B, T, H + D): each head's attention logits and the compressed values.
 
-        Frames of several clips may be joined, and pooled often under different masks.
+        Frames of several clips may be concatenated, and pooled repeatedly under different masks.
         """
         return self.look(*layer_sums(layers, self.weights_k, self.weights_v))
 
     def look(self, keys: Tensor, values: Tensor) -> Tensor:
-        """`frames` of the two weighted sums over the layers, (B, T, C) each."""
+        """The result of `frames`, from the two weighted sums over the layers, (B, T, C) each."""
         return torch.cat([self.att_head(self.cmp_linear_k(keys)), self.cmp_linear_v(values)], dim=2)
 
     def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -96,15 +103,22 @@ class MHFA(FramePooling):
 
 @POOLINGS.register("mhfa-ensemble")
 class EnsembleMHFA(Pooling):
-    """Several MHFA poolings of one encoder, such as those of several seeds, their embeddings side by side.
+    """Several MHFA poolings of one encoder, such as those of several seeds; their embeddings are concatenated.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        heads: number of attention heads H of each member.
-        compression: width D to which keys and values are compressed, in each member.
-        dimension: width E of the embedding, of all members together.
-        members: number of poolings M, which divides `dimension`.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    heads : int
+        Number of attention heads H of each member.
+    compression : int
+        Width D to which keys and values are compressed, in each member.
+    dimension : int
+        Width E of the embedding, of all members together.
+    members : int
+        Number of poolings M, which divides `dimension`.
     """
 
     def __init__(
@@ -135,15 +149,22 @@ class EnsembleMHFA(Pooling):
 
 @POOLINGS.register("mhfa-grouped")
 class GroupedMHFA(Pooling):
-    """MHFA in groups of heads, each group with keys and values of its own (`MHFA_Group` of the public forks).
+    """MHFA in groups of heads, each with separate keys and values (`MHFA_Group` of the public forks).
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        heads: number of attention heads H, those of all groups together.
-        compression: width D of the keys and of the values of a group.
-        dimension: width E of the embedding.
-        groups: number of groups G, which divides `heads`.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    heads : int
+        Number of attention heads H of all groups together.
+    compression : int
+        Width D of the keys and of the values of a group.
+    dimension : int
+        Width E of the embedding.
+    groups : int
+        Number of groups G, which divides `heads`.
     """
 
     own_keys: ClassVar[bool] = True
@@ -192,35 +213,42 @@ class GroupedMHFA(Pooling):
 
 @POOLINGS.register("mhfa-shared-key")
 class SharedKeyMHFA(GroupedMHFA):
-    """Grouped MHFA whose groups have their own values and one set of keys (`MHFA_Group_MQ_SK_MV`)."""
+    """Grouped MHFA with values for each group and keys that all groups share (`MHFA_Group_MQ_SK_MV`)."""
 
     own_keys = False
 
 
 @POOLINGS.register("mhfa-shared-value")
 class SharedValueMHFA(GroupedMHFA):
-    """Grouped MHFA whose groups have their own keys and one set of values (`MHFA_Group_MQ_MK_SV`)."""
+    """Grouped MHFA with keys for each group and values that all groups share (`MHFA_Group_MQ_MK_SV`)."""
 
     own_values = False
 
 
 @POOLINGS.register("mhfa-context")
 class ContextMHFA(Pooling):
-    """CA-MHFA: factorized attention whose learnt queries see a frame together with its neighbours.
+    """CA-MHFA: factorized attention whose learnt queries compare a frame together with its neighbours.
 
     Peng et al., "CA-MHFA: a context-aware multi-head factorized attentive pooling for SSL-based speaker verification",
-    ICASSP 2025 (arXiv:2409.15234), section 2. A group holds one query for each place in a window of frames; what the
-    queries find in their places is summed, over keys that are 0 outside the clip. That is a convolution over time,
+    ICASSP 2025 (arXiv:2409.15234), section 2. A group holds one query for each position in a window of frames; the
+    products with the keys there, which are 0 outside the clip, are summed. This is a convolution over time,
     stored as `att_head.weight` (G, 1, window, D) without bias, as in the published code (`MHFA_Group_Conv2D`), which
-    leaves the paper's factor 1 / window to the queries. A window of one frame makes it MHFA with G heads.
+    omits the paper's factor 1 / window. With a window of one frame it is MHFA with G heads.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        groups: number of groups of queries G.
-        context: neighbours seen on each side, in frames; the window is one more than twice that.
-        compression: width D to which keys and values are compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    groups : int
+        Number of groups of queries G.
+    context : int
+        Neighbours on each side, in frames; the window has 2 * context + 1 frames.
+    compression : int
+        Width D to which keys and values are compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     statistics: ClassVar[int] = 1
@@ -252,7 +280,7 @@ class ContextMHFA(Pooling):
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         keys = zero_padding(self.cmp_linear_k(keys), mask)  # (B, T, D)
         queries = self.att_head.weight.squeeze(1).transpose(1, 2)  # (G, D, window)
-        # The same sum as the two-dimensional convolution's, three times as fast on a CPU.
+        # Equal to the two-dimensional convolution, but three times as fast on a CPU.
         logits = F.conv1d(keys.transpose(1, 2), queries, padding=self.context)  # (B, G, T)
         pooled = self._pool(
             attention_weights(logits.transpose(1, 2), mask), zero_padding(self.cmp_linear_v(values), mask), mask
@@ -266,7 +294,7 @@ class ContextMHFA(Pooling):
 
 @POOLINGS.register("mhfa-context-statistics")
 class ContextStatisticsMHFA(ContextMHFA):
-    """CA-MHFA that pools the standard deviation besides the mean (`MHFA_Group_Conv2D_MeanStd` of the public forks)."""
+    """CA-MHFA with the standard deviation as well as the mean (`MHFA_Group_Conv2D_MeanStd` of the public forks)."""
 
     statistics = 2
 
@@ -277,14 +305,20 @@ class ContextStatisticsMHFA(ContextMHFA):
 
 @POOLINGS.register("channel-attention")
 class ChannelAttention(Pooling):
-    """MHFA with statistics, its heads averaged by weights that the clip decides (`MHFA_ChannelAtt`).
+    """MHFA with statistics, whose heads are averaged with weights that depend on the clip (`MHFA_ChannelAtt`).
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        heads: number of attention heads H.
-        compression: width D to which keys and values are compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    heads : int
+        Number of attention heads H.
+    compression : int
+        Width D to which keys and values are compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Poolings by statistics over time: averages, spans, deviations, attentive statistics and correlations.
+"""Poolings by statistics over time: means, spans, standard deviations, attentive statistics and correlations.
 
-Parameters have the names of the public wespeaker forks, whose class each docstring names.
+Parameters have the names of the public wespeaker forks; each docstring names the corresponding class.
 """
 
 from __future__ import annotations
@@ -40,13 +40,18 @@ __all__ = [
 class LayerAverage(Pooling):
     """Mean over time of the layers' weighted sum, compressed (`LWAP_Mean`).
 
-    Mean, sum and compression are linear, so the mean is taken first: of each layer, (B, C) is all that is kept.
+    Mean, sum and compression are linear, so the mean is computed first: only (B, C) is kept of each layer.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        compression: width D to which the mean is compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    compression : int
+        Width D to which the mean is compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(self, layers: int, channels: int, compression: int = 128, dimension: int = 256) -> None:
@@ -68,15 +73,21 @@ class LayerAverage(Pooling):
 class LayerSpans(Pooling):
     """Means over successive spans of time of the layers' weighted sum, compressed (`LWAP_PoolDim`).
 
-    S spans of floor(T / S) frames each, as published: the fewer than S frames after the last span are not seen. A clip
-    of fewer than S frames has spans of one frame, some of them the same.
+    S spans of floor(T / S) frames each, as published: the remaining frames, fewer than S, are ignored. A clip of fewer
+    than S frames has spans of one frame, some of which are identical.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        spans: number of spans S.
-        compression: width D to which a mean is compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    spans : int
+        Number of spans S.
+    compression : int
+        Width D to which a mean is compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(
@@ -113,11 +124,16 @@ class LayerSpans(Pooling):
 class Statistics(Pooling):
     """Mean and standard deviation over time of the layers' compressed weighted sum (`TSTP`).
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        compression: width D to which the frames are compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    compression : int
+        Width D to which the frames are compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(self, layers: int, channels: int, compression: int = 128, dimension: int = 256) -> None:
@@ -139,18 +155,24 @@ class Statistics(Pooling):
 
 @POOLINGS.register("attentive-statistics")
 class AttentiveStatistics(Pooling):
-    """Attentive mean and standard deviation, each channel with its own attention (`ASTP`).
+    """Attentive mean and standard deviation, with separate attention weights for each channel (`ASTP`).
 
-    Okabe et al., "Attentive statistics pooling for deep speaker embedding", Interspeech 2018, with
-    the clip's own mean and deviation beside every frame as in ECAPA-TDNN (Desplanques et al., Interspeech 2020,
-    section 3.1), on the layers' compressed weighted sum.
+    Okabe et al., "Attentive statistics pooling for deep speaker embedding", Interspeech 2018, with the clip's mean and
+    standard deviation appended to every frame as in ECAPA-TDNN (Desplanques et al., Interspeech 2020, section 3.1), on
+    the layers' compressed weighted sum.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        compression: width D to which the frames are compressed.
-        hidden: width of the attention's hidden layer.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    compression : int
+        Width D to which the frames are compressed.
+    hidden : int
+        Width of the attention's hidden layer.
+    dimension : int
+        Width E of the embedding.
     """
 
     last: ClassVar[bool] = False
@@ -174,7 +196,7 @@ class AttentiveStatistics(Pooling):
         frames = zero_padding(self.cmp_linear_k(self._frames(layers)), mask)  # (B, T, D)
         mean = time_mean(frames, mask)
         deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
-        # What stands beside every frame is the same at every frame: its part of the product is taken once.
+        # The appended values are the same at every frame, so their part of the product is computed once.
         weight, width = self.linear1.weight.squeeze(2), frames.shape[2]  # (hidden, 3 * D)
         clip = F.linear(torch.cat((mean, deviation), dim=1), weight[:, width:], self.linear1.bias)  # (B, hidden)
         hidden = torch.tanh(F.linear(frames, weight[:, :width]) + clip.unsqueeze(1))  # (B, T, hidden)
@@ -189,7 +211,7 @@ class AttentiveStatistics(Pooling):
         return embeddings
 
     def _frames(self, layers: Iterable[Tensor]) -> Tensor:
-        """(B, T, C) out of the L layers: their weighted sum, or the last."""
+        """(B, T, C) from the L layers: their weighted sum, or the last one."""
         return last_layer(layers, self.layers) if self.last else layer_sums(layers, self.weights_k)[0]
 
 
@@ -204,15 +226,21 @@ class LastAttentiveStatistics(AttentiveStatistics):
 class QueryKeyValue(Pooling):
     """Self-attention between all frames, then mean and standard deviation over time (`MHFA_Dotproduct`).
 
-    Queries, keys and values are three softmax-weighted sums over layers. Scores are divided by √D, D the width of all
-    heads together, as published.
+    Queries, keys and values are three softmax-weighted sums over layers. Scores are divided by √D, where D is the width
+    of all heads together, as published.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        heads: number of attention heads, which divides `compression`.
-        compression: width D to which queries, keys and values are compressed.
-        dimension: width E of the embedding.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    heads : int
+        Number of attention heads, which divides `compression`.
+    compression : int
+        Width D to which queries, keys and values are compressed.
+    dimension : int
+        Width E of the embedding.
     """
 
     def __init__(
@@ -262,12 +290,18 @@ class Correlation(Pooling):
     and "Extracting speaker and emotion information from self-supervised speech models via channel-wise
     correlations", SLT 2022 (arXiv:2210.09513), section 3.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        compression: width D to which the frames are compressed, of which D (D - 1) / 2 pairs come.
-        dimension: width E of the embedding.
-        dropout: share of the channels that a clip lacks in training (0.25 in `CorrelationPoolingDrop`).
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    compression : int
+        Width D to which the frames are compressed, which gives D (D - 1) / 2 pairs.
+    dimension : int
+        Width E of the embedding.
+    dropout : float
+        Fraction of the channels that are set to zero for each clip in training (0.25 in `CorrelationPoolingDrop`).
     """
 
     pairs: Tensor

@@ -1,7 +1,7 @@
 """The x-vector back end of WavLM-Base+-SV: time-delay layers, statistics over time, a linear layer.
 
 Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018, section 2.1, on the layers'
-weighted sum, in the arithmetic and with the weights of transformers' `WavLMForXVector`.
+weighted sum, with the arithmetic and the weights of transformers' `WavLMForXVector`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,24 @@ __all__ = ["XVector"]
 
 @POOLINGS.register("xvector")
 class XVector(Pooling):
-    """Time-delay layers without padding, mean and deviation over time, and a linear layer.
+    """Time-delay layers without padding, mean and standard deviation over time, and a linear layer.
 
-    A clip of fewer frames than the time-delay layers see at once is lengthened by its first and last frame.
+    A clip shorter than the time-delay layers' receptive field is extended by repeating its first and last frame.
 
-    Args:
-        layers: number of layers that come in.
-        channels: width C of a layer.
-        widths, kernels, dilations: of the time-delay layers, in frames.
-        dimension: width E of the embedding.
-        weighted: whether all layers count, each with its weight, or the last one alone.
+    Parameters
+    ----------
+    layers : int
+        Number of layers L of the encoder.
+    channels : int
+        Width C of a layer.
+    widths : sequence of int
+        Channels of each time-delay layer.
+    kernels, dilations : sequence of int
+        Kernel sizes and dilations of the time-delay layers, in frames.
+    dimension : int
+        Width E of the embedding.
+    weighted : bool
+        Whether to pool the weighted sum of all layers instead of the last layer alone.
     """
 
     def __init__(
@@ -72,7 +80,10 @@ class XVector(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E) of `layers` (B, T, C), mask (B, T) bool True at real frames, which come first.
 
-        Raises ValueError when another number of layers comes.
+        Raises
+        ------
+        ValueError
+            The number of layers is not L.
         """
         frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
         frames = self.projector(zero_padding(frames, mask))  # (B, T, D)
@@ -87,7 +98,7 @@ class XVector(Pooling):
         if mask is not None:
             mask = mask[:, self.span - 1 :]
         mean = time_mean(frames, mask)
-        # A square root has no slope at 0: the bound lets a clip that stands still through without NaN.
+        # The gradient of a square root is infinite at 0: the bound keeps a constant clip from giving NaN.
         deviation = time_variance(frames, mean, mask).clamp_min(1e-14).sqrt()
         embeddings: Tensor = self.linear(torch.cat([mean, deviation], dim=1))
         return embeddings

@@ -1,7 +1,8 @@
-"""A segmentation network on the layers of an encoder that also makes the embeddings.
+"""A segmentation network on the layers of the encoder that also computes the embeddings.
 
-Classes are those of `powerset` (Plaquet and Bredin, Interspeech 2023). The encoder's layers side by side, narrowed and
-brought to half their rate by two convolutions, then bidirectional LSTM layers and a classifier.
+Classes are those of `powerset` (Plaquet and Bredin, Interspeech 2023). The encoder's layers are concatenated,
+projected, brought to half their frame rate by a strided convolution, and passed to bidirectional LSTM layers and a
+classifier.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ __all__ = ["SegmentationHead"]
 
 @SEGMENTERS.register("encoder-lstm")
 class SegmentationHead(LayerSegmenter):
-    """Layers of an encoder to log-probabilities of who speaks, one frame for two of the encoder's.
+    """Layers of an encoder to log-probabilities of who speaks, one frame for two frames of the encoder.
 
     Parameters
     ----------
-    layers, channels
-        Of the encoder.
-    width
-        Channels after the first convolution.
-    hidden
+    layers, channels : int
+        Number and width of the encoder's layers.
+    width : int
+        Channels after the projection.
+    hidden : int
         Width of the LSTM in one direction.
-    depth
+    depth : int
         Layers of the LSTM.
-    dropout
-        Before each layer of the LSTM and before the classifier, in training.
-    speakers
-        Speakers that a window can have.
-    most
-        Speakers that a frame can have.
+    dropout : float
+        Dropout probability before each layer of the LSTM and before the classifier, in training.
+    speakers : int
+        Number of speakers that a window can have.
+    most : int
+        Number of speakers that can speak in one frame.
     """
 
     pace = 2  # frames of the encoder per frame of this network
@@ -69,9 +70,12 @@ class SegmentationHead(LayerSegmenter):
         self.classifier = nn.Linear(width, len(powerset(speakers, most)))
 
     def begin(self, layers: Iterable[Tensor]) -> Tensor:
-        """Layers (B, T, C), as many as the encoder has -> what windows are cut from, (B, T // 2, width).
+        """All layers (B, T, C) of the encoder -> (B, T // 2, width), from which windows are cut.
 
-        Raises ValueError when another number of layers comes.
+        Raises
+        ------
+        ValueError
+            The number of layers is not that of the encoder.
         """
         x = torch.cat(list(layers), dim=2)  # (B, T, layers * C)
         if x.shape[2] != self.layers * self.channels:
@@ -82,7 +86,7 @@ class SegmentationHead(LayerSegmenter):
         return result
 
     def classify(self, x: Tensor) -> Tensor:
-        """Windows (B, T, width) of what `begin` gives -> (B, T, classes) log-probabilities."""
+        """Windows (B, T, width) of the result of `begin` -> (B, T, classes) log-probabilities."""
         x, _ = self.lstm(self.dropout(x))
         x = F.gelu(self.linear(self.dropout(x)))
         logs: Tensor = F.log_softmax(self.classifier(x), dim=-1)

@@ -1,4 +1,4 @@
-"""Powerset classes: which speakers are active in a frame, as one class, and back.
+"""Powerset classes: conversion between the set of active speakers in a frame and a single class.
 
 Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", Interspeech 2023
 (arXiv:2310.13025). Classes are the sets of at most `most` of `speakers`, smaller ones first, then in order: for three
@@ -18,14 +18,14 @@ from knn_cli.core.values import Floats
 
 @cache
 def powerset(speakers: int, most: int) -> tuple[tuple[int, ...], ...]:
-    """The classes in their order, each the speakers that are in it."""
+    """The classes in order, each a tuple of speakers."""
     if not 0 < most <= speakers:
         raise ValueError(f"{most} of {speakers} speakers at once make no classes")
     return tuple(each for size in range(most + 1) for each in combinations(range(speakers), size))
 
 
 def members(speakers: int, most: int) -> Tensor:
-    """(C, K) float32: 1 where class c holds speaker k."""
+    """(C, K) float32: 1 where class c contains speaker k."""
     classes = powerset(speakers, most)
     return torch.tensor([[float(speaker in each) for speaker in range(speakers)] for each in classes])
 
@@ -33,9 +33,13 @@ def members(speakers: int, most: int) -> Tensor:
 def to_multilabel(log_probabilities: Tensor, speakers: int = 3, most: int = 2, *, hard: bool = False) -> Tensor:
     """(..., C) log-probabilities of classes -> (..., K) float32 probabilities that each speaker speaks.
 
-    hard : 0 or 1 of the most probable class, instead of the sum over the classes that hold the speaker
+    With `hard=True`, 0 or 1 according to the most probable class, instead of the sum over the classes that contain the
+    speaker.
 
-    Raises ValueError when C is not the number of classes.
+    Raises
+    ------
+    ValueError
+        C is not the number of classes.
     """
     table = members(speakers, most).to(log_probabilities.device)
     if log_probabilities.shape[-1] != len(table):
@@ -46,9 +50,12 @@ def to_multilabel(log_probabilities: Tensor, speakers: int = 3, most: int = 2, *
 
 
 def to_powerset(active: Tensor, speakers: int = 3, most: int = 2) -> Tensor:
-    """(..., K) bool, who speaks -> (...) int64, the class; of more than `most` at once the first `most` are kept.
+    """(..., K) bool, who speaks -> (...) int64, the class; if more than `most` speak, the first `most` are kept.
 
-    Raises ValueError when K is not the number of speakers.
+    Raises
+    ------
+    ValueError
+        K is not the number of speakers.
     """
     if active.shape[-1] != speakers:
         raise ValueError(f"{active.shape[-1]} speakers, not {speakers}")
@@ -62,9 +69,9 @@ def to_powerset(active: Tensor, speakers: int = 3, most: int = 2) -> Tensor:
 
 
 def permuted_classes(order: tuple[int, ...], most: int = 2) -> tuple[int, ...]:
-    """Where classes come from when speakers are reordered: class c of the result is class `result[c]` of before.
+    """The permutation of classes that follows from a permutation of speakers.
 
-    order : speaker k of the result is speaker `order[k]` of before
+    When new speaker k is old speaker `order[k]`, new class c is old class `result[c]`.
     """
     classes = powerset(len(order), most)
     numbers = {each: number for number, each in enumerate(classes)}
@@ -74,13 +81,17 @@ def permuted_classes(order: tuple[int, ...], most: int = 2) -> tuple[int, ...]:
 def best_permutation(reference: Floats, other: Floats) -> tuple[int, ...]:
     """The order in which the speakers of `other` (T, K) are most like those of `reference` (T, K).
 
-    `other[:, best_permutation(reference, other)]` has the smallest sum of squared differences to `reference`; of equal
-    orders the first. Every order is tried, which is meant for the few speakers of a chunk.
-    Raises ValueError if the shapes differ.
+    `other[:, best_permutation(reference, other)]` has the smallest sum of squared differences to `reference`; of
+    equally good orders it is the first. Every order is tried, which is feasible for the few speakers of a chunk.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
     if reference.shape != other.shape:
         raise ValueError(f"activities of {reference.shape} and of {other.shape} cannot be compared")
-    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: of an order, only the products count.
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, of which only the products depend on the order.
     alike = (reference.astype("float64").T @ other.astype("float64")).tolist()  # (K, K)
     speakers = range(reference.shape[1])
     return max(permutations(speakers), key=lambda order: sum(alike[k][order[k]] for k in speakers))

@@ -1,4 +1,4 @@
-"""PyanNet, the segmentation network of pyannote.audio: who of a few local speakers speaks in each frame of a chunk.
+"""PyanNet, the segmentation network of pyannote.audio: which of a few local speakers speak in each frame of a chunk.
 
 Bredin and Laurent, "End-to-end speaker segmentation for overlap-aware resegmentation", Interspeech 2021
 (arXiv:2104.04045): band-pass filters with learnt cut-offs (Ravanelli and Bengio, "Speaker recognition from raw waveform
@@ -27,7 +27,7 @@ from knn_cli.networks.segmenters.powerset import powerset
 
 __all__ = ["PyanNet", "SincFilters"]
 
-POOL_FRAMES = 3  # frames that a maximum is taken over, after each convolution
+POOL_FRAMES = 3  # frames per maximum, after each convolution
 MIN_FILTER_HZ = 50.0  # of a filter's lower edge and of its width
 
 
@@ -35,38 +35,38 @@ MIN_FILTER_HZ = 50.0  # of a filter's lower edge and of its width
 class PyanNet(WaveformSegmenter):
     """Waveforms to log-probabilities of who speaks; with the defaults 589 frames of 10 s, one every 270 samples.
 
-    Each chunk is normalised by itself, so that a chunk's frames depend on all of it.
+    Each chunk is normalised separately, so that each of its frames depends on the whole chunk.
 
     Parameters
     ----------
-    filters
+    filters : int
         Band-pass filters, half of them even and half odd.
-    kernel
-        Samples of a filter, an odd number.
-    stride
+    kernel : int
+        Length of a filter in samples, an odd number.
+    stride : int
         Samples between applications of the filters.
-    widths
+    widths : sequence of int
         Channels of the convolutions that follow.
-    reach
-        Frames that these convolutions see.
-    hidden
+    reach : int
+        Kernel size of these convolutions, in frames.
+    hidden : int
         Width of the LSTM in one direction.
-    depth
+    depth : int
         Layers of the LSTM.
-    both
-        Whether the LSTM goes in both directions.
-    linear
+    both : bool
+        Whether the LSTM is bidirectional.
+    linear : sequence of int
         Widths of the linear layers before the classifier.
-    dropout
-        Between the layers of the LSTM, in training.
-    speakers
-        Speakers that a chunk can have.
-    most
-        Speakers that a frame can have.
-    duration
-        Seconds of a chunk that the network was trained on.
-    rate
-        Samples a second.
+    dropout : float
+        Dropout probability between the layers of the LSTM, in training.
+    speakers : int
+        Number of speakers that a chunk can have.
+    most : int
+        Number of speakers that can speak in one frame.
+    duration : float
+        Length in seconds of the chunks that the network was trained on.
+    rate : int
+        Samples per second.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class PyanNet(WaveformSegmenter):
         widths = [hidden * (2 if both else 1), *linear]
         self.linears = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.classifier = nn.Linear(widths[-1], len(powerset(speakers, most)))
-        # What a frame sees and how far the next one is, through filters, convolutions and maxima.
+        # Kernel and stride of each layer up to the LSTM, from which the receptive field and the frame rate follow.
         self._steps = [(kernel, stride), (POOL_FRAMES, POOL_FRAMES)] + [(reach, 1), (POOL_FRAMES, POOL_FRAMES)] * (
             len(channels) - 1
         )
@@ -109,33 +109,36 @@ class PyanNet(WaveformSegmenter):
         for size, step in self._steps:
             self.receptive += (size - 1) * self.stride
             self.stride *= step
-        self.minimum = self.receptive + self.stride  # instances of one frame cannot be normalised
+        self.minimum = self.receptive + self.stride  # a single frame cannot be normalised over time
 
     @property
     def step_seconds(self) -> float:
-        """Seconds from a frame to the next."""
+        """Seconds from one frame to the next."""
         return self.stride / self.rate
 
     @property
     def first_seconds(self) -> float:
-        """Seconds from the beginning of a chunk to the centre of what its first frame sees."""
+        """Seconds from the start of a chunk to the centre of its first frame's receptive field."""
         return self.receptive / 2 / self.rate
 
     def nearest(self, seconds: NDArray[np.floating[Any]], frames: int) -> NDArray[np.int64]:
-        """Which of a chunk's `frames` lie nearest to times from its beginning."""
+        """Index of the nearest of a chunk's `frames` to each time, in seconds from the chunk's start."""
         places = np.round((seconds - self.first_seconds) / self.step_seconds)
         return places.clip(0, frames - 1).astype(np.int64)
 
     def frames(self, samples: Samples) -> Samples:
-        """How many frames a chunk of `samples` gives; takes an int, or an int64 tensor of them."""
+        """Number of frames of a chunk of `samples`: int for int, int64 tensor for int64 tensor."""
         for size, step in self._steps:
             samples = (samples - size) // step + 1
         return samples.clamp_min(0) if isinstance(samples, Tensor) else max(samples, 0)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, S) float32 in [-1, 1], chunks of one length -> (B, frames(S), C) float32 log-probabilities of classes.
+        """(B, S) float32 in [-1, 1], chunks of equal length -> (B, frames(S), C) float32 log-probabilities of classes.
 
-        Raises AudioError where S is less than `minimum` samples.
+        Raises
+        ------
+        AudioError
+            S is below `minimum`.
         """
         check_clip_lengths(waveforms, None, self.minimum, "this segmentation network")
         x = self.sinc(self.normalize(waveforms.unsqueeze(1))).abs()  # (B, filters, T)
@@ -152,11 +155,11 @@ class PyanNet(WaveformSegmenter):
 
 
 class SincFilters(nn.Module):
-    """Band-pass filters of learnt edges, first even ones (cosine), then odd ones (sine) of the same bands.
+    """Band-pass filters with learnt edges: even filters (cosine), then odd ones (sine) of the same bands.
 
     Pariente et al., "Filterbank design for end-to-end speech separation", ICASSP 2020 (arXiv:1910.10400). A filter's
     lower edge is 50 Hz + |low|, its upper edge 50 Hz + |band| above that, at most half the rate; both parts of a pair
-    have a Hamming window and the factor that makes the even one 1 in its middle.
+    have a Hamming window and are scaled so that the even one is 1 in the middle.
     """
 
     window: Tensor
@@ -185,7 +188,7 @@ class SincFilters(nn.Module):
         low = MIN_FILTER_HZ + self.low.abs()
         high = (low + MIN_FILTER_HZ + self.band.abs()).clamp(max=self.highest)
         band = high - low  # (filters / 2, 1)
-        # In this order of operations, because a chunk of silence is nothing but rounding to the norms that follow.
+        # The order of operations matters: for a silent chunk, the norms that follow amplify rounding errors.
         even = ((high * self.times).sin() - (low * self.times).sin()) / (self.times / 2) * self.window
         odd = ((low * self.times).cos() - (high * self.times).cos()) / (self.times / 2) * self.window
         cosines = torch.cat([even, 2 * band, even.flip(1)], dim=1)

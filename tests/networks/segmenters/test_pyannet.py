@@ -376,11 +376,13 @@ def test_segmenters_and_embedders_are_not_mixed_up(models: Path) -> None:
     assert "who" in bundle.available(segmenter=True) and "tiny-test" not in bundle.available(segmenter=True)
     assert "who" not in bundle.available() and {"who", "tiny-test"} <= bundle.available(segmenter=None).keys()
     for name in ("who", models / "who"):
-        with pytest.raises(BundleError, match=r"'who' says who speaks when, and does not embed.*tiny-test") as error:
+        with pytest.raises(
+            BundleError, match=r"'who' is a segmentation network, which does not embed.*tiny-test"
+        ) as error:
             bundle.find(name)
         assert "who" not in (error.value.hint or "").split(";")[0]
         assert bundle.find(name, segmenter=None).is_segmenter
-    with pytest.raises(BundleError, match=r"'tiny-test' does not say who speaks when.*who"):
+    with pytest.raises(BundleError, match=r"'tiny-test' is no segmentation network.*who"):
         bundle.find("tiny-test", segmenter=True)
     with pytest.raises(BundleError, match="no segmentation network"):
         bundle.load_segmenter(bundle.find("tiny-test"))
