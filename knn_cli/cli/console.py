@@ -38,17 +38,17 @@ SETTINGS = frozenset(
 )
 # Values of parameters whose option is a switch.
 SWITCHES = {("use_vad", "False"): "--no-vad", ("vad", "silero"): "--segmentation silero"}
-_PARAMETER = re.compile(
-    r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`|(?<![\w.])(?P<bare_name>[a-z_0-9]+)=(?P<bare_value>\w+|\"\w+\")"
-)
+_PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
 
 
 def with_flags(text: str) -> str:
-    """A message of the packages below in the words of the command line: "`force=True`" becomes "--force"."""
+    """A message of the packages below in the words of the command line: "`force=True`" becomes "--force".
+
+    Only what stands in backquotes: a message may quote names of files, such as split=train/part=1.flac.
+    """
 
     def flag(match: re.Match[str]) -> str:
-        name, value = match["name"] or match["bare_name"], match["value"] or match["bare_value"]
-        value = value and value.strip("\"'")
+        name, value = match["name"], match["value"] and match["value"].strip("\"'")
         if (name, value) in SWITCHES:
             return SWITCHES[name, value]
         if name in SETTINGS:

@@ -21,8 +21,9 @@ from knn_cli.cli.train import TrainingSettings
         ('Try `channel="mix"`.', "Try --channel mix."),
         ("Take all of it with `use_vad=False`.", "Take all of it with --no-vad."),
         ("Lower `batch_seconds`, now 120.", "Lower --batch-seconds, now 120."),
-        ("Or take device=cpu, or refit=False.", "Or take --device cpu, or --set refit=False."),
+        ("Or take `device=cpu`, or `refit=False`.", "Or take --device cpu, or --set refit=False."),
         ("Train without `duration_aware`.", "Train without --set duration_aware."),
+        ("split=train/part=1.flac is no audio.", "split=train/part=1.flac is no audio."),
         ("Make one with `knn convert`, or `least`.", "Make one with `knn convert`, or `least`."),
     ],
 )
