@@ -69,8 +69,8 @@ def insert(blocks: Iterable[nn.Module], channels: int, bottleneck: int, kind: st
 def adapters_of(encoder: nn.Module) -> dict[str, Any]:
     """The weights of all adapters in an encoder, by parameter name."""
     return {
-        f"{name}.{own}": weight
+        f"{name}.{parameter}": weight
         for name, module in encoder.named_modules()
         if isinstance(module, Adapter)
-        for own, weight in module.named_parameters()
+        for parameter, weight in module.named_parameters()
     }

@@ -15,7 +15,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +26,19 @@ from torch.nn import functional as F
 __all__ = [
     "ConvolutionOfActivation",
     "NormalizedConvolution",
+    "apply_function",
     "free_memory",
     "free_memory_on_backward",
     "gated_attention",
     "trains_on_cpu",
 ]
+
+
+def apply_function(function: type[Function], *arguments: Any) -> Tensor:
+    """`function.apply(*arguments)`, which torch does not annotate, for a function that returns one tensor."""
+    result = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    assert isinstance(result, Tensor)
+    return result
 
 
 def trains_on_cpu(x: Tensor) -> bool:
@@ -79,49 +87,51 @@ class ConvolutionOfActivation(Function):
         ctx.save_for_backward(matrix, *tensors)
         x = activation(*tensors)
         y = x.new_empty(len(x), (x.shape[1] - taps) // stride + 1, matrix.shape[1])
-        for rows, some in _rows(x, y.shape[1], taps, stride):
+        for rows, columns in _rows(x, y.shape[1], taps, stride):
             for source, target in zip(rows, y, strict=True):
-                _product(source, matrix[some], target, first=not some.start)
+                _product(source, matrix[columns], target, first=not columns.start)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         matrix, *saved = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[5:]
+        needs_gradient = ctx.needs_input_grad[5:]
         with torch.enable_grad():
             tensors = [
-                None if one is None else one.detach().requires_grad_(want)
-                for one, want in zip(saved, wanted, strict=True)
+                None if tensor is None else tensor.detach().requires_grad_(needed)
+                for tensor, needed in zip(saved, needs_gradient, strict=True)
             ]
             x = ctx.activation(*tensors)
         frames, of_matrix = gradient.shape[1], None
         if ctx.needs_input_grad[1]:
             of_matrix = torch.empty_like(matrix)
-            for rows, some in _rows(x.detach(), frames, *ctx.shape):
-                for clip, (source, one) in enumerate(zip(rows, gradient, strict=True)):
-                    _product(source.T, one, of_matrix[some], first=not clip)
-        found: list[Tensor | None] = [None] * len(tensors)
-        if any(wanted):
+            for rows, columns in _rows(x.detach(), frames, *ctx.shape):
+                for clip, (source, clip_gradient) in enumerate(zip(rows, gradient, strict=True)):
+                    _product(source.T, clip_gradient, of_matrix[columns], first=not clip)
+        of_tensors: list[Tensor | None] = [None] * len(tensors)
+        if any(needs_gradient):
             taps, stride = ctx.shape
             of_x = torch.empty_like(x)
-            of_x[:, 0 if taps < stride else frames * stride :] = 0.0  # what the first rows below leave out
-            for rows, some in _rows(of_x, frames, taps, stride):
-                for target, one in zip(rows, gradient, strict=True):
-                    _product(one, matrix[some].T, target, first=not some.start)
-            moving = {place: one for place, one in enumerate(tensors) if one is not None and one.requires_grad}
-            for place, one in zip(moving, torch.autograd.grad(x, list(moving.values()), of_x), strict=True):
-                found[place] = one
+            of_x[:, 0 if taps < stride else frames * stride :] = 0.0  # not written by the first views below
+            for rows, columns in _rows(of_x, frames, taps, stride):
+                for target, clip_gradient in zip(rows, gradient, strict=True):
+                    _product(clip_gradient, matrix[columns].T, target, first=not columns.start)
+            inputs = {
+                index: tensor for index, tensor in enumerate(tensors) if tensor is not None and tensor.requires_grad
+            }
+            for index, of_input in zip(inputs, torch.autograd.grad(x, list(inputs.values()), of_x), strict=True):
+                of_tensors[index] = of_input
         of_bias = gradient.sum(dim=(0, 1)) if ctx.needs_input_grad[2] else None
-        return None, of_matrix, of_bias, None, None, *found
+        return None, of_matrix, of_bias, None, None, *of_tensors
 
 
-def _product(one: Tensor, other: Tensor, target: Tensor, first: bool) -> None:
+def _product(left: Tensor, right: Tensor, target: Tensor, first: bool) -> None:
     """Write the product of two matrices to `target`, or add it to `target`."""
     if first:
-        torch.mm(one, other, out=target)
+        torch.mm(left, right, out=target)
     else:
-        target.addmm_(one, other)
+        target.addmm_(left, right)
 
 
 def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tensor, slice]]:
@@ -131,9 +141,9 @@ def _rows(x: Tensor, frames: int, taps: int, stride: int) -> Iterator[tuple[Tens
     """
     batch, _, channels = x.shape
     for first in range(0, taps, stride):
-        some = slice(first * channels, min(first + stride, taps) * channels)
-        size = (batch, frames, some.stop - some.start)
-        yield x.as_strided(size, (x.stride(0), stride * channels, 1), x.storage_offset() + some.start), some
+        columns = slice(first * channels, min(first + stride, taps) * channels)
+        size = (batch, frames, columns.stop - columns.start)
+        yield x.as_strided(size, (x.stride(0), stride * channels, 1), x.storage_offset() + columns.start), columns
 
 
 class NormalizedConvolution(Function):
@@ -158,9 +168,9 @@ class NormalizedConvolution(Function):
         ctx.save_for_backward(x, direction, magnitude)
         y, taps = torch.empty_like(x), direction.shape[2]
         scale = magnitude / _size(direction)
-        for own in _groups(direction):
-            matrix = (direction[own] * scale).permute(2, 1, 0).flatten(0, 1)  # (K * D, D)
-            y[..., own] = _slide(_neighbours(x[..., own], taps // 2, taps), matrix, x.shape[1])
+        for group in _groups(direction):
+            matrix = (direction[group] * scale).permute(2, 1, 0).flatten(0, 1)  # (K * D, D)
+            y[..., group] = _slide(_neighbours(x[..., group], taps // 2, taps), matrix, x.shape[1])
         return y
 
     @staticmethod
@@ -171,23 +181,23 @@ class NormalizedConvolution(Function):
         size = _size(direction)
         scale = magnitude / size
         of_x, of_direction, dot = torch.empty_like(x), torch.empty_like(direction), torch.zeros_like(magnitude)
-        for own in _groups(direction):
-            theirs = gradient[..., own]
-            matrix = (direction[own] * scale).flip(2).permute(2, 0, 1).flatten(0, 1)  # (K * D, D), in for out
-            of_x[..., own] = _slide(_neighbours(theirs, taps - 1 - taps // 2, taps), matrix, frames)
-            of_matrix = _slide_gradient(_neighbours(x[..., own], taps // 2, taps), theirs, taps)  # (K * D, D)
-            of_direction[own] = of_matrix.view(taps, -1, of_matrix.shape[1]).permute(2, 1, 0)
-            dot += (of_direction[own] * direction[own]).sum(dim=(0, 1), keepdim=True)
+        for group in _groups(direction):
+            group_gradient = gradient[..., group]
+            matrix = (direction[group] * scale).flip(2).permute(2, 0, 1).flatten(0, 1)  # (K * D, D), in for out
+            of_x[..., group] = _slide(_neighbours(group_gradient, taps - 1 - taps // 2, taps), matrix, frames)
+            of_matrix = _slide_gradient(_neighbours(x[..., group], taps // 2, taps), group_gradient, taps)  # (K * D, D)
+            of_direction[group] = of_matrix.view(taps, -1, of_matrix.shape[1]).permute(2, 1, 0)
+            dot += (of_direction[group] * direction[group]).sum(dim=(0, 1), keepdim=True)
         of_direction.mul_(scale).addcmul_(direction, dot * scale / size.square(), value=-1)
         return of_x, of_direction, dot / size
 
 
-_TAPS_TOGETHER = 8  # taps of a kernel in one matrix product
+_TAPS_PER_PRODUCT = 8  # taps of a kernel in one matrix product
 
 
 def _size(direction: Tensor) -> Tensor:
     """Norm (1, 1, K) of each tap of kernels (C, D, K)."""
-    squares = [direction[own].square().sum(dim=(0, 1), keepdim=True) for own in _groups(direction)]
+    squares = [direction[group].square().sum(dim=(0, 1), keepdim=True) for group in _groups(direction)]
     return torch.stack(squares).sum(dim=0).sqrt()
 
 
@@ -199,9 +209,9 @@ def _groups(direction: Tensor) -> Iterator[slice]:
 
 def _neighbours(x: Tensor, before: int, taps: int) -> Tensor:
     """Frames (B, T + taps - 1, 8 * D) of `x` (B, T, D) padded: each frame with the seven that follow it."""
-    x = F.pad(x, (0, 0, before, taps + _TAPS_TOGETHER - 2 - before))
+    x = F.pad(x, (0, 0, before, taps + _TAPS_PER_PRODUCT - 2 - before))
     batch, frames, width = x.shape
-    size = (batch, frames - _TAPS_TOGETHER + 1, _TAPS_TOGETHER * width)
+    size = (batch, frames - _TAPS_PER_PRODUCT + 1, _TAPS_PER_PRODUCT * width)
     return x.as_strided(size, (x.stride(0), width, 1)).contiguous()
 
 
@@ -211,7 +221,7 @@ def _slide(near: Tensor, matrix: Tensor, frames: int) -> Tensor:
     width = near.shape[2]
     for place, first in enumerate(range(0, len(matrix), width)):
         part = matrix[first : first + width]
-        rows = near[:, place * _TAPS_TOGETHER :][:, :frames, : len(part)]
+        rows = near[:, place * _TAPS_PER_PRODUCT :][:, :frames, : len(part)]
         y.baddbmm_(rows, part.expand(len(near), -1, -1))
     return y
 
@@ -221,13 +231,13 @@ def _slide_gradient(near: Tensor, gradient: Tensor, taps: int) -> Tensor:
     width, frames = near.shape[2], gradient.shape[1]
     parts = [
         (near[:, first : first + frames].transpose(1, 2) @ gradient).sum(dim=0)  # (8 * D, O)
-        for first in range(0, taps, _TAPS_TOGETHER)
+        for first in range(0, taps, _TAPS_PER_PRODUCT)
     ]
-    return torch.cat(parts)[: taps * width // _TAPS_TOGETHER]
+    return torch.cat(parts)[: taps * width // _TAPS_PER_PRODUCT]
 
 
 def gated_attention(
-    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, at_once: int
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, max_scores: int
 ) -> Tensor:
     """Attention (B, H, T, D) with a gated bias of relative positions (WavLM, equations 4 to 6).
 
@@ -245,39 +255,39 @@ def gated_attention(
         (H, 2 T - 1), for key position minus query position from 1 - T to T - 1.
     padding : Tensor, optional
         (B, T) bool, True at keys that are ignored.
-    at_once : int
+    max_scores : int
         Number of scores that may be held at a time; at least one query of each clip and head is always processed.
     """
     if torch.is_grad_enabled():
-        return cast(Tensor, cast(Any, _GatedAttention).apply(query, key, value, gate, bias, padding, at_once))
-    return _attend(query, key, value, gate, bias, padding, at_once)
+        return apply_function(_GatedAttention, query, key, value, gate, bias, padding, max_scores)
+    return _attend(query, key, value, gate, bias, padding, max_scores)
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, at_once: int
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, padding: Tensor | None, max_scores: int
 ) -> Tensor:
     gate, query = gate.flip(2), query.flip(2)
     parts = []
-    for some, rows in _positions(query, bias, at_once):
-        gated = gate[:, :, some] * rows  # (B, H, some, T)
+    for block, rows in _positions(query, bias, max_scores):
+        gated = gate[:, :, block] * rows  # (B, H, block, T)
         if padding is not None:
             gated = gated.masked_fill(padding[:, None, None, :], float("-inf"))
-        parts.append(F.scaled_dot_product_attention(query[:, :, some], key, value, attn_mask=gated))
+        parts.append(F.scaled_dot_product_attention(query[:, :, block], key, value, attn_mask=gated))
     return torch.cat(parts, dim=2).flip(2)
 
 
-def _positions(query: Tensor, bias: Tensor, at_once: int) -> Iterator[tuple[slice, Tensor]]:
+def _positions(query: Tensor, bias: Tensor, max_scores: int) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of queries, the last query first, each with its biases (H, block, T), a view."""
     batch, heads, frames, _ = query.shape
     # Row r is a view that starts at position r - (T - 1): the bias of query T - 1 - r.
     if torch.onnx.is_in_onnx_export():  # ONNX has neither unfold nor loops
         steps = torch.arange(frames, device=bias.device)
-        rows, block = bias[:, steps[:, None] + steps], frames  # (H, T, T)
+        rows, size = bias[:, steps[:, None] + steps], frames  # (H, T, T)
     else:
-        rows, block = bias.unfold(1, frames, 1), max(1, at_once // (batch * heads * frames))
-    for start in range(0, frames, block):
-        some = slice(start, start + block)
-        yield some, rows[:, some]
+        rows, size = bias.unfold(1, frames, 1), max(1, max_scores // (batch * heads * frames))
+    for start in range(0, frames, size):
+        block = slice(start, start + size)
+        yield block, rows[:, block]
 
 
 class _GatedAttention(Function):
@@ -290,37 +300,37 @@ class _GatedAttention(Function):
         gate: Tensor,
         bias: Tensor,
         padding: Tensor | None,
-        at_once: int,
+        max_scores: int,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, gate, bias, padding)
-        ctx.at_once = at_once
-        return _attend(query, key, value, gate, bias, padding, at_once)
+        ctx.max_scores = max_scores
+        return _attend(query, key, value, gate, bias, padding, max_scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, gate, bias, padding = ctx.saved_tensors
-        kind, scale = query.dtype, query.shape[-1] ** -0.5
+        dtype, scale = query.dtype, query.shape[-1] ** -0.5
         query, gate, gradient = query.flip(2), gate.flip(2), gradient.flip(2)
         key, value = key.contiguous(), value.contiguous()
         of_query, of_gate = torch.empty_like(query), torch.empty_like(gate)
         of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
         of_bias = torch.zeros_like(bias)
         frames = query.shape[2]
-        for some, rows in _positions(query, bias, ctx.at_once):
-            scores = (query[:, :, some] @ key.transpose(2, 3)) * scale + gate[:, :, some] * rows  # (B, H, some, T)
+        for block, rows in _positions(query, bias, ctx.max_scores):
+            scores = (query[:, :, block] @ key.transpose(2, 3)) * scale + gate[:, :, block] * rows  # (B, H, block, T)
             if padding is not None:
                 scores = scores.masked_fill_(padding[:, None, None, :], float("-inf"))
             weights = scores.softmax(dim=-1)
-            of_value += weights.to(kind).transpose(2, 3) @ gradient[:, :, some]
-            of_scores = (gradient[:, :, some] @ value.transpose(2, 3)).to(weights.dtype)
+            of_value += weights.to(dtype).transpose(2, 3) @ gradient[:, :, block]
+            of_scores = (gradient[:, :, block] @ value.transpose(2, 3)).to(weights.dtype)
             of_scores = of_scores.sub_((of_scores * weights).sum(dim=-1, keepdim=True)).mul_(weights)
-            of_gate[:, :, some] = (of_scores * rows).sum(dim=-1, keepdim=True)
-            of_rows = (of_scores * gate[:, :, some]).sum(dim=0)  # (H, some, T)
-            of_bias[:, some.start : some.start + of_rows.shape[1] + frames - 1] += _diagonal_sums(of_rows)
-            of_scores = of_scores.to(kind)
-            of_query[:, :, some] = (of_scores @ key) * scale
-            of_key += (of_scores.transpose(2, 3) @ query[:, :, some]) * scale
+            of_gate[:, :, block] = (of_scores * rows).sum(dim=-1, keepdim=True)
+            of_rows = (of_scores * gate[:, :, block]).sum(dim=0)  # (H, block, T)
+            of_bias[:, block.start : block.start + of_rows.shape[1] + frames - 1] += _diagonal_sums(of_rows)
+            of_scores = of_scores.to(dtype)
+            of_query[:, :, block] = (of_scores @ key) * scale
+            of_key += (of_scores.transpose(2, 3) @ query[:, :, block]) * scale
         return of_query.flip(2), of_key, of_value, of_gate.flip(2), of_bias, None, None
 
 
@@ -349,7 +359,7 @@ def free_memory(layer: Tensor) -> None:
 def free_memory_on_backward(layer: Tensor) -> None:
     """As `free_memory`, once the gradient of `layer` has been computed."""
     if layer.requires_grad and layer.device.type == "cpu" and layer.nbytes >= MIN_BYTES and _malloc_trim() is not None:
-        cast(Any, layer).register_hook(_trim_heap)
+        layer.register_hook(_trim_heap)  # type: ignore[no-untyped-call]
 
 
 def _trim_heap(gradient: Tensor | None = None) -> None:

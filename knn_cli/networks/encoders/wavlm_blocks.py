@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from math import log
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from knn_cli.networks.encoders.gradient_checkpointing import NormalizedConvolution, gated_attention, trains_on_cpu
+from knn_cli.networks.encoders.gradient_checkpointing import (
+    NormalizedConvolution,
+    apply_function,
+    gated_attention,
+    trains_on_cpu,
+)
 from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
 
 __all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "WavLMBlock"]
@@ -36,7 +40,7 @@ class PositionConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if trains_on_cpu(x):
-            near: Tensor = cast(Any, NormalizedConvolution).apply(x, self.direction, self.magnitude)
+            near = apply_function(NormalizedConvolution, x, self.direction, self.magnitude)
             return F.gelu(near + self.bias)
         if torch.onnx.is_in_onnx_export():  # the exporter folds norm() into a single weight, but not the form below
             size = self.direction.norm(dim=(0, 1), keepdim=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from knn_cli.networks.encoders.gradient_checkpointing import ConvolutionOfActivation, trains_on_cpu
+from knn_cli.networks.encoders.gradient_checkpointing import ConvolutionOfActivation, apply_function, trains_on_cpu
 from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
 
 __all__ = ["ConvolutionalFrontEnd"]
@@ -51,22 +51,22 @@ class ConvolutionalFrontEnd(nn.Module):
         if torch.onnx.is_in_onnx_export():
             return self._convolve(waveforms, None)  # a graph has neither loops nor clips of unequal lengths
         count = (waveforms.shape[1] - self.minimum) // self.stride + 1
-        at_once = MAX_FRAMES.get(waveforms.device.type, MAX_FRAMES_ELSEWHERE)
+        max_frames = MAX_FRAMES.get(waveforms.device.type, MAX_FRAMES_ELSEWHERE)
         convolve = self._convolve
         if trains_on_cpu(waveforms):
-            at_once = min(at_once, MAX_FRAMES_BACKWARD)
+            max_frames = min(max_frames, MAX_FRAMES_BACKWARD)
             convolve = partial(self._convolve_checkpointed, self._matrices())
         elif torch.is_grad_enabled():
-            at_once = count * len(waveforms)  # everything is stored for the backward pass anyway
-        clips = max(1, at_once // count)
+            max_frames = count * len(waveforms)  # everything is stored for the backward pass anyway
+        clips = max(1, max_frames // count)
         rows = []
         for first in range(0, len(waveforms), clips):
-            some = slice(first, first + clips)
-            kernels = self._folded_kernels(waveforms[some], ends[some]) if self.folds else None
+            batch = slice(first, first + clips)
+            kernels = self._folded_kernels(waveforms[batch], ends[batch]) if self.folds else None
             parts = []
-            for start in range(0, count, at_once):
-                stop = min(start + at_once, count)
-                block = waveforms[some, start * self.stride : (stop - 1) * self.stride + self.minimum]
+            for start in range(0, count, max_frames):
+                stop = min(start + max_frames, count)
+                block = waveforms[batch, start * self.stride : (stop - 1) * self.stride + self.minimum]
                 parts.append(convolve(block, kernels))  # (clips, stop - start, C)
             rows.append(torch.cat(parts, dim=1))  # (clips, T, C)
         return torch.cat(rows)
@@ -119,7 +119,7 @@ class ConvolutionalFrontEnd(nn.Module):
     def _matrices(self) -> list[Tensor]:
         """Kernels (taps * C, O) of all convolutions but the first."""
         others = cast(list[nn.Conv1d], list(self.convolutions)[1:])
-        return [one.weight.permute(2, 1, 0).flatten(0, 1) for one in others]
+        return [convolution.weight.permute(2, 1, 0).flatten(0, 1) for convolution in others]
 
     def _convolve_checkpointed(
         self, matrices: list[Tensor], waveforms: Tensor, kernels: tuple[Tensor, Tensor] | None
@@ -145,7 +145,7 @@ class ConvolutionalFrontEnd(nn.Module):
         tensors = [waveforms, kernel.transpose(1, 2), shift, *norms[0]]
         for convolution, matrix, norm in zip(others, matrices, norms[1:], strict=True):
             shape = convolution.kernel_size[0], convolution.stride[0]
-            x: Tensor = cast(Any, ConvolutionOfActivation).apply(activation, matrix, convolution.bias, *shape, *tensors)
+            x = apply_function(ConvolutionOfActivation, activation, matrix, convolution.bias, *shape, *tensors)
             activation, tensors = activate, [x, *norm]
         projected: Tensor = self.projection(self.norm(activation(*tensors)))
         return projected

@@ -214,11 +214,11 @@ class Whisper(Encoder):
         x = x + places[: x.shape[1]]
         keys = None if counts is None else frame_mask((counts + 1) // 2, x.shape[1])[:, None, None]  # (B, 1, 1, T)
         for block in self.blocks:
-            yield self._given(x)
+            yield self._output(x)
             x = block(x, keys)
-        yield self._given(self.norm(x))
+        yield self._output(self.norm(x))
 
-    def _given(self, x: Tensor) -> Tensor:
+    def _output(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.channels,)) if self.normalised else x
 
 

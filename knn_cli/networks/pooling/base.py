@@ -34,9 +34,9 @@ MIN_VARIANCE = 1e-7
 
 def check_sizes(pooling: str, **sizes: int) -> None:
     """Raise a KnnError that names the first size below 1."""
-    for what, value in sizes.items():
+    for size, value in sizes.items():
         if value < 1:
-            raise KnnError(f"{pooling} pooling needs {what} of at least 1, not {value}.")
+            raise KnnError(f"{pooling} pooling needs {size} of at least 1, not {value}.")
 
 
 def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
@@ -50,12 +50,12 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
         There are not exactly L layers.
     """
     expected = len(weights[0])
-    shares = [layer_weights.softmax(dim=0) for layer_weights in weights]
+    probabilities = [layer_weights.softmax(dim=0) for layer_weights in weights]
     source = iter(layers)
     first = next(source, None)
     if first is None:
-        raise ValueError(f"no layer came, {expected} expected")
-    sums = [first * share[0] for share in shares]
+        raise ValueError(f"there are no layers, {expected} expected")
+    sums = [first * weight[0] for weight in probabilities]
     del first  # otherwise it would be kept until the loop ends
     count = 1
     for layer in source:
@@ -63,7 +63,7 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
             for number, share in enumerate(
                 shares
             ):  # one at a time, so that at most one old sum is kept besides the new one
-                sums[number] = torch.addcmul(sums[number], layer, share[count])
+                sums[number] = torch.addcmul(sums[number], layer, weight[count])
         count += 1
     if count != expected:
         raise ValueError(f"{count} layers came, {expected} expected")

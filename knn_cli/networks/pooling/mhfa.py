@@ -142,9 +142,11 @@ class EnsembleMHFA(Pooling):
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, E), member after member; the contract is that of `MHFA.forward`."""
         members = [cast(MHFA, member) for member in self.members]
-        sums = layer_sums(layers, *(weights for each in members for weights in (each.weights_k, each.weights_v)))
+        sums = layer_sums(layers, *(weights for member in members for weights in (member.weights_k, member.weights_v)))
         pairs = zip(sums[::2], sums[1::2], strict=True)
-        return torch.cat([each.pool(each.look(*pair), mask) for each, pair in zip(members, pairs, strict=True)], 1)
+        return torch.cat(
+            [member.pool(member.look(*pair), mask) for member, pair in zip(members, pairs, strict=True)], 1
+        )
 
 
 @POOLINGS.register("mhfa-grouped")
@@ -167,8 +169,8 @@ class GroupedMHFA(Pooling):
         Number of groups G, which divides `heads`.
     """
 
-    own_keys: ClassVar[bool] = True
-    own_values: ClassVar[bool] = True
+    separate_keys: ClassVar[bool] = True
+    separate_values: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -187,8 +189,8 @@ class GroupedMHFA(Pooling):
         self.dimension = dimension
         self.weights_k = nn.Parameter(torch.ones(layers))
         self.weights_v = nn.Parameter(torch.ones(layers))
-        self.cmp_linear_k = nn.Linear(channels, compression * (groups if self.own_keys else 1))
-        self.cmp_linear_v = nn.Linear(channels, compression * (groups if self.own_values else 1))
+        self.cmp_linear_k = nn.Linear(channels, compression * (groups if self.separate_keys else 1))
+        self.cmp_linear_v = nn.Linear(channels, compression * (groups if self.separate_values else 1))
         self.att_head = nn.ModuleList(nn.Linear(compression, heads // groups) for _ in range(groups))
         self.pooling_fc = nn.Linear(heads * compression, dimension)
 
@@ -198,12 +200,12 @@ class GroupedMHFA(Pooling):
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         keys = self.cmp_linear_k(keys)  # (B, T, G * D), or (B, T, D) when shared
         values = zero_padding(self.cmp_linear_v(values), mask)  # (B, T, G * D), or (B, T, D) when shared
-        keys_of = keys.chunk(groups, dim=2) if self.own_keys else (keys,) * groups  # each (B, T, D)
-        values_of = values.chunk(groups, dim=2) if self.own_values else (values,) * groups
+        group_keys = keys.chunk(groups, dim=2) if self.separate_keys else (keys,) * groups  # each (B, T, D)
+        group_values = values.chunk(groups, dim=2) if self.separate_values else (values,) * groups
         pooled = torch.cat(
             [
                 attention_weights(head(key), mask) @ value  # (B, H / G, D)
-                for head, key, value in zip(self.att_head, keys_of, values_of, strict=True)
+                for head, key, value in zip(self.att_head, group_keys, group_values, strict=True)
             ],
             dim=1,
         )  # (B, H, D)
@@ -215,14 +217,14 @@ class GroupedMHFA(Pooling):
 class SharedKeyMHFA(GroupedMHFA):
     """Grouped MHFA with values for each group and keys that all groups share (`MHFA_Group_MQ_SK_MV`)."""
 
-    own_keys = False
+    separate_keys = False
 
 
 @POOLINGS.register("mhfa-shared-value")
 class SharedValueMHFA(GroupedMHFA):
     """Grouped MHFA with keys for each group and values that all groups share (`MHFA_Group_MQ_MK_SV`)."""
 
-    own_values = False
+    separate_values = False
 
 
 @POOLINGS.register("mhfa-context")
@@ -341,7 +343,7 @@ class ChannelAttention(Pooling):
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         weights = attention_weights(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
         heads = torch.cat(attended_statistics(weights, self.cmp_linear_v(values), mask), dim=2)  # (B, H, 2 * D)
-        shares = self.head_attention(heads.mean(dim=1)).softmax(dim=1)  # (B, H)
-        pooled = (shares.unsqueeze(1) @ heads).squeeze(1)  # (B, 2 * D)
+        head_weights = self.head_attention(heads.mean(dim=1)).softmax(dim=1)  # (B, H)
+        pooled = (head_weights.unsqueeze(1) @ heads).squeeze(1)  # (B, 2 * D)
         embeddings: Tensor = self.pooling_fc(pooled)
         return embeddings

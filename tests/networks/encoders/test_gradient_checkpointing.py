@@ -66,9 +66,9 @@ def test_normalized_convolution(channels: int, groups: int, taps: int, time: int
     assert gradcheck(NormalizedConvolution.apply, inputs)
 
 
-@pytest.mark.parametrize("at_once", [1, 30, 10**6])
+@pytest.mark.parametrize("max_scores", [1, 30, 10**6])
 @pytest.mark.parametrize("padded", [False, True])
-def test_gated_attention(padded: bool, at_once: int) -> None:
+def test_gated_attention(padded: bool, max_scores: int) -> None:
     torch.manual_seed(0)
     batch, heads, time, width = 2, 2, 5, 3
     inputs = *(random(batch, heads, time, width) for _ in range(3)), random(batch, heads, time, 1), random(heads, 9)
@@ -78,11 +78,11 @@ def test_gated_attention(padded: bool, at_once: int) -> None:
     scores = query @ key.transpose(2, 3) / width**0.5 + gate * bias[:, offsets]
     if padding is not None:
         scores = scores.masked_fill(padding[:, None, None], float("-inf"))
-    result = gated_attention(*inputs, padding, at_once)
+    result = gated_attention(*inputs, padding, max_scores)
     torch.testing.assert_close(result, scores.softmax(-1) @ value)
     with torch.no_grad():
-        torch.testing.assert_close(gated_attention(*inputs, padding, at_once), result)
-    assert gradcheck(lambda *inputs: gated_attention(*inputs, padding, at_once), inputs)
+        torch.testing.assert_close(gated_attention(*inputs, padding, max_scores), result)
+    assert gradcheck(lambda *inputs: gated_attention(*inputs, padding, max_scores), inputs)
 
 
 def gradients(network: WavLM, waveforms: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
