@@ -1,4 +1,4 @@
-"""Bundles: found by name and path, written whole, loaded strictly."""
+"""Bundles: search by name and path, atomic writing, strict loading."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def tiny(tmp_path: Path) -> bundle.Bundle:
 def test_a_written_bundle_is_the_same_embedder(tiny: bundle.Bundle) -> None:
     source = bundle.find("tiny-test")
     assert bundle.same_embedder(tiny.fingerprint, source.fingerprint)
-    for one, other in zip(
+    for value, other in zip(
         bundle.load_network(tiny).parameters(), bundle.load_network(source).parameters(), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(value, other)
 
 
 def test_what_decides_an_embedding_is_in_the_fingerprint(tiny: bundle.Bundle) -> None:

@@ -31,13 +31,13 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
         num_buckets=32,
         max_bucket_distance=80,
     )
-    theirs = transformers.WavLMModel(config).eval()
-    theirs.save_pretrained(tmp_path / "hf")
-    made = convert(tmp_path / "hf", tmp_path / "models" / "mine")
-    assert made.kind == "bundle"
+    reference = transformers.WavLMModel(config).eval()
+    reference.save_pretrained(tmp_path / "hf")
+    result = convert(tmp_path / "hf", tmp_path / "models" / "mine")
+    assert result.kind == "bundle"
     clip = np.random.default_rng(0).normal(size=16000).astype(np.float32) * 0.1
     with torch.inference_mode():
-        expected = theirs(torch.from_numpy(clip)[None]).last_hidden_state.mean(1)[0].numpy()
+        expected = reference(torch.from_numpy(clip)[None]).last_hidden_state.mean(1)[0].numpy()
     assert np.allclose(Embedder(tmp_path / "models" / "mine", device="cpu")([clip])[0], expected, atol=1e-4)
     assert "licence" in (tmp_path / "models" / "mine" / "README.md").read_text()
     with pytest.raises(KnnError, match="exists already"):
@@ -55,7 +55,7 @@ def test_hugging_face_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.M
     (root / "refs" / "main").write_text("a" * 40)
     (snapshot / "config.json").write_text('{"model_type": "bert"}')
     (snapshot / "model.safetensors").touch()
-    with pytest.raises(KnnError, match=r"WavLM|wavlm"):  # found, read, and refused for what it is
+    with pytest.raises(KnnError, match=r"WavLM|wavlm"):  # read, and rejected by its kind
         convert("hf:some/wavlm", tmp_path / "m")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -31,7 +31,7 @@ def test_log_mel_equals_kaldi(window: str, scale: float, bins: int) -> None:
 
 
 def test_decibels_equal_speechbrain_written_out() -> None:
-    """Every step on its own, in float64, over windows cut by hand."""
+    """Every step separately, in float64, with windows cut by hand."""
     waveform = sound(4000)[0].double()
     padded = torch.nn.functional.pad(waveform, (200, 200))
     steps = torch.arange(400, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""ONNX: every encoder, pooling and head equals torch at lengths that were not traced; nothing half made or untrue."""
+"""ONNX: every encoder, pooling and head equals torch at lengths that were not traced; no incomplete file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def made(
+def random_bundle(
     folder: Path,
     encoder: str = "fbank-tdnn",
     args: dict[str, Any] | None = None,
@@ -76,8 +76,8 @@ def made(
 
 
 def outputs(file: Path, clips: torch.Tensor) -> list[np.ndarray]:
-    found: list[np.ndarray] = runtime.InferenceSession(file).run(None, {"waveforms": clips.numpy()})
-    return found
+    values: list[np.ndarray] = runtime.InferenceSession(file).run(None, {"waveforms": clips.numpy()})
+    return values
 
 
 def check(model: Path, file: Path) -> None:
@@ -97,27 +97,27 @@ def test_all_encoders_are_tried() -> None:
 
 @pytest.mark.parametrize(("encoder", "args"), SMALL)
 def test_encoders(encoder: str, args: dict[str, Any], tmp_path: Path) -> None:
-    check(made(tmp_path, encoder, args), tmp_path / "made.onnx")
+    check(random_bundle(tmp_path, encoder, args), tmp_path / "network.onnx")
 
 
 @pytest.mark.parametrize("pooling", POOLINGS.names())
 def test_poolings(pooling: str, tmp_path: Path) -> None:
-    check(made(tmp_path, pooling=pooling), tmp_path / "made.onnx")
+    check(random_bundle(tmp_path, pooling=pooling), tmp_path / "network.onnx")
 
 
 @pytest.mark.parametrize("head", HEADS.names())
 def test_heads(head: str, tmp_path: Path) -> None:
-    model = made(tmp_path, head=head)
-    export_onnx(model, tmp_path / "made.onnx")
+    model = random_bundle(tmp_path, head=head)
+    export_onnx(model, tmp_path / "network.onnx")
     network, clips = bundle.load_network(bundle.find(model)), sound(9000, 9000)
     with torch.inference_mode():
         expected = network.scores(network(clips))
-    np.testing.assert_allclose(outputs(tmp_path / "made.onnx", clips)[1], expected.numpy(), atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(outputs(tmp_path / "network.onnx", clips)[1], expected.numpy(), atol=1e-4, rtol=1e-5)
 
 
 def test_scale_and_facts_are_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.ONNX"
-    model = made(tmp_path, "resnet", {"depth": 18, "width": 2}, head="softmax", scale=32768.0)
+    model = random_bundle(tmp_path, "resnet", {"depth": 18, "width": 2}, head="softmax", scale=32768.0)
     result = convert(model, file).export
     assert result is not None and result.size == file.stat().st_size
     network, clips = bundle.load_network(bundle.find(model)), sound(9000) * 1e-4
@@ -126,7 +126,7 @@ def test_scale_and_facts_are_in_the_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs(file, clips)[0], loud, atol=1e-4)
     assert np.abs(loud - quiet).max() > 0.001  # so the scale matters here
     session = runtime.InferenceSession(file)
-    assert [(one.name, one.shape) for one in (*session.get_inputs(), *session.get_outputs())] == [
+    assert [(tensor.name, tensor.shape) for tensor in (*session.get_inputs(), *session.get_outputs())] == [
         ("waveforms", ["batch", "samples"]),
         ("embeddings", ["batch", network.dimension]),
         ("scores", ["batch", 3]),
@@ -152,17 +152,17 @@ def test_int8_of_the_shipped_model(tmp_path: Path, example: Path) -> None:
     sounds = reading.read(example).samples[: 16000 * 24].reshape(8, 48000)
     with torch.inference_mode():
         expected = bundle.load_network(bundle.find(shipped))(torch.from_numpy(sounds)).numpy()
-    for one, other in zip(outputs(file, torch.from_numpy(sounds))[0], expected, strict=True):
-        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.998
+    for output, other in zip(outputs(file, torch.from_numpy(sounds))[0], expected, strict=True):
+        assert output @ other / np.linalg.norm(output) / np.linalg.norm(other) > 0.998
 
 
 def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, out = made(tmp_path, pooling="mhfa"), tmp_path / "out"
+    model, out = random_bundle(tmp_path, pooling="mhfa"), tmp_path / "out"
     out.mkdir()
     alone = shutil.copytree(model, tmp_path / "alone")
     config = {"schema": 1, "name": "alone", "kind": "classifier", "embedder": "random@0"}
     (alone / "config.json").write_text(json.dumps(config))
-    resnet = made(tmp_path / "r", "resnet", {"depth": 18, "width": 8})
+    resnet = random_bundle(tmp_path / "r", "resnet", {"depth": 18, "width": 8})
     for source, file, int8, message in (
         (alone, out / "a.onnx", False, "has a classifier only"),
         (tmp_path / "nothing", out / "a.onnx", False, "There is no model"),
@@ -184,7 +184,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_graph_that_is_not_the_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, file = made(tmp_path, pooling="mhfa"), tmp_path / "made.onnx"
+    model, file = random_bundle(tmp_path, pooling="mhfa"), tmp_path / "network.onnx"
     file.write_text("the old one")
     with pytest.raises(KnnError, match="exists already"):
         export_onnx(model, file)
@@ -196,30 +196,30 @@ def test_a_graph_that_is_not_the_network_is_refused(tmp_path: Path, monkeypatch:
         trace(other, rate, part)
 
     monkeypatch.setattr(onnx_export, "_trace", trace_another)
-    monkeypatch.setattr(onnx_export, "INT8_MAX_SIZE_RATIO", 2.0)  # this one is too small to gain anything
+    monkeypatch.setattr(onnx_export, "INT8_MAX_SIZE_RATIO", 2.0)  # this network is too small to gain anything
     for int8 in (False, False, True, True):
         with pytest.raises(KnnError, match="not torch's"):
             export_onnx(model, file, int8=int8, force=True)
     assert file.read_text() == "the old one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.onnx", "random"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.onnx", "random"]
 
 
 def test_what_onnx_cannot_say_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, exporting = made(tmp_path), torch.onnx.export
+    model, exporting = random_bundle(tmp_path), torch.onnx.export
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: False)
     with pytest.raises(KnnError, match=r"become an ONNX file: Unsupported: .* not accessible\."):  # torch's
-        export_onnx(model, tmp_path / "made.onnx")
+        export_onnx(model, tmp_path / "network.onnx")
     monkeypatch.undo()
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: exporting(*a, **{**k, "dynamic_axes": None}))
     with pytest.raises(KnnError, match=r"random cannot be exported to ONNX: .*dimensions"):  # onnxruntime's
-        export_onnx(model, tmp_path / "made.onnx")
+        export_onnx(model, tmp_path / "network.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["random"]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_one_sentence(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    result = CliRunner().invoke(app, ["convert", str(made(tmp_path)), str(tmp_path / "made.onnx")])
+    result = CliRunner().invoke(app, ["convert", str(random_bundle(tmp_path)), str(tmp_path / "network.onnx")])
     assert result.exit_code == 1
     assert result.stderr == f"knn: An ONNX file needs the package {package}.\n     pip install 'knn-cli[onnx]'\n"
-    assert not (tmp_path / "made.onnx").exists()
+    assert not (tmp_path / "network.onnx").exists()

@@ -19,8 +19,8 @@ class MarginSchedule:
     """The margin at every step of training: `start`, then `steps` steps towards `end`, then `end`.
 
     After a fraction x of the steps the margin is start + (end - start) f(x), with f(x) = 1 - 0.001^x for "exponential"
-    and f(x) = x for "linear". Both are wespeaker's, with `delay` and `steps` counted in steps
-    instead of epochs.
+    and f(x) = x for "linear". Both are wespeaker's, with `delay` and `steps` counted in steps instead of
+    epochs.
 
     Attributes
     ----------

@@ -60,9 +60,8 @@ def layer_sums(layers: Iterable[Tensor], *weights: Tensor) -> list[Tensor]:
     count = 1
     for layer in source:
         if count < expected:
-            for number, share in enumerate(
-                shares
-            ):  # one at a time, so that at most one old sum is kept besides the new one
+            # One at a time, so that at most one old sum is kept besides the new one.
+            for number, weight in enumerate(probabilities):
                 sums[number] = torch.addcmul(sums[number], layer, weight[count])
         count += 1
     if count != expected:

@@ -50,7 +50,7 @@ def to_multilabel(log_probabilities: Tensor, speakers: int = 3, max_active: int 
 
 
 def to_powerset(active: Tensor, speakers: int = 3, max_active: int = 2) -> Tensor:
-    """(..., K) bool, who speaks -> (...) int64, the class; speakers after the first `max_active` active ones are dropped.
+    """(..., K) bool, who speaks -> (...) int64, the class; of the active speakers only the first `max_active` are kept.
 
     Raises
     ------

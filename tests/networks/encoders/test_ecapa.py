@@ -68,8 +68,8 @@ def test_attention_without_context_by_hand() -> None:
         pooling.fc.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 1.0]])[..., None])
         pooling.fc.bias.zero_()
     frames = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [1e9, 1e9]]])
-    found = pooling([frames], torch.tensor([[True, True, False]]))
-    torch.testing.assert_close(found, torch.tensor([[2.0, 2.0]]), atol=1e-4, rtol=0)
+    result = pooling([frames], torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(result, torch.tensor([[2.0, 2.0]]), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="2 layers came, 1 expected"):
         pooling([frames, frames])
 

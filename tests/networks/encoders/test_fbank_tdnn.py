@@ -1,4 +1,4 @@
-"""The contract of encoders, on the small ones; the WavLM networks have tests of their own."""
+"""The contract of encoders, on the small ones; the WavLM networks have separate tests."""
 
 from __future__ import annotations
 

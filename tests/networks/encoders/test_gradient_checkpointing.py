@@ -1,4 +1,4 @@
-"""What is made again on the way back: its gradients are those of plain autograd, and little is kept for it."""
+"""Recomputation in the backward pass: gradients equal those of plain autograd, and little is stored."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def gradients(network: WavLM, waveforms: Tensor, lengths: Tensor | None) -> dict
         torch.full((len(waveforms),), waveforms.shape[1]) if lengths is None else lengths
     ).unsqueeze(1)
     sum(layer[real].pow(3).mean() for layer in network(waveforms, lengths)).backward()  # type: ignore[union-attr]
-    found = {name: one.grad.clone() for name, one in network.named_parameters() if one.grad is not None}
+    gradients = {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
     assert waveforms.grad is not None
-    return {**found, "waveforms": waveforms.grad}
+    return {**gradients, "waveforms": waveforms.grad}
 
 
 @MODES

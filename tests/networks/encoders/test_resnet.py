@@ -41,8 +41,8 @@ def test_pooling_by_hand() -> None:
         pooling.seg_1.weight.copy_(torch.tensor([[10.0, 1.0]]))
         pooling.seg_1.bias.zero_()
     frames = torch.tensor([[[1.0], [2.0], [3.0], [1e9]]])
-    found = pooling([torch.zeros(1, 4, 1), frames], torch.tensor([[True, True, True, False]]))
-    assert found.item() == pytest.approx(21.0, abs=1e-5)  # mean 2, unbiased deviation 1
+    result = pooling([torch.zeros(1, 4, 1), frames], torch.tensor([[True, True, True, False]]))
+    assert result.item() == pytest.approx(21.0, abs=1e-5)  # mean 2, unbiased deviation 1
     with pytest.raises(ValueError, match="1 layers came, 2 expected"):
         pooling([frames])
 

@@ -78,17 +78,17 @@ def transformers_wavlm(sizes: WavLMSizes) -> Any:
 def pair(**sizes: Any) -> tuple[Any, WavLM]:
     """The oracle and our network with its weights."""
     ours = WavLM(**sizes)
-    theirs = transformers_wavlm(ours.sizes)
+    reference = transformers_wavlm(ours.sizes)
     parts = {"original0": "weight_g", "original1": "weight_v"}
     state = {}
-    for name, value in theirs.state_dict().items():
+    for name, value in reference.state_dict().items():
         head, _, part = name.partition(".parametrizations.weight.")
         state[f"{head}.{parts[part]}" if part else name] = value
     ours.load_state_dict({name: state[HUGGING_FACE.theirs(name)] for name in ours.state_dict()})
-    return theirs, ours.eval()
+    return reference, ours.eval()
 
 
-def theirs_layers(model: Any, waveforms: Tensor, normalize: bool) -> list[Tensor]:
+def reference_layers(model: Any, waveforms: Tensor, normalize: bool) -> list[Tensor]:
     if normalize:
         waveforms = F.layer_norm(waveforms, waveforms.shape[1:])
     out = model(waveforms, output_hidden_states=True)
@@ -99,41 +99,41 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(7)) * 0.1
 
 
-def assert_layers_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    assert len(ours) == len(theirs)
-    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        difference = (one - other).abs().max().item()
-        assert one.shape == other.shape and difference <= tolerance, f"layer {number}: {difference}"
+def assert_layers_close(ours: list[Tensor], reference: list[Tensor], tolerance: float) -> None:
+    assert len(ours) == len(reference)
+    for number, (layer, other) in enumerate(zip(ours, reference, strict=True)):
+        difference = (layer - other).abs().max().item()
+        assert layer.shape == other.shape and difference <= tolerance, f"layer {number}: {difference}"
 
 
 @MODES
 @torch.no_grad()
 def test_equals_transformers_in_all_layers(sizes: dict[str, Any]) -> None:
-    theirs, ours = pair(**sizes)
+    reference, ours = pair(**sizes)
     waveforms = noise(2, 40000)
-    expected = theirs_layers(theirs, waveforms, ours.sizes.normalize)
+    expected = reference_layers(reference, waveforms, ours.sizes.normalize)
     assert len(expected) == ours.layers == 4
     assert_layers_close(list(ours(waveforms)), expected, 1e-4)
 
 
 @torch.no_grad()
 def test_full_size_base_equals_transformers_in_all_layers() -> None:
-    theirs, ours = pair(size="base")
+    reference, ours = pair(size="base")
     waveforms = noise(1, 16000)
-    expected = theirs_layers(theirs, waveforms, normalize=False)
+    expected = reference_layers(reference, waveforms, normalize=False)
     assert len(expected) == ours.layers == 13 and expected[0].shape == (1, 49, 768)
     assert_layers_close(list(ours(waveforms)), expected, 1e-4)
 
 
 @MODES
 def test_gradients_equal_those_of_transformers(sizes: dict[str, Any]) -> None:
-    theirs, ours = pair(**sizes)
+    reference, ours = pair(**sizes)
     waveforms = noise(2, 8000)
     gradients = []
-    for layers in (theirs_layers(theirs, waveforms, ours.sizes.normalize), list(ours(waveforms))):
+    for layers in (reference_layers(reference, waveforms, ours.sizes.normalize), list(ours(waveforms))):
         sum(layer.pow(3).mean() for layer in layers).backward()  # type: ignore[union-attr]
     for name, parameter in ours.named_parameters():
-        other = dict(theirs.named_parameters()).get(HUGGING_FACE.theirs(name))
+        other = dict(reference.named_parameters()).get(HUGGING_FACE.theirs(name))
         if other is None:
             assert name.startswith("position.")  # a parametrization there
             continue
@@ -156,8 +156,8 @@ def test_blocks_of_frames_and_queries_change_nothing(sizes: dict[str, Any], monk
     for frames, scores in ((7, 5000), (62, 2**22), (1, 1)):
         monkeypatch.setitem(wavlm_front_end.MAX_FRAMES, "cpu", frames)
         monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", scores)
-        for one, other in zip(network(waveforms, lengths), whole, strict=True):
-            torch.testing.assert_close(one[real], other[real], atol=1e-5, rtol=0)
+        for layer, other in zip(network(waveforms, lengths), whole, strict=True):
+            torch.testing.assert_close(layer[real], other[real], atol=1e-5, rtol=0)
 
 
 @MODES

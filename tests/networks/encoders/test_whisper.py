@@ -40,16 +40,16 @@ def test_the_contract_of_encoders(settings: dict[str, Any]) -> None:
 
 def test_features_are_those_of_transformers(transformers: Any) -> None:
     clip = sound(54321)[0]
-    theirs = transformers.WhisperFeatureExtractor(feature_size=80)(clip.numpy(), sampling_rate=16000)["input_features"][
-        0
-    ]
+    reference = transformers.WhisperFeatureExtractor(feature_size=80)(clip.numpy(), sampling_rate=16000)[
+        "input_features"
+    ][0]
     mel = WhisperMel()
     whole = torch.cat([clip, torch.zeros(480000 - 54321)])[None]
-    np.testing.assert_allclose(mel.features(mel.powers(whole))[0].T, theirs, atol=2e-5)
+    np.testing.assert_allclose(mel.features(mel.powers(whole))[0].T, reference, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
-def theirs(transformers: Any) -> Any:
+def reference(transformers: Any) -> Any:
     """A whole small Whisper of transformers with random weights."""
     config = transformers.WhisperConfig(
         d_model=24, encoder_layers=3, encoder_attention_heads=3, encoder_ffn_dim=96, max_source_positions=50,
@@ -63,26 +63,26 @@ def theirs(transformers: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["whole", "encoder", "openai"])
-def test_imported_layers_are_those_of_transformers(theirs: Any, kind: str, tmp_path: Path) -> None:
-    encoder = theirs.model.encoder
+def test_imported_layers_are_those_of_transformers(reference: Any, kind: str, tmp_path: Path) -> None:
+    encoder = reference.model.encoder
     if kind == "openai":
         state = {"decoder.token_embedding.weight": torch.zeros(9, 24)}
         for key, value in encoder.state_dict().items():
             state[f"encoder.{WHISPER_OPENAI.theirs(ours_of(key))}" if "positions" not in key else PLACES] = value
         dims = {"n_audio_state": 24, "n_audio_layer": 3, "n_audio_head": 3, "n_mels": 80, "n_audio_ctx": 50}
         torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "tiny.pt")
-        found = import_embedding_network(tmp_path / "tiny.pt")
+        imported = import_embedding_network(tmp_path / "tiny.pt")
     else:
-        (theirs if kind == "whole" else encoder).save_pretrained(tmp_path)
-        found = import_embedding_network(tmp_path)
-    assert found.encoder.args == {**SMALL, "inner": 96}
-    ours = ENCODERS.build("whisper", **found.encoder.args).eval()
-    ours.load_state_dict(found.encoder.state, strict=True)
+        (reference if kind == "whole" else encoder).save_pretrained(tmp_path)
+        imported = import_embedding_network(tmp_path)
+    assert imported.encoder.args == {**SMALL, "inner": 96}
+    ours = ENCODERS.build("whisper", **imported.encoder.args).eval()
+    ours.load_state_dict(imported.encoder.state, strict=True)
     powers = torch.rand(2, 100, 80).square()
     with torch.inference_mode():
         expected = encoder(ours.mel.features(powers).transpose(1, 2), output_hidden_states=True).hidden_states
-        for mine, other in zip(ours.encode(powers), expected, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+        for layer, other in zip(ours.encode(powers), expected, strict=True):
+            torch.testing.assert_close(layer, other, atol=1e-5, rtol=1e-5)
 
 
 def ours_of(key: str) -> str:
@@ -91,8 +91,8 @@ def ours_of(key: str) -> str:
     return names.get(key, key)
 
 
-def test_what_is_no_plain_whisper_is_refused(theirs: Any, tmp_path: Path) -> None:
-    theirs.save_pretrained(tmp_path)
+def test_what_is_no_plain_whisper_is_refused(reference: Any, tmp_path: Path) -> None:
+    reference.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     trained = {**state, "model.encoder.embed_positions.weight": torch.rand(50, 24)}
     for content, message in (
@@ -119,8 +119,8 @@ def test_a_clip_of_any_length_has_places() -> None:
     encoder.places = encoder.places[:20]
     long = Whisper(**{**SMALL, "blocks": 0}, final_norm=False)
     long.load_state_dict(encoder.state_dict())
-    for one, other in zip(encoder(sound(16000)), long(sound(16000)), strict=True):
-        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    for layer, other in zip(encoder(sound(16000)), long(sound(16000)), strict=True):
+        torch.testing.assert_close(layer, other, atol=0, rtol=0)
 
 
 def test_heads_that_do_not_fit_are_refused() -> None:

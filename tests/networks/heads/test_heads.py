@@ -169,14 +169,14 @@ def test_sphereface_equals_the_duplication_formulas(margin: int) -> None:
 def test_sphereface2_equals_the_formula(margin_on: str) -> None:
     head = build("sphereface2", margin_on=margin_on)
     embeddings, labels = embeddings_and_labels()
-    cosines, own = head.cosines(embeddings).detach().double(), F.one_hot(labels, CLASSES).bool()
+    cosines, target = head.cosines(embeddings).detach().double(), F.one_hot(labels, CLASSES).bool()
     if margin_on == "angle":
-        angle = cosines.acos() + torch.where(own, 0.2, -0.2)
+        angle = cosines.acos() + torch.where(target, 0.2, -0.2)
         spread = 2 * ((angle.cos() + 1) / 2) ** 3 - 1
     else:
-        spread = 2 * ((cosines + 1) / 2) ** 3 - 1 + torch.where(own, -0.2, 0.2)
+        spread = 2 * ((cosines + 1) / 2) ** 3 - 1 + torch.where(target, -0.2, 0.2)
     scores = 32 * spread
-    losses = torch.where(own, 0.7 * (1 + (-scores).exp()).log(), 0.3 * (1 + scores.exp()).log())
+    losses = torch.where(target, 0.7 * (1 + (-scores).exp()).log(), 0.3 * (1 + scores.exp()).log())
     torch.testing.assert_close(head(embeddings, labels).double(), scores, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(head.loss(embeddings, labels).double(), losses.sum(1).mean(), atol=1e-4, rtol=1e-5)
 
@@ -209,9 +209,9 @@ def test_margins_never_turn_the_order_around(margin: float, cosines: list[float]
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1, 5), st.floats(0, 180), st.floats(0, 180))
-def test_sphereface_never_turns_the_order_around(margin: float, one: float, other: float) -> None:
+def test_sphereface_never_turns_the_order_around(margin: float, angle: float, other: float) -> None:
     head = with_centres(SphereFace(2, 2, margin=margin, relaxation=0), [1.0, 0.0], [0.0, 1.0])
-    near, far = head(at_degrees(min(one, other), max(one, other)), torch.tensor([0, 0]))[:, 0].tolist()
+    near, far = head(at_degrees(min(angle, other), max(angle, other)), torch.tensor([0, 0]))[:, 0].tolist()
     assert near >= far - 1e-4
 
 
@@ -233,10 +233,10 @@ def test_a_larger_margin_is_a_larger_loss() -> None:
 def test_one_subcenter_is_none_and_equal_ones_are_one() -> None:
     embeddings, labels = embeddings_and_labels()
     for name in ("am-softmax", "aam-softmax"):
-        one, three = build(name, subcenters=1), build(name, subcenters=3)
+        single, three = build(name, subcenters=1), build(name, subcenters=3)
         with torch.no_grad():
-            three.weight.copy_(one.weight.repeat_interleave(3, dim=0))
-        torch.testing.assert_close(three(embeddings, labels), one(embeddings, labels))
+            three.weight.copy_(single.weight.repeat_interleave(3, dim=0))
+        torch.testing.assert_close(three(embeddings, labels), single(embeddings, labels))
 
 
 def test_margin_schedule() -> None:

@@ -99,7 +99,7 @@ def grouped(state: State, clip: Clip) -> Tensor:
     )
     pooled = []
     for group in range(2):
-        # the group's own part, or the only one there is
+        # the group's part, or the only one
         key, value = ([frame.split(width)[group % (len(frame) // width)] for frame in side] for side in (keys, values))
         logits = [linear(state, f"att_head.{group}", frame) for frame in key]
         pooled += [weighted(softmax([float(x[h]) for x in logits]), value)[0] for h in range(len(logits[0]))]

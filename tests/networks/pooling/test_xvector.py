@@ -24,8 +24,8 @@ def test_converted_it_equals_transformers(tmp_path: Path, weighted: bool) -> Non
     convert(tmp_path / "hf", tmp_path / "m")
     with torch.no_grad():
         expected = model(waveforms()).embeddings
-    found = torch.from_numpy(Embedder(tmp_path / "m", device="cpu")(list(waveforms().numpy())))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    embeddings = torch.from_numpy(Embedder(tmp_path / "m", device="cpu")(list(waveforms().numpy())))
+    torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_other_sizes_than_the_config_says(tmp_path: Path) -> None:

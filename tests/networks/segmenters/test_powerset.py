@@ -64,15 +64,15 @@ def test_reordered_classes_are_those_of_reordered_speakers() -> None:
 
 def test_best_permutation() -> None:
     rng = np.random.default_rng(0)
-    one = rng.random((50, 3)).astype(np.float32)
+    reference = rng.random((50, 3)).astype(np.float32)
     for order in permutations(range(3)):
-        shuffled = np.empty_like(one)
-        shuffled[:, list(order)] = one
-        assert best_permutation(one, shuffled) == order
+        shuffled = np.empty_like(reference)
+        shuffled[:, list(order)] = reference
+        assert best_permutation(reference, shuffled) == order
         other = rng.random((50, 3)).astype(np.float32)
-        found = best_permutation(one, other)
-        errors = {each: ((one - other[:, list(each)]) ** 2).sum() for each in permutations(range(3))}
-        assert errors[found] == min(errors.values())
-    assert best_permutation(np.zeros((4, 3), np.float32), one[:4]) == (0, 1, 2)
+        best = best_permutation(reference, other)
+        errors = {each: ((reference - other[:, list(each)]) ** 2).sum() for each in permutations(range(3))}
+        assert errors[best] == min(errors.values())
+    assert best_permutation(np.zeros((4, 3), np.float32), reference[:4]) == (0, 1, 2)
     with pytest.raises(ValueError, match="cannot be compared"):
-        best_permutation(one, one[:, :2])
+        best_permutation(reference, reference[:, :2])

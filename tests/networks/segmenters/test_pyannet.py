@@ -1,4 +1,4 @@
-"""PyanNet: a plain implementation's outputs, pyannote.audio's own, its checkpoints as bundles, and what is refused."""
+"""PyanNet: outputs equal a plain implementation's and pyannote.audio's; its checkpoints as bundles; rejected input."""
 
 from __future__ import annotations
 
@@ -152,14 +152,17 @@ class Pyannote:
         self.specifications: Any = type("Specifications", (), {"__module__": task.__name__})
         vars(task).update(
             Problem=self.problem, Resolution=self.resolution, Specifications=self.specifications
-        )  # found by pickle while it writes
+        )  # pickle looks it up by name
         monkeypatch.setitem(sys.modules, task.__name__, task)
 
     def checkpoint(self, args: Mapping[str, Any], state: dict[str, Any], together: bool = True) -> dict[str, Any]:
-        made = self.specifications()
-        made.problem, made.resolution = self.problem.MONO_LABEL_CLASSIFICATION, self.resolution.FRAME
-        made.duration, made.powerset_max_classes = args["duration"], args["most"]
-        made.classes = [f"speaker#{number + 1}" for number in range(args["speakers"])]
+        specifications = self.specifications()
+        specifications.problem, specifications.resolution = (
+            self.problem.MONO_LABEL_CLASSIFICATION,
+            self.resolution.FRAME,
+        )
+        specifications.duration, specifications.powerset_max_classes = args["duration"], args["most"]
+        specifications.classes = [f"speaker#{number + 1}" for number in range(args["speakers"])]
         return {
             "state_dict": state,
             "pytorch-lightning_version": "2.0.2",
@@ -177,7 +180,7 @@ class Pyannote:
                 },
                 "linear": {"hidden_size": (args["linear"] or [128])[0], "num_layers": len(args["linear"])},
             },
-            "pyannote.audio": {"architecture": {"class": "PyanNet"}, "specifications": made},
+            "pyannote.audio": {"architecture": {"class": "PyanNet"}, "specifications": specifications},
         }
 
 
@@ -210,11 +213,11 @@ def sound(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 def imported(path: Path) -> tuple[ImportedSegmenter, PyanNet]:
-    found = import_checkpoint(path)
-    assert isinstance(found, ImportedSegmenter)
-    network = SEGMENTERS.build(found.network.name, **found.network.args)
-    network.load_state_dict(found.network.state)
-    return found, network.eval()
+    imported_model = import_checkpoint(path)
+    assert isinstance(imported_model, ImportedSegmenter)
+    network = SEGMENTERS.build(imported_model.network.name, **imported_model.network.args)
+    network.load_state_dict(imported_model.network.state)
+    return imported_model, network.eval()
 
 
 # --- tests
@@ -230,8 +233,8 @@ def test_a_checkpoint_gives_the_plain_network(
     args = SMALL | changes
     state = published_names(shaken(args), together)
     torch.save(pyannote.checkpoint(args, state, together), tmp_path / "pytorch_model.bin")
-    found, network = imported(tmp_path)  # the folder of the file
-    assert {key: found.network.args[key] for key in args} == args and "MIT" in found.licence_note
+    imported_model, network = imported(tmp_path)  # the folder of the file
+    assert {key: imported_model.network.args[key] for key in args} == args and "MIT" in imported_model.licence_note
     for samples in (3000, 4321):
         clips = torch.stack([sound(samples), sound(samples, 1) * 0.01])
         with torch.inference_mode():
@@ -275,46 +278,46 @@ def test_sizes_that_make_no_network(change: dict[str, Any]) -> None:
         PyanNet(**(SMALL | change))
 
 
-def _several_labels(found: dict[str, Any], made: Pyannote) -> None:
-    given = found["pyannote.audio"]["specifications"]
-    given.problem, given.powerset_max_classes = made.problem.MULTI_LABEL_CLASSIFICATION, None
+def _several_labels(checkpoint: dict[str, Any], pyannote: Pyannote) -> None:
+    given = checkpoint["pyannote.audio"]["specifications"]
+    given.problem, given.powerset_max_classes = pyannote.problem.MULTI_LABEL_CLASSIFICATION, None
 
 
-def _other_rate(found: dict[str, Any], _: Pyannote) -> None:
-    found["hyper_parameters"]["sample_rate"] = 8000
+def _other_rate(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    checkpoint["hyper_parameters"]["sample_rate"] = 8000
 
 
-def _no_specifications(found: dict[str, Any], _: Pyannote) -> None:
-    del found["pyannote.audio"]
+def _no_specifications(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    del checkpoint["pyannote.audio"]
 
 
-def _no_settings(found: dict[str, Any], _: Pyannote) -> None:
-    del found["hyper_parameters"]
+def _no_settings(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    del checkpoint["hyper_parameters"]
 
 
-def _other_classes(found: dict[str, Any], _: Pyannote) -> None:
-    found["pyannote.audio"]["specifications"].powerset_max_classes = 3
+def _other_classes(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    checkpoint["pyannote.audio"]["specifications"].powerset_max_classes = 3
 
 
-def _odd_specifications(found: dict[str, Any], _: Pyannote) -> None:
-    found["pyannote.audio"]["specifications"].duration = "long"
+def _odd_specifications(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    checkpoint["pyannote.audio"]["specifications"].duration = "long"
 
 
-def _other_depth(found: dict[str, Any], _: Pyannote) -> None:
-    found["hyper_parameters"]["lstm"]["num_layers"] = 3
+def _other_depth(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    checkpoint["hyper_parameters"]["lstm"]["num_layers"] = 3
 
 
-def _odd_setting(found: dict[str, Any], _: Pyannote) -> None:
-    found["hyper_parameters"]["lstm"]["hidden_size"] = "wide"
+def _odd_setting(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    checkpoint["hyper_parameters"]["lstm"]["hidden_size"] = "wide"
 
 
-def _other_window(found: dict[str, Any], _: Pyannote) -> None:
+def _other_window(checkpoint: dict[str, Any], _: Pyannote) -> None:
     key = "sincnet.conv1d.0.filterbank.window_"
-    found["state_dict"][key] = torch.ones_like(found["state_dict"][key])
+    checkpoint["state_dict"][key] = torch.ones_like(checkpoint["state_dict"][key])
 
 
-def _no_filters(found: dict[str, Any], _: Pyannote) -> None:
-    del found["state_dict"]["sincnet.conv1d.0.filterbank.low_hz_"]
+def _no_filters(checkpoint: dict[str, Any], _: Pyannote) -> None:
+    del checkpoint["state_dict"]["sincnet.conv1d.0.filterbank.low_hz_"]
 
 
 @pytest.mark.parametrize(
@@ -355,21 +358,21 @@ def test_it_is_no_embedder(tmp_path: Path, pyannote: Pyannote) -> None:
 def models(tmp_path: Path, pyannote: Pyannote, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of models that holds the segmenter `who`."""
     torch.save(pyannote.checkpoint(SMALL, published_names(shaken(SMALL))), tmp_path / "pytorch_model.bin")
-    made = convert(tmp_path / "pytorch_model.bin", tmp_path / "models" / "who")
-    assert made.kind == "bundle" and made.rows == sum(each.numel() for each in shaken(SMALL).parameters())
+    result = convert(tmp_path / "pytorch_model.bin", tmp_path / "models" / "who")
+    assert result.kind == "bundle" and result.rows == sum(each.numel() for each in shaken(SMALL).parameters())
     monkeypatch.setenv("KNN_MODELS", str(tmp_path / "models"), prepend=os.pathsep)
     return tmp_path / "models"
 
 
 def test_a_bundle_is_the_same_network(models: Path) -> None:
-    found = bundle.find("who", segmenter=True)
-    network = bundle.load_segmenter(found)
-    assert isinstance(network, PyanNet) and not network.training and found.rate == 16000 and "MIT" in found.card
+    written = bundle.find("who", segmenter=True)
+    network = bundle.load_segmenter(written)
+    assert isinstance(network, PyanNet) and not network.training and written.rate == 16000 and "MIT" in written.card
     with torch.inference_mode():
         assert torch.equal(network(sound(5000)[None]), shaken(SMALL)(sound(5000)[None]))
-    assert found.fingerprint.startswith("who@")
-    other = bundle.Bundle(found.folder, {**found.config, "weights_sha256": "0" * 64})
-    assert other.fingerprint != found.fingerprint
+    assert written.fingerprint.startswith("who@")
+    other = bundle.Bundle(written.folder, {**written.config, "weights_sha256": "0" * 64})
+    assert other.fingerprint != written.fingerprint
 
 
 def test_segmenters_and_embedders_are_not_mixed_up(models: Path) -> None:
