@@ -6,6 +6,7 @@ One embedding stands for a file, a segment of a file, a row of an audio store or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Embedder:
     BundleError
         The model cannot be loaded.
     KnnError
-        The device is not there, or `batch_seconds` is not above 0.
+        The device is not there, or `batch_seconds` is not a number above 0.
 
     Examples
     --------
@@ -59,8 +60,8 @@ class Embedder:
         self, model: str | Path | Bundle | None = None, *, device: str = "auto", batch_seconds: float = BATCH_SECONDS
     ) -> None:
         self.bundle = model if isinstance(model, Bundle) else bundle.find(model)
-        if batch_seconds <= 0:
-            raise KnnError(f"Batches of {batch_seconds:g} s hold nothing.", "Give `batch_seconds` above 0.")
+        if not 0 < batch_seconds < math.inf:
+            raise KnnError(f"Batches cannot be {batch_seconds:g} s long.", "Give `batch_seconds` above 0.")
         self.device = torch_device(device)
         self.batch_seconds = batch_seconds
         self._network = bundle.load_network(self.bundle).to(self.device)

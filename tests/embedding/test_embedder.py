@@ -44,5 +44,6 @@ def test_refusals() -> None:
         Embedder("nosuch")
     with pytest.raises(KnnError, match="no device 'gpu'"):
         Embedder("tiny-test", device="gpu")
-    with pytest.raises(KnnError, match="Batches of 0 s"):
-        Embedder("tiny-test", batch_seconds=0)
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(KnnError, match=f"Batches cannot be {seconds:g} s"):
+            Embedder("tiny-test", batch_seconds=seconds)
