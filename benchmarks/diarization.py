@@ -1,16 +1,17 @@
-"""Diarization error and cost of `knn diarize` and of other programs that run on a CPU, side by side.
+"""Diarization error rate and cost of `knn diarize` compared with other programs that run on a CPU.
 
     benchmarks/peers/setup.sh PEERS
     python -m benchmarks.diarization [--peers PEERS] [--work WORK] [--data FOLDER] [--arguments "..."] [--json]
 
-FOLDER holds one folder a set with NAME.flac and NAME.rttm. Of the AMI excerpts 0-30 s are scored, of others all. With
-WORK (of `training.prepare`), conversations of speakers that no training heard are made and scored too. PEERS holds the
-environments of senko, sherpa-onnx and resemblyzer; none is needed to see our own figures.
+FOLDER holds a folder per set, with NAME.flac and NAME.rttm. AMI excerpts are scored from 0 to 30 s, other files
+completely. With WORK (of `tools.shipped_models.prepare`), conversations of held-out speakers are simulated and scored
+too. PEERS holds the environments of senko, sherpa-onnx and resemblyzer; without it only `knn` is measured.
 
-Nobody is told how many speakers there are. A system diarizes a set in one process; processor seconds (user and system,
-also less those for one second of speech, which is what starting up costs) are over all its files. Errors are given
-at collar 0 with overlap, and at 0.25 s each side without overlap; our metric is checked against pyannote.metrics.
-The floors: one speaker from beginning to end, and one speaker wherever `knn` heard speech.
+No system is given the number of speakers. A system diarizes a set in a single process; processor seconds (user and
+system) are totals over its files, also given minus those for one second of speech, which is the cost of starting up.
+Error rates are given at collar 0 with overlap, and at a collar of 0.25 s on each side without overlap; our metric is
+checked against pyannote.metrics. The baselines are a single speaker for the whole file, and a single speaker wherever
+`knn` detects speech.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ from knn_cli.formats.rttm import read_rttm
 TOP = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).resolve().parent / "peers"
 AMI_SECONDS = 30.0
-VERSIONS = {  # what to name of each environment
+VERSIONS = {  # packages whose versions are printed for each environment
     "knn": ("torch",),
     "senko": ("senko", "silero-vad", "torch"),
     "sherpa": ("sherpa-onnx",),
     "resemblyzer": ("resemblyzer", "silero-vad", "spectralcluster", "torch"),
 }
-CONVENTIONS = {"strict": "collar 0, overlap scored", "forgiving": f"collar {COLLAR_SECONDS:g}, no overlap"}
+CONVENTIONS = {"strict": "collar 0, overlap scored", "lenient": f"collar {COLLAR_SECONDS:g}, no overlap"}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What to diarize, the truth, and where it is scored."""
+    """A file to diarize, its reference, and the scored region."""
 
     set: str
     path: Path
@@ -63,7 +64,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class System:
-    """A program: the beginning of its command, to which come the files, `outputs` and a folder for RTTM files."""
+    """A program: its command, to which the files, `outputs` and a folder for RTTM files are appended."""
 
     name: str
     command: Sequence[str]
@@ -81,33 +82,33 @@ class Cost:
 
 def recordings(folder: Path) -> list[Recording]:
     """Every FLAC file two levels down that has an RTTM file beside it."""
-    found = []
+    cases = []
     for path in sorted(folder.glob("*/*.flac")):
         rttm = path.with_suffix(".rttm")
         if not rttm.is_file():
             continue
         end = AMI_SECONDS if path.parent.name == "ami" else soundfile.info(path).duration
         reference = read_rttm(rttm).get(path.stem, Annotation(uri=path.stem))
-        found.append(Recording(path.parent.name, path, reference, Segment(0, end)))
-    return found
+        cases.append(Recording(path.parent.name, path, reference, Segment(0, end)))
+    return cases
 
 
 def systems(peers: Path | None, arguments: Sequence[str] = ()) -> list[System]:
-    """Ours with more arguments, then the peers that are there."""
-    found = [System("knn", [sys.executable, "-m", "knn_cli", "diarize", *arguments], "--out-dir")]
+    """`knn` with additional arguments, then the installed peers."""
+    installed = [System("knn", [sys.executable, "-m", "knn_cli", "diarize", *arguments], "--out-dir")]
     for name in ("senko", "sherpa", "resemblyzer"):
         if peers is not None and (python := peers / name / "bin" / "python").exists():
             extra = ["--models", str(peers / "models")] if name == "sherpa" else []
-            found.append(System(name, [str(python), str(PEERS / f"run_{name}.py"), *extra]))
-    return found
+            installed.append(System(name, [str(python), str(PEERS / f"run_{name}.py"), *extra]))
+    return installed
 
 
 def run(system: System, files: Iterable[Path], out: Path, threads: int = 2) -> Cost:
-    """Diarize the files in one process; SystemExit with what it said when it fails."""
+    """Diarize the files in one process; SystemExit with its standard error if it fails."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
     environment["PYTHONPATH"] = str(TOP) if system.name == "knn" else ""
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs; ours is run where it lies
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles the peers; knn runs from source
     command = [sys.executable, "-S", str(PEERS / "measure.py"), *system.command, *map(str, files)]
     done = subprocess.run(
         [*command, system.outputs, str(out)], capture_output=True, text=True, env=environment, check=False
@@ -118,90 +119,90 @@ def run(system: System, files: Iterable[Path], out: Path, threads: int = 2) -> C
 
 
 def score(recording: Recording, hypothesis: Annotation) -> dict[str, Any]:
-    """Both error rates as shares, the seconds of speaker time that they are of, and the numbers of speakers."""
+    """Both error rates as fractions, their denominators in seconds, and true and estimated numbers of speakers."""
     reference, uem = recording.reference, Timeline([recording.scored])
     strict = diarization_error(reference, hypothesis, uem=uem)
-    forgiving = diarization_error(reference, hypothesis, uem=uem, collar=COLLAR_SECONDS, skip_overlap=True)
+    lenient = diarization_error(reference, hypothesis, uem=uem, collar=COLLAR_SECONDS, skip_overlap=True)
     return {
         "set": recording.set,
         "file": recording.path.stem,
         "speakers": len(reference.crop(uem).labels()),
-        "found": len(hypothesis.crop(uem).labels()),
+        "estimated_speakers": len(hypothesis.crop(uem).labels()),
         "strict": strict.rate,
         "missed": strict.missed / max(strict.total, 1e-9),
         "false_alarm": strict.false_alarm / max(strict.total, 1e-9),
         "confusion": strict.confusion / max(strict.total, 1e-9),
         "strict_seconds": strict.total,
-        "forgiving": forgiving.rate,
-        "forgiving_seconds": forgiving.total,
+        "lenient": lenient.rate,
+        "lenient_seconds": lenient.total,
         "check": max(
-            abs(a - b) for a, b in zip(_theirs(recording, hypothesis), (strict.rate, forgiving.rate), strict=True)
+            abs(a - b) for a, b in zip(_pyannote_rates(recording, hypothesis), (strict.rate, lenient.rate), strict=True)
         ),
     }
 
 
-def _theirs(recording: Recording, hypothesis: Annotation) -> tuple[float, float]:
-    """The two rates by pyannote.metrics, whose collar is both sides together."""
+def _pyannote_rates(recording: Recording, hypothesis: Annotation) -> tuple[float, float]:
+    """The two rates by pyannote.metrics, whose collar is the total of both sides."""
     from pyannote.metrics.diarization import DiarizationErrorRate
 
     uem = Timeline([recording.scored])
     metrics = DiarizationErrorRate(), DiarizationErrorRate(collar=2 * COLLAR_SECONDS, skip_overlap=True)
-    strict, forgiving = (float(metric(recording.reference, hypothesis, uem=uem)) for metric in metrics)
-    return strict, forgiving
+    strict, lenient = (float(metric(recording.reference, hypothesis, uem=uem)) for metric in metrics)
+    return strict, lenient
 
 
-def one_speaker(speech: Iterable[Segment]) -> Annotation:
-    """All of some speech said by one speaker."""
+def single_speaker(speech: Iterable[Segment]) -> Annotation:
+    """An annotation with all of `speech` attributed to a single speaker."""
     annotation = Annotation()
     for segment in speech:
-        annotation[segment] = "one"
+        annotation[segment] = "speaker"
     return annotation
 
 
-def floors(case: Recording, hypothesis: Annotation) -> dict[str, Annotation]:
-    """What one gets for saying that there is one speaker, everywhere or where a system heard speech."""
+def baselines(case: Recording, hypothesis: Annotation) -> dict[str, Annotation]:
+    """Hypotheses with a single speaker, for the whole file or wherever the system detects speech."""
     return {
-        "one speaker, all": one_speaker([case.scored]),
-        "one speaker, speech heard": one_speaker(hypothesis.get_timeline().support()),
+        "single speaker, all": single_speaker([case.scored]),
+        "single speaker, detected speech": single_speaker(hypothesis.get_timeline().support()),
     }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means where every file weighs the same, rates of all files pooled, and how far the speaker counts were off."""
-    found: dict[str, Any] = {}
+    """Mean rates over files, pooled rates, and the mean absolute error of the number of speakers."""
+    result: dict[str, Any] = {}
     for name in CONVENTIONS:
-        found[name] = fmean(row[name] for row in rows)
+        result[name] = fmean(row[name] for row in rows)
         seconds = sum(row[f"{name}_seconds"] for row in rows)
-        found[f"{name}_pooled"] = sum(row[name] * row[f"{name}_seconds"] for row in rows) / max(seconds, 1e-9)
+        result[f"{name}_pooled"] = sum(row[name] * row[f"{name}_seconds"] for row in rows) / max(seconds, 1e-9)
     for name in ("missed", "false_alarm", "confusion"):
-        found[name] = fmean(row[name] for row in rows)
-    found["count_error"] = fmean(abs(row["found"] - row["speakers"]) for row in rows)
-    return found
+        result[name] = fmean(row[name] for row in rows)
+    result["count_error"] = fmean(abs(row["estimated_speakers"] - row["speakers"]) for row in rows)
+    return result
 
 
 def benchmark(cases: Sequence[Recording], tried: Sequence[System], threads: int = 2) -> dict[str, list[dict[str, Any]]]:
-    """`files`: a row for each system (and floor) and file; `sets`: one for each system and set, with costs."""
+    """`files`: a row per system (or baseline) and file; `sets`: a row per system and set, with costs."""
     files: list[dict[str, Any]] = []
     sets: list[dict[str, Any]] = []
     for system in tried:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            start = run(system, [_second(cases[0], folder)], folder / "start", threads)
+            start = run(system, [_one_second_of_speech(cases[0], folder)], folder / "start", threads)
             for name in dict.fromkeys(case.set for case in cases):
-                mine = [case for case in cases if case.set == name]
+                members = [case for case in cases if case.set == name]
                 out = folder / "sets" / name
-                cost = run(system, [case.path for case in mine], out, threads)
+                cost = run(system, [case.path for case in members], out, threads)
                 print(f"{system.name}, {name}: {cost.cpu:.1f} CPU s", file=sys.stderr, flush=True)
                 rows: dict[str, list[dict[str, Any]]] = {}
-                for case in mine:
+                for case in members:
                     rttm = out / f"{case.path.stem}.rttm"
                     hypothesis = read_rttm(rttm).get(case.path.stem, Annotation())
                     answers = {system.name: hypothesis}
                     if system.name == "knn":
-                        answers |= floors(case, hypothesis)
+                        answers |= baselines(case, hypothesis)
                     for who, answer in answers.items():
                         rows.setdefault(who, []).append({"system": who, **score(case, answer)})
-                seconds = sum(case.seconds for case in mine)
+                seconds = sum(case.seconds for case in members)
                 for who, scored in rows.items():
                     files += scored
                     row = {"system": who, "set": name, "seconds": seconds, **summary(scored)}
@@ -212,8 +213,8 @@ def benchmark(cases: Sequence[Recording], tried: Sequence[System], threads: int 
     return {"sets": sets, "files": files}
 
 
-def _second(case: Recording, folder: Path) -> Path:
-    """A file of one second of speech."""
+def _one_second_of_speech(case: Recording, folder: Path) -> Path:
+    """Write a file with one second of speech."""
     first = min(case.reference.itersegments(), default=Segment(0, 1)).start
     rate = soundfile.info(case.path).samplerate
     samples, _ = soundfile.read(case.path, start=round(first * rate), frames=rate, dtype="int16")
@@ -223,23 +224,24 @@ def _second(case: Recording, folder: Path) -> Path:
 
 def markdown(result: dict[str, list[dict[str, Any]]]) -> str:
     """Two tables, rates in percent: systems by set, and the error at collar 0 of every file."""
-    strict, forgiving = CONVENTIONS.values()
+    strict, lenient = CONVENTIONS.values()
     lines = [
-        f"| set | system | DER, {strict}: mean a file | pooled | missed | false alarm | confusion "
-        f"| DER, {forgiving}: mean a file | pooled | speakers off by | CPU s a second | without start | peak MB |",
+        f"| set | system | DER, {strict}: mean per file | pooled | missed | false alarm | confusion "
+        f"| DER, {lenient}: mean per file | pooled | speaker count error "
+        "| CPU s per second | without start-up | peak MB |",
         "|---|---|" + "--:|" * 11,
     ]
-    rates = ("strict", "strict_pooled", "missed", "false_alarm", "confusion", "forgiving", "forgiving_pooled")
+    rates = ("strict", "strict_pooled", "missed", "false_alarm", "confusion", "lenient", "lenient_pooled")
     names = list(dict.fromkeys(row["set"] for row in result["sets"]))
     for row in sorted(result["sets"], key=lambda row: names.index(row["set"])):
         cells = [row["set"], row["system"], *(f"{100 * row[key]:.1f}" for key in rates), f"{row['count_error']:.1f}"]
         cost = ("rtf", "{:.3f}"), ("rtf_started", "{:.3f}"), ("peak", "{:.0f}")
-        cells += [form.format(row[key]) if key in row else "" for key, form in cost]
+        cells += [template.format(row[key]) if key in row else "" for key, template in cost]
         lines.append("| " + " | ".join(cells) + " |")
     tried = list(dict.fromkeys(row["system"] for row in result["files"]))
     lines += [
         "",
-        f"DER of each recording, {strict} (speakers found):",
+        f"DER of each recording, {strict} (estimated speakers):",
         "",
         "| recording | speech, s | speakers | " + " | ".join(tried) + " |",
         "|---|" + "--:|" * (2 + len(tried)),
@@ -250,14 +252,14 @@ def markdown(result: dict[str, list[dict[str, Any]]]) -> str:
     for (name, file), rows in table.items():
         first = next(iter(rows.values()))
         cells = [f"{name}/{file}", f"{first['strict_seconds']:.1f}", str(first["speakers"])]
-        cells += [f"{100 * rows[who]['strict']:.1f} ({rows[who]['found']})" for who in tried]
+        cells += [f"{100 * rows[who]['strict']:.1f} ({rows[who]['estimated_speakers']})" for who in tried]
         lines.append("| " + " | ".join(cells) + " |")
     worst = max(row["check"] for row in result["files"])
     return "\n".join([*lines, "", f"Largest difference from pyannote.metrics: {worst:.1e}."])
 
 
 def machine(tried: Sequence[System], threads: int) -> list[str]:
-    """What this ran on and the versions of what ran."""
+    """A description of the machine, and the package versions of each system."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -266,32 +268,36 @@ def machine(tried: Sequence[System], threads: int) -> list[str]:
     lines[0] += f"{threads} threads each"
     code = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
     for system in tried:
-        told = subprocess.run(
+        versions = subprocess.run(
             [system.command[0], "-c", code, *VERSIONS[system.name]], capture_output=True, text=True, check=False
         )
-        lines.append(f"{system.name}: {told.stdout.strip()}")
+        lines.append(f"{system.name}: {versions.stdout.strip()}")
     return lines
 
 
 def main() -> int:
-    """Run from the command line; 1 when the folder holds no recordings."""
+    """Run from the command line; returns 1 if the folder holds no recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=TOP.parent / "shared" / "data" / "diar", help="folder of sets")
-    parser.add_argument("--work", type=Path, help="folder of `training.prepare`: adds the set of held-out speakers")
-    parser.add_argument("--peers", type=Path, help="folder that benchmarks/peers/setup.sh made")
-    parser.add_argument("--systems", nargs="+", choices=list(VERSIONS), help="only these")
-    parser.add_argument("--sets", nargs="+", help="only these")
-    parser.add_argument("--arguments", default="", help='more for `knn diarize`, as one text: "--clusterer ahc"')
+    parser.add_argument(
+        "--work", type=Path, help="folder of `tools.shipped_models.prepare`: adds the set of held-out speakers"
+    )
+    parser.add_argument("--peers", type=Path, help="folder created by benchmarks/peers/setup.sh")
+    parser.add_argument("--systems", nargs="+", choices=list(VERSIONS), help="run only these systems")
+    parser.add_argument("--sets", nargs="+", help="run only on these sets")
+    parser.add_argument(
+        "--arguments", default="", help='additional arguments of `knn diarize`, as a single string: "--clusterer ahc"'
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     cases = recordings(options.data)
     if options.work:
         from benchmarks.conversations import write
 
-        made = options.work / "benchmark" / "held-out"
-        write(options.data.parent, options.work, made)
-        cases += recordings(made.parent)
+        simulated = options.work / "benchmark" / "held-out"
+        write(options.data.parent, options.work, simulated)
+        cases += recordings(simulated.parent)
     cases = [case for case in cases if not options.sets or case.set in options.sets]
     if not cases:
         print(f"{options.data} holds no folder with NAME.flac and NAME.rttm.", file=sys.stderr)

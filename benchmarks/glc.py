@@ -1,16 +1,16 @@
-"""Gaussian linear classifier against scikit-learn's LDA and against a solve a batch, in one run, as ratios.
+"""Speed of the Gaussian linear classifier relative to scikit-learn's LDA and to a linear solve per batch.
 
     python -m benchmarks.glc --rows 100000 --dimension 256 --classes 107
     python -m benchmarks.glc --store 2000000 --folder DIR
 
-CPU seconds, all threads together (set OMP_NUM_THREADS=1 to compare algorithms and not thread pools), so that other
-programs on the machine matter little; the best of `--repeats`, in turns, on the same rows. LDA works in the precision
-of its rows and is timed in both; ours counts in double precision whatever the rows are, and gets float32 ones, as
-stores hold them. Only LDA in double precision gives the same posteriors.
+Times are CPU seconds over all threads (set OMP_NUM_THREADS=1 to compare algorithms and not thread pools), so that
+other programs on the machine matter little: the best of `--repeats` alternating runs on the same rows. LDA works in the
+precision of its rows and is timed in both; ours computes in double precision and is given float32 rows, as stores hold
+them. Only LDA in double precision gives the same posteriors.
 
-With `--store` an HDF5 store of that many rows is made under DIR, trained on as `knn train` does (cross-validation,
-calibration and held-out figures included) and scored as `knn classify` does in a process of its own, whose peak memory
-is printed, and removed. The names of its recordings have 60 characters, since labels take memory too.
+With `--store`, an HDF5 store of that many rows is written under DIR; a separate process trains on it like `knn train`
+(including cross-validation, calibration and held-out metrics) and scores it like `knn classify`. The peak memory of
+that process is printed and the store removed. Recording names have 60 characters, since labels take memory too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from knn_cli.recognition.train_classifier import train_classifier
 
 
 def best(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """CPU seconds of the fastest of `repeats` runs of each call, in turns: a busy moment hits all alike."""
+    """CPU seconds of the fastest of `repeats` alternating runs of each call, so that load affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -48,8 +48,8 @@ def best(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     return {name: min(seconds) for name, seconds in times.items()}
 
 
-def solve_a_batch(means: NDArray[Any], covariance: NDArray[Any], X: NDArray[Any], batch: int = 64) -> NDArray[Any]:
-    """Quadratic forms (N, C) the plain way: a linear system for every batch and class, nothing kept between them."""
+def solve_per_batch(means: NDArray[Any], covariance: NDArray[Any], X: NDArray[Any], batch: int = 64) -> NDArray[Any]:
+    """Quadratic forms (N, C) by a linear solve for every batch and class, without caching a factorisation."""
     scores = np.empty((len(X), len(means)))
     for first in range(0, len(X), batch):
         for column, mean in enumerate(means):
@@ -73,7 +73,7 @@ def write_store(path: Path, rows: int, dimension: int, classes: int) -> None:
             recordings = (first + np.arange(count)) // 40
             codes = recordings % classes
             data[first : first + count] = means[codes] + rng.standard_normal((count, dimension), dtype=np.float32)
-            texts[0][first : first + count] = [f"{folder}{one:010d}" for one in recordings]
+            texts[0][first : first + count] = [f"{folder}{recording:010d}" for recording in recordings]
             texts[1][first : first + count] = [f"language-{code:03d}" for code in codes]
 
 
@@ -81,30 +81,30 @@ def stream(path: Path) -> dict[str, float]:
     """Train a classifier on a store and score the store with it, block by block."""
     start = process_time()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = train_classifier(path, Path(folder) / "model")
+        trained = train_classifier(path, Path(folder) / "model")
         training = process_time() - start
-        classifier = Classifier(made.bundle.folder)
+        classifier = Classifier(trained.bundle.folder)
         rows = sum(len(table) for table in classifier.score_store(path))
         scoring = process_time() - start - training
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"rows": rows, "train": training, "score": scoring, "accuracy": made.accuracy, "peak_gb": peak / 1e9}
+    return {"rows": rows, "train": training, "score": scoring, "accuracy": trained.accuracy, "peak_gb": peak / 1e9}
 
 
 def streamed(rows: int, dimension: int, classes: int, folder: str | None) -> None:
-    """Make the store, stream it in a fresh process, print what that says."""
+    """Write the store, train and score in a new process, and print its results."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         path = Path(temporary) / "rows.h5"
         write_store(path, rows, dimension, classes)
         size = path.stat().st_size / 1e9
         command = [sys.executable, "-m", "benchmarks.glc", "--stream", str(path)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     print(
-        f"{found['rows']} x {dimension} float32 from HDF5 ({size:.2f} GB), {classes} classes, "
+        f"{result['rows']} x {dimension} float32 from HDF5 ({size:.2f} GB), {classes} classes, "
         f"blocks of {BLOCK_ROWS} rows"
     )
-    print(f"CPU seconds: train {found['train']:.1f}, scores {found['score']:.1f}")
-    print(f"peak memory {found['peak_gb']:.2f} GB; held-out accuracy {found['accuracy']:.4f}")
+    print(f"CPU seconds: train {result['train']:.1f}, scores {result['score']:.1f}")
+    print(f"peak memory {result['peak_gb']:.2f} GB; held-out accuracy {result['accuracy']:.4f}")
 
 
 def main() -> None:
@@ -113,9 +113,9 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--classes", type=int, default=107)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--solve-rows", type=int, default=128, help="rows of the solve-a-batch scorer, scaled up")
-    parser.add_argument("--store", type=int, metavar="ROWS", help="train on a store of so many rows instead")
-    parser.add_argument("--folder", help="where that store is made")
+    parser.add_argument("--solve-rows", type=int, default=128, help="rows of the solve-per-batch scorer, scaled up")
+    parser.add_argument("--store", type=int, metavar="ROWS", help="train on a store with this many rows instead")
+    parser.add_argument("--folder", help="folder for that store")
     parser.add_argument("--stream", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stream:
@@ -147,7 +147,9 @@ def main() -> None:
         args.repeats,
     )
     part = double[: args.solve_rows]
-    plain = best({"": lambda: solve_a_batch(ours.means_, ours.covariance_, part)}, 1)[""] * args.rows / args.solve_rows
+    plain = (
+        best({"": lambda: solve_per_batch(ours.means_, ours.covariance_, part)}, 1)[""] * args.rows / args.solve_rows
+    )
     probabilities, theirs = ours.predict_proba(X), lda.predict_proba(double)
     single = np.abs(lda32.predict_proba(X) - theirs).max()
 
@@ -158,9 +160,11 @@ def main() -> None:
     _line("both", *(seconds[f"{kind}fit"] + seconds[f"{kind}posteriors"] for kind in ("", "LDA ", "LDA32 ")))
     for name in ("fit, balanced", "log densities"):
         print(f"{name:<22}{seconds[name]:>10.3f}")
-    print(f"\nsolve a batch / log densities: {plain / seconds['log densities']:.0f} (from {args.solve_rows} rows)")
+    print(f"\nsolve per batch / log densities: {plain / seconds['log densities']:.0f} (from {args.solve_rows} rows)")
     difference = np.abs(probabilities - theirs).max()
-    print(f"largest difference from LDA's posteriors in double precision: {difference:.1e}; of LDA32: {single:.1e}")
+    print(
+        f"largest difference from the posteriors of LDA in double precision: {difference:.1e}; of LDA32: {single:.1e}"
+    )
 
 
 def _line(name: str, knn: float, lda: float, lda32: float) -> None:

@@ -1,19 +1,20 @@
-"""How alike two recordings of one voice are: what the threshold of known and of linked speakers is chosen by.
+"""Similarity of recordings of the same speaker, from which the identification and linking thresholds are chosen.
 
     python -m benchmarks.known_speakers --data ../shared/data --model voice
 
-Voices: `training.data.held_out_speakers` but for doubtful names; no training heard them. Recordings of a voice are put
-together to clips of 10 to 20 s, at most six a voice; a voice of one recording gives its two halves. One clip enrols,
-another, cut to 5, 10 or 20 s, is recognised; every pair of clips that share no recording is a trial (the halves of one
-recording are impostors of others only). Conditions: as recorded, or mixed: the tested clips, or both, through a
-measured room, the babble of six others (5 to 20 dB) or a telephone's band, as in `benchmarks.speakers`.
+The speakers are `tools.shipped_models.data.held_out_speakers` except for ambiguous names. The recordings of a speaker
+are concatenated into clips of 10 to 20 s, at most six per speaker; a single recording is split into halves. One
+clip is enrolled; another one, cut to 5, 10 or 20 s, is tested. Every pair of clips without a common recording is a
+trial (the halves of a recording are used in non-target trials only). Conditions: as recorded, or mixed, where the test
+clips, or both, are convolved with a measured room impulse response, mixed with babble of six other speakers (5 to
+20 dB) or band-limited to a telephone band, as in `benchmarks.speakers`.
 
-Printed: equal errors; the cosine that lets 1 % of the impostors in, and what it costs; false accepts and rejects at the
-default threshold, which is where 1 % of the impostors get in, all tests of clips enrolled as recorded together. Then
-whole tasks with the same clips: five enrolled voices of which two speak, beside two strangers (`recognise`), and
-speakers of up to 60 files given one label a voice (`across.link`; its default is where precision and recall balance
-best over both conditions), for several thresholds.
-`--meetings` adds the AMI excerpts: voices of true turns of 3 s or more, compared across excerpts.
+Printed are: the equal error rate; the cosine at a false-acceptance rate of 1 %, with its false-rejection rate; and both
+rates at the default threshold, which has 1 % false acceptances over all tests of clips enrolled as recorded. Two tasks
+with the same clips follow, for several thresholds: identification of two of five enrolled speakers beside two
+out-of-set speakers (`identification.identify`), and linking of the speakers of up to 60 files
+(`diarization.linking.link_speakers`, whose default balances precision and recall over both conditions). `--meetings`
+adds the speaker embeddings of reference turns in the AMI excerpts (3 s or more per speaker), compared between excerpts.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from scipy.signal import butter, fftconvolve, sosfilt
 
 from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import identification
-from knn_cli.diarization import linking as across
+from knn_cli.diarization import linking as speaker_linking
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.metrics import eer
 from knn_cli.formats.rttm import read_rttm
-from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
+from tools.shipped_models.data import held_out_speakers, is_ambiguous_speaker, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
 RATE = 16000
 CLIPS = 6
-LEAST, MOST = 10, 20
-TESTS = (5, 10, MOST)
+MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 10, 20
+TESTS = (5, 10, MAX_CLIP_SECONDS)
 THRESHOLDS = (0.45, 0.5, 0.55, 0.6, 0.625, 0.65, 0.7)
 TESTED = ("as recorded", "mixed")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Sound of one voice, and the recordings that it is from."""
+    """The waveform of a speaker, and the recordings that it comes from."""
 
     speaker: str
     recordings: frozenset[str]
@@ -55,38 +56,38 @@ class Clip:
 
 
 def clips(data: Path) -> list[Clip]:
-    """Up to six clips of every voice."""
+    """Up to six clips of each speaker."""
     rows = read_manifest(data / "speech" / "manifest.tsv")
-    hidden = {name for name in held_out_speakers(rows) if not doubtful(name)}
-    of: dict[str, list[str]] = {}
+    hidden = {name for name in held_out_speakers(rows) if not is_ambiguous_speaker(name)}
+    paths_of: dict[str, list[str]] = {}
     for row in rows:
         if row["speaker"] in hidden:
-            of.setdefault(row["speaker"], []).append(row["path"])
-    found = []
-    for speaker, paths in of.items():
+            paths_of.setdefault(row["speaker"], []).append(row["path"])
+    result = []
+    for speaker, paths in paths_of.items():
         if len(paths) == 1:
             sound = read_16k(data / "speech" / paths[0])
-            found += [Clip(speaker, frozenset(paths), half) for half in np.array_split(sound, 2)]
+            result += [Clip(speaker, frozenset(paths), half) for half in np.array_split(sound, 2)]
             continue
         held: list[str] = []
         parts: list[Floats] = []
-        made = 0
+        count = 0
         for path in paths:
             held.append(path)
             parts.append(read_16k(data / "speech" / path))
-            if sum(map(len, parts)) >= LEAST * RATE and made < CLIPS:
-                found.append(Clip(speaker, frozenset(held), np.concatenate(parts)[: MOST * RATE]))
-                held, parts, made = [], [], made + 1
-    return found
+            if sum(map(len, parts)) >= MIN_CLIP_SECONDS * RATE and count < CLIPS:
+                result.append(Clip(speaker, frozenset(held), np.concatenate(parts)[: MAX_CLIP_SECONDS * RATE]))
+                held, parts, count = [], [], count + 1
+    return result
 
 
-def mixed(found: list[Clip], data: Path, seed: int) -> list[Floats]:
-    """Each clip through a room, others' babble, a telephone's band, by a seeded draw; none stays as it is."""
+def mixed(cases: list[Clip], data: Path, seed: int) -> list[Floats]:
+    """Each clip with a room, babble or telephone band by a seeded draw; at least one of them is always applied."""
     rng = np.random.default_rng(seed)
     rooms = [read_16k(path) for path in sorted((data / "noise" / "rir").glob("*.flac"))]
     band = butter(6, (300, 3400), "bandpass", fs=RATE, output="sos")
-    who, result = np.array([clip.speaker for clip in found]), []
-    for clip in found:
+    who, result = np.array([clip.speaker for clip in cases]), []
+    for clip in cases:
         waveform, which = clip.waveform, rng.random(3) < 0.5
         if not which.any():
             which[rng.integers(3)] = True
@@ -95,7 +96,7 @@ def mixed(found: list[Clip], data: Path, seed: int) -> list[Floats]:
             waveform = fftconvolve(waveform, room[np.abs(room).argmax() :])[: len(waveform)]
         if which[1]:
             others = rng.choice(np.flatnonzero(who != clip.speaker), 6, replace=False)
-            babble = sum(np.resize(found[other].waveform, len(waveform)) for other in others)
+            babble = sum(np.resize(cases[other].waveform, len(waveform)) for other in others)
             gain = np.sqrt(np.mean(waveform**2) / np.mean(babble**2) * 10 ** (-rng.uniform(5, 20) / 10))
             waveform = waveform + gain * babble
         if which[2]:
@@ -107,16 +108,16 @@ def mixed(found: list[Clip], data: Path, seed: int) -> list[Floats]:
 def units(embedder: Embedder, waveforms: list[Floats]) -> Floats:
     """(N, D) unit vectors of the speaker view."""
     rows = embedder(waveforms)[:, embedder.bundle.view("speaker")]
-    made: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return made
+    vectors: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return vectors
 
 
-def trials(found: list[Clip]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N, N) targets, and impostors: pairs of clips of one voice, and of two, that share no recording."""
-    who = np.array([clip.speaker for clip in found])
+def trials(cases: list[Clip]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, N) target and non-target trials: pairs of clips of the same speaker without a common recording, or of two."""
+    who = np.array([clip.speaker for clip in cases])
     same = who[:, None] == who
-    apart = np.array([[not (one.recordings & other.recordings) for other in found] for one in found])
-    return same & apart, ~same
+    disjoint = np.array([[not (first.recordings & second.recordings) for second in cases] for first in cases])
+    return same & disjoint, ~same
 
 
 def figures(cosines: Floats, targets: NDArray[np.bool_], impostors: NDArray[np.bool_], at: float) -> dict[str, float]:
@@ -134,100 +135,103 @@ def figures(cosines: Floats, targets: NDArray[np.bool_], impostors: NDArray[np.b
     }
 
 
-def said(voices: dict[str, tuple[Floats, float]]) -> Diarization:
-    """A diarization of one turn a voice."""
+def diarization(speakers: dict[str, tuple[Floats, float]]) -> Diarization:
+    """A diarization with one turn per speaker."""
     return Diarization(
-        tuple(Turn(place, place + 1, name) for place, name in enumerate(voices)),
-        speaker_embeddings={name: vector for name, (vector, _) in voices.items()},
-        clean_speech_seconds={name: seconds for name, (_, seconds) in voices.items()},
-        seconds=float(len(voices)),
+        tuple(Turn(place, place + 1, name) for place, name in enumerate(speakers)),
+        speaker_embeddings={name: vector for name, (vector, _) in speakers.items()},
+        clean_speech_seconds={name: seconds for name, (_, seconds) in speakers.items()},
+        seconds=float(len(speakers)),
     )
 
 
 def recognition(
-    enrolled: Floats, tested: Floats, found: list[Clip], threshold: float, draws: int = 2000
+    enrolled: Floats, tested: Floats, cases: list[Clip], threshold: float, draws: int = 2000
 ) -> dict[str, float]:
-    """Of the known voices that speak, in percent: named rightly, left without a name; and strangers given a name.
+    """Percentages of enrolled speakers correct, rejected or confused, and of out-of-set speakers accepted.
 
-    Five voices are enrolled, two of them speak, and two strangers.
+    Five speakers are enrolled; two of them and two out-of-set speakers speak.
     """
     rng = np.random.default_rng(0)
-    of: dict[str, list[int]] = {}
-    for place, clip in enumerate(found):
-        of.setdefault(clip.speaker, []).append(place)
+    places_of: dict[str, list[int]] = {}
+    for place, clip in enumerate(cases):
+        places_of.setdefault(clip.speaker, []).append(place)
     several = sorted(
-        name for name, places in of.items() if not found[places[0]].recordings & found[places[-1]].recordings
+        name for name, places in places_of.items() if not cases[places[0]].recordings & cases[places[-1]].recordings
     )
     right = missed = wrong = named = 0
     for _ in range(draws):
         known = rng.choice(several, 5, replace=False)
-        strangers = rng.choice(sorted(set(of) - set(known)), 2, replace=False)
-        pairs = [rng.choice(of[name], 2, replace=False) for name in known]
-        vectors, ones = enrolled[[one for one, _ in pairs]].astype(np.float64), np.ones(5)
-        voices = identification.EnrolledSpeakers(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
-        rows = [other for _, other in pairs[:2]] + [rng.choice(of[name]) for name in strangers]
-        heard = said({f"SPEAKER_{place:02d}": (tested[row], 10.0) for place, row in enumerate(rows)})
-        names = identification.identify(heard, voices, threshold=threshold).names
+        out_of_set = rng.choice(sorted(set(places_of) - set(known)), 2, replace=False)
+        pairs = [rng.choice(places_of[name], 2, replace=False) for name in known]
+        vectors, ones = enrolled[[first for first, _ in pairs]].astype(np.float64), np.ones(5)
+        enrolled_speakers = identification.EnrolledSpeakers(
+            tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones
+        )
+        rows = [second for _, second in pairs[:2]] + [rng.choice(places_of[name]) for name in out_of_set]
+        hypothesis = diarization({f"SPEAKER_{place:02d}": (tested[row], 10.0) for place, row in enumerate(rows)})
+        names = identification.identify(hypothesis, enrolled_speakers, threshold=threshold).names
         got = [names.get(f"SPEAKER_{place:02d}") for place in range(4)]
         right += sum(got[place] == known[place] for place in range(2))
         missed += sum(got[place] is None for place in range(2))
         wrong += sum(got[place] not in (None, known[place]) for place in range(2))
-        named += sum(one is not None for one in got[2:])
-    counts = {"right": right, "left out": missed, "another's name": wrong, "strangers named": named}
+        named += sum(name is not None for name in got[2:])
+    counts = {"correct": right, "rejected": missed, "confused": wrong, "out-of-set named": named}
     return {what: round(100 * count / (2 * draws), 1) for what, count in counts.items()}
 
 
-def linking(rows: Floats, found: list[Clip], threshold: float, draws: int = 10, files: int = 60) -> dict[str, float]:
-    """Precision and recall in percent of pairs of clips that have one label, over files of one to four voices each."""
+def linking(rows: Floats, cases: list[Clip], threshold: float, draws: int = 10, files: int = 60) -> dict[str, float]:
+    """Precision and recall in percent of pairs of clips that have one label, over files of 1 to 4 speakers."""
     rng = np.random.default_rng(0)
-    hit = linked = wanted = labels = voices = 0
+    hit = linked = wanted = labels = speakers = 0
     for _ in range(draws):
-        left, drawn = list(rng.permutation(len(found))), []
+        left, drawn = list(rng.permutation(len(cases))), []
         while left and len(drawn) < files:
             file: dict[str, int] = {}
             while left and len(file) < rng.integers(1, 5):
                 place = int(left.pop())
-                file.setdefault(found[place].speaker, place)
+                file.setdefault(cases[place].speaker, place)
             drawn.append(file)
-        told = across.link_speakers(
-            [said({name: (rows[place], 10.0) for name, place in file.items()}) for file in drawn], threshold=threshold
+        linked_files = speaker_linking.link_speakers(
+            [diarization({name: (rows[place], 10.0) for name, place in file.items()}) for file in drawn],
+            threshold=threshold,
         )
         truth = np.array([name for file in drawn for name in file])
-        given = np.array([turn.speaker for one in told for turn in one.turns])
+        given = np.array([turn.speaker for linked_file in linked_files for turn in linked_file.turns])
         pairs = np.triu(np.ones((len(truth), len(truth)), bool), 1)
         alike, joined = (truth[:, None] == truth) & pairs, (given[:, None] == given) & pairs
         hit, linked, wanted = hit + (alike & joined).sum(), linked + joined.sum(), wanted + alike.sum()
-        labels, voices = labels + len(set(given)), voices + len(set(truth))
+        labels, speakers = labels + len(set(given)), speakers + len(set(truth))
     return {
         "precision": round(100 * float(hit / max(linked, 1)), 1),
         "recall": round(100 * float(hit / wanted), 1),
-        "labels a voice": round(labels / voices, 2),
+        "labels per speaker": round(labels / speakers, 2),
     }
 
 
 def meetings(embedder: Embedder, data: Path) -> None:
-    """Cosines across the AMI excerpts."""
-    names, made, places = [], [], []
+    """Print cosines between speakers of different AMI excerpts."""
+    names, means, places = [], [], []
     for path in sorted((data / "diar" / "ami").glob("*.flac")):
         turns = next(iter(read_rttm(path.with_suffix(".rttm")).values()))
         for name in turns.labels():
             others = turns.subset([name], invert=True).get_timeline().support()
-            own = turns.label_timeline(name).support()
-            clean = [piece for piece in own.extrude(others) if piece.duration >= 0.5]
-            if sum(piece.duration for piece in clean) < 3:
+            speech = turns.label_timeline(name).support()
+            clean = [span for span in speech.extrude(others) if span.duration >= 0.5]
+            if sum(span.duration for span in clean) < 3:
                 continue
             rows = embedder.spans(path, clean)[:, embedder.bundle.view("speaker")]
-            made.append(np.average(rows, axis=0, weights=[piece.duration for piece in clean]))
+            means.append(np.average(rows, axis=0, weights=[span.duration for span in clean]))
             names.append(name)
             places.append(path.stem)
-    rows = np.stack(made) / np.linalg.norm(made, axis=1, keepdims=True)
+    rows = np.stack(means) / np.linalg.norm(means, axis=1, keepdims=True)
     cosines = rows @ rows.T
-    for one in range(len(names)):
-        for other in range(one):
-            if places[one] != places[other] and names[one] == names[other]:
-                print(f"{names[one]} in {places[other]} and {places[one]}: {cosines[one, other]:.2f}")
+    for i in range(len(names)):
+        for j in range(i):
+            if places[i] != places[j] and names[i] == names[j]:
+                print(f"{names[i]} in {places[j]} and {places[i]}: {cosines[i, j]:.2f}")
     different = [cosines[i, j] for i in range(len(names)) for j in range(i) if names[i] != names[j]]
-    print(f"Different voices: {len(different)} pairs, {np.median(different):.2f}, highest {max(different):.2f}")
+    print(f"Different speakers: {len(different)} pairs, {np.median(different):.2f}, highest {max(different):.2f}")
 
 
 def main() -> None:
@@ -239,20 +243,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     embedder = Embedder(args.model, device="cpu")
-    found = clips(args.data)
-    targets, impostors = trials(found)
-    print(f"{embedder.bundle.fingerprint}: {len(found)} clips of {len({clip.speaker for clip in found})} voices")
+    cases = clips(args.data)
+    targets, impostors = trials(cases)
+    print(f"{embedder.bundle.fingerprint}: {len(cases)} clips of {len({clip.speaker for clip in cases})} speakers")
     sounds = {
-        "as recorded": [clip.waveform for clip in found],
-        "mixed": mixed(found, args.data, 5),
-        "mixed otherwise": mixed(found, args.data, 6),
+        "as recorded": [clip.waveform for clip in cases],
+        "mixed": mixed(cases, args.data, 5),
+        "mixed otherwise": mixed(cases, args.data, 6),
     }
-    rows = {  # clips are no longer than MOST, so those of 20 s are whole
+    rows = {  # clips are no longer than MAX_CLIP_SECONDS, so those of 20 s are whole
         (name, seconds): units(embedder, [waveform[: seconds * RATE] for waveform in waveforms])
         for name, waveforms in sounds.items()
         for seconds in (TESTS if name in TESTED else TESTS[-1:])
     }
-    whole = {name: rows[name, MOST] for name in sounds}
+    whole = {name: rows[name, MAX_CLIP_SECONDS] for name in sounds}
     for enrolled, tested in (("as recorded", "as recorded"), ("as recorded", "mixed"), ("mixed otherwise", "mixed")):
         for seconds in TESTS:
             cosines = whole[enrolled] @ rows[tested, seconds].T
@@ -261,12 +265,12 @@ def main() -> None:
     cosines = np.concatenate([whole["as recorded"] @ rows[name, seconds].T for name in TESTED for seconds in TESTS])
     times = (len(TESTED) * len(TESTS), 1)
     row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), identification.IDENTIFICATION_THRESHOLD)
-    print(json.dumps({"enrolled": "as recorded", "tested": "all of that"} | row), flush=True)
+    print(json.dumps({"enrolled": "as recorded", "tested": "all of these"} | row), flush=True)
     for threshold in THRESHOLDS:
         for name in TESTED:
             task = {"threshold": threshold, "tested": name}
-            print(json.dumps(task | recognition(whole["as recorded"], whole[name], found, threshold)), flush=True)
-            print(json.dumps(task | linking(whole[name], found, threshold)), flush=True)
+            print(json.dumps(task | recognition(whole["as recorded"], whole[name], cases, threshold)), flush=True)
+            print(json.dumps(task | linking(whole[name], cases, threshold)), flush=True)
     if args.meetings:
         meetings(embedder, args.data)
 

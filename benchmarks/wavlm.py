@@ -1,10 +1,10 @@
-"""Our WavLM-Base and MHFA beside transformers' WavLM and an MHFA written out literally: time and memory.
+"""Time and memory of our WavLM-Base + MHFA, compared with transformers' WavLM and a literal MHFA.
 
     python benchmarks/wavlm.py [--seconds 10 40] [--threads 1] [--runs 3]
 
-Random weights, the same for both. Each measurement is a process of its own. Times are the best of `--runs` after a
-short clip; CPU seconds say more than the clock on a machine that others use. Memory is the highest resident size from
-then on, with and without what was there before.
+Both have the same random weights. Each measurement is a separate process. Times are the best of `--runs` after a short
+warm-up clip; on a shared machine, CPU seconds are more reliable than wall-clock time. Memory is the peak resident size
+from then on, with and without the size before.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def write_model(folder: Path) -> None:
 
 
 def our_network(folder: Path) -> nn.Module:
-    found = import_embedding_network(folder).encoder
+    imported = import_embedding_network(folder).encoder
     with torch.device("meta"):
-        encoder = ENCODERS.build(found.name, **found.args)
-    encoder.load_state_dict(found.state, assign=True)
+        encoder = ENCODERS.build(imported.name, **imported.args)
+    encoder.load_state_dict(imported.state, assign=True)
     return Network(encoder, head(folder)).eval()
 
 
@@ -59,7 +59,7 @@ def their_network(folder: Path) -> nn.Module:
 
 
 class LiteralMHFA(nn.Module):
-    """The published arithmetic: all layers stacked, every head's frames times its weights at once."""
+    """The published computation: all layers are stacked, and all heads are weighted at once."""
 
     def __init__(self, mhfa: MHFA) -> None:
         super().__init__()
@@ -92,15 +92,15 @@ def head(folder: Path) -> MHFA:
 
 
 def resident(field: str) -> float:
-    """Resident size of this process in MiB: VmRSS now, VmHWM the highest since `forget_peak`."""
+    """Resident size of this process in MiB: VmRSS now, VmHWM the peak since `forget_peak`."""
     status = Path("/proc/self/status")
     if status.exists():
         return float(status.read_text().partition(f"{field}:")[2].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes, and never forgotten
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes, cannot be reset
 
 
 def forget_peak() -> None:
-    """Loading a checkpoint peaks too: Linux can begin again from here."""
+    """Reset the peak, which loading a checkpoint has raised (Linux only)."""
     counter = Path("/proc/self/clear_refs")
     if counter.exists():
         counter.write_text("5")
@@ -147,14 +147,14 @@ def main() -> None:
                 command = [sys.executable, __file__, "--measure", model, folder, "--seconds", str(seconds)]
                 command += ["--threads", str(options.threads), "--runs", str(options.runs)]
                 lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-                found = results[model] = json.loads(lines[-1])
+                row = results[model] = json.loads(lines[-1])
                 print(
-                    f"{seconds:5g}s {model:>13} {found['wall']:8.2f} {found['busy']:8.2f} "
-                    f"{found['wall'] / seconds:7.3f} {found['peak']:9.0f} {found['above']:13.0f}"
+                    f"{seconds:5g}s {model:>13} {row['wall']:8.2f} {row['busy']:8.2f} "
+                    f"{row['wall'] / seconds:7.3f} {row['peak']:9.0f} {row['above']:13.0f}"
                 )
-            one, other = (results[model] for model in MODELS)
-            ratios = {key: one[key] / other[key] for key in ("wall", "busy", "peak", "above")}
-            difference = (torch.tensor(one["embedding"]) - torch.tensor(other["embedding"])).abs().max().item()
+            ours, theirs = (results[model] for model in MODELS)
+            ratios = {key: ours[key] / theirs[key] for key in ("wall", "busy", "peak", "above")}
+            difference = (torch.tensor(ours["embedding"]) - torch.tensor(theirs["embedding"])).abs().max().item()
             print(
                 f"{seconds:5g}s {'ratio':>13} {ratios['wall']:8.2f} {ratios['busy']:8.2f} {'':7} {ratios['peak']:9.2f} "
                 f"{ratios['above']:13.2f}   embeddings differ by {difference:.1e}"

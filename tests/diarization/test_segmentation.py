@@ -308,7 +308,7 @@ def test_targets_are_the_truth_and_a_teacher_put_in_its_order() -> None:
     middles = np.arange(589) * 270 / RATE + 991 / 2 / RATE  # of segmentation-3.0's frames
     inside = truth[(middles / FRAME * RATE).astype(int).clip(0, WINDOW_FRAMES - 1)]
     teacher = Teacher(torch.from_numpy(inside[:, [3, 4, 1]]))
-    taught, who = segmentation_data.taught(teacher, np.zeros(2 * WINDOW_FRAMES * FRAME, np.float32), truth)
+    taught, who = segmentation_data.teacher_targets(teacher, np.zeros(2 * WINDOW_FRAMES * FRAME, np.float32), truth)
     assert {tuple(row) for row in who.tolist()} == {(4, 3, 1)}  # the busiest first
     table = {"truth": truth, "taught": taught, "who": who}
     frames = np.arange(4 * WINDOW_FRAMES, dtype=np.float16)[:, None]
@@ -323,8 +323,10 @@ def test_targets_are_the_truth_and_a_teacher_put_in_its_order() -> None:
         logs = torch.from_numpy(target).clamp_min(1e-6).log()
         other = logs[:, list(permuted_classes((2, 0, 1)))]  # who is who in a window does not matter
         target = torch.from_numpy(target)[None]
-        assert training_segmentation.loss_of(other[None], target) == training_segmentation.loss_of(logs[None], target)
-        assert training_segmentation.error_of(other[None], target)[0] == 0
+        assert training_segmentation.permutation_invariant_loss(
+            other[None], target
+        ) == training_segmentation.permutation_invariant_loss(logs[None], target)
+        assert training_segmentation.speaker_error(other[None], target)[0] == 0
 
 
 def test_frames_with_somebody_who_cannot_be_said_do_not_count() -> None:

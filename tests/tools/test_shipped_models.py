@@ -1,4 +1,4 @@
-"""What the shipped models' training and benchmark compute, by hand."""
+"""Computations of the training scripts and the language benchmark, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from benchmarks.lid import interval, macro
 from tools.shipped_models import voice
 from tools.shipped_models.augment import warp_matrix
-from tools.shipped_models.data import EXAM_LANGUAGES, Corpus, write_cache
-from tools.shipped_models.language import SYNTHETIC_WEIGHT, Backend, calibrate, side_by_side, weighted
+from tools.shipped_models.data import TARGET_LANGUAGES, Corpus, write_cache
+from tools.shipped_models.language import SYNTHETIC_WEIGHT, Backend, calibrate, concatenated, recording_weights
 from tools.shipped_models.teach import principal_axes
 
 
-def test_a_warp_moves_frequencies_and_one_is_no_warp() -> None:
+def test_warping_moves_frequencies_and_factor_1_is_the_identity() -> None:
     for scale in ("slaney", "kaldi"):
         torch.testing.assert_close(warp_matrix(1.0, scale), torch.eye(80), atol=1e-6, rtol=0)
     peak = torch.zeros(1, 80)
@@ -26,13 +26,13 @@ def test_a_warp_moves_frequencies_and_one_is_no_warp() -> None:
     assert longer.argmax() < 20 < shorter.argmax()
 
 
-def test_families_then_speakers_then_recordings_weigh_alike() -> None:
+def test_families_speakers_and_recordings_have_equal_weights() -> None:
     labels = [("cs", "games", "a"), ("cs", "games", "a"), ("cs", "games", "b"), ("cs", "kde", "c"), ("de", "kde", "c")]
-    np.testing.assert_allclose(weighted(labels), [1 / 8, 1 / 8, 1 / 4, 1 / 2, 1])
+    np.testing.assert_allclose(recording_weights(labels), [1 / 8, 1 / 8, 1 / 4, 1 / 2, 1])
 
 
-def test_synthetic_speech_is_moved_to_where_real_speech_is() -> None:
-    """`pl` has synthetic speech only: what the others' kinds differ by is added to it."""
+def test_synthetic_embeddings_are_shifted_to_real_embeddings() -> None:
+    """`pl` has synthetic speech only: the real-synthetic difference of the other languages is added to it."""
     real = np.array([[1.0, 10.0], [5.0, 10.0]])
     labels = [("cs", "games", "a"), ("de", "games", "b")]
     synthetic = np.array([[1.0, 0.0], [5.0, 0.0], [9.0, 0.0]])
@@ -43,7 +43,7 @@ def test_synthetic_speech_is_moved_to_where_real_speech_is() -> None:
     np.testing.assert_allclose(alone.means, real)
 
 
-def test_a_language_with_both_kinds_weighs_them() -> None:
+def test_real_and_synthetic_speech_of_a_language_are_weighted() -> None:
     real, synthetic = np.array([[0.0], [4.0]]), np.array([[0.0], [0.0]])
     backend = Backend(real, [("cs", "a", "x"), ("de", "a", "y")], synthetic, ["cs", "de"])
     moved = 2.0  # the mean gap of cs (0) and de (4)
@@ -51,7 +51,7 @@ def test_a_language_with_both_kinds_weighs_them() -> None:
     np.testing.assert_allclose(backend.means[:, 0], expected)
 
 
-def test_calibration_tempers_scores_that_are_too_sure() -> None:
+def test_calibration_scales_overconfident_scores_down() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 100, (200, 15))
     truth = [("bg", "ca")[int(row[1] > row[0])] for row in scores + rng.normal(0, 300, scores.shape)]
@@ -62,11 +62,13 @@ def test_macro_accuracy_and_its_interval() -> None:
     right, truth = np.array([1.0, 0.0, 1.0, 1.0]), np.array(["cs", "cs", "de", "de"])
     assert macro(right, truth) == 0.75
     low, high = interval([(right, truth, np.array(["a", "b", "c", "c"]))])
-    assert low < 0.5 and high == 1.0  # cs may be drawn alone, and its speaker who is always wrong more than once
+    assert (
+        low < 0.5 and high == 1.0
+    )  # cs may be the only language drawn, and its misclassified speaker drawn more than once
     assert interval([(right * 0 + 1, truth, np.array(["a", "a", "c", "c"]))]) == (1.0, 1.0)
 
 
-def test_a_crop_goes_round_in_a_short_recording(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_crops_repeat_short_recordings_cyclically(tmp_path) -> None:  # type: ignore[no-untyped-def]
     np.save(tmp_path / "x.npy", np.arange(7, dtype=np.float16)[:, None])
     np.save(tmp_path / "x.offsets.npy", np.array([0, 3, 7]))
     corpus = Corpus(tmp_path, "x")
@@ -75,20 +77,20 @@ def test_a_crop_goes_round_in_a_short_recording(tmp_path) -> None:  # type: igno
     assert corpus.whole(1, 2)[:, 0].tolist() == [3, 4] and corpus.size(1) == 4
 
 
-def test_frames_of_teacher_and_student_are_of_the_same_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording whose mel powers count frames, and taught frames that count too: half as many a second."""
+def test_teacher_and_student_frames_are_aligned_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mel powers that equal the frame number, and teacher frames that equal theirs, at half the frame rate."""
     rows = "path\tspeaker\n" + "".join(f"{n}.wav\tv{n}\n" for n in range(2))
     (tmp_path / "reels.tsv").write_text(rows)
     counting = np.repeat(np.arange(500, dtype=np.float16)[:, None], 80, 1)
-    for name in ("real", "noise", *(f"synth-{each}" for each in EXAM_LANGUAGES)):
+    for name in ("real", "noise", *(f"synth-{each}" for each in TARGET_LANGUAGES)):
         write_cache(tmp_path, f"mel-{name}", [counting, counting])
     crops = np.array([(n % 2, n % 2, 10 + 3 * n, 1.0 if n < 6 else 0.9) for n in range(8)])
     np.save(tmp_path / "crops.npy", crops)
     np.save(tmp_path / "crops-taught.npy", np.random.default_rng(0).normal(size=(8, 192)).astype(np.float32))
     np.save(tmp_path / "crops-frames.npy", np.repeat(np.arange(150, dtype=np.float16)[None, :, None], 8, 0))
     monkeypatch.setattr(voice, "augment", lambda logs, *_, **__: logs)
-    material = voice.Material(tmp_path)
-    logs, targets, frames, who = material.batch(np.random.default_rng(1), np.arange(8))
+    dataset = voice.CropDataset(tmp_path)
+    logs, targets, frames, who = dataset.batch(np.random.default_rng(1), np.arange(8))
     assert logs.shape[1] == 2 * frames.shape[1] and torch.allclose(targets.norm(dim=1), torch.ones(8))
     for n in range(8):
         if n % 2:  # synthetic speech has no frames
@@ -100,7 +102,7 @@ def test_frames_of_teacher_and_student_are_of_the_same_moments(tmp_path: Path, m
     assert parts["target"] == pytest.approx(0, abs=1e-5) and parts["frames"] == 0 and parts["relation"] < 1e-9
 
 
-def test_axes_keep_what_varies_most() -> None:
+def test_principal_axes_keep_the_largest_variances() -> None:
     rng = np.random.default_rng(0)
     frames = (rng.normal(size=(4000, 160)) * np.linspace(3, 0.1, 160) + 5).astype(np.float32)
     axes = principal_axes(frames)
@@ -109,13 +111,14 @@ def test_axes_keep_what_varies_most() -> None:
     assert np.mean(values.var(0)) == pytest.approx(1, abs=1e-2) and (np.diff(values.var(0)) < 1e-3).all()
 
 
-def test_classifiers_side_by_side_add_up() -> None:
+def test_log_likelihoods_of_concatenated_classifiers_add_up() -> None:
     rng = np.random.default_rng(0)
     labels = [("cs", "f", "s"), ("de", "f", "s"), ("pl", "f", "s")] * 10
     real = rng.normal(size=(30, 6)) + np.repeat(np.eye(6)[:3], 10, 0)
     backends = [Backend(part, labels, part[:0], []) for part in np.split(real, 2, 1)]
-    both = side_by_side(backends).log_likelihood(real)
+    both = concatenated(backends).log_likelihood(real)
     alone = sum(
-        side_by_side([one]).log_likelihood(part) for one, part in zip(backends, np.split(real, 2, 1), strict=True)
+        concatenated([backend]).log_likelihood(part)
+        for backend, part in zip(backends, np.split(real, 2, 1), strict=True)
     )
     np.testing.assert_allclose(both, alone, atol=1e-9)

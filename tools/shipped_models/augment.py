@@ -1,7 +1,7 @@
-"""What happens to a clip before a network hears it, as arithmetic on its log mel powers.
+"""Data augmentation as arithmetic on log mel powers.
 
-There a channel is an addition, noise an addition of powers, a room a smearing of powers over time, another vocal tract
-a stretch of the frequency axis: no waveform and no Fourier transform in training.
+A channel is an addition of log powers, noise an addition of powers, reverberation a smearing of powers over time, and a
+different vocal tract a warp of the frequency axis: training needs no waveforms and no Fourier transforms.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _kaldi_mels(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def warp_matrix(factor: float, scale: str = "slaney") -> Tensor:
-    """(80, 80): log mel @ matrix has at frequency f what was at f / factor; linear interpolation on mel.
+    """(80, 80): log mel @ matrix has at frequency f the value from f / factor; linear interpolation on mel.
 
     `scale` "slaney" is Whisper's (from 0 Hz), "kaldi" CAM++'s (from 20 Hz); both to 8 kHz.
     """
@@ -56,9 +56,9 @@ WARPS = torch.stack([warp_matrix(float(factor)) for factor in np.linspace(0.85, 
 
 
 def augment(logs: Tensor, noise: Corpus, rng: np.random.Generator, *, warp: float, plain: float) -> Tensor:
-    """Natural log mel powers (B, N, 80) -> the same, each clip through a random voice, room, line and noise.
+    """Natural log mel powers (B, N, 80) -> the same shape, with random vocal tract, room, channel and noise.
 
-    A share `warp` of the clips gets another vocal tract; a share `plain` only a response of the line.
+    A share `warp` of the clips gets a warped frequency axis; a share `plain` gets only a channel response.
     """
     size, length, bins = logs.shape
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -73,7 +73,7 @@ def augment(logs: Tensor, noise: Corpus, rng: np.random.Generator, *, warp: floa
     logs = torch.where(chance(warp), torch.bmm(logs, WARPS[which]), logs)
     logs = logs - logs.amax((1, 2), keepdim=True)
 
-    # room: powers smeared by an exponential decay, the direct sound standing out by -3 to 15 dB
+    # room: powers smeared by an exponential decay, the direct sound -3 to 15 dB above the tail
     powers = logs.exp()
     rows = torch.from_numpy(rng.random(size) < 0.4).nonzero()[:, 0]
     if len(rows):
@@ -83,13 +83,13 @@ def augment(logs: Tensor, noise: Corpus, rng: np.random.Generator, *, warp: floa
         wet = 10 ** (-uniform(-3, 15)[rows] / 10)
         powers[rows] += wet * torch.bmm(tail, powers[rows])
 
-    # line: a smooth random response, sometimes a band limit
+    # channel: a smooth random response, sometimes a band limit
     place = torch.linspace(0, 1, bins)
     curve = torch.zeros(size, 1, bins)
     for k in range(1, 7):
         curve += torch.randn(size, 1, 1, generator=generator) * torch.cos(math.pi * k * place) / k**0.5
     powers = powers * torch.exp(uniform(0, 5) / NEPER * curve)
-    untouched = torch.exp(logs + uniform(0, 5) / NEPER * curve)  # what a share `plain` of the clips stays at
+    untouched = torch.exp(logs + uniform(0, 5) / NEPER * curve)  # result for the share `plain` of clips
     top, bottom = uniform(0.66, 0.98), uniform(0.02, 0.16)  # of the mel axis
     top = torch.where(chance(0.4), uniform(0.70, 0.75), top)  # a telephone
     cut = torch.where(chance(0.35) & (place > top), -50.0 / NEPER * ((place - top) * 20).clamp(0, 1), 0.0)
@@ -97,7 +97,7 @@ def augment(logs: Tensor, noise: Corpus, rng: np.random.Generator, *, warp: floa
     cut = cut + torch.where(chance(0.2) & (place < bottom), low, 0.0)
     powers = powers * cut.exp()
 
-    # noise: recorded, and a coloured hiss
+    # recorded noise and coloured hiss
     mean = powers.mean((1, 2), keepdim=True)
     crops = np.stack([noise.crop(int(rng.integers(len(noise))), length, rng) for _ in range(size)])
     recorded = torch.from_numpy(crops).float().exp()

@@ -1,13 +1,13 @@
-"""Conversations simulated from recordings of single voices: meetings, calls, broadcasts, with truth to the sample.
+"""Conversations simulated from recordings of single speakers (meetings, calls, broadcasts), with exact references.
 
     generator = np.random.default_rng(seed)
-    voices = Voices(data, work, speakers)
-    conversation = simulate(voices, generator)
+    speakers = SpeakerRecordings(data, work, names)
+    conversation = simulate(speakers, generator)
 
-Turn-taking follows what corpora of talk agree on: most changes of speaker come after a gap of some 0.2 to 0.6 s or with
-a short overlap (Heldner and Edlund, "Pauses, gaps and overlaps in conversations", J. Phonetics 2010), listeners say
-short things while others speak, and how much of all this there is differs from one conversation to the next. A turn is
-a stretch of one recording with its own pauses; pauses of MAX_PAUSE and more are silence in the truth.
+Turn-taking follows what corpora of conversation agree on: most changes of speaker come after a gap of about 0.2 to
+0.6 s or with a short overlap (Heldner and Edlund, "Pauses, gaps and overlaps in conversations", J. Phonetics 2010),
+listeners give short feedback while others speak, and all of this varies between conversations. A turn is a section
+of a single recording with the pauses in it; pauses of MAX_PAUSE and longer are non-speech in the reference.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Region = tuple[int, int]  # first sample, one past the last
 
 @dataclass(frozen=True)
 class Conversation:
-    """Sound (S,) float32 at 16 kHz, and who speaks when."""
+    """A waveform (S,) float32 at 16 kHz and its reference: who speaks when."""
 
     samples: Floats
     truth: Annotation
@@ -44,10 +44,10 @@ class Conversation:
         return len(self.samples) / RATE
 
 
-class Voices:
-    """Recordings of `speakers` with their stretches of speech, and rooms and noises to put them in.
+class SpeakerRecordings:
+    """Recordings of `speakers` with their speech regions, plus room impulse responses, noises and music to mix with.
 
-    Decoded sound and speech are kept in WORK/cache, all recordings of the manifest one after the other.
+    Decoded waveforms and speech regions are cached in WORK/cache, all recordings of the manifest concatenated.
     """
 
     def __init__(self, data: Path, work: Path, speakers: set[str]) -> None:
@@ -60,16 +60,16 @@ class Voices:
         self.reels: dict[str, list[list[Region]]] = defaultdict(list)
         split = np.searchsorted(regions[:, 0], np.arange(len(rows) + 1))
         for index, row in enumerate(rows):
-            mine = [(int(first), int(last)) for _, first, last in regions[split[index] : split[index + 1]]]
-            if row["speaker"] in speakers and mine:
-                self.reels[row["speaker"]].append(mine)
+            spans = [(int(first), int(last)) for _, first, last in regions[split[index] : split[index + 1]]]
+            if row["speaker"] in speakers and spans:
+                self.reels[row["speaker"]].append(spans)
         self.names = sorted(self.reels)
         self.rooms = [_direct(read_16k(path)) for path in sorted((data / "noise" / "rir").glob("*.flac"))]
         self.noises = [read_16k(path) for path in sorted((data / "noise" / "esc10").glob("*.opus"))]
         self.music = [read_16k(path) for path in sorted((data / "noise" / "music").glob("*.*"))]
 
     def turn(self, speaker: str, seconds: float, generator: np.random.Generator) -> tuple[Floats, list[Region]]:
-        """About `seconds` of one recording (S,), and where in it there is speech; long pauses are shortened."""
+        """About `seconds` of a recording (S,), and its speech regions; long pauses are shortened."""
         reel = self.reels[speaker][int(generator.integers(len(self.reels[speaker])))]
         place, wanted = int(generator.integers(len(reel))), round(seconds * RATE)
         parts: list[Floats] = []
@@ -77,7 +77,7 @@ class Voices:
         length = 0
         while length < wanted and place < len(reel):
             first, last = reel[place]
-            if not parts and last - first > wanted:  # somewhere inside a long stretch
+            if not parts and last - first > wanted:  # start anywhere inside a long region
                 first += int(generator.integers(last - first - wanted + 1))
             last = min(last, first + wanted - length)
             parts.append(self.sound[first:last].astype(np.float32) / 32768)
@@ -96,18 +96,18 @@ class Voices:
 
 
 def _prepare(paths: list[Path], cache: Path) -> None:
-    """Decode everything once, and find speech on the clean sound."""
+    """Decode all recordings once and detect speech in the clean waveforms."""
     offset, sounds, regions = 0, [], []
     for batch in range(0, len(paths), 64):
-        heard = [read_16k(path) for path in paths[batch : batch + 64]]
-        for number, (samples, chances) in enumerate(
-            zip(heard, speech_activity.probabilities(heard), strict=True), start=batch
+        recordings = [read_16k(path) for path in paths[batch : batch + 64]]
+        for number, (samples, probabilities) in enumerate(
+            zip(recordings, speech_activity.probabilities(recordings), strict=True), start=batch
         ):
             end = len(samples) / RATE
-            found = segments.binarize(
-                chances, speech_activity.FRAME / speech_activity.RATE, end=end, min_silence=0.12, pad=0.02
+            speech = segments.binarize(
+                probabilities, speech_activity.FRAME / speech_activity.RATE, end=end, min_silence=0.12, pad=0.02
             )
-            regions += [(number, offset + round(one.start * RATE), offset + round(one.end * RATE)) for one in found]
+            regions += [(number, offset + round(span.start * RATE), offset + round(span.end * RATE)) for span in speech]
             sounds.append((samples.clip(-1, 1) * 32767).astype(np.int16))
             offset += len(samples)
     write_array(cache / "speech-16k.npy", np.concatenate(sounds))
@@ -115,13 +115,13 @@ def _prepare(paths: list[Path], cache: Path) -> None:
 
 
 def _direct(room: Floats) -> Floats:
-    """A room's response from its direct sound on, of energy one."""
+    """A room impulse response cut to begin at the direct sound, normalised to an energy of 1."""
     room = room[int(np.abs(room).argmax()) :][: RATE // 2]
     return room / np.float32(np.sqrt(np.sum(room**2)))
 
 
-def _made_up_room(generator: np.random.Generator) -> Floats:
-    """Direct sound and an exponentially decaying tail of noise (Polack's model), T60 0.15 to 0.8 s, energy one."""
+def _synthetic_room(generator: np.random.Generator) -> Floats:
+    """Direct sound and an exponentially decaying tail of noise (Polack's model), T60 0.15 to 0.8 s, energy 1."""
     t60 = generator.uniform(0.15, 0.8)
     times = np.arange(round(0.7 * t60 * RATE)) / RATE
     tail = generator.standard_normal(len(times)) * 10 ** (-3 * times / t60)
@@ -132,7 +132,7 @@ def _made_up_room(generator: np.random.Generator) -> Floats:
 
 
 def _level(samples: Floats) -> float:
-    """Root mean square of what is not silence."""
+    """Root mean square of the samples that are not silent."""
     power = np.square(samples)
     loud = power[power > 1e-4 * power.max(initial=0.0)]
     return float(np.sqrt(loud.mean())) if len(loud) else 1e-6
@@ -141,20 +141,20 @@ def _level(samples: Floats) -> float:
 def _take_turns(
     count: int, seconds: float, say: Callable[[int, float, float], float], generator: np.random.Generator
 ) -> None:
-    """Let `count` speakers take turns: `say` (speaker, start, seconds wanted) returns the seconds it became."""
+    """Let `count` speakers take turns: `say(speaker, start, target seconds)` returns the actual duration in seconds."""
     share = generator.dirichlet(np.full(count, 2.0))
     overlaps, listens = generator.uniform(0.05, 0.5), generator.uniform(0, 0.4)
     usual, gap = generator.uniform(0.2, 1.3), generator.uniform(0.1, 0.6)
-    silent = generator.random() < 0.5  # long stretches in which nobody says a thing
+    silent = generator.random() < 0.5  # long periods of silence
     now, last = min(seconds / 2, float(generator.exponential(10.0 if silent else 0.7))), -1
     while now < seconds:
-        others = [one for one in range(count) if one != last]
+        others = [other for other in range(count) if other != last]
         again = not others or (last >= 0 and generator.random() < 0.12)
         speaker = last if again and last >= 0 else int(generator.choice(others, p=share[others] / share[others].sum()))
         length = say(speaker, now, float(np.clip(generator.lognormal(usual, 0.8), 0.4, 15.0)))
-        listeners = [one for one in range(count) if one != speaker]
+        listeners = [other for other in range(count) if other != speaker]
         inside = float(generator.exponential(1.5))
-        while listeners and inside < length - 0.5 and generator.random() < listens:  # what listeners say meanwhile
+        while listeners and inside < length - 0.5 and generator.random() < listens:  # feedback from listeners
             inside += say(int(generator.choice(listeners)), now + inside, float(generator.uniform(0.3, 1.2)))
             inside += float(generator.exponential(1.5))
         end, last = now + length, speaker
@@ -167,20 +167,24 @@ def _take_turns(
 
 
 def simulate(
-    voices: Voices, generator: np.random.Generator, *, count: int | None = None, seconds: float | None = None
+    recordings: SpeakerRecordings,
+    generator: np.random.Generator,
+    *,
+    count: int | None = None,
+    seconds: float | None = None,
 ) -> Conversation:
-    """One conversation of `count` speakers (one to five by chance when None) and about `seconds` (30 to 90)."""
+    """A conversation of `count` speakers (a random 1 to 5 if None) of about `seconds` (a random 30 to 90 if None)."""
     count = int(generator.choice([1, 2, 3, 4, 5], p=[0.08, 0.34, 0.28, 0.2, 0.1])) if count is None else count
     seconds = float(generator.uniform(30, 90)) if seconds is None else seconds
-    names = list(generator.choice(voices.names, count, replace=False))
+    names = list(generator.choice(recordings.names, count, replace=False))
     scene = str(generator.choice(["close", "room", "phone"], p=[0.35, 0.45, 0.2]))
     speeds = generator.uniform(0.92, 1.09, count)
     gains = 10 ** (generator.normal(0, 3 if scene == "close" else 6, count) / 20)
-    shared_room = _made_up_room(generator)
+    shared_room = _synthetic_room(generator)
     rooms = [
-        voices.rooms[int(generator.integers(len(voices.rooms)))]
+        recordings.rooms[int(generator.integers(len(recordings.rooms)))]
         if generator.random() < 0.4
-        else _made_up_room(generator)
+        else _synthetic_room(generator)
         for _ in range(count)
     ]
     if scene == "room" and generator.random() < 0.3:
@@ -192,11 +196,11 @@ def simulate(
 
     def say(speaker: int, start: float, length: float) -> float:
         speed = speeds[speaker]
-        sound, regions = voices.turn(names[speaker], length * speed, generator)
+        sound, regions = recordings.turn(names[speaker], length * speed, generator)
         sound = soxr.resample(sound, RATE * speed, RATE, quality="LQ").astype(np.float32)
         length = len(sound) / RATE
         level = levels.setdefault(speaker, _level(sound))
-        now = 10 ** (generator.normal(-2 if length < 1.2 else 0, 2.5) / 20)  # short things are said under one's breath
+        now = 10 ** (generator.normal(-2 if length < 1.2 else 0, 2.5) / 20)  # short utterances are quieter
         sound = sosfilt(tilts[speaker], sound).astype(np.float32) * np.float32(0.05 * gains[speaker] * now / level)
         if scene == "room":
             sound = fftconvolve(sound, rooms[speaker]).astype(np.float32)
@@ -210,7 +214,7 @@ def simulate(
     last = max(span.end for spans in active.values() for span in spans)
     last = last + generator.exponential(0.8) if generator.random() < 0.7 else max(last, seconds)
     mix = mix[: round(min(last, len(mix) / RATE) * RATE)]
-    mix = _line(_noisy(mix, scene, voices, generator), scene, generator)
+    mix = _line(_noisy(mix, scene, recordings, generator), scene, generator)
     peak = float(np.abs(mix).max())
     mix *= np.float32(generator.uniform(0.1, 0.95) / max(peak, 1e-6))
     truth, track = Annotation(), 0
@@ -222,21 +226,21 @@ def simulate(
 
 
 def _tilt(generator: np.random.Generator) -> NDArray[np.float64]:
-    """A gentle low- or high-pass of the first order: another microphone."""
+    """A gentle first-order low- or high-pass filter, which imitates a different microphone."""
     if generator.random() < 0.5:
         return butter(1, generator.uniform(2000, 7500), "lowpass", fs=RATE, output="sos")
     return butter(1, generator.uniform(20, 300), "highpass", fs=RATE, output="sos")
 
 
-def _noisy(mix: Floats, scene: str, voices: Voices, generator: np.random.Generator) -> Floats:
-    """With recorded noise from time to time or all the time, music now and then, and a hiss."""
+def _noisy(mix: Floats, scene: str, recordings: SpeakerRecordings, generator: np.random.Generator) -> Floats:
+    """Add continuous or intermittent recorded noise, occasional music, and hiss."""
     level, size = _level(mix), len(mix)
     if generator.random() < 0.6:
         floor = np.zeros(size, dtype=np.float32)
         place = 0
         steady = generator.random() < 0.5
         while place < size:
-            source = voices.noises if generator.random() < 0.75 else voices.music
+            source = recordings.noises if generator.random() < 0.75 else recordings.music
             noise = source[int(generator.integers(len(source)))]
             noise = noise[int(generator.integers(max(1, len(noise) // 2))) :][: RATE * 8]
             noise = noise[: size - place] / np.float32(max(_level(noise), 1e-5))
@@ -254,7 +258,7 @@ def _noisy(mix: Floats, scene: str, voices: Voices, generator: np.random.Generat
 
 
 def _line(mix: Floats, scene: str, generator: np.random.Generator) -> Floats:
-    """A telephone's band and its mu-law steps; elsewhere now and then a lower bandwidth."""
+    """Telephone band and mu-law quantisation for calls; an occasional low-pass filter for other scenes."""
     if scene == "phone":
         band = butter(
             4, (generator.uniform(150, 350), generator.uniform(3100, 3800)), "bandpass", fs=RATE, output="sos"

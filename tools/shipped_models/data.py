@@ -1,4 +1,4 @@
-"""The recordings, what may be heard of them, and caches of log powers that training draws crops from."""
+"""The manifest of recordings, its splits, and the caches of log powers from which training draws crops."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-EXAM_LANGUAGES = tuple("bg ca cs da de el en es fr it nl pl ro ru zh".split())
-NO_LABELS = ("gcompris",)  # families whose recordings carry no language label in training: see README.md
+TARGET_LANGUAGES = tuple("bg ca cs da de el en es fr it nl pl ro ru zh".split())
+UNLABELLED_FAMILIES = ("gcompris",)  # families whose language labels are not used in training: see README.md
 FOLDS = ("tuxpaint", "telephone-prompts", "games", "corpora")  # families that are left out in turn
-CHECKED = ("kde", "artikulate")  # likewise, but nothing was chosen on them after the probe of the layers
-FLOOR = 1e-7  # added to no power, but the least that is kept: half precision holds its logarithm
+CHECKED = ("kde", "artikulate")  # also left out in turn, but nothing was chosen on them after the probe of the layers
+FLOOR = 1e-7  # smallest power that is kept (a clamp, not an offset): half precision holds its logarithm
 Frames = NDArray[np.float16]
 Row = dict[str, str]
 
@@ -27,63 +27,63 @@ def read_manifest(path: Path) -> list[Row]:
 
 
 def read_16k(path: Path) -> NDArray[np.float32]:
-    """A mono recording at 16 kHz as float32; ValueError for anything else."""
+    """A recording at 16 kHz as mono float32; ValueError for other sampling rates."""
     waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != 16000:
         raise ValueError(f"{path} is at {rate} Hz, 16000 expected")
     return np.ascontiguousarray(waveform.mean(1))
 
 
-def several_voices(speaker: str) -> bool:
-    """Whether the manifest's name stands for more than one voice."""
+def is_multi_speaker(speaker: str) -> bool:
+    """Whether a speaker name of the manifest stands for more than one speaker."""
     return any(part in speaker for part in ("_mix", "_other", "_unknown"))
 
 
-def doubtful(speaker: str) -> bool:
-    """Held-out names that stand for several voices, or for one that may go by another name in training too."""
-    return several_voices(speaker) or speaker in ("gc_Jonas_Jaktys_Rolandas_Jaktys", "gc_Johnstad")
+def is_ambiguous_speaker(speaker: str) -> bool:
+    """Whether a held-out name stands for several speakers, or for a speaker who may have another name in training."""
+    return is_multi_speaker(speaker) or speaker in ("gc_Jonas_Jaktys_Rolandas_Jaktys", "gc_Johnstad")
 
 
 def held_out_speakers(rows: list[Row], seed: int = 0) -> list[str]:
-    """Speakers that no voice model ever hears: 40 of LibriSpeech with one recording, 24 others with four or more.
+    """Speakers that no speaker model is trained on: 40 of LibriSpeech with one recording, 24 others with four or more.
 
-    The others are drawn from languages outside the fifteen, so that the language side loses nothing.
+    The others are drawn from languages outside the fifteen, so that the language model loses no data.
     """
     rng = np.random.default_rng(seed)
     libri = sorted({r["speaker"] for r in rows if r["source"] == "librispeech"})
     chosen = list(rng.choice(libri, 40, replace=False))
     count: dict[str, int] = {}
-    exam = {r["speaker"] for r in rows if r["language"] in EXAM_LANGUAGES}
+    target_speakers = {r["speaker"] for r in rows if r["language"] in TARGET_LANGUAGES}
     for row in rows:
         count[row["speaker"]] = count.get(row["speaker"], 0) + 1
-    others = sorted(speaker for speaker, n in count.items() if n >= 4 and speaker not in exam)
+    others = sorted(speaker for speaker, n in count.items() if n >= 4 and speaker not in target_speakers)
     return sorted(chosen + list(rng.choice(others, min(24, len(others)), replace=False)))
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Save under a temporary name, then rename: a killed run leaves no half file."""
+    """Save under a temporary name, then rename: an interrupted run leaves no partial file."""
     temporary = path.with_name(path.name + ".tmp.npy")
     np.save(temporary, array)
     temporary.replace(path)
 
 
 def write_json(path: Path, content: object) -> None:
-    """Likewise for a small table."""
+    """Write JSON under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1))
     temporary.replace(path)
 
 
 def write_cache(cache: Path, name: str, parts: Iterable[Frames]) -> None:
-    """Frames of several recordings end to end, with offsets, each file atomically; offsets last."""
-    kept = list(parts)
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in kept])]).astype(np.int64)
-    write_array(cache / f"{name}.npy", np.concatenate(kept))
+    """Write the concatenated frames of several recordings, then their offsets, each file atomically."""
+    recordings = list(parts)
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in recordings])]).astype(np.int64)
+    write_array(cache / f"{name}.npy", np.concatenate(recordings))
     write_array(cache / f"{name}.offsets.npy", offsets)
 
 
 class Corpus:
-    """Recordings end to end in one memory-mapped array, such as log powers (frames, 80)."""
+    """Concatenated recordings in a memory-mapped array, such as log powers (frames, 80)."""
 
     def __init__(self, cache: Path, name: str) -> None:
         self.frames: Frames = np.load(cache / f"{name}.npy", mmap_mode="r")
@@ -93,7 +93,7 @@ class Corpus:
         return len(self.offsets) - 1
 
     def size(self, index: int) -> int:
-        """Frames of a recording."""
+        """Number of frames of a recording."""
         return int(self.offsets[index + 1] - self.offsets[index])
 
     def whole(self, index: int, limit: int | None = None) -> Frames:
@@ -102,7 +102,7 @@ class Corpus:
         return self.frames[start : end if limit is None else min(end, start + limit)]
 
     def crop(self, index: int, length: int, rng: np.random.Generator) -> Frames:
-        """`length` frames from a random place, going round where the recording is shorter."""
+        """`length` frames from a random position; a shorter recording is repeated cyclically."""
         start, size = self.offsets[index], self.size(index)
         if size > length:
             first = start + rng.integers(size - length + 1)

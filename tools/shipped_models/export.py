@@ -1,4 +1,4 @@
-"""Make the bundle of the trained voice network, its embeddings about the mean of training speakers (`centre`).
+"""Export the trained speaker network as a bundle, with embeddings centred on the mean of training speakers.
 
     python -m tools.shipped_models.export --work WORK [--run voice] [--out models/voice] [--card CARD]
 
@@ -17,26 +17,26 @@ from safetensors.torch import load_file
 
 from knn_cli.networks import bundle
 from knn_cli.networks.network import Network
-from tools.shipped_models.voice import ENCODER_ARGS, POOLING_ARGS, Material, build, embed
+from tools.shipped_models.voice import ENCODER_ARGS, POOLING_ARGS, CropDataset, build, embed
 
 BATCH, CROPS = 32, 4000
 
 
-def centre(network: Network, material: Material) -> None:
-    """Take the mean over training speakers off every embedding, in the last layer's bias, so that cosines are about it.
+def centre(network: Network, dataset: CropDataset) -> None:
+    """Subtract the mean over training speakers from all embeddings, in the bias of the last layer.
 
-    Crops of whole voices only, clean and through rooms, noise and lines.
+    The mean is over unwarped real crops of single speakers, clean and augmented by rooms, noise and channels.
     """
     rng = np.random.default_rng(3)
-    rows = rng.permutation(np.flatnonzero(material.who.numpy() >= 0))[:CROPS]
-    embeddings, who = [], []
+    rows = rng.permutation(np.flatnonzero(dataset.who.numpy() >= 0))[:CROPS]
+    embeddings, batches = [], []
     for first in range(0, len(rows), BATCH):
-        logs, _, _, speakers = material.batch(rng, rows[first : first + BATCH])
+        logs, _, _, speakers = dataset.batch(rng, rows[first : first + BATCH])
         with torch.inference_mode():
             embeddings.append(embed(network, logs))
-        who.append(speakers)
-    x, said = torch.cat(embeddings), torch.cat(who)
-    mean = torch.stack([x[said == speaker].mean(0) for speaker in said.unique()]).mean(0)
+        batches.append(speakers)
+    x, labels = torch.cat(embeddings), torch.cat(batches)
+    mean = torch.stack([x[labels == speaker].mean(0) for speaker in labels.unique()]).mean(0)
     with torch.no_grad():
         network.pooling.pooling_fc.bias.sub_(mean)
 
@@ -64,11 +64,11 @@ def main() -> None:
     torch.set_num_threads(1)
     network = build(None)
     network.load_state_dict(load_file(str(folder / "final.safetensors")), strict=True)
-    centre(network.eval(), Material(args.work / "cache"))
+    centre(network.eval(), CropDataset(args.work / "cache"))
     state = {key: value.half() for key, value in network.state_dict().items()}
-    made = bundle.write(args.out, config, state=state, card=args.card.read_text(encoding="utf-8"), force=True)
-    bundle.load_network(made)  # strict: what was written can be read
-    print(made.fingerprint)
+    exported = bundle.write(args.out, config, state=state, card=args.card.read_text(encoding="utf-8"), force=True)
+    bundle.load_network(exported)  # checks that the bundle loads
+    print(exported.fingerprint)
 
 
 if __name__ == "__main__":

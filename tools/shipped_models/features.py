@@ -1,12 +1,12 @@
-"""Hear every recording once with the trunk, whose weights stay as they are, and keep its layers.
+"""Encode every recording once with the frozen trunk and save its layers.
 
     python -m tools.shipped_models.features --work WORK
 
 Writes WORK/feats/<set>-<copy>.npy (frames of 40 ms, layers, 384) float16 with <set>-<copy>.npz (offsets, and the
-recordings' numbers): `real-0` as recorded, `real-1` and `synth-1` through another voice, room, line and noise, and
-`other-0`, languages outside the fifteen, which no training hears. Frames of 20 ms are averaged in pairs. At most 40
-recordings of a speaker in a language and family are heard, 4 of other languages, 160 synthetic ones of a language, 12
-seconds of each.
+recordings' numbers): `real-0` as recorded, `real-1` and `synth-1` with random vocal tract, room, channel and noise,
+and `other-0`, languages outside the fifteen, which are not used in training. Frames of 20 ms are averaged in pairs. At
+most 40 recordings per speaker, language and family are used (4 for other languages), 160 synthetic recordings per
+language, and 12 seconds of each.
 """
 
 from __future__ import annotations
@@ -23,33 +23,35 @@ from safetensors.torch import load_file
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders.whisper import Whisper
 from tools.shipped_models.augment import augment
-from tools.shipped_models.data import EXAM_LANGUAGES, NO_LABELS, Corpus, Row, read_manifest, write_array
+from tools.shipped_models.data import TARGET_LANGUAGES, UNLABELLED_FAMILIES, Corpus, Row, read_manifest, write_array
 
 ENCODER_ARGS = {"blocks": 3, "final_norm": False, "level": 0.97, "normalised": True}
 SETS = ("real-0", "synth-1", "real-1", "other-0")
-LIMIT = 1200  # mel frames of a recording
-SYNTHETIC = 160  # recordings a language; synthetic recording i of language l has the number 1000 l + i
+LIMIT = 1200  # mel frames per recording
+SYNTHETIC = 160  # recordings per language; synthetic recording i of language l has the number 1000 l + i
 
 
 def trunk(work: Path) -> Whisper:
-    """The trunk's first blocks."""
+    """The first blocks of the trunk."""
     encoder: Whisper = ENCODERS.build("whisper", **ENCODER_ARGS)
-    theirs = load_file(str(work / "trunk.safetensors"))
-    encoder.load_state_dict({key: theirs[key] for key in encoder.state_dict()}, strict=True)
+    weights = load_file(str(work / "trunk.safetensors"))
+    encoder.load_state_dict({key: weights[key] for key in encoder.state_dict()}, strict=True)
     return encoder.eval()
 
 
-def labelled(row: Row) -> bool:
-    """Whether a recording may teach and test languages."""
-    return row["language"] in EXAM_LANGUAGES and row["family"] not in NO_LABELS
+def has_target_language(row: Row) -> bool:
+    """Whether a recording is used to train and test languages."""
+    return row["language"] in TARGET_LANGUAGES and row["family"] not in UNLABELLED_FAMILIES
 
 
-def other(row: Row) -> bool:
-    """Whether a recording is of none of the fifteen languages."""
-    return row["language"] not in EXAM_LANGUAGES
+def has_other_language(row: Row) -> bool:
+    """Whether the language of a recording is outside the fifteen."""
+    return row["language"] not in TARGET_LANGUAGES
 
 
-def chosen(rows: list[Row], quota: int, seconds: float, kind: Callable[[Row], bool] = labelled) -> list[int]:
+def choose_recordings(
+    rows: list[Row], quota: int, seconds: float, kind: Callable[[Row], bool] = has_target_language
+) -> list[int]:
     """Up to `quota` recordings of a kind of each speaker in each language and family, in order."""
     taken: dict[tuple[str, str, str], int] = {}
     result = []
@@ -65,13 +67,15 @@ def chosen(rows: list[Row], quota: int, seconds: float, kind: Callable[[Row], bo
 
 
 def sources(cache: Path, kind: str) -> tuple[list[tuple[Corpus, int]], list[int]]:
-    """What a set holds: (corpus, number in it) pairs, and the numbers that the set's table gives them."""
+    """The (corpus, index) pairs of a set, and the recording numbers that are saved with it."""
     if kind == "synth":
-        corpora = [Corpus(cache, f"mel-synth-{language}") for language in EXAM_LANGUAGES]
+        corpora = [Corpus(cache, f"mel-synth-{language}") for language in TARGET_LANGUAGES]
         pairs = [(number, i) for number, corpus in enumerate(corpora) for i in range(min(SYNTHETIC, len(corpus)))]
         return [(corpora[number], i) for number, i in pairs], [1000 * number + i for number, i in pairs]
     rows, real = read_manifest(cache / "reels.tsv"), Corpus(cache, "mel-real")
-    numbers = chosen(rows, 4, 5.0, other) if kind == "other" else chosen(rows, 40, 3.0)
+    numbers = (
+        choose_recordings(rows, 4, 5.0, has_other_language) if kind == "other" else choose_recordings(rows, 40, 3.0)
+    )
     return [(real, number) for number in numbers], numbers
 
 

@@ -1,20 +1,20 @@
-"""Train the language embedding and its classifier on the trunk's layers, with or without a family of recordings.
+"""Train the language embedding and its classifier on the layers of the trunk (the pretrained encoder).
 
     python -m tools.shipped_models.language --work WORK --bundle models/language
 
-Two steps, each small, because the trunk is not trained:
+There are two small steps, because the trunk is not trained:
 
 1. MHFA on the trunk's layers, by additive margin softmax over the fifteen languages (Wang et al. 2018, eq. 6).
-   Languages are drawn alike; within a language real and synthetic speech, then families, speakers, recordings.
-   Synthetic speech gets a learnt offset before the softmax, so that "synthetic" need not hide in the directions of
-   languages that have nothing else.
-2. A Gaussian linear classifier on the embeddings. What synthetic speech has in common that real speech has not is
-   taken off first: the mean difference of the languages that have both (`Backend`).
+   Languages are drawn uniformly; within a language real or synthetic speech, then family, speaker and recording.
+   A learned offset is added to synthetic speech before the softmax, so that "synthetic" is not encoded in the
+   directions of languages that have no real speech.
+2. A Gaussian linear classifier on the embeddings. Synthetic embeddings are first shifted by the mean difference
+   between real and synthetic speech over the languages that have both (`Backend`).
 
-Given a bundle, MEMBERS networks that hear everything are trained from as many seeds, and their embeddings put side by
-side. The classifier is fitted on embeddings of whole recordings, each member's by itself (so that log-likelihoods add
-up), and calibrated with the scores that `benchmarks/lid.py` left of families that were left out; likewise the threshold
-for languages outside the fifteen.
+For the bundle, MEMBERS networks are trained on all recordings with different seeds, and their embeddings are
+concatenated. The classifier is fitted on embeddings of whole recordings, separately for each member (so that their
+log-likelihoods add up). The calibration and the threshold for languages outside the fifteen are fitted on the scores of
+left-out families that `benchmarks/lid.py` saved.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier
 from knn_cli.recognition.open_set_threshold import choose_threshold
 from tools.shipped_models.augment import augment
-from tools.shipped_models.data import EXAM_LANGUAGES, Corpus, Row, read_manifest
+from tools.shipped_models.data import TARGET_LANGUAGES, Corpus, Row, read_manifest
 from tools.shipped_models.features import ENCODER_ARGS, LIMIT, trunk
 
 Array = NDArray[np.float64]
@@ -54,14 +54,14 @@ LAYERS = ENCODER_ARGS["blocks"] + 1
 SCALE, MARGIN = 16.0, 0.1
 BATCH, STEPS = 48, 400
 SHORTEST, LONGEST = 75, 250  # frames of 40 ms in a crop
-SHARE = 0.4  # of crops that are synthetic, where a language has real ones too
-FITTED, TESTED, SYNTHETIC_FITTED = 6, 25, 25  # recordings of a speaker and language, and of a synthetic language
+SHARE = 0.4  # of crops that are synthetic, in a language that also has real ones
+FITTED, TESTED, SYNTHETIC_FITTED = 6, 25, 25  # recordings per speaker and language, and per synthetic language
 SYNTHETIC_WEIGHT, SHRINKAGE = 0.3, 0.1
 MEMBERS = 3
 
 
 class Layers:
-    """One set's recordings in one or more copies: (T, L, C) float16 each."""
+    """Encoder layers of a set of recordings, in one or more augmented copies: (T, L, C) float16 each."""
 
     def __init__(self, folder: Path, *names: str) -> None:
         self.frames = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
@@ -75,7 +75,7 @@ class Layers:
         return torch.from_numpy(self.frames[0][start:end].astype(np.float32))[None]
 
     def crop(self, row: int, length: int, rng: np.random.Generator) -> NDArray[np.float16]:
-        """`length` frames of any copy, going round where the recording is shorter."""
+        """`length` frames of a random copy; a shorter recording is repeated cyclically."""
         copy = int(rng.integers(len(self.frames)))
         start, end = self.offsets[copy][row : row + 2]
         if end - start > length:
@@ -87,24 +87,26 @@ class Layers:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """Real and synthetic speech of the fifteen languages, as the trunk hears it."""
+class TrainingData:
+    """Trunk layers of real and synthetic speech of the fifteen languages, and of other languages."""
 
-    rows: list[Row]  # of `real`, in its order
+    rows: list[Row]  # manifest rows of `real`, in its order
     real: Layers
     synthetic: Layers
     others: Layers  # languages outside the fifteen
-    spoken: list[str]  # language of each synthetic recording
-    strange: list[str]  # language of each of `others`
+    synthetic_languages: list[str]  # language of each synthetic recording
+    other_languages: list[str]  # language of each of `others`
 
     @classmethod
-    def read(cls, work: Path) -> Material:
+    def read(cls, work: Path) -> TrainingData:
         manifest = read_manifest(work / "cache" / "reels.tsv")
         real, synthetic = Layers(work / "feats", "real-0", "real-1"), Layers(work / "feats", "synth-1")
         others = Layers(work / "feats", "other-0")
-        spoken = [EXAM_LANGUAGES[number // 1000] for number in synthetic.numbers]
-        strange = [manifest[number]["language"] for number in others.numbers]
-        return cls([manifest[number] for number in real.numbers], real, synthetic, others, spoken, strange)
+        synthetic_languages = [TARGET_LANGUAGES[number // 1000] for number in synthetic.numbers]
+        other_languages = [manifest[number]["language"] for number in others.numbers]
+        return cls(
+            [manifest[number] for number in real.numbers], real, synthetic, others, synthetic_languages, other_languages
+        )
 
     def groups(self, rows: Iterable[int]) -> dict[str, dict[str, dict[str, list[int]]]]:
         """Rows of `real` by language, family and speaker."""
@@ -116,17 +118,17 @@ class Material:
         return tree
 
     def tested(self, family: str) -> list[int]:
-        """A family's recordings of 5 seconds or more, up to TESTED of a speaker in a language."""
+        """A family's recordings of 5 seconds or more, up to TESTED per speaker and language."""
         long = [n for n, row in enumerate(self.rows) if row["family"] == family and float(row["seconds"]) >= 5]
         return self.some(long, TESTED)
 
     def some(self, rows: Iterable[int], quota: int) -> list[int]:
-        """Up to `quota` of `rows` of a speaker in a language and family."""
+        """Up to `quota` of `rows` per speaker, language and family."""
         tree = self.groups(rows)
-        each = (
+        speakers_rows = (
             speaker for families in tree.values() for speakers in families.values() for speaker in speakers.values()
         )
-        return sorted(row for speaker in each for row in speaker[:quota])
+        return sorted(row for speaker in speakers_rows for row in speaker[:quota])
 
     def labels(self, rows: Iterable[int]) -> list[tuple[str, str, str]]:
         """(language, family, speaker) of recordings."""
@@ -134,13 +136,13 @@ class Material:
 
 
 class Learner(nn.Module):
-    """MHFA and, for its training only, a direction a language and the offset of synthetic speech."""
+    """MHFA and, for training only, a direction per language and the offset of synthetic speech."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pooling = POOLINGS.build("mhfa", layers=LAYERS, channels=384, **POOLING_ARGS)
         size = POOLING_ARGS["dimension"]
-        self.directions = nn.Parameter(torch.randn(len(EXAM_LANGUAGES), size) * 0.1)
+        self.directions = nn.Parameter(torch.randn(len(TARGET_LANGUAGES), size) * 0.1)
         self.synthetic = nn.Parameter(torch.zeros(size))
 
     def forward(self, layers: Tensor) -> Tensor:
@@ -156,14 +158,17 @@ class Learner(nn.Module):
 
 
 def train(
-    material: Material, heard: Sequence[int], synthetic: bool, seed: int, steps: int, batch: int = BATCH
+    data: TrainingData, training_rows: Sequence[int], synthetic: bool, seed: int, steps: int, batch: int = BATCH
 ) -> Learner:
-    """A pooling that meets the real recordings `heard`, and synthetic speech or not."""
+    """Train a pooling on the real recordings `training_rows`, with or without synthetic speech."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    tree = material.groups(heard)
-    languages = [each for each in EXAM_LANGUAGES if each in tree or synthetic]
-    voices = {each: [n for n, said in enumerate(material.spoken) if said == each] for each in EXAM_LANGUAGES}
+    tree = data.groups(training_rows)
+    languages = [each for each in TARGET_LANGUAGES if each in tree or synthetic]
+    synthetic_rows = {
+        each: [n for n, language in enumerate(data.synthetic_languages) if language == each]
+        for each in TARGET_LANGUAGES
+    }
     learner = Learner().train()
     rate = 2e-3
     optimizer = torch.optim.AdamW(learner.parameters(), lr=rate, weight_decay=0.05)
@@ -173,18 +178,18 @@ def train(
         crops, truth, offsets = [], [], []
         for _ in range(batch):
             language = languages[int(rng.integers(len(languages)))]
-            made = synthetic and (language not in tree or rng.random() < SHARE)
-            if made:
-                voice = voices[language][int(rng.integers(len(voices[language])))]
-                crops.append(material.synthetic.crop(voice, length, rng))
+            is_synthetic = synthetic and (language not in tree or rng.random() < SHARE)
+            if is_synthetic:
+                row = synthetic_rows[language][int(rng.integers(len(synthetic_rows[language])))]
+                crops.append(data.synthetic.crop(row, length, rng))
             else:
                 group: object = tree[language]
                 while isinstance(group, dict):
                     group = list(group.values())[int(rng.integers(len(group)))]
                 assert isinstance(group, list)
-                crops.append(material.real.crop(group[int(rng.integers(len(group)))], length, rng))
-            truth.append(EXAM_LANGUAGES.index(language))
-            offsets.append(float(made))
+                crops.append(data.real.crop(group[int(rng.integers(len(group)))], length, rng))
+            truth.append(TARGET_LANGUAGES.index(language))
+            offsets.append(float(is_synthetic))
         share = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimizer.param_groups[0]["lr"] = float(rate * share)
         layers = torch.from_numpy(np.stack(crops)).float()  # (B, T, L, C)
@@ -206,17 +211,17 @@ def embed(learner: Learner, layers: Layers, rows: Iterable[int], frames: int | N
         return torch.cat([learner(layers.whole(row)[:, :frames]) for row in rows]).double().numpy()
 
 
-def fit(material: Material, learner: Learner, heard: Sequence[int], synthetic: bool) -> Backend:
-    """The classifier behind a pooling, from what the pooling heard."""
-    rows = material.some(heard, FITTED)
-    real = embed(learner, material.real, rows) if rows else np.zeros((0, POOLING_ARGS["dimension"]))
-    made = [n for n, number in enumerate(material.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED and synthetic]
-    other = embed(learner, material.synthetic, made) if made else real[:0]
-    return Backend(real, material.labels(rows), other, [material.spoken[n] for n in made])
+def fit(data: TrainingData, learner: Learner, training_rows: Sequence[int], synthetic: bool) -> Backend:
+    """Fit the classifier behind a pooling on the training data of the pooling."""
+    rows = data.some(training_rows, FITTED)
+    real = embed(learner, data.real, rows) if rows else np.zeros((0, POOLING_ARGS["dimension"]))
+    selected = [n for n, number in enumerate(data.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED and synthetic]
+    other = embed(learner, data.synthetic, selected) if selected else real[:0]
+    return Backend(real, data.labels(rows), other, [data.synthetic_languages[n] for n in selected])
 
 
-def weighted(labels: Sequence[tuple[str, str, str]]) -> Array:
-    """A weight a recording: within a language its families weigh alike, in them speakers, in them recordings."""
+def recording_weights(labels: Sequence[tuple[str, str, str]]) -> Array:
+    """Weights of recordings: equal for families of a language, speakers of a family, recordings of a speaker."""
     families: dict[str, set[str]] = {}
     speakers: dict[tuple[str, str], set[str]] = {}
     count: dict[tuple[str, str, str], int] = {}
@@ -231,34 +236,35 @@ class Backend:
     """Means of the languages and one covariance, from real and synthetic embeddings.
 
     real, synthetic : embeddings (N, E), (M, E)
-    labels          : (language, family, speaker) of the real ones
-    spoken          : languages of the synthetic ones
+    labels          : (language, family, speaker) of the real embeddings
+    spoken          : languages of the synthetic embeddings
 
-    Synthetic embeddings are moved by the mean, over the languages that have both kinds, of the difference between
-    the real and the synthetic mean. Where a language has both, synthetic speech has SYNTHETIC_WEIGHT of its weight.
+    Synthetic embeddings are shifted by the difference between the real and the synthetic mean, averaged over the
+    languages that have both kinds. In such languages, synthetic speech has SYNTHETIC_WEIGHT of the total weight.
     """
 
     def __init__(
         self, real: Array, labels: Sequence[tuple[str, str, str]], synthetic: Array, spoken: Sequence[str]
     ) -> None:
-        named, said = np.array([label[0] for label in labels], dtype=str), np.array(spoken, dtype=str)
-        weights = weighted(labels)
-        parts, languages, shares = [real], [named], [weights]
+        real_languages = np.array([label[0] for label in labels], dtype=str)
+        synthetic_languages = np.array(spoken, dtype=str)
+        weights = recording_weights(labels)
+        parts, languages, shares = [real], [real_languages], [weights]
         if len(synthetic):
-            both = sorted(set(named) & set(said))
+            both = sorted(set(real_languages) & set(synthetic_languages))
             if both:
                 gaps = [
-                    np.average(real[named == each], axis=0, weights=weights[named == each])
-                    - synthetic[said == each].mean(0)
+                    np.average(real[real_languages == each], axis=0, weights=weights[real_languages == each])
+                    - synthetic[synthetic_languages == each].mean(0)
                     for each in both
                 ]
                 synthetic = synthetic + np.mean(gaps, axis=0)
-            alone = ~np.isin(said, both)
-            each_share = np.array([1 / np.sum(said == each) for each in said])
+            alone = ~np.isin(synthetic_languages, both)
+            each_share = np.array([1 / np.sum(synthetic_languages == each) for each in synthetic_languages])
             parts.append(synthetic)
-            languages.append(said)
+            languages.append(synthetic_languages)
             shares = [
-                weights * np.where(np.isin(named, both), 1 - SYNTHETIC_WEIGHT, 1.0),
+                weights * np.where(np.isin(real_languages, both), 1 - SYNTHETIC_WEIGHT, 1.0),
                 each_share * np.where(alone, 1.0, SYNTHETIC_WEIGHT),
             ]
         x, y, w = np.concatenate(parts), np.concatenate(languages), np.concatenate(shares)
@@ -271,18 +277,18 @@ class Backend:
         self.covariance = (1 - SHRINKAGE) * scatter + SHRINKAGE * np.trace(scatter) / size * np.eye(size)
 
     def scores(self, x: Array) -> Array:
-        """(N, 15) log-likelihoods up to a constant a row, a very small one for languages that the back end lacks."""
-        found = side_by_side([self]).log_likelihood(x)
-        result = np.full((len(x), len(EXAM_LANGUAGES)), found.min() - 1e3)
-        result[:, [EXAM_LANGUAGES.index(each) for each in self.classes]] = found
+        """(N, 15) log-likelihoods up to a constant per row, very low for languages that the back end lacks."""
+        known = concatenated([self]).log_likelihood(x)
+        result = np.full((len(x), len(TARGET_LANGUAGES)), known.min() - 1e3)
+        result[:, [TARGET_LANGUAGES.index(each) for each in self.classes]] = known
         return result
 
 
-def side_by_side(backends: Sequence[Backend]) -> GaussianLinearClassifier:
-    """One classifier of embeddings that stand side by side, as if independent: its log-likelihoods are the sums."""
+def concatenated(backends: Sequence[Backend]) -> GaussianLinearClassifier:
+    """A classifier of concatenated embeddings, taken as independent: log-likelihoods are the sums of the members'."""
     first = backends[0]
     if any(each.classes != first.classes for each in backends):
-        raise ValueError("back ends of several sets of classes")
+        raise ValueError("back ends with different sets of classes")
     return GaussianLinearClassifier.restored(
         classes=np.array(first.classes),
         counts=first.counts,
@@ -295,22 +301,22 @@ def side_by_side(backends: Sequence[Backend]) -> GaussianLinearClassifier:
 
 
 def calibrate(scores: Array, truth: Sequence[str], families: Sequence[str]) -> Calibration:
-    """One scale for all languages by cross-entropy, every language of every family weighing alike; no offsets.
+    """Fit one scale for all languages by cross-entropy, with equal weight for every language of every family.
 
-    Offsets a language are left at zero: a language has one or two voices in a family, and offsets learnt there were
-    wrong on every other family.
+    Offsets per language stay at zero: a language has one or two speakers in a family, and offsets that were fitted
+    on them were wrong for every other family.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for number, key in enumerate(zip(families, truth, strict=True)):
         groups.setdefault(key, []).append(number)
-    columns = np.array([EXAM_LANGUAGES.index(each) for each in truth])
+    columns = np.array([TARGET_LANGUAGES.index(each) for each in truth])
 
     def loss(log_scale: float) -> float:
         logs = log_softmax(np.exp(log_scale) * scores, axis=1)[np.arange(len(columns)), columns]
         return -float(np.mean([logs[rows].mean() for rows in groups.values()]))
 
-    found = minimize_scalar(loss, bounds=(-8.0, 2.0), method="bounded")
-    return Calibration(float(np.exp(found.x)), np.zeros(len(EXAM_LANGUAGES)))
+    minimum = minimize_scalar(loss, bounds=(-8.0, 2.0), method="bounded")
+    return Calibration(float(np.exp(minimum.x)), np.zeros(len(TARGET_LANGUAGES)))
 
 
 def main() -> None:
@@ -322,19 +328,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    material = Material.read(args.work)
-    everything = range(len(material.rows))
-    members = [train(material, everything, True, args.seed + n, args.steps).pooling for n in range(MEMBERS)]
+    data = TrainingData.read(args.work)
+    everything = range(len(data.rows))
+    members = [train(data, everything, True, args.seed + n, args.steps).pooling for n in range(MEMBERS)]
     pooling_args = {**POOLING_ARGS, "dimension": MEMBERS * POOLING_ARGS["dimension"], "members": MEMBERS}
     pooling = POOLINGS.build("mhfa-ensemble", layers=LAYERS, channels=384, **pooling_args)
-    for own, trained in zip(pooling.members, members, strict=True):
-        own.load_state_dict(trained.state_dict(), strict=True)
+    for member, trained in zip(pooling.members, members, strict=True):
+        member.load_state_dict(trained.state_dict(), strict=True)
     network = Network(trunk(args.work), pooling).eval()
 
-    # The classifier sees what the finished network makes of sound: frames of 20 ms, not the averages of the caches.
+    # The classifier is fitted on embeddings of the finished network: frames of 20 ms, not the averages in the caches.
     noise = Corpus(args.work / "cache", "mel-noise")
 
-    def heard(corpus: Corpus, number: int, seed: int | None) -> Tensor:
+    def embed_recording(corpus: Corpus, number: int, seed: int | None) -> Tensor:
         logs = torch.from_numpy(corpus.whole(number, LIMIT).astype(np.float32))[None]
         if seed is not None:
             logs = augment(logs, noise, np.random.default_rng([1, seed]), warp=0.6, plain=0.3)
@@ -342,22 +348,22 @@ def main() -> None:
             embedding: Tensor = network.pooling(network.encoder.encode(logs.exp()))
         return embedding
 
-    fitted = material.some(everything, FITTED)
+    fitted = data.some(everything, FITTED)
     recordings = Corpus(args.work / "cache", "mel-real")
-    real = torch.cat([heard(recordings, material.real.numbers[row], None) for row in fitted]).double().numpy()
-    made = [row for row, number in enumerate(material.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED]
+    real = torch.cat([embed_recording(recordings, data.real.numbers[row], None) for row in fitted]).double().numpy()
+    selected = [row for row, number in enumerate(data.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED]
     parts = []
-    for row in made:
-        number = material.synthetic.numbers[row]
-        corpus = Corpus(args.work / "cache", f"mel-synth-{EXAM_LANGUAGES[number // 1000]}")
-        parts.append(heard(corpus, number % 1000, number))
+    for row in selected:
+        number = data.synthetic.numbers[row]
+        corpus = Corpus(args.work / "cache", f"mel-synth-{TARGET_LANGUAGES[number // 1000]}")
+        parts.append(embed_recording(corpus, number % 1000, number))
     synthetic = torch.cat(parts).double().numpy()
-    spoken = [material.spoken[row] for row in made]
+    synthetic_languages = [data.synthetic_languages[row] for row in selected]
     backends = [
-        Backend(ours, material.labels(fitted), theirs, spoken)
-        for ours, theirs in zip(np.split(real, MEMBERS, 1), np.split(synthetic, MEMBERS, 1), strict=True)
+        Backend(real_part, data.labels(fitted), synthetic_part, synthetic_languages)
+        for real_part, synthetic_part in zip(np.split(real, MEMBERS, 1), np.split(synthetic, MEMBERS, 1), strict=True)
     ]
-    classifier = side_by_side(backends)
+    classifier = concatenated(backends)
     with np.load(args.work / "left-out-scores.npz") as file:
         calibration = calibrate(file["scores"], file["truth"].tolist(), file["families"].tolist())
         known, unknown = (detection_llr(calibration.apply(file[key])).max(axis=1) for key in ("scores", "others"))
@@ -384,7 +390,7 @@ def main() -> None:
         written = bundle.write(
             args.bundle, config, state=state, classifier=path, card=args.card.read_text(encoding="utf-8"), force=True
         )
-    bundle.load_network(written)  # strict: what was written can be read
+    bundle.load_network(written)  # checks that the bundle loads
     print(json.dumps({"bundle": written.fingerprint, "scale": calibration.scale, "open set": asdict(open_set)}))
 
 

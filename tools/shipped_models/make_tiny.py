@@ -1,4 +1,4 @@
-"""Make tests/data/tiny-test: a WavLM of toy size with MHFA, seeded random weights, for tests of the commands."""
+"""Write tests/data/tiny-test: a tiny WavLM with MHFA and seeded random weights, for tests of the commands."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     network = bundle.build_network(CONFIG)
     folder = Path(__file__).resolve().parents[2] / "tests" / "data" / "tiny-test"
-    made = bundle.write(folder, CONFIG, state=network.state_dict(), card=CARD, force=True)
-    print(f"{made.folder}: {made.fingerprint}, {(made.folder / bundle.WEIGHTS).stat().st_size} bytes")
+    written = bundle.write(folder, CONFIG, state=network.state_dict(), card=CARD, force=True)
+    print(f"{written.folder}: {written.fingerprint}, {(written.folder / bundle.WEIGHTS).stat().st_size} bytes")

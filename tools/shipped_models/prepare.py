@@ -2,10 +2,11 @@
 
     python -m tools.shipped_models.prepare --data ../shared/data --work WORK
 
-Writes to WORK/cache: `reels.tsv` (the manifest's rows in cache order), `mel-real.npy` (natural logarithms of Whisper's
-mel powers, float16, all recordings' frames one after the other) with `mel-real.offsets.npy`, the same for `mel-noise`
-and, with Kaldi's mel powers, `fbank-real` for the teacher of voices; and `split.json`: speakers that no model ever
-hears.
+Writes to WORK/cache: `reels.tsv` (the rows of the manifest in cache order), `mel-real.npy` (natural logarithms of
+Whisper's mel powers, float16, frames of all recordings concatenated) with `mel-real.offsets.npy`, the
+same for `mel-noise`
+and, with Kaldi's mel powers, `fbank-real` for the teacher of the speaker network; and `split.json`: the held-out
+speakers, whom no speaker model is trained on.
 """
 
 from __future__ import annotations

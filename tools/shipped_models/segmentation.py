@@ -1,14 +1,15 @@
-"""Train the segmentation head: powerset classes from frames of the voice encoder, on simulated conversations.
+"""Train the segmentation head: powerset classes from frames of the `voice` encoder, on simulated conversations.
 
     python -m tools.shipped_models.segmentation --work WORK [--steps 3400] [--name segmentation]
 
-Resumes from WORK/runs/<name>/checkpoint.pt; every batch comes from a generator seeded by (seed, step). Draws from the
-shards of `training.segmentation_data` that there are by then. The result is WORK/runs/<name>/final.safetensors, a
-moving average of the weights.
+Resumes from WORK/runs/<name>/checkpoint.pt; every batch is drawn with a generator seeded by (seed, step), from the
+shards that `tools.shipped_models.segmentation_data` has written so far. The result is
+WORK/runs/<name>/final.safetensors, a moving average of the weights.
 
-A frame's target is a mixture of the truth and of what segmentation-3.0 says (Hinton et al. 2015, "Distilling the
-knowledge in a neural network"), speakers in the order that suits the truth best (Plaquet and Bredin 2023). Frames with
-more than two speakers, or with one who is not among the window's three busiest, do not count.
+The target of a frame is a mixture of the reference and of the probabilities of segmentation-3.0 (Hinton et al. 2015,
+"Distilling the knowledge in a neural network"), with speakers in the order that fits the reference best (Plaquet and
+Bredin 2023). Frames with more than two speakers, or with a speaker who is not among the three most active of the
+window, are ignored.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from tools.shipped_models.segmentation_data import busiest, columns
 ORDERS = torch.tensor([permuted_classes(order) for order in permutations(range(3))])  # (6, 7)
 CLASSES = powerset(3, 2)
 HEAD_ARGS: dict[str, Any] = {"layers": 3, "channels": 384}
-TEACHING = 0.4  # share of the teacher in a target
+TEACHER_WEIGHT = 0.4  # weight of the teacher in a target
 
 
-class Material:
-    """Windows of the shards that there are."""
+class WindowDataset:
+    """Windows drawn from the shards that have been written so far."""
 
     def __init__(self, folder: Path, first: int = 0, last: int | None = None) -> None:
         self.folder, self.first, self.last = folder, first, last
@@ -48,7 +49,7 @@ class Material:
         self.read()
 
     def read(self) -> None:
-        """Take in shards that have appeared."""
+        """Load new shards."""
         for path in sorted(self.folder.glob("[0-9][0-9][0-9].npz"))[self.first : self.last][len(self.shards) :]:
             with np.load(path) as table:
                 self.shards.append(
@@ -56,62 +57,62 @@ class Material:
                 )
 
     def window(self, rng: np.random.Generator, length: int) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-        """Frames (2 * length, F) and targets (length, 7), rows of zeros where nothing is to be learnt."""
+        """Frames (2 * length, F) and targets (length, 7), rows of zeros for ignored frames."""
         while True:
             frames, table = self.shards[int(rng.integers(len(self.shards)))]
             offsets = table["offsets"]
-            one = int(rng.integers(len(offsets) - 1))
-            if offsets[one + 1] - offsets[one] >= length:
+            index = int(rng.integers(len(offsets) - 1))
+            if offsets[index + 1] - offsets[index] >= length:
                 break
-        start = int(rng.integers(offsets[one], offsets[one + 1] - length + 1))
+        start = int(rng.integers(offsets[index], offsets[index + 1] - length + 1))
         return cut(frames, table, start, length)
 
 
 def cut(
     frames: NDArray[np.float16], table: dict[str, NDArray[np.generic]], start: int, length: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """See `Material.window`."""
+    """A window of a shard and its targets: see `WindowDataset.window`."""
     part = slice(start, start + length)
     truth = table["truth"][part]
     chosen = busiest(truth)
     kept = columns(truth, chosen)
     target = np.zeros((length, len(CLASSES)), dtype=np.float32)
-    target[np.arange(length), to_powerset(torch.from_numpy(kept)).numpy()] = 1 - TEACHING
+    target[np.arange(length), to_powerset(torch.from_numpy(kept)).numpy()] = 1 - TEACHER_WEIGHT
     taught, who = table["taught"][part].astype(np.float32), table["who"][part]
     change = np.flatnonzero(np.any(np.diff(who, axis=0), axis=1)) + 1
-    for piece in np.split(np.arange(length), change):
-        local = who[piece[0]]
+    for block in np.split(np.arange(length), change):
+        local = who[block[0]]
         place = {int(column): number for number, column in enumerate(chosen) if column >= 0}
-        for number, one in enumerate(CLASSES):
-            mine = tuple(sorted(place[int(local[k])] for k in one if int(local[k]) in place))
-            target[piece, CLASSES.index(mine)] += TEACHING * taught[piece, number]
-    target[truth.sum(1) != kept.sum(1)] = 0  # somebody who is not among the three
+        for number, speakers in enumerate(CLASSES):
+            active = tuple(sorted(place[int(local[k])] for k in speakers if int(local[k]) in place))
+            target[block, CLASSES.index(active)] += TEACHER_WEIGHT * taught[block, number]
+    target[truth.sum(1) != kept.sum(1)] = 0  # a speaker outside the three most active
     target[truth.sum(1) > 2] = 0
     return frames[2 * start : 2 * (start + length)], target
 
 
-def loss_of(logs: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of (B, T, 7) log-probabilities, speakers of each window in their best order."""
+def permutation_invariant_loss(logs: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of (B, T, 7) log-probabilities, with the best order of speakers in each window."""
     count = target.sum((1, 2)).clamp_min(1.0)
     each = torch.stack([-(target * logs[..., order]).sum((1, 2)) for order in ORDERS])  # (6, B)
     return (each.min(0).values / count).mean()
 
 
-def error_of(logs: Tensor, target: Tensor) -> tuple[float, float]:
-    """(wrong speaker frames, speaker frames) of windows, speakers in their best order; frames of no target left out."""
-    table = torch.tensor([[float(k in one) for k in range(3)] for one in CLASSES])
+def speaker_error(logs: Tensor, target: Tensor) -> tuple[float, float]:
+    """(wrong, total) speaker frames of windows with the best order of speakers; frames without target are ignored."""
+    table = torch.tensor([[float(k in speakers) for k in range(3)] for speakers in CLASSES])
     counted = target.sum(2) > 0
-    truth, said = table[target.argmax(2)], table[logs.argmax(2)]  # (B, T, 3)
+    truth, predicted = table[target.argmax(2)], table[logs.argmax(2)]  # (B, T, 3)
     wrong = []
     for order in permutations(range(3)):
-        moved = said[..., list(order)]
-        both = torch.minimum(truth, moved).sum(2)
-        wrong.append((torch.maximum(truth.sum(2), moved.sum(2)) - both).mul(counted).sum(1))
+        permuted = predicted[..., list(order)]
+        both = torch.minimum(truth, permuted).sum(2)
+        wrong.append((torch.maximum(truth.sum(2), permuted.sum(2)) - both).mul(counted).sum(1))
     return float(torch.stack(wrong).min(0).values.sum()), float(truth.sum(2).mul(counted).sum())
 
 
-def rate_at(step: int, steps: int, rate: float) -> float:
-    """Warm-up over 100 steps, then half a cosine."""
+def learning_rate(step: int, steps: int, rate: float) -> float:
+    """Linear warm-up over 100 steps, then half a cosine."""
     return rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
 
 
@@ -135,8 +136,8 @@ def main() -> None:
         run / "arguments.json",
         {key: value for key, value in vars(args).items() if key not in ("work", "out", "card", "model")},
     )
-    checked = Material(args.work / "segmentation", 0, 1)  # a shard for checking, of the same voices
-    material = Material(args.work / "segmentation", 1)
+    validation = WindowDataset(args.work / "segmentation", 0, 1)  # a validation shard with the same speakers
+    dataset = WindowDataset(args.work / "segmentation", 1)
     head = SegmentationHead(**HEAD_ARGS)
     average = {key: value.clone() for key, value in head.state_dict().items()}
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.rate, weight_decay=0.02)
@@ -150,17 +151,17 @@ def main() -> None:
         rng = np.random.default_rng([args.seed, step])
         torch.manual_seed(int(rng.integers(2**62)))
         if step % 50 == 0:
-            material.read()
+            dataset.read()
         length = WINDOW_FRAMES if rng.random() < 0.85 else int(rng.integers(25, WINDOW_FRAMES))
         batch = [
-            material.window(rng, length)
+            dataset.window(rng, length)
             for _ in range(args.batch * WINDOW_FRAMES // length if length < 100 else args.batch)
         ]
-        frames = torch.from_numpy(np.stack([one for one, _ in batch])).float()
-        target = torch.from_numpy(np.stack([one for _, one in batch]))
-        loss = loss_of(head([frames * (1 + 0.1 * torch.randn_like(frames[:, :1]))]), target)
+        frames = torch.from_numpy(np.stack([window for window, _ in batch])).float()
+        target = torch.from_numpy(np.stack([targets for _, targets in batch]))
+        loss = permutation_invariant_loss(head([frames * (1 + 0.1 * torch.randn_like(frames[:, :1]))]), target)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, args.steps, args.rate)
+            group["lr"] = learning_rate(step, args.steps, args.rate)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -180,8 +181,8 @@ def main() -> None:
                     {
                         "step": step + 1,
                         "loss": round(float(np.mean(losses[-200:])), 4),
-                        "error": check(average, checked),
-                        "shards": len(material.shards),
+                        "error": check(average, validation),
+                        "shards": len(dataset.shards),
                         "minutes": round((time.time() - began) / 60, 1),
                     }
                 ),
@@ -193,7 +194,7 @@ def main() -> None:
 
 
 def export(weights: Path, arguments: dict[str, object], out: Path, model: str, card: Path) -> bundle.Bundle:
-    """The bundle of trained weights, in half precision; it names the embedder whose encoder it listens to."""
+    """Write the bundle of trained weights in half precision; it names the embedder whose encoder it uses."""
     config = {
         "name": out.name,
         "kind": "segmenter",
@@ -204,13 +205,13 @@ def export(weights: Path, arguments: dict[str, object], out: Path, model: str, c
     }
     state = {key: value.half() for key, value in load_file(str(weights)).items()}
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    made = bundle.write(out, config, state=state, card=text, force=True)
-    bundle.load_segmenter(made)  # strict: what was written can be read
-    return made
+    exported = bundle.write(out, config, state=state, card=text, force=True)
+    bundle.load_segmenter(exported)  # checks that the bundle loads
+    return exported
 
 
-def check(weights: dict[str, Tensor], material: Material) -> float:
-    """Share of speaker time that is wrong inside windows, in percent."""
+def check(weights: dict[str, Tensor], dataset: WindowDataset) -> float:
+    """Wrong speaker time inside windows, in percent of speaker time."""
     head = SegmentationHead(**HEAD_ARGS)
     head.load_state_dict(weights)
     head.eval()
@@ -218,10 +219,10 @@ def check(weights: dict[str, Tensor], material: Material) -> float:
     rng = np.random.default_rng(0)
     with torch.inference_mode():
         for _ in range(4):
-            batch = [material.window(rng, WINDOW_FRAMES) for _ in range(32)]
-            logs = head([torch.from_numpy(np.stack([one for one, _ in batch])).float()])
-            one, all_of = error_of(logs, torch.from_numpy(np.stack([one for _, one in batch])))
-            wrong, total = wrong + one, total + all_of
+            batch = [dataset.window(rng, WINDOW_FRAMES) for _ in range(32)]
+            logs = head([torch.from_numpy(np.stack([window for window, _ in batch])).float()])
+            errors, frames = speaker_error(logs, torch.from_numpy(np.stack([targets for _, targets in batch])))
+            wrong, total = wrong + errors, total + frames
     return round(100 * wrong / total, 2)
 
 

@@ -1,15 +1,15 @@
-"""Simulated conversations as the segmentation head hears them: frames of the voice encoder, truth, a teacher's view.
+"""Training data of the segmentation head: encoder frames of simulated conversations, references, teacher probabilities.
 
     python -m tools.shipped_models.segmentation_data --data ../shared/data --work WORK --teacher BUNDLE [--shards 84]
 
-Writes WORK/segmentation/NNN.npz and NNN.npy, one pair a shard of some twenty minutes; shards that exist are kept. Each
-is seeded by its number. TEACHER is pyannote's segmentation-3.0 (MIT), converted by `knn convert`.
+Writes WORK/segmentation/NNN.npz and NNN.npy, a pair per shard of about twenty minutes; existing shards are kept. Each
+shard is seeded by its number. TEACHER is pyannote's segmentation-3.0 (MIT), converted by `knn convert`.
 
-NNN.npy  : (N, layers * C) float16, the encoder's layers side by side, 50 frames a second, conversations end to end
-NNN.npz  : offsets (K + 1,) of conversations, in pairs of frames; truth (N / 2, 6) uint8, who speaks in the middle of
-           each pair; taught (N / 2, 7) float16, the teacher's probabilities of classes in chunks of WINDOW_FRAMES pairs
-           that begin at every conversation's beginning, its speakers in the order that suits the truth best;
-           chunk-speakers (N / 2, 3) int8, which columns of the truth those are (-1: none)
+NNN.npy  : (N, layers * C) float16, concatenated encoder layers, 50 frames per second; conversations follow each other
+NNN.npz  : `offsets` (K + 1,) of conversations, in pairs of frames; `truth` (N / 2, 6) uint8, the active speakers in
+           the middle of each pair; `taught` (N / 2, 7) float16, class probabilities of the teacher in consecutive
+           chunks of WINDOW_FRAMES pairs from the start of each conversation, with speakers in the order that fits the
+           reference best; `who` (N / 2, 3) int8, the columns of `truth` that these speakers are (-1: none)
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from knn_cli.core.values import Floats
 from knn_cli.diarization.segmentation import CHUNK_SECONDS, WINDOW_FRAMES
 from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.powerset import best_permutation, permuted_classes, to_multilabel
-from tools.shipped_models.conversations import RATE, Conversation, Voices, simulate
-from tools.shipped_models.data import held_out_speakers, read_manifest, several_voices, write_array
+from tools.shipped_models.conversations import RATE, Conversation, SpeakerRecordings, simulate
+from tools.shipped_models.data import held_out_speakers, is_multi_speaker, read_manifest, write_array
 
 PAIR = round(FRAME_SECONDS * RATE)  # samples of two frames of the encoder
 SPEAKERS = 6
 SHARD_SECONDS = 1200.0
 
 
-def layers_of(encoder: torch.nn.Module, samples: Floats) -> Tensor:
-    """(S,) -> (T, layers * C) float32: chunks of up to 20 s, evened out, each by itself."""
+def encoder_frames(encoder: torch.nn.Module, samples: Floats) -> Tensor:
+    """(S,) -> (T, layers * C) float32: chunks of equal length, at most 20 s, encoded separately."""
     pairs = len(samples) // PAIR
     count = max(1, -(-pairs * PAIR // round(CHUNK_SECONDS * RATE)))
     edges = np.linspace(0, pairs, count + 1).round().astype(int) * PAIR
-    found = []
+    chunks = []
     with torch.inference_mode():
         for first, last in pairwise(edges):
-            found.append(torch.cat(list(encoder(torch.from_numpy(samples[first:last])[None])), dim=2)[0])
-    return torch.cat(found)
+            chunks.append(torch.cat(list(encoder(torch.from_numpy(samples[first:last])[None])), dim=2)[0])
+    return torch.cat(chunks)
 
 
-def truth_of(conversation: Conversation) -> NDArray[np.uint8]:
+def speaker_activity(conversation: Conversation) -> NDArray[np.uint8]:
     """(pairs, SPEAKERS) uint8, speakers in the order of the annotation's labels."""
     pairs = len(conversation.samples) // PAIR
     middles = (np.arange(pairs) + 0.5) * PAIR / RATE
@@ -60,7 +60,7 @@ def truth_of(conversation: Conversation) -> NDArray[np.uint8]:
 
 
 def busiest(truth: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The three columns of a window (T, S) that speak most, -1 where fewer speak."""
+    """The three most active columns of a window (T, S), -1 if there are fewer speakers."""
     seconds = truth.sum(0).astype(np.int64)
     order = np.argsort(-seconds, kind="stable")[:3]
     return np.where(seconds[order] > 0, order, -1)
@@ -71,8 +71,10 @@ def columns(truth: NDArray[np.uint8], chosen: NDArray[np.int64]) -> Floats:
     return np.where(chosen >= 0, truth[:, chosen], 0).astype(np.float32)
 
 
-def taught(teacher: torch.nn.Module, samples: Floats, truth: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.int8]]:
-    """The teacher's class probabilities (pairs, 7) and the truth's column of each of its speakers (pairs, 3)."""
+def teacher_targets(
+    teacher: torch.nn.Module, samples: Floats, truth: NDArray[np.uint8]
+) -> tuple[Floats, NDArray[np.int8]]:
+    """The teacher's class probabilities (pairs, 7) and the reference column of each of its speakers (pairs, 3)."""
     pairs = len(truth)
     classes = np.zeros((pairs, 7), dtype=np.float32)
     who = np.full((pairs, 3), -1, dtype=np.int8)
@@ -103,7 +105,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = read_manifest(args.data / "speech" / "manifest.tsv")
     hidden = set(held_out_speakers(rows))
-    voices = Voices(args.data, args.work, {one for row in rows if not several_voices(one := row["speaker"])} - hidden)
+    names = {name for row in rows if not is_multi_speaker(name := row["speaker"])} - hidden
+    recordings = SpeakerRecordings(args.data, args.work, names)
     encoder = bundle.load_network(bundle.find(args.model)).encoder.eval()
     teacher = bundle.load_segmenter(bundle.find(args.teacher, segmenter=True)).eval()
     out = args.work / "segmentation"
@@ -114,11 +117,11 @@ def main() -> None:
         generator = np.random.default_rng([6, number])
         frames, truths, classes, who, seconds = [], [], [], [], 0.0
         while seconds < SHARD_SECONDS:
-            conversation = simulate(voices, generator)
+            conversation = simulate(recordings, generator)
             seconds += conversation.seconds
-            truth = truth_of(conversation)
-            frames.append(layers_of(encoder, conversation.samples).half().numpy())
-            theirs, order = taught(teacher, conversation.samples, truth)
+            truth = speaker_activity(conversation)
+            frames.append(encoder_frames(encoder, conversation.samples).half().numpy())
+            theirs, order = teacher_targets(teacher, conversation.samples, truth)
             truths.append(truth), classes.append(theirs.astype(np.float16)), who.append(order)
         write_array(out / f"{number:03}.npy", np.concatenate(frames))
         temporary = out / f"{number:03}.tmp.npz"

