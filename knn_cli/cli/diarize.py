@@ -231,7 +231,14 @@ def diarize(
     from knn_cli.cli import turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.core.output_paths import check_unique_stems
-    from knn_cli.diarization import identification, linking, recordings, removal_outputs, speaker_removal
+    from knn_cli.diarization import (
+        identification,
+        linking,
+        recordings,
+        removal_outputs,
+        speaker_export,
+        speaker_removal,
+    )
     from knn_cli.diarization.options import DiarizationOptions, check_speakers
     from knn_cli.diarization.pipeline import build_clusterer
     from knn_cli.embedding.embedder import Embedder
@@ -309,7 +316,7 @@ def diarize(
         output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
     if save_embeddings is not None and writer.kept:
         maker = embedder.bundle.fingerprint
-        rows = identification.export_speakers(
+        rows = speaker_export.export_speakers(
             writer.kept, maker, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )
         console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {maker}.")

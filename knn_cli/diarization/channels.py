@@ -1,4 +1,4 @@
-"""Recordings in which every channel has speakers of its own, as calls have: channels diarized one by one, as one."""
+"""Recordings whose channels have different speakers, such as calls: the diarizations of the channels are merged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from knn_cli.diarization.linking import speaker_labels
 
 
 def names(count: int) -> list[str]:
-    """What channels are called: left and right where there are two, else channel_1, channel_2, ..."""
+    """Names of channels: left and right where there are two, otherwise channel_1, channel_2, ..."""
     return ["left", "right"] if count == 2 else [f"channel_{number}" for number in range(1, count + 1)]
 
 
@@ -27,7 +27,7 @@ def merge(channels: Sequence[Diarization], name: str | None = None) -> Diarizati
     Returns
     -------
     Diarization
-        A channel's only speaker is named like the channel (see `names`); several are left_SPEAKER_00 and so on.
+        The only speaker of a channel is named like the channel (see `names`); several are left_SPEAKER_00 and so on.
         Turns of several channels may overlap.
     """
     turns: list[Turn] = []

@@ -1,12 +1,12 @@
-"""Identification: clips of speakers enrolled, speakers of a diarization named, their embeddings written to a store.
+"""Identification: enrollment of speakers, and the names of enrolled speakers in a diarization.
 
-An enrolled speaker is the mean of the unit embeddings of its clips, each weighted by its seconds, in the part of the
-embedding that tells speakers apart (the view `speaker`). The similarity of two speakers is their cosine.
+An enrolled speaker is represented by the mean of the unit embeddings of its clips, weighted by their seconds, in the
+speaker-discriminative part of the embedding (the view `speaker`). The similarity of two speakers is their cosine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError, StoreError
-from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, Progress
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.linking import check_threshold, rename_speakers, speaker_labels, unused_labels
@@ -26,12 +25,10 @@ from knn_cli.embedding.stores import embed_rows
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store
-from knn_cli.store.writer import write_store
 
-IDENTIFICATION_THRESHOLD = 0.55  # cosine from which a speaker is an enrolled one: `python -m benchmarks.known_speakers`
-MIN_CLIP_COSINE = (
-    0.45  # mean cosine of the clips of a name under which they may be of several speakers (docs/research.md)
-)
+IDENTIFICATION_THRESHOLD = 0.55  # minimum cosine of a match: `python -m benchmarks.known_speakers`
+# Clips of a name with a lower mean cosine may be of several speakers (docs/research.md).
+MIN_CLIP_COSINE = 0.45
 STORE_BLOCK_ROWS = 4096  # read at once
 MAX_LISTED = 5  # files or names that an error lists
 
@@ -40,12 +37,20 @@ MAX_LISTED = 5  # files or names that an error lists
 class EnrolledSpeakers:
     """Enrolled speakers.
 
-    names   : K, distinct
-    vectors : (K, D) float64 unit vectors of the speaker view
-    clips   : (K,) how many clips (or rows of a store) each was enrolled with
-    seconds : (K,) their length together, NaN where unknown
-    clip_cosines : (K,) mean cosine of two clips of a speaker, weighted as in its vector; NaN where there is one clip
-    view    : the part of an embedding that `vectors` are of
+    Attributes
+    ----------
+    names : tuple of K str
+        Distinct names.
+    vectors : (K, D) float64 array
+        Unit vectors of the speaker view.
+    clips : (K,) int64 array
+        Number of enrollment clips (or rows of a store).
+    seconds : (K,) float64 array
+        Their total length, NaN where unknown.
+    clip_cosines : (K,) float64 array
+        Mean cosine of two clips of a speaker, weighted as in its vector; NaN for a single clip.
+    view : slice
+        The part of an embedding that `vectors` represent.
     """
 
     names: tuple[str, ...]
@@ -65,7 +70,7 @@ class EnrolledSpeakers:
 
     @property
     def inconsistent(self) -> list[str]:
-        """Names whose clips are so unlike each other that they may be of several speakers: worth a note."""
+        """Names whose clips are so dissimilar that they may be of several speakers."""
         return [
             name
             for name, cosine in zip(self.names, self.clip_cosines.tolist(), strict=True)
@@ -87,12 +92,20 @@ class SpeakerScore:
 class IdentificationResult:
     """A diarization whose speakers have the names of the enrolled speakers that they match.
 
-    diarization : with the names; other speakers are SPEAKER_00, ... by first appearance, never an enrolled name
-    names       : label of each speaker before -> the enrolled name, for those that match
-    speakers    : S labels of `diarization`, by first appearance
-    enrolled    : K names of the enrolled speakers
-    cosines     : (S, K), NaN in the rows of speakers without an embedding
-    threshold   : cosine that a match needs
+    Attributes
+    ----------
+    diarization : Diarization
+        With the names; other speakers are SPEAKER_00, ... by first appearance, never an enrolled name.
+    names : dict
+        Original label -> enrolled name, for the speakers that match.
+    speakers : tuple of S str
+        Labels of `diarization`, by first appearance.
+    enrolled : tuple of K str
+        Names of the enrolled speakers.
+    cosines : (S, K) float64 array
+        NaN in the rows of speakers without an embedding.
+    threshold : float
+        Minimum cosine of a match.
     """
 
     diarization: Diarization
@@ -103,7 +116,7 @@ class IdentificationResult:
     threshold: float
 
     def scores(self) -> Iterator[SpeakerScore]:
-        """Pairs of a speaker that has an embedding with an enrolled one, the most similar first for each speaker."""
+        """Scores of each speaker with an embedding against the enrolled speakers, in descending order."""
         matched = set(self.names.values())
         for speaker, row in zip(self.speakers, self.cosines, strict=True):
             if np.isnan(row).any():
@@ -114,7 +127,7 @@ class IdentificationResult:
                 )
 
     def facts(self, max_cosines: int = MAX_LISTED) -> list[dict[str, Any]]:
-        """The speakers as JSON: label, whether it is an enrolled name, the highest cosines."""
+        """The speakers as JSON: label, whether it is an enrolled name, and the highest cosines."""
         facts: dict[str, dict[str, Any]] = {
             name: {"speaker": name, "known": name in self.names.values(), "cosine": {}} for name in self.speakers
         }
@@ -126,31 +139,31 @@ class IdentificationResult:
 
 
 class _EnrollmentSums:
-    """Sums over clips: memory grows with the names, not with the clips."""
+    """Sums over clips, so that memory grows with the number of names, not of clips."""
 
     def __init__(self, view: slice) -> None:
         self.view = view
-        self._of: dict[str, tuple[Doubles, Doubles]] = {}
+        self._sums: dict[str, tuple[Doubles, Doubles]] = {}
 
     def add(self, rows: EmbeddingSet) -> None:
         units = l2_normalize(rows.data[:, self.view].astype(np.float64))
         seconds = rows.end - rows.start
-        weights = np.where(seconds > 0, seconds, 1.0)  # of unknown length: one second
+        weights = np.where(seconds > 0, seconds, 1.0)  # clips of unknown length count as one second
         for name in dict.fromkeys(rows.speaker.tolist()):
-            own = rows.speaker == name
-            weight = weights[own]
-            total, counts = self._of.setdefault(name, (np.zeros(units.shape[1]), np.zeros(4)))
-            total += weight @ units[own]
-            counts += (own.sum(), seconds[own].sum(), weight.sum(), np.square(weight).sum())
+            selected = rows.speaker == name
+            weight = weights[selected]
+            total, counts = self._sums.setdefault(name, (np.zeros(units.shape[1]), np.zeros(4)))
+            total += weight @ units[selected]
+            counts += (selected.sum(), seconds[selected].sum(), weight.sum(), np.square(weight).sum())
 
     def result(self, source: Path) -> EnrolledSpeakers:
-        names = sorted(self._of)
-        totals = np.stack([self._of[name][0] for name in names])  # (K, D)
-        clips, seconds, weight, squares = np.stack([self._of[name][1] for name in names], axis=1)
+        names = sorted(self._sums)
+        totals = np.stack([self._sums[name][0] for name in names])  # (K, D)
+        clips, seconds, weight, squares = np.stack([self._sums[name][1] for name in names], axis=1)
         lengths = np.linalg.norm(totals, axis=1)
-        if lost := [name for name, length in zip(names, lengths.tolist(), strict=True) if not length > 0]:
-            raise KnnError(f"{source} has no usable embedding of {_listed(lost)}.", "Make the embeddings again.")
-        # |sum w u|^2 is the sum of w_i w_j cos_ij: less the clips with themselves, over the weights of what is left.
+        if unusable := [name for name, length in zip(names, lengths.tolist(), strict=True) if not length > 0]:
+            raise KnnError(f"{source} has no usable embedding of {_listed(unusable)}.", "Embed again.")
+        # |sum w u|^2 is the sum of w_i w_j cos_ij; the pairs of a clip with itself are subtracted.
         pairs = np.square(weight) - squares
         several = (clips > 1) & (pairs > 0)
         clip_cosines = np.where(several, (np.square(lengths) - squares) / np.where(several, pairs, 1.0), np.nan)
@@ -169,14 +182,28 @@ def enroll(
 ) -> EnrolledSpeakers:
     """Enroll the speakers of a folder or a store, in the order of their names.
 
-    path    : a folder with clips such as `anna.wav`, or with any clips below `anna/`, or both; or a store of either
-              kind whose rows have a Speaker
-    channel : of the folder's clips
-    use_vad : speech only
+    Parameters
+    ----------
+    path : path
+        A folder with clips such as `anna.wav`, with clips in folders such as `anna/`, or both; or an audio or embedding
+        store whose rows have a Speaker.
+    embedder : Embedder
+    channel : str
+        Channel of the folder's clips.
+    use_vad : bool
+        Embed speech only.
+    progress : callable, optional
 
-    Enrollment has to be right, so no clip is skipped silently. Raises KnnError: no clips; clips that cannot be read,
-    are too short or hold no speech, all of them listed; rows of a store without a Speaker; a Speaker without any
-    speech; a store that is damaged, of another model (both named), or of another rate.
+    Returns
+    -------
+    EnrolledSpeakers
+
+    Raises
+    ------
+    KnnError
+        Where there are no clips; for clips that cannot be read, are too short or hold no speech (none is skipped
+        silently); for rows without a Speaker and a Speaker without speech; and for a store that is damaged, of another
+        model or of another rate.
     """
     source, sums = Path(path), _EnrollmentSums(embedder.bundle.view("speaker"))
     if source.is_dir():
@@ -184,8 +211,10 @@ def enroll(
     elif source.suffix.lower() in hdf5.SUFFIXES or hdf5.kind_of(source) is not None:
         _add_rows(sums, source, embedder, use_vad, progress)
     else:
-        what = "is no folder of clips and no store" if source.exists() else "does not exist"
-        raise KnnError(f"{source} {what}.", "Give a folder with a clip anna.wav, or a folder anna/, for each speaker.")
+        problem = "is no folder of clips and no store" if source.exists() else "does not exist"
+        raise KnnError(
+            f"{source} {problem}.", "Give a folder with a clip anna.wav, or a folder anna/, for each speaker."
+        )
     return sums.result(source)
 
 
@@ -208,11 +237,11 @@ def _add_clips(
     if failures:
         messages = " ".join(failure.message for failure in failures[:MAX_LISTED])
         more = f" {len(failures) - MAX_LISTED} others fail too." if len(failures) > MAX_LISTED else ""
-        raise AudioError(messages + more, "Mend these clips or take them out of the folder.")
+        raise AudioError(messages + more, "Repair these clips or remove them from the folder.")
 
 
 def _speaker(path: PurePosixPath) -> str:
-    """Whose clip it is: by the first folder that it lies in, else by its own name up to `_SPLIT`."""
+    """Speaker of a clip: its first folder, otherwise its file name up to `_SPLIT`."""
     first = path.parts[0]
     return labels.recording_name(PurePosixPath(first if len(path.parts) == 1 else f"{first}.folder"))
 
@@ -222,7 +251,7 @@ def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bo
         named = opened.column("speaker")
         if unnamed := int((named == "").sum()):
             message = f"{unnamed} of {len(named)} rows of {path} have no Speaker."
-            raise StoreError(message, "Make it with a label rule that has speakers, such as speaker/file.")
+            raise StoreError(message, "Create it with a label rule that has speakers, such as speaker/file.")
         if not len(named):
             raise StoreError(f"{path} has no rows.", "Give a store with clips of each speaker.")
         with_speech: set[str] = set()
@@ -236,14 +265,16 @@ def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bo
 
 
 def _blocks(opened: Store, path: Path, embedder: Embedder, use_vad: bool) -> Iterator[tuple[EmbeddingSet, int]]:
-    """Embeddings of a store of either kind, and how many rows are done."""
+    """Embeddings of an audio or embedding store, with the number of rows done."""
     if opened.kind == "audio":
         yield from ((group.embeddings, group.done) for group in embed_rows(opened, embedder, use_vad=use_vad))
         return
     bundle.check_embedder(opened.embedder, embedder.bundle.fingerprint, str(path))
     if opened.dimension != embedder.dimension:
-        maker = f"{embedder.bundle.fingerprint} makes {embedder.dimension}"
-        raise StoreError(f"{path} holds embeddings of {opened.dimension} values, {maker}.", "Make them again with it.")
+        model = f"those of {embedder.bundle.fingerprint} have {embedder.dimension}"
+        raise StoreError(
+            f"{path} holds embeddings of {opened.dimension} values, {model}.", "Embed again with this model."
+        )
     done = 0
     for rows in opened.blocks(STORE_BLOCK_ROWS):
         done += len(rows)
@@ -260,15 +291,26 @@ def identify(
 ) -> IdentificationResult:
     """Name the enrolled speakers in a diarization.
 
-    A speaker gets at most one name and a name at most one speaker, only at or above the threshold: of all such
-    assignments the one with the largest sum of (cosine - threshold), so that a weak match never costs a strong one its
-    name. The others are renumbered SPEAKER_00, ... by first appearance, past names that are enrolled. Scores are
-    cosines; each enrolled speaker more is one more chance of a false match.
+    A speaker gets at most one name and a name at most one speaker, only at or above the threshold. Of all such
+    assignments, the one with the largest sum of (cosine - threshold) is taken, so that a weak match never replaces a
+    strong one. Other speakers are renumbered SPEAKER_00, ... by first appearance, skipping enrolled names. The
+    probability of a false match grows with the number of enrolled speakers.
+
+    Parameters
+    ----------
+    diarization : Diarization
+    enrolled : EnrolledSpeakers
+    threshold : float
+        Minimum cosine of a match, above 0.
+
+    Returns
+    -------
+    IdentificationResult
 
     Raises
     ------
     KnnError
-        For a threshold that is no cosine above 0, and for embeddings of another size than the enrolled ones.
+        For a threshold that is not a cosine above 0, and for embeddings of another size than the enrolled ones.
     """
     check_threshold(threshold)
     from scipy.optimize import linear_sum_assignment  # half a second to import
@@ -278,14 +320,14 @@ def identify(
     for row, speaker in enumerate(present):
         if (vector := diarization.speaker_embeddings.get(speaker)) is None:
             continue
-        own = np.asarray(vector, dtype=np.float64)[enrolled.view]
-        if own.shape != enrolled.vectors.shape[1:]:
-            both = f"{own.size} values, those of the known speakers {enrolled.vectors.shape[1]}"
+        embedding = np.asarray(vector, dtype=np.float64)[enrolled.view]
+        if embedding.shape != enrolled.vectors.shape[1:]:
+            both = f"{embedding.size} values, those of the known speakers {enrolled.vectors.shape[1]}"
             raise KnnError(f"The recording's speaker embeddings have {both}.", "Take one model for both.")
-        if (length := float(np.linalg.norm(own))) > 0:
-            cosines[row] = enrolled.vectors @ (own / length)
-    above = cosines >= threshold  # NaN is not
-    gain = np.where(above, np.nan_to_num(cosines) - threshold + 1e-9, 0.0)  # what is just at the threshold counts too
+        if (length := float(np.linalg.norm(embedding))) > 0:
+            cosines[row] = enrolled.vectors @ (embedding / length)
+    above = cosines >= threshold  # False for NaN
+    gain = np.where(above, np.nan_to_num(cosines) - threshold + 1e-9, 0.0)  # a cosine equal to the threshold matches
     pairs = zip(*(side.tolist() for side in linear_sum_assignment(gain, maximize=True)), strict=True)
     names = {present[row]: enrolled.names[place] for row, place in pairs if above[row, place]}
     fresh = unused_labels(enrolled.names)
@@ -294,52 +336,3 @@ def identify(
     return IdentificationResult(
         rename_speakers(diarization, mapping), names, labels_after, enrolled.names, cosines, threshold
     )
-
-
-def export_speakers(
-    diarizations: Iterable[tuple[str, Diarization]],
-    embedder: str,
-    path: Path | str,
-    *,
-    known: Collection[str] = (),
-    linked: bool = False,
-    force: bool = False,
-    sources: Iterable[str | Path] = (),
-) -> int:
-    """Write the speaker embeddings of recordings into an embedding store; returns the number of rows.
-
-    diarizations : (recording, its diarization)
-    embedder     : fingerprint of their embedding model
-    known        : names that mean the same speaker in every recording
-    across       : all labels do (see `linking.link_speakers`)
-    sources      : files that must not be replaced
-
-    One row per recording and speaker: Name is the recording, Speaker the label, `recording/label` where the same label
-    means somebody else in another recording, so that `enroll` never enrolls two speakers as one. Start is the beginning
-    of the speaker's first turn; End is as much later as seconds of speech made the embedding, because lengths weigh
-    rows and calibrate scores, and NaN where that is unknown. Speakers without an embedding are left out. Raises
-    StoreError when the store exists and `force` is not set, KnnError when there is no embedding at all.
-    """
-    check_output(path, sources)
-    recordings = list(diarizations)
-    bare = linked or len(recordings) < 2
-    vectors, names, who, starts, seconds = [], [], [], [], []
-    for name, one in recordings:
-        for speaker in speaker_labels(one):
-            if speaker not in one.speaker_embeddings:
-                continue
-            vectors.append(np.asarray(one.speaker_embeddings[speaker], dtype=np.float32))
-            names.append(name)
-            who.append(speaker if bare or speaker in known else f"{name}/{speaker}")
-            starts.append(next((turn.start for turn in one.turns if turn.speaker == speaker), np.nan))
-            seconds.append(one.clean_speech_seconds.get(speaker, np.nan))
-    if not vectors:
-        raise KnnError(
-            f"There is no speaker embedding to write into {path}.", "Nobody speaks, or too briefly for an embedding."
-        )
-    if len({vector.shape for vector in vectors}) > 1:
-        raise KnnError("The recordings' speaker embeddings have different sizes.", "Diarize all with one model.")
-    end = np.asarray(starts) + np.asarray(seconds)
-    rows = EmbeddingSet.from_columns(np.stack(vectors), names, speaker=who, start=starts, end=end, embedder=embedder)
-    write_store(path, rows, force=force)
-    return len(rows)

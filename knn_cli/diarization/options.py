@@ -1,4 +1,4 @@
-"""Options of the diarizer, checked when they are made."""
+"""Options of the diarizer, validated on construction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from knn_cli.diarization.segmentation import Segmenter
 
 CLUSTERER = "spectral"
-MIN_TURN_SECONDS = 0.1  # shorter turns are spurious
-MARGIN_SECONDS = 0.2  # of silence behind a turn that are part of it
+MIN_TURN_SECONDS = 0.1  # shorter turns are mostly spurious
+MARGIN_SECONDS = 0.2  # of silence after a turn that belong to it
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,17 @@ class DiarizationOptions:
     clusterer_settings : mapping
         Arguments of that method.
     min_turn : float
-        Seconds. Shorter turns are dropped or go to their neighbours, but each speaker keeps its longest turn.
+        Seconds. Shorter turns are dropped or assigned to an adjacent speaker, but each speaker keeps its longest turn.
     max_gap : float
         Seconds. Pauses of a speaker up to this long are filled, before margins are added.
     margin : float
-        Seconds of silence that are kept after a turn, a fifth of it before; rounded to whole frames.
+        Seconds of silence that are kept after a turn, and a fifth of that before it; rounded to whole frames.
 
     Raises
     ------
     KnnError
-        For an unknown detector, for a network beside silero-vad, and for durations below 0 or not finite.
+        For an unknown detector, for a segmentation network together with silero-vad, and for durations that are
+        negative or not finite.
     """
 
     vad: str = "ours"

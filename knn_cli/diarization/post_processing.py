@@ -1,4 +1,4 @@
-"""Post-processing of frames into turns: pauses filled, short turns given away or dropped, margins of silence kept."""
+"""Post-processing: pauses are filled, short turns are reassigned or dropped, and margins of silence are added."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FrameTurn = tuple[int, int, int]  # first frame, one past the last, speaker
 def frame_turns(
     active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 0.0, margin: float = 0.0
 ) -> list[FrameTurn]:
-    """Turn the activity of speakers into turns.
+    """Convert frame-wise speaker activity to turns.
 
-    Pauses up to `max_gap` are filled. A turn under `min_turn` goes to the speaker right before or after it, the longer
-    turn of the two; where there is none, or somebody speaks meanwhile, it is dropped. A speaker's longest turn always
-    stays. Then turns are extended into the silence beside them, by `margin` after their ends and a fifth of it before
-    their starts: words fade, and people who mark turns by ear end them later than a network that was trained on the
-    level of the sound. Where both sides want more silence than there is, the end of the earlier turn comes first.
+    Pauses up to `max_gap` are filled. A turn shorter than `min_turn` is assigned to the speaker of the adjacent turn
+    (the longer one of two); where there is none, or another speaker is active at the same time, it is dropped. The
+    longest turn of a speaker always stays. Then turns are extended into adjacent silence, by `margin` after their ends
+    and a fifth of it before their starts: words fade, and human annotators end turns later than a network that was
+    trained on sound levels. Where there is too little silence for both, the end of the earlier turn takes precedence.
 
     Parameters
     ----------
     active : (frames, S) bool array
-        Who speaks in each frame.
+        Active speakers in each frame.
     min_turn, max_gap, margin : float
         Seconds.
 
@@ -40,12 +40,12 @@ def frame_turns(
     turns = _merge_gaps(
         ((first, last, s) for s in range(active.shape[1]) for first, last in active_runs(active[:, s])), max_gap
     )
-    turns = _merge_gaps(_give_away_short(turns, min_turn), max_gap) if min_turn > 0 else turns
+    turns = _merge_gaps(_reassign_short(turns, min_turn), max_gap) if min_turn > 0 else turns
     return _merge_gaps(_add_margins(turns, len(active), margin), 0.0) if margin > 0 else turns
 
 
 def _add_margins(turns: Sequence[FrameTurn], frames: int, margin: float) -> list[FrameTurn]:
-    """Turns with the silence beside them."""
+    """Extend turns into adjacent silence."""
     after = round(margin / FRAME_SECONDS)
     before = round(margin / 5 / FRAME_SECONDS)
     silent = np.ones(frames, dtype=bool)
@@ -59,7 +59,7 @@ def _add_margins(turns: Sequence[FrameTurn], frames: int, margin: float) -> list
 
 
 def _merge_gaps(turns: Iterable[FrameTurn], max_gap: float) -> list[FrameTurn]:
-    """Turns of one speaker that are at most `max_gap` seconds apart become one; by time."""
+    """Merge turns of the same speaker with gaps up to `max_gap` seconds; by time."""
     joined: list[FrameTurn] = []
     for first, last, speaker in sorted(turns, key=lambda turn: (turn[2], turn)):
         if joined and joined[-1][2] == speaker and (first - joined[-1][1]) * FRAME_SECONDS <= max_gap + EPSILON:
@@ -69,21 +69,23 @@ def _merge_gaps(turns: Iterable[FrameTurn], max_gap: float) -> list[FrameTurn]:
     return sorted(joined)
 
 
-def _give_away_short(turns: list[FrameTurn], min_turn: float) -> list[FrameTurn]:
-    """Short turns go to a neighbour or are dropped, the shortest first."""
-    there = set(turns)
-    speaking = np.zeros(max((last for _, last, _ in turns), default=0), dtype=np.int32)  # how many turns hold a frame
+def _reassign_short(turns: list[FrameTurn], min_turn: float) -> list[FrameTurn]:
+    """Assign short turns to an adjacent speaker or drop them, the shortest first."""
+    current = set(turns)
+    speaking = np.zeros(
+        max((last for _, last, _ in turns), default=0), dtype=np.int32
+    )  # number of turns over each frame
     begin: dict[int, set[FrameTurn]] = {}
     end: dict[int, set[FrameTurn]] = {}
-    longest: dict[int, list[tuple[int, FrameTurn]]] = {}  # heaps; turns that are gone stay until they come up
+    longest: dict[int, list[tuple[int, FrameTurn]]] = {}  # heaps; removed turns stay in them until they reach the top
     short: list[tuple[int, FrameTurn]] = []
 
-    def add(turn: FrameTurn, by: int) -> None:
+    def update(turn: FrameTurn, by: int) -> None:
         speaking[turn[0] : turn[1]] += by
         for edges, place in ((begin, turn[0]), (end, turn[1])):
-            mine = edges.setdefault(place, set())
-            mine.add(turn) if by > 0 else mine.remove(turn)
-        there.add(turn) if by > 0 else there.remove(turn)
+            touching = edges.setdefault(place, set())
+            touching.add(turn) if by > 0 else touching.remove(turn)
+        current.add(turn) if by > 0 else current.remove(turn)
         if by > 0:
             heappush(longest.setdefault(turn[2], []), (turn[0] - turn[1], turn))
             if (turn[1] - turn[0]) * FRAME_SECONDS < min_turn - EPSILON:
@@ -91,30 +93,30 @@ def _give_away_short(turns: list[FrameTurn], min_turn: float) -> list[FrameTurn]
 
     def is_longest(turn: FrameTurn) -> bool:
         heap = longest[turn[2]]
-        while heap[0][1] not in there:
+        while heap[0][1] not in current:
             heappop(heap)
         return heap[0][1] == turn
 
     for turn in turns:
-        add(turn, 1)
-    stays: dict[int, FrameTurn] = {}  # short ones that are their speaker's longest
+        update(turn, 1)
+    kept_longest: dict[int, FrameTurn] = {}  # short turns that are the longest of their speaker
     while short:
         _, turn = heappop(short)
-        if turn not in there:
+        if turn not in current:
             continue
         if is_longest(turn):
-            stays[turn[2]] = turn
+            kept_longest[turn[2]] = turn
             continue
-        add(turn, -1)
-        beside = end.get(turn[0], set()) | begin.get(turn[1], set())
-        if beside and not speaking[turn[0] : turn[1]].any():
-            taker = max(beside, key=lambda turn: (turn[1] - turn[0], turn))
-            joined = turn[0], turn[1], taker[2]
-            for other in [other for other in beside if other[2] == taker[2]]:
-                add(other, -1)
-                joined = min(joined[0], other[0]), max(joined[1], other[1]), taker[2]
-            add(joined, 1)
-            kept = stays.pop(taker[2], None)
-            if kept in there:
+        update(turn, -1)
+        adjacent = end.get(turn[0], set()) | begin.get(turn[1], set())
+        if adjacent and not speaking[turn[0] : turn[1]].any():
+            recipient = max(adjacent, key=lambda turn: (turn[1] - turn[0], turn))
+            joined = turn[0], turn[1], recipient[2]
+            for other in [other for other in adjacent if other[2] == recipient[2]]:
+                update(other, -1)
+                joined = min(joined[0], other[0]), max(joined[1], other[1]), recipient[2]
+            update(joined, 1)
+            kept = kept_longest.pop(recipient[2], None)
+            if kept in current:
                 heappush(short, (kept[1] - kept[0], kept))
-    return sorted(there)
+    return sorted(current)

@@ -1,6 +1,6 @@
-"""Diarization of many recordings: one after the other, then names and labels that mean the same speaker in all of them.
+"""Diarization of many recordings, with names and labels that mean the same speaker in all of them.
 
-A recording that fails is an error in its place and costs none of the others.
+A recording that fails is replaced by its error; the others are not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RecordingResult(NamedTuple):
-    """A recording's diarization and, where speakers are enrolled, how like them its own are."""
+    """A recording's diarization and, where speakers are enrolled, the similarity of its speakers to them."""
 
     diarization: Diarization
     recognised: list[dict[str, Any]] | None = None  # see `IdentificationResult.facts`
@@ -44,21 +44,21 @@ def diarize_recordings(
 
     Parameters
     ----------
-    files
+    files : sequence of Path
         Audio files, no two of the same stem.
-    embedder
-        The embedding model of all of them.
-    per_channel
-        Diarize every channel by itself and merge the results (see `channels.merge`). A file with a single channel is
-        an AudioError. Numbers of speakers are then those of a channel.
-    channel
-        The channel that is read where not all are.
+    embedder : Embedder
+        The embedding model of all recordings.
+    per_channel : bool
+        Diarize every channel separately and merge the results (see `channels.merge`). A file with a single channel
+        gives an AudioError. Numbers of speakers are then per channel.
+    channel : str
+        The channel that is read where `per_channel` is False.
     **settings
         Further arguments of `pipeline.diarize`.
 
     Yields
     ------
-    (file, diarization or error)
+    tuple of Path and (Diarization or KnnError)
     """
     check_unique_stems(files)
     for path in files:
@@ -72,7 +72,7 @@ def diarize_recordings(
 
 
 def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any]) -> Diarization:
-    """Each channel by itself, then all as one."""
+    """Diarize the channels separately and merge the results."""
     count = reading.info(path).channels
     if count < 2:
         raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
@@ -107,7 +107,7 @@ def identify_speakers(
 
 
 def _with_labels(identified: IdentificationResult, before: Sequence[str]) -> IdentificationResult:
-    """The same, with the labels that unknown speakers had `before`."""
+    """The same result, with the labels that unknown speakers had `before`."""
     names = {new: old for old, new in zip(before, identified.speakers, strict=True) if old not in identified.names}
     if set(names.values()) & set(identified.enrolled):
         return identified
@@ -123,13 +123,13 @@ def link_recordings(
     view: slice = slice(None),
 ) -> list[tuple[Path, RecordingResult | KnnError]]:
     """Give each speaker one label over all recordings (see `linking.link_speakers`)."""
-    everything = list(results)
-    good = [result for _, result in everything if not isinstance(result, KnnError)]
+    before = list(results)
+    succeeded = [result for _, result in before if not isinstance(result, KnnError)]
     linked = iter(
-        linking.link_speakers([result.diarization for result in good], known=known, threshold=threshold, view=view)
+        linking.link_speakers([result.diarization for result in succeeded], known=known, threshold=threshold, view=view)
     )
     after: list[tuple[Path, RecordingResult | KnnError]] = []
-    for path, result in everything:
+    for path, result in before:
         if isinstance(result, KnnError):
             after.append((path, result))
             continue
@@ -141,7 +141,7 @@ def link_recordings(
 
 
 def _renaming(before: Diarization, after: Diarization) -> dict[str, str]:
-    """Label before -> label after: turns and embeddings are the same, in the same order."""
+    """Old label -> new label: turns and embeddings are the same, in the same order."""
     pairs = zip(_labels(before), _labels(after), strict=True)
     return dict([*pairs, *zip(before.speaker_embeddings, after.speaker_embeddings, strict=True)])
 
@@ -158,26 +158,27 @@ def _renamed(fact: Mapping[str, Any], names: Mapping[str, str], known: Collectio
 def read_references(
     files: Sequence[Path], reference: Path | None, uem: Path | None
 ) -> dict[str, tuple[Annotation, Timeline | None]]:
-    """The true turns of each recording and the part of it that is scored.
+    """Read the reference turns of each recording and the part of it that is scored.
 
     Parameters
     ----------
-    files
+    files : sequence of Path
         The recordings.
-    reference
-        An RTTM file, or a folder of them. A reference of a single recording goes with a single file, whatever its name.
-    uem
-        What is scored of each recording, by the name of the file or of its reference; everything where None.
+    reference : Path or None
+        An RTTM file, or a folder of them. A reference with a single recording is used for a single file, whatever its
+        name.
+    uem : Path or None
+        The scored part of each recording, by the name of the file or of its reference; everything where None.
 
     Returns
     -------
     dict
-        Stem of a file -> (turns, scored part). Empty without a `reference`.
+        Stem of a file -> (turns, scored part or None). Empty without a `reference`.
 
     Raises
     ------
     KnnError
-        For a recording that the reference or the UEM lacks: before hours of work, not after.
+        For a recording that is missing in the reference or the UEM, so that this is known before diarization.
     """
     if reference is None:
         return {}

@@ -1,4 +1,4 @@
-"""What is written of a diarized recording without its unwanted speakers: list, cleaned sound and its turns."""
+"""Output files of speaker removal: the list of unwanted spans, the edited audio and its turns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from knn_cli.formats.spans import turn_document
 
 
 class RemovalSummary(NamedTuple):
-    """What was removed from a recording: unwanted speakers, their spans, and the sound that was written, if any."""
+    """Unwanted speakers of a recording, their spans, and the edited audio, if any."""
 
     speakers: list[str]
     parts: list[UnwantedSpan]
@@ -25,16 +25,29 @@ class RemovalSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeakerRemoval:
-    """How speakers are removed from recordings, and where the results go.
+    """Settings of speaker removal and its output folder.
 
-    folder      : of everything that is written
-    format      : of the turns that are written beside cleaned sound
-    unwanted    : see `speaker_removal.unwanted_speakers`; None where nobody is
-    how         : what happens to them; None leaves the sound as it is
-    max_silence : see `speaker_removal.remove_speakers`; None leaves silences as they are
-    channel     : that turns are of, which a player of cleaned sound plays
+    Parameters
+    ----------
+    folder : Path
+        Folder of all output files.
+    format : str
+        Format of the turns that are written beside edited audio.
+    unwanted : str, optional
+        See `speaker_removal.unwanted_speakers`; None removes no speakers.
+    how : {"mute", "cut"}, optional
+        See `speaker_removal.remove_speakers`; None leaves the audio of unwanted speakers unchanged.
+    max_silence : float, optional
+        See `speaker_removal.remove_speakers`; None leaves silences unchanged.
+    threshold : float
+        Silence threshold in dB against full scale.
+    channel : str
+        The channel of the turns, which a player of the edited audio plays.
 
-    Raises KnnError for what no recording can be cleaned by.
+    Raises
+    ------
+    KnnError
+        For settings that are invalid for every recording.
     """
 
     folder: Path
@@ -55,39 +68,56 @@ class SpeakerRemoval:
         return self.how is not None or self.max_silence is not None
 
     def list_path(self, source: Path) -> Path:
-        """Where the unwanted parts of a recording are listed."""
+        """Path of the list of a recording's unwanted spans."""
         return self.folder / f"{source.stem}_unwanted.csv"
 
     def audio_path(self, source: Path) -> Path:
-        """Where its cleaned sound goes; AudioError for what is not audio."""
+        """Path of its edited audio. AudioError where the source cannot be read."""
         word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
         return speaker_removal.output_path(source, word, self.folder)
 
     def turns_path(self, source: Path) -> Path:
-        """Where the turns of its cleaned sound go."""
+        """Path of the turns of its edited audio."""
         suffix = find_format("turns", self.format).suffix
         return self.folder / f"{self.audio_path(source).stem}{suffix}"
 
-    def apply(self, source: Path, found: Diarization, known: Collection[str] = ()) -> RemovalSummary:
-        """List a recording's unwanted spans, write its edited sound, and the turns at their times in it.
+    def apply(self, source: Path, diarization: Diarization, known: Collection[str] = ()) -> RemovalSummary:
+        """Write the list of a recording's unwanted spans, its edited audio, and the turns of that audio.
 
-        known : speakers that need not be in this recording
-        Raises KnnError for an unknown speaker and as `speaker_removal.remove_speakers`, AudioError for the recording.
+        Parameters
+        ----------
+        source : Path
+        diarization : Diarization
+        known : collection of str
+            Speakers that need not occur in this recording.
+
+        Returns
+        -------
+        RemovalSummary
+
+        Raises
+        ------
+        KnnError
+            For an unknown speaker, and as `speaker_removal.remove_speakers`.
+        AudioError
+            For a recording that cannot be read.
         """
         names: list[str] = []
         if self.unwanted is not None:
-            names = speaker_removal.unwanted_speakers(found.turns, self.unwanted, known, recording=found.name)
-        parts = speaker_removal.unwanted_spans(found.turns, names)
+            names = speaker_removal.unwanted_speakers(
+                diarization.turns, self.unwanted, known, recording=diarization.name
+            )
+        parts = speaker_removal.unwanted_spans(diarization.turns, names)
         if self.unwanted is not None:
             with replacing_text(self.list_path(source)) as file:
                 speaker_removal.write_unwanted_csv(parts, file)
         if not self.writes_sound:
             return RemovalSummary(names, parts, None)
         target = self.audio_path(source)
-        done = speaker_removal.remove_speakers(
+        result = speaker_removal.remove_speakers(
             source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
         )
-        cleaned = replace(speaker_removal.retime(found, done), name=target.stem)
+        cleaned = replace(speaker_removal.retime(diarization, result), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel)
         write(document, self.turns_path(source), self.format)
-        return RemovalSummary(names, parts, done)
+        return RemovalSummary(names, parts, result)

@@ -1,7 +1,7 @@
-"""Speaker removal: who is unwanted, where they speak, and the sound without them.
+"""Speaker removal: unwanted speakers, their spans, and audio without them.
 
-The turns of an unwanted speaker are muted or cut out whole, with whatever others say at the same time; long silences
-are shortened. Rate, channels, format and bit depth stay, and so does every sample outside the changes.
+The turns of an unwanted speaker are muted or cut out completely, including overlapped speech of others; long silences
+are shortened. Rate, channels, format and bit depth stay the same, and so does every sample outside the edits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIN_SILENCE_SECONDS = edits.SILENCE_KEPT_SECONDS
 
 @dataclass(frozen=True)
 class UnwantedSpan:
-    """An unwanted span of a recording: seconds, and its speaker, or OVERLAPPED."""
+    """An unwanted span of a recording in seconds, with its speaker or OVERLAPPED."""
 
     start: float
     end: float
@@ -41,17 +41,34 @@ class UnwantedSpan:
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """What was done to a recording; lengths in samples per channel.
+    """Edits of a recording; lengths are in samples per channel.
 
-    note     : why it is in another form than its source, "" where it is not
-    how      : "mute" or "cut", None where only silences were shortened
-    whole    : length of the source
-    kept     : length of the target
-    unwanted : muted or cut as unwanted
-    silence  : taken out as silence; what is muted is silence too
-    parts    : stretches muted or cut; parts that overlap or adjoin are one
-    silences : how many were shortened
-    edits    : what was done, in this order; `retime` follows it
+    Attributes
+    ----------
+    target : Path
+        The edited recording.
+    form : str
+        Its audio format.
+    note : str
+        Why its format differs from that of the source, "" where it does not.
+    rate : int
+        Samples per second.
+    how : {"mute", "cut"} or None
+        None where only silences were shortened.
+    whole : int
+        Length of the source.
+    kept : int
+        Length of the target.
+    unwanted : int
+        Length of the unwanted spans that were muted or cut.
+    silence : int
+        Length of the silence that was removed; muted spans count as silence.
+    parts : int
+        Number of spans that were muted or cut, after merging those that overlap or touch.
+    silences : int
+        Number of silences that were shortened.
+    edits : tuple of Edit
+        The edits in the order in which they were applied; `retime` uses them.
     """
 
     target: Path
@@ -68,27 +85,42 @@ class RemovalResult:
     edits: tuple[Edit, ...]
 
     def seconds(self) -> dict[str, float]:
-        """The four lengths in seconds, by name."""
+        """Whole, kept, unwanted and silent length in seconds, by name."""
         return {name: getattr(self, name) / self.rate for name in ("whole", "kept", "unwanted", "silence")}
 
 
 def speaking_seconds(turns: Sequence[Turn]) -> dict[str, float]:
-    """Seconds that each speaker speaks, overlap included, in the order in which they first speak."""
+    """Seconds of speech of each speaker, including overlap, in order of first appearance."""
     segments: dict[str, list[Segment]] = {}
     for turn in turns:
         segments.setdefault(turn.speaker, []).append(Segment(turn.start, turn.end))
-    return {name: total_seconds(merge(own)) for name, own in segments.items()}
+    return {name: total_seconds(merge(spoken)) for name, spoken in segments.items()}
 
 
 def unwanted_speakers(
     turns: Sequence[Turn], spec: str, known: Collection[str] = (), *, recording: str | None = None
 ) -> list[str]:
-    """The speakers that `spec` names: "least", for the one who speaks least, or names between commas.
+    """The speakers that `spec` names.
 
-    Of those who speak equally little it is the one who begins last. One who speaks alone is not "least" of anybody:
-    nobody is unwanted then, and where nobody speaks.
-    known : names that need not be in this recording, such as those of speakers enrolled for several
-    Raises KnnError for a name that is neither here nor known, and lists those that are.
+    Parameters
+    ----------
+    turns : sequence of Turn
+    spec : str
+        Names separated by commas, or "least" for the speaker with the least speech: the one who begins last among
+        equals, and none where there are fewer than two speakers.
+    known : collection of str
+        Names that need not occur in this recording, such as those of enrolled speakers.
+    recording : str, optional
+        The recording's name, for messages.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    KnnError
+        For an empty name, and for a name that is neither in the recording nor known; it lists the speakers.
     """
     spoken = speaking_seconds(turns)
     if spec.strip() == LEAST_TALKATIVE:
@@ -100,17 +132,31 @@ def unwanted_speakers(
     if spoken and missing:
         who = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in spoken.items())
         where = f" in {recording}" if recording else ""
-        raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"Speakers: {who}; or say `least`.")
+        raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"Speakers: {who}; or use `least`.")
     return [name for name in names if name in spoken]
 
 
 def unwanted(
     turns: Sequence[Turn], spec: str, *, known: Collection[str] = (), all_overlap: bool = False
 ) -> list[UnwantedSpan]:
-    """Where unwanted speakers speak, by time: alone under their name, together with anybody else as OVERLAPPED.
+    """Spans of the unwanted speakers, by time; where others speak at the same time, the label is OVERLAPPED.
 
-    spec, known : see `unwanted_speakers`, which raises KnnError
-    all_overlap : also where only others speak at the same time
+    Parameters
+    ----------
+    turns : sequence of Turn
+    spec, known
+        See `unwanted_speakers`.
+    all_overlap : bool
+        Include overlapped speech of other speakers.
+
+    Returns
+    -------
+    list of UnwantedSpan
+
+    Raises
+    ------
+    KnnError
+        As `unwanted_speakers`.
     """
     return unwanted_spans(turns, unwanted_speakers(turns, spec, known), all_overlap=all_overlap)
 
@@ -118,36 +164,36 @@ def unwanted(
 def unwanted_spans(
     turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: bool = False
 ) -> list[UnwantedSpan]:
-    """`unwanted` for these speakers. Parts do not overlap; those of one label that meet are one."""
+    """`unwanted` for these speakers. Spans do not overlap; those of the same label that touch are merged."""
     changes: list[tuple[float, int, str]] = []
     for turn in turns:
         changes += [(turn.start, 1, turn.speaker), (turn.end, -1, turn.speaker)]
-    active: dict[str, int] = {}  # who speaks -> in how many turns at once
-    found: list[UnwantedSpan] = []
+    active: dict[str, int] = {}  # speaker -> number of simultaneous turns
+    spans: list[UnwantedSpan] = []
     before = 0.0
     for time, change, name in sorted(changes):
         label = _label(active, speakers, all_overlap)
         if label is not None and time - before > EPSILON:
-            if found and found[-1].speaker == label and before - found[-1].end <= EPSILON:
-                found[-1] = replace(found[-1], end=time)
+            if spans and spans[-1].speaker == label and before - spans[-1].end <= EPSILON:
+                spans[-1] = replace(spans[-1], end=time)
             else:
-                found.append(UnwantedSpan(before, time, label))
+                spans.append(UnwantedSpan(before, time, label))
         before = time
         active[name] = active.get(name, 0) + change
         if not active[name]:
             del active[name]
-    return found
+    return spans
 
 
 def _label(active: Collection[str], speakers: Collection[str], all_overlap: bool) -> str | None:
-    """Label of a span in which these speak, None where it is wanted."""
+    """Label of a span with these active speakers, None where it is wanted."""
     if len(active) > 1:
         return OVERLAPPED if all_overlap or any(name in speakers for name in active) else None
     return next((name for name in active if name in speakers), None)
 
 
 def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
-    """Write parts as CSV, by time, to the millisecond: Start [s],End [s],Speaker."""
+    """Write spans as CSV, by time, to the millisecond: Start [s],End [s],Speaker."""
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(("Start [s]", "End [s]", "Speaker"))
     for part in sorted(parts, key=lambda part: (part.start, part.end)):
@@ -157,20 +203,20 @@ def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
 
 
 def check_silence(max_silence: float | None, threshold: float) -> None:
-    """Raise KnnError for durations and levels that no silence has."""
+    """Raise KnnError for an impossible maximum duration of silences or an impossible silence threshold."""
     if max_silence is not None and not MIN_SILENCE_SECONDS <= max_silence < math.inf:
         raise KnnError(
-            f"`max_silence` {max_silence:g} cannot be held: {1000 * MIN_SILENCE_SECONDS:.0f} ms of a silence stay.",
+            f"`max_silence` {max_silence:g} cannot be reached: {1000 * MIN_SILENCE_SECONDS:.0f} ms of a silence stay.",
             f"Give {MIN_SILENCE_SECONDS:g} seconds or more.",
         )
     if not -200 <= threshold < 0:
         raise KnnError(
-            f"A silence threshold of {threshold:g} dB is no level below full scale.", "Give a number such as -50."
+            f"A silence threshold of {threshold:g} dB is not a level below full scale.", "Give a number such as -50."
         )
 
 
 def output_path(source: str | Path, word: str = "cleaned", folder: str | Path | None = None) -> Path:
-    """A name for the cleaned recording, with the suffix that `remove_speakers` wants: `<stem>_<word>.<suffix>`."""
+    """Path of the edited recording, with the suffix that `remove_speakers` requires: `<stem>_<word>.<suffix>`."""
     return writing.derived_path(source, writing.output_format(source), word, folder)
 
 
@@ -183,25 +229,62 @@ def remove_speakers(
     max_silence: float | None = None,
     threshold: float = SILENCE_THRESHOLD_DB,
 ) -> RemovalResult:
-    """Write the recording without its unwanted parts and with its long silences shortened, in bounded memory.
+    """Write a recording without its unwanted spans and with long silences shortened, in bounded memory.
 
-    how         : "mute" makes every sample that a part touches zero, "cut" takes it out; the sound that stays falls in
-                  the 50 ms before and rises in the 50 ms after, to and from nothing. None leaves the parts alone.
-    max_silence : of silences longer than so many seconds 200 ms stay (see `edits.shorten_silences`). They are looked
-                  for in what muting and cutting leave, so that the target has none that is longer.
-    threshold   : what silence is, in dB against full scale
+    The target has the rate, channels, format and bit depth of the source; integer samples are read and written without
+    conversion. OGG, Opus and MP3 are encoded again; formats that libsndfile cannot write become 24-bit WAV, with a
+    `note`. Muted samples are exactly zero, except in lossy formats and in A-law, which has no zero.
 
-    The target has the source's rate, channels, format and bit depth: whole numbers are read and written as they are.
-    OGG, Opus and MP3 are coded anew; what libsndfile cannot write becomes 24-bit WAV, and `note` says so. Muted
-    samples are exactly zero in every form but A-law, which has no zero, and the coded ones.
-    Raises AudioError for the source, KnnError for a target that is the source, has a suffix of another form or cannot
-    be written, for nothing that would be left, and as `check_silence`.
+    Parameters
+    ----------
+    source, target : path
+    parts : sequence of UnwantedSpan
+    how : {"mute", "cut"}, optional
+        Set samples of `parts` to zero, or remove them, with fades of 50 ms before and after; None ignores `parts`.
+    max_silence : float, optional
+        Silences longer than this many seconds are shortened to 200 ms (see `edits.shorten_silences`), after muting and
+        cutting, so that the target has no longer ones.
+    threshold : float
+        Silence threshold in dB against full scale.
+
+    Returns
+    -------
+    RemovalResult
+
+    Raises
+    ------
+    AudioError
+        For a source that cannot be read.
+    KnnError
+        For a target that is the source, has the wrong suffix, cannot be written or would be empty, and as
+        `check_silence`.
     """
     if how is None and max_silence is None:
         raise ValueError("nothing to do: neither how nor max_silence")
     check_silence(max_silence, threshold)
     form = writing.output_format(source)
     writing.check_target(target, source, form)
+    applied, samples = _find_edits(source, form, parts, how, max_silence, threshold)
+    counts = [samples]  # samples per channel, before and after each edit
+    if not counts[0]:
+        raise KnnError(f"{source} holds no samples.", "Check that the recording was written to its end.")
+    for edit in applied:
+        counts.append(edit.output_length(counts[-1]))
+    if not counts[-1]:
+        raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
+    writing.write_frames(target, form, _applied(applied, writing.read_frames(source, form)), counts[-1])
+    return _result(Path(source), Path(target), form, how, counts, applied)
+
+
+def _find_edits(
+    source: str | Path,
+    form: AudioFormat,
+    parts: Sequence[UnwantedSpan],
+    how: str | None,
+    max_silence: float | None,
+    threshold: float,
+) -> tuple[list[Edit], int]:
+    """Edits in the order in which they are applied, and the length of the source in samples per channel."""
     applied: list[Edit] = []
     if how is not None:
         applied = [edits.mute_or_cut(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
@@ -215,25 +298,17 @@ def remove_speakers(
     else:
         for _ in sound:
             pass
-    counts = [sum(lengths)]  # samples per channel, before and after each edit
-    if not counts[0]:
-        raise KnnError(f"{source} holds no samples.", "Check that the recording was written to its end.")
-    for edit in applied:
-        counts.append(edit.output_length(counts[-1]))
-    if not counts[-1]:
-        raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
-    writing.write_frames(target, form, _applied(applied, writing.read_frames(source, form)), counts[-1])
-    return _result(Path(source), Path(target), form, how, counts, applied)
+    return applied, sum(lengths)
 
 
 def _result(
     source: Path, target: Path, form: AudioFormat, how: str | None, counts: Sequence[int], applied: Sequence[Edit]
 ) -> RemovalResult:
-    """What was done: `counts` are samples before and after each of the edits that were `applied`."""
+    """Summary of the edits; `counts` are samples before the first and after each of the edits that were `applied`."""
     whole = counts[0]
     first = applied[0] if how is not None else None
     shortened = applied[-1] if len(applied) > (how is not None) else None
-    note = f"{source.name} has a form that can only be read; written as {form.name}."
+    note = f"{source.name} has a format that can only be read; written as {form.name}."
     return RemovalResult(
         target=target,
         form=form.name,
@@ -250,28 +325,38 @@ def _result(
     )
 
 
-def _applied(done: Sequence[Edit], sound: Iterator[Frames]) -> Iterator[Frames]:
-    for edit in done:
+def _applied(applied: Sequence[Edit], sound: Iterator[Frames]) -> Iterator[Frames]:
+    for edit in applied:
         sound = edit.apply(sound)
     return sound
 
 
 def _counted(sound: Iterator[Frames], lengths: list[int]) -> Iterator[Frames]:
-    """The same blocks; their lengths are noted as they pass."""
+    """The same blocks; their lengths are appended to `lengths`."""
     for block in sound:
         lengths.append(len(block))
         yield block
 
 
-def retime(found: Diarization, cleaned: RemovalResult) -> Diarization:
-    """The turns at their times in the edited recording.
+def retime(diarization: Diarization, cleaned: RemovalResult) -> Diarization:
+    """Map the turns of a diarization to the edited recording.
 
-    What was muted or cut is no part of any turn, what follows comes earlier, and turns of which nothing is left go,
-    with the embeddings of speakers who no longer speak. Pieces of a turn that muting splits keep its confidence.
+    Muted and cut spans are removed from all turns, and later turns are shifted. Turns that become empty are dropped,
+    and so are the embeddings of speakers without turns. Where muting splits a turn, its parts keep its confidence.
+
+    Parameters
+    ----------
+    diarization : Diarization
+        Turns of the source.
+    cleaned : RemovalResult
+
+    Returns
+    -------
+    Diarization
     """
     turns: list[Turn] = []
     muted = [span for edit in cleaned.edits if not edit.removes for span in edit.spans]
-    for turn in found.turns:
+    for turn in diarization.turns:
         for start, end in _outside(turn.start * cleaned.rate, turn.end * cleaned.rate, muted):
             times = [min(start, cleaned.whole), min(end, cleaned.whole)]
             for edit in cleaned.edits:
@@ -282,15 +367,15 @@ def retime(found: Diarization, cleaned: RemovalResult) -> Diarization:
     left = {turn.speaker for turn in turns}
     return Diarization(
         sort_turns(turns),
-        found.name,
-        {name: vector for name, vector in found.speaker_embeddings.items() if name in left},
-        {name: seconds for name, seconds in found.clean_speech_seconds.items() if name in left},
+        diarization.name,
+        {name: vector for name, vector in diarization.speaker_embeddings.items() if name in left},
+        {name: seconds for name, seconds in diarization.clean_speech_seconds.items() if name in left},
         cleaned.kept / cleaned.rate,
     )
 
 
 def _outside(start: float, end: float, spans: Sequence[edits.Span]) -> Iterator[tuple[float, float]]:
-    """What of [start, end) lies outside the spans, which are sorted and apart."""
+    """The parts of [start, end) outside the spans, which are sorted and disjoint."""
     at = bisect_right(spans, start, key=lambda span: span[1])
     while at < len(spans) and spans[at][0] < end:
         if spans[at][0] > start:

@@ -224,8 +224,8 @@ REFUSED = [
     (["--unwanted", "least", "--mute", "--cut", "--out-dir", "{tmp}/o"], "--mute and --cut"),
     (["--mute", "--out-dir", "{tmp}/o"], "--mute goes with --unwanted"),
     (["--set", "silence_threshold=-40", "--out-dir", "{tmp}/o"], "goes with --max-silence"),
-    (["--max-silence", "0.1", "--out-dir", "{tmp}/o"], "--max-silence 0.1 cannot be held"),
-    (["--max-silence", "1", "--set", "silence_threshold=3", "--out-dir", "{tmp}/o"], "no level below full scale"),
+    (["--max-silence", "0.1", "--out-dir", "{tmp}/o"], "--max-silence 0.1 cannot be reached"),
+    (["--max-silence", "1", "--set", "silence_threshold=3", "--out-dir", "{tmp}/o"], "not a level below full scale"),
     (["--uem", "{tmp}/x.uem"], "--uem goes with --reference"),
     (["--force"], "--force goes with --save-embeddings or --mute or --cut or --max-silence"),
 ]

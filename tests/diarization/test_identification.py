@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, EmbeddingSet, Turn
-from knn_cli.diarization.identification import EnrolledSpeakers, SpeakerScore, enroll, export_speakers, identify
+from knn_cli.diarization.identification import EnrolledSpeakers, SpeakerScore, enroll, identify
 from knn_cli.diarization.linking import link_speakers, rename_speakers
+from knn_cli.diarization.speaker_export import export_speakers
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_file, labelled_files
 from knn_cli.networks.conversion import convert

@@ -1,4 +1,4 @@
-"""Agglomerative clustering: condensing long recordings, the tree of merges, and where it is cut."""
+"""Agglomerative clustering: long recordings are condensed, all merges form a tree, and the tree is cut."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance, weighted_means
 
-MAX_TREE_POINTS = 3000  # points of one tree: 3 * 8 * MAX_TREE_POINTS^2 bytes
+MAX_TREE_POINTS = 3000  # points of a tree; memory: 3 * 8 * MAX_TREE_POINTS^2 bytes
 
 # The linkages, each with the threshold taken when none is given. Means of noisy embeddings lie closer together than the
-# embeddings do, so centroid linkage needs a lower one than average linkage; Ward's distance is a share of the spread.
+# embeddings do, so centroid linkage needs a lower threshold than average linkage; Ward's distance is a share of the
+# total spread.
 LINKAGES = {"average": 0.7, "centroid": 0.3, "ward": 0.04}
 
 
@@ -28,17 +29,27 @@ LINKAGES = {"average": 0.7, "centroid": 0.3, "ward": 0.04}
 class AgglomerativeClustering(BaseClusterer):
     """Agglomerative hierarchical clustering of unit vectors, cut at a distance.
 
-    linkage      : "average": the mean cosine distance (1 - cosine) of all pairs; "centroid": half the squared
-                   Euclidean distance of the means; "ward": by how much a merge raises the mean squared distance of
-                   all embeddings from their cluster's mean. Thresholds t of scipy for unit vectors are t^2 / 2 here for
-                   centroid linkage, t^2 / 2 / N for Ward's
-    threshold    : merge while that distance is at most this, 0 to 2; the linkage's own in LINKAGES when None
-    minimum_size : embeddings that make a speaker; smaller clusters go to the nearest speaker afterwards
-                   (never more than a tenth of all embeddings, so that short recordings keep their speakers)
-    limit        : embeddings above which blocks are condensed first; memory is about 3 * 8 * limit^2 bytes
+    Where the threshold does not give the requested number of speakers, the tree is cut at the nearest place that does;
+    if no cut gives so many clusters of the minimum size, that size is halved until one does. Weights are not used.
 
-    A number of speakers that the threshold does not give moves the cut to the nearest place in the tree that gives it;
-    where no cut gives so many clusters of the minimum size, that size is halved until one does. Weights are not used.
+    Parameters
+    ----------
+    linkage : {"average", "centroid", "ward"}
+        "average" is the mean cosine distance (1 - cosine) of all pairs, "centroid" half the squared Euclidean distance
+        of the means, "ward" the increase of the mean squared distance of all embeddings from the mean of their cluster.
+        A threshold t of scipy for unit vectors is t^2 / 2 here for centroid linkage, t^2 / 2 / N for Ward's.
+    threshold : float, optional
+        Clusters are merged while their distance is at most this, 0 to 2; the default in LINKAGES where None.
+    minimum_size : int
+        Minimum number of embeddings of a speaker; smaller clusters then join the nearest speaker. It is limited to a
+        tenth of all embeddings, so that short recordings keep their speakers.
+    limit : int
+        Number of embeddings above which blocks are condensed first; memory is about 3 * 8 * limit^2 bytes.
+
+    Raises
+    ------
+    KnnError
+        For an unknown linkage, or a number outside its range.
     """
 
     linkage: str = "average"
@@ -65,13 +76,20 @@ class AgglomerativeClustering(BaseClusterer):
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """All merges of the points that stand for N embeddings.
+    """All merges of the points that represent N embeddings.
 
-    points  : (n, D) means of embeddings
-    weights : (n,) embeddings that each stands for
-    member  : (N,) the point that stands for each embedding
-    merges  : (n - 1, 2) rows (into, gone), see `merge_order`
-    heights : (n - 1,) their distances
+    Attributes
+    ----------
+    points : (n, D) float64 array
+        Means of embeddings.
+    weights : (n,) float64 array
+        Number of embeddings that each point represents.
+    member : (N,) integer array
+        The point that represents each embedding.
+    merges : (n - 1, 2) int64 array
+        Rows (into, gone), see `merge_order`.
+    heights : (n - 1,) float64 array
+        Distances of the merges.
     """
 
     points: Doubles
@@ -92,16 +110,16 @@ class Tree:
         return int(np.argmax(above)) if above.any() else len(self.heights)
 
     def labels(self, steps: int) -> Labels:
-        """(N,) labels after so many merges: len(points) - steps of them."""
-        found: Labels = cut(self.merges, len(self.points), steps)[self.member]
-        return found
+        """(N,) labels after the first `steps` merges: len(points) - steps clusters."""
+        labels: Labels = cut(self.merges, len(self.points), steps)[self.member]
+        return labels
 
     def speakers(self, threshold: float, minimum_size: int, bounds: Bounds) -> Labels:
-        """(N,) labels at the threshold, or at the nearest place within bounds, small clusters adopted."""
+        """(N,) labels at the threshold or at the nearest cut within bounds; small clusters join larger ones."""
         size = max(1, min(minimum_size, round(0.1 * len(self.member))))
         steps, size = nearest_cut(self.merges, self.weights, self.steps(threshold), size, bounds.low, bounds.high)
-        found = cut(self.merges, len(self.points), steps)
-        adopted: Labels = adopt_small(self.points, self.weights, found, size)[self.member]
+        clusters = cut(self.merges, len(self.points), steps)
+        adopted: Labels = adopt_small(self.points, self.weights, clusters, size)[self.member]
         return adopted
 
 
@@ -112,50 +130,70 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
 
 
 def condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np.integer]]:
-    """At most `limit` weighted centroids that stand for all points, and which of them each point belongs to.
+    """Condense points to at most `limit` weighted centroids.
 
-    Each block of `limit` neighbours in time is merged down to a quarter, as often as needed, by average linkage:
-    centroid linkage would grow one cluster that takes in everybody when embeddings are noisy. Means are not brought
-    back to length 1: their products are then the mean cosines of their members, so average and centroid linkage go on
-    as if all members were still there.
+    Blocks of `limit` points that follow each other in time are reduced to a quarter by average linkage, as often as
+    needed; with noisy embeddings, centroid linkage would collect all speakers in a single cluster. Means are not
+    normalized to length 1: their inner products are then the mean cosines of their members, so average and centroid
+    linkage continue as if all members were still there.
+
+    Parameters
+    ----------
+    points : (N, D) float64 array
+    limit : int
+
+    Returns
+    -------
+    centroids : (n, D) float64 array
+    weights : (n,) float64 array
+        Number of points that each centroid represents.
+    member : (N,) integer array
+        The centroid of each point.
     """
     weights = np.ones(len(points))
     member = np.arange(len(points))
     while len(points) > limit:
         labels = np.empty(len(points), dtype=np.int64)
-        found = 0
+        clusters = 0
         for block in _blocks(len(points), limit):
             size = len(points[block])
             left = max(1, size // 4)
             merges, _ = merge_order(points[block], weights[block], "average")
-            labels[block] = found + cut(merges, size, size - left)
-            found += left
-        points, weights = weighted_means(points, weights, labels, found)
+            labels[block] = clusters + cut(merges, size, size - left)
+            clusters += left
+        points, weights = weighted_means(points, weights, labels, clusters)
         member = labels[member]
     return points, weights, member
 
 
 def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels, Doubles]:
-    """All merges of weighted points, closest pair first: rows (into, gone) of (n - 1, 2), and their distances.
+    """All merges of weighted points, closest pair first.
 
-    A cluster is known by the point `into` that took the others in. The distance matrix is updated by the formulas of
-    Lance and Williams (1967); the closest pair is found as in the generic algorithm of D. Muellner, "Modern
-    hierarchical, agglomerative clustering algorithms", 2011, Fig. 3: each row keeps a lower bound of the distance to
-    its nearest neighbour, which is only made exact when it is the least of all.
+    A cluster is identified by the point `into` that the others joined. The distance matrix is updated by the formulas
+    of Lance and Williams [1]_, and the closest pair is found by Muellner's generic algorithm [2]_ (Fig. 3): each row
+    keeps a lower bound of the distance to its nearest neighbour, which is recomputed only when it is the smallest.
+
+    Parameters
+    ----------
+    points : (n, D) float64 array
+    weights : (n,) float64 array
+    linkage : {"average", "centroid", "ward"}
+
+    Returns
+    -------
+    merges : (n - 1, 2) int64 array
+        Rows (into, gone).
+    heights : (n - 1,) float64 array
+        Distances of the merges.
+
+    References
+    ----------
+    .. [1] G. N. Lance and W. T. Williams, "A general theory of classificatory sorting strategies", The Computer
+       Journal 9(4), 1967.
+    .. [2] D. Muellner, "Modern hierarchical, agglomerative clustering algorithms", 2011.
     """
     count = len(points)
-    distance = points @ points.T  # (n, n)
-    if linkage == "average":
-        np.subtract(1.0, distance, out=distance)
-    else:
-        squares = np.diag(distance).copy() / 2
-        np.negative(distance, out=distance)
-        distance += squares
-        distance += squares[:, None]
-    if linkage == "ward":
-        distance *= 2 / (1 / weights + (1 / weights)[:, None])  # harmonic means; for two single points 1
-    np.maximum(distance, 0.0, out=distance)  # rounding
-    np.fill_diagonal(distance, np.inf)
+    distance = _distances(points, weights, linkage)
     weights = weights.copy()
     nearest = distance.argmin(axis=1)
     bound = distance[np.arange(count), nearest]
@@ -170,17 +208,8 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels
             nearest[a] = distance[a].argmin()
             bound[a] = distance[a, nearest[a]]
         a, b = min(a, b), max(a, b)
-        height = distance[a, b]
-        merges[step], heights[step] = (a, b), height
-        if linkage == "ward":
-            row = (weights[a] + weights) * distance[a] + (weights[b] + weights) * distance[b] - weights * height
-            row /= weights[a] + weights[b] + weights
-        else:
-            share = weights[a] / (weights[a] + weights[b])
-            row = share * distance[a] + (1 - share) * distance[b]
-            if linkage == "centroid":
-                row -= share * (1 - share) * height
-                np.maximum(row, 0.0, out=row)
+        merges[step], heights[step] = (a, b), distance[a, b]
+        row = _updated_row(distance, weights, a, b, linkage)
         row[[a, b]] = np.inf
         distance[a], distance[:, a] = row, row
         distance[b], distance[:, b] = np.inf, np.inf
@@ -194,16 +223,49 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels
     return merges, heights
 
 
+def _distances(points: Doubles, weights: Doubles, linkage: str) -> Doubles:
+    """(n, n) distances of weighted points, infinite on the diagonal."""
+    distance: Doubles = points @ points.T
+    if linkage == "average":
+        np.subtract(1.0, distance, out=distance)
+    else:
+        squares = np.diag(distance).copy() / 2
+        np.negative(distance, out=distance)
+        distance += squares
+        distance += squares[:, None]
+    if linkage == "ward":
+        distance *= 2 / (1 / weights + (1 / weights)[:, None])  # harmonic means; for two single points 1
+    np.maximum(distance, 0.0, out=distance)  # rounding
+    np.fill_diagonal(distance, np.inf)
+    return distance
+
+
+def _updated_row(distance: Doubles, weights: Doubles, a: int, b: int, linkage: str) -> Doubles:
+    """(n,) distances of the cluster that `a` and `b` form, by the formulas of Lance and Williams."""
+    height = distance[a, b]
+    row: Doubles
+    if linkage == "ward":
+        row = (weights[a] + weights) * distance[a] + (weights[b] + weights) * distance[b] - weights * height
+        row /= weights[a] + weights[b] + weights
+        return row
+    share = weights[a] / (weights[a] + weights[b])
+    row = share * distance[a] + (1 - share) * distance[b]
+    if linkage == "centroid":
+        row -= share * (1 - share) * height
+        np.maximum(row, 0.0, out=row)
+    return row
+
+
 def cut(merges: Labels, count: int, steps: int) -> Labels:
-    """Labels 0 .. of `count` points after the first `steps` merges: exactly count - steps clusters."""
+    """(count,) labels of points after the first `steps` merges: exactly count - steps clusters."""
     owner = np.arange(count)
     for into, gone in merges[:steps][::-1]:
-        owner[gone] = owner[into]  # last merge first, so `into` has its final owner already
+        owner[gone] = owner[into]  # last merge first, so that `into` has its final owner already
     return by_first_appearance(owner)
 
 
 def nearest_cut(merges: Labels, weights: Doubles, wanted: int, size: int, low: int, high: int) -> tuple[int, int]:
-    """The cut nearest to `wanted` whose number of clusters of at least `size` is within bounds; (steps, size)."""
+    """(steps, size) of the cut nearest to `wanted` whose number of clusters of at least `size` is within bounds."""
     while size > 1:
         current = weights.copy()
         large = np.empty(len(merges) + 1, dtype=np.int64)  # clusters of that size after each number of merges
@@ -222,7 +284,7 @@ def nearest_cut(merges: Labels, weights: Doubles, wanted: int, size: int, low: i
 
 
 def adopt_small(points: Doubles, weights: Doubles, labels: Labels, size: int) -> Labels:
-    """Clusters lighter than `size` join the heavier one whose centroid has the largest cosine with theirs."""
+    """(n,) labels after clusters lighter than `size` have joined the heavier one with the most similar centroid."""
     centroids, total = weighted_means(points, weights, labels, int(labels.max()) + 1)
     large = np.flatnonzero(total >= size)
     if len(large) in (0, len(total)):

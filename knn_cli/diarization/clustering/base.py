@@ -1,11 +1,11 @@
-"""The contract of clustering methods, and what they share.
+"""The contract of clustering methods and the code that they share.
 
-Every method is one class under CLUSTERERS: a `BaseClusterer`, built with its settings and called with embeddings.
+Every method is a class in CLUSTERERS: a `BaseClusterer`, built with its settings and called with embeddings.
 
     CLUSTERERS.build("ahc", threshold=0.5)(embeddings, min_speakers=2) -> (N,) int64
 
-Methods are deterministic, and their memory is bounded by their `limit`: beyond so many embeddings, consecutive blocks
-are first condensed to weighted centroids (`ahc.condense`).
+Methods are deterministic, and their memory is bounded by their `limit`: above this number of embeddings, consecutive
+blocks are first condensed to weighted centroids (`ahc.condense`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from knn_cli.core.vectors import l2_normalize
 
 Labels = NDArray[np.int64]
 
-# Settings by a name of their own: (method, settings). pyannote's pipeline cuts centroid linkage of unit vectors at a
+# Named settings: (method, settings). pyannote's pipeline cuts centroid linkage of unit vectors at a
 # Euclidean distance of 0.7046; ours is half the squared distance, 0.7046^2 / 2 = 0.2482.
 PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -39,7 +39,7 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
 
 
 class Bounds(NamedTuple):
-    """The least and the most clusters that a method may find; `capped` where the user gave the most."""
+    """Minimum and maximum number of clusters; `capped` where the user gave the maximum."""
 
     low: int
     high: int
@@ -85,18 +85,21 @@ class Clusterer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseClusterer(ABC):
-    """Bounds, unreliable embeddings and the order of labels, which are the same for every method.
+    """Base class of clustering methods: bounds, unreliable embeddings and the order of labels.
 
-    reliable : weight (seconds of clean speech) from which an embedding may shape the clusters; those with less join
-               the speaker whose centroid has the largest cosine with theirs. Without weights all may, as they may where
-               fewer than two embeddings, or than the speakers asked for, have so much
+    Parameters
+    ----------
+    reliable : float
+        Minimum weight (seconds of clean speech) of an embedding that takes part in clustering; the others then join the
+        speaker whose centroid has the largest cosine with theirs. All take part where there are no weights, or where
+        fewer than two embeddings, or fewer than the requested speakers, are reliable.
     """
 
     reliable: float = 0.0
 
     @abstractmethod
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> NDArray[np.integer]:
-        """(N, D) embeddings, N > 1, to labels (N,) in any order, at most `bounds.high` of them."""
+        """(N,) labels of (N, D) embeddings, N > 1, in any order, at most `bounds.high` different ones."""
 
     def __call__(
         self,
@@ -113,7 +116,7 @@ class BaseClusterer(ABC):
             raise ValueError("embeddings are a matrix (N, D) of finite numbers")
         seconds = None if weights is None else np.asarray(weights, dtype=np.float64)
         if seconds is not None and (seconds.shape != rows.shape[:1] or not (seconds >= 0).all()):
-            raise ValueError("weights are one number, 0 or more, an embedding")
+            raise ValueError("weights are one number, 0 or more, per embedding")
         low, high = bounds(len(rows), num_speakers, min_speakers, max_speakers)
         wanted = Bounds(low, high, num_speakers is not None or max_speakers is not None)
         if len(rows) < 2:
@@ -134,7 +137,7 @@ class BaseClusterer(ABC):
 
 
 def bounds(count: int, number: int | None, min_speakers: int | None, max_speakers: int | None) -> tuple[int, int]:
-    """The least and the most clusters that `count` embeddings may get."""
+    """Minimum and maximum number of clusters of `count` embeddings. KnnError for numbers that exclude each other."""
     low, high = (1 if min_speakers is None else min_speakers), (count if max_speakers is None else max_speakers)
     if number is not None:
         if (min_speakers is not None and number < min_speakers) or (max_speakers is not None and number > max_speakers):
@@ -160,17 +163,17 @@ def by_first_appearance(labels: NDArray[np.integer]) -> Labels:
 def weighted_means(
     points: Doubles, weights: Doubles, labels: NDArray[np.integer], count: int = 0
 ) -> tuple[Doubles, Doubles]:
-    """Weighted mean (K, D) and summed weight (K,) of each label's points; K is `count`, or as many as there are."""
+    """Weighted mean (K, D) and summed weight (K,) of each label's points; K is `count` or the number of labels."""
     total = np.bincount(labels, weights=weights, minlength=count).astype(np.float64)
-    ones = sparse.csr_matrix((weights, (labels, np.arange(len(labels)))), shape=(len(total), len(labels)))
-    sums: Doubles = ones @ points
+    indicators = sparse.csr_matrix((weights, (labels, np.arange(len(labels)))), shape=(len(total), len(labels)))
+    sums: Doubles = indicators @ points
     return sums / np.maximum(total, 1e-300)[:, None], total
 
 
 def split_largest(points: Doubles, labels: NDArray[np.integer], low: int) -> NDArray[np.integer]:
-    """Split the largest cluster until there are `low`: what is left to do when points are condensed or coincide.
+    """Split the largest cluster until there are `low`, which is needed where points are condensed or coincide.
 
-    The cut is at the widest gap along the direction from the cluster's mean to its farthest point.
+    It is split at the widest gap along the direction from the cluster's mean to its farthest point.
     """
     labels = by_first_appearance(labels)
     for new in range(int(labels.max()) + 1, low):

@@ -1,4 +1,4 @@
-"""HDBSCAN, where scikit-learn is installed: clusters in dense regions of embeddings."""
+"""HDBSCAN: clusters in dense regions of embeddings. It needs scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,15 +18,27 @@ from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, b
 @CLUSTERERS.register("hdbscan")
 @dataclass(frozen=True)
 class HDBSCANClustering(BaseClusterer):
-    """Density-based clustering of unit vectors (Campello, Moulavi & Sander, PAKDD 2013), scikit-learn's.
+    """Density-based clustering of unit vectors [1]_, as implemented by scikit-learn.
 
-    Embeddings that it calls noise join the nearest speaker. Too many speakers are merged by average linkage of their
-    centroids; where it finds too few, average linkage of all embeddings answers instead. Weights are not used.
+    Embeddings that HDBSCAN labels as noise join the nearest speaker. Too many speakers are merged by average linkage of
+    their centroids; where there are too few, average linkage of all embeddings is used instead. Weights are not used.
 
-    minimum_size : embeddings that make a speaker (never more than a tenth of all embeddings)
-    limit        : embeddings above which blocks are condensed first
+    Parameters
+    ----------
+    minimum_size : int
+        Minimum number of embeddings of a speaker, limited to a tenth of all embeddings.
+    limit : int
+        Number of embeddings above which blocks are condensed first.
 
-    Raises KnnError where scikit-learn is not installed.
+    Raises
+    ------
+    KnnError
+        Where scikit-learn is not installed, or for a number outside its range.
+
+    References
+    ----------
+    .. [1] R. Campello, D. Moulavi and J. Sander, "Density-based clustering based on hierarchical density estimates",
+       PAKDD 2013.
     """
 
     minimum_size: int = 5
@@ -45,15 +57,16 @@ class HDBSCANClustering(BaseClusterer):
         points = l2_normalize(embeddings)
         centroids, counts, member = condense(points, self.limit)
         size = max(2, min(self.minimum_size, round(0.1 * len(centroids))))
-        found = np.full(len(centroids), -1)
+        clusters = np.full(len(centroids), -1)
         if len(centroids) > size:
-            found = import_module("sklearn.cluster").HDBSCAN(min_cluster_size=size, copy=True).fit_predict(centroids)
-        dense = found >= 0
+            hdbscan = import_module("sklearn.cluster").HDBSCAN(min_cluster_size=size, copy=True)
+            clusters = hdbscan.fit_predict(centroids)
+        dense = clusters >= 0
         if not dense.any():
-            labels = np.zeros(len(found), dtype=np.int64)
+            labels = np.zeros(len(clusters), dtype=np.int64)
         else:
-            middles, _ = weighted_means(centroids[dense], counts[dense], found[dense])
-            labels = np.where(dense, found, (centroids @ l2_normalize(middles).T).argmax(axis=1))
+            middles, _ = weighted_means(centroids[dense], counts[dense], clusters[dense])
+            labels = np.where(dense, clusters, (centroids @ l2_normalize(middles).T).argmax(axis=1))
         labels = by_first_appearance(labels)
         if labels.max() + 1 < bounds.low:
             return AgglomerativeClustering(limit=self.limit)(points, num_speakers=bounds.low)

@@ -1,9 +1,9 @@
-"""The PLDA of a model: from its embeddings to coordinates in which VBx and trials are simple.
+"""The PLDA of an embedding model: a map to coordinates in which VBx and verification trials are simple.
 
-An embedding is centred, brought to length 1, reduced by LDA, centred and brought to length 1 again. Then follow the
-coordinates of a two-covariance PLDA (`plda`) in which embeddings scatter with variance 1 around their speaker, and
-speakers with diagonal variances around 0 (Landini et al. 2022, see `vbx`, eq. 4-5). A model's folder holds it as
-`plda.safetensors`, with the fingerprint of the embedder.
+An embedding is centred, normalized to length 1, reduced by LDA, and centred and normalized again. It is then mapped to
+the coordinates of a two-covariance PLDA (`recognition.plda`), in which embeddings have within-speaker covariance 1 and
+speaker means have zero mean and a diagonal covariance (Landini et al. 2022, see `vbx`, eq. 4-5). The folder of a model
+holds it as `plda.safetensors`, with the fingerprint of the embedder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,22 @@ SCHEMA = "1"
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingPLDA:
-    """Arrays that map embeddings to PLDA coordinates; E values an embedding, D after LDA, K coordinates.
+    """Map from embeddings (E values) to the space after LDA (D values) and to PLDA coordinates (K values).
 
-    centre    : (E,) mean of embeddings
-    lda       : (E, D) projection
-    shift     : (D,) mean after LDA
-    mean      : (D,) of the PLDA
-    transform : (D, K) to coordinates with within-speaker variance 1, widest spread of speakers first
-    between   : (K,) variance of speakers there, falling
+    Attributes
+    ----------
+    centre : (E,) float64 array
+        Mean of the embeddings.
+    lda : (E, D) float64 array
+        LDA projection.
+    shift : (D,) float64 array
+        Mean after LDA.
+    mean : (D,) float64 array
+        Mean of the PLDA.
+    transform : (D, K) float64 array
+        To coordinates with within-speaker variance 1, the largest between-speaker variance first.
+    between : (K,) float64 array
+        Between-speaker variance of each coordinate, in descending order.
     """
 
     centre: Doubles
@@ -58,10 +66,10 @@ class EmbeddingPLDA:
             if array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{field.name} of the PLDA is {array.shape}, not {shape}, or not finite")
         if (self.between < 0).any() or (np.diff(self.between) > 0).any():
-            raise ValueError("the variances of speakers are not positive and falling")
+            raise ValueError("the between-speaker variances are negative or not in descending order")
 
     def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
-        """(N, E) -> (N, D) of length 1 after LDA: cosines are similarities of speakers. KnnError for another E."""
+        """(N, E) -> (N, D) of length 1 after LDA, to be compared by their cosines. KnnError for another E."""
         rows = float64_rows(embeddings, len(self.centre))
         return l2_normalize(l2_normalize(rows - self.centre) @ self.lda - self.shift)
 
@@ -70,28 +78,45 @@ class EmbeddingPLDA:
         return self.from_normalised(self.normalised(embeddings))
 
     def from_normalised(self, rows: Doubles) -> Doubles:
-        """(N, D) of `normalised` -> (N, K) coordinates."""
+        """Coordinates (N, K) from the rows (N, D) that `normalised` returns."""
         result: Doubles = (rows - self.mean) @ self.transform
         return result
 
     @classmethod
     def fit(cls, embeddings: ArrayLike, speakers: ArrayLike, *, dimension: int) -> EmbeddingPLDA:
-        """From embeddings (N, E) and their speakers (N,): LDA to `dimension`, then PLDA by maximum likelihood.
+        """Estimate LDA, then PLDA by maximum likelihood.
 
-        Raises KnnError where speakers or rows are too few (see `transforms.fit_transforms`, `plda.PLDA.fit`).
+        Parameters
+        ----------
+        embeddings : (N, E) array
+        speakers : (N,) array
+            Speaker of each embedding.
+        dimension : int
+            Dimension D after LDA.
+
+        Returns
+        -------
+        EmbeddingPLDA
+
+        Raises
+        ------
+        KnnError
+            For too few speakers or embeddings (see `transforms.fit_transforms`, `PLDA.fit`).
         """
         rows, names = np.asarray(embeddings, dtype=np.float64), np.asarray(speakers)
         chain = transforms.fit_transforms(
             f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names
         )
         centre, _, lda, shift, _ = (step.values for step in chain.steps)
-        shift = shift / np.sqrt(len(centre))  # there a length is the square root of the dimension, here it is 1
+        shift = shift / np.sqrt(
+            len(centre)
+        )  # transforms normalize to the square root of the dimension, this class to 1
         unit = l2_normalize(l2_normalize(rows - centre) @ lda - shift)
         return cls.of(PLDA.fit(unit, names), centre, lda, shift)
 
     @classmethod
     def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> EmbeddingPLDA:
-        """With a PLDA of length-normalised rows after that LDA."""
+        """Combine LDA with a PLDA of length-normalised rows."""
         ratios, vectors = linalg.eigh(model.between, model.within)
         return cls(centre, lda, shift, model.mean, vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0))
 
@@ -99,19 +124,22 @@ class EmbeddingPLDA:
     def from_kaldi(
         cls, arrays: tuple[Doubles, Doubles, Doubles], centre: Doubles, lda: Doubles, shift: Doubles
     ) -> EmbeddingPLDA:
-        """With Kaldi's PLDA (mean, transform, psi; see `kaldi.read_plda`): y = transform (x - mean) has within 1."""
+        """Combine LDA with Kaldi's PLDA (mean, transform, psi; see `kaldi.read_plda`).
+
+        Its y = transform (x - mean) has within-speaker covariance 1 and between-speaker covariance diag(psi).
+        """
         mean, transform, psi = arrays
         order = np.argsort(-psi, kind="stable")
         return cls(centre, lda, shift, mean, transform[order].T.copy(), psi[order])
 
     def keep(self, dimension: int) -> EmbeddingPLDA:
-        """With the first `dimension` coordinates alone, those that tell speakers apart best."""
+        """The same map to the first `dimension` coordinates only, the most discriminative ones."""
         first = slice(dimension)
         columns = self.transform[:, first]
         return EmbeddingPLDA(self.centre, self.lda, self.shift, self.mean, columns, self.between[first])
 
     def save(self, path: Path, *, embedder: str) -> None:
-        """Write float32 arrays, with the fingerprint of the embedder that they belong to; atomically."""
+        """Write float32 arrays with the fingerprint of their embedder, atomically."""
         from safetensors.numpy import save
 
         arrays = {field.name: np.ascontiguousarray(getattr(self, field.name), np.float32) for field in fields(self)}
@@ -120,9 +148,23 @@ class EmbeddingPLDA:
 
 
 def load(bundle: Bundle) -> EmbeddingPLDA:
-    """The PLDA in a model's folder.
+    """Load the PLDA of an embedding model.
 
-    Raises KnnError where the model has none, BundleError where it is damaged, of another schema or another embedder.
+    Parameters
+    ----------
+    bundle : Bundle
+        The embedding model.
+
+    Returns
+    -------
+    EmbeddingPLDA
+
+    Raises
+    ------
+    KnnError
+        Where the model has no PLDA.
+    BundleError
+        Where the file is damaged, or belongs to another schema or another embedder.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""Spectral clustering: the graph of embeddings, its leading eigenvectors, k-means on their rows."""
+"""Spectral clustering: k-means on the leading eigenvectors of a graph of embeddings."""
 
 from __future__ import annotations
 
@@ -21,36 +21,52 @@ SMALL_RECORDING = 150  # embeddings
 @CLUSTERERS.register("spectral")
 @dataclass(frozen=True)
 class SpectralClustering(BaseClusterer):
-    """Spectral clustering of a pruned cosine graph; the number of speakers is where the eigenvalues leap.
+    """Spectral clustering of a pruned cosine graph; the number of speakers is taken from the largest eigenvalue gap.
 
-    Each embedding keeps the edges to its nearest neighbours, weighted by max(cosine, 0); the symmetric graph's
-    normalised Laplacian gives eigenvalues and rows for k-means (Ng, Jordan and Weiss, NIPS 2001; eigen-gap as in von
-    Luxburg, "A tutorial on spectral clustering", 2007, section 8.3).
+    Each embedding keeps the edges to its nearest neighbours, weighted by max(cosine, 0). The eigenvectors of the
+    symmetric graph's normalised Laplacian are clustered by k-means [1]_, and the number of speakers is chosen by the
+    eigengap heuristic ([2]_, section 8.3). Weights are not used.
 
-    neighbours         : share of all embeddings that each keeps as neighbours, 0 to 1
-    share_of_few       : share of the first SMALL_RECORDING that it keeps at least: short recordings have few speakers,
-                         and their graphs fall apart with less
-    minimum_neighbours : and at least so many
-    one_or_more        : the gap after the first eigenvalue, which is 0 always, says little: where it is the largest,
-                         average linkage cut at this distance says how many there are
-    most               : most speakers considered where no maximum is asked for
-    limit              : embeddings above which blocks are condensed first; memory is about 5 * 8 * limit^2 bytes
+    Parameters
+    ----------
+    neighbours : float
+        Share of all embeddings that each embedding keeps as neighbours, 0 to 1.
+    min_share_of_small : float
+        Minimum number of neighbours, as a share of SMALL_RECORDING (or of all embeddings where they are fewer): short
+        recordings have few speakers, and their graphs are disconnected with fewer neighbours.
+    minimum_neighbours : int
+        Minimum number of neighbours.
+    single_speaker_threshold : float
+        The gap after the first eigenvalue, which is always 0, is not informative: where it is the largest, the number
+        of speakers is that of average linkage cut at this cosine distance.
+    max_estimated : int
+        Maximum number of speakers where the caller gives none.
+    limit : int
+        Number of embeddings above which blocks are condensed first; memory is about 5 * 8 * limit^2 bytes.
 
-    Weights are not used.
+    Raises
+    ------
+    KnnError
+        For a number outside its range.
+
+    References
+    ----------
+    .. [1] A. Ng, M. Jordan and Y. Weiss, "On spectral clustering: analysis and an algorithm", NIPS 2001.
+    .. [2] U. von Luxburg, "A tutorial on spectral clustering", Statistics and Computing 17(4), 2007.
     """
 
     neighbours: float = 0.05
-    share_of_few: float = 0.26
+    min_share_of_small: float = 0.26
     minimum_neighbours: int = 8
-    one_or_more: float = 0.75
-    most: int = 10
+    single_speaker_threshold: float = 0.75
+    max_estimated: int = 10
     limit: int = 1500
 
     def __post_init__(self) -> None:
-        for share in (self.neighbours, self.share_of_few):
+        for share in (self.neighbours, self.min_share_of_small):
             if not 0 < share <= 1:
-                raise KnnError(f"The share of neighbours {share:g} is no share.", "Take above 0, up to 1.")
-        if min(self.minimum_neighbours, self.most) < 1 or self.limit < 4:
+                raise KnnError(f"The share of neighbours {share:g} is not a share.", "Take above 0, up to 1.")
+        if min(self.minimum_neighbours, self.max_estimated) < 1 or self.limit < 4:
             raise KnnError("A setting of spectral clustering is too small.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
@@ -58,13 +74,13 @@ class SpectralClustering(BaseClusterer):
         centroids, counts, member = condense(l2_normalize(embeddings), self.limit)
         low, high = (min(bound, len(centroids)) for bound in bounds[:2])
         if not bounds.capped:
-            high = min(high, max(low, self.most))
+            high = min(high, max(low, self.max_estimated))
         values, vectors = self._spectrum(centroids, counts, min(high + 1, len(centroids)))
         # k speakers leave k eigenvalues near zero; a gap after the last one computed cannot be seen.
         gaps = np.diff(values, append=values[-1])[low - 1 : high]
         speakers = low + int(np.argmax(gaps))
         if speakers == 1 < high:
-            tree = AgglomerativeClustering(threshold=self.one_or_more)
+            tree = AgglomerativeClustering(threshold=self.single_speaker_threshold)
             speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
         rows = vectors[:, :speakers]
         rows = l2_normalize(rows, min_norm=1e-12)
@@ -72,19 +88,19 @@ class SpectralClustering(BaseClusterer):
         return labels
 
     def _spectrum(self, points: Doubles, weights: Doubles, count: int) -> tuple[Doubles, Doubles]:
-        """The `count` least eigenvalues of the normalised Laplacian and their vectors: (count,), (n, count)."""
+        """The `count` smallest eigenvalues of the normalised Laplacian (count,) and their eigenvectors (n, count)."""
         affinity = points @ points.T  # (n, n)
         norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
         affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
         np.fill_diagonal(affinity, 1.0)
-        share = max(self.neighbours * len(points), self.share_of_few * min(len(points), SMALL_RECORDING))
+        share = max(self.neighbours * len(points), self.min_share_of_small * min(len(points), SMALL_RECORDING))
         kept = min(len(points), max(self.minimum_neighbours, math.ceil(share)) + 1)
         if kept < len(points):
-            # The kept-th largest of each row; equal ones stay together, so that the order of rows plays no part.
-            least = np.partition(affinity, len(points) - kept, axis=1)[:, len(points) - kept]
-            affinity[affinity < least[:, None]] = 0.0
+            # The kept-th largest of each row; equal ones stay together, so that the order of rows has no influence.
+            smallest_kept = np.partition(affinity, len(points) - kept, axis=1)[:, len(points) - kept]
+            affinity[affinity < smallest_kept[:, None]] = 0.0
         affinity = (affinity + affinity.T) / 2
-        # A point of weight w stands for w equal points: the graph with all of them has these leading eigenvectors.
+        # A point of weight w represents w equal points: the graph with all of them has these leading eigenvectors.
         degree = affinity @ weights
         scale = np.sqrt(weights / degree)
         affinity *= scale * scale[:, None]
@@ -94,7 +110,7 @@ class SpectralClustering(BaseClusterer):
 
 
 def k_means(points: Doubles, weights: Doubles, count: int) -> Labels:
-    """Lloyd's k-means from the farthest-first start, which needs no chance: (n, d) -> (n,) labels below `count`."""
+    """Lloyd's k-means from a farthest-first start, which is deterministic: (n, d) -> (n,) labels below `count`."""
     middle = (points * weights[:, None]).sum(axis=0) / weights.sum()
     start = [int(np.square(points - middle).sum(axis=1).argmin())]
     reach = np.square(points - points[start[0]]).sum(axis=1)
@@ -104,7 +120,7 @@ def k_means(points: Doubles, weights: Doubles, count: int) -> Labels:
     centres = points[start]
     labels = np.full(len(points), -1, dtype=np.int64)
     for _ in range(100):
-        distances = np.square(centres).sum(axis=1) - 2 * points @ centres.T  # (n, count), less a constant a row
+        distances = np.square(centres).sum(axis=1) - 2 * points @ centres.T  # (n, count), up to a constant per row
         nearest = distances.argmin(axis=1)
         if (nearest == labels).all():
             break

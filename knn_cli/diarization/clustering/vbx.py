@@ -20,9 +20,9 @@ from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, Tree
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 
-MIN_PRIOR = 1e-7  # prior under which a speaker is dropped
+MIN_PRIOR = 1e-7  # prior below which a speaker is dropped
 MAX_CALIBRATION_ROWS = 1500  # embeddings whose pairs calibrate the tree's threshold
-MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree has to find so many
+MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree is cut into a given number
 LN_2PI = float(np.log(2 * np.pi))
 
 
@@ -30,9 +30,14 @@ LN_2PI = float(np.log(2 * np.pi))
 class Inference:
     """Result of `infer`.
 
-    responsibilities : (N, S) posterior of each speaker for each embedding; rows sum to 1
-    priors           : (S,) of the speakers
-    elbo             : evidence lower bound after each iteration, eq. 25
+    Attributes
+    ----------
+    responsibilities : (N, S) float64 array
+        Posterior probability of each speaker for each embedding; rows sum to 1.
+    priors : (S,) float64 array
+        Prior probabilities of the speakers.
+    elbo : tuple of float
+        Evidence lower bound after each iteration, eq. 25.
     """
 
     responsibilities: Doubles
@@ -42,13 +47,19 @@ class Inference:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Settings of `infer`, by the paper's names.
+    """Settings of `infer`, with the paper's names.
 
-    fa, fb     : scale of the statistics, and of the speakers' regularisation: a larger fb leaves fewer speakers
-    loop       : probability that the next embedding is of the same speaker for certain; 0 makes it a mixture, in which
-                 the order plays no part
-    iterations : at most
-    tolerance  : iterations end when the bound gains less
+    Parameters
+    ----------
+    fa, fb : float
+        Scale of the statistics, and of the speakers' regularisation: a larger fb leaves fewer speakers.
+    loop : float
+        Probability of staying with a speaker from one embedding to the next; with 0 the model is a mixture, and the
+        order of embeddings has no influence.
+    iterations : int
+        Maximum number of iterations.
+    tolerance : float
+        Iterations end when the evidence lower bound increases by less.
     """
 
     fa: float
@@ -67,12 +78,25 @@ def infer(
     weights: Doubles | None = None,
     drop: bool = True,
 ) -> Inference:
-    """Variational Bayes from first responsibilities (N, S), until the bound gains less than the tolerance.
+    """Variational Bayes inference, until the evidence lower bound increases by less than the tolerance.
 
-    x       : (N, D) embeddings, within-speaker covariance 1
-    phi     : (D,) between-speaker variances
-    weights : (N,) further factors on the statistics of each embedding, beside fa
-    drop    : leave out speakers whose prior falls under MIN_PRIOR; otherwise priors stay equal, and all speakers
+    Parameters
+    ----------
+    x : (N, D) float64 array
+        Embeddings with within-speaker covariance 1.
+    phi : (D,) float64 array
+        Between-speaker variances.
+    responsibilities : (N, S) float64 array
+        Initial responsibilities.
+    settings : InferenceSettings
+    weights : (N,) float64 array, optional
+        Additional factors of the statistics of each embedding, beside fa.
+    drop : bool
+        Drop speakers whose prior falls below MIN_PRIOR; otherwise all speakers stay, with equal priors.
+
+    Returns
+    -------
+    Inference
     """
     fa, fb = settings.fa, settings.fb
     gamma = responsibilities
@@ -112,7 +136,7 @@ def _posterior(log_p: Doubles, prior: Doubles, loop: float) -> tuple[Doubles, Do
         p /= each
         return p, p.mean(axis=0), float(np.log(each).sum() + top.sum())
     # Forwards and backwards (eq. 20-21) with every step scaled to sum to 1: the transitions of eq. 1 are a multiple of
-    # the identity and a matrix of equal rows, so that a step costs S and not S^2.
+    # the identity and a matrix of equal rows, so that a step costs O(S), not O(S^2).
     forward, backward, sums = np.empty_like(p), np.ones_like(p), np.empty(len(p))
     arriving = prior
     for t in range(len(p)):
@@ -131,22 +155,33 @@ def _posterior(log_p: Doubles, prior: Doubles, loop: float) -> tuple[Doubles, Do
 
 
 def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
-    """The cosine that parts pairs of one speaker from those of two, for rows (N, D) of length 1.
+    """The cosine that separates pairs of the same speaker from pairs of two speakers.
 
-    Two Gaussians with one variance are fitted by EM to the cosines of all pairs (of every k-th row where there are more
-    than MAX_CALIBRATION_ROWS); where they are equally likely, speakers part.
+    Two Gaussians with a common variance are fitted by EM to the cosines of all pairs; the threshold is where both are
+    equally likely.
+
+    Parameters
+    ----------
+    rows : (N, D) float64 array
+        Embeddings of length 1; every k-th is used where there are more than MAX_CALIBRATION_ROWS.
+    iterations : int
+        Number of EM iterations.
+
+    Returns
+    -------
+    float
     """
     rows = rows[:: -(-len(rows) // MAX_CALIBRATION_ROWS)]
     first, second = np.triu_indices(len(rows))
     cosines = (rows @ rows.T)[first, second]  # (pairs,)
-    weights = np.where(first == second, 1.0, 2.0) / len(rows) ** 2  # a pair counts in both orders, as a row with itself
+    weights = np.where(first == second, 1.0, 2.0) / len(rows) ** 2  # a pair counts twice, a row with itself once
     mean = float(weights @ cosines)
     variance = float(weights @ np.square(cosines - mean))
     share = np.array([0.5, 0.5])
     centres = mean + np.sqrt(variance) * np.array([-1.0, 1.0])
     square = variance + mean**2
     if variance < 1e-12:
-        return float(centres[0])  # all alike
+        return float(centres[0])  # all pairs are equal
     for _ in range(iterations):
         gap = centres[1] - centres[0]
         upper = expit(np.log(share[1] / share[0]) + gap / variance * (cosines - centres.mean()))  # (pairs,)
@@ -164,19 +199,37 @@ def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
 @CLUSTERERS.register("vbx")
 @dataclass(frozen=True)
 class VBxClustering(BaseClusterer):
-    """VBx from the labels of average linkage; the number of speakers is what the variational posterior leaves.
+    """VBx, initialized with the labels of average linkage; the variational posterior gives the number of speakers.
 
-    plda      : that of the model which made the embeddings (`plda.load`)
-    fa, fb    : see `infer`
-    loop      : see `infer`; above 0 only where embeddings follow each other in time, at a regular step, one at a time
-    threshold : cosine distance at which the tree is cut for the first labels; None: as `calibrated_threshold` finds
-    bias      : added to the cosine that was found so
-    smoothing : first responsibilities are the softmax of this times the tree's labels
-    dimension : coordinates used, the most telling first; None: all
-    most      : most speakers to begin with; where more are asked for, the tree alone answers
-    scale     : weight (seconds of speech) that counts fully; an embedding with less counts in proportion. Without
-                weights all count alike
-    limit     : embeddings above which blocks are condensed first, for the tree alone
+    Parameters
+    ----------
+    plda : EmbeddingPLDA
+        PLDA of the embedding model (`plda.load`).
+    fa, fb : float
+        See `InferenceSettings`.
+    loop : float
+        See `InferenceSettings`; above 0 only where embeddings follow each other in time at a regular step.
+    threshold : float, optional
+        Cosine distance at which the tree is cut for the initial labels; where None, it is estimated by
+        `calibrated_threshold`.
+    bias : float
+        Added to the cosine that `calibrated_threshold` returns.
+    smoothing : float
+        The initial responsibilities are the softmax of this times the one-hot labels of the tree.
+    dimension : int, optional
+        Number of PLDA coordinates, the most discriminative first; all where None.
+    max_initial_speakers : int
+        Maximum number of initial speakers; where more are requested, the labels are those of the tree.
+    scale : float
+        Weight (seconds of speech) from which an embedding counts fully; with less it counts in proportion. Without
+        weights, all embeddings count equally.
+    limit : int
+        Number of embeddings above which blocks are condensed first, for the tree only.
+
+    Raises
+    ------
+    KnnError
+        Where there is no PLDA, or for a number outside its range.
     """
 
     plda: EmbeddingPLDA | None = None
@@ -187,26 +240,29 @@ class VBxClustering(BaseClusterer):
     bias: float = -0.015
     smoothing: float = 5.0
     dimension: int | None = None
-    most: int = 200
+    max_initial_speakers: int = 200
     scale: float = 4.0
     limit: int = MAX_TREE_POINTS
 
     def __post_init__(self) -> None:
         if not isinstance(self.plda, EmbeddingPLDA):
             raise KnnError(
-                "VBx needs the PLDA of the model that made the embeddings.",
+                "VBx needs the PLDA of the embedding model.",
                 "Choose another clustering method, or a model that has one, such as `voice`.",
             )
         if not 0 <= self.loop < 1:
             raise KnnError(f"The loop probability {self.loop:g} is not in [0, 1).", "Take 0 for no order, or 0.99.")
-        if min(self.fa, self.fb, self.smoothing, self.scale) <= 0 or min(self.most, self.dimension or 1) < 1:
+        if (
+            min(self.fa, self.fb, self.smoothing, self.scale) <= 0
+            or min(self.max_initial_speakers, self.dimension or 1) < 1
+        ):
             raise KnnError("A setting of VBx is too small.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
         """See `BaseClusterer.partition`.
 
-        Too many speakers: those with the most responsibility stay, and VBx begins again with them. Too few: VBx begins
-        again with the tree's cut into as many as needed, all equally likely.
+        Where there are too many speakers, VBx starts again with those of the largest responsibilities. Where there are
+        too few, it starts again with the tree cut into as many as needed, with equal priors.
         """
         assert self.plda is not None  # checked when built
         plda = self.plda if self.dimension is None else self.plda.keep(self.dimension)
@@ -215,7 +271,7 @@ class VBxClustering(BaseClusterer):
         factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
         tree = Tree.grow(rows, "average", self.limit)
         distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
-        first = tree.labels(max(tree.steps(distance), len(tree.points) - self.most))
+        first = tree.labels(max(tree.steps(distance), len(tree.points) - self.max_initial_speakers))
         gamma = self._infer(x, plda.between, self._smoothed(first), factors)
         if _count(gamma) > bounds.high:
             gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
@@ -224,14 +280,14 @@ class VBxClustering(BaseClusterer):
         if _count(gamma) >= bounds.low:
             return labels
         exact = tree.speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
-        if bounds.low > self.most:
+        if bounds.low > self.max_initial_speakers:
             return exact
         gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False)
         labels = gamma.argmax(axis=1)
         return labels if _count(gamma) == bounds.low else exact
 
     def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Doubles:
-        """(N, S) responsibilities of the speakers that are left."""
+        """(N, S) responsibilities of the remaining speakers."""
         settings = InferenceSettings(self.fa, self.fb, self.loop)
         return infer(x, phi, gamma, settings, weights=factors, drop=drop).responsibilities
 
@@ -245,5 +301,5 @@ class VBxClustering(BaseClusterer):
 
 
 def _count(gamma: Doubles) -> int:
-    """Speakers who are the likeliest one of some embedding."""
+    """Number of speakers that are the most likely one of some embedding."""
     return len(np.unique(gamma.argmax(axis=1)))

@@ -145,7 +145,7 @@ def test_impossible_wishes_are_refused(name: str, given_settings: Mapping[str, A
         ("ahc", {"threshold": 3.0}),
         ("ahc", {"minimum_size": 0}),
         ("spectral", {"neighbours": 0.0}),
-        ("spectral", {"most": 0}),
+        ("spectral", {"max_estimated": 0}),
         ("spectral", {"nonesuch": 1}),
         ("hdbscan", {"minimum_size": 1}),
         ("vbx", {}),
