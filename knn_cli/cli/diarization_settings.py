@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from knn_cli.cli.options import setting
 from knn_cli.core.errors import KnnError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

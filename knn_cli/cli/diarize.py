@@ -213,7 +213,7 @@ def diarize(
             "--clusterer",
             metavar="METHOD",
             panel=MODEL,
-            help="Cluster by spectral, ahc, vbx or hdbscan.",
+            help=f"Cluster by {', '.join(method.value for method in ClusteringMethod)}.",
             show_default=False,
         ),
     ] = ClusteringMethod.spectral,

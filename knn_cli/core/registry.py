@@ -1,4 +1,4 @@
-"""Tables of named components. Adding an encoder, a pooling or a clustering method is one class under `register`."""
+"""Tables of named components. Adding a component is one class under `register`, in a module listed below."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def diarize(
     num_speakers, min_speakers, max_speakers : int, optional
         Number of speakers where known; obeyed where there is enough speech.
     model : str, Path or Embedder, optional
-        Embedding model, by name, by path or loaded already; the shipped one of voices where None.
+        Embedding model, by name, by path or loaded already; the shipped speaker model where None.
     options : DiarizationOptions
         Speech detection, clustering and post-processing.
     channel : str

@@ -36,7 +36,10 @@ class EmbeddingOptions:
     def __post_init__(self) -> None:
         reading.channel_index(self.channel)
         if self.segment is not None and not MIN_SPEECH_SECONDS <= self.segment < math.inf:
-            raise KnnError(f"Segments of {self.segment:g} s cannot be.", f"Take {MIN_SPEECH_SECONDS:g} s or more.")
+            raise KnnError(
+                f"Segments of {self.segment:g} s are too short or not finite.",
+                f"Take {MIN_SPEECH_SECONDS:g} s or more.",
+            )
 
     def check_store(self) -> None:
         """Refuse a length of segments for a store, whose rows are segments already (KnnError)."""

@@ -1,7 +1,7 @@
 """Closed-set metrics, of rows whose labels the model knows, as functions of the weight of each recording.
 
 With all weights 1 they are the metrics themselves; weighted as often as it was drawn, those of a bootstrap sample.
-`evaluation.evaluate` says what each of them means.
+`evaluation.metrics` has the same metrics without weights, and says what each of them means.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def different_labels_note(models: Sequence[NamedEvaluation]) -> str:
         words = f" ({', '.join(additional)} not in all)" if additional else ""
         clauses.append(f"{model.name} knows {counted(len(labels), 'label')}, of which {len(present)} occur{words}")
     return (
-        "These figures are means over different labels, or against different rivals, so costs, error rates and shares "
+        "These figures are means over different labels, or against different competing labels, so costs, error rates and shares "
         f"cannot be compared as they stand: {'; '.join(clauses)}."
     )
 
@@ -40,8 +40,8 @@ def priors_note(model: NamedEvaluation, max_labels: int = 12) -> str:
     priors = [f"{labels[column]} {100 * evaluation.priors[column]:.3g}\u00a0%" for column in order[:max_labels]]
     others = f" and {len(order) - max_labels} others" if len(order) > max_labels else ""
     return (
-        f"{model.name}: labels are as likely before as {', '.join(priors)}{others}. Answers, calibration error and "
-        "detection costs are under these priors; Cllr and the threshold of `unknown` are of labels alike."
+        f"{model.name}: label priors are {', '.join(priors)}{others}. Answers, calibration error and "
+        "detection costs are under these priors; Cllr and the threshold of `unknown` assume equal priors."
     )
 
 

@@ -1,6 +1,6 @@
 """What a training leaves on the disk while it runs: snapshots to go on from, weights to choose from, its metrics.
 
-    OUT.training/plan.json       recipe, corpus and first weights: only the same training is gone on with
+    OUT.training/plan.json       recipe, corpus and first weights: only an identical training is resumed
                  last.pt         everything that the next step needs
                  best.pt         weights of the epoch that did best on held-out recordings
                  epoch-0007.pt   weights of the last epochs, where they will be averaged

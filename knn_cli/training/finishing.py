@@ -195,7 +195,7 @@ def _classifier(
     model = fit_calibrated(train.data, train.truth, train.names, seed=seed)
     note = "The classifier is not calibrated."
     if model.is_calibrated:
-        note = "The classifier was calibrated on rows that the network was trained on; its costs are too sure."
+        note = "The classifier was calibrated on rows that the network was trained on; its scores are overconfident."
     return model, math.nan, note
 
 

@@ -36,7 +36,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to.
+    """The result of one step.
 
     Attributes
     ----------

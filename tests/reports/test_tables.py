@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from knn_cli.core.values import ScoreTable
-from knn_cli.reports.tables import NamedEvaluation, headline_table, recall_intervals, worst_errors
+from knn_cli.reports.tables import METRICS, NamedEvaluation, headline_table, recall_intervals, worst_errors
 from tests.helpers import evaluations
 
 
@@ -42,6 +42,11 @@ def test_headline_is_in_order_and_keeps_figures_it_does_not_know(model: NamedEva
     names = [row[0] for row in headline_table([model]).rows]
     assert names[:2] == ["accuracy", "balanced_accuracy"]
     assert set(names) == set(model.evaluation.metrics)
+
+
+def test_every_metric_has_a_title(model: NamedEvaluation) -> None:
+    """The page shows only metrics that METRICS names."""
+    assert set(model.evaluation.metrics) <= set(METRICS)
 
 
 def test_worst_errors_come_first_one_a_recording() -> None:

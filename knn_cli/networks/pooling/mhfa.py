@@ -140,7 +140,7 @@ class EnsembleMHFA(Pooling):
         )
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E), member after member; the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E), member after member; see `contracts.Pooling.forward`."""
         members = [cast(MHFA, member) for member in self.members]
         sums = layer_sums(layers, *(weights for member in members for weights in (member.weights_k, member.weights_v)))
         pairs = zip(sums[::2], sums[1::2], strict=True)
@@ -195,7 +195,7 @@ class GroupedMHFA(Pooling):
         self.pooling_fc = nn.Linear(heads * compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         groups = len(self.att_head)
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         keys = self.cmp_linear_k(keys)  # (B, T, G * D), or (B, T, D) when shared
@@ -278,7 +278,7 @@ class ContextMHFA(Pooling):
         self.pooling_fc = nn.Linear(groups * compression * self.statistics, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         keys = zero_padding(self.cmp_linear_k(keys), mask)  # (B, T, D)
         queries = self.att_head.weight.squeeze(1).transpose(1, 2)  # (G, D, window)
@@ -339,7 +339,7 @@ class ChannelAttention(Pooling):
         self.pooling_fc = nn.Linear(2 * compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         keys, values = layer_sums(layers, self.weights_k, self.weights_v)
         weights = attention_weights(self.att_head(self.cmp_linear_k(keys)), mask)  # (B, H, T)
         heads = torch.cat(attended_statistics(weights, self.cmp_linear_v(values), mask), dim=2)  # (B, H, 2 * D)

@@ -63,7 +63,7 @@ class LayerAverage(Pooling):
         self.pooling_fc = nn.Linear(compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         (mean,) = layer_sums((time_mean(layer, mask) for layer in layers), self.weights_k)  # (B, C)
         embeddings: Tensor = self.pooling_fc(self.cmp_linear_k(mean))
         return embeddings
@@ -102,7 +102,7 @@ class LayerSpans(Pooling):
         self.pooling_fc = nn.Linear(compression * spans, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         (means,) = layer_sums((self._means(layer, mask) for layer in layers), self.weights_k)  # (B, S, C)
         spans = self.cmp_linear_k(means)  # (B, S, D)
         embeddings: Tensor = self.pooling_fc(spans.transpose(1, 2).flatten(1))  # (B, D * S) -> (B, E)
@@ -145,7 +145,7 @@ class Statistics(Pooling):
         self.pooling_fc = nn.Linear(2 * compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         frames = self.cmp_linear_k(layer_sums(layers, self.weights_k)[0])  # (B, T, D)
         mean = time_mean(frames, mask)  # (B, D)
         deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
@@ -192,7 +192,7 @@ class AttentiveStatistics(Pooling):
         self.pooling_fc = nn.Linear(2 * compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         frames = zero_padding(self.cmp_linear_k(self._frames(layers)), mask)  # (B, T, D)
         mean = time_mean(frames, mask)
         deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
@@ -261,7 +261,7 @@ class QueryKeyValue(Pooling):
         self.pooling_fc = nn.Linear(2 * compression, dimension)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         sums = layer_sums(layers, self.weights_q, self.weights_k, self.weights_v)  # (B, T, C) each
         batch, time = sums[0].shape[:2]
         query, key, value = (  # (B, heads, T, D / heads) each
@@ -322,7 +322,7 @@ class Correlation(Pooling):
         self.register_buffer("pairs", torch.triu_indices(compression, compression, offset=1), persistent=False)
 
     def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E); the contract is that of `MHFA.forward`."""
+        """Embeddings (B, E); see `contracts.Pooling.forward`."""
         frames = self.cmp_linear_k(layer_sums(layers, self.weights_k)[0])  # (B, T, D)
         mean = time_mean(frames, mask)
         variance = time_variance(frames, mean, mask)  # (B, D)
