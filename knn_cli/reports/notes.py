@@ -25,8 +25,8 @@ def different_labels_note(models: Sequence[NamedEvaluation]) -> str:
         words = f" ({', '.join(additional)} not in all)" if additional else ""
         clauses.append(f"{model.name} knows {counted(len(labels), 'label')}, of which {len(present)} occur{words}")
     return (
-        "These figures are means over different labels, or against different competing labels, so costs, error rates and shares "
-        f"cannot be compared as they stand: {'; '.join(clauses)}."
+        "These figures are means over different labels, or against different competing labels, so costs, "
+        f"error rates and shares cannot be compared as they stand: {'; '.join(clauses)}."
     )
 
 
