@@ -2,8 +2,9 @@
 
 A cross-validation needs a classifier without each fold. Rows are sorted into cells, the groups that no training set
 tells apart; one pass computes the statistics of every cell, and those of a training set are the sum of its cells'.
-Transforms, and class-balanced statistics, whose weights depend on the training set, are not sums over cells: each training set then has statistics of its own, made in one pass after as many passes per
-training set as `transforms.fit_transforms` takes.
+Transforms, and class-balanced statistics, whose weights depend on the training set, are not sums over cells: each
+training set then has statistics of its own, made in one pass after as many passes per training set as
+`transforms.fit_transforms` takes.
 """
 
 from __future__ import annotations
