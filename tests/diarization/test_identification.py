@@ -1,4 +1,4 @@
-"""Known speakers: enrolment, names by hand, one label a voice over files, stores there and back."""
+"""Known speakers: enrolment, names by hand, one label per speaker over recordings, round trips through stores."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ def tiny() -> Embedder:
     return Embedder("tiny-test", device="cpu")
 
 
-def said(uri: str = "file", speech: dict[str, float] | None = None, /, **voices: list[float] | None) -> Diarization:
-    """Speakers who say one thing each, in the order given; None: without an embedding."""
-    turns = [Turn(2.0 * place + 1, 2.0 * place + 2, name, 0.5 + place / 10) for place, name in enumerate(voices)]
-    vectors = {name: np.array(one, dtype=np.float32) for name, one in voices.items() if one is not None}
+def diarized(
+    uri: str = "file", speech: dict[str, float] | None = None, /, **embeddings: list[float] | None
+) -> Diarization:
+    """Speakers with one turn each, in the order given; None: without an embedding."""
+    turns = [Turn(2.0 * place + 1, 2.0 * place + 2, name, 0.5 + place / 10) for place, name in enumerate(embeddings)]
+    vectors = {name: np.array(row, dtype=np.float32) for name, row in embeddings.items() if row is not None}
     return Diarization(
         tuple(turns),
         uri,
         speaker_embeddings=vectors,
         clean_speech_seconds=dict.fromkeys(vectors, 1.0) | (speech or {}),
-        seconds=2.0 * len(voices) + 1,
+        seconds=2.0 * len(embeddings) + 1,
     )
 
 
@@ -76,19 +78,19 @@ def test_a_folder_of_clips_and_folders(tiny: Embedder, tmp_path: Path, example: 
     clip(tmp_path / "Béla K.wav", 6, 9, example)
     (tmp_path / "notes.txt").write_text("no sound")
     done: list[tuple[int, int]] = []
-    voices = enroll(tmp_path, tiny, progress=lambda *steps: done.append(steps))
-    assert voices.names == ("Béla K", "anna") and len(voices) == 2
-    assert voices.clips.tolist() == [1, 2] and voices.seconds == pytest.approx([3, 6])
+    enrolled = enroll(tmp_path, tiny, progress=lambda *steps: done.append(steps))
+    assert enrolled.names == ("Béla K", "anna") and len(enrolled) == 2
+    assert enrolled.clips.tolist() == [1, 2] and enrolled.seconds == pytest.approx([3, 6])
     assert done == [(1, 3), (2, 3), (3, 3)]
     rows = np.concatenate([embed_file(path, tiny).data for path in anna]).astype(np.float64)
     rows = rows[:, tiny.bundle.view("speaker")]
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     mean = (4 * units[0] + 2 * units[1]) / 6
-    assert voices.vectors[1] == pytest.approx(mean / np.linalg.norm(mean))
-    assert np.isnan(voices.clip_cosines[0]) and voices.clip_cosines[1] == pytest.approx(units[0] @ units[1])
+    assert enrolled.vectors[1] == pytest.approx(mean / np.linalg.norm(mean))
+    assert np.isnan(enrolled.clip_cosines[0]) and enrolled.clip_cosines[1] == pytest.approx(units[0] @ units[1])
 
 
-def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> None:
+def test_dissimilar_clips_are_inconsistent(tiny: Embedder, tmp_path: Path) -> None:
     """Mean cosine of the pairs, by hand: 0, 0 and 1 with weights 1 x 2, 1 x 3 and 2 x 3."""
     data = np.zeros((4, tiny.dimension), dtype=np.float32)
     data[0, 0], data[1:3, 1], data[3, 2] = 5.0, 0.1, 1.0
@@ -98,16 +100,18 @@ def test_clips_that_are_unlike_are_doubtful(tiny: Embedder, tmp_path: Path) -> N
             data, list("abcd"), speaker=["one", "one", "one", "two"], start=[0] * 4, end=[1, 2, 3, 4]
         ),
     )
-    voices = enroll(tmp_path / "v.h5", tiny)
-    assert voices.clip_cosines[0] == pytest.approx(6 / 11) and voices.inconsistent == []
-    assert voices.vectors[0, :3] == pytest.approx(np.array([1, 5, 0]) / np.sqrt(26))
+    enrolled = enroll(tmp_path / "v.h5", tiny)
+    assert enrolled.clip_cosines[0] == pytest.approx(6 / 11) and enrolled.inconsistent == []
+    assert enrolled.vectors[0, :3] == pytest.approx(np.array([1, 5, 0]) / np.sqrt(26))
     data[2, :2] = 0, 0
     data[2, 3] = 1.0
     rows = EmbeddingSet.from_columns(data, list("abcd"), speaker=["one", "one", "one", "two"])
     write_store(tmp_path / "v.h5", rows, force=True)
-    voices = enroll(tmp_path / "v.h5", tiny)
+    enrolled = enroll(tmp_path / "v.h5", tiny)
     assert (
-        voices.inconsistent == ["one"] and voices.clip_cosines[0] == pytest.approx(0) and np.isnan(voices.seconds).all()
+        enrolled.inconsistent == ["one"]
+        and enrolled.clip_cosines[0] == pytest.approx(0)
+        and np.isnan(enrolled.seconds).all()
     )
 
 
@@ -120,7 +124,7 @@ def test_a_store_of_sound_enrols_as_its_files(tiny: Embedder, tmp_path: Path, ex
     assert sound.vectors == pytest.approx(folder.vectors, abs=2e-3)
 
 
-def test_every_clip_that_fails_is_told(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+def test_every_failing_clip_is_listed(tiny: Embedder, tmp_path: Path, example: Path) -> None:
     clip(tmp_path / "anna.wav", 0, 3, example)
     soundfile.write(tmp_path / "ben.wav", np.zeros(32000), 16000)
     with pytest.raises(KnnError, match=r"ben\.wav holds no speech"):
@@ -157,21 +161,21 @@ def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) 
 
 
 def test_who_matches_is_named_the_others_are_numbered() -> None:
-    embedded = said(SPEAKER_00=at(100), SPEAKER_01=at(5), SPEAKER_02=None, SPEAKER_03=at(-60))
-    found = identify(embedded, known(ben=at(90), anna=at(0)), threshold=0.9)
-    assert labels(found.diarization) == ["ben", "anna", "SPEAKER_00", "SPEAKER_01"]
-    assert found.names == {"SPEAKER_00": "ben", "SPEAKER_01": "anna"}
+    embedded = diarized(SPEAKER_00=at(100), SPEAKER_01=at(5), SPEAKER_02=None, SPEAKER_03=at(-60))
+    result = identify(embedded, known(ben=at(90), anna=at(0)), threshold=0.9)
+    assert labels(result.diarization) == ["ben", "anna", "SPEAKER_00", "SPEAKER_01"]
+    assert result.names == {"SPEAKER_00": "ben", "SPEAKER_01": "anna"}
     assert (
-        set(found.diarization.speaker_embeddings)
+        set(result.diarization.speaker_embeddings)
         == {"ben", "anna", "SPEAKER_01"}
-        == set(found.diarization.clean_speech_seconds)
+        == set(result.diarization.clean_speech_seconds)
     )
-    assert confidences(found.diarization) == confidences(embedded) and found.diarization.seconds == embedded.seconds
-    assert found.diarization.name == "file"
-    assert found.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and found.enrolled == ("ben", "anna")
-    assert found.cosines[0] == pytest.approx([np.cos(np.radians(10)), np.cos(np.radians(100))])
-    assert np.isnan(found.cosines[2]).all()
-    scores = list(found.scores())
+    assert confidences(result.diarization) == confidences(embedded) and result.diarization.seconds == embedded.seconds
+    assert result.diarization.name == "file"
+    assert result.speakers == ("ben", "anna", "SPEAKER_00", "SPEAKER_01") and result.enrolled == ("ben", "anna")
+    assert result.cosines[0] == pytest.approx([np.cos(np.radians(10)), np.cos(np.radians(100))])
+    assert np.isnan(result.cosines[2]).all()
+    scores = list(result.scores())
     assert [(one.speaker, one.enrolled, one.matched) for one in scores] == [
         ("ben", "ben", True),
         ("ben", "anna", False),
@@ -181,140 +185,152 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
         ("SPEAKER_01", "ben", False),
     ]
     assert isinstance(scores[0], SpeakerScore) and scores[4].cosine == pytest.approx(0.5)
-    assert found.facts(1)[1:] == [
+    assert result.facts(1)[1:] == [
         {"speaker": "anna", "known": True, "cosine": {"anna": 0.9962}},
         {"speaker": "SPEAKER_00", "known": False, "cosine": {}},
         {"speaker": "SPEAKER_01", "known": False, "cosine": {"anna": 0.5}},
     ]
 
 
-def test_a_weak_match_never_costs_a_strong_one_its_voice() -> None:
-    """The largest sum of cosines (0.71 + 0.71 > 1 + 0) would give both speakers the other voice."""
-    embedded, voices = said(a=[1, 0, 0], b=[1, 1e-6, -1]), known(x=[1, 0, 0], y=[1, 0, 1])
-    assert identify(embedded, voices, threshold=0.6).names == {"a": "x"}
+def test_weak_match_never_replaces_a_strong_one() -> None:
+    """The largest sum of cosines (0.71 + 0.71 > 1 + 0) would exchange the names of both speakers."""
+    embedded, enrolled = diarized(a=[1, 0, 0], b=[1, 1e-6, -1]), known(x=[1, 0, 0], y=[1, 0, 1])
+    assert identify(embedded, enrolled, threshold=0.6).names == {"a": "x"}
 
 
 def test_the_threshold_itself_matches() -> None:
-    embedded, voices = said(a=[3, 4]), known(x=[1, 0])
-    assert identify(embedded, voices, threshold=float((voices.vectors @ np.array([0.6, 0.8]))[0])).names == {"a": "x"}
-    assert identify(embedded, voices, threshold=0.61).names == {}
+    embedded, enrolled = diarized(a=[3, 4]), known(x=[1, 0])
+    assert identify(embedded, enrolled, threshold=float((enrolled.vectors @ np.array([0.6, 0.8]))[0])).names == {
+        "a": "x"
+    }
+    assert identify(embedded, enrolled, threshold=0.61).names == {}
     for wrong in (0.0, -0.5, 1.5, float("nan")):
         with pytest.raises(KnnError, match="threshold"):
-            identify(embedded, voices, threshold=wrong)
+            identify(embedded, enrolled, threshold=wrong)
 
 
-def test_nobody_is_numbered_like_a_voice() -> None:
-    """A voice may be called SPEAKER_00, where it is from a store of an earlier diarization."""
-    embedded = said(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
-    found = identify(embedded, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
-    assert labels(found.diarization) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_03"]
-    assert list(found.diarization.speaker_embeddings["SPEAKER_00"]) == [1, 0]
+def test_numbered_labels_skip_enrolled_names() -> None:
+    """An enrolled speaker from a store of an earlier diarization may be called SPEAKER_00."""
+    embedded = diarized(SPEAKER_00=at(80), SPEAKER_01=at(0), SPEAKER_02=at(180))
+    result = identify(embedded, known(SPEAKER_00=at(0), SPEAKER_02=at(270)), threshold=0.9)
+    assert labels(result.diarization) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_03"]
+    assert list(result.diarization.speaker_embeddings["SPEAKER_00"]) == [1, 0]
 
 
 def test_embeddings_of_another_size_and_empty_recordings() -> None:
     with pytest.raises(KnnError, match="3 values"):
-        identify(said(a=[1, 0, 0]), known(x=[1, 0]))
-    silent = identify(said(), known(x=[1, 0]))
+        identify(diarized(a=[1, 0, 0]), known(x=[1, 0]))
+    silent = identify(diarized(), known(x=[1, 0]))
     assert silent.speakers == () and list(silent.scores()) == [] == silent.facts()
-    assert identify(said(a=[0, 0]), known(x=[1, 0])).names == {}
+    assert identify(diarized(a=[0, 0]), known(x=[1, 0])).names == {}
 
 
 def test_only_the_view_is_looked_at() -> None:
-    voices = known(x=[1, 0])
+    enrolled = known(x=[1, 0])
     viewed = EnrolledSpeakers(
-        voices.names, voices.vectors, voices.clips, voices.seconds, voices.clip_cosines, slice(1, 3)
+        enrolled.names, enrolled.vectors, enrolled.clips, enrolled.seconds, enrolled.clip_cosines, slice(1, 3)
     )
-    assert identify(said(a=[9, 1, 0]), viewed).names == {"a": "x"}
-    one, other = link_speakers([said(a=[9, 1, 0]), said(a=[-9, 1, 0])], view=slice(1, 3))
-    assert labels(one) == labels(other)
+    assert identify(diarized(a=[9, 1, 0]), viewed).names == {"a": "x"}
+    first, second = link_speakers([diarized(a=[9, 1, 0]), diarized(a=[-9, 1, 0])], view=slice(1, 3))
+    assert labels(first) == labels(second)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 5), st.integers(1, 5), st.floats(0.05, 0.9))
 def test_no_assignment_is_better(seed: int, speakers: int, count: int, threshold: float) -> None:
     rng = np.random.default_rng(seed)
-    embedded = said(**{f"s{place}": rng.normal(size=3).tolist() for place in range(speakers)})
-    voices = known(**{f"v{place}": rng.normal(size=3).tolist() for place in range(count)})
-    found = identify(embedded, voices, threshold=threshold)
-    gains = np.maximum(found.cosines - threshold, 0.0)
+    embedded = diarized(**{f"s{place}": rng.normal(size=3).tolist() for place in range(speakers)})
+    enrolled = known(**{f"v{place}": rng.normal(size=3).tolist() for place in range(count)})
+    result = identify(embedded, enrolled, threshold=threshold)
+    gains = np.maximum(result.cosines - threshold, 0.0)
     wide = np.zeros((speakers, count + speakers))  # a column of its own for nobody
     wide[:, :count] = gains
     best = max(
         sum(wide[row, column] for row, column in enumerate(p)) for p in permutations(range(count + speakers), speakers)
     )
     place = {name: row for row, name in enumerate(embedded.speaker_embeddings)}
-    got = [(place[speaker], voices.names.index(voice)) for speaker, voice in found.names.items()]
+    got = [(place[speaker], enrolled.names.index(voice)) for speaker, voice in result.names.items()]
     assert sum(gains[pair] for pair in got) == pytest.approx(best)
-    assert all(found.cosines[pair] >= threshold for pair in got)
-    assert len(set(found.names.values())) == len(found.names)
+    assert all(result.cosines[pair] >= threshold for pair in got)
+    assert len(set(result.names.values())) == len(result.names)
 
 
-# One label a voice over recordings.
+# Linking.
 
 
-def test_one_label_a_voice() -> None:
+def test_one_label_per_speaker() -> None:
     files = [
-        said("one", SPEAKER_00=at(90), SPEAKER_01=at(0)),
-        said("two", SPEAKER_00=at(10), SPEAKER_01=None, SPEAKER_02=at(200)),
-        said("three", SPEAKER_00=at(95), SPEAKER_01=at(-10)),
-        said("four"),
+        diarized("one", SPEAKER_00=at(90), SPEAKER_01=at(0)),
+        diarized("two", SPEAKER_00=at(10), SPEAKER_01=None, SPEAKER_02=at(200)),
+        diarized("three", SPEAKER_00=at(95), SPEAKER_01=at(-10)),
+        diarized("four"),
     ]
-    told = link_speakers(files, threshold=0.9)
-    assert [labels(one) for one in told] == [
+    linked = link_speakers(files, threshold=0.9)
+    assert [labels(diarization) for diarization in linked] == [
         ["SPEAKER_00", "SPEAKER_01"],
         ["SPEAKER_01", "SPEAKER_02", "SPEAKER_03"],
         ["SPEAKER_00", "SPEAKER_01"],
         [],
     ]
-    assert [one.name for one in told] == ["one", "two", "three", "four"]
-    assert list(told[1].speaker_embeddings["SPEAKER_01"]) == list(files[1].speaker_embeddings["SPEAKER_00"])
-    assert set(told[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and confidences(told[2]) == confidences(
+    assert [diarization.name for diarization in linked] == ["one", "two", "three", "four"]
+    assert list(linked[1].speaker_embeddings["SPEAKER_01"]) == list(files[1].speaker_embeddings["SPEAKER_00"])
+    assert set(linked[1].speaker_embeddings) == {"SPEAKER_01", "SPEAKER_03"} and confidences(linked[2]) == confidences(
         files[2]
     )
-    assert [labels(one) for one in link_speakers(files, threshold=0.9)] == [labels(one) for one in told]
+    assert [labels(diarization) for diarization in link_speakers(files, threshold=0.9)] == [
+        labels(diarization) for diarization in linked
+    ]
     assert link_speakers([]) == []
 
 
 def test_two_speakers_of_a_recording_stay_two() -> None:
     """Though a and b are nearest to each other, and c is near both: c goes to the nearer one, the other stays alone."""
-    first, second = link_speakers([said(a=at(0), b=at(1)), said(c=at(1.2))], threshold=0.5)
+    first, second = link_speakers([diarized(a=at(0), b=at(1)), diarized(c=at(1.2))], threshold=0.5)
     assert labels(first) == ["SPEAKER_00", "SPEAKER_01"] and labels(second) == ["SPEAKER_01"]
 
 
 def test_seconds_weigh() -> None:
     """A group of 0 and 40 degrees with c at 75: mean cosine 0.54 by equal weights, 0.76 when b has spoken longest."""
-    files = [said(a=at(0)), said(b=at(40)), said(c=at(75))]
-    assert [labels(one)[0] for one in link_speakers(files, threshold=0.7)] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01"]
-    files = [said(a=at(0)), said(b=at(35)), said(c=at(75))]
-    assert [labels(one)[0] for one in link_speakers(files, threshold=0.6)] == ["SPEAKER_00", "SPEAKER_00", "SPEAKER_01"]
-    files = [said(a=at(0)), said("two", {"b": 9.0}, b=at(35)), said(c=at(75))]
-    assert len({labels(one)[0] for one in link_speakers(files, threshold=0.6)}) == 1
+    files = [diarized(a=at(0)), diarized(b=at(40)), diarized(c=at(75))]
+    assert [labels(diarization)[0] for diarization in link_speakers(files, threshold=0.7)] == [
+        "SPEAKER_00",
+        "SPEAKER_01",
+        "SPEAKER_01",
+    ]
+    files = [diarized(a=at(0)), diarized(b=at(35)), diarized(c=at(75))]
+    assert [labels(diarization)[0] for diarization in link_speakers(files, threshold=0.6)] == [
+        "SPEAKER_00",
+        "SPEAKER_00",
+        "SPEAKER_01",
+    ]
+    files = [diarized(a=at(0)), diarized("two", {"b": 9.0}, b=at(35)), diarized(c=at(75))]
+    assert len({labels(diarization)[0] for diarization in link_speakers(files, threshold=0.6)}) == 1
 
 
 def test_known_names_hold_and_spread() -> None:
     files = [
-        said(SPEAKER_00=at(0), anna=at(180)),
-        said(anna=at(170), ben=at(172)),
-        said(SPEAKER_00=at(175), SPEAKER_01=at(2), ben=at(90)),
-        said(SPEAKER_00=at(171)),
+        diarized(SPEAKER_00=at(0), anna=at(180)),
+        diarized(anna=at(170), ben=at(172)),
+        diarized(SPEAKER_00=at(175), SPEAKER_01=at(2), ben=at(90)),
+        diarized(SPEAKER_00=at(171)),
     ]
-    told = link_speakers(files, known=("anna", "ben", "SPEAKER_01"), threshold=0.8)
-    assert labels(told[0]) == ["SPEAKER_01", "anna"]  # as the known voice at 2 degrees is called
-    assert labels(told[1]) == ["anna", "ben"]
-    assert labels(told[2]) == ["anna", "SPEAKER_01", "ben"]
-    assert labels(told[3]) == ["anna"]
-    alone = link_speakers([said(anna=None), said(anna=at(0), SPEAKER_00=at(1))], known=["anna"])
-    assert [labels(one) for one in alone] == [["anna"], ["anna", "SPEAKER_00"]]
+    linked = link_speakers(files, known=("anna", "ben", "SPEAKER_01"), threshold=0.8)
+    assert labels(linked[0]) == ["SPEAKER_01", "anna"]  # the name of the known speaker at 2 degrees
+    assert labels(linked[1]) == ["anna", "ben"]
+    assert labels(linked[2]) == ["anna", "SPEAKER_01", "ben"]
+    assert labels(linked[3]) == ["anna"]
+    alone = link_speakers([diarized(anna=None), diarized(anna=at(0), SPEAKER_00=at(1))], known=["anna"])
+    assert [labels(diarization) for diarization in alone] == [["anna"], ["anna", "SPEAKER_00"]]
 
 
 def test_what_cannot_be_linked() -> None:
     with pytest.raises(KnnError, match="different sizes"):
-        link_speakers([said(a=[1, 0]), said(a=[1, 0, 0])])
+        link_speakers([diarized(a=[1, 0]), diarized(a=[1, 0, 0])])
     with pytest.raises(KnnError, match="threshold"):
-        link_speakers([said(a=[1, 0])], threshold=0)
+        link_speakers([diarized(a=[1, 0])], threshold=0)
     with pytest.raises(ValueError, match="one name"):
-        rename_speakers(said(a=None, b=None), {"a": "b"})
-    assert labels(rename_speakers(said(a=None, b=None), {"a": "b", "b": "a"})) == ["b", "a"]
+        rename_speakers(diarized(a=None, b=None), {"a": "b"})
+    assert labels(rename_speakers(diarized(a=None, b=None), {"a": "b", "b": "a"})) == ["b", "a"]
 
 
 def agglomerated(files: list[Diarization], threshold: float, known: tuple[str, ...]) -> list[set[tuple[int, str]]]:
@@ -358,10 +374,10 @@ def test_linking_is_greedy_average_linkage(seed: int, sizes: list[int], threshol
             if rng.random() < 0.2 and names[place % 2] not in chosen:
                 chosen[place] = names[place % 2]
         speech = {name: float(rng.uniform(1, 20)) for name in chosen}
-        files.append(said("f", speech, **{name: rng.normal([1, 0, 0]).tolist() for name in chosen}))
-    told = link_speakers(files, threshold=threshold, known=names)
+        files.append(diarized("f", speech, **{name: rng.normal([1, 0, 0]).tolist() for name in chosen}))
+    linked = link_speakers(files, threshold=threshold, known=names)
     groups: dict[str, set[tuple[int, str]]] = {}
-    for place, (before, after) in enumerate(zip(files, told, strict=True)):
+    for place, (before, after) in enumerate(zip(files, linked, strict=True)):
         assert len(set(labels(after))) == len(labels(after))  # never two of one recording
         for old, new in zip(labels(before), labels(after), strict=True):
             groups.setdefault(new, set()).add((place, old))
@@ -378,48 +394,50 @@ def test_equal_embeddings_end_and_never_share_a_recording(seed: int, sizes: list
     """Ties everywhere: vectors of two directions only, and some of zeros."""
     rng = np.random.default_rng(seed)
     choices = [[1.0, 0.0], [0.0, 1.0], *([[0.0, 0.0]] if zero else [])]
-    files = [said(**{f"s{place}": choices[rng.integers(len(choices))] for place in range(size)}) for size in sizes]
-    for one in link_speakers(files, threshold=1.0):
-        assert len(set(labels(one))) == len(labels(one))
+    files = [diarized(**{f"s{place}": choices[rng.integers(len(choices))] for place in range(size)}) for size in sizes]
+    for diarization in link_speakers(files, threshold=1.0):
+        assert len(set(labels(diarization))) == len(labels(diarization))
 
 
 def test_many_files() -> None:
-    """200 files of five speakers, 40 voices: every voice one label."""
+    """200 files of five out of 40 speakers: one label per speaker."""
     rng = np.random.default_rng(0)
-    voices = rng.normal(size=(40, 64))
+    centers = rng.normal(size=(40, 64))
     drawn = [rng.permutation(40)[:5].tolist() for _ in range(200)]
     files = [
-        said(**{f"s{place}": (voices[one] + 0.3 * rng.normal(size=64)).tolist() for place, one in enumerate(file)})
+        diarized(
+            **{f"s{place}": (centers[number] + 0.3 * rng.normal(size=64)).tolist() for place, number in enumerate(file)}
+        )
         for file in drawn
     ]
-    told = link_speakers(files)
-    given = [label for one in told for label in labels(one)]
+    linked = link_speakers(files)
+    given = [label for diarization in linked for label in labels(diarization)]
     assert len(set(zip([one for file in drawn for one in file], given, strict=True))) == 40
 
 
 # Stores.
 
 
-def test_voices_there_and_back(tiny: Embedder, tmp_path: Path) -> None:
+def test_export_and_enrollment_round_trip(tiny: Embedder, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = {name: rng.normal(size=tiny.dimension).tolist() for name in ("SPEAKER_00", "anna")}
-    embedded = said("talk", {"anna": 4.0}, **vectors, SPEAKER_01=None)
+    embedded = diarized("talk", {"anna": 4.0}, **vectors, SPEAKER_01=None)
     assert export_speakers([("talk", embedded)], tiny.bundle.fingerprint, tmp_path / "v.h5") == 2
     rows = hdf5.read(tmp_path / "v.h5")
     assert rows.embedder == tiny.bundle.fingerprint
     assert rows.name.tolist() == ["talk"] * 2 and rows.speaker.tolist() == ["SPEAKER_00", "anna"]
     assert rows.start.tolist() == [1, 3] and rows.end.tolist() == [2, 7]
     assert np.array_equal(rows.data[1], embedded.speaker_embeddings["anna"])
-    voices = enroll(tmp_path / "v.h5", tiny)
+    enrolled = enroll(tmp_path / "v.h5", tiny)
     again = identify(
-        rename_speakers(embedded, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), voices, threshold=0.99
+        rename_speakers(embedded, {"SPEAKER_00": "SPEAKER_07", "anna": "SPEAKER_09"}), enrolled, threshold=0.99
     )
     assert again.names == {"SPEAKER_07": "SPEAKER_00", "SPEAKER_09": "anna"}
     assert labels(again.diarization) == ["SPEAKER_00", "anna", "SPEAKER_01"]
 
 
-def test_labels_of_several_recordings_are_told_apart(tmp_path: Path) -> None:
-    files = [("one", said(SPEAKER_00=at(0), anna=at(90))), ("two", said(SPEAKER_00=at(180), anna=at(90)))]
+def test_labels_of_several_recordings_are_distinguished(tmp_path: Path) -> None:
+    files = [("one", diarized(SPEAKER_00=at(0), anna=at(90))), ("two", diarized(SPEAKER_00=at(180), anna=at(90)))]
     export_speakers(files, "", tmp_path / "v.h5", known=["anna"])
     assert hdf5.read(tmp_path / "v.h5").speaker.tolist() == ["one/SPEAKER_00", "anna", "two/SPEAKER_00", "anna"]
     with pytest.raises(KnnError, match="exists already"):
@@ -431,19 +449,19 @@ def test_labels_of_several_recordings_are_told_apart(tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(KnnError, match="no speaker embedding to write"):
-        export_speakers([("one", said(a=None))], "", tmp_path / "v.h5")
+        export_speakers([("one", diarized(a=None))], "", tmp_path / "v.h5")
     with pytest.raises(KnnError, match="different sizes"):
-        export_speakers([("one", said(a=[1, 0])), ("two", said(a=[1]))], "", tmp_path / "v.h5")
+        export_speakers([("one", diarized(a=[1, 0])), ("two", diarized(a=[1]))], "", tmp_path / "v.h5")
     with pytest.raises(KnnError, match="one of the sources"):
-        export_speakers([("one", said(a=[1, 0]))], "", tmp_path / "v.h5", sources=[tmp_path / "v.h5"])
+        export_speakers([("one", diarized(a=[1, 0]))], "", tmp_path / "v.h5", sources=[tmp_path / "v.h5"])
     assert not list(tmp_path.iterdir())
 
 
-# Real voices.
+# Real speech.
 
 
-def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
-    """Two voices that no training embedded, enrolled with one recording each, found in others of theirs."""
+def test_real_speakers_are_recognised(shared: Path, tmp_path: Path) -> None:
+    """Two speakers outside the training data, enrolled with some recordings, are recognised in others."""
     embedder = Embedder("voice", device="cpu")
     with (shared / "data" / "speech" / "manifest.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -453,7 +471,7 @@ def test_real_voices_are_recognised(shared: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for path in paths[name][:3]:
             (tmp_path / name / path.name).symlink_to(path)
-    voices = enroll(tmp_path, embedder)
+    enrolled = enroll(tmp_path, embedder)
     files = labelled_files([paths[name][-1] for name in names])
     embedded = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
-    assert identify(said(**embedded), voices).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}
+    assert identify(diarized(**embedded), enrolled).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}
