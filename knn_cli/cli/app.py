@@ -1,7 +1,7 @@
-"""The command line: each command parses, calls functions of the packages below, and prints what they return.
+"""The command line: each command parses its options, calls functions of the other packages, and prints the results.
 
-stdout is data, stderr is messages. Exit 0: all done; 1: something failed, named on stderr, the rest is done; 2: usage.
-Nothing heavy is imported before a command runs, so that `knn --help` answers at once.
+Data is written to stdout, messages to stderr. Exit codes: 0, success; 1, something failed (named on stderr) and the
+rest was done; 2, wrong usage. Nothing heavy is imported before a command runs, so that `knn --help` is fast.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from knn_cli.cli.console import Command, Commands, console
 from knn_cli.cli.options import QUIET_HELP, VERBOSE_HELP, louder, quieter, switch, valued
 
 RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, dialects, speakers", "Who spoke when"
-# In the order of the work: name -> panel of the help, first sentence of the command's own help. A command's module has
-# its name, and is imported when the command runs or shows its help.
+# In the order of a workflow: name -> panel of the help, first sentence of the command's help. The module of a command
+# has the same name, and is imported when the command runs or shows its help.
 COMMANDS = {
     "convert": (RECORDINGS, "Convert recordings, embeddings, checkpoints and models."),
     "embed": (RECORDINGS, "Compute embeddings of recordings."),
     "info": (RECORDINGS, "Describe stores, models and audio files; without arguments, all installed models."),
-    "split": (RECOGNITION, "Draw which recordings are held out."),
+    "split": (RECOGNITION, "Choose at random which recordings are held out."),
     "train": (RECOGNITION, "Train a classifier of languages, dialects or speakers on a store."),
     "evaluate": (RECOGNITION, "Evaluate language or dialect recognition on labelled test sets."),
     "classify": (RECOGNITION, "Recognise the language or dialect of recordings, with calibrated probabilities."),
@@ -36,14 +36,14 @@ COMMANDS = {
 
 
 def load(name: str) -> Any:
-    """The command of a name, with its options."""
+    """Return the command with a name, with its options."""
     module = import_module(f"knn_cli.cli.{name}")
     function = getattr(module, name)
     # Each paragraph of the docstring on one line, for the terminal to wrap.
     help = "\n\n".join(" ".join(paragraph.split()) for paragraph in str(function.__doc__).split("\n\n"))
-    only = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    only.command(name, cls=Command, help=help, epilog=module.EPILOG)(function)
-    return typer.main.get_command(only)
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, cls=Command, help=help, epilog=module.EPILOG)(function)
+    return typer.main.get_command(single)
 
 
 class LazyCommands(Commands):
@@ -83,7 +83,7 @@ def _common(
     verbose: Annotated[bool, switch("-v", "--verbose", callback=louder, help=VERBOSE_HELP)] = False,
     log_file: Annotated[
         Path | None,
-        valued("--log-file", metavar="FILE", help="Append what stderr says, with times and details, to this file."),
+        valued("--log-file", metavar="FILE", help="Append all messages, with times and details, to this file."),
     ] = None,
     version: Annotated[
         bool, switch("--version", callback=_version, is_eager=True, help="Show the version and exit.")

@@ -1,4 +1,4 @@
-"""`knn classify`: the language or dialect of recordings and of the rows of stores."""
+"""`knn classify`: recognise the language or dialect of recordings and of the rows of stores."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def classify(
 ) -> None:
     """Recognise the language or dialect of recordings, with calibrated probabilities.
 
-    A table goes to a terminal, tab-separated lines to a pipe or a file; JSON lines hold the probabilities and
-    detection log-likelihood ratios of all labels. See also `knn evaluate` and `knn timeline`.
+    Results are shown as a table on a terminal, and written as tab-separated lines to a pipe or a file. JSON lines have
+    the probabilities and detection log-likelihood ratios of all labels. See also `knn evaluate` and `knn timeline`.
     """
     from knn_cli.embedding.files import expand_folders
     from knn_cli.embedding.options import EmbeddingOptions
@@ -94,7 +94,7 @@ def _classify(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Classify source after source, and write each as soon as it is done; on a terminal all together as one table."""
+    """Classify the sources and write each result as soon as it is ready; on a terminal, all as one table at the end."""
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
     from knn_cli.embedding.options import RowsWithoutSpeech
@@ -127,7 +127,7 @@ def _classify(
                 output.score_rows(stream, scores, predictions, top, header=not written)
             written += 1
         if not written:
-            leave(failures)  # before an empty file takes the place of an older result
+            leave(failures)  # before an empty file replaces an older result
     if tables:
         output.score_table(tables, top, classifier.bundle.name)
     if known:

@@ -1,4 +1,4 @@
-"""What the command line writes to stderr: notes, errors, progress bars and the log file; and its exit codes."""
+"""Messages on stderr (notes, errors, progress bars), the log file, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
 
-# Functions of the packages below name their parameters. Most are set by an option of the same name ...
+# Messages of other packages refer to parameters. Most are set by an option of the same name ...
 SAME_NAMES = frozenset(
     "as_norm batch_seconds calibration channel clusterer cohort config curve device draws folds force groups held_out "
     "ignore int8 kind labels level link_speakers margin max_gap max_silence max_speakers min_segment min_speakers "
     "min_turn model num_speakers number open_set out_of_set part per_channel preset priors rate recursive reference "
     "report seed segment segmentation speakers split step transforms uem units unwanted window".split()
 )
-# ... and some by another one.
+# ... and some by an option of another name.
 FLAGS = {
     **{name: "--" + name.replace("_", "-") for name in SAME_NAMES},
     "fraction": "--held-out",
     "label": "--level",
     "label_rule": "--labels",
 }
-# Settings that are changed by --set.
+# Settings that --set changes.
 SETTINGS = frozenset(
     "balanced distance_threshold duration_aware false_reject identification_threshold linkage linking_threshold "
     "min_cluster_size out_of_set_class refit silence_threshold view".split()
@@ -42,9 +42,9 @@ _PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
 
 
 def with_flags(text: str) -> str:
-    """A message of the packages below in the words of the command line: "`force=True`" becomes "--force".
+    """Return a message of another package with its parameters as options: "`force=True`" becomes "--force".
 
-    Only what stands in backquotes: a message may quote names of files, such as split=train/part=1.flac.
+    Only text in backquotes is replaced: a message may quote file names, such as split=train/part=1.flac.
     """
 
     def flag(match: re.Match[str]) -> str:
@@ -61,9 +61,9 @@ def with_flags(text: str) -> str:
 
 
 class Console:
-    """stderr: notes (unless quiet), details (when verbose), errors (always), a progress bar on a terminal.
+    """Writes notes (unless quiet), details (if verbose) and errors to stderr, and a progress bar if it is a terminal.
 
-    A log file gets all of these with the time, details whether verbose or not.
+    All messages, details included, are also appended with the time to the log file, if there is one.
     """
 
     def __init__(self) -> None:
@@ -71,14 +71,14 @@ class Console:
         self._log: TextIO | None = None
 
     def reset(self) -> None:
-        """Neither quiet nor verbose, and no log file: each command line begins like this."""
+        """Return to the initial state: neither quiet nor verbose, no log file."""
         self.quiet = self.verbose = False
         if self._log is not None:
             self._log.close()
         self._log = None
 
     def log_to(self, path: Path, command: str) -> None:
-        """Append to a file what stderr says; the command itself comes first."""
+        """Append the command, then all messages, to a file."""
         self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._record(command)
 
@@ -102,13 +102,13 @@ class Console:
         self.complain("\n".join(lines))
 
     def complain(self, text: str) -> None:
-        """Say what went wrong, however quiet the command is."""
+        """Write an error message, even if quiet."""
         self._record(text)
         typer.echo(text, err=True)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A callback (done, total) that draws a bar while stderr is a terminal."""
+        """Yield a callback (done, total) that draws a progress bar if stderr is a terminal."""
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
@@ -124,7 +124,7 @@ console = Console()
 
 
 class Command(TyperCommand):
-    """A command whose help does not list --help: `knn --help` does."""
+    """A command whose help does not list --help, which `knn --help` lists."""
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
@@ -134,7 +134,7 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """Turns every mistake of the user, and every refusal of the system, into one sentence and an exit code."""
+    """Turns each KnnError and each error of the system into a message and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         console.reset()
@@ -150,7 +150,7 @@ class Commands(TyperGroup):
         except KnnError as error:
             console.error(error)
             raise typer.Exit(error.code) from None
-        except BrokenPipeError:  # the reader of our output has closed it; the exit code is the shell's for SIGPIPE
+        except BrokenPipeError:  # the reader of stdout has closed it; 141 is the shell's exit code for SIGPIPE
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except KeyboardInterrupt:
@@ -165,16 +165,16 @@ class Commands(TyperGroup):
 
 
 def failed(name: str, error: KnnError) -> Failure:
-    """Say why one file could not be processed, and return that failure for `leave`."""
+    """Report why a file could not be processed, and return that failure for `leave`."""
     console.error(error)
     return Failure(name, error)
 
 
-def leave(failures: list[Failure], *, unsaid: bool = False) -> None:
-    """Exit 1 when files failed, after their list; with the reason of each first where that is still `unsaid`."""
+def leave(failures: list[Failure], *, report_errors: bool = False) -> None:
+    """Exit with code 1 if files failed, after listing them; `report_errors` first reports the error of each."""
     if not failures:
         return
-    for failure in failures if unsaid else ():
+    for failure in failures if report_errors else ():
         console.error(failure.error)
     if len(failures) > 1:
         names = ", ".join(failure.file for failure in failures)
@@ -183,7 +183,7 @@ def leave(failures: list[Failure], *, unsaid: bool = False) -> None:
 
 
 def end_at_once_among_several() -> None:
-    """End one of `torchrun`'s processes here, when its work is done; nothing in a process that is alone.
+    """End a process of `torchrun` when its work is done; does nothing in a single process.
 
     While the interpreter shuts down, threads of Gloo and autograd may still ask for its lock. Once in many runs the
     process then aborts ("terminate called without an active exception"), and a finished training counts as failed.

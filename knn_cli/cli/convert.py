@@ -1,4 +1,4 @@
-"""`knn convert`: recordings, embeddings, checkpoints and models from one format to another."""
+"""`knn convert`: convert recordings, embeddings, checkpoints and models from one format to another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def convert(
     labels: LabelsOption = "folder",
     segment: SegmentOption = 40.0,
     min_segment: Annotated[
-        float, valued("--min-segment", metavar="SECONDS", panel=INPUT, help="Drop remainders that are shorter.")
+        float, valued("--min-segment", metavar="SECONDS", panel=INPUT, help="Drop remainders shorter than this.")
     ] = 1.0,
     channel: ChannelOption = "mix",
     recursive: Annotated[
@@ -95,7 +95,7 @@ def convert(
         earlier = f" ({result.earlier} recordings done before)" if result.earlier else ""
         console.note(f"{result.out}: {counts}{earlier}.")
         if result.dropped:
-            lost = f"{result.dropped_seconds:.1f} s in all"
+            lost = f"{result.dropped_seconds:.1f} s in total"
             console.note(f"Dropped {result.dropped} remainders under {min_segment:g} s, {lost}.")
     elif result.kind == "bundle":
         option = "--segmentation" if bundle.find(result.out, segmenter=None).is_segmenter else "--model"
@@ -108,7 +108,7 @@ def convert(
         console.note(f"onnxruntime agrees with torch on {result.export.clips} random clips: {near}.")
     else:
         console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
-    leave(result.failures, unsaid=True)
+    leave(result.failures, report_errors=True)
 
 
 def _duration(seconds: float) -> str:

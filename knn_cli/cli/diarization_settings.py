@@ -1,4 +1,4 @@
-"""What `--set` changes in `knn diarize`, and the clustering method with its settings."""
+"""The settings of `knn diarize` for `--set`, and the choice of a clustering method with its settings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class DiarizationSettings:
     silence_threshold: float | None = setting(None, "dB")
 
 
-# Settings of the clustering methods: what `--set` calls them -> what the methods do.
+# Name in `--set` -> name of the parameter of the clustering methods.
 CLUSTERING_SETTINGS = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
 
 
 def choose_clustering(clusterer: str, preset: str | None, settings: DiarizationSettings) -> tuple[str, dict[str, Any]]:
-    """A clustering method and its settings. KnnError for a setting that it does not take."""
+    """Return a clustering method and its settings. KnnError for a setting that it does not take."""
     from knn_cli.core.registry import CLUSTERERS
     from knn_cli.diarization.clustering.base import PRESETS
 
@@ -42,9 +42,9 @@ def choose_clustering(clusterer: str, preset: str | None, settings: DiarizationS
             others = " or ".join(
                 f"--clusterer {method}" for method in takes if CLUSTERING_SETTINGS[name] in takes[method]
             )
-            raise KnnError(f"{name} is no setting of {clusterer}.", f"It goes with {others}.")
+            raise KnnError(f"{name} is not a setting of {clusterer}.", f"Use it with {others}.")
     if not 0 <= chosen.get("distance_threshold", 0) <= 2:
         raise KnnError(
-            f"The distance threshold {chosen['distance_threshold']:g} is no cosine distance.", "Take 0 to 2."
+            f"The distance threshold {chosen['distance_threshold']:g} is not a cosine distance.", "Give 0 to 2."
         )
     return clusterer, {CLUSTERING_SETTINGS[name]: value for name, value in chosen.items()}

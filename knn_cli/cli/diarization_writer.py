@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ResultWriter:
-    """Writes the results of file after file; an error in one file costs none of the others."""
+    """Writes the results of files one after the other; an error in one file does not affect the others."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ResultWriter:
                 except KnnError as error:
                     self.failures.append(failed(str(path), error))
             if out is not None and not done:
-                leave(self.failures)  # before an empty file takes the place of an older result
+                leave(self.failures)  # before an empty file replaces an older result
         if len(self._lengths) > 1:
             sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
             console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
@@ -71,7 +71,7 @@ class ResultWriter:
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.annotation, uem=scored)
         if not diarization.turns:
-            console.note(f"{path} holds no speech; nothing is in its {self.outputs.format}.")
+            console.note(f"{path} holds no speech; its {self.outputs.format} output has no turns.")
         else:
             speakers = counted(len(diarization.speakers), "speaker")
             console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
@@ -79,7 +79,7 @@ class ResultWriter:
                 console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
         if result.recognised is not None and diarization.turns:
             names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())
-            console.note(f"{path}: {names or 'nobody'} recognised.")
+            console.note(f"{path}: {names or 'no enrolled speaker'} recognised.")
         if self._keep:
             self.kept.append((path.stem, diarization))
         self._write_turns(path, result, stream)
@@ -110,11 +110,11 @@ class ResultWriter:
         cleaning = clean.apply(path, result.diarization, self.known)
         if clean.unwanted is not None:
             if not result.diarization.turns:
-                console.note(f"{path}: nobody is unwanted, since nobody speaks there.")
+                console.note(f"{path}: no unwanted speaker, since there is no speech.")
             elif not cleaning.speakers:
                 few = clean.unwanted.strip() == "least"
-                why = "only one speaks there, so that nobody speaks least" if few else "they do not speak there"
-                console.note(f"{path}: nobody is unwanted, since {why}.")
+                why = "there is only one speaker" if few else "they do not speak there"
+                console.note(f"{path}: no unwanted speaker, since {why}.")
             else:
                 seconds = sum(part.end - part.start for part in cleaning.parts)
                 who = ", ".join(cleaning.speakers)
@@ -134,7 +134,7 @@ class ResultWriter:
 
 def _lengths(seconds: Mapping[str, float]) -> str:
     """How much of a recording was kept, and what happened to the rest."""
-    silence = "taken out as silence" + (", muted parts among it" if seconds.get("muted") else "")
+    silence = "cut out as silence" + (", including muted parts" if seconds.get("muted") else "")
     words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": silence}
-    gone = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
-    return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *gone])
+    removed = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
+    return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *removed])

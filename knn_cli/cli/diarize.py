@@ -1,4 +1,4 @@
-"""`knn diarize`: who spoke when; enrolled speakers, one label per speaker over files, speaker removal, scoring."""
+"""`knn diarize`: speaker turns, with enrolled speakers, speaker linking, speaker removal and scoring."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _TOGETHER = (  # at most one option of each group
     ("mute", "cut"),
     ("per_channel", "channel"),
 )
-_NEEDS = {  # options that do nothing without one of others
+_NEEDS = {  # options that have no effect without one of others
     "uem": ("reference",),
     "mute": ("unwanted",),
     "cut": ("unwanted",),
@@ -98,7 +98,7 @@ _NEEDS = {  # options that do nothing without one of others
     "max_silence": ("out_dir",),
     "force": ("save_embeddings", "mute", "cut", "max_silence"),
 }
-_SETTINGS_NEED = {  # settings that do nothing without an option
+_SETTINGS_NEED = {  # settings that have no effect without an option
     "identification_threshold": "speakers",
     "linking_threshold": "link_speakers",
     "silence_threshold": "max_silence",
@@ -119,7 +119,7 @@ def diarize(
     channel: ChannelOption = "mix",
     rttm: Annotated[
         Path | None,
-        valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM, whatever the suffix."),
+        valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM to this file, with any suffix."),
     ] = None,
     out: TextOption = None,
     out_dir: FolderOption = None,
@@ -127,7 +127,7 @@ def diarize(
     as_json: JsonOption = False,
     save_embeddings: Annotated[
         Path | None,
-        valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Write the speaker embeddings here."),
+        valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Save the speaker embeddings here."),
     ] = None,
     force: ForceOption = False,
     num_speakers: Annotated[
@@ -141,7 +141,7 @@ def diarize(
     ] = None,
     speakers: Annotated[
         Path | None,
-        valued("--speakers", metavar="PATH", panel=INPUT, help="Name enrolled speakers: clips or a store."),
+        valued("--speakers", metavar="PATH", panel=INPUT, help="Recognise enrolled speakers (clips or a store)."),
     ] = None,
     link_speakers: Annotated[
         bool, switch("--link-speakers", panel=SPEAKERS, help="Keep one label per speaker in all files.")
@@ -175,7 +175,7 @@ def diarize(
             "--margin",
             metavar="SECONDS",
             panel=SPEAKERS,
-            help="Keep so much silence after a turn (0.2).",
+            help="Keep this much silence after turns (0.2).",
             show_default=False,
         ),
     ] = 0.2,
@@ -183,15 +183,15 @@ def diarize(
         str | None,
         valued("--unwanted", metavar="SPEAKERS", panel=EDITING, help="List these (a,b or least: who speaks least)."),
     ] = None,
-    mute: Annotated[bool, switch("--mute", panel=EDITING, help="Write the sound with them muted.")] = False,
-    cut: Annotated[bool, switch("--cut", panel=EDITING, help="Write the sound with them cut out.")] = False,
+    mute: Annotated[bool, switch("--mute", panel=EDITING, help="Write the audio with these speakers muted.")] = False,
+    cut: Annotated[bool, switch("--cut", panel=EDITING, help="Write the audio with these speakers cut out.")] = False,
     max_silence: Annotated[
         float | None,
-        valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten longer silences to 0.2 s."),
+        valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten silences longer than this to 0.2 s."),
     ] = None,
     reference: Annotated[
         Path | None,
-        valued("--reference", metavar="PATH", panel=INPUT, help="Score against these true turns (RTTM)."),
+        valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns (RTTM)."),
     ] = None,
     uem: Annotated[
         Path | None, valued("--uem", metavar="FILE", panel=INPUT, help="Score only the regions in this file.")
@@ -315,11 +315,11 @@ def diarize(
 
         output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
     if save_embeddings is not None and writer.kept:
-        maker = embedder.bundle.fingerprint
+        fingerprint = embedder.bundle.fingerprint
         rows = speaker_export.export_speakers(
-            writer.kept, maker, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
+            writer.kept, fingerprint, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )
-        console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {maker}.")
+        console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {fingerprint}.")
     leave(writer.failures)
 
 
@@ -328,14 +328,14 @@ def _default(value: float | None, default: float) -> float:
 
 
 def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
-    """KnnError for a setting without the option that it belongs to."""
+    """Raise KnnError for a setting without the option that it belongs to."""
     for name, option in _SETTINGS_NEED.items():
         if getattr(settings, name) is not None and not ctx.params[option]:
-            raise KnnError(f"The setting {name} goes with --{option.replace('_', '-')}.", "Add it.")
+            raise KnnError(f"The setting {name} requires --{option.replace('_', '-')}.", "Add it.")
     if ctx.params["preset"] is not None:
         for name in CLUSTERING_SETTINGS:
             if getattr(settings, name) is not None:
-                raise KnnError(f"--preset and the setting {name} do not go together.", "Choose one of them.")
+                raise KnnError(f"--preset and the setting {name} cannot be combined.", "Choose one of them.")
 
 
 def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | None:

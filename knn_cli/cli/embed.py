@@ -1,4 +1,4 @@
-"""`knn embed`: embeddings of sound, into a store or on stdout."""
+"""`knn embed`: compute embeddings of recordings, to a store or to stdout."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def embed(
 ) -> None:
     """Compute embeddings of recordings.
 
-    They go into a store, which an interrupted command continues, or to stdout as Kaldi text vectors or JSON lines.
-    Without --model they are speaker embeddings; --model language tells languages and dialects apart.
+    They are written to a store, where an interrupted command can be continued, or to stdout as Kaldi text vectors or
+    JSON lines. The default model computes speaker embeddings; --model language computes embeddings of languages.
     """
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.files import labelled_files
@@ -83,7 +83,9 @@ def embed(
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=channel)
     stores = [path for path in sources if hdf5.is_store(path)]
     if stores and len(sources) > 1:
-        raise KnnError("A store is embedded by itself.", "Name one store, or audio files and folders.")
+        raise KnnError(
+            "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
+        )
     files = [] if stores else labelled_files(sources, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     note_model(model, embedder.bundle, f"on {embedder.device}")
@@ -112,7 +114,7 @@ def _into_store(
     of = f"of {embedder.dimension} values by {embedder.bundle.fingerprint}"
     console.note(f"{out}: {rows} embeddings{new} {of}.")
     note_silent_rows(result.without_speech)
-    leave(result.failures, unsaid=True)
+    leave(result.failures, report_errors=True)
 
 
 def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`knn evaluate`: figures of one model or several on labelled test sets, and an HTML report."""
+"""`knn evaluate`: metrics of one or more models on labelled test sets, and an HTML report."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def evaluate(
 ) -> None:
     """Evaluate language or dialect recognition on labelled test sets.
 
-    Accuracy, NIST LRE costs, calibration and open-set rates go to stdout, each with an interval by bootstrap over
-    recordings. Audio stores are embedded first.
+    Accuracy, NIST LRE costs, calibration error and open-set rates are written to stdout, with confidence intervals by
+    bootstrap over recordings. Audio stores are embedded first.
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
@@ -113,7 +113,7 @@ def evaluate(
     if report is not None:
         check_report_folder(report, sources=read, force=force)
         if out is not None and report.resolve() in out.resolve().parents:
-            raise KnnError(f"{out} is in the folder of the report, which is written whole.", "Name another file.")
+            raise KnnError(f"{out} is in the folder of the report, which is replaced as a whole.", "Name another file.")
     classifiers = [
         Classifier(name, device=device.value, batch_seconds=batch_seconds, open_set=True)
         for name in (model, *(compare or []))

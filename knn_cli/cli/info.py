@@ -1,4 +1,4 @@
-"""`knn info`: what a store, a model or an audio file is, in a few lines."""
+"""`knn info`: describe a store, a model or an audio file in a few lines."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ def _plain(value: Any) -> str:
 
 
 def describe(what: str | Path) -> dict[str, Any]:
-    """Facts about a store, a bundle (by name or path) or an audio file, ready for JSON.
+    """Return facts about a store, a bundle (by name or path) or an audio file, ready for JSON.
 
-    Raises KnnError when it is none of these.
+    Raises
+    ------
+    KnnError
+        If it is none of these.
     """
     from knn_cli.audio import reading
     from knn_cli.networks import bundle
@@ -75,11 +78,11 @@ def describe(what: str | Path) -> dict[str, Any]:
         count = len(reading.find(path))
         return {"path": str(path), "kind": "folder", "audio files": count}
     known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
-    raise KnnError(f"{what} is no file, no folder and no model.", f"Installed models: {known}.")
+    raise KnnError(f"{what} is not a file, a folder or a model.", f"Installed models: {known}.")
 
 
 def models() -> list[dict[str, Any]]:
-    """Facts about every model on the search path."""
+    """Return facts about every model on the search path."""
     from knn_cli.networks import bundle
 
     return [

@@ -1,4 +1,4 @@
-"""Options that several commands share (one flag, one meaning, one help text), and checks of options."""
+"""Options that several commands share, each with one meaning and one help text, and checks of options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Panels of the help, in the order in which commands list their options.
 INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
-SAMPLING, TUNING = "What is held out", "Rarely needed"
+SAMPLING, TUNING = "Held-out data", "Rarely needed"
 
 
 class Device(str, Enum):
@@ -45,14 +45,14 @@ class Level(str, Enum):
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Names of the installed models that classify or embed."""
+    """Return the names of the installed models that classify or embed."""
     from knn_cli.networks import bundle
 
     return sorted(name for name in bundle.available() if name.startswith(incomplete))
 
 
 def complete_segmentation(incomplete: str) -> list[str]:
-    """silero, and the names of the installed segmentation networks."""
+    """Return silero, and the names of the installed segmentation networks."""
     from knn_cli.networks import bundle
 
     names = ["silero", *sorted(bundle.available(segmenter=True))]
@@ -81,7 +81,7 @@ def louder(value: bool) -> None:
 
 
 QUIET_HELP, VERBOSE_HELP = "Write only errors to stderr.", "Write more details to stderr."
-# Also understood behind a command, but listed once, in `knn --help`.
+# Also accepted after a command, but listed only in `knn --help`.
 QuietOption = Annotated[bool, switch("-q", "--quiet", callback=quieter, hidden=True, help=QUIET_HELP)]
 VerboseOption = Annotated[bool, switch("-v", "--verbose", callback=louder, hidden=True, help=VERBOSE_HELP)]
 
@@ -111,9 +111,9 @@ LabelsOption = Annotated[
     ),
 ]  # fmt: skip
 JsonOption = Annotated[bool, switch("--json", panel=OUTPUT, help="Write JSON lines.")]
-ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace stores, models and sound.")]
+ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace existing stores, models or audio.")]
 TextOption = Annotated[
-    Path | None, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write to this file, not to stdout.")
+    Path | None, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write to this file instead of stdout.")
 ]
 FolderOption = Annotated[
     Path | None,
@@ -138,7 +138,7 @@ BatchOption = Annotated[
         "--batch-seconds",
         metavar="SECONDS",
         panel=MODEL,
-        help="Process so much sound at once (120).",
+        help="Process this much sound at once (120).",
         show_default=False,
     ),
 ]
@@ -159,12 +159,10 @@ PriorsOption = Annotated[
     str,
     valued(
         "--priors", metavar="WEIGHTS", panel=LABELS,
-        help="Weigh labels: cs=3,de=1 (others 1), model or empirical.",
+        help="Prior weights: cs=3,de=1 (others 1), model or empirical.",
     ),
 ]  # fmt: skip
-OpenSetOption = Annotated[
-    bool, switch("--open-set", panel=LABELS, help="Answer unknown below the threshold of the model.")
-]
+OpenSetOption = Annotated[bool, switch("--open-set", panel=LABELS, help="Label segments below the threshold unknown.")]
 HeldOutOption = Annotated[
     float | None,
     valued(
@@ -176,12 +174,12 @@ UnitsOption = Annotated[
     Level | None,
     valued(
         "--units", metavar="LEVEL", panel=SAMPLING, show_default=False,
-        help="Never divide a unit, such as speaker (name).",
+        help="Keep units such as speaker on one side (name).",
     ),
 ]  # fmt: skip
 SplitOption = Annotated[
     Path | None,
-    valued("--split", metavar="FILE", panel=SAMPLING, help="Hold out what this file of `knn split` says."),
+    valued("--split", metavar="FILE", panel=SAMPLING, help="Use the split in this file of `knn split`."),
 ]
 SeedOption = Annotated[
     int, valued("--seed", metavar="N", min=0, panel=SAMPLING, help="Use this seed for all random draws.")
@@ -202,12 +200,12 @@ def format_option() -> Any:
 
 
 def setting(default: Any, help: str) -> Any:
-    """A field of a dataclass that `--set` fills: its default, and its line in the help."""
+    """Return a dataclass field for `--set`, with its default and its text in the help."""
     return field(default=default, metadata={"help": help})
 
 
 def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | None = None) -> str:
-    """The end of a command's help: examples, the formats that `--format` knows, and what `--set` changes."""
+    """Return the end of a command's help: the formats of `--format`, the settings of `--set`, and examples."""
     lines = [] if formats is None else [f"Formats: {', '.join(format.value for format in formats)}."]
     if settings is not None:
         lines.append(f"Settings for --set: {_described(settings)}.")
@@ -218,68 +216,72 @@ def _described(settings: type) -> str:
     return ", ".join(f"{field.name} ({field.metadata['help']})" for field in fields(settings))
 
 
-# ---- options against each other ----
+# ---- combinations of options ----
 
 
 def given(ctx: typer.Context) -> set[str]:
-    """The names of the options that the command line sets, as opposed to their defaults."""
+    """Return the names of the options that are given on the command line."""
     return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
 
 
 def flag(ctx: typer.Context, name: str) -> str:
-    """How an option is written, such as --out-dir."""
+    """Return an option as it is written, such as --out-dir."""
     return next(max(param.opts, key=len) for param in ctx.command.params if param.name == name)
 
 
 def refuse_together(ctx: typer.Context, groups: Iterable[Sequence[str]]) -> None:
-    """KnnError where the command line sets two options of a group."""
+    """Raise KnnError if two options of a group are given."""
     names = given(ctx)
     for group in groups:
         if len(both := [flag(ctx, name) for name in group if name in names]) > 1:
-            raise KnnError(f"{both[0]} and {both[1]} do not go together.", "Choose one of them.")
+            raise KnnError(f"{both[0]} and {both[1]} cannot be combined.", "Choose one of them.")
 
 
 def refuse_without(ctx: typer.Context, needs: Mapping[str, Sequence[str]]) -> None:
-    """KnnError where the command line sets an option and none of those that it needs."""
+    """Raise KnnError if an option is given without any of those that it requires."""
     names = given(ctx)
     for name, needed in needs.items():
         if name in names and not names & set(needed):
             raise KnnError(
-                f"{flag(ctx, name)} goes with {' or '.join(flag(ctx, other) for other in needed)}.", "Add it."
+                f"{flag(ctx, name)} requires {' or '.join(flag(ctx, other) for other in needed)}.", "Add it."
             )
 
 
 def refuse_unless(ctx: typer.Context, choice: str, needs: Mapping[str, Iterable[str]]) -> None:
-    """KnnError where the command line sets an option that the value of the option `choice` has no use for.
+    """Raise KnnError if an option is given that does not apply to the value of the option `choice`.
 
-    needs : name of an option -> the values of `choice` that it goes with
+    Parameters
+    ----------
+    ctx : typer.Context
+    choice : str
+        Name of the option that decides.
+    needs : mapping
+        Name of an option -> the values of `choice` to which it applies.
     """
     names, value = given(ctx), ctx.params[choice].value
     for name, values in needs.items():
         if name in names and value not in values:
             which = " or ".join(sorted(values))
-            raise KnnError(
-                f"{flag(ctx, name)} goes with {flag(ctx, choice)} {which}, not with {value}.", "Leave it out."
-            )
+            raise KnnError(f"{flag(ctx, name)} requires {flag(ctx, choice)} {which}, not {value}.", "Leave it out.")
 
 
 def refuse_beside(ctx: typer.Context, name: str, allowed: Iterable[str], hint: str) -> None:
-    """KnnError where the command line sets the option `name` and another one that is not `allowed` beside it."""
+    """Raise KnnError if the option `name` is given together with one that is not among `allowed`."""
     names = given(ctx)
     others = [param.name for param in ctx.command.params if param.name in names - {name, *allowed}]
     if name in names and others:
-        raise KnnError(f"{flag(ctx, str(others[0]))} does not go with {flag(ctx, name)}.", hint)
+        raise KnnError(f"{flag(ctx, str(others[0]))} cannot be combined with {flag(ctx, name)}.", hint)
 
 
 def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
-    """KnnError when a text output would replace a source, or has the suffix of sound or of a store."""
+    """Raise KnnError if a text output would replace a source, or has the suffix of an audio file or a store."""
     from knn_cli.audio import reading
     from knn_cli.core.output_paths import check_output
     from knn_cli.store import hdf5
 
     check_output(out, sources)
     if out is not None and out.suffix.lower() in {*reading.SUFFIXES, *hdf5.SUFFIXES}:
-        raise KnnError(f"{out} is no name for a text file.", "Is it a recording? The output comes after the option.")
+        raise KnnError(f"{out} is not a name for a text file.", "Is it a recording? The output comes after the option.")
 
 
 # ---- values ----
@@ -288,9 +290,12 @@ Settings = TypeVar("Settings")
 
 
 def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings:
-    """A settings dataclass from the NAME=VALUE pairs of `--set`.
+    """Return a settings dataclass from the NAME=VALUE pairs of `--set`.
 
-    Raises KnnError for an unknown name (with the nearest ones), a value of another type, and a name given twice.
+    Raises
+    ------
+    KnnError
+        If a name is unknown (the hint suggests similar ones) or given twice, or a value has another type.
     """
     known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     types = get_type_hints(kind)
@@ -313,30 +318,30 @@ def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings
 def _value(name: str, text: str, kind: Any) -> Any:
     """A setting's text as its type: bool, int, float, str, or one of a Literal's texts."""
     optional = get_origin(kind) in (Union, UnionType)
-    only = next(inner for inner in get_args(kind) if inner is not NoneType) if optional else kind
-    if get_origin(only) is Literal:
-        if text in get_args(only):
+    value_type = next(inner for inner in get_args(kind) if inner is not NoneType) if optional else kind
+    if get_origin(value_type) is Literal:
+        if text in get_args(value_type):
             return text
-        raise KnnError(f"{name} cannot be {text!r}.", f"It is one of {', '.join(get_args(only))}.")
-    if only is bool:
+        raise KnnError(f"{name} cannot be {text!r}.", f"It is one of {', '.join(get_args(value_type))}.")
+    if value_type is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() in words:
             return words[text.lower()]
         raise KnnError(f"{name} cannot be {text!r}.", "It is true or false.")
     try:
-        return only(text)
+        return value_type(text)
     except ValueError:
-        what = {int: "a whole number", float: "a number"}[only]
+        what = {int: "a whole number", float: "a number"}[value_type]
         raise KnnError(f"{name} cannot be {text!r}.", f"It is {what}.") from None
 
 
 def listed(text: str) -> list[str]:
-    """The parts of a text between its commas."""
+    """Return the parts of a comma-separated text."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_priors(text: str) -> dict[str, float] | None:
-    """`cs=3,de=1` as numbers; None for an empty text. Raises KnnError for anything else."""
+    """Return `cs=3,de=1` as numbers, None for an empty text. KnnError for anything else."""
     priors: dict[str, float] = {}
     for part in listed(text):
         label, _, number = part.rpartition("=")
@@ -345,7 +350,7 @@ def parse_priors(text: str) -> dict[str, float] | None:
         except ValueError:
             label = ""
         if not label:
-            raise KnnError(f"{part!r} is no label with its prior.", "Write them as cs=3,de=1.")
+            raise KnnError(f"{part!r} is not a label with its prior.", "Write them as cs=3,de=1.")
     return priors or None
 
 
@@ -353,16 +358,16 @@ def parse_priors(text: str) -> dict[str, float] | None:
 
 
 def note_model(asked: str | None, model: Bundle, more: str) -> None:
-    """Say which model works: as a note where the user did not name one, else as a detail."""
+    """Report the model that is used: as a note if the user did not name one, else as a detail."""
     (console.detail if asked else console.note)(f"Model {model.fingerprint}, {more}.")
 
 
 def note_silent_rows(rows: int) -> None:
-    """Say how many segments held too little speech."""
+    """Report how many segments had too little speech."""
     if rows:
         console.note(f"Left out {rows} segments without enough speech.")
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun, such as "1 speaker" or "3 speakers"."""
+    """Return a number with its noun, such as "1 speaker" or "3 speakers"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What commands print on stdout: JSON lines, tab-separated rows, a table for a terminal."""
+"""Output of commands on stdout: JSON lines, tab-separated rows, a table for a terminal."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def predict(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Pre
     ranks = np.argsort(-label_posteriors, axis=1, kind="stable")
     best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
     unknown = np.zeros(len(table), dtype=bool)
-    if table.threshold is not None:  # which was chosen under equal priors
+    if table.threshold is not None:  # chosen under equal priors
         unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
     groups: tuple[str, ...] = ()
     group_posteriors = np.zeros((len(table), 0))
@@ -176,7 +176,7 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
 
 
 def split_counts(stream: TextIO, counts: Sequence[SplitCount], as_json: bool) -> None:
-    """Write what each class has on each side or in each fold."""
+    """Write the rows, recordings and seconds of each class on each side or in each fold."""
     if not as_json:
         stream.write("class\tpart\trows\trecordings\tseconds\n")
     for count in counts:
@@ -262,7 +262,7 @@ def recognised_turns(stream: TextIO, diarization: Diarization, recognised: Seque
 
 
 def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
-    """Write a line per file and one for all: error rates in percent of the reference's speaker time, and JER."""
+    """Write a line per file and one for all: error rates in percent of the speaker time in the reference, and JER."""
     columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
     stream.write("\t".join(columns.split()) + "\n")
     rows = dict(scores)
@@ -278,7 +278,7 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
 
 
 def trial_lines(metrics: VerificationMetrics) -> Iterator[tuple[str, str]]:
-    """Name and value of each figure of labelled trials."""
+    """Yield name and value of each metric of labelled trials."""
     yield "trials", f"{metrics.targets} of one speaker, {metrics.nontargets} of two"
     yield "EER", f"{metrics.eer:.2%}"
     for prior, minimum in metrics.min_dcf.items():
@@ -293,7 +293,7 @@ def _number(value: float) -> float | None:
 
 
 def correct(table: ScoreTable, predictions: Predictions) -> tuple[int, int]:
-    """(correct, all) of the rows whose true label the model knows; a row that is rejected is not correct."""
+    """Return (correct, all) of the rows whose true label the model knows; a rejected row is not correct."""
     if not len(table.truth):
         return 0, 0
     known = np.isin(table.truth, table.labels)

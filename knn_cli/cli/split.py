@@ -1,4 +1,4 @@
-"""`knn split`: which recordings are held out, drawn once and written to a file."""
+"""`knn split`: recordings to hold out, chosen once and written to a file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Side(str, Enum):
     test = "test"
 
 
-# Options that not all kinds of split use: the kinds that do.
+# Options of some kinds of split only -> those kinds.
 _KINDS = {
     "held_out": {"held-out"},
     "folds": {"folds"},
@@ -95,16 +95,16 @@ def split(
         ),
     ] = None,
     side: Annotated[
-        Side, valued("--side", metavar="SIDE", panel=SAMPLING, help="Put those recordings on train or test.")
+        Side, valued("--side", metavar="SIDE", panel=SAMPLING, help="Put these recordings on train or test.")
     ] = Side.train,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Draw which recordings are held out.
+    """Choose at random which recordings are held out.
 
-    The split is written to a text file for `knn train --split` and `knn evaluate --split`. A table of what each class
-    has on each side goes to stdout.
+    The split is written to a text file for `knn train --split` and `knn evaluate --split`. A table with the rows,
+    recordings and seconds of each class on each side is written to stdout.
     """
     from knn_cli.cli import output
     from knn_cli.recognition.make_split import SplitOptions, count_split, make_split
@@ -127,7 +127,7 @@ def split(
         seed=seed,
         ignore=listed(ignore),
     )
-    made = make_split(rows, options)
-    write_split(out, made)
-    output.split_counts(sys.stdout, count_split(made, rows), as_json)
-    console.note(f"{out}: {len(made.lines)} lines, {made.kind} by {made.units}, seed {made.seed}.")
+    drawn = make_split(rows, options)
+    write_split(out, drawn)
+    output.split_counts(sys.stdout, count_split(drawn, rows), as_json)
+    console.note(f"{out}: {len(drawn.lines)} lines, {drawn.kind} by {drawn.units}, seed {drawn.seed}.")

@@ -1,4 +1,4 @@
-"""`knn timeline`: the languages of long recordings over time, of each speaker where turns are given."""
+"""`knn timeline`: the languages of long recordings over time, per speaker if turns are given."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ def timeline(
         float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
     ] = 3.0,
     step: Annotated[
-        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every so many seconds.")
+        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every this many seconds.")
     ] = 1.0,
     switch: Annotated[
         float,
-        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Expect a change of label within a second."),
+        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Probability that the label changes within 1 s."),
     ] = 0.1,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Follow the language or dialect through long recordings.
 
-    Each stretch of speech gets a label. With --turns (from `knn diarize`) the labels follow the turns, and every
-    speaker gets one label of all that they say.
+    Each region of speech gets a label. With --turns (from `knn diarize`) each turn gets labels, and each speaker one
+    label for all their turns.
     """
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
@@ -120,19 +120,19 @@ def timeline(
 
 
 def _format(as_json: bool, asked: TimelineFormat | None, out: Path | None) -> str | None:
-    """The format that is asked for, None to go by the suffix; KnnError where the two contradict each other."""
+    """Name of the format, None for that of the suffix; KnnError if --json and the suffix contradict each other."""
     from knn_cli.formats.span_formats import format_by_suffix
 
     if not as_json:
         return asked and asked.value
     by_suffix = None if out is None else format_by_suffix("timeline", out)
     if by_suffix is not None and by_suffix.name != "json":
-        raise KnnError(f"--json and the suffix of {out} do not go together.", "Choose one of them.")
+        raise KnnError(f"--json and the suffix of {out} cannot be combined.", "Choose one of them.")
     return "json"
 
 
 class _TimelineWriter:
-    """Writes timelines to stdout, to a file, or to a file for each recording; checks before work that it can."""
+    """Writes timelines to stdout, to a file, or to one file per recording; the outputs are checked beforehand."""
 
     def __init__(
         self, paths: list[Path], read: list[Path], out: Path | None, out_dir: Path | None, format: str | None
@@ -142,7 +142,7 @@ class _TimelineWriter:
         from knn_cli.store import labels
 
         if out is not None and len(paths) > 1:
-            raise KnnError("-o is for one recording.", "Give --out-dir and --format for several.")
+            raise KnnError("-o is for a single recording.", "Give --out-dir and --format for several.")
         if format is None and out is None:
             format = "table"
         self._format = find_format("timeline", format, out)
@@ -150,7 +150,7 @@ class _TimelineWriter:
         self._header = True
         if self._several and not self._format.multiple:
             message = f"Several recordings in one {self._format.name} file could not be distinguished."
-            raise KnnError(message, "Give --out-dir for a file each.")
+            raise KnnError(message, "Give --out-dir for one file per recording.")
         self._targets = dict.fromkeys(paths, out)
         if out_dir is not None:
             names = labels.recording_names(paths)
@@ -180,5 +180,5 @@ def _note_languages(path: Path, result: LanguageTimeline) -> None:
         of = f" ({change.speaker})" if change.speaker else ""
         console.note(f"{path}: at {change.time:.1f} s from {change.before} to {change.after}{of}.")
     for speaker in result.speakers:
-        share = f"{speaker.probability:.0%}, {speaker.scored_seconds:.0f} s heard"
+        share = f"{speaker.probability:.0%}, {speaker.scored_seconds:.0f} s scored"
         console.note(f"{path}: {speaker.speaker} speaks {speaker.label} ({share}).")

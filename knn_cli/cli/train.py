@@ -1,4 +1,4 @@
-"""`knn train`: classifiers of languages, dialects and speakers; with a recipe, networks."""
+"""`knn train`: train classifiers of languages, dialects and speakers or, with a recipe, networks."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def train(
             metavar="SOURCE", help="Store of embeddings or sound; for a recipe also a folder of audio or .tar files."
         ),
     ],
-    out: Annotated[Path, valued("-o", "--out", metavar="FOLDER", panel=OUTPUT, help="Write the model here.")],
+    out: Annotated[Path, valued("-o", "--out", metavar="FOLDER", panel=OUTPUT, help="Write the model to this folder.")],
     force: ForceOption = False,
     recipe: Annotated[
         Path | None,
-        valued("--recipe", metavar="FILE", panel=OUTPUT, help="Train a network by this TOML file."),
+        valued("--recipe", metavar="FILE", panel=OUTPUT, help="Train a network with this TOML file."),
     ] = None,
     level: LevelOption = Level.subgroup,
     ignore: IgnoreOption = "",
@@ -99,7 +99,7 @@ def train(
     ] = None,
     out_of_set: Annotated[
         str,
-        valued("--out-of-set", metavar="LABELS", panel=LABELS, help="Choose the threshold of unknown on these."),
+        valued("--out-of-set", metavar="LABELS", panel=LABELS, help="Choose the threshold of unknown with these."),
     ] = "",
     priors: PriorsOption = "",
     transforms: Annotated[
@@ -130,8 +130,8 @@ def train(
 ) -> None:
     """Train a classifier of languages, dialects or speakers on a store.
 
-    Its figures on held-out rows go to stdout. An audio store is embedded first, by --model. With --recipe a network
-    is trained instead.
+    Its metrics on held-out rows are written to stdout. An audio store is first embedded with --model. With --recipe a
+    network is trained instead.
     """
     from knn_cli.core.output_paths import check_output
     from knn_cli.embedding.stores import load_or_embed
@@ -141,7 +141,7 @@ def train(
     from knn_cli.recognition.training_steps.options import ClassifierOptions
     from knn_cli.store import labels
 
-    refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe decides that, or has no use for it.")
+    refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe sets this, or training a network does not use it.")
     if recipe is not None:
         return _train_network(src, out, recipe, device=device.value, use_vad=not no_vad, force=force)
     tuning = read_settings(TrainingSettings, settings)
@@ -178,7 +178,7 @@ def train(
 
 
 def _note_caveats(result: TrainedClassifier, model: str | None, level: str, calibration: CalibrationMethod) -> None:
-    """Say on stderr what one should know before trusting the figures."""
+    """Report caveats about the metrics on stderr."""
     if model is None:
         console.note(f"Embeddings of {result.bundle.fingerprint or 'an unknown model'}.")
     if result.not_found:
@@ -189,7 +189,9 @@ def _note_caveats(result: TrainedClassifier, model: str | None, level: str, cali
     if result.split_label:
         console.note(f"The split was drawn by {result.split_label}, the labels here are of the level {level}.")
     if not result.bundle.has_network:
-        console.note("The model that made these embeddings is not here, so the new one classifies embeddings only.")
+        console.note(
+            "The model that computed these embeddings is not installed, so the new one classifies embeddings only."
+        )
     if not result.refitted:
         console.note("The model is fitted on the training side alone, so that the test side can evaluate it.")
     if result.left_out:

@@ -1,4 +1,4 @@
-"""Where the turns of recordings go, and in which format; refusals to replace files that should stay."""
+"""Outputs for the turns of recordings and their format, and checks that no file is replaced by mistake."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TurnOutputs:
-    """Where turns go, and in which format: to one file, to a file per recording in a folder, or else to stdout.
+    """Outputs for turns, and their format: one file, one file per recording in a folder, or stdout.
 
     Attributes
     ----------
     format : str
         Name of the format, one of TURN_FORMATS.
     out : Path or None
-        The one file.
+        The single file for all recordings.
     folder : Path or None
         The folder of `targets`.
     targets : mapping of Path to Path
@@ -47,13 +47,13 @@ class TurnOutputs:
 
 
 def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name: str | None) -> TurnOutputs:
-    """Outputs in the format of a name, else of the suffix of `out`, else RTTM.
+    """Return the outputs in the named format, by default that of the suffix of `out`, or RTTM.
 
     Raises
     ------
     KnnError
-        For a name and a suffix that contradict each other, for a suffix of no format, and for a format that cannot
-        hold what is asked for.
+        If the name and the suffix contradict each other, no format has the suffix, or the format cannot be written to
+        the output.
     """
     by_suffix = None if out is None else format_by_suffix("turns", out)
     if name is None and out is not None and by_suffix is None:
@@ -82,27 +82,27 @@ def check(
     *,
     force: bool = False,
 ) -> None:
-    """Refuse outputs before hours of work, and make the folder that they go to.
+    """Check the outputs before hours of work, and create their folder.
 
     Parameters
     ----------
     outputs : TurnOutputs
     clean : SpeakerRemoval or None
-        What is written besides turns.
+        The speaker removal whose outputs are written besides the turns.
     speaker_store : Path or None
-        The store of speaker embeddings to be written.
+        The store to write speaker embeddings to.
     sources : sequence of Path
         The recordings.
     others : sequence of Path
-        Other files that are read, or folders of RTTM and audio files.
+        Other files that are read, or folders with RTTM or audio files.
     force : bool
-        Allow that audio and stores are replaced.
+        Whether existing audio and stores may be replaced.
 
     Raises
     ------
     KnnError
-        When an output would replace a file that is read, or another output, or cannot be written; and where cleaned
-        audio or a store exists already, unless `force`.
+        If an output would replace a file that is read, or another output, or cannot be written; or if edited audio or a
+        store exists already and `force` is false.
     """
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
@@ -110,7 +110,7 @@ def check(
     check_text_output(outputs.out, read)
     if speaker_store is not None:
         if speaker_store.suffix.lower() not in hdf5.SUFFIXES:
-            raise KnnError(f"{speaker_store} is no name for a store.", "Name a file such as voices.h5.")
+            raise KnnError(f"{speaker_store} is not a name for a store.", "Name a file such as speakers.h5.")
         check_output(speaker_store, read)
         check_free(speaker_store, force)
     for out in (outputs.out, speaker_store):
@@ -124,12 +124,12 @@ def check(
             targets += _cleaned(clean, source, force)
     if len(set(targets)) < len(targets):
         target = Counter(targets).most_common(1)[0][0]
-        raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or do it by itself.")
+        raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or process it separately.")
     make_output_folder(outputs.folder, targets, read)
 
 
 def _cleaned(clean: SpeakerRemoval, source: Path, force: bool) -> list[Path]:
-    """Files that cleaning writes for a recording; one that cannot be read is reported when its turn comes."""
+    """Files that speaker removal writes for a recording; unreadable recordings are reported later."""
     listed = [clean.list_path(source)] if clean.unwanted is not None else []
     if not clean.writes_sound:
         return listed

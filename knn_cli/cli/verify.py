@@ -1,4 +1,4 @@
-"""`knn verify`: lists of speaker trials, scored by cosine or PLDA."""
+"""`knn verify`: score lists of speaker trials by cosine or PLDA."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EPILOG = epilog(
 def verify(
     ctx: typer.Context,
     trials: Annotated[
-        Path, typer.Argument(metavar="TRIALS", help="List of pairs of recordings, with or without their truth.")
+        Path, typer.Argument(metavar="TRIALS", help="List of pairs of recordings, with or without target/nontarget.")
     ],
     sources: Annotated[
         list[Path], typer.Argument(metavar="STORE", help="Embedding stores that hold those recordings.")
@@ -78,8 +78,8 @@ def verify(
 ) -> None:
     """Score speaker trials: is it the same speaker in both recordings?
 
-    A table of scores goes to stdout. Where the list says which trials are of one speaker, EER, minDCF and Cllr go to
-    stderr. PLDA needs a model of `knn train --level speaker`.
+    Scores are written to stdout as a table. If the list tells target from nontarget trials, EER, minDCF and Cllr are
+    written to stderr. PLDA needs a model trained with `knn train --level speaker`.
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
@@ -88,7 +88,7 @@ def verify(
 
     refuse_without(ctx, {"as_norm": ("cohort",)})
     if scorer is TrialScoring.plda and model is None:
-        raise KnnError("A PLDA comes with a model.", "Name one that `knn train --level speaker` made, with --model.")
+        raise KnnError("PLDA needs a model.", "Give --model with a model of `knn train --level speaker`.")
     check_text_output(out, [*sources, trials, *([cohort] if cohort else [])])
     pairs = read_trials(trials)
     result = verify_trials(sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm)

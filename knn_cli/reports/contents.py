@@ -1,4 +1,4 @@
-"""What an evaluation report shows, as it is given to `reports.report.write_report`."""
+"""The contents of an evaluation report, the input of `reports.report.write_report`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Clip = Callable[[str, float, float], bytes | None]
 
 @dataclass(frozen=True)
 class ReportContents:
-    """The evaluations of a report, and what it shows besides.
+    """The evaluations of a report and its other contents.
 
     Attributes
     ----------
     models : sequence of NamedEvaluation
-        One model, or several side by side, of different names.
+        One or more models with different names, to be compared.
     curves : mapping of str to sequence of DurationPoint
         Accuracy against length by the model's name.
     embeddings : EmbeddingSet or None
@@ -27,15 +27,15 @@ class ReportContents:
     level : str
         Label that colours the map, see `EmbeddingSet.label`.
     clip : callable or None
-        (recording, start, end), times in seconds -> a FLAC or WAV file, or None where there is no sound.
+        (recording, start, end), times in seconds -> a FLAC or WAV file, or None if there is no sound.
     cards : mapping of str to str
         Heading -> text, such as a model's README.
     command, version, date : str
-        Shown as they are. The report itself never looks at the clock: the same contents give the same bytes.
+        Shown unchanged. The report does not read the clock: equal contents give equal bytes.
     max_clips : int
-        Rows with sound at most.
+        Largest number of rows with sound.
     max_clip_seconds : float
-        Length of each at most.
+        Largest length of each clip.
     """
 
     models: Sequence[NamedEvaluation]
@@ -52,4 +52,4 @@ class ReportContents:
 
     def __post_init__(self) -> None:
         if not self.models or len({model.name for model in self.models}) != len(self.models):
-            raise ValueError("a report is of one or more models of different names")
+            raise ValueError("a report needs one or more models with different names")

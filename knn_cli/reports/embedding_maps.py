@@ -26,12 +26,12 @@ def embedding_maps(embeddings: EmbeddingSet, level: str = "group", max_rows: int
     level : str
         The label that colours them, see `EmbeddingSet.label`; rows without one and rows with NaN are left out.
     max_rows : int
-        Rows drawn at most; of more, so many evenly spaced ones.
+        Largest number of rows drawn; of more rows, this many evenly spaced ones.
 
     Returns
     -------
     list of Plot
-        None where fewer than three rows are left.
+        Empty if fewer than three rows are left.
 
     References
     ----------
@@ -79,26 +79,26 @@ def principal_components(vectors: Doubles) -> tuple[Doubles, Doubles]:
 def _scatter_plot(
     name: str, title: str, rows: EmbeddingSet, labels: Texts, points: Doubles, axis_names: Sequence[str]
 ) -> Plot:
-    """Rows in the colour and marker of their label, its name at their median."""
+    """Draw rows in the colour and marker of their label, with its name at their median."""
     from matplotlib.patheffects import withStroke
 
     unique = sorted(set(labels.tolist()))
     with style():
         figure, (axes,) = new_figure(8 if len(unique) <= MAX_LEGEND_LABELS else 7, 5.6)
         for rank, label in enumerate(unique):
-            own = points[labels == label]
+            label_points = points[labels == label]
             axes.scatter(
-                own[:, 0],
-                own[:, 1],
+                label_points[:, 0],
+                label_points[:, 1],
                 s=10,
                 color=COLOURS[rank % len(COLOURS)],
                 marker="osD^vPX*"[rank // len(COLOURS) % 8],
                 linewidth=0,
                 alpha=0.7,
                 rasterized=len(rows) > MAX_VECTOR_ROWS,
-                label=f"{label} ({len(own):,})",
+                label=f"{label} ({len(label_points):,})",
             )
-            x, y = np.median(own, axis=0)
+            x, y = np.median(label_points, axis=0)
             outline = [withStroke(linewidth=2.5, foreground="white")]
             axes.text(x, y, label, size=8, ha="center", va="center", weight="bold", path_effects=outline)
         axes.set(xlabel=axis_names[0], ylabel=axis_names[1])

@@ -61,7 +61,7 @@ def confusion_matrix(model: NamedEvaluation, name: str = "confusion", noun: str 
     evaluation = model.evaluation
     groups = evaluation.table.groups
     order = list(range(len(evaluation.table.labels)))
-    if groups:  # labels of a group side by side
+    if groups:  # labels of a group are adjacent
         order.sort(key=lambda column: (groups.index(groups[column]), column))
     labels = [evaluation.table.labels[column] for column in order]
     counts = evaluation.confusion[np.ix_(order, order)]

@@ -73,7 +73,7 @@ class OpenSetRow(NamedTuple):
 
 
 class ErrorRow(NamedTuple):
-    """An error with its place in the recording, and its sound as a data URL, "" without."""
+    """An error with its place in the recording, and its sound as a data URL, "" if there is none."""
 
     error: Error
     span: str

@@ -1,4 +1,4 @@
-"""Sentences of a report: which figures cannot be compared, which rows no figure counts, what the priors were."""
+"""Notes of a report: metrics that cannot be compared, rows that are left out, priors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from knn_cli.reports.tables import NamedEvaluation, counted
 
 
 def different_labels_note(models: Sequence[NamedEvaluation]) -> str:
-    """A sentence where the models' figures are not of the same labels, "" where they are."""
+    """Return a warning if the models' metrics are of different labels, else ""."""
     known = [set(model.evaluation.table.labels) for model in models]
     occurring = [{row.label for row in model.evaluation.classes} for model in models]
     if all(labels == known[0] for labels in known) and all(labels == occurring[0] for labels in occurring):
@@ -31,7 +31,7 @@ def different_labels_note(models: Sequence[NamedEvaluation]) -> str:
 
 
 def priors_note(model: NamedEvaluation, max_labels: int = 12) -> str:
-    """A sentence where labels were not equally likely beforehand, "" where they were."""
+    """Return a note on priors that are not equal, else ""."""
     evaluation = model.evaluation
     if not evaluation.priors:
         return ""
@@ -46,7 +46,7 @@ def priors_note(model: NamedEvaluation, max_labels: int = 12) -> str:
 
 
 def left_out_note(evaluation: Evaluation) -> str:
-    """Sentences on the labels and rows that the figures leave out."""
+    """Return sentences on the labels and rows that the metrics leave out."""
     out_of_set = ", ".join(f"{label} ({rows:,})" for label, rows in evaluation.out_of_set.items())
     sentences = [
         f"{counted(len(evaluation.absent), 'label')} of the model without a test row, so in no mean: "
@@ -68,7 +68,7 @@ def left_out_note(evaluation: Evaluation) -> str:
 
 
 def rejection_rule(evaluation: Evaluation) -> str:
-    """When a row is called unknown, without the full stop."""
+    """Return the rule by which rows are rejected as unknown, without the full stop."""
     has_label = UNKNOWN in evaluation.table.labels
     if evaluation.open_set is not None and not math.isnan(evaluation.open_set.threshold):
         words = "A row is called unknown below the threshold on its largest detection log-likelihood ratio"

@@ -31,7 +31,7 @@ MIN_ERRORS_PER_MODEL = 3
 
 
 def check_report_folder(folder: str | Path, *, sources: Iterable[str | Path] = (), force: bool = False) -> None:
-    """Refuse a folder that no report can go to: call it before hours of work.
+    """Raise an error if a report cannot be written to a folder; call it before hours of work.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def check_report_folder(folder: str | Path, *, sources: Iterable[str | Path] = (
 def write_report(
     contents: ReportContents, folder: str | Path, *, sources: Iterable[str | Path] = (), force: bool = False
 ) -> Path:
-    """Write a report; none of the folder is there until all of it is.
+    """Write a report; the folder appears only once it is complete.
 
     Parameters
     ----------

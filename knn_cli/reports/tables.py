@@ -1,4 +1,4 @@
-"""The numbers that an evaluation report shows, as plain tables: behind every figure, and beside them on the page."""
+"""The numbers of an evaluation report as plain tables."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ METRICS = {  # keys of Evaluation.metrics
     "cprimary": Metric("Cprimary", False, "mean of the two Cavg below: cost at thresholds fixed beforehand; 0 is best"),
     "min_cprimary": Metric("Minimum Cprimary", False, "at the best threshold that all labels share"),
     "min_cprimary_by_label": Metric(
-        "Minimum Cprimary, a threshold a label", False, "at the best threshold of each label"
+        "Minimum Cprimary, a threshold per label", False, "at the best threshold of each label"
     ),
     "act_minus_min": Metric("Actual − minimum", False, "what better calibration could gain"),
     "cavg_1": Metric("Cavg, β = 1", False, "at the threshold log 1 = 0: target prior 0.5"),
@@ -86,14 +86,14 @@ METRICS = {  # keys of Evaluation.metrics
     "min_cavg_9": Metric("Minimum Cavg, β = 9", False, "at the best threshold that all labels share"),
     "eer": Metric("Equal error rate", True, "mean over labels"),
     "cllr": Metric(
-        "Cllr", False, "bits a row, of all labels together; log2 of their number says nothing, more misleads"
+        "Cllr", False, "bits per row, over all labels; log2 of their number is uninformative, more is misleading"
     ),
     "ece": Metric("Calibration error (ECE)", True, "mean gap between probability and share of right answers"),
 }
 
 
 def headline_table(models: Sequence[NamedEvaluation]) -> Table:
-    """One row per metric: its name, then value and ends of the interval of each model."""
+    """Return a row per metric: its name, then value and ends of the interval of each model."""
     names = dict.fromkeys(name for model in models for name in model.evaluation.metrics)
     order = [*(name for name in METRICS if name in names), *(name for name in names if name not in METRICS)]
     columns = [f"{model.name} {end}" for model in models for end in ("value", "low", "high")]
@@ -105,7 +105,7 @@ def headline_table(models: Sequence[NamedEvaluation]) -> Table:
 
 
 def class_table(models: Sequence[NamedEvaluation], title: str = "Figures of every label") -> Table:
-    """One row per label and model, labels in the order of the first model that has them."""
+    """Return a row per label and model, labels in the order of the first model that has them."""
     labels = dict.fromkeys(row.label for model in models for row in model.evaluation.classes)
     metrics = {(model.name, row.label): row for model in models for row in model.evaluation.classes}
     intervals = {model.name: recall_intervals(model.evaluation) for model in models}
@@ -123,7 +123,7 @@ def class_table(models: Sequence[NamedEvaluation], title: str = "Figures of ever
 
 
 def open_set_table(models: Sequence[NamedEvaluation]) -> Table:
-    """One row per model and label outside it: its rows, and the share of them that was accepted as a known label."""
+    """Return a row per model and out-of-set label: its rows, and the share of them accepted as a known label."""
     rows: list[tuple[CellValue, ...]] = []
     for model in models:
         if metrics := model.evaluation.open_set:
@@ -133,7 +133,7 @@ def open_set_table(models: Sequence[NamedEvaluation]) -> Table:
 
 
 def worst_errors(model: NamedEvaluation, max_errors: int) -> tuple[Error, ...]:
-    """The rows that the model got wrong with most certainty, worst first, at most one of each recording."""
+    """Return the errors with the largest log ratio, worst first, at most one per recording."""
     table, truth = model.evaluation.table, model.evaluation.index
     if not len(table):
         return ()
@@ -153,7 +153,7 @@ def worst_errors(model: NamedEvaluation, max_errors: int) -> tuple[Error, ...]:
 
 
 def error_table(errors: Sequence[Error]) -> Table:
-    """One row per error, in their order."""
+    """Return a row per error, in their order."""
     columns = ("model", "recording", "start", "end", "truth", "said", "log ratio", "posterior")
     rows = tuple(
         (
@@ -216,10 +216,10 @@ def recall_intervals(evaluation: Evaluation, confidence: float = 0.95) -> dict[s
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun: 1 row, 1,200 rows."""
+    """Return a number with its noun: 1 row, 1,200 rows."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def counts_in_title(models: Sequence[NamedEvaluation]) -> str:
-    """Rows and recordings for a figure's title; "" with several models, each of which may know other rows."""
+    """Return rows and recordings for a figure's title; "" with several models, whose rows may differ."""
     return f": {models[0].counts}" if len(models) == 1 else ""

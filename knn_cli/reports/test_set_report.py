@@ -47,9 +47,9 @@ def write_test_set_report(
     Parameters
     ----------
     folder : Path
-        Where it goes.
+        The folder to write.
     result : TestSetResult
-        What was evaluated; a player on the page plays the rows of audio stores.
+        The evaluated models; rows of audio stores can be played on the page.
     notes : sequence of str
         As `result_notes` gives them.
     command : str
@@ -96,7 +96,7 @@ def _named(result: TestSetResult) -> list[NamedEvaluation]:
 
 
 def _data_card(test_set: TestSet, level: str, side: str) -> str:
-    """Lines of text: how much, of what, by what."""
+    """Lines of text: file, rows, recordings, hours, embedder and labels."""
     hours = "not known" if np.isnan(test_set.seconds) else f"{test_set.seconds / 3600:.2f}"
     lines = [
         f"file        {test_set.path.name}",
@@ -143,7 +143,7 @@ def _left_out(model: EvaluatedModel) -> Iterator[str]:
 
 
 def _clips(stores: Sequence[Store]) -> Callable[[str, float, float], bytes | None]:
-    """What a player plays: the row of an audio store with that name and start, as FLAC."""
+    """A function that returns the row of an audio store with a name and start, as FLAC."""
 
     def clip(name: str, start: float, end: float) -> bytes | None:
         for store in stores:

@@ -65,7 +65,7 @@ def chain(corpus: Path) -> dict[str, Path]:
 def test_convert_counts_what_it_drops(corpus: Path, tmp_path: Path) -> None:
     result = done("convert", corpus, tmp_path / "c.h5", "--segment", "2")
     assert "10 recordings, 20 segments, 40.0 s" in result.stderr
-    assert "Dropped 10 remainders under 1 s, 3.0 s in all" in result.stderr
+    assert "Dropped 10 remainders under 1 s, 3.0 s in total" in result.stderr
     with hdf5.Store(tmp_path / "c.h5", "audio") as opened:
         rows = list(opened.segments())
     assert (rows[0].name, rows[0].group, rows[0].subgroup) == ("rec1-10", "1", "1-1")
@@ -284,7 +284,7 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
         (["train", tmp_path / "text.h5", "-o", tmp_path / "m"], "not an HDF5 store"),
         (["convert", chain["audio"], tmp_path / "x.npz"], "which cannot be written as .npz"),
         (["convert", chain["embeddings"], tmp_path / "x.doc"], "no suffix that a store can be written to"),
-        (["info", tmp_path / "nothing"], "no file, no folder and no model"),
+        (["info", tmp_path / "nothing"], "not a file, a folder or a model"),
         (["diarize", chain["audio"], "--min-speakers", "3", "--max-speakers", "2", *HEAR], "above --max-speakers 2"),
         (["embed", tmp_path, *TINY], "holds no audio files"),
         (["convert", tmp_path / "empty", tmp_path / "x.h5"], "does not exist"),

@@ -208,12 +208,12 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("command", "options", "sentence"),
     [
-        ("evaluate", ["--part", "train"], "--part goes with --split"),
-        ("evaluate", ["--force"], "--force goes with --report"),
-        ("timeline", ["--json", "--format", "srt"], "--json and --format do not go together"),
-        ("timeline", ["--json", "-o", "x.srt"], "--json and the suffix of x.srt do not go together"),
-        ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir do not go together"),
-        ("embed", ["--labels", "group/file"], "--labels goes with --out"),
+        ("evaluate", ["--part", "train"], "--part requires --split"),
+        ("evaluate", ["--force"], "--force requires --report"),
+        ("timeline", ["--json", "--format", "srt"], "--json and --format cannot be combined"),
+        ("timeline", ["--json", "-o", "x.srt"], "--json and the suffix of x.srt cannot be combined"),
+        ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir cannot be combined"),
+        ("embed", ["--labels", "group/file"], "--labels requires --out"),
     ],
 )
 def test_no_option_is_passed_over(

@@ -61,15 +61,15 @@ def test_split_says_what_each_side_has(work: dict[str, Path], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--kind", "folds", "--number", "3"], "--number goes with --kind quartiles, not with folds"),
-        (["--folds", "3"], "--folds goes with --kind folds"),
-        (["--side", "test"], "--side goes with --kind quartiles"),
-        (["--kind", "quartiles", "--number", "2", "--held-out", "0.2"], "--held-out goes with --kind held-out"),
+        (["--kind", "folds", "--number", "3"], "--number requires --kind quartiles, not folds"),
+        (["--folds", "3"], "--folds requires --kind folds"),
+        (["--side", "test"], "--side requires --kind quartiles"),
+        (["--kind", "quartiles", "--number", "2", "--held-out", "0.2"], "--held-out requires --kind held-out"),
         (
             ["--kind", "quartiles", "--number", "2", "--units", "speaker"],
-            "--units goes with --kind folds",
+            "--units requires --kind folds",
         ),
-        (["--kind", "leave-one-out", "--units", "speaker", "--seed", "3"], "--seed goes with --kind folds or"),
+        (["--kind", "leave-one-out", "--units", "speaker", "--seed", "3"], "--seed requires --kind folds or"),
         (["--seed", "-1"], "--seed"),
     ],
 )
@@ -229,9 +229,9 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "options", "sentence"),
     [
-        ("classify", ["--priors", "a1=much"], "no label with its prior"),
+        ("classify", ["--priors", "a1=much"], "not a label with its prior"),
         ("classify", ["--priors", "zz=2"], "not a label of the model"),
-        ("classify", ["--priors", "empirical"], "no label with its prior"),
+        ("classify", ["--priors", "empirical"], "not a label with its prior"),
         ("evaluate", ["--split", "nowhere.tsv"], "nowhere.tsv"),
         ("timeline", ["-o", "out.doc"], "names no format"),
     ],
@@ -255,8 +255,8 @@ def test_trials_are_checked_before_a_model_is_loaded(work: dict[str, Path], tmp_
     trials.write_text("a1-0 a1-1\n")
     for arguments, sentence in (
         ([tmp_path / "nowhere.txt", work["emb.h5"]], "nowhere.txt"),
-        ([trials, work["emb.h5"], "--as-norm", "4"], "--as-norm goes with --cohort"),
-        ([trials, work["emb.h5"], "--scorer", "plda"], "A PLDA comes with a model"),
+        ([trials, work["emb.h5"], "--as-norm", "4"], "--as-norm requires --cohort"),
+        ([trials, work["emb.h5"], "--scorer", "plda"], "PLDA needs a model"),
     ):
         result = knn("verify", *arguments)
         assert result.exit_code == 1 and sentence in result.stderr, result.output

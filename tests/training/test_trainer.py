@@ -666,7 +666,7 @@ def test_the_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     command = ["train", str(corpus), "--recipe", str(recipe), "-o", str(tmp_path / "mine"), "--device", "cpu"]
     runner = CliRunner()
     refused = runner.invoke(app, [*command, "--seed", "3"])
-    assert refused.exit_code == 1 and "--seed does not go with --recipe" in refused.stderr
+    assert refused.exit_code == 1 and "--seed cannot be combined with --recipe" in refused.stderr
     done = runner.invoke(app, [*command, "--no-vad"])
     assert done.exit_code == 0, done.stderr
     assert "labels      2: 0, 1" in done.stdout and "accuracy" in done.stdout and "Epoch 1: loss" in done.stderr
