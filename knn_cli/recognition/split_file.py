@@ -111,7 +111,7 @@ class Split:
     def _unit_of_recording(self) -> dict[str, str]:
         """Recording -> its unit; units that share a recording are one."""
         names, units = (np.asarray([line[field] for line in self.lines], dtype=np.str_) for field in (0, 1))
-        return dict(zip(names.tolist(), splitters.joined(names, units).tolist(), strict=True))
+        return dict(zip(names.tolist(), splitters.merge_units(names, units).tolist(), strict=True))
 
     def part_of(self, names: Texts) -> Texts:
         """(N,) side or fold of rows of the recordings `names` (N,), "" for none.

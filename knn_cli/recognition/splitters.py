@@ -1,7 +1,8 @@
-"""Splits of rows as masks: one held-out side, folds, one unit left out at a time, recordings of middling length.
+"""Train/test splits of rows as masks: held-out rows, folds, leave-one-unit-out, and recordings of average length.
 
-Segments of one recording resemble each other in speaker, acoustics and channel; a split that cuts through recordings
-measures that resemblance. So whole units (recordings, or speakers or sources by `units`) go to one side.
+Segments of the same recording resemble each other in speaker, acoustics and channel, and a split that cuts through
+recordings measures that resemblance. Whole units (recordings, or speakers or sources given by `units`) are therefore
+assigned to the same side.
 Nothing depends on the order of the rows: units and classes are sorted before anything is drawn.
 """
 
@@ -22,17 +23,22 @@ Mask = NDArray[np.bool_]
 
 
 def check_seed(seed: int) -> None:
-    """KnnError for a seed that nothing can be drawn with."""
+    """Raise KnnError for a negative seed."""
     if seed < 0:
         raise KnnError(f"The seed {seed} is negative.", "Take 0 or more.")
 
 
 class _Units(NamedTuple):
-    """What is drawn from.
+    """The units of all rows, shuffled within each class.
 
-    unit    : (N,) unit of each row
-    size    : number of units
-    classes : for each class, rarest first, its name and its units in drawn order
+    Attributes
+    ----------
+    unit : (N,) int64 array
+        The unit of each row.
+    size : int
+        The number of units.
+    classes : list of (str, list of int)
+        The name of each class, rarest first, with its units in drawn order.
     """
 
     unit: NDArray[np.int64]
@@ -43,7 +49,7 @@ class _Units(NamedTuple):
 def _shuffled_units(
     recordings: Sequence[str] | Texts, labels: Sequence[str] | Texts, units: Sequence[str] | Texts | None, seed: int
 ) -> _Units:
-    """The units of each class in drawn order; KnnError for a class of one unit."""
+    """Shuffle the units of each class; KnnError for a class that has a single unit."""
     check_seed(seed)
     keys = np.asarray(recordings if units is None else units, dtype=np.str_)
     texts = np.asarray(labels, dtype=np.str_)
@@ -52,7 +58,7 @@ def _shuffled_units(
     if not len(texts):
         raise KnnError("There are no rows to split.")
     if units is not None:
-        keys = joined(np.asarray(recordings, dtype=np.str_), keys)
+        keys = merge_units(np.asarray(recordings, dtype=np.str_), keys)
     names, unit = np.unique(keys, return_inverse=True)
     classes, label = np.unique(texts, return_inverse=True)
     rank = np.random.default_rng(seed).permutation(len(names))
@@ -60,30 +66,41 @@ def _shuffled_units(
     members = [
         sorted(pairs[pairs[:, 0] == code, 1].tolist(), key=lambda unit: rank[unit]) for code in range(len(classes))
     ]
-    for name, own in zip(classes.tolist(), members, strict=True):
-        if len(own) < 2:
+    for name, class_units in zip(classes.tolist(), members, strict=True):
+        if len(class_units) < 2:
             raise KnnError(
-                f"The class {name!r} has a single recording or other unit, {str(names[own[0]])!r}, which cannot be "
-                "on both sides of a split.",
+                f"The class {name!r} has a single recording or other unit, {str(names[class_units[0]])!r}, which "
+                "cannot be on both sides of a split.",
                 "Add recordings of it, leave the class out (`ignore`), or choose another label level.",
             )
     order = sorted(range(len(classes)), key=lambda code: (len(members[code]), code))
     return _Units(unit, len(names), [(str(classes[code]), members[code]) for code in order])
 
 
-def joined(recordings: Texts, units: Texts) -> Texts:
-    """Units that share a recording become one, named by the first of them, so that no recording is ever cut."""
-    above = {name: name for name in np.unique(units).tolist()}
+def merge_units(recordings: Texts, units: Texts) -> Texts:
+    """Merge units that share a recording, so that no recording is ever cut.
+
+    Parameters
+    ----------
+    recordings, units : (N,) str arrays
+        The recording and the unit of each row.
+
+    Returns
+    -------
+    (N,) str array
+        The merged unit of each row, named after the first of the units that it consists of.
+    """
+    parent = {name: name for name in np.unique(units).tolist()}
 
     def root(name: str) -> str:
-        while above[name] != name:
-            above[name] = name = above[above[name]]
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
         return name
 
-    first: dict[str, str] = {}
+    first_unit: dict[str, str] = {}  # of each recording
     for recording, unit in zip(recordings.tolist(), units.tolist(), strict=True):
-        low, high = sorted((root(unit), root(first.setdefault(recording, unit))))
-        above[high] = low
+        low, high = sorted((root(unit), root(first_unit.setdefault(recording, unit))))
+        parent[high] = low
     return np.asarray([root(unit) for unit in units.tolist()], dtype=np.str_)
 
 
@@ -107,37 +124,37 @@ def held_out(
     Parameters
     ----------
     recordings, labels : (N,) sequences of str
-        Of the rows.
+        The recording and the label of each row.
     fraction : float
-        Of each class's units to hold out, rounded, at least one and never all.
+        The fraction of each class's units to hold out, rounded; at least one unit and never all.
     seed : int
-        Of the draw.
+        Seed of the random draw.
     units : (N,) sequence of str, optional
-        What must not be cut instead of recordings, such as speakers or sources; units that share a recording stay
-        together.
+        The units that must not be cut, such as speakers or sources, instead of recordings; units that share a
+        recording stay together.
 
     Returns
     -------
     train, test : (N,) bool arrays
-        They cover all rows and share no recording.
+        Masks that cover all rows and share no recording.
 
     Raises
     ------
     KnnError
-        A class has a single unit, or (units that hold several classes) cannot be put on both sides.
+        A class has a single unit, or it cannot be put on both sides because its units hold other classes too.
     """
     if not 0 < fraction < 1:
         raise KnnError(f"The held-out fraction {fraction} is not between 0 and 1.")
     drawn = _shuffled_units(recordings, labels, units, seed)
     side: dict[int, bool] = {}  # unit -> held out
-    for name, own in drawn.classes:
-        wanted = min(max(1, round(fraction * len(own))), len(own) - 1)
-        free = [unit for unit in own if unit not in side]
-        missing = max(0, wanted - sum(side.get(unit, False) for unit in own))
-        if len(free) <= missing and all(side.get(unit, True) for unit in own):
-            missing = len(free) - 1  # one is left to train on
+    for name, class_units in drawn.classes:
+        wanted = min(max(1, round(fraction * len(class_units))), len(class_units) - 1)
+        free = [unit for unit in class_units if unit not in side]
+        missing = max(0, wanted - sum(side.get(unit, False) for unit in class_units))
+        if len(free) <= missing and all(side.get(unit, True) for unit in class_units):
+            missing = len(free) - 1  # leave a unit to train on
         side.update({unit: place < missing for place, unit in enumerate(free)})
-        if len({side[unit] for unit in own}) < 2:
+        if len({side[unit] for unit in class_units}) < 2:
             raise _not_on_both_sides(name)
     test = np.asarray([side[unit] for unit in range(drawn.size)])[drawn.unit]
     return ~test, test
@@ -151,40 +168,40 @@ def folds(
     seed: int = 0,
     units: Sequence[str] | Texts | None = None,
 ) -> list[tuple[Mask, Mask]]:
-    """Deal each class's units out to folds for a cross-validation.
+    """Distribute each class's units over folds for a cross-validation.
 
     Parameters
     ----------
     recordings, labels, seed, units
         As for `held_out`.
     count : int
-        Folds at most, two or more; there are fewer when no class has as many units.
+        The maximum number of folds, two or more; there are fewer when no class has as many units.
 
     Returns
     -------
     list of (train, test) pairs of (N,) bool arrays
-        Every row is tested once, by rows of other recordings only. A class's units are dealt out evenly, so every
-        class is in every train mask.
+        Every row is tested exactly once, against training rows of other recordings. A class's units are distributed
+        evenly, so that every class occurs in every train mask.
 
     Raises
     ------
     KnnError
-        As `held_out`.
+        For the reasons that `held_out` gives.
     """
     if count < 2:
         raise KnnError(f"Cross-validation needs at least 2 folds, not {count}.")
     drawn = _shuffled_units(recordings, labels, units, seed)
     fold: dict[int, int] = {}
     sizes = [0] * count
-    for name, own in drawn.classes:
-        here = [sum(fold.get(unit) == number for unit in own) for number in range(count)]
-        for unit in own:
+    for name, class_units in drawn.classes:
+        class_sizes = [sum(fold.get(unit) == number for unit in class_units) for number in range(count)]
+        for unit in class_units:
             if unit not in fold:
-                number = min(range(count), key=lambda number: (here[number], sizes[number], number))
+                number = min(range(count), key=lambda number: (class_sizes[number], sizes[number], number))
                 fold[unit] = number
-                here[number] += 1
+                class_sizes[number] += 1
                 sizes[number] += 1
-        if sum(size > 0 for size in here) < 2:
+        if sum(size > 0 for size in class_sizes) < 2:
             raise _not_on_both_sides(name)
     numbers = np.asarray([fold[unit] for unit in range(drawn.size)])[drawn.unit]
     return [(numbers != number, numbers == number) for number in range(count) if (numbers == number).any()]
@@ -198,20 +215,20 @@ def leave_one_out(
     Parameters
     ----------
     recordings, labels : (N,) sequences of str
-        Of the rows.
+        The recording and the label of each row.
     units : (N,) sequence of str
-        The value that is left out, such as the corpus, language family or speaker of each row.
+        The unit of each row, such as its corpus, language family or speaker.
 
     Returns
     -------
     list of (unit, train, test)
-        For every unit, in sorted order, (N,) bool arrays of the rows of all others and of its own. A test side may
-        lack classes, a train side may not.
+        For every unit, in sorted order, (N,) bool arrays: the rows of all other units and the rows of this unit. A
+        test mask may lack classes, a train mask may not.
 
     Raises
     ------
     KnnError
-        There is a single unit, a recording of two units, or a class that occurs in one unit alone.
+        There is a single unit, a recording belongs to two units, or a class occurs in a single unit.
     """
     keys, names, texts = (np.asarray(column, dtype=np.str_) for column in (units, recordings, labels))
     if not len(keys) == len(names) == len(texts):
@@ -222,18 +239,19 @@ def leave_one_out(
         raise KnnError(
             f"Leaving a unit out needs two or more units, there is {present}.", "Choose another level of units."
         )
-    owner: dict[str, str] = {}
+    unit_of: dict[str, str] = {}
     for recording, unit in zip(names.tolist(), keys.tolist(), strict=True):
-        if owner.setdefault(recording, unit) != unit:
+        if unit_of.setdefault(recording, unit) != unit:
             raise KnnError(
-                f"The recording {recording!r} belongs to {owner[recording]!r} and to {unit!r}; leaving either out "
+                f"The recording {recording!r} belongs to {unit_of[recording]!r} and to {unit!r}; leaving either out "
                 "would cut it.",
                 "Choose another level of units.",
             )
     for label in np.unique(texts):
-        if len(own := np.unique(keys[texts == label])) < 2:
+        if len(class_units := np.unique(keys[texts == label])) < 2:
             raise KnnError(
-                f"The class {str(label)!r} occurs in {str(own[0])!r} alone, so nothing would be left to train it.",
+                f"The class {str(label)!r} occurs in {str(class_units[0])!r} alone, so that nothing would be left to "
+                "train it on.",
                 "Leave the class out (`ignore`), or choose another level of units.",
             )
     return [(str(value), keys != value, keys == value) for value in values]
@@ -247,32 +265,32 @@ def between_quartiles(
     number: int,
     seed: int = 0,
 ) -> Mask:
-    """Draw `number` recordings of each class whose length lies between the class's quartiles, both included.
+    """Draw `number` recordings of each class whose length lies between the class's quartiles (inclusive).
 
-    So every class weighs alike, and neither scraps nor recordings of an hour are drawn.
+    Every class thus has the same weight, and neither very short nor very long recordings are drawn.
 
     Parameters
     ----------
     recordings, labels : (N,) sequences of str
-        Of the rows.
+        The recording and the label of each row.
     seconds : (N,) array
-        Length of each row; a recording is as long as its rows together. Quartiles are those of linear interpolation
-        over the class's recordings.
+        The length of each row in seconds. The length of a recording is the sum over its rows; the quartiles of a
+        class are linearly interpolated over its recordings.
     number : int
         Recordings to draw per class.
     seed : int
-        Of the draw.
+        Seed of the random draw.
 
     Returns
     -------
     (N,) bool array
-        The rows of the recordings drawn.
+        Mask of the rows of the recordings that were drawn.
 
     Raises
     ------
     KnnError
-        A class has fewer such recordings, or none besides those drawn; a recording has two classes; a row has no
-        length.
+        A class has fewer such recordings, or no other recordings than those; a recording has two classes; or the
+        length of a row is unknown.
     """
     names, codes = np.unique(np.asarray(recordings, dtype=np.str_), return_inverse=True)
     texts, lengths = np.asarray(labels, dtype=np.str_), np.asarray(seconds, dtype=np.float64)
@@ -296,38 +314,38 @@ def between_quartiles(
 
 
 def _class_of_recording(names: Texts, codes: NDArray[np.int64], texts: Texts, classes: Texts) -> NDArray[np.int64]:
-    """(R,) index of the class of each recording; KnnError for a recording of two."""
+    """(R,) index of the class of each recording; KnnError for a recording with two classes."""
     class_of = np.full(len(names), -1)
     for code, label in enumerate(classes.tolist()):
-        own = np.unique(codes[texts == label])
-        if (taken := own[class_of[own] >= 0]).size:
+        recordings = np.unique(codes[texts == label])
+        if (taken := recordings[class_of[recordings] >= 0]).size:
             other = str(classes[class_of[taken[0]]])
             raise KnnError(
                 f"The recording {str(names[taken[0]])!r} holds the classes {other!r} and {label!r}.",
                 "Choose another label level, or another kind of split.",
             )
-        class_of[own] = code
+        class_of[recordings] = code
     return class_of
 
 
 def _total_by_code(values: Doubles, codes: NDArray[np.int64], size: int) -> Doubles:
-    """(size,) sums that do not depend on the order of the rows: exact, rounded once."""
+    """(size,) sums of the values of each code, exact up to one rounding, so that the order of rows does not matter."""
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(size + 1))
     return np.asarray([math.fsum(values[order[a:b]].tolist()) for a, b in pairwise(bounds.tolist())])
 
 
-def _middle_recordings(own: NDArray[np.intp], total: Doubles, label: str, number: int) -> NDArray[np.intp]:
-    """The recordings of a class between its quartiles of length; KnnError where they do not suffice."""
-    first, third = np.quantile(total[own], [0.25, 0.75])
-    middle: NDArray[np.intp] = own[(total[own] >= first) & (total[own] <= third)]
+def _middle_recordings(recordings: NDArray[np.intp], total: Doubles, label: str, number: int) -> NDArray[np.intp]:
+    """The recordings of a class between its length quartiles; KnnError if there are too few."""
+    first, third = np.quantile(total[recordings], [0.25, 0.75])
+    middle: NDArray[np.intp] = recordings[(total[recordings] >= first) & (total[recordings] <= third)]
     if len(middle) < number:
         raise KnnError(
             f"The class {label!r} has {len(middle)} recordings between the quartiles of length "
             f"({first:.4g} s to {third:.4g} s), {number} were asked for.",
             "Ask for fewer, or leave the class out (`ignore`).",
         )
-    if len(own) == number:
+    if len(recordings) == number:
         raise KnnError(
             f"All {number} recordings of the class {label!r} would be on one side.",
             "Ask for fewer, or leave the class out (`ignore`).",

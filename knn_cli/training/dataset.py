@@ -1,8 +1,8 @@
 """Labelled audio for training: an audio store, a folder of recordings or tar shards, read clip by clip.
 
-A corpus knows its rows' labels and lengths, and decodes a row when a clip of it is asked for. Which clips an epoch
-has, and where they begin, follows from (seed, epoch, place in the epoch) alone, so that it is the same in a resumed
-training, and for any number of processes and workers.
+A corpus holds the labels and lengths of its rows, and decodes a row only when a clip of it is requested. The clips of
+an epoch and their start times depend only on (seed, epoch, position in the epoch), so that they are the same in a
+resumed training and for any number of processes and workers.
 """
 
 from __future__ import annotations
@@ -25,20 +25,26 @@ import soxr
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.core.errors import AudioError, KnnError, StoreError
+from knn_cli.core.errors import AudioError, StoreError
 from knn_cli.core.values import Floats, Segment, Texts
-from knn_cli.recognition import splitters
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of
 from knn_cli.store.labels import Labels
-from knn_cli.training.recipe import DataConfig
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class CorpusColumns:
-    """What is known of a corpus's rows, each (N,): texts as in a store, and how many seconds a row has."""
+    """Labels and lengths of the rows of a corpus.
+
+    Attributes
+    ----------
+    name, group, subgroup, speaker : (N,) str arrays
+        The labels of each row, as in an audio store.
+    seconds : (N,) float64 array
+        The length of each row.
+    """
 
     name: Texts
     group: Texts
@@ -48,7 +54,17 @@ class CorpusColumns:
 
 
 class Corpus(ABC):
-    """Rows of labelled sound at `rate` samples a second."""
+    """Rows of labelled audio.
+
+    Parameters
+    ----------
+    source : Path
+        The path of the corpus, for error messages.
+    rate : int
+        Samples per second.
+    columns : CorpusColumns
+        Labels and lengths of the rows.
+    """
 
     def __init__(self, source: Path, rate: int, columns: CorpusColumns) -> None:
         self.source, self.rate, self.columns = source, rate, columns
@@ -58,7 +74,7 @@ class Corpus(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all labels and lengths, by which an interrupted training knows its corpus again."""
+        """A hash of all labels and lengths, by which a resumed training recognizes its corpus."""
         digest = hashlib.sha256(str(self.rate).encode())
         for column in vars(self.columns).values():
             digest.update("\0".join(map(str, column.tolist())).encode("utf-8", "surrogatepass"))
@@ -66,15 +82,35 @@ class Corpus(ABC):
 
     @abstractmethod
     def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """(S,) float32 of a row from `start` on, as much of `seconds` as there is."""
+        """(S,) float32 samples of a row from the time `start`, for `seconds` or up to the end of the row."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Let go of open files, as before processes are made that would share them; reading opens them again."""
+    def close(self) -> None:  # noqa: B027 - most corpora have nothing to close
+        """Close open files, for example before a fork, so that processes do not share them; reading reopens them."""
 
-    def clip(self, row: int, count: int, place: float) -> Floats:
-        """(count,) float32 of a row, repeated where it is shorter; `place` in [0, 1) says where the clip begins."""
+    def clip(self, row: int, count: int, position: float) -> Floats:
+        """Cut a clip of fixed length out of a row.
+
+        Parameters
+        ----------
+        row : int
+            The number of the row.
+        count : int
+            The number of samples.
+        position : float
+            The relative position of the clip in [0, 1): its start time divided by the latest possible start time.
+
+        Returns
+        -------
+        (count,) float32 array
+            The samples; a row that is shorter is repeated.
+
+        Raises
+        ------
+        AudioError
+            The row holds no samples.
+        """
         seconds = count / self.rate
-        start = place * max(0.0, float(self.columns.seconds[row]) - seconds)
+        start = position * max(0.0, float(self.columns.seconds[row]) - seconds)
         clip = self.samples(row, start, seconds + 1 / self.rate)
         if not len(clip):
             raise AudioError(f"Row {row} of {self.source} holds no samples.", "Make the corpus again.")
@@ -82,7 +118,7 @@ class Corpus(ABC):
 
 
 class StoreCorpus(Corpus):
-    """The rows of an audio store. The file is opened again in every process that reads from it."""
+    """The rows of an audio store, which each process opens for itself."""
 
     def __init__(self, path: Path) -> None:
         with Store(path, "audio") as store:
@@ -95,20 +131,20 @@ class StoreCorpus(Corpus):
         self._opened: tuple[int, Store] | None = None
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """As `Corpus.samples`."""
+        """See `Corpus.samples`."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), Store(self.source, "audio")
         first = round(start * self.rate)
         return _decode(self._opened[1], row)[first : first + round(seconds * self.rate)]
 
     def close(self) -> None:
-        """As `Corpus.close`."""
+        """See `Corpus.close`."""
         if self._opened is not None and self._opened[0] == os.getpid():
             self._opened[1].__exit__()
         self._opened = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_opened": None}  # an open file does not travel to another process
+        return {**vars(self), "_opened": None}  # an open file cannot be pickled
 
 
 def _decode(store: Store, row: int) -> Floats:
@@ -120,7 +156,7 @@ def _decode(store: Store, row: int) -> Floats:
 
 
 class FolderCorpus(Corpus):
-    """The audio files of a folder, labelled by a rule (see `labels`)."""
+    """The audio files of a folder, labelled by a rule (see `store.labels`)."""
 
     def __init__(self, folder: Path, rule: str, rate: int) -> None:
         apply = labels.rule(rule)
@@ -132,21 +168,21 @@ class FolderCorpus(Corpus):
         super().__init__(folder, rate, _columns(known, [_seconds(file) for file in self._files]))
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """As `Corpus.samples`."""
+        """See `Corpus.samples`."""
         return next(iter(reading.crops(self._files[row], [Segment(start, start + seconds)], rate=self.rate)))
 
 
 class TarCorpus(Corpus):
-    """Shards as WebDataset writes them: files of one stem belong together, `key.flac` and its label.
+    """Tar shards in WebDataset's format: files with the same key belong together, such as `key.flac` and `key.cls`.
 
-    The label is the text of `key.cls` or `key.txt`, or, without such, what the rule makes of the sound's path. Names
-    of recordings come from the keys; where a key is in several shards, which then number their own samples, the
-    shard's name stands in front.
+    The label is the text of `key.cls` or `key.txt`, or, if there is neither, follows from the audio file's path by the
+    labelling rule. Recordings are named after their keys; a key that occurs in several shards (which then number their
+    samples separately) is prefixed with the shard's name.
     """
 
     def __init__(self, shards: Sequence[Path], source: Path, rule: str, rate: int) -> None:
         apply = labels.rule(rule)
-        self._members: list[tuple[Path, str, int, int]] = []  # shard, path in it, first byte, bytes
+        self._members: list[tuple[Path, str, int, int]] = []  # shard, path within it, offset and size in bytes
         known: list[Labels] = []
         seconds: list[float] = []
         for shard in shards:
@@ -163,7 +199,7 @@ class TarCorpus(Corpus):
         super().__init__(source, rate, _columns(known, seconds))
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """As `Corpus.samples`."""
+        """See `Corpus.samples`."""
         shard, path, offset, size = self._members[row]
         try:
             with shard.open("rb") as file:
@@ -179,23 +215,28 @@ class TarCorpus(Corpus):
 
 
 def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE) -> Corpus:
-    """The corpus at a path: an audio store, a tar shard, a folder of shards, or a folder of recordings.
+    """Open the corpus at a path: an audio store, a tar shard, a folder of shards, or a folder of recordings.
 
     Parameters
     ----------
-    source
+    source : Path
         The path.
-    rule
-        How recordings and shards are labelled (see `store.labels`).
-    rate
+    rule : str
+        The rule by which recordings and shards are labelled (see `store.labels`).
+    rate : int
         Samples per second; a store must have this rate.
+
+    Returns
+    -------
+    Corpus
+        A `StoreCorpus`, `TarCorpus` or `FolderCorpus`.
 
     Raises
     ------
     StoreError
-        If it is another kind of store, or has another rate.
+        The path is not a corpus, or it is a store of another kind or rate.
     AudioError
-        If a folder holds no audio.
+        A folder or shard holds no audio.
     """
     if source.is_dir():
         shards = sorted(source.glob("*.tar"))
@@ -214,19 +255,25 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
 
 
 def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: int) -> Rows:
-    """(count,) int64 places in `classes` (N,) that an epoch draws, in its order.
+    """Draw the rows of an epoch.
 
     Parameters
     ----------
-    classes : (N,) int64
-        Class of each row.
-    count
-        Rows to draw.
-    balance
-        0 draws from all rows without replacement, so that none comes twice before each came once; above 0, each
-        class's share of the draws is its share of the rows to the power of 1 - balance, without replacement in it.
-    seed, epoch
-        Seeds of the draw.
+    classes : (N,) int64 array
+        The class of each row.
+    count : int
+        The number of rows to draw.
+    balance : float
+        0 draws from all rows without replacement, so that no row occurs twice before each has occurred once. Above 0,
+        the probability of a class is proportional to its number of rows to the power of 1 - balance, and rows are
+        drawn without replacement within the class.
+    seed, epoch : int
+        Seeds of the random draw.
+
+    Returns
+    -------
+    (count,) int64 array
+        Indices into `classes`, in the order of the epoch.
     """
     random = np.random.default_rng([seed, epoch, 0])
     if balance == 0:
@@ -236,13 +283,13 @@ def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: i
     drawn = random.choice(len(sizes), size=count, p=weights / weights.sum())
     rows = np.zeros(count, dtype=np.int64)
     for label in np.unique(drawn):
-        here = drawn == label
-        rows[here] = _rounds(np.flatnonzero(classes == label), int(here.sum()), random)
+        mask = drawn == label
+        rows[mask] = _rounds(np.flatnonzero(classes == label), int(mask.sum()), random)
     return rows
 
 
 def _rounds(rows: Rows, count: int, random: np.random.Generator) -> Rows:
-    """`count` of `rows`: shuffled, and shuffled again when all have come."""
+    """Draw `count` of `rows` in random order; when all have been drawn they are shuffled again."""
     rounds = [random.permutation(rows) for _ in range(-(-count // len(rows)))]
     return np.concatenate(rounds)[:count]
 
@@ -258,7 +305,7 @@ def _seconds(path: Path) -> float:
 
 
 def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
-    """Of one shard: path of a sound -> (first byte, bytes, seconds), and key -> text of its label."""
+    """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
     sounds: dict[str, tuple[int, int, float]] = {}
     texts: dict[str, str] = {}
     try:
@@ -277,7 +324,7 @@ def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, 
                         raise _unreadable(shard, member.name, error) from error
                     sounds[member.name] = (member.offset_data, member.size, float(length))
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise AudioError(f"{shard} is no tar shard of sound: {error}.", "Shards are not compressed.") from error
+        raise AudioError(f"{shard} is no tar shard of audio: {error}.", "Shards are not compressed.") from error
     return sounds, texts
 
 
@@ -290,17 +337,17 @@ def _unreadable(shard: Path, path: str, error: Exception) -> AudioError:
 
 
 def _distinct_names(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
-    """Labels of the sounds at these paths of shards, whose names that come from their files are made distinct.
+    """Make the recording names that come from file names distinct.
 
-    Names are told apart by folders as `labels.label_all` does, and by shards where these number their own samples:
-    where a path stands in several. Pieces of one recording that lie in several shards have paths of their own there,
-    and stay one recording.
+    Names are distinguished by folder, as in `labels.label_all`, and by shard where the same path occurs in several
+    shards, which then number their samples separately. Segments of the same recording have different paths in
+    different shards, and keep a common name.
     """
-    homes: dict[PurePosixPath, set[Path]] = {}
+    shards_of: dict[PurePosixPath, set[Path]] = {}
     for shard, path in members:
-        homes.setdefault(path, set()).add(shard)
+        shards_of.setdefault(path, set()).add(shard)
     file_names = [labels.recording_name(path) for _, path in members]
-    repeated = {name for name, (_, path) in zip(file_names, members, strict=True) if len(homes[path]) > 1}
+    repeated = {name for name, (_, path) in zip(file_names, members, strict=True) if len(shards_of[path]) > 1}
     folders = [
         PurePosixPath(shard.stem, path.parent) if name in repeated else path.parent
         for name, (shard, path) in zip(file_names, members, strict=True)
@@ -313,66 +360,6 @@ def _distinct_names(known: Sequence[Labels], members: Sequence[tuple[Path, PureP
 
 
 def _key(path: str) -> str:
-    """What files of one sample share: the path up to the first dot of its last part (WebDataset's convention)."""
+    """The key of a sample: the path up to the first dot of the file name (WebDataset's convention)."""
     folder, _, last = path.rpartition("/")
     return f"{folder}/{last.partition('.')[0]}"
-
-
-def usable_rows(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: float, maximum: float | None) -> Rows:
-    """Numbers of the rows that have a label of this level, not an ignored one, and as many seconds as are asked for.
-
-    Raises KnnError when fewer than two labels are left.
-    """
-    texts: Texts = getattr(corpus.columns, level)
-    seconds = corpus.columns.seconds
-    kept = (texts != "") & ~np.isin(texts, list(ignore)) & (seconds >= minimum)
-    if maximum is not None:
-        kept &= seconds <= maximum
-    rows = np.flatnonzero(kept)
-    classes = sorted(set(texts[rows].tolist()))
-    if len(classes) < 2:
-        there = f"only {classes[0]!r}" if classes else "none"
-        raise KnnError(
-            f"Training needs two labels or more at the level {level}, there is {there} in rows that can be used.",
-            "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose from it.",
-        )
-    return rows
-
-
-@dataclass(frozen=True)
-class TrainingSplit:
-    """Classes of a corpus, and which rows are trained on and which are held out.
-
-    Attributes
-    ----------
-    corpus : Corpus
-    labels : tuple of str
-        Sorted names of the classes.
-    classes : (N,) int64
-        Class of every row of the corpus, -1 for rows that are not used.
-    train_rows, held_out_rows : (M,) int64
-        Numbers of rows.
-    """
-
-    corpus: Corpus
-    labels: tuple[str, ...]
-    classes: Rows
-    train_rows: Rows
-    held_out_rows: Rows
-
-
-def split_corpus(corpus: Corpus, data: DataConfig, seed: int) -> TrainingSplit:
-    """Classes and a split, as a recipe's table [data] asks for. Raises KnnError as `usable_rows` and `held_out`."""
-    rows = usable_rows(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
-    texts: Texts = getattr(corpus.columns, data.label)[rows]
-    labels, codes = np.unique(texts, return_inverse=True)
-    classes = np.full(len(corpus), -1, dtype=np.int64)
-    classes[rows] = codes
-    train_rows, held_out_rows = rows, rows[:0]
-    if data.held_out:
-        units = None if data.unit == "recording" else getattr(corpus.columns, data.unit)[rows]
-        keep, test = splitters.held_out(
-            corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
-        )
-        train_rows, held_out_rows = rows[keep], rows[test]
-    return TrainingSplit(corpus, tuple(labels.tolist()), classes, train_rows, held_out_rows)

@@ -23,7 +23,8 @@ from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier, fit_calibrated
 from knn_cli.recognition.classifier_file import write_classifier
-from knn_cli.training.dataset import Rows, TrainingSplit
+from knn_cli.training.corpus_split import TrainingSplit
+from knn_cli.training.dataset import Rows
 from knn_cli.training.model_builder import ModelBuilder, without_speed_classes
 from knn_cli.training.model_card import plain_recipe, write_card
 

@@ -15,7 +15,7 @@ import numpy as np
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Texts
 from knn_cli.networks.bundle import Bundle
-from knn_cli.training.dataset import TrainingSplit, split_corpus
+from knn_cli.training.corpus_split import TrainingSplit, split_corpus
 from knn_cli.training.model_builder import ModelBuilder
 from knn_cli.training.recipe import DataConfig
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from knn_cli.training.dataset import TrainingSplit
+from knn_cli.training.corpus_split import TrainingSplit
 from knn_cli.training.model_builder import ModelBuilder
 from knn_cli.training.recipe import Recipe
 

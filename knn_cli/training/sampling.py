@@ -1,7 +1,7 @@
-"""From a corpus to batches: which clips make a step, cut, augmented and stacked.
+"""Sampling of training batches: clips are drawn, cut from the corpus, augmented and stacked.
 
-A clip is known by (epoch, place): the place is its number in the epoch of all processes together. Everything random
-about it follows from that and the recipe's seed.
+A clip is identified by (epoch, position), its position in the epoch over all processes. All its random choices depend
+only on these and on the recipe's seed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,23 @@ from knn_cli.training.augmentation import Augmenter, change_speed
 from knn_cli.training.dataset import Corpus, Rows, epoch_rows
 from knn_cli.training.recipe import Recipe
 
-Key = tuple[int, int, int]  # epoch, place, number among the training rows
+Key = tuple[int, int, int]  # epoch, position in the epoch, index of the training row
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one pass through the network, as arrays: tensors would take a file and a socket each between processes.
+    """The clips of a single forward pass.
 
-    waveforms : (B, S) float32
-    labels    : (B,) int64
-    seeds     : (B,) int64, of each clip's masks, see `spec_augment.SpecAugment`
+    They are arrays because each tensor would need a file and a socket to be passed between processes.
+
+    Attributes
+    ----------
+    waveforms : (B, S) float32 array
+        Samples in [-1, 1].
+    labels : (B,) int64 array
+        The class of each clip.
+    seeds : (B,) int64 array
+        The seed of each clip's masks (see `spec_augment.SpecAugment`).
     """
 
     waveforms: Floats
@@ -40,9 +47,18 @@ class Batch:
 class ClipDataset(Dataset[Batch]):
     """Single clips by key.
 
-    corpus  : where they are cut from
-    rows    : (N,) the corpus's rows to train on
-    classes : (N,) int64, the class of each
+    Parameters
+    ----------
+    corpus : Corpus
+        The corpus from which clips are cut.
+    rows : (N,) int64 array
+        Indices of the training rows in the corpus.
+    classes : (N,) int64 array
+        The class of each training row.
+    count : int
+        The number of labels.
+    recipe : Recipe
+        The recipe, for the clip length, augmentation and seed.
     """
 
     def __init__(self, corpus: Corpus, rows: Rows, classes: Rows, count: int, recipe: Recipe) -> None:
@@ -51,9 +67,9 @@ class ClipDataset(Dataset[Batch]):
         self.augmenter = Augmenter(recipe.augment, corpus.rate)
 
     def clip(self, key: Key) -> Batch:
-        """A batch of one clip."""
-        epoch, place, number = key
-        random = np.random.default_rng([self.recipe.seed, epoch, 1, place])
+        """A batch of a single clip."""
+        epoch, position, number = key
+        random = np.random.default_rng([self.recipe.seed, epoch, 1, position])
         speeds = self.augmenter.speeds
         chosen = int(random.integers(len(speeds)))
         needed = round(self.samples * speeds[chosen])
@@ -63,7 +79,7 @@ class ClipDataset(Dataset[Batch]):
         return Batch(clip[None], np.asarray([label], dtype=np.int64), random.integers(2**63, size=1, dtype=np.int64))
 
     def __getitem__(self, key: Key) -> Batch | KnnError:  # type: ignore[override]
-        """As `clip`; a clip that cannot be read is returned as its error, which so crosses from a worker whole."""
+        """As `clip`, but an error is returned, not raised, so that it passes from a worker process unchanged."""
         try:
             return self.clip(key)
         except KnnError as error:
@@ -71,12 +87,24 @@ class ClipDataset(Dataset[Batch]):
 
 
 class BatchSampler:
-    """Which clips each process gets at each step.
+    """Distributes clips over steps and processes.
 
-    Each step has `loop.batch` clips, cut into `accumulate` parts for each of `processes`. An epoch has as many whole
-    steps as its clips fill, one at least.
+    A step has `loop.batch` clips, which are divided into `loop.accumulate` parts for each process. An epoch has as many
+    complete steps as its clips fill, at least one.
 
-    Raises KnnError when the batch cannot be cut so.
+    Parameters
+    ----------
+    clips : ClipDataset
+        The clips.
+    recipe : Recipe
+        The recipe.
+    rank, processes : int
+        The number of this process and the number of all processes.
+
+    Raises
+    ------
+    KnnError
+        The batch cannot be divided evenly.
     """
 
     def __init__(self, clips: ClipDataset, recipe: Recipe, rank: int, processes: int) -> None:
@@ -91,20 +119,37 @@ class BatchSampler:
         self.steps = max(1, (recipe.data.clips or len(clips.rows)) // batch)  # of an epoch
 
     def keys(self, epoch: int) -> list[Key]:
-        """All clips of an epoch, of all processes."""
+        """The keys of all clips of an epoch, for all processes."""
         recipe = self._recipe
         count = self.steps * recipe.loop.batch
         order = epoch_rows(self._clips.classes, count=count, balance=recipe.data.balance, seed=recipe.seed, epoch=epoch)
-        return [(epoch, place, int(number)) for place, number in enumerate(order)]
+        return [(epoch, position, int(number)) for position, number in enumerate(order)]
 
     def labels(self, keys: list[Key]) -> Rows:
-        """Classes of clips, without regard to speed."""
+        """The classes of clips, regardless of speed perturbation."""
         return self._clips.classes[[number for _, _, number in keys]]
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple[list[Key], Iterator[Batch]]]:
-        """Of each step of an epoch from `first` on: the clips of all processes, and this process's own in parts.
+        """Iterate over the steps of an epoch.
 
-        The parts must be taken before the next step is asked for. Raises KnnError for a clip that cannot be read.
+        Parameters
+        ----------
+        epoch : int
+            The number of the epoch.
+        first : int
+            The step to start from.
+
+        Yields
+        ------
+        keys : list of Key
+            The clips of all processes in this step.
+        batches : iterator of Batch
+            This process's clips, in `loop.accumulate` parts, which must be consumed before the next step is requested.
+
+        Raises
+        ------
+        KnnError
+            A clip cannot be read.
         """
         size, accumulate = self._recipe.loop.batch, self._recipe.loop.accumulate
         keys = self.keys(epoch)[first * size :]
@@ -119,7 +164,7 @@ class BatchSampler:
             batch_sampler=batches,
             collate_fn=_stacked,
             num_workers=self._recipe.data.workers,
-            generator=torch.Generator(),  # so that the global one, which dropout uses, is left alone
+            generator=torch.Generator(),  # so that the global generator, which dropout uses, is unaffected
             worker_init_fn=_ignore_sigterm_for_a_minute,
         )
         self._clips.corpus.close()
@@ -129,7 +174,7 @@ class BatchSampler:
 
 
 def _ignore_sigterm_for_a_minute(worker: int) -> None:
-    """Let a worker go on for a minute after SIGTERM, which schedulers send to every process: its step needs it."""
+    """Keep a worker alive for a minute after SIGTERM, which schedulers send to all processes, to finish the step."""
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))  # SIGALRM ends the process
 

@@ -1,13 +1,14 @@
-"""SpecAugment: features of training clips masked, over a filter bank's output or over the frames of WavLM.
+"""SpecAugment: masking of training features, on a filter bank's output or on the frames of WavLM.
 
-Park et al., "SpecAugment", Interspeech 2019 (arXiv:1904.08779), section 2, for filter banks: one band of mel bins and
-one stretch of frames a clip. For WavLM the spans of wav2vec 2.0's fine-tuning (Baevski et al., NeurIPS 2020,
-arXiv:2006.11477, section 4.3 and appendix B) over the frames that its front end projects: so many spans of frames, and
-so many of channels, that they would cover the recipe's share if none overlapped.
+Park et al., "SpecAugment", Interspeech 2019 (arXiv:1904.08779), section 2, is used for filter banks: a band
+of mel bins and a range of frames per clip are masked. For WavLM, masks are the spans of wav2vec 2.0's fine-tuning
+(Baevski et al., NeurIPS 2020, arXiv:2006.11477, section 4.3 and appendix B) over the frames that its front end
+projects: their number, over frames and over channels, is such that they would cover the recipe's share if none
+overlapped.
 
-Masked features are 0. That is the mean of a filter bank's features here. For WavLM's frames wav2vec 2.0 has a learnt
-vector, which torchaudio's checkpoints lack and ours leave out, being of no use but in training; masked channels are 0
-there too.
+Masked features are set to 0, which is the mean of a filter bank's features here. wav2vec 2.0 masks frames with a learnt
+vector instead, which torchaudio's checkpoints lack and knn's omit, because only training needs it; masked channels are
+0 there too.
 """
 
 from __future__ import annotations
@@ -25,15 +26,28 @@ from knn_cli.training.recipe import AugmentConfig
 
 __all__ = ["SpecAugment", "mask_bands", "mask_spans"]
 
-Places = NDArray[np.bool_]
+BoolMask = NDArray[np.bool_]
 
 
 class SpecAugment:
-    """Masks on an encoder's features while it trains.
+    """Masks an encoder's features during training.
 
-    `seeds` (B,) int64 are to be set before each batch: a clip's masks follow from its own, whatever batch it is in.
+    Parameters
+    ----------
+    encoder : Encoder
+        The encoder, on which the masks are installed.
+    recipe : AugmentConfig
+        The recipe's table [augment].
 
-    Raises KnnError for masks that are not for this encoder.
+    Attributes
+    ----------
+    seeds : (B,) int64 array or None
+        The seed of each clip's masks, to be set before each batch, so that masks do not depend on the batch.
+
+    Raises
+    ------
+    KnnError
+        The recipe asks for masks that do not suit this encoder.
     """
 
     def __init__(self, encoder: Encoder, recipe: AugmentConfig) -> None:
@@ -43,7 +57,7 @@ class SpecAugment:
         spanned = "mask_time_share" if recipe.mask_time_share else "mask_feature_share"
         if self._bank and (recipe.mask_time_share or recipe.mask_feature_share):
             raise KnnError(
-                f"augment.mask_share is for filter banks and augment.{spanned} for wavlm; no encoder has both.",
+                f"augment.mask_share is for filter banks and augment.{spanned} for wavlm; no encoder supports both.",
                 "Take one out.",
             )
         if self._bank and encoder.mask_kind != "filter bank":
@@ -54,40 +68,73 @@ class SpecAugment:
         encoder.mask_features(self)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Features (B, T, F) with this batch's masks, in training."""
+        """Mask the features (B, T, F) of a batch; outside training they are returned unchanged."""
         if self.seeds is None or not self._encoder.training:
             return features
-        drawn, (_, frames, width) = mask_bands if self._bank else mask_spans, features.shape
-        places = [drawn(self._recipe, frames, width, np.random.default_rng(int(seed))) for seed in self.seeds]
-        times, channels = (torch.from_numpy(np.stack(one)).to(features.device) for one in zip(*places, strict=True))
+        draw, (_, frames, width) = mask_bands if self._bank else mask_spans, features.shape
+        masks = [draw(self._recipe, frames, width, np.random.default_rng(int(seed))) for seed in self.seeds]
+        times, channels = (torch.from_numpy(np.stack(mask)).to(features.device) for mask in zip(*masks, strict=True))
         return features.masked_fill(times[:, :, None] | channels[:, None, :], 0.0)  # (B, T), (B, F)
 
 
-def mask_bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Generator) -> tuple[Places, Places]:
-    """(frames,) and (bins,) bool, True where a filter bank's features are masked: one stretch of each, or none."""
+def mask_bands(recipe: AugmentConfig, frames: int, bins: int, random: np.random.Generator) -> tuple[BoolMask, BoolMask]:
+    """Draw masks for a filter bank's features.
 
-    def stretch(size: int, widest: int) -> Places:
-        width = int(random.integers(min(widest, size) + 1))
+    Parameters
+    ----------
+    recipe : AugmentConfig
+        Clips are masked with probability `mask_share`, up to `mask_frames` frames and `mask_bins` bins wide.
+    frames, bins : int
+        The size of the features.
+    random : np.random.Generator
+        The random generator.
+
+    Returns
+    -------
+    (frames,) and (bins,) bool arrays
+        True where features are masked: a contiguous range of each, or nothing.
+    """
+
+    def contiguous(size: int, max_width: int) -> BoolMask:
+        width = int(random.integers(min(max_width, size) + 1))
         first = int(random.integers(size - width + 1))
-        places = np.arange(size)
-        found: Places = (places >= first) & (places < first + width)
-        return found
+        positions = np.arange(size)
+        mask: BoolMask = (positions >= first) & (positions < first + width)
+        return mask
 
     chosen = random.random() < recipe.mask_share
-    times, channels = stretch(frames, recipe.mask_frames), stretch(bins, recipe.mask_bins)
+    times, channels = contiguous(frames, recipe.mask_frames), contiguous(bins, recipe.mask_bins)
     return times & chosen, channels & chosen
 
 
-def mask_spans(recipe: AugmentConfig, frames: int, channels: int, random: np.random.Generator) -> tuple[Places, Places]:
-    """(frames,) and (channels,) bool, True where WavLM's frames are masked: spans of fixed lengths, which overlap."""
+def mask_spans(
+    recipe: AugmentConfig, frames: int, channels: int, random: np.random.Generator
+) -> tuple[BoolMask, BoolMask]:
+    """Draw masks for WavLM's frames.
 
-    def spanned(size: int, share: float, length: int) -> Places:
+    Parameters
+    ----------
+    recipe : AugmentConfig
+        Shares and lengths of the spans: `mask_time_share`, `mask_time_length`, `mask_feature_share` and
+        `mask_feature_length`.
+    frames, channels : int
+        The size of the features.
+    random : np.random.Generator
+        The random generator.
+
+    Returns
+    -------
+    (frames,) and (channels,) bool arrays
+        True where features are masked: spans of fixed length, which may overlap.
+    """
+
+    def spanned(size: int, share: float, length: int) -> BoolMask:
         length = min(length, size)
-        count = min(int(share * size / length + random.random()), size - length + 1)  # rounded by chance
+        count = min(int(share * size / length + random.random()), size - length + 1)  # stochastic rounding
         first: Any = random.choice(size - length + 1, count, replace=False)
-        places = np.zeros(size, dtype=np.bool_)
-        places[(first[:, None] + np.arange(length)).ravel()] = True  # (count, length)
-        return places
+        mask = np.zeros(size, dtype=np.bool_)
+        mask[(first[:, None] + np.arange(length)).ravel()] = True  # (count, length)
+        return mask
 
     return (
         spanned(frames, recipe.mask_time_share, recipe.mask_time_length),

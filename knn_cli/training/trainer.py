@@ -22,7 +22,8 @@ from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
 from knn_cli.training import lineage
 from knn_cli.training.checkpoints import TrainingFolder, load, save
-from knn_cli.training.dataset import TrainingSplit, open_corpus, split_corpus
+from knn_cli.training.corpus_split import TrainingSplit, split_corpus
+from knn_cli.training.dataset import open_corpus
 from knn_cli.training.distributed import ProcessGroup, TrainingStopped, process_group, stop_signals
 from knn_cli.training.fine_tuning import merged_state
 from knn_cli.training.finishing import TrainedNetwork, TrainingResult, finish_model

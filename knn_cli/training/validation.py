@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from knn_cli.networks.network import Network
-from knn_cli.training.dataset import TrainingSplit
+from knn_cli.training.corpus_split import TrainingSplit
 from knn_cli.training.distributed import ProcessGroup
 from knn_cli.training.recipe import Recipe
 

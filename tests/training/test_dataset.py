@@ -17,7 +17,8 @@ from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Floats, Waveform
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
-from knn_cli.training.dataset import Corpus, epoch_rows, open_corpus, split_corpus, usable_rows
+from knn_cli.training.corpus_split import split_corpus, usable_rows
+from knn_cli.training.dataset import Corpus, epoch_rows, open_corpus
 from knn_cli.training.recipe import AugmentConfig, DataConfig, LoopConfig, Recipe
 from knn_cli.training.sampling import BatchSampler, ClipDataset
 

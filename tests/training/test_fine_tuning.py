@@ -234,7 +234,7 @@ def test_spans_cover_about_their_share_and_bands_come_as_often_as_asked() -> Non
     [
         (WavLM(**SIZES), {"mask_share": 0.5}, "mask_share needs an encoder with a filter bank"),
         (ResNet(18, 4, bins=16), {"mask_feature_share": 0.5}, "mask_feature_share needs wavlm"),
-        (WavLM(**SIZES), {"mask_share": 0.5, "mask_time_share": 0.1}, "no encoder has both"),
+        (WavLM(**SIZES), {"mask_share": 0.5, "mask_time_share": 0.1}, "no encoder supports both"),
     ],
 )
 def test_masks_for_other_features_are_refused(encoder: nn.Module, keys: dict[str, float], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What all importers share: files read without running anything in them, and weights matched key by key."""
+"""Tools for all importers: reading files without running code in them, and matching weights key by key."""
 
 from __future__ import annotations
 
@@ -36,12 +36,22 @@ __all__ = [
 ]
 
 _MAX_LISTED_KEYS = 20  # keys listed in an error
-_MAX_SETTINGS = 100_000  # values in a file of settings, what it repeats counted as often as it does
+_MAX_SETTINGS = 100_000  # values in a settings file, repeated values counted each time
 
 
 @dataclass(frozen=True)
 class ImportedComponent:
-    """An encoder, a pooling or a head: its name in the registry, its arguments, ready for JSON, and its weights."""
+    """An imported encoder, pooling or head.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the registry.
+    args : dict
+        Its arguments, serializable as JSON.
+    state : dict of str to Tensor
+        Its state dict.
+    """
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
@@ -50,26 +60,26 @@ class ImportedComponent:
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A network from elsewhere, its weights in the types of ours, on the CPU.
+    """An imported embedding network, with weights on the CPU in the data types of knn's modules.
 
     Attributes
     ----------
-    encoder
+    encoder : ImportedComponent
         The encoder.
-    source
-        Source and file or folder name that it came from.
-    licence_note
-        What to write about the licence in a bundle's card.
-    pooling
-        The pooling, the mean over the last layer where the checkpoint has none.
-    head
-        The head, if the checkpoint has one whose classes have names.
-    labels
-        These names, in the head's order.
-    level
-        The level of labels that they belong to: group or subgroup.
-    scale
-        Factor on waveforms in [-1, 1] that the network expects.
+    source : str
+        The source and the name of the file or folder.
+    licence_note : str
+        Note about the licence for the bundle's card.
+    pooling : ImportedComponent
+        The pooling; the mean over the last layer if the checkpoint has none.
+    head : ImportedComponent or None
+        The head, if the checkpoint has one and the names of its classes are known.
+    labels : tuple of str
+        Names of the classes, in the head's order.
+    level : str
+        The label level of these names: group or subgroup.
+    scale : float
+        The factor by which the network expects waveforms in [-1, 1] to be multiplied.
     """
 
     encoder: ImportedComponent
@@ -84,13 +94,15 @@ class ImportedModel:
     @property
     def state(self) -> dict[str, Tensor]:
         """All weights under the names of a bundle: `encoder.*`, `pooling.*`, `head.*`."""
-        parts = {"encoder": self.encoder, "pooling": self.pooling, "head": self.head or ImportedComponent("")}
-        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state.items()}
+        components = {"encoder": self.encoder, "pooling": self.pooling, "head": self.head or ImportedComponent("")}
+        return {
+            f"{name}.{key}": value for name, component in components.items() for key, value in component.state.items()
+        }
 
 
 @dataclass(frozen=True)
 class ImportedSegmenter:
-    """A segmentation network from elsewhere: what it is, and source and licence as of `ImportedModel`."""
+    """An imported segmentation network; `source` and `licence_note` are those of `ImportedModel`."""
 
     network: ImportedComponent
     source: str
@@ -99,20 +111,32 @@ class ImportedSegmenter:
 
 @dataclass(frozen=True)
 class ComponentToFill:
-    """A component without weights, how a source names its weights, and what it puts in front of all of them."""
+    """A component whose weights are still to be loaded from a checkpoint.
 
-    part: ImportedComponent
+    Attributes
+    ----------
+    component : ImportedComponent
+        Its registry name and arguments, without weights.
+    module : nn.Module
+        The module itself, usually on the meta device.
+    names : WeightNames
+        The names of its weights in the source.
+    prefix : str
+        The prefix of all its weights in the checkpoint.
+    """
+
+    component: ImportedComponent
     module: nn.Module
     names: WeightNames
     prefix: str = ""
 
 
-# What torch.load and safetensors raise for bytes that are no checkpoint: torch does not promise one kind of error.
+# Raised by torch.load and safetensors for bytes that are no checkpoint; torch does not document which errors it raises.
 _UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def encoder_to_fill(name: str, args: dict[str, Any], names: WeightNames, prefix: str = "") -> ComponentToFill:
-    """An encoder to be filled. Raises KnnError for arguments that it does not take."""
+    """Build an encoder on the meta device. Raises KnnError for arguments that it does not take."""
     with torch.device("meta"):
         return ComponentToFill(ImportedComponent(name, args), ENCODERS.build(name, **args), names, prefix)
 
@@ -120,7 +144,7 @@ def encoder_to_fill(name: str, args: dict[str, Any], names: WeightNames, prefix:
 def pooling_to_fill(
     encoder: ComponentToFill, name: str, args: dict[str, Any], names: WeightNames, prefix: str = ""
 ) -> ComponentToFill:
-    """A pooling behind `encoder` to be filled. Raises KnnError for arguments that it does not take."""
+    """Build the pooling after `encoder` on the meta device. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"layers": encoder.module.layers, "channels": encoder.module.channels}
     with torch.device("meta"):
         return ComponentToFill(ImportedComponent(name, args), POOLINGS.build(name, **sizes, **args), names, prefix)
@@ -129,54 +153,79 @@ def pooling_to_fill(
 def head_to_fill(
     pooling: ComponentToFill, classes: int, name: str, args: dict[str, Any], names: WeightNames, prefix: str = ""
 ) -> ComponentToFill:
-    """A head behind `pooling` to be filled. Raises KnnError for arguments that it does not take."""
+    """Build the head after `pooling` on the meta device. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"dimension": pooling.module.dimension, "classes": classes}
     with torch.device("meta"):
         return ComponentToFill(ImportedComponent(name, args), HEADS.build(name, **sizes, **args), names, prefix)
 
 
 def match_weights(
-    wanted: Sequence[ComponentToFill], found: Mapping[str, Any], path: Path, what: str, dialect: str, extras: str = ""
+    components: Sequence[ComponentToFill],
+    weights: Mapping[str, Any],
+    path: Path,
+    network: str,
+    source: str,
+    extras: str = "",
 ) -> list[ImportedComponent]:
-    """The parts with their weights out of `found`; `extras` is a regular expression of keys that are left out.
+    """Match the weights of a checkpoint strictly with those that the components need.
+
+    Parameters
+    ----------
+    components : sequence of ComponentToFill
+        The components to load.
+    weights : mapping of str to Tensor
+        The weights of the checkpoint, under the names that the source gives them.
+    path : Path
+        The checkpoint, for error messages.
+    network, source : str
+        The kind of network and the source, for error messages.
+    extras : str
+        Regular expression of keys that are left out.
+
+    Returns
+    -------
+    list of ImportedComponent
+        The components with their weights, in the order given.
 
     Raises
     ------
     KnnError
-        If keys are missing, extra or of another size; all of them are listed.
+        Keys are missing, extra or of another shape; all of them are listed.
     """
     expected = {
-        each.prefix + each.names.theirs(key): (number, key, value)
-        for number, each in enumerate(wanted)
+        each.prefix + each.names.source_name(key): (number, key, value)
+        for number, each in enumerate(components)
         for key, value in each.module.state_dict().items()
     }
-    left_out = [extras, *(f"{re.escape(one.prefix)}({one.names.extras})" for one in wanted if one.names.extras)]
-    extra = [key for key in found if key not in expected and not re.fullmatch("|".join(left_out), str(key))]
-    missing = [key for key in expected if key not in found]
-    sized = [
-        f"{key} is {_shape(found[key])}, not {tuple(value.shape)}"
+    left_out = [extras, *(f"{re.escape(each.prefix)}({each.names.extras})" for each in components if each.names.extras)]
+    extra = [key for key in weights if key not in expected and not re.fullmatch("|".join(left_out), str(key))]
+    missing = [key for key in expected if key not in weights]
+    mis_sized = [
+        f"{key} is {_shape(weights[key])}, not {tuple(value.shape)}"
         for key, (_, _, value) in expected.items()
-        if key in found and _shape(found[key]) != tuple(value.shape)
+        if key in weights and _shape(weights[key]) != tuple(value.shape)
     ]
     faults = [
         f"{len(keys)} {fault}: {list_keys(keys)}"
-        for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", sized))
+        for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", mis_sized))
         if keys
     ]
     if faults:
         raise KnnError(
-            f"{path} does not hold the {what} that it describes ({dialect} names). {'; '.join(faults)}.",
+            f"{path} does not hold the {network} that it describes ({source} names). {'; '.join(faults)}.",
             "Download it again, or check that its config belongs to it.",
         )
-    states: list[dict[str, Tensor]] = [{} for _ in wanted]
-    for key, (number, ours, value) in expected.items():
-        states[number][ours] = found[key].detach().to(value.dtype).contiguous()
-    args = [json.loads(json.dumps(each.part.args)) for each in wanted]
-    return [ImportedComponent(each.part.name, args[number], states[number]) for number, each in enumerate(wanted)]
+    states: list[dict[str, Tensor]] = [{} for _ in components]
+    for source_key, (number, key, value) in expected.items():
+        states[number][key] = weights[source_key].detach().to(value.dtype).contiguous()
+    return [
+        ImportedComponent(each.component.name, json.loads(json.dumps(each.component.args)), state)
+        for each, state in zip(components, states, strict=True)
+    ]
 
 
 class InertObject:
-    """Takes the place of other programs' objects beside the weights: holds what they were made of, does nothing."""
+    """Placeholder for pickled objects of other programs: keeps their constructor arguments and state, runs nothing."""
 
     state: object = None
 
@@ -194,7 +243,7 @@ _SAFE: list[Any] = [
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The dictionary in a .safetensors or PyTorch file; nothing in it is run."""
+    """Read the dictionary in a .safetensors or PyTorch file without running code in it; KnnError if that fails."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -217,7 +266,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
-    """The weights in a folder of Hugging Face's; KnnError if there are none."""
+    """Read the weights in a Hugging Face folder; KnnError if there are none."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read(folder / name)
@@ -225,7 +274,7 @@ def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file; KnnError when there are none."""
+    """Read the settings in a JSON file; KnnError if there are none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -235,8 +284,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-class _Inert(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """A safe loader that takes tags of HyperPyYAML for data: nothing is built, called or looked up."""
+class _InertLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """A safe loader that reads the tags of HyperPyYAML as data: nothing is built, called or looked up."""
 
 
 def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
@@ -247,72 +296,96 @@ def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
     return f"!{tag} {node.value}".strip()
 
 
-_Inert.add_multi_constructor("!", _tagged)
+_InertLoader.add_multi_constructor("!", _tagged)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file; KnnError when there are none.
+    """Read the settings in a YAML file; KnnError if there are none.
 
-    Of HyperPyYAML, `!new:CLASS` becomes a dictionary with the class under "!", and `!ref <name>` the value of the
-    top-level `name`; other tags become texts.
+    HyperPyYAML's `!new:CLASS` becomes a dictionary with the class under "!", and `!ref <name>` becomes the value of
+    the top-level key `name`; other tags become strings.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Inert)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_InertLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", sources_hint())
 
-    seen = 0
+    visited = 0
 
-    def value(found: Any, depth: int = 0) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen > _MAX_SETTINGS:
+    def resolve(value: Any, depth: int = 0) -> Any:
+        nonlocal visited
+        visited += 1
+        if visited > _MAX_SETTINGS:
             raise KnnError(f"{path} repeats itself without end.", sources_hint())
-        if isinstance(found, dict):
-            return {key: value(one, depth) for key, one in found.items()}
-        if isinstance(found, list):
-            return [value(one, depth) for one in found]
-        reference = re.fullmatch(r"!ref <(\w+)>", found) if isinstance(found, str) else None
+        if isinstance(value, dict):
+            return {key: resolve(item, depth) for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolve(item, depth) for item in value]
+        reference = re.fullmatch(r"!ref <(\w+)>", value) if isinstance(value, str) else None
         if reference is None or reference[1] not in content or depth > len(content):
-            return found
-        return value(content[reference[1]], depth + 1)
+            return value
+        return resolve(content[reference[1]], depth + 1)
 
     try:
-        return {str(key): value(one) for key, one in content.items()}
+        return {str(key): resolve(item) for key, item in content.items()}
     except RecursionError as error:
         raise KnnError(f"{path} is nested too deep.", sources_hint()) from error
 
 
 def require_settings(settings: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, network: str) -> None:
-    """KnnError where a setting is there and is not the only one that our network knows."""
+    """Raise KnnError where a setting is present and differs from the only value that knn's network supports."""
     for key, value in wanted.items():
-        if (found := settings.get(key, value)) != value:
-            raise KnnError(f"{path} has {key} {found!r}, and knn's {network} knows {value!r} only.", sources_hint())
+        if (given := settings.get(key, value)) != value:
+            raise KnnError(f"{path} has {key} {given!r}, and knn's {network} supports {value!r} only.", sources_hint())
 
 
 def checked_settings(
     settings: Mapping[str, Any], defaults: Mapping[str, Any], path: Path, network: str
 ) -> dict[str, Any]:
-    """`defaults` with what `settings` say instead; KnnError where that is of another kind."""
-    found = {key: settings.get(key, default) for key, default in defaults.items()}
-    found |= {key: float(value) for key, value in found.items() if (type(defaults[key]), type(value)) == (float, int)}
-    odd = [key for key, value in found.items() if type(value) is not type(defaults[key])]
-    odd += [key for key, value in found.items() if type(value) is list and {type(one) for one in value} != {int}]
+    """Fill in `defaults` where `settings` lacks a key.
+
+    Parameters
+    ----------
+    settings : mapping
+        The settings of the checkpoint.
+    defaults : mapping
+        The keys to return, with the value of each where it is missing; a given value must have the same type.
+    path : Path
+        The file with the settings, for error messages.
+    network : str
+        The kind of network, for error messages.
+
+    Returns
+    -------
+    dict
+        The value of each key of `defaults`, in the same order.
+
+    Raises
+    ------
+    KnnError
+        A setting has another type than its default, or a list holds anything but integers.
+    """
+    checked = {key: settings.get(key, default) for key, default in defaults.items()}
+    checked |= {
+        key: float(value) for key, value in checked.items() if (type(defaults[key]), type(value)) == (float, int)
+    }
+    odd = [key for key, value in checked.items() if type(value) is not type(defaults[key])]
+    odd += [key for key, value in checked.items() if type(value) is list and {type(item) for item in value} != {int}]
     if odd:
         raise KnnError(f"{path} has settings of another kind than {network}'s: {list_keys(odd)}.", sources_hint())
-    return found
+    return checked
 
 
 def list_keys(keys: Sequence[object]) -> str:
-    """The first keys, and how many more there are."""
+    """List the first keys and the number of further ones, for messages."""
     shown = ", ".join(str(key) for key in keys[:_MAX_LISTED_KEYS])
     return f"{shown} and {len(keys) - _MAX_LISTED_KEYS} more" if len(keys) > _MAX_LISTED_KEYS else shown
 
 
 def sources_hint() -> str:
-    """The hint that lists all dialects."""
+    """The hint of an error message that lists all supported sources."""
     return "Known: " + "; ".join(f"{name}: {what}" for name, what in SOURCES.items()) + "."
 
 

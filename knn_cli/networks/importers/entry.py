@@ -1,4 +1,4 @@
-"""Published checkpoints to networks of ours: `import_checkpoint` finds the importer for a file or folder."""
+"""Import of published checkpoints: `import_checkpoint` finds the importer for a file or folder."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ __all__ = ["import_checkpoint", "import_embedding_network"]
 def import_embedding_network(
     path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
 ) -> ImportedModel:
-    """As `import_checkpoint`, of a network that makes embeddings; KnnError for a segmentation network."""
+    """Import an embedding network as `import_checkpoint` does; KnnError for a segmentation network."""
     imported = import_checkpoint(path, config=config, labels=labels)
     if isinstance(imported, ImportedSegmenter):
-        raise KnnError(f"{path} is a segmentation network, which makes no embeddings.", "Name one that embeds.")
+        raise KnnError(f"{path} is a segmentation network, which computes no embeddings.", "Name an embedding network.")
     return imported
 
 
 def import_checkpoint(
     path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
 ) -> ImportedModel | ImportedSegmenter:
-    """Read the network at a path, from whichever of `weight_names.SOURCES` it is.
+    """Read a checkpoint of any of the sources in `weight_names.SOURCES`.
 
     Parameters
     ----------
-    path
-        A checkpoint, or a folder of one with its settings.
-    config
-        YAML of the training, for a checkpoint that a training of wespeaker wrote.
-    labels
+    path : Path or str
+        A checkpoint, or a folder with a checkpoint and its settings.
+    config : Path or str, optional
+        The training's YAML file, for a checkpoint that was written by wespeaker's training.
+    labels : sequence of str, optional
         Names of the classes of such a checkpoint's head, in any order.
+
+    Returns
+    -------
+    ImportedModel or ImportedSegmenter
+        An embedding network or a segmentation network.
 
     Raises
     ------
     KnnError
-        If there is nothing, it cannot be read, its source is not known, sizes or settings are those of another
-        network, keys are missing, extra or of another size (all are listed), or names do not fit.
+        The file is missing or cannot be read, its source is unknown, its sizes or settings are those of another
+        network, keys are missing, extra or of another shape (all are listed), or the names do not fit the head.
     """
     path = _weights_file(Path(path))
     if not path.exists():
@@ -59,7 +64,7 @@ def import_checkpoint(
 
 
 def _weights_file(path: Path) -> Path:
-    """The file in a folder of wespeaker or pyannote, whose weights need no settings; else the path itself."""
+    """The weights in a folder of wespeaker or pyannote, which needs no settings file; otherwise the path itself."""
     if path.is_dir() and not any((path / name).is_file() for name in ("hyperparams.yaml", "config.json")):
         files = (path / name for name in ("avg_model.pt", "pytorch_model.bin"))
         return next((file for file in files if file.is_file()), path)
@@ -69,5 +74,5 @@ def _weights_file(path: Path) -> Path:
 def _refuse_options(checkpoint: Checkpoint) -> None:
     for option, value in (("`config`", checkpoint.config), ("`labels`", checkpoint.labels)):
         if value is not None:
-            hint = f"{checkpoint.path} explains itself; {option} is for what a training of wespeaker wrote."
+            hint = f"{checkpoint.path} needs no {option}, which is only for checkpoints of wespeaker's training."
             raise KnnError(hint, sources_hint())

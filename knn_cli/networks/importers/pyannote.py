@@ -1,7 +1,8 @@
 """Segmentation networks of pyannote.audio: PyanNet with powerset classes, such as segmentation-3.0.
 
-Strict, as `entry`. Sizes come from shapes and hyper-parameters; how many speakers there are, and how many at
-once, comes from the specifications that pyannote keeps beside the weights, and is checked against the classes.
+The import is strict (see `registry.Importer`). Sizes come from shapes and hyper-parameters; the number of speakers, and
+of simultaneous speakers, comes from the specifications that pyannote stores beside the weights, and is checked against
+the number of classes.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _NOTE = (
     "The weights keep the licence of their source; pyannote's model card of segmentation-3.0 states MIT. Check before "
     "you pass them on."
 )
-_MONO_LABEL = 1  # pyannote's number of a problem with one class a frame
-_FRAMES = 1  # of a network that answers for each frame
+_MONO_LABEL = 1  # pyannote's enum value of a problem with a single class per frame
+_FRAMES = 1  # pyannote's enum value of an output per frame
 _FILTERBANK = "sincnet.conv1d.0.filterbank."
-_TELLING = {  # axes of what tells the sizes
+_AXES = {  # number of axes of the weights whose shapes give the sizes
     f"{_FILTERBANK}low_hz_": 2,
     f"{_FILTERBANK}window_": 1,
     f"{_FILTERBANK}n_": 2,
@@ -57,40 +58,41 @@ def _has_pyannet(checkpoint: Checkpoint) -> bool:
 
 @importer("pyannote", recognizes=_has_pyannet)
 def from_pyannote(checkpoint: Checkpoint) -> ImportedSegmenter:
-    """A PyanNet out of the whole checkpoint: state_dict, hyper_parameters and pyannote's specifications.
+    """Import a PyanNet from a checkpoint with state_dict, hyper_parameters and pyannote's specifications.
 
     Raises
     ------
     KnnError
-        If frames have several labels instead of powerset classes, settings are those of another network, or keys are
-        missing, extra or of another size.
+        Frames have several labels instead of powerset classes, settings are those of another network, or keys are
+        missing, extra or of another shape.
     """
     content, path = checkpoint.content, checkpoint.path
     state = content["state_dict"]
-    wrong = [key for key, axes in _TELLING.items() if getattr(state.get(key), "ndim", 0) != axes]
+    wrong = [key for key, axes in _AXES.items() if getattr(state.get(key), "ndim", 0) != axes]
     if wrong:
         raise KnnError(
-            f"{path} does not tell the sizes of its PyanNet: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+            f"{path} does not determine the sizes of its PyanNet: missing or mis-sized {list_keys(wrong)}.",
+            sources_hint(),
         )
-    args, together = _settings(content, path)
+    args, monolithic = _settings(content, path)
     args |= _specifications(content, path)
     low, half = state[f"{_FILTERBANK}low_hz_"].shape[0], state[f"{_FILTERBANK}window_"].shape[0]
     convolutions = [state[f"sincnet.conv1d.{number}.weight"] for number in (1, 2)]
     args |= {
         "filters": 2 * low,
         "kernel": 2 * half + 1,
-        "widths": [one.shape[0] for one in convolutions],
+        "widths": [weight.shape[0] for weight in convolutions],
         "reach": convolutions[0].shape[2],
     }
     classes = len(powerset(args["speakers"], args["most"]))
-    if (found := state["classifier.weight"].shape[0]) != classes:
+    if (rows := state["classifier.weight"].shape[0]) != classes:
         raise KnnError(
-            f"{path} knows {found} classes, and {args['most']} of {args['speakers']} speakers make {classes}.",
+            f"{path} has {rows} classes; up to {args['most']} of {args['speakers']} speakers at once need {classes}.",
             "Download it again.",
         )
     network = PyanNet(**args)
     part = match_weights(
-        [ComponentToFill(ImportedComponent("pyannet", args), network, pyannet(together))],
+        [ComponentToFill(ImportedComponent("pyannet", args), network, pyannet(monolithic))],
         state,
         path,
         "PyanNet",
@@ -101,7 +103,7 @@ def from_pyannote(checkpoint: Checkpoint) -> ImportedSegmenter:
 
 
 def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], bool]:
-    """What the shapes do not tell, out of the hyper-parameters; and whether the LSTM's layers are one module."""
+    """Arguments that only the hyper-parameters give, and whether the LSTM is a single module."""
     settings = content.get("hyper_parameters")
     if not isinstance(settings, dict):
         raise KnnError(f"{path} has no hyper_parameters.", "Name the file that pyannote published or wrote.")
@@ -114,49 +116,49 @@ def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], b
     require_settings(lstm, {"batch_first": True, "bias": True, "proj_size": 0}, path, "PyanNet")
     stride = checked_settings(sinc, {"stride": 10}, path, "a PyanNet")["stride"]
     defaults = {"hidden_size": 128, "num_layers": 2, "bidirectional": True, "monolithic": True, "dropout": 0.0}
-    found = checked_settings(lstm, defaults, path, "a PyanNet")
-    layers = checked_settings(linear, {"hidden_size": 128, "num_layers": 2}, path, "a PyanNet")
+    lstm_sizes = checked_settings(lstm, defaults, path, "a PyanNet")
+    linear_sizes = checked_settings(linear, {"hidden_size": 128, "num_layers": 2}, path, "a PyanNet")
     args = {
         "stride": stride,
-        "hidden": found["hidden_size"],
-        "depth": found["num_layers"],
-        "both": found["bidirectional"],
-        "dropout": found["dropout"],
-        "linear": [layers["hidden_size"]] * layers["num_layers"],
+        "hidden": lstm_sizes["hidden_size"],
+        "depth": lstm_sizes["num_layers"],
+        "both": lstm_sizes["bidirectional"],
+        "dropout": lstm_sizes["dropout"],
+        "linear": [linear_sizes["hidden_size"]] * linear_sizes["num_layers"],
         "rate": 16000,
     }
-    return args, found["monolithic"]
+    return args, lstm_sizes["monolithic"]
 
 
 def _specifications(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Speakers, speakers at once and seconds a chunk."""
-    ours = content.get("pyannote.audio")
-    given = ours.get("specifications") if isinstance(ours, dict) else None
-    found = given.state if isinstance(given, InertObject) else None
-    if not isinstance(found, dict):
-        raise KnnError(f"{path} does not say what its classes are.", "Name the file that pyannote published or wrote.")
-    problem, resolution = (getattr(found.get(key), "values", ()) for key in ("problem", "resolution"))
-    speakers, most, duration = (found.get(key) for key in ("classes", "powerset_max_classes", "duration"))
-    if problem != (_MONO_LABEL,) or resolution != (_FRAMES,) or most is None:
+    """The number of speakers and of simultaneous speakers, and the chunk duration in seconds."""
+    metadata = content.get("pyannote.audio")
+    pickled = metadata.get("specifications") if isinstance(metadata, dict) else None
+    fields = pickled.state if isinstance(pickled, InertObject) else None
+    if not isinstance(fields, dict):
+        raise KnnError(f"{path} does not specify its classes.", "Name the file that pyannote published or wrote.")
+    problem, resolution = (getattr(fields.get(key), "values", ()) for key in ("problem", "resolution"))
+    speakers, max_speakers, duration = (fields.get(key) for key in ("classes", "powerset_max_classes", "duration"))
+    if problem != (_MONO_LABEL,) or resolution != (_FRAMES,) or max_speakers is None:
         raise KnnError(
-            f"{path} does not give each frame one class out of sets of speakers (powerset).",
-            "knn reads segmentation networks of pyannote 3, such as segmentation-3.0; those of pyannote 2 give each "
-            "speaker a probability of its own.",
+            f"{path} does not classify each frame as a set of speakers (powerset).",
+            "knn reads segmentation networks of pyannote 3, such as segmentation-3.0; those of pyannote 2 give "
+            "each speaker a separate probability.",
         )
     if (
         isinstance(speakers, list)
-        and isinstance(most, int)
-        and 0 < most <= len(speakers)
+        and isinstance(max_speakers, int)
+        and 0 < max_speakers <= len(speakers)
         and isinstance(duration, int | float)
         and duration > 0
     ):
-        return {"speakers": len(speakers), "most": most, "duration": float(duration)}
+        return {"speakers": len(speakers), "most": max_speakers, "duration": float(duration)}
     raise KnnError(f"{path} has specifications of another kind than pyannote's.", "Download it again.")
 
 
 def _check_filters(network: PyanNet, state: Mapping[str, Tensor], path: Path) -> None:
-    """KnnError where the windows and times of the filters, which our network works out, are not the file's."""
-    for name, ours in (("window_", network.sinc.window), ("n_", network.sinc.times[None])):
-        theirs = state[_FILTERBANK + name]
-        if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-5, atol=1e-7):
+    """Raise KnnError where the file's filter windows and times differ from those that knn's network computes."""
+    for name, computed in (("window_", network.sinc.window), ("n_", network.sinc.times[None])):
+        given = state[_FILTERBANK + name]
+        if given.shape != computed.shape or not torch.allclose(given.float(), computed, rtol=1e-5, atol=1e-7):
             raise KnnError(f"{path} has other filters than a PyanNet: {_FILTERBANK}{name} differs.", sources_hint())

@@ -1,7 +1,7 @@
-"""The registry of importers, and the contract that each of them keeps.
+"""The registry of importers and their contract.
 
 Adding an importer: write a function with `@importer(...)` in a module of this package, name the module in `MODULES`,
-and describe the source in `weight_names.SOURCES`. The contract test runs over everything that is registered.
+and describe the source in `weight_names.SOURCES`. The contract test covers every registered importer.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Checkpoint:
     Attributes
     ----------
     path : Path
-        The file, or a folder with its settings.
+        The file, or a folder with weights and settings.
     content : mapping
         The dictionary in the file; empty for a folder.
     config : Path, optional
-        YAML of the training that wrote it.
+        The YAML file of the training that wrote the checkpoint.
     labels : sequence of str, optional
         Names of the head's classes, in any order.
     """
@@ -44,12 +44,12 @@ class Checkpoint:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder, which the importer reads itself."""
+        """Whether this is a folder, which the importer has to read."""
         return self.path.is_dir()
 
     @cached_property
     def weights(self) -> Mapping[str, Any]:
-        """The content, or the state dict in it, where a trainer has put one beside other things."""
+        """The state dict within the content if the trainer stored other things beside it, otherwise the content."""
         if isinstance(self.content.get("model"), dict) and "cfg" not in self.content:
             return dict(self.content["model"])
         if isinstance(self.content.get("state_dict"), dict):  # Lightning's, pyannote's
@@ -63,11 +63,11 @@ class Checkpoint:
 
 
 class Importer(Protocol):
-    """The contract: a checkpoint that is recognized to a network of ours, strictly.
+    """The contract of an importer: convert a recognized checkpoint to a network of knn, strictly.
 
-    Every weight of the network is in the checkpoint with its size, and nothing else is, but for heads and leftovers of
-    training that `weight_names` lists. Nothing in the checkpoint is run. Whatever does not fit is a KnnError that lists
-    it.
+    The checkpoint must hold every weight of the network with the right shape and nothing else, except heads and
+    leftovers of training that `weight_names` lists. No code in the checkpoint is run. Mismatches raise a KnnError that
+    lists all of them.
     """
 
     def __call__(self, checkpoint: Checkpoint) -> ImportedModel | ImportedSegmenter: ...
@@ -78,9 +78,18 @@ ImporterFunction = TypeVar("ImporterFunction", bound=Importer)
 
 @dataclass(frozen=True)
 class RegisteredImporter:
-    """An importer with its source, a key of `weight_names.SOURCES`, and the check of what it recognizes.
+    """A registered importer.
 
-    `takes_options` is true where `config` and `labels` mean something to it.
+    Attributes
+    ----------
+    source : str
+        A key of `weight_names.SOURCES`.
+    recognizes : callable
+        Returns whether a checkpoint is of the kind that this importer reads.
+    read : Importer
+        The importer itself.
+    takes_options : bool
+        Whether it uses `config` and `labels`.
     """
 
     source: str
@@ -95,7 +104,7 @@ _REGISTERED: list[RegisteredImporter] = []
 def importer(
     source: str, *, recognizes: Callable[[Checkpoint], bool], takes_options: bool = False
 ) -> Callable[[ImporterFunction], ImporterFunction]:
-    """Register a function as the importer of what `recognizes` says yes to."""
+    """Register a function as the importer of the checkpoints for which `recognizes` returns true."""
 
     def register(function: ImporterFunction) -> ImporterFunction:
         _REGISTERED.append(RegisteredImporter(source, recognizes, function, takes_options))

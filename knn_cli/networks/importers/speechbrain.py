@@ -1,4 +1,4 @@
-"""speechbrain: ECAPA-TDNN folders, their sizes and features in hyperparams.yaml."""
+"""speechbrain: folders with an ECAPA-TDNN, whose sizes and features are in hyperparams.yaml."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def _has_hyperparams(checkpoint: Checkpoint) -> bool:
 
 @importer("speechbrain", recognizes=_has_hyperparams)
 def from_speechbrain(checkpoint: Checkpoint) -> ImportedModel:
-    """An ECAPA-TDNN of speechbrain, such as lang-id-voxlingua107-ecapa, with the classifier where that is x-vector's.
+    """Import an ECAPA-TDNN such as lang-id-voxlingua107-ecapa, with its classifier if that is an x-vector classifier.
 
     Raises
     ------
     KnnError
-        If files are missing or do not fit, or settings are those of another network.
+        Files are missing or do not fit, or settings are those of another network.
     """
     folder = checkpoint.path
     path = folder / "hyperparams.yaml"
     settings = read_yaml(path)
-    bins, found = _ecapa_settings(settings, path)
-    args = dict(zip(("channels", "kernels", "dilations", "scale", "squeeze"), found.values(), strict=False))
+    bins, sizes = _ecapa_settings(settings, path)
+    args = dict(zip(("channels", "kernels", "dilations", "scale", "squeeze"), sizes.values(), strict=False))
     encoder = encoder_to_fill("ecapa-tdnn", {**args, "bins": bins}, ECAPA)
     pooling_args = {
-        "attention": found["attention_channels"],
-        "dimension": found["lin_neurons"],
-        "context": found["global_context"],
+        "attention": sizes["attention_channels"],
+        "dimension": sizes["lin_neurons"],
+        "context": sizes["global_context"],
     }
     pooling = pooling_to_fill(encoder, "ecapa-tdnn", pooling_args, ECAPA_POOLING)
     weights = folder / "embedding_model.ckpt"
-    parts = match_weights([encoder, pooling], _file(weights), weights, "ECAPA-TDNN", "speechbrain")
+    components = match_weights([encoder, pooling], _file(weights), weights, "ECAPA-TDNN", "speechbrain")
     source = f"speechbrain: {folder.name}"
     head, labels = _classifier(settings, folder, pooling)
-    return ImportedModel(parts[0], source, _SPEECHBRAIN_NOTE, parts[1], head, labels)
+    return ImportedModel(components[0], source, _SPEECHBRAIN_NOTE, components[1], head, labels)
 
 
 def _ecapa_settings(settings: Mapping[str, Any], path: Path) -> tuple[int, dict[str, Any]]:
@@ -75,7 +75,7 @@ def _ecapa_settings(settings: Mapping[str, Any], path: Path) -> tuple[int, dict[
     require_settings(features, {**plain, "hop_length": 10, "filter_shape": "triangular"}, path, "filter bank")
     if features.get("f_max") not in (None, 8000):
         raise KnnError(
-            f"{path} has f_max {features['f_max']!r}, and knn's filter bank knows 8000 only.", sources_hint()
+            f"{path} has f_max {features['f_max']!r}, and knn's filter bank supports 8000 only.", sources_hint()
         )
     norm = {"norm_type": "global", "std_norm": True, **_section(settings, "mean_var_norm", "Normalization", path)}
     require_settings(norm, {"norm_type": "sentence", "std_norm": False}, path, "filter bank")
@@ -89,14 +89,14 @@ def _ecapa_settings(settings: Mapping[str, Any], path: Path) -> tuple[int, dict[
         "lin_neurons": 192,
         "global_context": True,
     }
-    found = checked_settings(model, defaults, path, "an ECAPA-TDNN")
+    sizes = checked_settings(model, defaults, path, "an ECAPA-TDNN")
     bins = checked_settings(features, {"n_mels": 40}, path, "a filter bank")["n_mels"]
-    require_settings(model, {"input_size": bins, "groups": [1] * len(found["channels"])}, path, "ECAPA-TDNN")
+    require_settings(model, {"input_size": bins, "groups": [1] * len(sizes["channels"])}, path, "ECAPA-TDNN")
     if "ReLU" not in str(model.get("activation", "ReLU")) or "Leaky" in str(model.get("activation", "")):
         raise KnnError(
-            f"{path} has activation {model['activation']!r}, and knn's ECAPA-TDNN knows ReLU only.", sources_hint()
+            f"{path} has activation {model['activation']!r}, and knn's ECAPA-TDNN supports ReLU only.", sources_hint()
         )
-    return bins, found
+    return bins, sizes
 
 
 def _classifier(
@@ -108,7 +108,7 @@ def _classifier(
         return None, ()
     if "LeakyReLU" not in str(classifier.get("activation", "LeakyReLU")):
         raise KnnError(
-            f"{path} has a classifier with {classifier['activation']!r}; knn knows LeakyReLU only.", sources_hint()
+            f"{path} has a classifier with {classifier['activation']!r}; knn supports LeakyReLU only.", sources_hint()
         )
     sizes = checked_settings(
         classifier, {"lin_blocks": 1, "lin_neurons": 512, "out_neurons": 1211}, path, "an x-vector classifier"
@@ -122,10 +122,10 @@ def _classifier(
 
 
 def _section(settings: Mapping[str, Any], key: str, ending: str, path: Path) -> dict[str, Any]:
-    found = settings.get(key)
-    if not isinstance(found, dict) or not str(found.get("!")).endswith(ending):
-        raise KnnError(f"{path} has no {key} that knn knows: !new:...{ending} is wanted.", sources_hint())
-    return {name: value for name, value in found.items() if name != "!"}
+    section = settings.get(key)
+    if not isinstance(section, dict) or not str(section.get("!")).endswith(ending):
+        raise KnnError(f"{path} has no {key} that knn supports: it needs !new:...{ending}.", sources_hint())
+    return {name: value for name, value in section.items() if name != "!"}
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _speechbrain_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """Labels of a label encoder's text, in the order of their numbers."""
+    """Read the labels of a label encoder's text file, in the order of their numbers."""
     try:
         lines = path.read_text(encoding="utf-8").split("================", 1)[0].splitlines()
         pairs = [line.rsplit(" => ", 1) for line in lines if line.strip()]

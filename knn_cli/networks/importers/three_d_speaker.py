@@ -28,24 +28,25 @@ def _has_campplus(checkpoint: Checkpoint) -> bool:
 
 @importer("3D-Speaker", recognizes=_has_campplus)
 def from_3d_speaker(checkpoint: Checkpoint) -> ImportedModel:
-    """A CAM++ of 3D-Speaker; its sizes come from shapes."""
+    """Import a CAM++ of 3D-Speaker, whose sizes follow from the shapes of its weights; KnnError where they do not."""
     content, path = checkpoint.weights, checkpoint.path
     blocks = []
     for number in range(1, 4):
         start = f"xvector.block{number}.tdnnd"
         blocks.append(len({key.removeprefix(start).split(".")[0] for key in content if key.startswith(start)}))
-    telling = {
+    axes_of = {
         "head.conv1.weight": 4,
         "xvector.tdnn.linear.weight": 3,
         "xvector.block1.tdnnd1.cam_layer.linear_local.weight": 3,
         "xvector.dense.linear.weight": 3,
     }
-    wrong = [key for key, axes in telling.items() if getattr(content.get(key), "ndim", 0) != axes]
+    wrong = [key for key, axes in axes_of.items() if getattr(content.get(key), "ndim", 0) != axes]
     if wrong:
         raise KnnError(
-            f"{path} does not tell the sizes of its CAM++: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+            f"{path} does not determine the sizes of its CAM++: missing or mis-sized {list_keys(wrong)}.",
+            sources_hint(),
         )
-    stem, tdnn, local, dense = (tuple(content[key].shape) for key in telling)
+    stem, tdnn, local, dense = (tuple(content[key].shape) for key in axes_of)
     args = {
         "width": stem[0],
         "channels": tdnn[0],
@@ -56,5 +57,5 @@ def from_3d_speaker(checkpoint: Checkpoint) -> ImportedModel:
     }
     encoder = encoder_to_fill("campplus", args, CAMPPLUS)
     pooling = pooling_to_fill(encoder, "campplus", {"dimension": dense[0]}, CAMPPLUS_POOLING)
-    parts = match_weights([encoder, pooling], content, path, "CAM++", "3D-Speaker")
-    return ImportedModel(parts[0], f"3D-Speaker: {path.name}", _3D_SPEAKER_NOTE, parts[1])
+    components = match_weights([encoder, pooling], content, path, "CAM++", "3D-Speaker")
+    return ImportedModel(components[0], f"3D-Speaker: {path.name}", _3D_SPEAKER_NOTE, components[1])

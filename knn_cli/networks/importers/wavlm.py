@@ -48,7 +48,7 @@ _LICENCE_NOTE = (
     "The weights keep the licence of their source. Microsoft's model cards for WavLM point to the licence of its "
     "UniSpeech repository (CC BY-SA 3.0); torchaudio states MIT for the same weights. Check before you pass them on."
 )
-# What Microsoft's own reader takes for settings that a cfg leaves out.
+# The defaults of Microsoft's reader for settings that a cfg leaves out.
 _MICROSOFT_DEFAULTS: dict[str, Any] = {
     "extractor_mode": "default",
     "encoder_layers": 12,
@@ -80,7 +80,7 @@ def from_microsoft(checkpoint: Checkpoint) -> ImportedModel:
     Raises
     ------
     KnnError
-        If settings are those of another network, or weights are missing, extra or mis-sized.
+        Settings are those of another network, or weights are missing, extra or mis-sized.
     """
     content, path = checkpoint.content, checkpoint.path
     config, state = content["cfg"], content["model"]
@@ -117,14 +117,14 @@ def _is_config_folder(checkpoint: Checkpoint) -> bool:
 
 @importer("Hugging Face", recognizes=_is_config_folder)
 def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
-    """A WavLM of transformers: a folder of config.json and model.safetensors or pytorch_model.bin.
+    """Import a WavLM of transformers: a folder with config.json and model.safetensors or pytorch_model.bin.
 
-    An x-vector head becomes the pooling; heads for other tasks, and what only pretraining needs, are left out.
+    An x-vector head becomes the pooling; heads for other tasks and weights for pretraining are left out.
 
     Raises
     ------
     KnnError
-        If settings are those of another network, or weights are missing, extra or mis-sized.
+        Settings are those of another network, or weights are missing, extra or mis-sized.
     """
     folder = checkpoint.path
     config = read_json(folder / "config.json")
@@ -139,12 +139,12 @@ def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
         args = _xvector_args(config, folder)
         pooling = partial(pooling_to_fill, name="xvector", args=args, names=XVECTOR)
     if any(str(key).startswith("wavlm.") for key in state):
-        ours = HUGGING_FACE_XVECTOR if pooling else "(?!)"
-        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(ours, key)]
-        # What neither is a head nor starts with the prefix gets a mark, so that it is told as extra.
+        kept = HUGGING_FACE_XVECTOR if pooling else "(?!)"
+        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(kept, key)]
+        # Keys that are neither a head's nor start with the prefix are marked, so that they are reported as extra.
         state = {
             key.removeprefix("wavlm.")
-            if key.startswith("wavlm.") or re.fullmatch(ours, key)
+            if key.startswith("wavlm.") or re.fullmatch(kept, key)
             else f"(without wavlm.) {key}": value
             for key, value in state.items()
             if key not in heads
@@ -153,7 +153,7 @@ def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
 
 
 def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
-    """Sizes out of config.json and preprocessor_config.json, Base's for what they leave out, as transformers does."""
+    """Sizes from config.json and preprocessor_config.json; missing settings are those of Base, as in transformers."""
     base = SIZES["base"]
 
     def setting(key: str, default: Any) -> Any:
@@ -179,13 +179,13 @@ def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
         buckets=setting("num_buckets", base.buckets),
         distance=setting("max_bucket_distance", base.distance),
         norm_first=setting("do_stable_layer_norm", base.norm_first),
-        # The network's config is silent on this; without the other file, as Microsoft trained the sizes.
+        # config.json lacks this; without the other file it is as in Microsoft's training of that size.
         normalize=read_json(prepared).get("do_normalize", True) if prepared.is_file() else norm == "layer",
     )
 
 
 def _xvector_args(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Arguments of the x-vector pooling, with transformers' values for what a config leaves out."""
+    """Arguments of the x-vector pooling, with transformers' defaults for missing settings."""
     defaults = {
         "tdnn_dim": [512, 512, 512, 512, 1500],
         "tdnn_kernel": [5, 3, 3, 1, 1],
@@ -203,10 +203,10 @@ def _is_torchaudio(checkpoint: Checkpoint) -> bool:
 
 @importer("torchaudio", recognizes=_is_torchaudio)
 def from_torchaudio(checkpoint: Checkpoint) -> ImportedModel:
-    """A WavLM of torchaudio: its sizes come from shapes."""
+    """Import a WavLM of torchaudio, whose sizes follow from the shapes of its weights."""
     content, path = checkpoint.weights, checkpoint.path
     state: dict[str, Any] = dict(content)
-    if all(key.startswith("model.") for key in state):  # the wrapper that normalises puts this in front
+    if all(key.startswith("model.") for key in state):  # prefix of torchaudio's normalizing wrapper
         state = {key.removeprefix("model."): value for key, value in state.items()}
     state = weight_norm_names(state)
     for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
@@ -218,30 +218,36 @@ def from_torchaudio(checkpoint: Checkpoint) -> ImportedModel:
 
 
 def sizes_from_shapes(state: Mapping[str, Any], names: WeightNames, path: Path) -> WavLMSizes:
-    """Sizes of a WavLM whose weights come without settings.
+    """Infer the sizes of a WavLM whose weights come without settings.
 
-    What shapes do not tell is as in all WavLM that is published: strides, `distance` 800, and norm_first and
-    normalize exactly where convolutions have layer norms.
+    Settings that the shapes do not determine are those of all published WavLM models: the strides, `distance` 800,
+    and norm_first and normalize if and only if the convolutions have layer norms.
+
+    Raises
+    ------
+    KnnError
+        Weights that determine the sizes are missing or mis-sized, or the kernels are not WavLM's.
     """
-    first = names.theirs("front.convolutions.0.weight")
+    first = names.source_name("front.convolutions.0.weight")
     count = _count(state, first.split("0", 1)[0])
-    telling = {
-        **{names.theirs(f"front.convolutions.{n}.weight"): 3 for n in range(count)},
-        names.theirs("front.projection.weight"): 2,
-        names.theirs("position.direction"): 3,
-        names.theirs("distances.values.weight"): 2,
-        names.theirs("blocks.0.widen.weight"): 2,
+    axes_of = {
+        **{names.source_name(f"front.convolutions.{n}.weight"): 3 for n in range(count)},
+        names.source_name("front.projection.weight"): 2,
+        names.source_name("position.direction"): 3,
+        names.source_name("distances.values.weight"): 2,
+        names.source_name("blocks.0.widen.weight"): 2,
     }
-    wrong = [key for key, axes in telling.items() if not isinstance(state.get(key), Tensor) or state[key].ndim != axes]
+    wrong = [key for key, axes in axes_of.items() if not isinstance(state.get(key), Tensor) or state[key].ndim != axes]
     if wrong or count == 0:
         raise KnnError(
-            f"{path} does not tell the sizes of its WavLM: missing or mis-sized {list_keys(wrong)}.", sources_hint()
+            f"{path} does not determine the sizes of its WavLM: missing or mis-sized {list_keys(wrong)}.",
+            sources_hint(),
         )
-    *convolutions, projection, position, relative, inner = (tuple(state[key].shape) for key in telling)
+    *convolutions, projection, position, relative, inner = (tuple(state[key].shape) for key in axes_of)
     kernels = [shape[2] for shape in convolutions]
     if kernels != [kernel for _, kernel, _ in SIZES["base"].convolutions]:
-        raise KnnError(f"{path} has convolutions of {kernels} samples, whose strides knn cannot tell.")
-    layer_norm = names.theirs(f"front.norms.{count - 1}.weight") in state
+        raise KnnError(f"{path} has convolutions of {kernels} samples, whose strides knn does not know.")
+    layer_norm = names.source_name(f"front.norms.{count - 1}.weight") in state
     return _sizes(
         path,
         convolutions=tuple(
@@ -251,7 +257,7 @@ def sizes_from_shapes(state: Mapping[str, Any], names: WeightNames, path: Path) 
         convolution_bias=first.removesuffix("weight") + "bias" in state,
         convolution_norm="layer" if layer_norm else "group",
         channels=projection[0],
-        blocks=_count(state, names.theirs("blocks.0.widen.weight").split("0", 1)[0]),
+        blocks=_count(state, names.source_name("blocks.0.widen.weight").split("0", 1)[0]),
         heads=relative[1],
         inner=inner[0],
         position_kernel=position[2],
@@ -266,17 +272,17 @@ def _imported(
     sizes: WavLMSizes,
     state: Mapping[str, Any],
     names: WeightNames,
-    dialect: str,
+    source: str,
     path: Path,
     pooling: Callable[[ComponentToFill], ComponentToFill] | None = None,
 ) -> ImportedModel:
-    """Rename `state`, and refuse it where any key is missing, extra or of another size."""
-    wanted = [encoder_to_fill("wavlm", asdict(sizes), names)]
+    """Match the weights with the network; KnnError where keys are missing, extra or of another shape."""
+    to_fill = [encoder_to_fill("wavlm", asdict(sizes), names)]
     if pooling is not None:
-        wanted.append(pooling(wanted[0]))
-    parts = match_weights(wanted, weight_norm_names(state), path, "WavLM", dialect)
-    made = ImportedModel(parts[0], f"{dialect}: {path.name}", _LICENCE_NOTE)
-    return made if pooling is None else replace(made, pooling=parts[1])
+        to_fill.append(pooling(to_fill[0]))
+    components = match_weights(to_fill, weight_norm_names(state), path, "WavLM", source)
+    imported = ImportedModel(components[0], f"{source}: {path.name}", _LICENCE_NOTE)
+    return imported if pooling is None else replace(imported, pooling=components[1])
 
 
 def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
@@ -288,7 +294,7 @@ def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
 
 
 def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:
-    """The list that a text such as "[(512,10,5)] + [(512,3,2)] * 4" means, without evaluating it as code."""
+    """Parse a list such as "[(512,10,5)] + [(512,3,2)] * 4" without evaluating it as code."""
 
     def value(node: ast.expr) -> Any:
         match node:
@@ -308,7 +314,7 @@ def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:
 
 
 def weight_norm_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys with torch's newer names for a weight norm's parts put back to the older ones."""
+    """Rename the keys of a weight norm from torch's newer names (parametrizations) to weight_g and weight_v."""
     ends: dict[str, Callable[[str], str]] = {
         ".parametrizations.weight.original0": lambda key: f"{key}.weight_g",
         ".parametrizations.weight.original1": lambda key: f"{key}.weight_v",
@@ -324,6 +330,6 @@ def weight_norm_names(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Any], prefix: str) -> int:
-    """Number of the parts `prefix`0, `prefix`1, ... in `state`."""
+    """The number of modules `prefix`0, `prefix`1, ... in `state`."""
     numbers = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(numbers)

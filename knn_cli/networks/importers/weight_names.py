@@ -1,4 +1,4 @@
-"""How others name the weights of our networks: a table of prefixes for each source of checkpoints."""
+"""Names of the weights in each source of checkpoints, as tables of prefixes."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class WeightNames:
-    """How a source names our weights, and what its checkpoints may hold besides.
+    """Translation of knn's weight names to those of a source.
 
     Attributes
     ----------
-    prefixes
-        (ours, theirs) in order, the first that fits counts; #1 and #2 are numbers, #1+1 one more than #1.
-    extras
-        Regular expression of keys that are left out.
+    prefixes : tuple of (str, str)
+        Pairs of a prefix in knn and the corresponding prefix in the source; the first match is used. #1 and #2 stand
+        for numbers, #1+1 for the successor of #1.
+    extras : str
+        Regular expression of further keys in the source's checkpoints, which are left out.
     """
 
     prefixes: tuple[tuple[str, str], ...]
     extras: str = ""
 
-    def theirs(self, ours: str) -> str:
-        """Their name of a weight of ours."""
-        for prefix, other in self.prefixes:
-            found = re.match(re.sub(r"\\#\d", r"(\\d+)", re.escape(prefix)), ours)
-            if found:
-                for place, number in enumerate(found.groups(), start=1):
-                    other = other.replace(f"#{place}+1", str(int(number) + 1)).replace(f"#{place}", number)
-                return other + ours[found.end() :]
-        raise AssertionError(f"{ours} has no name in this source")
+    def source_name(self, name: str) -> str:
+        """Translate knn's name of a weight to the source's name."""
+        for prefix, source_prefix in self.prefixes:
+            match = re.match(re.sub(r"\\#\d", r"(\\d+)", re.escape(prefix)), name)
+            if match:
+                for position, number in enumerate(match.groups(), start=1):
+                    source_prefix = source_prefix.replace(f"#{position}+1", str(int(number) + 1))
+                    source_prefix = source_prefix.replace(f"#{position}", number)
+                return source_prefix + name[match.end() :]
+        raise AssertionError(f"{name} has no name in this source")
 
 
 SAME_NAMES = WeightNames((("", ""),))
@@ -72,16 +74,16 @@ HUGGING_FACE = WeightNames(
         *_CONVOLUTIONS,
         ("front.norm.", "feature_projection.layer_norm."),
         ("front.projection.", "feature_projection.projection."),
-        *((ours, f"encoder.{theirs}") for ours, theirs in _BLOCK),
+        *((name, f"encoder.{other}") for name, other in _BLOCK),
     ),
     extras="masked_spec_embed",
 )
-# Heads that transformers puts beside `wavlm.`: CTC, pre-training, sequence and frame classification, x-vector.
+# Heads that transformers saves beside `wavlm.`: CTC, pre-training, sequence and frame classification, x-vector.
 HUGGING_FACE_HEADS = (
     r"(lm_head|project_hid|project_q|projector|classifier|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)"
     r"|quantizer\.(codevectors|weight_proj\.weight|weight_proj\.bias)|layer_weights|objective\.weight"
 )
-# Of these, what the x-vector pooling takes over.
+# Those of them that become weights of the x-vector pooling.
 HUGGING_FACE_XVECTOR = r"(projector|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)|layer_weights"
 TORCHAUDIO = WeightNames(
     (
@@ -95,7 +97,7 @@ TORCHAUDIO = WeightNames(
             for projection in ("attention.attention.in_proj",)
         ),
         ("blocks.#1.attention.output.", "encoder.transformer.layers.#1.attention.attention.out_proj."),
-        *((ours, f"encoder.transformer.{theirs}") for ours, theirs in _BLOCK),
+        *((name, f"encoder.transformer.{other}") for name, other in _BLOCK),
     ),
     extras=r"aux\.(weight|bias)",
 )
@@ -114,7 +116,7 @@ _MICROSOFT_BLOCK = (
 
 
 def microsoft(convolution_norm: str) -> WeightNames:
-    """Names in Microsoft's files, which depend on where norms stand (`WavLMSizes.convolution_norm`)."""
+    """Names in Microsoft's files, which depend on the position of the norms (`WavLMSizes.convolution_norm`)."""
     # A convolution is a sequence (convolution, dropout, norm, GELU); a norm over channels sits between transposes.
     norm = "2." if convolution_norm == "group" else "2.1."
     return WeightNames(
@@ -123,7 +125,7 @@ def microsoft(convolution_norm: str) -> WeightNames:
             ("front.norms.#1.", f"feature_extractor.conv_layers.#1.{norm}"),
             ("front.norm.", "layer_norm."),
             ("front.projection.", "post_extract_proj."),
-            *((ours, f"encoder.layers.#1.{theirs}") for ours, theirs in _MICROSOFT_BLOCK),
+            *((name, f"encoder.layers.#1.{other}") for name, other in _MICROSOFT_BLOCK),
             ("distances.values.", "encoder.layers.0.self_attn.relative_attention_bias."),
             ("position.direction", "encoder.pos_conv.0.weight_v"),
             ("position.magnitude", "encoder.pos_conv.0.weight_g"),
@@ -138,7 +140,7 @@ _UNIT = (("conv.", "conv.conv."), ("norm.", "norm.norm."))  # speechbrain wraps 
 
 
 def _units(*places: str) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{place}.{ours}", f"{place}.{theirs}") for place in places for ours, theirs in _UNIT)
+    return tuple((f"{place}.{name}", f"{place}.{other}") for place in places for name, other in _UNIT)
 
 
 ECAPA = WeightNames(
@@ -150,7 +152,7 @@ ECAPA = WeightNames(
 )
 ECAPA_POOLING = WeightNames(
     (
-        *((f"tdnn.{ours}", f"asp.tdnn.{theirs}") for ours, theirs in _UNIT),
+        *((f"tdnn.{name}", f"asp.tdnn.{other}") for name, other in _UNIT),
         ("conv.", "asp.conv.conv."),
         ("norm.", "asp_bn.norm."),
         ("fc.", "fc.conv."),
@@ -198,9 +200,9 @@ XVECTOR = WeightNames(
 )
 
 
-def pyannet(together: bool) -> WeightNames:
-    """Names in pyannote's PyanNet, whose LSTM is one module of all layers, or one for each."""
-    lstm = "lstm." if together else "lstm.#1."
+def pyannet(monolithic: bool) -> WeightNames:
+    """Names in pyannote's PyanNet, whose LSTM is a single module (`monolithic`) or a module per layer."""
+    lstm = "lstm." if monolithic else "lstm.#1."
     return WeightNames(
         (
             ("normalize.", "sincnet.wav_norm1d."),
@@ -208,7 +210,7 @@ def pyannet(together: bool) -> WeightNames:
             ("sinc.band", "sincnet.conv1d.0.filterbank.band_hz_"),
             ("convolutions.#1.", "sincnet.conv1d.#1+1."),
             ("norms.#1.", "sincnet.norm1d.#1."),
-            *((f"lstm.{kind}_l#1", f"{lstm}{kind}_l{'#1' if together else 0}") for kind in _LSTM),
+            *((f"lstm.{kind}_l#1", f"{lstm}{kind}_l{'#1' if monolithic else 0}") for kind in _LSTM),
             ("linears.#1.", "linear.#1."),
             ("classifier.", "classifier."),
         ),

@@ -1,7 +1,7 @@
-"""wespeaker: published ResNets, pyannote's copies of them, and what a training of wespeaker or a fork of it writes.
+"""wespeaker: published ResNets, pyannote's copies of them, and checkpoints of training in wespeaker or a fork of it.
 
-Strict, as `entry`. A training's checkpoint holds the network under `speaker_extractor.` and the head under
-`projection.`; its YAML says what the shapes do not.
+The import is strict (see `registry.Importer`). A training checkpoint holds the network under `speaker_extractor.` and
+the head under `projection.`; its YAML file supplies the settings that shapes do not determine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["CZECH_DIALECTS", "INTEGER_SCALE", "VOXLINGUA107", "from_training", "
 
 EXTRACTOR = "speaker_extractor."
 PROJECTION = "projection."
-INTEGER_SCALE = 32768.0  # wespeaker's waveforms go to 16-bit integers' range
+INTEGER_SCALE = 32768.0  # wespeaker's waveforms have the range of 16-bit integers
 
 # Sorted, as wespeaker numbers its classes.
 CZECH_DIALECTS = tuple("1-1 1-2 1-3 1-4 2-1 2-2 2-3 2-4 3-1 3-2 3-3 4-1 4-2".split())
@@ -47,7 +47,7 @@ VOXLINGUA107 = tuple(
     "ps pt ro ru sa sco sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi war yi yo zh".split()
 )
 
-# The fork's name of a pooling -> ours, for those whose arithmetic and weights are the same.
+# The fork's name of a pooling -> knn's, for poolings with the same arithmetic and weights.
 FORK_POOLINGS = {
     "MHFA": "mhfa",
     "G_MHFA": "mhfa-grouped",
@@ -68,7 +68,7 @@ _WESPEAKER_NOTE = (
     "The weights keep the licence of their source. wespeaker's and pyannote's VoxCeleb models are published under "
     "CC BY 4.0. Check before you pass them on."
 )
-_OWN_NOTE = "The weights keep the licence of whoever trained them, and that of the WavLM they started from."
+_TRAINED_NOTE = "The weights keep the licence given by those who trained them, and that of the WavLM they started from."
 
 
 def _has_resnet(checkpoint: Checkpoint) -> bool:
@@ -77,12 +77,12 @@ def _has_resnet(checkpoint: Checkpoint) -> bool:
 
 @importer("wespeaker", recognizes=_has_resnet)
 def from_wespeaker(checkpoint: Checkpoint) -> ImportedModel:
-    """A ResNet of wespeaker, its head left out, or pyannote's copy of one (all keys behind `resnet.`)."""
+    """Import a ResNet of wespeaker without its head, or pyannote's copy of it (all keys prefixed with `resnet.`)."""
     content, path = checkpoint.weights, checkpoint.path
     prefix = "resnet." if "resnet.conv1.weight" in content else ""
-    wanted = _resnet(content, prefix, path)
+    to_fill = _resnet(content, prefix, path)
     encoder, pooling = match_weights(
-        wanted, content, path, "ResNet", "wespeaker", extras=r"projection\..*|loss_func\..*"
+        to_fill, content, path, "ResNet", "wespeaker", extras=r"projection\..*|loss_func\..*"
     )
     return ImportedModel(encoder, f"wespeaker: {path.name}", _WESPEAKER_NOTE, pooling, scale=INTEGER_SCALE)
 
@@ -97,7 +97,7 @@ def _resnet(state: Mapping[str, Any], prefix: str, path: Path) -> list[Component
     stem, last = state.get(f"{prefix}conv1.weight"), state.get(f"{prefix}seg_1.weight")
     if not depths or not isinstance(stem, Tensor) or not isinstance(last, Tensor) or last.ndim != 2 or stem.ndim != 4:
         raise KnnError(
-            f"{path} holds no ResNet that knn knows: its stages have {list_keys(counts)} blocks.", sources_hint()
+            f"{path} holds no ResNet that knn supports: its stages have {list_keys(counts)} blocks.", sources_hint()
         )
     width = stem.shape[0]
     bins = last.shape[1] // (2 * width * (4 if shape[1] else 1))
@@ -112,13 +112,13 @@ def _has_extractor(checkpoint: Checkpoint) -> bool:
 
 @importer("wespeaker", recognizes=_has_extractor, takes_options=True)
 def from_training(checkpoint: Checkpoint) -> ImportedModel:
-    """What wespeaker's training of a WavLM or ResNet wrote, with its head.
+    """Import a checkpoint of wespeaker's training of a WavLM or ResNet, with its head.
 
     Raises
     ------
     KnnError
-        If the checkpoint comes without its YAML (`config`), describes a network or head that knn does not have, does
-        not hold its weights, or if the names of its classes (`labels`) do not fit.
+        The checkpoint comes without its YAML file (`config`), describes a network or head that knn does not have, or
+        does not hold its weights; or the names of its classes (`labels`) do not fit.
     """
     path, config, labels = checkpoint.path, checkpoint.config, checkpoint.labels
     if config is None:
@@ -133,58 +133,65 @@ def from_training(checkpoint: Checkpoint) -> ImportedModel:
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         sizes = sizes_from_shapes(inner, weight_names, path)
         encoder = encoder_to_fill("wavlm", asdict(sizes), weight_names, prefix)
-        wanted = [encoder, _fork_pooling(encoder, args, state, path, config)]
+        to_fill = [encoder, _fork_pooling(encoder, args, state, path, config)]
     elif model.startswith("ResNet"):
         require_settings(args, {"pooling_func": "TSTP"}, config, "ResNet")
-        wanted = _resnet(state, EXTRACTOR, path)
+        to_fill = _resnet(state, EXTRACTOR, path)
     else:
         raise KnnError(f"{config} has the model {model!r}.", "Known: WavLM_Base_MHFA, ResNet18 to ResNet293.")
-    parts, names, level = _with_head(wanted, state, settings, labels, path, config)
+    components, names, level = _with_head(to_fill, state, settings, labels, path, config)
     return ImportedModel(
-        parts[0], f"wespeaker: {path.name}", _OWN_NOTE, parts[1], parts[2], names, level, INTEGER_SCALE
+        components[0],
+        f"wespeaker: {path.name}",
+        _TRAINED_NOTE,
+        components[1],
+        components[2],
+        names,
+        level,
+        INTEGER_SCALE,
     )
 
 
 def _mapping(settings: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    found = settings.get(key)
-    if not isinstance(found, dict):
+    value = settings.get(key)
+    if not isinstance(value, dict):
         raise KnnError(f"{path} has no {key}.", "Name the YAML of the training that wrote the checkpoint.")
-    return found
+    return value
 
 
 def _fork_pooling(
     encoder: ComponentToFill, settings: Mapping[str, Any], state: Mapping[str, Any], path: Path, config: Path
 ) -> ComponentToFill:
-    prefix, theirs = f"{EXTRACTOR}back_end.", str(settings.get("pooling"))
-    if theirs not in FORK_POOLINGS:
-        raise KnnError(f"{config} has the pooling {theirs!r}.", f"Known: {', '.join(FORK_POOLINGS)}.")
-    found = checked_settings(settings, {"head_nb": 8, "embed_dim": 256, "group": 1}, config, "a pooling")
-    args: dict[str, Any] = {"dimension": found["embed_dim"]}
-    name = FORK_POOLINGS[theirs]
+    prefix, fork_name = f"{EXTRACTOR}back_end.", str(settings.get("pooling"))
+    if fork_name not in FORK_POOLINGS:
+        raise KnnError(f"{config} has the pooling {fork_name!r}.", f"Known: {', '.join(FORK_POOLINGS)}.")
+    sizes = checked_settings(settings, {"head_nb": 8, "embed_dim": 256, "group": 1}, config, "a pooling")
+    args: dict[str, Any] = {"dimension": sizes["embed_dim"]}
+    name = FORK_POOLINGS[fork_name]
     narrow = state.get(f"{prefix}cmp_linear_k.weight")
     if not isinstance(narrow, Tensor) or narrow.ndim != 2:
         raise KnnError(f"{path} lacks {prefix}cmp_linear_k.weight, or has another size.", "Is it the right YAML?")
     args["compression"] = narrow.shape[0]
     if name in ("mhfa", "mhfa-grouped", "mhfa-shared-key", "mhfa-shared-value"):
-        args["heads"] = found["head_nb"]
+        args["heads"] = sizes["head_nb"]
     if name in ("mhfa-grouped", "mhfa-shared-key", "mhfa-shared-value"):
-        args["groups"] = found["group"]
+        args["groups"] = sizes["group"]
     if name in ("mhfa-grouped", "mhfa-shared-value"):
-        args["compression"] //= max(1, found["group"])
+        args["compression"] //= max(1, sizes["group"])
     if name in ("mhfa-context", "mhfa-context-statistics"):
-        args |= {"groups": found["group"], "context": found["head_nb"] // max(1, found["group"]) // 2}
+        args |= {"groups": sizes["group"], "context": sizes["head_nb"] // max(1, sizes["group"]) // 2}
     return pooling_to_fill(encoder, name, args, SAME_NAMES, prefix)
 
 
 def _with_head(
-    wanted: list[ComponentToFill],
+    to_fill: list[ComponentToFill],
     state: Mapping[str, Any],
     settings: Mapping[str, Any],
     labels: Sequence[str] | None,
     path: Path,
     config: Path,
 ) -> tuple[list[ImportedComponent], tuple[str, ...], str]:
-    """Encoder, pooling and head with their weights; the classes' names, and their level."""
+    """The encoder, pooling and head with their weights; the names of the classes, and their label level."""
     projection = _mapping(settings, "projection_args", config)
     kind = str(projection.get("project_type"))
     cosine: dict[str, Any] = {}
@@ -197,25 +204,25 @@ def _with_head(
     if not isinstance(rows, Tensor) or rows.ndim != 2:
         raise KnnError(f"{path} lacks {key}, or has another size.", "Is it the right YAML?")
     centers = cosine["K"] if kind.endswith("subcenter") else 1
-    classes, rest = divmod(rows.shape[0], max(1, centers))
-    # Speed perturbation counts a class at another speed as another class: all of them at 1.0, then at 0.9, then 1.1.
+    classes, remainder = divmod(rows.shape[0], max(1, centers))
+    # Speed perturbation adds a class per speed: all classes at 1.0, then all at 0.9, then all at 1.1.
     data = settings.get("dataset_args")
     speeds = 3 if isinstance(data, dict) and data.get("speed_perturb") else 1
-    if rest or classes % speeds:
-        raise KnnError(f"{path} has {rows.shape[0]} rows of {key}, which make no classes of {centers * speeds} each.")
+    if remainder or classes % speeds:
+        raise KnnError(f"{path} has {rows.shape[0]} rows of {key}, which is not divisible by {centers * speeds}.")
     args: dict[str, Any] = {}
     if cosine:
         args = {"margin": 0.0, "scale": cosine["scale"], "subcenters": centers}
     if kind.startswith("arc_margin"):
         args["easy_margin"] = cosine["easy_margin"]
-    head = head_to_fill(wanted[1], classes, "softmax" if not cosine else _COSINE[kind], args, SAME_NAMES, PROJECTION)
-    parts = match_weights([*wanted, head], state, path, "network", "wespeaker")
+    head = head_to_fill(to_fill[1], classes, "softmax" if not cosine else _COSINE[kind], args, SAME_NAMES, PROJECTION)
+    components = match_weights([*to_fill, head], state, path, "network", "wespeaker")
     classes //= speeds
     for name in ("weight", "trans.2.weight", "trans.2.bias"):
-        if speeds > 1 and name in parts[2].state:
-            parts[2].state[name] = parts[2].state[name][: classes * centers].clone()
+        if speeds > 1 and name in components[2].state:
+            components[2].state[name] = components[2].state[name][: classes * centers].clone()
     names, level = _names(labels, classes)
-    return parts, names, level
+    return components, names, level
 
 
 _COSINE = {
@@ -226,14 +233,14 @@ _COSINE = {
 
 
 def _names(labels: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...], str]:
-    """Sorted names of the classes, and their level."""
+    """The sorted names of the classes, and their label level."""
     if labels is None:
         sets = {len(names): (names, level) for names, level in ((CZECH_DIALECTS, "subgroup"), (VOXLINGUA107, "group"))}
         if classes not in sets:
-            raise KnnError(f"The head knows {classes} classes, and their names are not known.", "Give `labels`.")
+            raise KnnError(f"The head has {classes} classes, whose names are unknown.", "Give `labels`.")
         return sets[classes]
     if len(set(labels)) != len(labels) or len(labels) != classes:
         raise KnnError(
-            f"The head knows {classes} classes, and {len(set(labels))} different names are given.", "Correct `labels`."
+            f"The head has {classes} classes, but {len(set(labels))} different names are given.", "Correct `labels`."
         )
     return tuple(sorted(labels)), "subgroup" if set(labels) <= set(CZECH_DIALECTS) else "group"

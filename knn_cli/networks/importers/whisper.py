@@ -1,4 +1,4 @@
-"""Published Whisper checkpoints to the arguments and weights of our encoder; the decoder, which writes, is left out."""
+"""Published Whisper checkpoints: the encoder is imported, the text decoder is left out."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def _is_hugging_face_whisper(checkpoint: Checkpoint) -> bool:
 
 @importer("Hugging Face", recognizes=_is_hugging_face_whisper)
 def from_hugging_face_whisper(checkpoint: Checkpoint) -> ImportedModel:
-    """A folder of Hugging Face's with `model_type` whisper: the encoder of whichever model around it was saved.
+    """Import the encoder of a Hugging Face folder with `model_type` whisper, whatever head was saved around it.
 
     Raises
     ------
     KnnError
-        If settings are those of another encoder, there are no weights, or keys are missing, extra or of another size.
+        Settings are those of another encoder, there are no weights, or keys are missing, extra or of another shape.
     """
     folder = checkpoint.path
     config = read_json(folder / "config.json")
     require_settings(config, {"activation_function": "gelu", "scale_embedding": False}, folder, "Whisper")
-    defaults = {  # transformers takes Whisper-tiny's values for what a config leaves out
+    defaults = {  # transformers takes Whisper-tiny's values for settings that are missing
         "d_model": 384,
         "encoder_layers": 4,
         "encoder_attention_heads": 6,
@@ -55,10 +55,10 @@ def from_hugging_face_whisper(checkpoint: Checkpoint) -> ImportedModel:
     }
     args = _args(*checked_settings(config, defaults, folder, "Whisper").values())
     state = read_hugging_face_weights(folder)
-    # A whole model, one with a head on the encoder, and the encoder alone put different things in front.
+    # The prefix differs between a whole model, a model with a head on the encoder, and the encoder alone.
     prefix = next((each for each in ("model.encoder.", "encoder.") if f"{each}conv1.weight" in state), "")
-    found = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
-    return _imported(args, found, WHISPER_HUGGING_FACE, "embed_positions.weight", "Hugging Face", folder)
+    encoder_state = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
+    return _imported(args, encoder_state, WHISPER_HUGGING_FACE, "embed_positions.weight", "Hugging Face", folder)
 
 
 def _is_openai_whisper(checkpoint: Checkpoint) -> bool:
@@ -67,18 +67,18 @@ def _is_openai_whisper(checkpoint: Checkpoint) -> bool:
 
 @importer("OpenAI", recognizes=_is_openai_whisper)
 def from_openai(checkpoint: Checkpoint) -> ImportedModel:
-    """A file of OpenAI's, {"dims": ..., "model_state_dict": ...}; raises KnnError as `from_hugging_face_whisper`."""
+    """Import an OpenAI file, {"dims": ..., "model_state_dict": ...}; KnnError as in `from_hugging_face_whisper`."""
     content, path = checkpoint.content, checkpoint.path
     dims, state = content["dims"], content["model_state_dict"]
     if not isinstance(dims, dict) or not isinstance(state, dict):
         raise KnnError(f"{path} is no Whisper checkpoint: its dims and weights are no dictionaries.", sources_hint())
     defaults = {"n_audio_state": 384, "n_audio_layer": 4, "n_audio_head": 6, "n_mels": 80}
     channels, blocks, heads, bins = checked_settings(dims, defaults, path, "Whisper").values()
-    found = {
+    encoder_state = {
         str(key).removeprefix("encoder."): value for key, value in state.items() if str(key).startswith("encoder.")
     }
     args = _args(channels, blocks, heads, 4 * channels, bins)
-    return _imported(args, found, WHISPER_OPENAI, "positional_embedding", "OpenAI", path)
+    return _imported(args, encoder_state, WHISPER_OPENAI, "positional_embedding", "OpenAI", path)
 
 
 def _args(channels: int, blocks: int, heads: int, inner: int, bins: int) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def _args(channels: int, blocks: int, heads: int, inner: int, bins: int) -> dict
 
 
 def _imported(
-    args: dict[str, Any], state: dict[str, Any], names: WeightNames, places: str, dialect: str, path: Path
+    args: dict[str, Any], state: dict[str, Any], names: WeightNames, positions_key: str, source: str, path: Path
 ) -> ImportedModel:
-    """The encoder, after a look at its places, which ours computes: KnnError where they are not Whisper's sinusoids."""
-    theirs = state.pop(places, None)
-    if isinstance(theirs, Tensor) and theirs.ndim == 2 and theirs.shape[1] == args["channels"]:
-        ours = sinusoids(torch.arange(len(theirs)), args["channels"])
-        if not torch.allclose(theirs.float(), ours, atol=2e-3):  # half precision keeps three digits
-            raise KnnError(f"{path} has places that were trained; knn's Whisper computes them.", sources_hint())
-    [part] = match_weights([encoder_to_fill("whisper", args, names)], state, path, "Whisper", dialect)
-    return ImportedModel(part, f"{dialect}: {path.name}", _LICENCE_NOTE)
+    """The encoder; KnnError if its position embeddings are not Whisper's sinusoids, which knn computes."""
+    positions = state.pop(positions_key, None)
+    if isinstance(positions, Tensor) and positions.ndim == 2 and positions.shape[1] == args["channels"]:
+        expected = sinusoids(torch.arange(len(positions)), args["channels"])
+        if not torch.allclose(positions.float(), expected, atol=2e-3):  # half precision keeps three digits
+            raise KnnError(f"{path} has trained position embeddings; knn's Whisper computes them.", sources_hint())
+    [encoder] = match_weights([encoder_to_fill("whisper", args, names)], state, path, "Whisper", source)
+    return ImportedModel(encoder, f"{source}: {path.name}", _LICENCE_NOTE)

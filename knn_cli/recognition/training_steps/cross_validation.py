@@ -220,9 +220,9 @@ def halve_out_of_set(keys: RecordingKeys, seed: int) -> tuple[Mask, bool]:
     KnnError
         There is a single recording, or unit, of a single label.
     """
-    joined = splitters.joined(keys.recording, keys.label)
+    joined = splitters.merge_units(keys.recording, keys.label)
     if keys.unit is not None:
-        joined = splitters.joined(keys.unit, joined)
+        joined = splitters.merge_units(keys.unit, joined)
     labels, label = np.unique(joined, return_inverse=True)
     if len(labels) < 2:
         same = np.full(len(keys.label), "unknown")

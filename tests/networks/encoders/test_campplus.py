@@ -20,8 +20,8 @@ def test_embeddings_equal_3d_speaker() -> None:
     network = Network(encoder, CAMPPlusPooling(1, encoder.channels, dimension=12))
     for part, spelling in ((network.encoder, CAMPPLUS), (network.pooling, CAMPPLUS_POOLING)):
         state = part.state_dict()
-        named = weights({spelling.theirs(key): value for key, value in state.items()})
-        part.load_state_dict({key: named[spelling.theirs(key)] for key in state})
+        named = weights({spelling.source_name(key): value for key, value in state.items()})
+        part.load_state_dict({key: named[spelling.source_name(key)] for key in state})
     expected = torch.from_numpy(np.load(OUTPUTS)["campplus"])
     with torch.inference_mode():
         torch.testing.assert_close(network.eval()(clips()), expected, atol=1e-4, rtol=1e-4)

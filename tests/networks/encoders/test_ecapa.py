@@ -22,8 +22,8 @@ SMALL = {"channels": (16, 16, 24, 16, 20), "scale": 4, "squeeze": 6, "bins": 24}
 def public(module: nn.Module, spelling: WeightNames) -> None:
     """Load the weights that the public implementation of `public_outputs` had."""
     state = module.state_dict()
-    named = weights({spelling.theirs(key): value for key, value in state.items()})
-    module.load_state_dict({key: named[spelling.theirs(key)] for key in state})
+    named = weights({spelling.source_name(key): value for key, value in state.items()})
+    module.load_state_dict({key: named[spelling.source_name(key)] for key in state})
 
 
 def test_embeddings_and_scores_equal_speechbrain() -> None:

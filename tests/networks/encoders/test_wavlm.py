@@ -84,7 +84,7 @@ def pair(**sizes: Any) -> tuple[Any, WavLM]:
     for name, value in reference.state_dict().items():
         head, _, part = name.partition(".parametrizations.weight.")
         state[f"{head}.{parts[part]}" if part else name] = value
-    ours.load_state_dict({name: state[HUGGING_FACE.theirs(name)] for name in ours.state_dict()})
+    ours.load_state_dict({name: state[HUGGING_FACE.source_name(name)] for name in ours.state_dict()})
     return reference, ours.eval()
 
 
@@ -133,7 +133,7 @@ def test_gradients_equal_those_of_transformers(sizes: dict[str, Any]) -> None:
     for layers in (reference_layers(reference, waveforms, ours.sizes.normalize), list(ours(waveforms))):
         sum(layer.pow(3).mean() for layer in layers).backward()  # type: ignore[union-attr]
     for name, parameter in ours.named_parameters():
-        other = dict(reference.named_parameters()).get(HUGGING_FACE.theirs(name))
+        other = dict(reference.named_parameters()).get(HUGGING_FACE.source_name(name))
         if other is None:
             assert name.startswith("position.")  # a parametrization there
             continue

@@ -68,7 +68,7 @@ def test_imported_layers_are_those_of_transformers(reference: Any, kind: str, tm
     if kind == "openai":
         state = {"decoder.token_embedding.weight": torch.zeros(9, 24)}
         for key, value in encoder.state_dict().items():
-            state[f"encoder.{WHISPER_OPENAI.theirs(ours_of(key))}" if "positions" not in key else PLACES] = value
+            state[f"encoder.{WHISPER_OPENAI.source_name(ours_of(key))}" if "positions" not in key else PLACES] = value
         dims = {"n_audio_state": 24, "n_audio_layer": 3, "n_audio_head": 3, "n_mels": 80, "n_audio_ctx": 50}
         torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "tiny.pt")
         imported = import_embedding_network(tmp_path / "tiny.pt")
@@ -87,7 +87,7 @@ def test_imported_layers_are_those_of_transformers(reference: Any, kind: str, tm
 
 def ours_of(key: str) -> str:
     """Our name of a weight of transformers'."""
-    names = {WHISPER_HUGGING_FACE.theirs(name): name for name in Whisper(**{**SMALL, "inner": 96}).state_dict()}
+    names = {WHISPER_HUGGING_FACE.source_name(name): name for name in Whisper(**{**SMALL, "inner": 96}).state_dict()}
     return names.get(key, key)
 
 
@@ -96,7 +96,7 @@ def test_what_is_no_plain_whisper_is_refused(reference: Any, tmp_path: Path) -> 
     state = load_file(tmp_path / "model.safetensors")
     trained = {**state, "model.encoder.embed_positions.weight": torch.rand(50, 24)}
     for content, message in (
-        (trained, "places that were trained"),
+        (trained, "trained position embeddings"),
         ({key: value for key, value in state.items() if "fc1.bias" not in key}, "3 missing"),
         ({**state, "model.encoder.adapter.weight": torch.zeros(1)}, "1 extra"),
     ):

@@ -37,11 +37,11 @@ def test_nothing_else_is_recognized(each: RegisteredImporter, tmp_path: Path) ->
         assert not each.recognizes(Checkpoint(file, content))
 
 
-def test_what_nobody_recognizes_is_one_sentence(tmp_path: Path) -> None:
+def test_unrecognized_checkpoint_is_refused_in_a_single_sentence(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(KnnError, match="is no checkpoint that knn knows"):
         import_checkpoint(tmp_path / "other.pt")
     with pytest.raises(KnnError, match="There is no checkpoint"):
         import_checkpoint(tmp_path / "none.pt")
-    with pytest.raises(KnnError, match="explains itself; `labels`"):
+    with pytest.raises(KnnError, match="needs no `labels`"):
         import_checkpoint(tmp_path / "other.pt", labels=["a"])

@@ -84,7 +84,9 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 def public(*parts: tuple[Any, WeightNames]) -> dict[str, Tensor]:
     """A state dict of the public implementation of `public_outputs`."""
-    keys = {spelling.theirs(key): value for module, spelling in parts for key, value in module.state_dict().items()}
+    keys = {
+        spelling.source_name(key): value for module, spelling in parts for key, value in module.state_dict().items()
+    }
     return weights(keys)
 
 
@@ -180,10 +182,10 @@ def test_another_classifier_of_speechbrain_is_left_out(speechbrain: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("deltas: False", "deltas: True", "deltas True, and knn's filter bank knows False only"),
+        ("deltas: False", "deltas: True", "deltas True, and knn's filter bank supports False only"),
         ("std_norm: False", "std_norm: True", "std_norm True"),
         ("norm_type: sentence", "", "norm_type 'global'"),
-        ("input_size: !ref <n_mels>", "input_size: 80", "input_size 80, and knn's ECAPA-TDNN knows 60 only"),
+        ("input_size: !ref <n_mels>", "input_size: 80", "input_size 80, and knn's ECAPA-TDNN supports 60 only"),
         ("lin_neurons: 12", "lin_neurons: 13", r"2 mis-sized: fc\.conv\.weight is \(12, 48, 1\), not \(13, 48, 1\)"),
         ("channels: [16, 16, 16, 16, 24]", "channels: 16", "another kind than an ECAPA-TDNN's: channels"),
         ("channels: [16, 16, 16, 16, 24]", "channels: [a]", "another kind than an ECAPA-TDNN's: channels"),
@@ -207,7 +209,7 @@ def test_missing_files_of_speechbrain(speechbrain: Path) -> None:
     (speechbrain / "embedding_model.ckpt").unlink()
     with pytest.raises(KnnError, match=r"embedding_model\.ckpt is missing"):
         import_embedding_network(speechbrain)
-    with pytest.raises(KnnError, match="explains itself; `config` is for"):
+    with pytest.raises(KnnError, match="needs no `config`, which is only for"):
         import_embedding_network(speechbrain, config="x.yaml")
 
 
@@ -271,7 +273,10 @@ def test_campplus_faults(tmp_path: Path) -> None:
     path, state = tmp_path / "campplus.bin", campplus_state()
     for missing, why in (
         ("xvector.block2.tdnnd3.linear1.weight", r"1 missing: xvector\.block2\.tdnnd3\.linear1\.weight\."),
-        ("xvector.dense.linear.weight", r"does not tell the sizes of its CAM\+\+: .*xvector\.dense\.linear\.weight"),
+        (
+            "xvector.dense.linear.weight",
+            r"does not determine the sizes of its CAM\+\+: .*xvector\.dense\.linear\.weight",
+        ),
     ):
         torch.save({key: value for key, value in state.items() if key != missing}, path)
         with pytest.raises(KnnError, match=why):
@@ -350,14 +355,14 @@ def test_a_training_of_the_fork(tmp_path: Path, kind: str) -> None:
 def test_labels_of_a_training(tmp_path: Path) -> None:
     """Given in any order or in a file, sorted as the training sorted them; the number of classes must agree."""
     training = Training(tmp_path, "arc_margin", classes=3)
-    with pytest.raises(KnnError, match=r"3 classes, and their names are not known. Give `labels`"):
+    with pytest.raises(KnnError, match=r"3 classes, whose names are unknown. Give `labels`"):
         convert(training.path, tmp_path / "m", config=training.config)
     (tmp_path / "names.txt").write_text("sk\ncs\n\npl\n")
     for given in ("sk, cs,pl", str(tmp_path / "names.txt")):
         convert(training.path, tmp_path / "m", config=training.config, label_rule=given, force=True)
         assert Classifier(tmp_path / "m").labels == ("cs", "pl", "sk")
     for given in ("cs,pl", "cs,pl,cs", "cs,pl,sk,de"):
-        with pytest.raises(KnnError, match="The head knows 3 classes"):
+        with pytest.raises(KnnError, match="The head has 3 classes"):
             convert(training.path, tmp_path / "n", config=training.config, label_rule=given)
     with pytest.raises(KnnError, match=r"it needs its settings.*`config`"):
         convert(training.path, tmp_path / "n")

@@ -282,7 +282,7 @@ def test_microsoft_faults(tmp_path: Path) -> None:
         ({"encoder_layers": 3}, r"19 missing: encoder\.layers\.2\.self_attn\.grep_a"),
         ({"encoder_layers": 1}, r"extra: encoder\.layers\.1\."),
         ({"encoder_ffn_embed_dim": 21}, r"mis-sized: encoder\.layers\.0\.fc1\.weight is \(20, 24\), not \(21, 24\)"),
-        ({"gru_rel_pos": False}, "gru_rel_pos False, and knn's WavLM knows True only"),
+        ({"gru_rel_pos": False}, "gru_rel_pos False, and knn's WavLM supports True only"),
         ({"activation_fn": "relu"}, "'relu'"),
         ({"conv_feature_layers": "__import__('os').getcwd()"}, "which is no list of sizes"),
         ({"conv_feature_layers": "([(12,10,5)] * 99) * 99"}, "which is no list of sizes"),
@@ -352,9 +352,9 @@ def test_torchaudio_faults(tmp_path: Path) -> None:
     refused(r"extra: .*in_proj_bias", **{f"{attention}.in_proj_bias": torch.ones(10)})
     refused("1 extra: encoder.transformer.other", **{"encoder.transformer.other": torch.ones(1)})
     relative = "encoder.transformer.layers.0.attention.rel_attn_embed.weight"
-    refused(f"does not tell the sizes .*{re.escape(relative)}", drop=relative)
+    refused(f"does not determine the sizes .*{re.escape(relative)}", drop=relative)
     convolution = "feature_extractor.conv_layers.3.conv.weight"
-    refused("whose strides knn cannot tell", **{convolution: torch.ones(WIDTH, WIDTH, 4)})
+    refused("whose strides knn does not know", **{convolution: torch.ones(WIDTH, WIDTH, 4)})
 
 
 class Planted:

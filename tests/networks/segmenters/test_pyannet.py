@@ -200,7 +200,7 @@ def shaken(args: Mapping[str, Any]) -> PyanNet:
 
 
 def published_names(network: PyanNet, together: bool = True) -> dict[str, Any]:
-    state = {pyannet(together).theirs(key): value for key, value in network.state_dict().items()}
+    state = {pyannet(together).source_name(key): value for key, value in network.state_dict().items()}
     half, start = len(network.sinc.window), "sincnet.conv1d.0.filterbank."
     state[f"{start}window_"] = torch.from_numpy(np.hamming(2 * half + 1)[:half]).float()
     state[f"{start}n_"] = 2 * np.pi * (torch.arange(-half, 0.0).view(1, -1) / 16000)
@@ -325,14 +325,14 @@ def _no_filters(checkpoint: dict[str, Any], _: Pyannote) -> None:
     [
         (_several_labels, "one class out of sets of speakers"),
         (_other_rate, "sample_rate 8000"),
-        (_no_specifications, "does not say what its classes are"),
+        (_no_specifications, "does not specify its classes"),
         (_no_settings, "no hyper_parameters"),
-        (_other_classes, "knows 7 classes, and 3 of 3 speakers make 8"),
+        (_other_classes, "has 7 classes; up to 3 of 3 speakers at once need 8"),
         (_odd_specifications, "specifications of another kind"),
         (_other_depth, r"8 missing: lstm.weight_ih_l2"),
         (_odd_setting, "settings of another kind.*hidden_size"),
         (_other_window, "other filters.*window_"),
-        (_no_filters, "does not tell the sizes.*low_hz_"),
+        (_no_filters, "does not determine the sizes.*low_hz_"),
     ],
 )
 def test_refused(
@@ -348,7 +348,7 @@ def test_refused(
 def test_it_is_no_embedder(tmp_path: Path, pyannote: Pyannote) -> None:
     path = tmp_path / "some.ckpt"
     torch.save(pyannote.checkpoint(SMALL, published_names(shaken(SMALL))), path)
-    with pytest.raises(KnnError, match="makes no embeddings"):
+    with pytest.raises(KnnError, match="computes no embeddings"):
         import_embedding_network(path)
     with pytest.raises(KnnError, match="`config` is for"):
         import_checkpoint(path, config="x.yaml")
