@@ -1,6 +1,6 @@
-"""Fine-tuning: which weights are trained, how fast, how close to their first values, with LoRA or adapters.
+"""Fine-tuning: frozen weights, layer-wise learning rates, L2-SP, LoRA, adapters and LayerDrop.
 
-Layer-wise rates after Clark et al., "ELECTRA" (ICLR 2020, appendix A); the penalty on the distance to the first
+Layer-wise rates after Clark et al., "ELECTRA" (ICLR 2020, appendix A); the penalty on the distance to the initial
 weights is L2-SP (Li et al., ICML 2018, arXiv:1802.01483, equation 2), as in CA-MHFA's training; low-rank changes are
 LoRA (Hu et al., ICLR 2022, arXiv:2106.09685, equation 3); dropping layers is LayerDrop (Fan et al., ICLR 2020,
 arXiv:1909.11556).
@@ -32,7 +32,15 @@ _MASKS = ("mask_share", "mask_time_share", "mask_feature_share")  # of [augment]
 
 
 class LowRankUpdate(nn.Module):
-    """A parametrization of a weight (out, in): W + alpha / rank * B A; B starts at 0, so nothing changes at first."""
+    """LoRA's parametrization of a weight (out, in): W + alpha / rank * B A.
+
+    B is initialized with 0, so that the weight is unchanged at first.
+
+    Raises
+    ------
+    KnnError
+        The rank exceeds the smaller dimension of the weight.
+    """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
         super().__init__()
@@ -44,14 +52,20 @@ class LowRankUpdate(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The changed weight (out, in)."""
+        """Add the low-rank update to the weight (out, in)."""
         return weight + self.factor * (self.b @ self.a)
 
 
 class LayerDrop:
-    """Each block of the encoder left out of a step with this probability, the same in all processes.
+    """Skips each block of the encoder with probability `share`; the same blocks in all processes.
 
-    The block runs and its result is not used: the point is the regularization, not the time.
+    A skipped block is still computed and its output is discarded: LayerDrop serves as regularization here, not to save
+    time.
+
+    Raises
+    ------
+    KnnError
+        The encoder has no blocks of equal width.
     """
 
     def __init__(self, encoder: Encoder, share: float) -> None:
@@ -59,28 +73,28 @@ class LayerDrop:
         self.share = share
         self._encoder = encoder
         blocks = encoder.block_list()
-        if not blocks or encoder.layers != len(blocks) + 1:  # one layer per block, all of one width
+        if not blocks or encoder.layers != len(blocks) + 1:  # a layer per block, all of the same width
             raise KnnError("tuning.layer_drop needs an encoder of equal blocks, such as wavlm.", "Take that line out.")
         for number, block in enumerate(blocks):
             block.register_forward_hook(self._hook(number))
 
     def draw(self, random: np.random.Generator) -> None:
-        """Choose the blocks of the next step."""
+        """Draw the blocks that the next step keeps."""
         self.kept = [bool(value >= self.share) for value in random.random(len(self._encoder.block_list()))]
 
     def _hook(self, number: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             if not self._encoder.training or not self.kept or self.kept[number]:
                 return output
-            return cast(Tensor, args[0] + 0.0 * output)  # its weights stay in the graph, with gradients of 0
+            return cast(Tensor, args[0] + 0.0 * output)  # the weights stay in the graph, with gradients of 0
 
         return hook
 
 
 class L2SP:
-    """L2-SP: a pull of the encoder's weights towards those it began with, strength * |w - w0|^2 added to the loss.
+    """L2-SP: penalizes the distance of the encoder's weights from their initial values, strength * |w - w0|^2.
 
-    It is added to the gradient itself, once a step, which costs no graph and is the same in all processes.
+    Its gradient is added directly, once per step, which needs no graph and is the same in all processes.
     """
 
     def __init__(self, encoder: nn.Module, strength: float) -> None:
@@ -89,24 +103,31 @@ class L2SP:
         self._pairs = [(weight, weight.detach().clone()) for weight in trained] if strength else []
 
     def add(self) -> None:
-        """Add the pull's gradient to the weights' gradients."""
-        for weight, first in self._pairs:
+        """Add the gradient of the penalty to the gradients of the weights."""
+        for weight, initial in self._pairs:
             if weight.grad is not None:
-                weight.grad.add_(weight.detach() - first, alpha=2 * self.strength)
+                weight.grad.add_(weight.detach() - initial, alpha=2 * self.strength)
 
     @torch.no_grad()
     def value(self) -> float:
-        """The term itself."""
-        return self.strength * sum(float((weight - first).square().sum()) for weight, first in self._pairs)
+        """The value of the penalty."""
+        return self.strength * sum(float((weight - initial).square().sum()) for weight, initial in self._pairs)
 
 
 class FineTuner:
-    """What a recipe's fine-tuning does to a network: frozen weights, LoRA, adapters, hooks, and gradients.
+    """Applies a recipe's fine-tuning options to a network: frozen weights, LoRA, adapters, hooks and gradients.
+
+    Parameters
+    ----------
+    network : Network
+        The network, which is changed in place.
+    recipe : Recipe
+        The recipe, of which the tables [tuning], [augment] and [optimizer] are used.
 
     Raises
     ------
     KnnError
-        If the recipe asks for what the network does not have, or for what would do nothing.
+        An option needs modules that the network does not have, or would have no effect.
     """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -115,7 +136,7 @@ class FineTuner:
         if recipe.tuning.lora is not None:
             _add_low_rank(encoder, recipe.tuning.lora)
         if recipe.tuning.adapters is not None:
-            _leave_adapters(encoder, recipe.tuning.adapters)
+            _train_adapters_only(encoder, recipe.tuning.adapters)
         _freeze(network, recipe.tuning.freeze)
         if not any(weight.requires_grad for weight in encoder.parameters()):
             _refuse_for_frozen(recipe)
@@ -126,10 +147,10 @@ class FineTuner:
         self._cnn_factor = recipe.tuning.cnn_gradient
         self._cnn = _convolutions(encoder) if recipe.tuning.cnn_gradient != 1 else []
         if self._cnn and not any(weight.requires_grad for weight in self._cnn):
-            raise KnnError("tuning.cnn_gradient does nothing to convolutions that are frozen.", "Take that line out.")
+            raise KnnError("tuning.cnn_gradient has no effect on frozen convolutions.", "Take that line out.")
 
     def train(self) -> None:
-        """Training mode, but for what is frozen whole: its batch norms keep their statistics."""
+        """Set training mode, except in modules that are completely frozen, whose batch norms keep their statistics."""
         self.network.train()
         for module in self.network.modules():
             weights = list(module.parameters())
@@ -137,17 +158,17 @@ class FineTuner:
                 module.eval()
 
     def draw(self, random: np.random.Generator) -> None:
-        """Choose the blocks that the next step leaves out."""
+        """Draw the blocks that the next step skips."""
         if self.layer_drop is not None:
             self.layer_drop.draw(random)
 
     def set_mask_seeds(self, seeds: Rows) -> None:
-        """Give the seeds of the masks of the next batch's clips."""
+        """Set the mask seeds (B,) of the clips of the next batch."""
         if self.spec_augment is not None:
             self.spec_augment.seeds = seeds
 
     def change_gradients(self) -> None:
-        """What happens to gradients between their making and their clipping."""
+        """Scale and add to gradients, after the backward pass and before clipping."""
         for weight in self._cnn:
             if weight.grad is not None:
                 weight.grad.mul_(self._cnn_factor)
@@ -155,12 +176,27 @@ class FineTuner:
 
 
 def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str, Any]]:
-    """Parameter groups of an optimizer, one for each learning rate and weight decay; frozen weights are in none.
+    """Group the trainable parameters by learning rate and weight decay.
 
-    Pooling and head have `rate`, weights of the encoder encoder_rate * layer_decay^(`depths_below_top`). Norms and
-    biases do not decay.
+    Pooling and head have the learning rate `rate`, weights of the encoder encoder_rate * layer_decay^depth, where the
+    depth is that of `depths_below_top`. Norms and biases have no weight decay.
 
-    Raises KnnError for a layer-wise rate of an encoder without blocks.
+    Parameters
+    ----------
+    network : Network
+        The network.
+    recipe : OptimizerConfig
+        The recipe's table [optimizer].
+
+    Returns
+    -------
+    list of dict
+        Parameter groups for a torch optimizer.
+
+    Raises
+    ------
+    KnnError
+        The recipe asks for layer-wise rates and the encoder has no blocks.
     """
     rate = recipe.rate if recipe.encoder_rate is None else recipe.encoder_rate
     if recipe.layer_decay != 1 and not network.encoder.block_list():
@@ -180,29 +216,37 @@ def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str
 
 
 def depths_below_top(encoder: Encoder) -> dict[str, int]:
-    """How far each weight of an encoder lies under its top, by name: 0 behind the blocks, 1 in the last of n blocks,
-    n in the first, n + 1 before them.
+    """Depth of each weight of an encoder below its top.
 
-    What stands behind `blocks` in the encoder lies behind them, but a list as long as they are, whose parts go with
-    them. All weights of an encoder without blocks lie at 1.
+    The depth is 0 after the blocks, 1 in the last of n blocks, n in the first block and n + 1 before the blocks.
+    Modules that are registered after `blocks` count as after the blocks, except a module list of the same length,
+    whose items count as parts of the blocks. All weights of an encoder without blocks have depth 1.
+
+    Returns
+    -------
+    dict of str to int
+        Parameter name -> depth.
     """
     children, count = dict(encoder.named_children()), len(encoder.block_list())
     order = list(children)
-    place = order.index("blocks") if count else len(order)
-    found = {}
+    blocks_position = order.index("blocks") if count else len(order)
+    depths = {}
     for name, _ in encoder.named_parameters():
         child, _, rest = name.partition(".")
         module = children.get(child)
-        behind = child in order[place:] or (child == "norm" and encoder.norm_after_blocks)
+        behind = child in order[blocks_position:] or (child == "norm" and encoder.norm_after_blocks)
         if behind and isinstance(module, nn.ModuleList) and len(module) == count:
-            found[name] = count - int(rest.partition(".")[0])
+            depths[name] = count - int(rest.partition(".")[0])
         else:
-            found[name] = 0 if behind else count + 1
-    return found
+            depths[name] = 0 if behind else count + 1
+    return depths
 
 
 def merged_state(network: Network) -> Mapping[str, Tensor]:
-    """The network's weights as a plain network has them, low-rank changes added in; nothing is changed."""
+    """The state dict of a plain network, with LoRA's updates merged into the weights.
+
+    The network itself is not changed.
+    """
     plain = {}
     for name, value in network.state_dict().items():
         if ".parametrizations.weight." not in name:
@@ -228,8 +272,8 @@ def _add_low_rank(encoder: nn.Module, recipe: LoraConfig) -> None:
         parametrize.register_parametrization(linear, "weight", LowRankUpdate(linear.weight, recipe.rank, recipe.alpha))
 
 
-def _leave_adapters(encoder: Encoder, recipe: AdapterConfig) -> None:
-    """Freeze all of the encoder but its adapters, and the norms of its blocks where they are asked for."""
+def _train_adapters_only(encoder: Encoder, recipe: AdapterConfig) -> None:
+    """Freeze the encoder except its adapters and, if the recipe asks for it, the norms of its blocks."""
     encoder.requires_grad_(False)
     for weight in adapters_of(encoder).values():
         weight.requires_grad_(True)
@@ -240,7 +284,7 @@ def _leave_adapters(encoder: Encoder, recipe: AdapterConfig) -> None:
 
 
 def _refuse_for_frozen(recipe: Recipe) -> None:
-    """KnnError for what changes how an encoder learns, where it does not."""
+    """Raise KnnError for options that affect an encoder's training, if the encoder is completely frozen."""
     for key, asked in (
         *((f"augment.{key}", getattr(recipe.augment, key) > 0) for key in _MASKS),
         ("tuning.layer_drop", recipe.tuning.layer_drop > 0),
@@ -250,7 +294,7 @@ def _refuse_for_frozen(recipe: Recipe) -> None:
     ):
         if asked:
             raise KnnError(
-                f"{key} does nothing to an encoder that is frozen whole.",
+                f"{key} has no effect on an encoder that is completely frozen.",
                 "Take that line out, or shorten tuning.freeze.",
             )
 
@@ -271,5 +315,5 @@ def _freeze(network: Network, prefixes: tuple[str, ...]) -> None:
 def _convolutions(encoder: Encoder) -> list[nn.Parameter]:
     weights = encoder.convolution_weights()
     if not weights:
-        raise KnnError("tuning.cnn_gradient is about the convolutions of wavlm.", "Take that line out.")
+        raise KnnError("tuning.cnn_gradient needs the convolutions of wavlm.", "Take that line out.")
     return weights

@@ -1,4 +1,4 @@
-"""From a recipe to the network that is trained: encoder, pooling and head with their first weights."""
+"""Builds the network of a recipe: encoder, pooling and head with their initial weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from knn_cli.training.fine_tuning import FineTuner, parameter_groups
 from knn_cli.training.recipe import COMPONENTS, AdapterConfig, ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import check_args
 
-# What networks raise for arguments that make no network, where they do not say it themselves.
+# Raised by modules for impossible sizes that they do not check themselves.
 _IMPOSSIBLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class TrainingModule(nn.Module):
-    """A network with its head as one module from waveforms to loss, for `DistributedDataParallel`.
+    """A network and its loss as a single module, for `DistributedDataParallel`.
 
     Parameters
     ----------
-    network
+    network : Network
         Encoder, pooling and head.
-    scale
-        Factor on waveforms in [-1, 1] before the network.
+    scale : float
+        The factor by which waveforms in [-1, 1] are multiplied before the network.
     """
 
     def __init__(self, network: Network, scale: float) -> None:
@@ -49,19 +49,39 @@ class TrainingModule(nn.Module):
         return cast(Head, self.network.head)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None, labels: Tensor) -> Tensor:
-        """(B, S) float32 in [-1, 1], (B,) int64 samples where clips are padded, (B,) int64 labels -> mean loss."""
+        """Compute the mean loss of a batch.
+
+        Parameters
+        ----------
+        waveforms : (B, S) float32 tensor
+            Samples in [-1, 1].
+        lengths : (B,) int64 tensor or None
+            The number of samples of each clip, where clips are padded.
+        labels : (B,) int64 tensor
+            The class of each clip.
+
+        Returns
+        -------
+        () tensor
+            The loss.
+        """
         return self.head.loss(self.network(waveforms * self.scale, lengths), labels)
 
 
 class ModelBuilder:
-    """Builds the network of a recipe, with first weights of the bundle of [init] where there is one.
+    """Builds the network of a recipe, with initial weights from the bundle of [init] if the recipe names one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
 
     Raises
     ------
     BundleError
-        If the bundle is missing.
+        The bundle is missing.
     KnnError
-        If the bundle does not have a component that the recipe takes.
+        The bundle lacks a component that the recipe takes from it.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -71,26 +91,29 @@ class ModelBuilder:
 
     @property
     def rate(self) -> int:
-        """Samples per second that the network takes."""
+        """The sample rate of the network in Hz."""
         return reading.RATE if self.origin is None else self.origin.rate
 
     @property
     def scale(self) -> float:
-        """Factor on waveforms in [-1, 1]: the bundle's where the encoder comes from one, else the recipe's."""
+        """The factor on waveforms in [-1, 1]: the bundle's if the encoder is taken from it, otherwise the recipe's."""
         taken = self.origin is not None and "encoder" in self.recipe.init.parts
         return self.origin.scale if taken and self.origin is not None else self.recipe.scale
 
     def config(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The bundle's config of encoder, pooling and head, for `labels`."""
+        """The configuration of audio, encoder, pooling and head in the bundle to be written, for `labels`."""
         parts = {key: {"name": component.name, "args": component.args} for key, component in self.components.items()}
         parts["head"] |= {"labels": list(labels), "level": self.recipe.data.label}
         return {"audio": {"rate": self.rate, "scale": self.scale}, **parts}
 
     def check(self) -> None:
-        """Build everything without weights, before any sound is read.
+        """Check the recipe by building everything on the meta device, before any audio is read.
 
-        Raises KnnError for arguments that make no network, for what the recipe asks of a network that has no such
-        thing, for margins that the head cannot have, and for crops that are too short.
+        Raises
+        ------
+        KnnError
+            Arguments describe no possible network, an option does not suit the network, the head does not support the
+            margin, or the crops are too short.
         """
         with torch.device("meta"):
             network = self._network(["", " "], None, 1)
@@ -99,7 +122,7 @@ class ModelBuilder:
         head, margin = cast(Head, network.head), self.recipe.margin
         if margin is not None and not takes_margin(head):
             raise KnnError(
-                "[margin] is there, and the head has no margin.", "Take [margin] out, or choose aam-softmax."
+                "The recipe has [margin], but its head has no margin.", "Take [margin] out, or choose aam-softmax."
             )
         for value in () if margin is None else (margin.start, margin.end):
             head.set_margin(value)
@@ -108,12 +131,21 @@ class ModelBuilder:
             raise KnnError(f"data.seconds is too short for this encoder: it needs {needed:.3f} s.", "3 s are usual.")
 
     def build(self, labels: Sequence[str], weights: Sequence[float] | None, folds: int) -> Network:
-        """A network with its first weights, drawn with the recipe's seed or taken from the bundle.
+        """Build a network with its initial weights, drawn with the recipe's seed or taken from the bundle.
 
-        weights : of the classes in the loss
-        folds   : how many classes the head has for each label (see `augmentation.Augmenter`)
+        Parameters
+        ----------
+        labels : sequence of str
+            The labels of the head.
+        weights : sequence of float or None
+            The weight of each label in the loss.
+        folds : int
+            The number of classes that the head has for each label (see `augmentation.Augmenter`).
 
-        Raises KnnError for a bundle's head that knows other labels.
+        Raises
+        ------
+        KnnError
+            The head is taken from a bundle that has other labels.
         """
         torch.manual_seed(self.recipe.seed)
         network = self._network(labels, weights, folds)
@@ -128,7 +160,7 @@ class ModelBuilder:
         return Network(encoder, pooling, head)
 
     def plain_head(self, dimension: int, classes: int) -> Head:
-        """A head of so many classes, without class weights."""
+        """Build a head without class weights."""
         return self._head(dimension, classes, None)
 
     def _head(self, dimension: int, classes: int, weights: list[float] | None) -> Head:
@@ -139,41 +171,41 @@ class ModelBuilder:
         config = self.components[part]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch, about empty weights
+                warnings.simplefilter("ignore")  # torch warns of empty weights, which are refused below
                 built = registry.build(config.name, **sizes, **config.args)
             if any(weight.numel() == 0 for weight in built.parameters()):
                 raise ValueError("a weight would be empty")
         except _IMPOSSIBLE as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            args = ", ".join(f"{key} = {value}" for key, value in config.args.items()) or "its defaults"
+            args = ", ".join(f"{key} = {value}" for key, value in config.args.items()) or "its default arguments"
             raise KnnError(
-                f"[{part}] {config.name} cannot be built so ({args}): {reason}.", "Change its sizes."
+                f"[{part}] {config.name} cannot be built with {args}: {reason}.", "Change its sizes."
             ) from error
         return built
 
     def _component(self, part: str) -> ComponentConfig:
         config: ComponentConfig = getattr(self.recipe, part)
         if self.origin is None or part not in self.recipe.init.parts:
-            return config  # adapters come with an encoder that is taken: see `recipe_reader`
+            return config  # adapters need an encoder from a bundle: see `recipe_reader`
         if part not in self.origin.config:
             raise KnnError(f"The model {self.origin.name} has no {part} to begin with.", "Take it out of init.parts.")
-        theirs = self.origin.config[part]
-        check_args(part, theirs["name"], config.args)
-        found = ComponentConfig(theirs["name"], {**theirs["args"], **config.args})
-        asked = self.recipe.tuning.adapters
-        return found if part != "encoder" or asked is None else self._adapted(found, asked)
+        original = self.origin.config[part]
+        check_args(part, original["name"], config.args)
+        component = ComponentConfig(original["name"], {**original["args"], **config.args})
+        adapters = self.recipe.tuning.adapters
+        return component if part != "encoder" or adapters is None else self._adapted(component, adapters)
 
-    def _adapted(self, encoder: ComponentConfig, asked: AdapterConfig) -> ComponentConfig:
-        """The encoder that is taken, with the adapters that the recipe asks for in its blocks."""
+    def _adapted(self, encoder: ComponentConfig, adapters: AdapterConfig) -> ComponentConfig:
+        """The encoder of the bundle, with the adapters that the recipe asks for in its blocks."""
         assert self.origin is not None
         if "adapters" not in inspect.signature(ENCODERS.get(encoder.name)).parameters:
             raise KnnError(f"tuning.adapters needs wavlm, and {self.origin.name} has {encoder.name}.", "Take it out.")
-        wanted = {"bottleneck": asked.bottleneck, "kind": asked.kind}
-        there = encoder.args.get("adapters")
-        if there is not None and {"kind": "houlsby", **there} != wanted:
+        wanted = {"bottleneck": adapters.bottleneck, "kind": adapters.kind}
+        present = encoder.args.get("adapters")
+        if present is not None and {"kind": "houlsby", **present} != wanted:
             raise KnnError(
-                f"{self.origin.name} has adapters of its own, other than those of [tuning.adapters].",
-                f"They are {', '.join(f'{key} = {value!r}' for key, value in there.items())}: write these.",
+                f"{self.origin.name} already has adapters, which differ from those of [tuning.adapters].",
+                f"Write these values: {', '.join(f'{key} = {value!r}' for key, value in present.items())}.",
             )
         return ComponentConfig(encoder.name, {**encoder.args, "adapters": wanted})
 
@@ -186,26 +218,43 @@ class ModelBuilder:
                     f"The head of {self.origin.name} has other labels than this corpus.",
                     "Take head out of init.parts and give the recipe a [head].",
                 )
-            theirs = dict(getattr(source, part).state_dict())
+            state = dict(getattr(source, part).state_dict())
             if part == "encoder" and not self.origin.config["encoder"]["args"].get("adapters"):
-                theirs |= adapters_of(network.encoder)  # new ones stay as they were drawn
-            bundle.load_strictly(getattr(network, part), theirs, f"{part} of {self.origin.name}")
+                state |= adapters_of(network.encoder)  # new adapters keep their initial weights
+            bundle.load_strictly(getattr(network, part), state, f"{part} of {self.origin.name}")
 
 
 def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[float] | None:
-    """Weight of each label in the loss, of mean 1 over rows where they are balanced; None for all alike.
+    """The weight of each label in the loss.
 
-    Raises KnnError for a table that names unknown labels or leaves some out.
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe, of which `loop.class_weights` is used.
+    labels : sequence of str
+        The labels.
+    classes : (M,) int64 array
+        The class of each training row.
+
+    Returns
+    -------
+    list of float or None
+        Balanced weights have mean 1 over the rows. None: all labels have the same weight.
+
+    Raises
+    ------
+    KnnError
+        The recipe's table names unknown labels or lacks some.
     """
-    asked = recipe.loop.class_weights
-    if isinstance(asked, dict):
-        if set(asked) != set(labels):
-            strange = sorted(set(asked) ^ set(labels))
+    chosen = recipe.loop.class_weights
+    if isinstance(chosen, dict):
+        if set(chosen) != set(labels):
+            differing = sorted(set(chosen) ^ set(labels))
             raise KnnError(
-                f"loop.class_weights and the corpus differ in {', '.join(strange)}.", "Name each label once."
+                f"loop.class_weights and the corpus differ in {', '.join(differing)}.", "Name each label once."
             )
-        return [asked[label] for label in labels]
-    if asked == "none":
+        return [chosen[label] for label in labels]
+    if chosen == "none":
         return None
     counts = np.bincount(classes, minlength=len(labels))
     return [float(len(classes) / (len(labels) * count)) for count in counts]
@@ -214,18 +263,35 @@ def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[
 def without_speed_classes(
     builder: ModelBuilder, state: dict[str, Tensor], dimension: int, classes: int
 ) -> dict[str, Tensor]:
-    """Weights of a head with one class for each label, from one with a class for each label and speed.
+    """Reduce a head with a class for each label and speed to a head with a class for each label.
 
-    Rows of a class are consecutive and the plain speed's classes come first, so the first rows are theirs.
+    The classes at the original speed come first, and the rows of a class are consecutive, so that the first rows are
+    kept.
+
+    Parameters
+    ----------
+    builder : ModelBuilder
+        The builder of the network.
+    state : dict of str to Tensor
+        The state dict of the network.
+    dimension : int
+        The dimension of the embedding.
+    classes : int
+        The number of labels.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The state dict with the reduced head.
     """
     expected = builder.plain_head(dimension, classes).state_dict()
     result = dict(state)
     for name, value in expected.items():
-        mine = result[f"head.{name}"]
-        result[f"head.{name}"] = mine if mine.shape == value.shape else mine[: value.shape[0]].clone()
+        weight = result[f"head.{name}"]
+        result[f"head.{name}"] = weight if weight.shape == value.shape else weight[: value.shape[0]].clone()
     return result
 
 
 def takes_margin(head: Head) -> bool:
-    """Whether a margin can be set."""
+    """Whether the head has a margin that can be set."""
     return head.has_margin and "margin" in inspect.signature(type(head)).parameters

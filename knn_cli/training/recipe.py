@@ -1,7 +1,7 @@
-"""The recipe of a training: each table of its TOML file is one class, each key one field with its constraints.
+"""The recipe of a training: each table of its TOML file is a class, each key a field with its constraints.
 
-A key that is missing takes the default written here. `recipe_reader` makes these values from a file; conditions on
-several keys are in `__post_init__`, beside the keys.
+A missing key has the default given here. `recipe_reader` reads these classes from a file; conditions on several keys
+are checked in `__post_init__`.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def _refuse(wrong: bool, what: str, hint: str) -> None:
 
 
 class ComponentConfig(Struct, frozen=True):
-    """An encoder, a pooling or a head: `name` in its registry; all other keys of the table are its arguments."""
+    """An encoder, a pooling or a head: its `name` in the registry; all other keys of the table are its arguments."""
 
     name: str = ""
     args: dict[str, Any] = {}
 
 
 class InitConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The bundle to begin with, and which of its components are taken with their weights.
+    """The bundle to start from, and the components that are taken from it with their weights.
 
-    `heard` says what happens when that bundle was trained on rows that are held out now.
+    `heard` (`seen_rows` here) decides whether a bundle that was trained on rows that are held out now is refused.
     """
 
     model: str = ""
@@ -69,16 +69,17 @@ class InitConfig(Struct, frozen=True, forbid_unknown_fields=True):
     seen_rows: Literal["refuse", "allow"] = msgspec.field(default="refuse", name="heard")
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         _refuse(bool(self.model) and not self.parts, "init.parts is empty", "Name encoder, pooling or head.")
 
 
 class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The rows that are trained on.
+    """The training data.
 
-    `minimum` and `maximum` bound the seconds of a row; `balance` goes from rows drawn alike (0) to classes drawn alike
-    (1); `clips` is how many an epoch has, 0 for one of each row; `held_out` is a fraction of each class's units; `fit`
-    is how many rows of a class the classifier is fitted on.
+    `minimum` and `maximum` bound the length of a row in seconds; `balance` ranges from rows drawn with equal
+    probability (0) to classes drawn with equal probability (1); `clips` is the number of clips per epoch, 0 for a clip
+    per row; `held_out` is the fraction of each class's units to hold out; `fit` is the number of rows per class that
+    the classifier is fitted on.
     """
 
     label: Literal["group", "subgroup", "speaker", "name"] = "subgroup"
@@ -96,16 +97,16 @@ class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
     workers: Count = 0
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         reversed_range = self.maximum is not None and self.minimum > self.maximum
         _refuse(reversed_range, "data.minimum is above data.maximum", "Rows between the two are used.")
 
 
 class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done to training clips.
+    """Augmentation of training clips.
 
-    Each `..._share` is the fraction of clips that it is done to, but for `mask_time_share` and `mask_feature_share`,
-    which are fractions of a clip's frames and channels (see `spec_augment`).
+    Each `..._share` is the fraction of clips that are augmented in this way, except `mask_time_share` and
+    `mask_feature_share`, which are fractions of a clip's frames and channels (see `spec_augment`).
     """
 
     speeds: tuple[Speed, ...] = ()
@@ -136,9 +137,9 @@ class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     mask_feature_length: PositiveCount = 64
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
-        one_speed = self.speed_classes and not [speed for speed in self.speeds if speed != 1]
-        _refuse(one_speed, "augment.speed_classes needs speeds", "Give speeds = [0.9, 1.1].")
+        """Check conditions on several keys."""
+        no_other_speed = self.speed_classes and not [speed for speed in self.speeds if speed != 1]
+        _refuse(no_other_speed, "augment.speed_classes needs speeds", "Give speeds = [0.9, 1.1].")
         for key in ("noise_snr", "music_snr", "band"):
             low, high = getattr(self, key)
             _refuse(low > high, f"augment.{key} has its higher number first", "Ranges are pairs such as [5, 20].")
@@ -149,8 +150,9 @@ class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The optimizer and its learning rates.
 
-    `rate` is the learning rate of pooling and head; `encoder_rate` that of the encoder's top (the same where it is
-    missing), of which each block has `layer_decay` times what is above it (see `fine_tuning.parameter_groups`).
+    `rate` is the learning rate of pooling and head, `encoder_rate` that of the encoder's top layer (`rate` if it is
+    missing); the rate of each block is `layer_decay` times that of the block above (see
+    `fine_tuning.parameter_groups`).
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -164,10 +166,10 @@ class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Learning rates over time.
+    """The schedule of the learning rates.
 
-    `warmup` epochs of rising rates, then rates that fall exponentially, by `decay` an epoch or to `final_rate` of the
-    head at the end; a decay of 1 without a final rate leaves them as they are.
+    Rates rise during `warmup` epochs and then fall exponentially, by the factor `decay` per epoch or down to the head's
+    `final_rate` at the end; with a decay of 1 and no final rate they stay constant.
     """
 
     epochs: PositiveCount = 10
@@ -176,14 +178,14 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     final_rate: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         _refuse(self.warmup > self.epochs, "schedule.warmup is longer than schedule.epochs", "Both count epochs.")
         both = self.decay != 1 and self.final_rate is not None
         _refuse(both, "schedule.decay and schedule.final_rate exclude each other", "Take one out.")
 
 
 class MarginConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The head's margin: `start` until `first` epochs are done, on its way to `end` until `last` are."""
+    """The head's margin: `start` up to epoch `first`, then a transition to `end`, which is reached at epoch `last`."""
 
     start: float = 0.0
     end: float = 0.2
@@ -192,13 +194,13 @@ class MarginConfig(Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["exponential", "linear"] = "exponential"
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         hint = "The margin moves between the two epochs."
         _refuse(self.first > self.last, "margin.first is above margin.last", hint)
 
 
 class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Low-rank changes of the encoder's linear layers of these names; everything else of the encoder is frozen."""
+    """LoRA on the encoder's linear layers named in `targets`; the rest of the encoder is frozen."""
 
     rank: PositiveCount = 8
     alpha: Positive = 16.0
@@ -208,7 +210,7 @@ class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class AdapterConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Bottleneck adapters in the encoder's blocks (see `networks.encoders.adapters`).
 
-    Everything else of the encoder is frozen, but for the blocks' layer norms where `norms` is true.
+    The rest of the encoder is frozen, except the layer norms of the blocks if `norms` is true.
     """
 
     bottleneck: int = 64
@@ -228,13 +230,13 @@ class TuningConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_weights(self) -> str:
-        """The key among lora, adapters and pull that is used, which needs weights to start from; "" for none."""
+        """The option (lora, adapters or pull) that needs pretrained weights; "" if none is used."""
         if self.lora is not None:
             return "lora"
         return "adapters" if self.adapters is not None else "pull" if self.pull > 0 else ""
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         both = self.adapters is not None and self.lora is not None
         _refuse(both, "tuning.adapters and tuning.lora exclude each other", "Take one out.")
         key = self.needs_weights
@@ -248,8 +250,9 @@ ClassWeights = Annotated[dict[str, Positive], Meta(min_length=1)]
 class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The training loop.
 
-    `batch` clips a step of all processes together, in `accumulate` parts a process; `clip` bounds the gradient's norm
-    (0: no bound); `checkpoint` (steps), `log` (steps) and `tensorboard` do not change the result.
+    `batch` is the number of clips per step over all processes, `accumulate` the number of parts into which each process
+    divides its clips; `clip` bounds the norm of the gradient (0: no bound); `checkpoint` (steps), `log` (steps) and
+    `tensorboard` do not change the result.
     """
 
     batch: PositiveCount = 32
@@ -267,7 +270,7 @@ class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Check what concerns several keys."""
+        """Check conditions on several keys."""
         uneven = self.batch % self.accumulate > 0
         _refuse(uneven, "loop.accumulate must divide loop.batch", "A batch is cut into parts of one size.")
         both = self.ema > 0 and self.average > 1
@@ -275,7 +278,7 @@ class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole recipe. `name` names its origin in messages and in the bundle's card."""
+    """A complete recipe. `name` identifies it in messages and in the bundle's card."""
 
     encoder: ComponentConfig = ComponentConfig()
     pooling: ComponentConfig = ComponentConfig()
@@ -294,12 +297,12 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """The components that come with their weights from the bundle of [init]."""
+        """The components that are taken with their weights from the bundle of [init]."""
         return self.init.parts if self.init.model else ()
 
     @property
     def result_config(self) -> dict[str, Any]:
-        """All that decides the trained weights: the recipe without its name, its workers and its bookkeeping."""
+        """The part of the recipe that determines the trained weights: without name, workers and logging."""
         config = self.plain()
         for path in ("name", "data.workers", "loop.checkpoint", "loop.log", "loop.tensorboard"):
             table, _, key = path.rpartition(".")
@@ -307,6 +310,6 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         return config
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as nested dictionaries of plain values, keys as in its file."""
+        """The recipe as nested dictionaries of plain values, with the keys of its file."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain

@@ -84,8 +84,8 @@ def test_split_refuses_what_it_would_ignore(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--split", "split.tsv", "--held-out", "0.2"], "says what is held out"),
-        (["--split", "split.tsv", "--units", "name"], "says what is kept apart: recordings"),
+        (["--split", "split.tsv", "--held-out", "0.2"], "already defines the held-out recordings"),
+        (["--split", "split.tsv", "--units", "name"], "already keeps recordings disjoint"),
         (["--calibration", "none", "--set", "duration_aware=true"], "cannot depend on the length of a row"),
         (["--set", "out_of_set_class=true"], "--out-of-set"),
         (["--out-of-set", "x", "--set", "false_reject=1.5"], "1.5 does not"),

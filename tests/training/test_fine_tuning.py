@@ -319,7 +319,7 @@ def test_what_does_nothing_to_a_frozen_encoder_is_refused(network: Network) -> N
         ({"tuning": TuningConfig(freeze=("encoder",), pull=0.1)}, "tuning.pull"),
         ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "optimizer.layer_decay"),
     ):
-        with pytest.raises(KnnError, match=f"{key} does nothing to an encoder that is frozen whole"):
+        with pytest.raises(KnnError, match=f"{key} has no effect on an encoder that is completely frozen"):
             FineTuner(network, Recipe(**{"tuning": TuningConfig(freeze=("encoder",)), **tables}))
     with pytest.raises(KnnError, match="cnn_gradient does nothing"):
         FineTuner(network, recipe(freeze=("encoder.front",), cnn_gradient=0.1))

@@ -17,14 +17,14 @@ from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 
 @dataclass(frozen=True)
 class ClassifierEmbedder:
-    """The model that made the embeddings of a training.
+    """The model that computed the embeddings of a training.
 
     Attributes
     ----------
     fingerprint : str
-        As the embeddings have it, "" where unknown.
+        The fingerprint stored with the embeddings, "" if unknown.
     bundle : Bundle or None
-        None where it is not on this machine: the classifier will then serve stores of embeddings only.
+        None if the bundle is not on this machine; the classifier can then be applied only to embedding stores.
     """
 
     fingerprint: str
@@ -39,7 +39,23 @@ class ClassifierEmbedder:
             return cls(fingerprint, None)
 
     def view(self, name: str) -> slice:
-        """The values of an embedding that are its view `name`; all of them for "". KnnError for an unknown view."""
+        """The slice of an embedding that is its view `name`.
+
+        Parameters
+        ----------
+        name : str
+            The name of the view; "" is the whole embedding.
+
+        Returns
+        -------
+        slice
+            Over the values of the embedding.
+
+        Raises
+        ------
+        KnnError
+            The view is unknown.
+        """
         if not name:
             return slice(None)
         views = {} if self.bundle is None else self.bundle.config.get("views", {})
@@ -57,22 +73,22 @@ def write_classifier_bundle(
     fitted: list[str] | None,
     force: bool,
 ) -> Bundle:
-    """Write a bundle that has a classifier, and its embedder's network where that is at hand.
+    """Write a bundle with a classifier, and with the network of its embedder if that is available.
 
     Parameters
     ----------
     out : Path
-        Its folder.
+        The folder of the bundle.
     embedder : ClassifierEmbedder
-        The model that made the embeddings.
+        The model that computed the embeddings.
     model : CalibratedClassifier
-        With a meta that becomes `training` in the bundle's configuration.
+        The classifier, whose `meta` becomes `training` in the bundle's configuration.
     counts : mapping
-        Label -> (rows fitted, rows held out), for the card.
+        Label -> (fitted rows, held-out rows), for the card.
     fitted : list of str, optional
         Hashes of recordings, for the meta of classifier.h5 alone.
     force : bool
-        Replace a bundle that exists.
+        Replace an existing bundle.
     """
     config: dict[str, object] = {
         "name": out.name,
@@ -99,22 +115,22 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
     meta = model.meta
     figures = meta["held_out"]
     if "split" in meta:
-        how = f"a split of the kind {meta['split']['kind']}, seed {meta['split']['seed']}"
+        split_text = f"a split of the kind {meta['split']['kind']}, seed {meta['split']['seed']}"
     else:
-        how = f"{meta['fraction']:.0%} of each label, seed {meta['seed']}"
+        split_text = f"{meta['fraction']:.0%} of each label, seed {meta['seed']}"
     open_set = _open_set_text(model.open_set, meta.get("strangers_apart", ""))
     chain = f" Before it: {model.transforms.spec}." if model.transforms.spec else ""
     groups = f", groups {meta['group_accuracy']:.1%}" if "group_accuracy" in meta else ""
-    after = "The classifier in this bundle was then fitted on all rows."
+    fit_text = "The classifier in this bundle was then fitted on all rows."
     if not meta["refitted"]:
-        after = "The classifier in this bundle is that one: it was not fitted on the held-out rows."
+        fit_text = "The classifier in this bundle is that one: it was not fitted on the held-out rows."
     table = "\n".join(f"| {label} | {fitted} | {held_out} |" for label, (fitted, held_out) in counts.items())
     return (
         f"# {name}\n\nGaussian linear classifier of {len(counts)} labels ({meta['label']}) on embeddings of "
         f"{fingerprint or 'an unknown model'}.{chain}{open_set}\n\n"
-        f"On held-out {meta['units']} ({how}): accuracy {figures['accuracy']:.1%}{groups}, "
+        f"On held-out {meta['units']} ({split_text}): accuracy {figures['accuracy']:.1%}{groups}, "
         f"Cprimary {figures['cprimary']:.3f} (minimum {figures['min_cprimary']:.3f}), Cllr {figures['cllr']:.3f} bits. "
-        f"{after}\n\n"
+        f"{fit_text}\n\n"
         f"| label | rows fitted | rows held out |\n|---|---|---|\n{table}\n\n"
         "Held-out recordings of speakers, rooms and microphones that the training data has too flatter the figures:\n"
         "the classifier may know the channel. Measure on recordings from elsewhere before trusting it.\n"
@@ -122,7 +138,7 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
 
 
 def _open_set_text(point: OpenSetThreshold | None, disjoint_by: str) -> str:
-    """What the card says of the threshold."""
+    """The sentence about the threshold in the card."""
     if point is None:
         return ""
     text = (

@@ -1,6 +1,6 @@
-"""What a training holds out, and the folds that it calibrates on.
+"""Train/test splits and calibration folds of a training.
 
-Recordings are split, not rows, so that everything here is as small as the number of recordings.
+Recordings are split, not rows, so that the arrays here grow with the number of recordings only.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ Indices = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """The texts of rows as numbers, `values[codes]`: four bytes a row, however long the texts are.
+    """Categorical column: the texts of rows are `values[codes]`, which takes four bytes per row.
 
     Attributes
     ----------
     codes : (N,) int32 array
+        The index into `values` of each row.
     values : (V,) str array
-        Sorted and distinct.
+        The distinct texts, sorted.
     """
 
     codes: NDArray[np.int32]
@@ -38,7 +39,7 @@ class EncodedTexts:
 
     @classmethod
     def from_blocks(cls, blocks: Iterable[Texts]) -> EncodedTexts:
-        """Encode texts that come a block at a time."""
+        """Encode texts that are read in blocks."""
         number_of: dict[str, int] = {}
         parts = [np.zeros(0, dtype=np.int32)]
         for block in blocks:
@@ -56,10 +57,11 @@ class RecordingKeys:
     Attributes
     ----------
     row : (N,) int32 array
-        The key of each row, -1 for rows that are not among them.
+        The key of each row, -1 for rows without a key.
     recording, label : (P,) str arrays
+        The recording and the class of each key.
     unit : (P,) str array or None
-        What is never cut; None: recordings.
+        The unit of each key, which is never cut; None: units are recordings.
     """
 
     row: Indices
@@ -69,7 +71,7 @@ class RecordingKeys:
 
     @classmethod
     def from_columns(cls, names: EncodedTexts, units: EncodedTexts | None, truth: EncodedTexts) -> RecordingKeys:
-        """The keys of all rows, from the recording, unit and label of each."""
+        """The keys of all rows, from the recording, unit and label of each row."""
         size, labels = 1 if units is None else max(1, len(units.values)), max(1, len(truth.values))
         code = names.codes.astype(np.int64) * size
         code += 0 if units is None else units.codes
@@ -83,11 +85,11 @@ class RecordingKeys:
 
     @property
     def rows(self) -> Indices:
-        """(P,) rows of each key."""
+        """(P,) number of rows of each key."""
         return np.bincount(self.row[self.row >= 0], minlength=len(self.label))
 
     def select(self, wanted: Mask) -> RecordingKeys:
-        """The keys that are wanted (P,); the rows of the others have none."""
+        """Keep the keys where the mask `wanted` (P,) is true; the rows of other keys have no key afterwards."""
         place = np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32)
         unit = None if self.unit is None else self.unit[wanted]
         return replace(
@@ -95,20 +97,20 @@ class RecordingKeys:
         )
 
     def spread(self, values: Indices) -> Indices:
-        """(N,) values of the keys (P,) for each row, -1 for rows that have none; of the values' type."""
-        return np.append(values, values.dtype.type(-1))[self.row]  # the last of them is that of row -1
+        """Spread values of keys (P,) to their rows (N,), in the same dtype; -1 for rows without a key."""
+        return np.append(values, values.dtype.type(-1))[self.row]  # rows without a key (-1) get the appended value
 
 
 @dataclass(frozen=True, eq=False)
 class TrainTestSplit:
-    """Recordings to train on, others to test on, and calibration folds among the former.
+    """Training recordings, test recordings, and calibration folds of the training recordings.
 
     Attributes
     ----------
     name : str
         "test", the name of a fold, or "" for the training on all recordings.
     trained, tested : (P,) bool arrays
-        Masks over keys.
+        Masks of the keys to train on and to test on.
     fold : (P,) int array or None
         Calibration fold of each key, valid where `trained`; None: a class has too few recordings.
     """
@@ -125,23 +127,24 @@ class TrainTestSplit:
 
 
 def train_test_splits(keys: RecordingKeys, split: Split | None, *, fraction: float, seed: int) -> list[TrainTestSplit]:
-    """Decide what is trained on and what is tested.
+    """Split keys into training and test keys.
 
     Parameters
     ----------
     keys : RecordingKeys
-        Of the rows that may be trained on.
+        The keys of the rows that may be trained on.
     split : Split, optional
-        What is held out; None draws `fraction` of each class's units.
+        The held-out recordings; None draws `fraction` of each class's units.
     fraction : float
-        Between 0 and 1.
+        The fraction of units to hold out, between 0 and 1.
     seed : int
-        Of the held-out units and of the calibration folds.
+        Seed of the draw of held-out units and of calibration folds.
 
     Returns
     -------
     list of TrainTestSplit
-        One with the test side, or one for each fold of `split`; then one that trains on everything and tests nothing.
+        A split with the test side, or a split for each fold of `split`; the last split trains on all keys and tests
+        none.
 
     Raises
     ------
@@ -160,20 +163,20 @@ def train_test_splits(keys: RecordingKeys, split: Split | None, *, fraction: flo
         if not split.has_folds:
             _check_complete(keys, test, "on the side test")
             measured.append(TrainTestSplit(name, train, test, calibration_folds(keys, train, seed)))
-        elif test.any():  # a fold of recordings that this store lacks tests nothing
-            # The folds of the whole serve here too, so that each fold of the split shares its cells with the others.
+        elif test.any():  # a fold whose recordings are all missing from this store is not tested
+            # The calibration folds of all keys are used here too, so that the folds of the split share their cells.
             fold = whole.fold if _leaves_every_class(keys, train, whole.fold) else None
             measured.append(TrainTestSplit(name, train, test, fold))
     return [*measured, whole]
 
 
 def assign_cells(parts: Sequence[TrainTestSplit]) -> tuple[Indices, list[list[int]], list[list[int]]]:
-    """Sort keys into cells, the groups of keys that no training set tells apart.
+    """Group keys into cells: keys of the same cell belong to the same training sets.
 
     Parameters
     ----------
     parts : sequence of TrainTestSplit
-        Each needs a classifier of all its training keys, and one without each of its calibration folds.
+        Each needs a classifier of all its training keys, and a classifier without each of its calibration folds.
 
     Returns
     -------
@@ -196,29 +199,29 @@ def assign_cells(parts: Sequence[TrainTestSplit]) -> tuple[Indices, list[list[in
 
 
 def halve_out_of_set(keys: RecordingKeys, seed: int) -> tuple[Mask, bool]:
-    """Halve out-of-set rows: one half chooses a threshold, the other reports on it.
+    """Divide out-of-set rows into two halves: one half chooses a threshold, the error rate is measured on the other.
 
-    The halves never share a recording or unit. Whole labels go to one half, about as many rows to each, where there
-    are two or more that share no recordings or units; labels that do share some count as one.
+    The halves never share a recording or unit. If there are two or more labels that share no recordings or units, whole
+    labels are assigned to a half, with about as many rows in each; labels that share recordings or units stay together.
 
     Parameters
     ----------
     keys : RecordingKeys
-        Of the out-of-set rows.
+        The keys of the out-of-set rows.
     seed : int
-        Of the draw.
+        Seed of the random draw.
 
     Returns
     -------
     half : (P,) bool array
-        The keys of one half.
+        Mask of the keys of the half that reports.
     by_label : bool
         Whether the halves share no label.
 
     Raises
     ------
     KnnError
-        There is a single recording, or unit, of a single label.
+        All rows are of a single label and of a single recording or unit.
     """
     joined = splitters.merge_units(keys.recording, keys.label)
     if keys.unit is not None:
@@ -239,7 +242,7 @@ def halve_out_of_set(keys: RecordingKeys, seed: int) -> tuple[Mask, bool]:
 
 
 def calibration_folds(keys: RecordingKeys, trained: Mask, seed: int) -> Indices | None:
-    """(P,) fold of the trained keys, -1 of the others; None when a class could not be on both sides of each."""
+    """(P,) calibration fold of each trained key, -1 else -1; None if a class cannot be on both sides of each fold."""
     unit = None if keys.unit is None else keys.unit[trained]
     recordings, labels = keys.recording[trained], keys.label[trained]
     try:
@@ -255,7 +258,7 @@ def calibration_folds(keys: RecordingKeys, trained: Mask, seed: int) -> Indices 
 
 
 def _leaves_every_class(keys: RecordingKeys, trained: Mask, fold: Indices | None) -> bool:
-    """Whether every class is left when any one fold is taken from the trained keys."""
+    """Whether every class remains when any single fold is removed from the trained keys."""
     if fold is None:
         return False
     classes = len(np.unique(keys.label))
@@ -266,7 +269,7 @@ def _leaves_every_class(keys: RecordingKeys, trained: Mask, fold: Indices | None
 
 
 def _check_complete(keys: RecordingKeys, side: Mask, where: str) -> None:
-    """KnnError that names a class which a side lacks."""
+    """Raise KnnError if a side lacks a class."""
     if lacking := sorted(set(keys.label.tolist()) - set(keys.label[side].tolist())):
         raise KnnError(
             f"The class {lacking[0]!r} has no recording {where}.",

@@ -18,9 +18,9 @@ LABEL_BLOCK_ROWS = 1 << 15
 
 
 class EmbeddingSource:
-    """Embeddings with their labels, in memory or in a store, which is only ever read a block at a time.
+    """Embeddings with their labels, in memory or in a store, which is read block by block.
 
-    Blocks have a size that the dimension alone decides, so that a store and the same rows in memory give the same bits.
+    The block size depends only on the dimension, so that a store and the same rows in memory give identical results.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class EmbeddingSource:
     Raises
     ------
     StoreError
-        As `Store`.
+        The store cannot be opened, or is of another kind (see `Store`).
     """
 
     def __init__(self, rows: EmbeddingSet | Path | str) -> None:
@@ -56,7 +56,7 @@ class EmbeddingSource:
         return len(range(self.width)[self.view])
 
     def column(self, level: str) -> EncodedTexts:
-        """(N,) labels of a level."""
+        """The labels (N,) of a level."""
         if self._rows is not None:
             return EncodedTexts.from_blocks([self._rows.label(level)])
         with self._open() as store:
@@ -64,7 +64,7 @@ class EmbeddingSource:
             return EncodedTexts.from_blocks(store.column(level, first, first + LABEL_BLOCK_ROWS) for first in firsts)
 
     def seconds(self, rows: Indices) -> Doubles:
-        """(n,) seconds of the rows (n,), in ascending order; NaN where unknown."""
+        """The lengths (n,) in seconds of rows (n,), given in ascending order; NaN if unknown."""
         if self._rows is not None:
             return self._rows.end[rows] - self._rows.start[rows]
         parts = [np.zeros(0)]
@@ -77,7 +77,7 @@ class EmbeddingSource:
         return np.concatenate(parts)
 
     def blocks(self, wanted: Mask) -> Iterator[tuple[Indices, Floats]]:
-        """(row numbers (n,), embeddings (n, D)) of the wanted rows (N,), n > 0, in order."""
+        """Yield row indices (n,) and embeddings (n, D), n > 0, of the rows in the mask `wanted` (N,), in order."""
         size = min(1 << 15, max(BLOCK_ROWS, MAX_BLOCK_VALUES // max(1, self.width) // BLOCK_ROWS * BLOCK_ROWS))
         if self._rows is not None:
             yield from self._blocks(wanted, size, lambda first, last: self._data[first:last])
@@ -92,12 +92,12 @@ class EmbeddingSource:
 
     def _blocks(self, wanted: Mask, size: int, read: Callable[[int, int], Floats]) -> Iterator[tuple[Indices, Floats]]:
         for first in range(0, len(self), size):
-            here = np.flatnonzero(wanted[first : first + size])
-            if len(here):
-                yield first + here, read(first, first + size)[here, self.view]
+            selected = np.flatnonzero(wanted[first : first + size])
+            if len(selected):
+                yield first + selected, read(first, first + size)[selected, self.view]
 
     def take(self, rows: Indices) -> Floats:
-        """(n, D) embeddings of the rows (n,), ascending."""
+        """The embeddings (n, D) of rows (n,), given in ascending order."""
         wanted = np.zeros(len(self), dtype=np.bool_)
         wanted[rows] = True
         parts = [block for _, block in self.blocks(wanted)]
@@ -105,27 +105,26 @@ class EmbeddingSource:
 
 
 def draw_balanced(codes: Indices, max_rows: int, seed: int) -> Indices:
-    """Draw rows, about as many of every class.
+    """Draw rows, about the same number of every class.
 
     Parameters
     ----------
     codes : (N,) int array
         The class of each row.
     max_rows : int
-        All rows are drawn where there are no more.
+        The maximum number of rows; if there are no more, all are drawn.
     seed : int
-        Of the draw.
+        Seed of the random draw.
 
     Returns
     -------
     (n,) int array
-        Ascending positions of at most `max_rows` rows. Classes with fewer rows than their share leave the remainder of
-        it to the others.
+        Indices of the rows, ascending. Classes with fewer rows than their share leave the remainder to other classes.
     """
     if len(codes) <= max_rows:
         return np.arange(len(codes))
     rank = np.random.default_rng(seed).permutation(len(codes))
-    order = np.lexsort((rank, codes))  # by code, in drawn order within
+    order = np.lexsort((rank, codes))  # by code, in drawn order within a code
     sizes = np.bincount(codes)
     place = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within its code
     # The share is the largest whose sum does not exceed `max_rows`.

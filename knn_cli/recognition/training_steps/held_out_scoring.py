@@ -1,7 +1,6 @@
-"""The second pass of a training: calibration, and scores of rows that the classifiers have not seen.
+"""The second pass of a training: calibration, and scores of rows that the classifiers were not trained on.
 
-Only so many rows are scored as calibration and figures need, whatever the size of the store: the vectors of these, and
-no others, are in memory together.
+The number of scored rows is bounded, whatever the size of the store; only their embeddings are in memory together.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource,
 from knn_cli.recognition.training_steps.fitting import UncalibratedClassifier
 from knn_cli.recognition.training_steps.rows import TrainingRows
 
-MAX_CALIBRATION_ROWS = 50_000  # that calibration and threshold are learnt from, drawn evenly from all classes
-MAX_MEASURED_ROWS = 50_000  # held-out rows that the figures are of, drawn uniformly
+MAX_CALIBRATION_ROWS = 50_000  # rows for calibration and threshold, drawn evenly from all classes
+MAX_MEASURED_ROWS = 50_000  # held-out rows for the metrics, drawn uniformly
 MAX_OUT_OF_SET_ROWS = 20_000  # in each half
 
 CalibrationKind = Literal["affine", "temperature", "none"]
@@ -42,7 +41,7 @@ class CalibrationOptions:
     duration_aware : bool
         Let the scale depend on the length of a row.
     seed : int
-        Of the rows that are drawn.
+        Seed of the random draw of rows.
     """
 
     kind: CalibrationKind = "affine"
@@ -57,20 +56,21 @@ class HeldOutScores:
     Attributes
     ----------
     calibration : Calibration
+        The calibration of the scores.
     calibrated : bool
-        Whether it was learnt, rather than being the identity.
+        Whether the calibration was learnt; otherwise it is the identity.
     scores : (n, C) float64 array
-        Of the rows that are tested.
+        Scores of the test rows.
     index : (n,) int array
-        Their true classes.
+        The true class of each test row.
     known : (k,) float64 array or None
-        The largest detection LLR of rows of known labels, under classifiers that did not see them; None: too few
-        recordings.
+        The largest detection LLR of rows with known labels, from classifiers that were not trained on them; None: too
+        few recordings.
     choosing, reporting : float64 arrays
-        The same of the two halves of the out-of-set rows. Where a fold of a split is tested, the former are those
-        outside of it, the latter those inside and those of no fold.
+        The largest detection LLR of the two halves of the out-of-set rows. When a fold of a split is tested, the rows
+        outside the fold are in `choosing`, the rows of the fold and of no fold in `reporting`.
     reporting_rows : int array
-        Numbers of the rows of `reporting`.
+        Indices of the rows of `reporting`.
     """
 
     calibration: Calibration
@@ -84,23 +84,23 @@ class HeldOutScores:
 
 
 class HeldOutScorer:
-    """Draws the rows that are scored and reads their vectors, in one pass; then scores them split by split.
+    """Draws the rows to score, reads their embeddings in a single pass, and scores them split by split.
 
     Parameters
     ----------
     source : EmbeddingSource
-        Where the vectors are.
+        The embeddings.
     rows : TrainingRows
-        What the rows are.
+        Classes and keys of the rows.
     parts : sequence of TrainTestSplit
-        All that will be scored.
-    options : CalibrationOptions
-        How.
+        All splits that will be scored.
+    options : CalibrationOptions, optional
+        The kind of calibration and the seed.
 
     Raises
     ------
     KnnError
-        The calibration is to depend on the length of a row, and no row has a length.
+        The calibration is duration-aware, and the length of no row is known.
     """
 
     def __init__(
@@ -133,9 +133,15 @@ class HeldOutScorer:
         Parameters
         ----------
         part : TrainTestSplit
-            What is trained on and tested.
+            The training keys and the test keys.
         models : sequence of UncalibratedClassifier
-            Of all training rows, then without each calibration fold (see `cross_validation.assign_cells`).
+            The classifier of all training rows, then the classifiers without each calibration fold (see
+            `cross_validation.assign_cells`).
+
+        Returns
+        -------
+        HeldOutScores
+            The calibration and the scores.
         """
         keys, rows = self.rows.keys, self.rows
         calibration, known = self._calibrate(part, models)
@@ -159,17 +165,17 @@ class HeldOutScorer:
     def _calibrate(
         self, part: TrainTestSplit, models: Sequence[UncalibratedClassifier]
     ) -> tuple[Calibration, Doubles | None]:
-        """The calibration, learnt by cross-validation, and the largest LLR of each row that it was learnt from."""
+        """The calibration, learnt by cross-validation, and the largest LLR of each calibration row."""
         keys, classes = self.rows.keys, self.rows.classes
         calibration = Calibration.identity(len(classes))
         if part.fold is None:
             return calibration, None
-        own = self._calibration_rows[part.trained[keys.row[self._calibration_rows]]]
-        fold, truth = part.fold[keys.row[own]], self.rows.truth[own]
-        unseen = np.empty((len(own), len(classes)))
+        rows = self._calibration_rows[part.trained[keys.row[self._calibration_rows]]]
+        fold, truth = part.fold[keys.row[rows]], self.rows.truth[rows]
+        unseen = np.empty((len(rows), len(classes)))
         for number, model in zip(part.folds, models[1:], strict=True):
-            unseen[fold == number] = model.log_likelihood(self._vectors(own[fold == number]))
-        seconds, kind = self._lengths(own), self._options.kind
+            unseen[fold == number] = model.log_likelihood(self._vectors(rows[fold == number]))
+        seconds, kind = self._lengths(rows), self._options.kind
         if kind != "none":
             calibration = Calibration.fit(unseen, classes[truth], classes, kind=kind, seconds=seconds)
         return calibration, best_llr(calibration.apply(unseen, seconds), classes)
@@ -185,12 +191,12 @@ class HeldOutScorer:
 
 
 def _draw(count: int, max_rows: int, seed: int) -> Indices:
-    """Positions of at most `max_rows` of so many rows of one class."""
+    """Draw at most `max_rows` of `count` rows, whatever their classes."""
     return draw_balanced(np.zeros(count, np.int64), max_rows, seed)
 
 
 def best_llr(scores: Doubles, classes: Texts) -> Doubles:
-    """(N,) `open_set.best_llr` of scores (N, C)."""
+    """The largest detection LLR (N,) of scores (N, C) (see `open_set.best_llr`)."""
     return open_set.best_llr(_table(scores, classes))
 
 
@@ -206,20 +212,20 @@ def operating_point(
     false_reject: float | None,
     disjoint_by: str = "",
 ) -> OpenSetThreshold | None:
-    """Choose the threshold of an open set, and measure thresholds chosen the same way on rows that did not choose them.
+    """Choose the threshold of an open set, and measure the error rates of thresholds chosen likewise on other rows.
 
     Parameters
     ----------
     final : HeldOutScores
-        Of the classifier that gets the threshold.
+        The scores of the classifier that the threshold is for.
     measured : sequence of HeldOutScores
-        Of the classifiers that the rates are of; each has its own threshold.
+        The scores of the classifiers whose error rates are measured, each with a separate threshold.
     classes : (C,) str array
         The columns of their scores.
     false_reject : float, optional
-        Share of known rows that the threshold may lose; None: equal error.
+        Share of known rows that the threshold may reject; None: equal error rates.
     disjoint_by : str
-        What the out-of-set rows that choose do not share with those that report: "labels", "recordings", ...
+        The level that choosing and reporting out-of-set rows do not share: "labels", "recordings", ...
 
     Returns
     -------
@@ -229,8 +235,8 @@ def operating_point(
     Raises
     ------
     KnnError
-        A class has too few recordings to choose a threshold, or no out-of-set row is left to choose one; and as
-        `choose_threshold`.
+        A class has too few recordings to choose a threshold, no out-of-set row is left to choose it on, or
+        `choose_threshold` fails.
     """
     if not len(final.choosing) and false_reject is None:
         return None
@@ -241,14 +247,14 @@ def operating_point(
     )
     accepted = np.concatenate([part.reporting >= limit for part, limit in zip(measured, limits, strict=True)])
     # The wording is part of classifier.h5.
-    of = f" and strangers of other {disjoint_by}" if disjoint_by else ""
+    other_labels = f" and strangers of other {disjoint_by}" if disjoint_by else ""
     return OpenSetThreshold(
         threshold=chosen[0].threshold,
         false_accept=float(accepted.mean()) if len(accepted) else float("nan"),
         false_reject=float(rejected.mean()),
         known=len(rejected),
         unknown=len(np.unique(np.concatenate([part.reporting_rows for part in measured]))),
-        chosen=f"{chosen[0].chosen}; rates on held-out recordings{of}",
+        chosen=f"{chosen[0].chosen}; rates on held-out recordings{other_labels}",
     )
 
 
@@ -267,7 +273,7 @@ def _choose_threshold(scores: HeldOutScores, false_reject: float | None) -> Open
 
 
 def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> float:
-    """Share of rows whose group has the largest sum of posteriors, for equal priors of the labels.
+    """Share of rows whose true group has the largest sum of posteriors, with equal priors of the labels.
 
     Parameters
     ----------
@@ -279,6 +285,6 @@ def group_accuracy(scores: Doubles, index: Indices, groups: Sequence[str]) -> fl
         The group of each label.
     """
     labels = np.arange(len(groups)).astype(np.str_)
-    whole, _ = sum_by_group(replace(_table(scores, labels), groups=tuple(groups)))
-    best = np.asarray(whole.labels)[whole.log_likelihood.argmax(axis=1)]
+    group_scores, _ = sum_by_group(replace(_table(scores, labels), groups=tuple(groups)))
+    best = np.asarray(group_scores.labels)[group_scores.log_likelihood.argmax(axis=1)]
     return float(np.mean(best == np.asarray(groups)[index]))

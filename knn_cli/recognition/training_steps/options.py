@@ -25,43 +25,45 @@ class ClassifierOptions:
     Parameters
     ----------
     label : str
-        Level of the classes: group, subgroup, speaker or name. At the level speaker the bundle gets a PLDA, where
-        there are rows enough for one.
+        Level of the classes: group, subgroup, speaker or name. At the level speaker a PLDA is added to the bundle if
+        there are enough rows.
     ignore : sequence of str
         Labels to leave out.
     balanced : bool
         Average the within-class covariance over classes instead of pooling it over rows.
     view : str
-        Part of the embedding to use, as the embedder's bundle names it; "" is all of it.
+        Part of the embedding to use, as the embedder's bundle names it; "" is the whole embedding.
     transforms : str
-        Steps before the classifier, as `parse_transforms` reads them: "center,whiten,lda:14,length". They are
-        learnt anew for each training set.
+        Steps before the classifier in the notation of `parse_transforms`, such as "center,whiten,lda:14,length". They
+        are learnt separately for each training set.
     calibration : {"affine", "temperature", "none"}
         Scale and offsets, scale alone, or neither.
     duration_aware : bool
         Let the scale of the calibration depend on the length of a row.
     priors : "empirical", mapping or None
-        How likely the labels are, kept with the classifier. None: equal. Scores and figures suppose equal priors.
+        Prior probabilities of the labels, stored with the classifier; None: equal. Scores and metrics assume equal
+        priors.
     groups : mapping, optional
-        Label -> group, for all labels (others are passed over); kept in the bundle.
+        Label -> group for all labels (further labels are ignored), stored in the bundle.
     out_of_set : sequence of str
-        Labels outside the closed set. One half of the labels (of a single label: of its recordings) chooses the
-        threshold of the open set, the other half reports on it. Those on a split's side test do neither; those in a
-        fold choose for the other folds and report on their own.
+        Labels outside the closed set. Half of the labels (of the recordings, if there is a single label) choose the
+        open-set threshold, whose error rate is measured on the other half. Rows on a split's side test are not used;
+        rows in a fold choose the threshold of the other folds and measure that of their fold.
     out_of_set_class : bool
         Train them as the class "unknown" instead.
     false_reject : float, optional
-        Share of known rows, in [0, 1), that the threshold may lose; None: equal error.
+        Share of known rows, in [0, 1), that the threshold may reject; None: equal error rates.
     fraction : float, optional
-        Share of each class's units to hold out for the figures; `HELD_OUT_FRACTION` where neither it nor a split is
-        given.
+        Share of each class's units to hold out for the metrics; `HELD_OUT_FRACTION` if neither a fraction nor a split
+        is given.
     units : str, optional
-        Level that neither the held-out rows nor the calibration folds cut; recordings (name), or what the split says.
+        Level whose units are never divided between training and held-out rows or between calibration folds; by default
+        recordings (name), or the units of the split.
     refit : bool, optional
-        Fit the bundle to the held-out rows too, once they have been measured on. None: unless a split has a side
-        "test", which is there to test the bundle on.
+        Fit the classifier to the held-out rows too after the metrics have been computed. None: yes, unless a split
+        has a side "test", which is reserved for testing the bundle.
     seed : int
-        Of everything that is drawn.
+        Seed of all random draws.
 
     Raises
     ------
@@ -94,7 +96,8 @@ class ClassifierOptions:
             raise KnnError(f"There is no calibration {self.calibration!r}.", "Known: affine, temperature, none.")
         if self.calibration == "none" and self.duration_aware:
             raise KnnError(
-                "What is not calibrated cannot depend on the length of a row.", "Train without `duration_aware`."
+                "Scores that are not calibrated cannot depend on the length of a row.",
+                "Train without `duration_aware`.",
             )
         if self.out_of_set_class and not self.out_of_set:
             raise KnnError(
@@ -113,21 +116,23 @@ class ClassifierOptions:
         if split is None:
             return
         if self.fraction is not None:
-            raise KnnError("The split says what is held out.", "Give `split` or `fraction`, not both.")
+            raise KnnError(
+                "The split already defines the held-out recordings.", "Give `split` or `fraction`, not both."
+            )
         if self.units is not None:
             kept = _PLURAL[split.units]
-            raise KnnError(f"The split says what is kept apart: {kept}.", "Give `split` or `units`, not both.")
+            raise KnnError(f"The split already keeps {kept} disjoint.", "Give `split` or `units`, not both.")
         if self.refit is False and split.has_folds:
             raise KnnError(
                 "A split into folds has no side to fit the model on.", "Let the model be fitted on all rows."
             )
 
     def refits(self, split: Split | None) -> bool:
-        """Whether the bundle is fitted to the held-out rows too."""
+        """Whether the final classifier is fitted to the held-out rows too."""
         return (split is None or split.has_folds) if self.refit is None else self.refit
 
     def unit_word(self, split: Split | None) -> str:
-        """What the held-out rows do not share with the others, in the plural."""
+        """The unit that held-out rows and training rows do not share, as a plural noun."""
         if self.label == "name":
             return "segments"
         return _PLURAL[(self.units or "name") if split is None else split.units]

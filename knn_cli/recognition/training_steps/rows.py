@@ -1,4 +1,4 @@
-"""Which rows a classifier is trained on, as which class, and which rows are outside its set of labels."""
+"""Selects the rows that a classifier is trained on, their classes, and the rows outside its set of labels."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class TrainingRows:
     Attributes
     ----------
     classes : (C,) str array
-        Sorted.
+        The classes, sorted.
     truth : (N,) int array
         The class of each row, 0 for rows that are not trained on (those without a key).
     keys : RecordingKeys
-        Of the rows that are trained on.
+        The keys of the rows that are trained on.
     half : (N,) int array
-        0: out-of-set rows that choose the threshold, 1: those that report on it, -1: all other rows.
+        0: out-of-set rows that choose the threshold, 1: out-of-set rows on which it is measured, -1: all other rows.
     fold : (N,) int array
-        For out-of-set rows that a fold of a split holds out, its place in `folds`; -1: all other rows.
+        For out-of-set rows that a fold of a split holds out, the index of the fold in `folds`; -1: all other rows.
     folds : tuple of str
         Names of these folds.
     """
@@ -47,7 +47,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows are trained on.
+    """Options for the selection of training rows.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class RowOptions:
     out_of_set_class : bool
         Train them as the class "unknown".
     units : str
-        Level that is never cut, where no split gives one.
+        Level whose units are never cut, unless a split defines it.
     seed : int
-        Of the halves of out-of-set rows.
+        Seed of the draw of the two halves of out-of-set rows.
     """
 
     label: str
@@ -75,17 +75,18 @@ class RowOptions:
 
 @dataclass(frozen=True, eq=False)
 class ChosenRows:
-    """What `choose_rows` returns.
+    """The result of `choose_rows`.
 
     Attributes
     ----------
     rows : TrainingRows
+        The rows, their classes and their keys.
     left_out : int
-        Rows without a label, with an ignored one, or on no side of the split.
+        The number of rows that have no label, have an ignored label, or are on no side of the split.
     not_found : tuple of str
         Ignored and out-of-set labels that no row has.
     not_in_store : tuple of str
-        Recordings of the split that the rows lack.
+        Recordings of the split that have no rows.
     by_label : bool or None
         Whether the halves of the out-of-set rows share no label; None without such rows.
     choosing : str array
@@ -113,22 +114,26 @@ class _Selection:
 
 
 def choose_rows(source: EmbeddingSource, options: RowOptions, split: Split | None = None) -> ChosenRows:
-    """Choose the rows to train on. Works on keys, which are fewer than rows.
+    """Choose the rows to train on, by means of keys, of which there are fewer than rows.
 
     Parameters
     ----------
     source : EmbeddingSource
         All rows.
     options : RowOptions
-        What is wanted.
+        The level of the classes, and the labels to leave out.
     split : Split, optional
-        Rows that it does not put on a side are left out, and its units are never cut.
+        Rows that it does not assign to a side are left out, and its units are never cut.
+
+    Returns
+    -------
+    ChosenRows
+        The rows, with facts about those that were left out.
 
     Raises
     ------
     KnnError
-        There are fewer than two classes, no out-of-set rows where some are asked for, or a recording that the split
-        does not know.
+        There are fewer than two classes, none of the out-of-set labels has rows, or the split lacks a recording.
     """
     keys = _keys(source, options.label, split, options.units)
     truth = keys.label
@@ -141,8 +146,8 @@ def choose_rows(source: EmbeddingSource, options: RowOptions, split: Split | Non
         keys = replace(keys, label=np.where(out_of_set, UNKNOWN, truth))
         out_of_set = np.zeros_like(out_of_set)
     used &= ~out_of_set
-    nowhere = np.full(len(used), -1, dtype=np.int32)
-    selection = _Selection(keys, used, out_of_set, ~used & ~out_of_set, nowhere)
+    no_fold = np.full(len(used), -1, dtype=np.int32)
+    selection = _Selection(keys, used, out_of_set, ~used & ~out_of_set, no_fold)
     if split is not None:
         _apply_split(selection, split)
     keys, used = selection.keys, selection.used
@@ -154,12 +159,14 @@ def choose_rows(source: EmbeddingSource, options: RowOptions, split: Split | Non
     half, by_label = np.full(len(used), -1, dtype=np.int8), None
     if selection.out_of_set.any():
         half[selection.out_of_set], by_label = halve_out_of_set(keys.select(selection.out_of_set), options.seed)
-    own = keys.select(used)
-    classes, codes = np.unique(own.label, return_inverse=True)
-    columns = np.maximum(own.spread(codes.astype(np.int32)), 0)
+    trained_keys = keys.select(used)
+    classes, codes = np.unique(trained_keys.label, return_inverse=True)
+    columns = np.maximum(trained_keys.spread(codes.astype(np.int32)), 0)
     present = set(truth.tolist())
     return ChosenRows(
-        rows=TrainingRows(classes, columns, own, keys.spread(half), keys.spread(selection.fold), selection.folds),
+        rows=TrainingRows(
+            classes, columns, trained_keys, keys.spread(half), keys.spread(selection.fold), selection.folds
+        ),
         left_out=int(keys.rows[selection.left_out].sum()),
         not_found=tuple(label for label in (*options.ignore, *options.out_of_set) if label not in present),
         not_in_store=() if split is None else split.absent_from(keys.recording),
@@ -180,7 +187,7 @@ def _apply_split(selection: _Selection, split: Split) -> None:
         selection.folds = split.parts
         selection.fold[out_of_set] = [split.parts.index(name) if name else -1 for name in part[out_of_set]]
     elif out_of_set.any():
-        selection.out_of_set = out_of_set & (part != "test")  # they are for testing, as all of that side
+        selection.out_of_set = out_of_set & (part != "test")  # reserved for testing, like all of the side test
         if not selection.out_of_set.any():
             raise KnnError(
                 "All rows outside the closed set are on the side test of the split.",
@@ -194,12 +201,14 @@ def _apply_split(selection: _Selection, split: Split) -> None:
 
 
 def _keys(source: EmbeddingSource, label: str, split: Split | None, units: str) -> RecordingKeys:
-    """Of all rows; `unit` is of the level `units`, whatever the split's are."""
+    """The keys of all rows, with units of the level `units`, whatever the split's units are."""
     truth = source.column(label)
     if label == "name":
         if split is not None or units != "name":
-            raise KnnError("Recordings as classes cannot be kept whole.", "Choose another level of labels.")
-        # When every recording is a class of its own, segments are what can be kept apart.
+            raise KnnError(
+                "If recordings are the classes, they cannot be kept whole.", "Choose another level of labels."
+            )
+        # When every recording is a separate class, only segments can be divided between training and test.
         numbers = np.arange(len(source)).astype(f"<U{len(str(len(source)))}")
         order = np.argsort(numbers)
         codes = np.empty(len(numbers), dtype=np.int32)
@@ -213,7 +222,7 @@ def _keys(source: EmbeddingSource, label: str, split: Split | None, units: str) 
 
 
 def _check_classes(truth: Texts, label: str) -> None:
-    """KnnError for fewer than two classes."""
+    """Raise KnnError for fewer than two classes."""
     classes = np.unique(truth).tolist()
     if len(classes) < 2:
         present = f"only {classes[0]!r}" if classes else "none"
