@@ -190,7 +190,7 @@ def test_another_classifier_of_speechbrain_is_left_out(speechbrain: Path) -> Non
         ("channels: [16, 16, 16, 16, 24]", "channels: 16", "another kind than an ECAPA-TDNN's: channels"),
         ("channels: [16, 16, 16, 16, 24]", "channels: [a]", "another kind than an ECAPA-TDNN's: channels"),
         ("lin_blocks: 1", "lin_blocks: 0", r"extra: .*DNN\.block_0\.linear\.w\.weight"),
-        ("ECAPA_TDNN.ECAPA_TDNN", "Xvector.Xvector", "no embedding_model that knn knows"),
+        ("ECAPA_TDNN.ECAPA_TDNN", "Xvector.Xvector", "no embedding_model that knn supports"),
         ("out_n_neurons: 5", "out_n_neurons: 6", "does not name the 6 classes one by one"),
         ("n_mels: 60", "n_mels: [60", r"hyperparams\.yaml cannot be read"),
     ],
@@ -402,7 +402,7 @@ def test_a_resnet_of_the_fork(tmp_path: Path) -> None:
         ({"model_args": {**SETTINGS["model_args"], "head_nb": "4"}}, "another kind than a pooling's: head_nb"),
         ({"projection_args": {"project_type": "sphere"}}, "the project_type 'sphere'"),
         ({"projection_args": {"project_type": "softmax"}}, r"lacks projection\.trans\.2\.weight"),
-        ({"projection_args": {**SETTINGS["projection_args"], "K": 2}}, "39 rows of .* make no classes of 2"),
+        ({"projection_args": {**SETTINGS["projection_args"], "K": 2}}, "39 rows of .*, which is not divisible by 2"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path: Path, change: dict[str, Any], why: str) -> None:
