@@ -198,18 +198,7 @@ def match_weights(
         for key, value in each.module.state_dict().items()
     }
     left_out = [extras, *(f"{re.escape(each.prefix)}({each.names.extras})" for each in components if each.names.extras)]
-    extra = [key for key in weights if key not in expected and not re.fullmatch("|".join(left_out), str(key))]
-    missing = [key for key in expected if key not in weights]
-    mis_sized = [
-        f"{key} is {_shape(weights[key])}, not {tuple(value.shape)}"
-        for key, (_, _, value) in expected.items()
-        if key in weights and _shape(weights[key]) != tuple(value.shape)
-    ]
-    faults = [
-        f"{len(keys)} {fault}: {list_keys(keys)}"
-        for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", mis_sized))
-        if keys
-    ]
+    faults = _faults({key: value for key, (_, _, value) in expected.items()}, weights, "|".join(left_out))
     if faults:
         raise KnnError(
             f"{path} does not hold the {network} that it describes ({source} names). {'; '.join(faults)}.",
@@ -221,6 +210,22 @@ def match_weights(
     return [
         ImportedComponent(each.component.name, json.loads(json.dumps(each.component.args)), state)
         for each, state in zip(components, states, strict=True)
+    ]
+
+
+def _faults(expected: Mapping[str, Tensor], weights: Mapping[str, Any], left_out: str) -> list[str]:
+    """What is missing, extra or of another shape in the weights of a checkpoint, a sentence part each."""
+    extra = [key for key in weights if key not in expected and not re.fullmatch(left_out, str(key))]
+    missing = [key for key in expected if key not in weights]
+    mis_sized = [
+        f"{key} is {_shape(weights[key])}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and _shape(weights[key]) != tuple(value.shape)
+    ]
+    return [
+        f"{len(keys)} {fault}: {list_keys(keys)}"
+        for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", mis_sized))
+        if keys
     ]
 
 
