@@ -128,10 +128,10 @@ def test_benchmark_of_a_perfect_and_of_a_lazy_system(
     rows = {(row["system"], row["set"]): row for row in result["files"]}
     assert len(rows) == 8 and max(row["check"] for row in rows.values()) < 1e-4
     ours = rows["knn", "ami"]
-    assert (ours["strict"], ours["forgiving"], ours["speakers"], ours["found"]) == (0, 0, 2, 2)
+    assert (ours["strict"], ours["lenient"], ours["speakers"], ours["estimated_speakers"]) == (0, 0, 2, 2)
     # All 30 s for one: 4 s confused, 22 s of silence claimed, of 8 s; on the speech: 4 s confused.
-    assert rows["one speaker, all", "ami"]["strict"] == pytest.approx(26 / 8)
-    assert rows["one speaker, speech heard", "ami"]["strict"] == pytest.approx(4 / 8)
+    assert rows["single speaker, all", "ami"]["strict"] == pytest.approx(26 / 8)
+    assert rows["single speaker, detected speech", "ami"]["strict"] == pytest.approx(4 / 8)
     assert rows["lazy", "ami"]["strict"] == rows["lazy", "other"]["missed"] == 1
     sets = {(row["system"], row["set"]): row for row in result["sets"]}
     assert sets["lazy", "ami"]["count_error"] == 2 and 1 < sets["knn", "other"]["peak"] < 100
@@ -141,7 +141,9 @@ def test_benchmark_of_a_perfect_and_of_a_lazy_system(
 
     # Pooled by speech: 8 s with 4 s confused, 16 s with 4 s confused.
     together = bench.benchmark([replace(case, set="all") for case in cases[:1]], [perfect])["files"]
-    mean = bench.summary([row for row in [*together, *result["files"]] if row["system"] == "one speaker, speech heard"])
+    mean = bench.summary(
+        [row for row in [*together, *result["files"]] if row["system"] == "single speaker, detected speech"]
+    )
     assert mean["strict"] == pytest.approx((4 / 8 + 4 / 8 + 4 / 16) / 3)
     assert mean["strict_pooled"] == pytest.approx((4 + 4 + 4) / (8 + 8 + 16))
 

@@ -175,7 +175,7 @@ def test_log_file_keeps_what_stderr_says(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "does not exist" in result.stderr and "Model " not in result.stderr
     first, *lines = log.read_text().splitlines()
     assert first == "earlier" and all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
-    assert "knn " in lines[0] and "Model language@" in lines[1] and "does not exist" in lines[2]
+    assert lines[0].split()[2] == "knn" and "Model language@" in lines[1] and "does not exist" in lines[2]
     nowhere = knn("--log-file", tmp_path / "none" / "knn.log", "info")
     assert nowhere.exit_code == 1 and "No such file" in nowhere.stderr
 

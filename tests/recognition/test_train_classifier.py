@@ -273,7 +273,7 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"calibration": "none", "duration_aware": True}, "not calibrated"),
         ({"seed": -1}, "seed -1 is negative"),
         ({"split": make_split(rows), "units": "speaker"}, "keeps recordings disjoint"),
-        ({"split": make_split(rows), "fraction": 0.2}, "what is held out"),
+        ({"split": make_split(rows), "fraction": 0.2}, "already defines the held-out recordings"),
         ({"units": "speaker"}, "'a' has a single"),
         ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
     ):

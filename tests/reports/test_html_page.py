@@ -37,7 +37,7 @@ def test_page_says_what_calls_a_row_unknown() -> None:
 def test_page_says_what_was_likely_before() -> None:
     table = evaluations.scores(("deu", "fra", HOSTILE), 30)
     evaluation = evaluate(table, bootstrap=0, priors={"fra": 2})
-    words = f"m: labels are as likely before as fra 50\u00a0%, deu 25\u00a0%, {HOSTILE} 25\u00a0%. Answers"
+    words = f"m: label priors are fra 50\u00a0%, deu 25\u00a0%, {HOSTILE} 25\u00a0%. Answers"
     assert words in PageReader(render_page(ReportContents([evaluations.NamedEvaluation("m", evaluation)]))).text
     many = evaluate(evaluations.scores(tuple(map(str, range(14))), 140), bootstrap=0, priors={"7": 4})
     assert "7 23.5\u00a0%, 0 5.88\u00a0%" in priors_note(evaluations.NamedEvaluation("m", many))

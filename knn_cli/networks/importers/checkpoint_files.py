@@ -217,16 +217,10 @@ def _faults(expected: Mapping[str, Tensor], weights: Mapping[str, Any], left_out
     """What is missing, extra or of another shape in the weights of a checkpoint, a sentence part each."""
     extra = [key for key in weights if key not in expected and not re.fullmatch(left_out, str(key))]
     missing = [key for key in expected if key not in weights]
-    mis_sized = [
-        f"{key} is {_shape(weights[key])}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and _shape(weights[key]) != tuple(value.shape)
-    ]
-    return [
-        f"{len(keys)} {fault}: {list_keys(keys)}"
-        for fault, keys in (("missing", missing), ("extra", extra), ("mis-sized", mis_sized))
-        if keys
-    ]
+    shapes = {key: (_shape(weights[key]), tuple(value.shape)) for key, value in expected.items() if key in weights}
+    mis_sized = [f"{key} is {given}, not {needed}" for key, (given, needed) in shapes.items() if given != needed]
+    by_fault = {"missing": missing, "extra": extra, "mis-sized": mis_sized}
+    return [f"{len(keys)} {fault}: {list_keys(keys)}" for fault, keys in by_fault.items() if keys]
 
 
 class InertObject:

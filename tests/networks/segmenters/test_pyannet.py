@@ -323,7 +323,7 @@ def _no_filters(checkpoint: dict[str, Any], _: Pyannote) -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (_several_labels, "one class out of sets of speakers"),
+        (_several_labels, "does not classify each frame as a set of speakers"),
         (_other_rate, "sample_rate 8000"),
         (_no_specifications, "does not specify its classes"),
         (_no_settings, "no hyper_parameters"),
@@ -350,7 +350,7 @@ def test_it_is_no_embedder(tmp_path: Path, pyannote: Pyannote) -> None:
     torch.save(pyannote.checkpoint(SMALL, published_names(shaken(SMALL))), path)
     with pytest.raises(KnnError, match="computes no embeddings"):
         import_embedding_network(path)
-    with pytest.raises(KnnError, match="`config` is for"):
+    with pytest.raises(KnnError, match="needs no `config`"):
         import_checkpoint(path, config="x.yaml")
 
 
