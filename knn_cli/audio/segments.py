@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Segment
+from knn_cli.core.values import MIN_SECONDS, Segment
 
 # Seconds: above the rounding error of sums of float64 times, far below one sample.
 EPSILON = 5e-10
-MIN_SECONDS = 1e-6  # shorter segments are empty, and segments so close together touch
 FRAME_SECONDS = 0.04  # resolution of the decisions on who speaks
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 

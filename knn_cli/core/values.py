@@ -242,6 +242,9 @@ class ScoreTable:
         return replace(tables[0], **columns)
 
 
+MIN_SECONDS = 1e-6  # shorter segments and turns are empty, and segments so close together touch
+
+
 @dataclass(frozen=True, order=True)
 class Segment:
     """A part of a recording.
@@ -343,7 +346,9 @@ class Diarization:
 
 def sort_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
     """Return turns by start and end, without those that are empty (up to a microsecond)."""
-    return tuple(sorted((turn for turn in turns if turn.duration > 1e-6), key=lambda turn: (turn.start, turn.end)))
+    return tuple(
+        sorted((turn for turn in turns if turn.duration > MIN_SECONDS), key=lambda turn: (turn.start, turn.end))
+    )
 
 
 def turns_of_annotation(annotation: Annotation) -> tuple[Turn, ...]:

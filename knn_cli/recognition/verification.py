@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # (N, D) enrollments, (N,) embeddings of each, (M, D) tests -> (N, M) scores
 PairScorer = Callable[[Doubles, NDArray[np.int64], Doubles], Doubles]
 
-AS_NORM_TOP_N = 300  # cohort scores of AS-norm
 # A list asks for few of all pairs, so blocks are small.
 ENROLLMENTS_PER_BLOCK = 64
 TESTS_PER_BLOCK = 8192
