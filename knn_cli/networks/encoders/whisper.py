@@ -4,7 +4,8 @@ Radford et al., "Robust speech recognition via large-scale weak supervision", 20
 
 Log-mel features, two convolutions, fixed sinusoidal position embeddings, then pre-norm transformer blocks; a frame
 every 20 ms. Whisper pads every clip with silence to 30 seconds; here clips keep their length, so that short clips cost
-little, and a clip has the same frames in a padded batch as on its own.
+little, and a clip has the same frames in a padded batch as on its own. Whisper learnt from clips with silence behind
+them, of which `silence` gives it back as much as is asked for.
 """
 
 from __future__ import annotations
@@ -76,10 +77,8 @@ class WhisperMel(nn.Module):
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
         self.register_buffer("filters", slaney_matrix(bins, self.size, self.rate), persistent=False)
 
-    def powers(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, S) float32, clip lengths (B,) int64 in samples or None -> mel powers (B, S // 160, F) float32."""
-        if lengths is not None:
-            waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence past the clip's end
+    def powers(self, waveforms: Tensor) -> Tensor:
+        """(B, S) float32, zero past a clip's end -> mel powers (B, S // 160, F) float32."""
         half = self.size // 2
         mirrored = torch.cat([waveforms[:, 1 : half + 1].flip(1), F.pad(waveforms, (0, half))], dim=1)
         frames = windows(mirrored[:, : mirrored.shape[1] - self.shift], self.size, self.shift) * self.window
@@ -144,6 +143,8 @@ class Whisper(Encoder):
     normalised : bool
         Whether each layer is normalised to mean 0 and variance 1 in every frame, so that a pooling weights layers of
         equal scale.
+    silence : float
+        Seconds of silence that are appended to every clip, and counted in `frames`.
     """
 
     places: Tensor
@@ -160,13 +161,17 @@ class Whisper(Encoder):
         final_norm: bool = True,
         level: float | None = None,
         normalised: bool = False,
+        silence: float = 0.0,
     ) -> None:
         super().__init__()
         if min(channels - 3, heads, inner, bins, blocks + 1) < 1:
             raise KnnError("A size of Whisper is too small.", "Whisper-tiny has channels 384, blocks 4, heads 6.")
         if channels % (2 * heads):
             raise KnnError(f"Whisper's {channels} channels are no even multiple of its {heads} heads.")
+        if not 0 <= silence < math.inf:
+            raise KnnError(f"A clip of Whisper cannot have {silence} s of silence after it.", "Give 0 or more seconds.")
         self.channels, self.layers, self.normalised = channels, blocks + 1, normalised
+        self.silence = round(silence * self.rate)  # samples
         self.mel = WhisperMel(bins, level)
         self.stride = 2 * self.mel.shift
         self.minimum = self.mel.size
@@ -182,9 +187,10 @@ class Whisper(Encoder):
 
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
+        count = ((samples + self.silence) // self.mel.shift + 1) // 2
         if isinstance(samples, Tensor):
-            return ((samples // self.mel.shift + 1) // 2).masked_fill(samples < self.minimum, 0)
-        return (samples // self.mel.shift + 1) // 2 if samples >= self.minimum else 0
+            return count.masked_fill(samples < self.minimum, 0)
+        return count if samples >= self.minimum else 0
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """(B, S) float32 in [-1, 1], clip lengths (B,) int64 in samples -> the layers, each (B, frames(S), C).
@@ -197,8 +203,12 @@ class Whisper(Encoder):
             A clip is shorter than `minimum` samples.
         """
         check_clip_lengths(waveforms, lengths, self.minimum, "whisper")
+        if lengths is not None:
+            waveforms = waveforms * frame_mask(lengths, waveforms.shape[1])  # silence past the clip's end
+            lengths = lengths + self.silence
+        waveforms = F.pad(waveforms, (0, self.silence))
         with torch.autocast(waveforms.device.type, enabled=False):  # half precision cannot hold powers
-            powers = self.mel.powers(waveforms.float(), lengths)
+            powers = self.mel.powers(waveforms.float())
         return self.encode(powers, None if lengths is None else lengths // self.mel.shift)
 
     def encode(self, powers: Tensor, counts: Tensor | None = None) -> Iterator[Tensor]:

@@ -28,7 +28,10 @@ def transformers() -> Any:
     return load_transformers()
 
 
-@pytest.mark.parametrize("settings", [{}, {"level": 1.0}, {"normalised": True, "final_norm": False, "level": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"level": 1.0}, {"silence": 0.33}, {"normalised": True, "final_norm": False, "level": 1.0, "silence": 1.0}],
+)
 def test_the_contract_of_encoders(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     encoder = shaken(ENCODERS.build("whisper", **SMALL, **settings))
@@ -111,6 +114,19 @@ def test_a_level_makes_loudness_not_matter() -> None:
     with torch.inference_mode():
         for loud, quiet in zip(encoder(clip), encoder(0.05 * clip), strict=True):
             torch.testing.assert_close(loud, quiet, atol=1e-4, rtol=1e-4)
+
+
+def test_silence_is_that_of_the_clip_with_zeros_after_it() -> None:
+    torch.manual_seed(0)
+    silent, plain = (shaken(Whisper(**SMALL, silence=silence)) for silence in (0.5, 0.0))
+    plain.load_state_dict(silent.state_dict())
+    clip = sound(9001)
+    assert silent.frames(9001) == plain.frames(17001)
+    with torch.inference_mode():
+        for ours, other in zip(silent(clip), plain(torch.nn.functional.pad(clip, (0, 8000))), strict=True):
+            torch.testing.assert_close(ours, other, atol=0, rtol=0)
+    with pytest.raises(KnnError, match=r"cannot have -1.0 s of silence"):
+        Whisper(silence=-1.0)
 
 
 def test_a_clip_of_any_length_has_places() -> None:
