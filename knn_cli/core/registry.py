@@ -102,6 +102,7 @@ POOLINGS = Registry(
     "knn_cli.networks.pooling.mean",
     "knn_cli.networks.pooling.mhfa",
     "knn_cli.networks.pooling.statistics",
+    "knn_cli.networks.pooling.whisper_decoder",
     "knn_cli.networks.pooling.xvector",
     *_SPEAKER_ENCODERS,
 )
