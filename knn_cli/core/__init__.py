@@ -1,1 +1,3 @@
-"""What every package builds on: errors, values, registries, atomic files, output paths, parallel map, tables, names of languages."""
+"""What every package builds on: errors, values, registries, atomic files, output paths, parallel map, tables, names of
+languages.
+"""
