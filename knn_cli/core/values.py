@@ -186,6 +186,9 @@ class ScoreTable:
         A row whose largest detection LLR is below it is out of set. With None, every row gets one of the labels.
     groups : tuple of C str
         The group that each label belongs to, such as a dialect region; () without groups.
+    rivals : (N, K) float64 array or None
+        Log-likelihoods, with the same constant per row, of K more labels that the classifier knows but that are no
+        answers (see `restrict`). They count where a row may be out of set; None without such labels.
 
     Examples
     --------
@@ -207,6 +210,7 @@ class ScoreTable:
     truth: Texts = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     threshold: float | None = None
     groups: tuple[str, ...] = ()
+    rivals: Doubles | None = None
 
     def __post_init__(self) -> None:
         if self.log_likelihood.shape != (len(self.name), len(self.labels)):
@@ -215,6 +219,8 @@ class ScoreTable:
             )
         if len(self.groups) not in (0, len(self.labels)):
             raise ValueError(f"{len(self.groups)} groups, {len(self.labels)} labels")
+        if self.rivals is not None and len(self.rivals) != len(self.name):
+            raise ValueError(f"{len(self.rivals)} rows of rivals, {len(self.name)} rows of scores")
 
     def __len__(self) -> int:
         return len(self.name)
@@ -228,7 +234,25 @@ class ScoreTable:
         """Return the rows chosen by an index array, a boolean mask or a slice."""
         fields = ("log_likelihood", "name", "start", "end")
         columns: dict[str, Any] = {column: getattr(self, column)[rows] for column in fields}
-        return replace(self, **columns, truth=self.truth[rows] if len(self.truth) else self.truth)
+        truth = self.truth[rows] if len(self.truth) else self.truth
+        return replace(self, **columns, truth=truth, rivals=None if self.rivals is None else self.rivals[rows])
+
+    def restrict(self, labels: Sequence[str]) -> ScoreTable:
+        """Return the table of some of its labels, in the given order; the scores of the others become rivals.
+
+        Posteriors are then over these labels alone: those of the whole table, divided by their sum.
+        """
+        if tuple(labels) == self.labels:
+            return self
+        kept = [self.labels.index(label) for label in labels]
+        others = np.delete(self.log_likelihood, kept, axis=1)
+        return replace(
+            self,
+            labels=tuple(labels),
+            log_likelihood=self.log_likelihood[:, kept],
+            groups=tuple(self.groups[column] for column in kept) if self.groups else (),
+            rivals=others if self.rivals is None else np.concatenate([others, self.rivals], axis=1),
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
@@ -239,7 +263,8 @@ class ScoreTable:
         columns: dict[str, Any] = {
             column: np.concatenate([getattr(table, column) for table in tables]) for column in fields
         }
-        return replace(tables[0], **columns)
+        rivals = [table.rivals for table in tables if table.rivals is not None]
+        return replace(tables[0], **columns, rivals=np.concatenate(rivals) if rivals else None)
 
 
 MIN_SECONDS = 1e-6  # shorter segments and turns are empty, and segments so close together touch

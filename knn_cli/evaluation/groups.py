@@ -39,5 +39,5 @@ def sum_by_group(table: ScoreTable, priors: tuple[float, ...] = ()) -> tuple[Sco
     group_of = dict(zip(table.labels, group, strict=True))
     truth = np.array([group_of.get(label, label) for label in table.truth.tolist()], dtype=np.str_)
     summed_priors = np.bincount(column, weights=priors) if priors else np.bincount(column) / len(column)
-    result = replace(table, labels=names, log_likelihood=summed, truth=truth, threshold=None, groups=())
+    result = replace(table, labels=names, log_likelihood=summed, truth=truth, threshold=None, groups=(), rivals=None)
     return result, tuple(summed_priors.tolist())

@@ -3,6 +3,10 @@
 A row is accepted if the detection LLR of its best label reaches the threshold, and is `unknown` otherwise. A model may
 also have a label of that name, trained on out-of-set languages; the best label is then the best of the others.
 
+Where only some of a model's labels are possible answers (`ScoreTable.restrict`), the best of these is compared with all
+labels of the model, as when the threshold was chosen. So the threshold keeps its meaning, confusions between possible
+labels make no row unknown, and speech in a language that the model knows but that is no answer does.
+
 References
 ----------
 NIST 2007 and 2009 Language Recognition Evaluation Plans ("open-set": trials of languages that are not targets).
@@ -20,10 +24,15 @@ UNKNOWN = "unknown"  # the label of rows of no known label, trained or not
 
 
 def best_llr(table: ScoreTable) -> Doubles:
-    """(N,) the largest detection LLR of each row over its labels but `unknown`; KnnError for fewer than two labels."""
-    llr = detection_llr(table.log_likelihood)
-    named = np.array([label != UNKNOWN for label in table.labels])
-    return np.asarray(llr[:, named].max(axis=1))
+    """(N,) the largest detection LLR of each row over its labels but `unknown`, against all labels of the model.
+
+    KnnError for fewer than two labels.
+    """
+    scores = table.log_likelihood
+    if table.rivals is not None:
+        scores = np.concatenate([scores, table.rivals], axis=1)
+    named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
+    return np.asarray(detection_llr(scores)[:, named].max(axis=1))
 
 
 def is_unknown(table: ScoreTable) -> NDArray[np.bool_]:

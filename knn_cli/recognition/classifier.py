@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knn_cli.core.errors import BundleError
+from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.languages import NO_SPEECH, choose_labels
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, ScoreTable
 from knn_cli.evaluation.metrics import weighted
+from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.networks import bundle
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.classifier_file import read_classifier
+from knn_cli.recognition.head_settings import HeadSettings, read_head_settings
 from knn_cli.store import hdf5
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ class Classifier:
 
     Scores come from the bundle's classifier, or, where it has none, from the head that the network was trained with.
 
+    With `languages`, probabilities are over these labels alone; the threshold of the open set still compares the best
+    of them with all labels of the model (`evaluation.open_set`). Sound without speech (`zxx`) and a trained label
+    `unknown` remain possible answers, unless `open_set` is false.
+
     Parameters
     ----------
     model : str or Path, optional
@@ -35,23 +42,32 @@ class Classifier:
         As for `Embedder`.
     batch_seconds : float, optional
         Sound that goes through the network at once.
+    languages : sequence of str, optional
+        The labels that are possible, as `core.languages.find_label` takes them: labels of the model, ISO 639 codes,
+        names in English or in the language itself. None: all labels of the model.
     open_set : bool
-        Whether score tables carry the bundle's threshold, where it has one, so that rows may be unknown.
+        Whether rows may have none of the languages: where the bundle has a threshold, score tables carry it, and `zxx`
+        and `unknown` are labels where the model knows them. False: every row gets a language.
 
     Attributes
     ----------
     bundle : Bundle
     labels : tuple of str
-        (C,) in the order of the scores.
+        (C,) possible answers in the order of the scores, which is that of the model.
     meta : dict
         What the bundle notes of its training.
     trained : CalibratedClassifier or None
         What classifier.h5 holds; None: the labels are those of the network's head.
+    head : HeadSettings or None
+        What the config says of the head's scores; None with a classifier.
 
     Raises
     ------
     BundleError
-        The bundle has neither a classifier nor a head, or there is no such bundle.
+        The bundle has neither a classifier nor a head, or there is no such bundle, or the settings of its head are no
+        good.
+    KnnError
+        The model does not know one of the languages, or fewer than two labels remain.
 
     Examples
     --------
@@ -68,6 +84,7 @@ class Classifier:
         *,
         device: str = "auto",
         batch_seconds: float | None = None,
+        languages: Sequence[str] | None = None,
         open_set: bool = True,
     ) -> None:
         self.bundle = bundle.find(bundle.LANGUAGE if model is None else model)
@@ -78,22 +95,30 @@ class Classifier:
                 f"Train one with `knn train`; models with labels here: {', '.join(with_labels) or '(none)'}.",
             )
         self.trained: CalibratedClassifier | None = None  # classifier.h5, with its transforms, PLDA and open set
-        self.labels = self.bundle.head_labels
-        self.meta: dict[str, Any] = {"label": self.bundle.config.get("head", {}).get("level", "group")}
+        self.head: HeadSettings | None = None
         if self.bundle.classifier is not None:
             self.trained = read_classifier(self.bundle.classifier)
-            self.labels = self.trained.labels
-            self.meta = self.trained.meta
-        self._device, self._batch_seconds, self._open_set = device, batch_seconds, open_set
+            self._all_labels, threshold = self.trained.labels, self.trained.threshold
+            self.meta: dict[str, Any] = self.trained.meta
+        else:
+            self.head = read_head_settings(self.bundle)
+            self._all_labels = self.bundle.head_labels
+            threshold = None if self.head.open_set is None else self.head.open_set.threshold
+            self.meta = {"label": self.bundle.config["head"].get("level", "group")}
+        self.labels = _answers(self._all_labels, languages, open_set, self.bundle.name)
+        self._threshold = threshold if open_set else None
+        self._device, self._batch_seconds = device, batch_seconds
         self._embedder: Embedder | None = None
 
     @property
     def priors(self) -> dict[str, float]:
         """Label -> prior probability: that of the training; equal for the labels of a head."""
-        weights = [1 / len(self.labels)] * len(self.labels)
+        weights = dict.fromkeys(self.labels, 1.0)
         if self.trained is not None:
-            weights = self.trained.classifier.priors_.tolist()
-        return dict(zip(self.labels, weights, strict=True))
+            trained = dict(zip(self._all_labels, self.trained.classifier.priors_.tolist(), strict=True))
+            weights = {label: trained[label] for label in self.labels}
+        total = sum(weights.values())
+        return {label: weight / total for label, weight in weights.items()}
 
     @property
     def embedder(self) -> Embedder:
@@ -123,8 +148,8 @@ class Classifier:
         Returns
         -------
         ScoreTable
-            (N, C) calibrated log-likelihoods. A head's scores are its logits: log-likelihoods up to a constant for
-            each row, if its training balanced the classes.
+            (N, C) calibrated log-likelihoods. A head's scores are its logits behind the calibration of the config:
+            log-likelihoods up to a constant for each row, if its training balanced the classes.
 
         Raises
         ------
@@ -132,17 +157,18 @@ class Classifier:
             Another model made the embeddings.
         """
         bundle.check_embedder(embeddings.embedder, self.bundle.fingerprint, source)
-        data, threshold = self._select_view(embeddings.data), None
+        data = self._select_view(embeddings.data)
+        seconds = embeddings.end - embeddings.start if seconds is None else seconds
         groups: tuple[str, ...] = ()
-        if self.trained is None:
-            scores = self.embedder.scores(data).astype(np.float64)
+        if self.trained is not None:
+            scores, groups = self.trained.score(data, seconds), self.trained.label_groups
         else:
-            scores = self.trained.score(data, embeddings.end - embeddings.start if seconds is None else seconds)
-            threshold = self.trained.threshold if self._open_set else None
-            groups = self.trained.label_groups
+            assert self.head is not None
+            scores = self.head.calibration.apply(self.embedder.scores(data), seconds)
         truth = embeddings.label(str(self.meta.get("label", "group")))
         name, start, end = embeddings.name, embeddings.start, embeddings.end
-        return ScoreTable(self.labels, scores, name, start, end, truth, threshold, groups)
+        table = ScoreTable(self._all_labels, scores, name, start, end, truth, self._threshold, groups)
+        return table.restrict(self.labels)
 
     def transform(self, data: Floats | Doubles) -> Doubles:
         """(N, D') what the classifier and its PLDA take of embeddings (N, D): their view, behind the transforms."""
@@ -174,6 +200,18 @@ class Classifier:
             for group in embed_rows(store, self.embedder, use_vad=use_vad):
                 if len(group.embeddings):
                     yield self.score(group.embeddings, str(path))
+
+
+def _answers(labels: tuple[str, ...], languages: Sequence[str] | None, open_set: bool, model: str) -> tuple[str, ...]:
+    """The labels that are possible answers, in the order of the model; KnnError if there are fewer than two."""
+    none = {NO_SPEECH, UNKNOWN}
+    declared = labels if languages is None else choose_labels(languages, labels, model)
+    if open_set:
+        return tuple(label for label in labels if label in none or label in declared)
+    answers = tuple(label for label in declared if languages is not None or label not in none)
+    if len(answers) < 2:
+        raise KnnError(f"The model {model} knows only {', '.join(answers) or 'no language'}.", "Name another model.")
+    return answers
 
 
 def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Doubles:

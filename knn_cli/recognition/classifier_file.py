@@ -180,11 +180,4 @@ def _groups(value: object) -> dict[str, str]:
 def _open_set(group: h5py.Group) -> OpenSetThreshold:
     threshold, accepted, rejected = (float(group[name][()]) for name in ("threshold", "false_accept", "false_reject"))
     known, unknown = (int(group[name][()]) for name in ("known", "unknown"))
-    # A share of no rows is NaN.
-    if (
-        not np.isfinite(threshold)
-        or any(rate < 0 or rate > 1 for rate in (accepted, rejected))
-        or min(known, unknown) < 0
-    ):
-        raise ValueError("its open set makes no sense")
     return OpenSetThreshold(threshold, accepted, rejected, known, unknown, str(json.loads(group["chosen"].asstr()[()])))

@@ -67,7 +67,7 @@ class LanguageTimeline:
     spans : tuple of Span
         By start, speech only. With speakers, each is in its speaker's tier, and those of two speakers may overlap.
     switches : tuple of LanguageSwitch
-        Changes from one known language to another; pauses and unknown speech between them are skipped.
+        Changes from one known language to another; pauses and what is unknown or no speech between them are skipped.
     speakers : tuple of SpeakerLanguage
         Empty unless speakers were given.
     """

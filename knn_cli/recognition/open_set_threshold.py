@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class OpenSetThreshold:
         Rows of other labels.
     chosen : str
         How it was chosen, and on what the rates are, in words.
+
+    Raises
+    ------
+    ValueError
+        The threshold is not finite, or a rate or number is out of range.
     """
 
     threshold: float
@@ -39,6 +45,13 @@ class OpenSetThreshold:
     known: int
     unknown: int
     chosen: str
+
+    def __post_init__(self) -> None:
+        rates = (self.false_accept, self.false_reject)
+        if not math.isfinite(self.threshold) or any(rate < 0 or rate > 1 for rate in rates):
+            raise ValueError("its open set makes no sense")
+        if min(self.known, self.unknown) < 0:
+            raise ValueError("its open set makes no sense")
 
 
 def check_false_reject(false_reject: float | None) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
+from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import Doubles, ScoreTable, Segment
-from knn_cli.evaluation.open_set import UNKNOWN
+from knn_cli.evaluation.open_set import UNKNOWN, best_llr
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
@@ -121,13 +123,11 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     calibrated for one embedding, which a mean over windows is to a linear classifier.
     """
     weights = _window_seconds(track.centers, track)
-    mean = ScoreTable(
-        table.labels,
-        (weights / weights.sum())[None] @ table.log_likelihood,
-        np.array([track.tier]),
-        np.array([np.nan]),
-        np.array([np.nan]),
-        threshold=table.threshold,
+    shares = (weights / weights.sum())[None]  # (1, N)
+    mean = replace(
+        table.take(slice(1)),
+        log_likelihood=shares @ table.log_likelihood,
+        rivals=None if table.rivals is None else shares @ table.rivals,
     )
     labels, scores = _with_unknown(mean)
     odds = np.exp(scores[0] - scores[0].max())
@@ -138,11 +138,11 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
 
 
 def language_switches(spans: Sequence[Span]) -> list[LanguageSwitch]:
-    """Changes of label from span to span within a tier, by time; unknown speech is skipped."""
+    """Changes of label from span to span within a tier, by time; what is unknown or no speech is skipped."""
     switches: list[LanguageSwitch] = []
     current: dict[str, str] = {}  # tier -> language
     for span in spans:
-        if span.label == UNKNOWN:
+        if span.label in (UNKNOWN, NO_SPEECH):
             continue
         before = current.setdefault(span.tier, span.label)
         if before != span.label:
@@ -162,15 +162,15 @@ def _span(
 def _with_unknown(table: ScoreTable) -> tuple[tuple[str, ...], Doubles]:
     """Labels and scores, with a label `unknown` where the table has a threshold.
 
-    Out-of-set speech is given the mean likelihood of all labels but the best, times exp(threshold). So a row by itself
-    is unknown exactly if its largest detection LLR, l_best - log mean_{others} exp(l), is below the threshold, and
-    neighbouring rows count for or against `unknown` as for any label.
+    Out-of-set speech is given the mean likelihood of all labels of the model but the best answer, times exp(threshold).
+    So a row by itself is unknown exactly if its largest detection LLR (`open_set.best_llr`), l_best - log mean_{others}
+    exp(l), is below the threshold, and neighbouring rows count for or against `unknown` as for any label.
     """
     scores = table.log_likelihood
-    if table.threshold is None or scores.shape[1] < 2:
+    if table.threshold is None:
         return table.labels, scores
-    ordered = np.sort(scores, axis=1)
-    unknown = np.logaddexp.reduce(ordered[:, :-1], axis=1) - np.log(scores.shape[1] - 1) + table.threshold
+    named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
+    unknown = scores[:, named].max(axis=1) - best_llr(table) + table.threshold
     if UNKNOWN in table.labels:
         column = table.labels.index(UNKNOWN)
         scores = scores.copy()
