@@ -33,7 +33,7 @@ class _DecoderBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, inner: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.split = (heads, channels // heads, channels)  # a head's rows of a weight: (H, D, C)
         self.self_norm = nn.LayerNorm(channels)
         self.self_value = nn.Linear(channels, channels)
         self.self_out = nn.Linear(channels, channels)
@@ -57,15 +57,15 @@ class _DecoderBlock(nn.Module):
 
         With one query, q · (W f) of all frames f is (q W) · f, and the mean of the values is W times the mean frame.
         """
-        split = (self.heads, -1, query.shape[1])  # a head's rows of a weight: (H, C / H, C)
-        queries = query.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H, B, C / H)
-        folded = (queries @ self.key.weight.view(split)).transpose(0, 1)  # (B, H, C)
-        logits = folded @ frames.transpose(1, 2) / math.sqrt(queries.shape[2])  # (B, H, T)
+        heads, width, _ = self.split
+        queries = query.view(-1, heads, width)  # (B, H, D)
+        folded = torch.einsum("bhd,hdc->bhc", queries, self.key.weight.view(self.split))
+        logits = folded @ frames.transpose(1, 2) / math.sqrt(width)  # (B, H, T)
         if mask is not None:
             logits = logits.masked_fill(~mask.unsqueeze(1), -math.inf)
-        means = (logits.softmax(2) @ frames).transpose(0, 1)  # (H, B, C)
-        values = means @ self.value.weight.view(split).transpose(1, 2)  # (H, B, C / H)
-        return values.transpose(0, 1).flatten(1) + self.value.bias
+        means = logits.softmax(2) @ frames  # (B, H, C)
+        values: Tensor = torch.einsum("bhc,hdc->bhd", means, self.value.weight.view(self.split))
+        return values.flatten(1) + self.value.bias
 
 
 @POOLINGS.register("whisper-decoder")
@@ -108,7 +108,7 @@ class WhisperDecoder(FramePooling):
     def pool(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """`frames` (B, T, C) under a mask (B, T) as of `forward` -> embeddings (B, C)."""
         frames = zero_padding(frames, mask)
-        x = self.start.expand(len(frames), -1)
+        x = self.start.expand(frames.shape[0], -1)
         for block in self.blocks:
             x = block(x, frames, mask)
         return cast(Tensor, self.norm(x))

@@ -80,4 +80,4 @@ def test_sizes_that_make_no_decoder_and_another_number_of_layers_are_refused() -
 def test_sizes_are_those_of_every_whisper_unless_they_are_given(channels: int, heads: int) -> None:
     with torch.device("meta"):
         pooling: Any = WhisperDecoder(2, channels, blocks=1)
-    assert pooling.blocks[0].heads == heads and pooling.blocks[0].widen.out_features == 4 * channels
+    assert pooling.blocks[0].split[0] == heads and pooling.blocks[0].widen.out_features == 4 * channels
