@@ -27,7 +27,7 @@ from knn_cli.store.conversion import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from knn_cli.networks.importers.checkpoint_files import ImportedModel, ImportedSegmenter
+    from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
     from knn_cli.networks.onnx_export import Export
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
@@ -172,7 +172,7 @@ def _is_checkpoint(src: Path) -> bool:
 
 def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: bool) -> Conversion:
     """Convert a checkpoint to a bundle."""
-    from knn_cli.networks.importers.checkpoint_files import ImportedSegmenter
+    from knn_cli.networks.importers.components import ImportedSegmenter
     from knn_cli.networks.importers.entry import import_checkpoint
 
     bundle.check_free(out, force)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.importers.checkpoint_files import ImportedModel, ImportedSegmenter, read, sources_hint
+from knn_cli.networks.importers.checkpoint_files import read, sources_hint
+from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 from knn_cli.networks.importers.registry import Checkpoint, importers
 
 __all__ = ["import_checkpoint", "import_embedding_network"]

@@ -16,16 +16,13 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import (
-    ComponentToFill,
-    ImportedComponent,
-    ImportedSegmenter,
     InertObject,
     checked_settings,
     list_keys,
-    match_weights,
     require_settings,
     sources_hint,
 )
+from knn_cli.networks.importers.components import ComponentToFill, ImportedComponent, ImportedSegmenter, match_weights
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import pyannet
 from knn_cli.networks.segmenters.powerset import powerset

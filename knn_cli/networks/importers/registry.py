@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from knn_cli.networks.importers.checkpoint_files import ImportedModel, ImportedSegmenter
+from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 
 __all__ = ["Checkpoint", "Importer", "RegisteredImporter", "importer", "importers"]
 

@@ -9,18 +9,20 @@ from typing import Any
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import (
-    ComponentToFill,
-    ImportedComponent,
-    ImportedModel,
     checked_settings,
-    encoder_to_fill,
-    head_to_fill,
-    match_weights,
-    pooling_to_fill,
     read,
     read_yaml,
     require_settings,
     sources_hint,
+)
+from knn_cli.networks.importers.components import (
+    ComponentToFill,
+    ImportedComponent,
+    ImportedModel,
+    encoder_to_fill,
+    head_to_fill,
+    match_weights,
+    pooling_to_fill,
 )
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import ECAPA, ECAPA_POOLING, speechbrain_classifier

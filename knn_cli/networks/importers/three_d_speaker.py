@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.importers.checkpoint_files import (
-    ImportedModel,
-    encoder_to_fill,
-    list_keys,
-    match_weights,
-    pooling_to_fill,
-    sources_hint,
-)
+from knn_cli.networks.importers.checkpoint_files import list_keys, sources_hint
+from knn_cli.networks.importers.components import ImportedModel, encoder_to_fill, match_weights, pooling_to_fill
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING
 

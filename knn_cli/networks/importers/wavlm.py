@@ -19,17 +19,19 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
-    ComponentToFill,
-    ImportedModel,
     checked_settings,
-    encoder_to_fill,
     list_keys,
-    match_weights,
-    pooling_to_fill,
     read_hugging_face_weights,
     read_json,
     require_settings,
     sources_hint,
+)
+from knn_cli.networks.importers.components import (
+    ComponentToFill,
+    ImportedModel,
+    encoder_to_fill,
+    match_weights,
+    pooling_to_fill,
 )
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import (

@@ -16,18 +16,20 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.resnet import DEPTHS
 from knn_cli.networks.importers.checkpoint_files import (
-    ComponentToFill,
-    ImportedComponent,
-    ImportedModel,
     checked_settings,
-    encoder_to_fill,
-    head_to_fill,
     list_keys,
-    match_weights,
-    pooling_to_fill,
     read_yaml,
     require_settings,
     sources_hint,
+)
+from knn_cli.networks.importers.components import (
+    ComponentToFill,
+    ImportedComponent,
+    ImportedModel,
+    encoder_to_fill,
+    head_to_fill,
+    match_weights,
+    pooling_to_fill,
 )
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.wavlm import sizes_from_shapes, weight_norm_names

@@ -11,15 +11,13 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.whisper import sinusoids
 from knn_cli.networks.importers.checkpoint_files import (
-    ImportedModel,
     checked_settings,
-    encoder_to_fill,
-    match_weights,
     read_hugging_face_weights,
     read_json,
     require_settings,
     sources_hint,
 )
+from knn_cli.networks.importers.components import ImportedModel, encoder_to_fill, match_weights
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import WHISPER_HUGGING_FACE, WHISPER_OPENAI, WeightNames
 

@@ -24,7 +24,7 @@ from knn_cli.core.errors import AudioError, BundleError, KnnError
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
-from knn_cli.networks.importers.checkpoint_files import ImportedSegmenter
+from knn_cli.networks.importers.components import ImportedSegmenter
 from knn_cli.networks.importers.entry import import_checkpoint, import_embedding_network
 from knn_cli.networks.importers.weight_names import pyannet
 from knn_cli.networks.segmenters.pyannet import PyanNet
