@@ -17,9 +17,10 @@ from knn_cli.cli.options import (
     Device,
     DeviceOption,
     JsonOption,
+    LanguagesOption,
     ModelOption,
+    NoUnknownOption,
     NoVadOption,
-    OpenSetOption,
     PriorsOption,
     QuietOption,
     SegmentOption,
@@ -27,8 +28,9 @@ from knn_cli.cli.options import (
     VerboseOption,
     check_text_output,
     epilog,
-    note_model,
+    note_classifier,
     note_silent_rows,
+    parse_languages,
     parse_priors,
     valued,
 )
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 EPILOG = epilog(
     "knn classify talk.mp3",
     "knn classify folder/ --model my-dialects --json > answers.jsonl",
-    "knn classify interview.mp3 --segment 10 --top 1",
+    "knn classify tapes/ --languages cs,Slovak,polski",
 )
 
 
@@ -63,14 +65,16 @@ def classify(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     priors: PriorsOption = "",
-    open_set: OpenSetOption = False,
+    languages: LanguagesOption = "",
+    no_unknown: NoUnknownOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Recognise the language or dialect of recordings, with calibrated probabilities.
 
     Results are shown as a table on a terminal, and written as tab-separated lines to a pipe or a file. JSON lines have
-    the probabilities and detection log-likelihood ratios of all labels. See also `knn evaluate` and `knn timeline`.
+    the probabilities and detection log-likelihood ratios of all labels. Recordings without speech are labelled zxx, by
+    models with that label. See also `knn evaluate` and `knn timeline`.
     """
     from knn_cli.embedding.files import expand_folders
     from knn_cli.embedding.options import EmbeddingOptions
@@ -80,8 +84,14 @@ def classify(
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=channel)
     paths = expand_folders(sources)
     check_text_output(out, paths)
-    classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds, open_set=open_set)
-    note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
+    classifier = Classifier(
+        model,
+        device=device.value,
+        batch_seconds=batch_seconds,
+        languages=parse_languages(languages),
+        open_set=not no_unknown,
+    )
+    note_classifier(model, classifier)
     _classify(paths, classifier, options, top, classifier.priors if priors == "model" else weights, as_json, out)
 
 
@@ -117,6 +127,8 @@ def _classify(
                 note_silent_rows(scores.rows)
                 continue
             predictions = output.predict(scores, priors)
+            if predictions.silent.any():
+                console.note(f"{path} holds no speech.")
             counts = output.correct(scores, predictions)
             right, known = right + counts[0], known + counts[1]
             if as_table:

@@ -20,9 +20,9 @@ from knn_cli.core.errors import Failure, KnnError
 # Messages of other packages refer to parameters. Most are set by an option of the same name ...
 SAME_NAMES = frozenset(
     "as_norm batch_seconds calibration channel clusterer cohort config curve device draws folds force groups held_out "
-    "ignore int8 kind labels level link_speakers margin max_gap max_silence max_speakers min_segment min_speakers "
-    "min_turn model num_speakers number open_set out_of_set part per_channel preset priors rate recursive reference "
-    "report seed segment segmentation speakers split step transforms uem units unwanted window".split()
+    "ignore int8 kind labels languages level link_speakers margin max_gap max_silence max_speakers min_segment "
+    "min_speakers min_turn model num_speakers number out_of_set part per_channel preset priors rate recursive "
+    "reference report seed segment segmentation speakers split step transforms uem units unwanted window".split()
 )
 # ... and some by an option of another name.
 FLAGS = {
@@ -37,7 +37,11 @@ SETTINGS = frozenset(
     "min_cluster_size out_of_set_class refit silence_threshold view".split()
 )
 # Values of parameters whose option is a switch.
-SWITCHES = {("use_vad", "False"): "--no-vad", ("vad", "silero"): "--segmentation silero"}
+SWITCHES = {
+    ("use_vad", "False"): "--no-vad",
+    ("open_set", "False"): "--no-unknown",
+    ("vad", "silero"): "--segmentation silero",
+}
 _PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
 
 

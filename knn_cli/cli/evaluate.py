@@ -20,7 +20,9 @@ from knn_cli.cli.options import (
     DeviceOption,
     ForceOption,
     JsonOption,
+    LanguagesOption,
     ModelOption,
+    NoUnknownOption,
     NoVadOption,
     PriorsOption,
     QuietOption,
@@ -30,7 +32,8 @@ from knn_cli.cli.options import (
     check_text_output,
     complete_models,
     epilog,
-    note_model,
+    note_classifier,
+    parse_languages,
     parse_priors,
     refuse_without,
     valued,
@@ -72,6 +75,8 @@ def evaluate(
     ] = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    languages: LanguagesOption = "",
+    no_unknown: NoUnknownOption = False,
     priors: PriorsOption = "",
     split: SplitOption = None,
     part: Annotated[
@@ -115,11 +120,17 @@ def evaluate(
         if out is not None and report.resolve() in out.resolve().parents:
             raise KnnError(f"{out} is in the folder of the report, which is replaced as a whole.", "Name another file.")
     classifiers = [
-        Classifier(name, device=device.value, batch_seconds=batch_seconds, open_set=True)
+        Classifier(
+            name,
+            device=device.value,
+            batch_seconds=batch_seconds,
+            languages=parse_languages(languages),
+            open_set=not no_unknown,
+        )
         for name in (model, *(compare or []))
     ]
     for classifier in classifiers:
-        note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
+        note_classifier(model, classifier)
     with console.progress("Classifying") as progress:
         options = TestSetOptions(
             split=split, part=part, max_segments=curve, bootstrap=draws, priors=weights, use_vad=not no_vad

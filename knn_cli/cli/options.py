@@ -17,6 +17,7 @@ from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
+    from knn_cli.recognition.classifier import Classifier
 
 # Panels of the help, in the order in which commands list their options.
 INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
@@ -162,7 +163,16 @@ PriorsOption = Annotated[
         help="Prior weights: cs=3,de=1 (others 1), model or empirical.",
     ),
 ]  # fmt: skip
-OpenSetOption = Annotated[bool, switch("--open-set", panel=LABELS, help="Label segments below the threshold unknown.")]
+LanguagesOption = Annotated[
+    str,
+    valued(
+        "--languages", metavar="LANGUAGES", panel=LABELS,
+        help="Answer with these labels only: codes or names, such as cs,Slovak,polski.",
+    ),
+]  # fmt: skip
+NoUnknownOption = Annotated[
+    bool, switch("--no-unknown", panel=LABELS, help="Always answer with a label, never unknown or no speech.")
+]
 HeldOutOption = Annotated[
     float | None,
     valued(
@@ -340,6 +350,11 @@ def listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def parse_languages(text: str) -> list[str] | None:
+    """Return the languages of `--languages`, None for an empty text."""
+    return listed(text) if text else None
+
+
 def parse_priors(text: str) -> dict[str, float] | None:
     """Return `cs=3,de=1` as numbers, None for an empty text. KnnError for anything else."""
     priors: dict[str, float] = {}
@@ -360,6 +375,15 @@ def parse_priors(text: str) -> dict[str, float] | None:
 def note_model(asked: str | None, model: Bundle, more: str) -> None:
     """Report the model that is used: as a note if the user did not name one, else as a detail."""
     (console.detail if asked else console.note)(f"Model {model.fingerprint}, {more}.")
+
+
+def note_classifier(asked: str | None, classifier: Classifier) -> None:
+    """Report the classifier that is used, and which of its labels are possible if not all are."""
+    known, possible = classifier.known_labels, classifier.labels
+    more = f"which knows {len(known)} labels"
+    if possible != known:
+        more += f", of which {', '.join(possible[:-1])} and {possible[-1]} are possible"
+    note_model(asked, classifier.bundle, more)
 
 
 def note_silent_rows(rows: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.languages import NO_SPEECH, label_names
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.evaluation.groups import sum_by_group
@@ -59,8 +60,10 @@ class Predictions(NamedTuple):
         (N, C) columns of the labels, the most probable first.
     unknown
         (N,) whether the row is rejected as out-of-set; its most probable labels then follow `unknown`.
+    silent
+        (N,) whether the row holds no speech and has no probabilities.
     label
-        (N,) the predicted label, `unknown` where the row is rejected.
+        (N,) the predicted label, `unknown` where the row is rejected, `zxx` where it holds no speech.
     groups
         (G,) names of the groups; () without groups.
     group_posteriors
@@ -70,18 +73,21 @@ class Predictions(NamedTuple):
     posteriors: Doubles
     ranks: NDArray[np.int64]
     unknown: NDArray[np.bool_]
+    silent: NDArray[np.bool_]
     label: Texts
     groups: tuple[str, ...]
     group_posteriors: Doubles
 
     def ranked(self, labels: Sequence[str], row: int, top: int) -> list[tuple[str, float | None]]:
-        """At most `top` labels of a row with their probabilities; `unknown` has none."""
+        """At most `top` labels of a row with their probabilities; `unknown` and a row without speech have none."""
+        if self.silent[row]:
+            return [(NO_SPEECH, None)]
         known = [(labels[column], float(self.posteriors[row, column])) for column in self.ranks[row]]
         return [*([(UNKNOWN, None)] if self.unknown[row] else []), *known][: min(top, len(labels))]
 
     def group(self, row: int) -> tuple[str, float] | None:
-        """The most probable group of a row, None where the row is unknown or there are no groups."""
-        if not self.groups or self.label[row] == UNKNOWN:
+        """The most probable group of a row, None where the row is unknown or silent, or there are no groups."""
+        if not self.groups or self.silent[row] or self.label[row] == UNKNOWN:
             return None
         best = int(self.group_posteriors[row].argmax())
         return self.groups[best], float(self.group_posteriors[row, best])
@@ -89,57 +95,83 @@ class Predictions(NamedTuple):
 
 def predict(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Predictions:
     """Labels, ranks and groups of each row, under `priors`."""
+    silent = np.asarray(np.isnan(table.log_likelihood).any(axis=1))
+    table = _filled(table)
     with_priors = weighted(table, priors)
     label_posteriors = posteriors(with_priors)
     ranks = np.argsort(-label_posteriors, axis=1, kind="stable")
     best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
     unknown = np.zeros(len(table), dtype=bool)
     if table.threshold is not None:  # chosen under equal priors
-        unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN)
+        unknown = (best_llr(table) < table.threshold) & (best != UNKNOWN) & ~silent
     groups: tuple[str, ...] = ()
     group_posteriors = np.zeros((len(table), 0))
     if table.groups:
         summed, _ = sum_by_group(with_priors)
         groups, group_posteriors = summed.labels, np.exp(summed.log_likelihood)
-    return Predictions(label_posteriors, ranks, unknown, np.where(unknown, UNKNOWN, best), groups, group_posteriors)
+    label = np.where(silent, NO_SPEECH, np.where(unknown, UNKNOWN, best))
+    return Predictions(label_posteriors, ranks, unknown, silent, label, groups, group_posteriors)
+
+
+def _filled(table: ScoreTable) -> ScoreTable:
+    """The table with equal scores in rows without speech, which are not shown."""
+    silent = np.isnan(table.log_likelihood).any(axis=1, keepdims=True)
+    return replace(table, log_likelihood=np.where(silent, 0.0, table.log_likelihood))
+
+
+def named(label: str, names: Mapping[str, str]) -> str:
+    """Return a label with its name, such as "cs Czech"; the label alone where it has none."""
+    return f"{label} {names[label]}" if label in names else label
 
 
 def score_lines(
     stream: TextIO, table: ScoreTable, predictions: Predictions, priors: Mapping[str, float] | None = None
 ) -> None:
-    llr = detection_llr(table.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
-    for row, row_posteriors in enumerate(predictions.posteriors):
+    llr = detection_llr(_filled(table).log_likelihood, None if priors is None else prior_weights(priors, table.labels))
+    names = label_names(table.labels)
+
+    def by_label(labels: Sequence[str], values: Doubles, row: int, digits: int) -> dict[str, float] | None:
+        if predictions.silent[row]:
+            return None
+        return {label: round(float(value), digits) for label, value in zip(labels, values[row], strict=True)}
+
+    for row in range(len(table)):
         ((label, probability),) = predictions.ranked(table.labels, row, 1)
         line = {
             "file": str(table.name[row]),
             "start": _seconds(table.start[row]),
             "end": _seconds(table.end[row]),
             "label": label,
+            **({"name": names.get(label)} if names else {}),
             "probability": None if probability is None else round(probability, 6),
-            "probabilities": {name: round(float(p), 6) for name, p in zip(table.labels, row_posteriors, strict=True)},
-            "llr": {name: round(float(x), 4) for name, x in zip(table.labels, llr[row], strict=True)},
+            "probabilities": by_label(table.labels, predictions.posteriors, row, 6),
+            "llr": by_label(table.labels, llr, row, 4),
         }
         if predictions.groups:
             group = predictions.group(row)
             line["group"] = None if group is None else group[0]
-            sums = predictions.group_posteriors[row]
-            line["groups"] = {name: round(float(p), 6) for name, p in zip(predictions.groups, sums, strict=True)}
+            line["groups"] = by_label(predictions.groups, predictions.group_posteriors, row, 6)
         json_line(stream, line)
 
 
 def score_rows(stream: TextIO, table: ScoreTable, predictions: Predictions, top: int, *, header: bool) -> None:
+    names = label_names(table.labels)
+    words = ["label", "name", "probability"] if names else ["label", "probability"]
+    columns = [*words, *(f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in words)]
     if header:
-        more = [
-            f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in ("label", "probability")
-        ]
-        more += ["group", "group_probability"] if predictions.groups else []
-        stream.write("\t".join(["file", "start", "end", "label", "probability", *more]) + "\n")
+        more = ["group", "group_probability"] if predictions.groups else []
+        stream.write("\t".join(["file", "start", "end", *columns, *more]) + "\n")
     for row in range(len(table)):
         ranked = [
             text
             for label, probability in predictions.ranked(table.labels, row, top)
-            for text in (label, "" if probability is None else f"{probability:.4f}")
+            for text in (
+                label,
+                *([names.get(label, "")] if names else []),
+                "" if probability is None else f"{probability:.4f}",
+            )
         ]
+        ranked += [""] * (len(columns) - len(ranked))
         if predictions.groups:
             group = predictions.group(row)
             ranked += ["", ""] if group is None else [group[0], f"{group[1]:.4f}"]
@@ -161,13 +193,15 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
         shown.add_column(f"{rank}.")
     if tables[0][0].groups:
         shown.add_column("group")
+    names = label_names(tables[0][0].labels)
     for table, predictions in tables:
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
             ranked = [
-                label if probability is None else f"{label} {probability:.1%}"
+                named(label, names) + ("" if probability is None else f" {probability:.1%}")
                 for label, probability in predictions.ranked(table.labels, row, top)
             ]
+            ranked += [""] * (min(top, len(table.labels)) - len(ranked))
             if predictions.groups:
                 group = predictions.group(row)
                 ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")

@@ -18,16 +18,18 @@ from knn_cli.cli.options import (
     DeviceOption,
     FolderOption,
     JsonOption,
+    LanguagesOption,
     ModelOption,
+    NoUnknownOption,
     NoVadOption,
-    OpenSetOption,
     QuietOption,
     TextOption,
     VerboseOption,
     check_text_output,
     epilog,
     format_option,
-    note_model,
+    note_classifier,
+    parse_languages,
     refuse_together,
     valued,
 )
@@ -75,7 +77,8 @@ def timeline(
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
-    open_set: OpenSetOption = False,
+    languages: LanguagesOption = "",
+    no_unknown: NoUnknownOption = False,
     window: Annotated[
         float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
     ] = 3.0,
@@ -104,8 +107,14 @@ def timeline(
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
-    classifier = Classifier(model, device=device.value, batch_seconds=batch_seconds, open_set=open_set)
-    note_model(model, classifier.bundle, f"which knows {len(classifier.labels)} labels")
+    classifier = Classifier(
+        model,
+        device=device.value,
+        batch_seconds=batch_seconds,
+        languages=parse_languages(languages),
+        open_set=not no_unknown,
+    )
+    note_classifier(model, classifier)
     options = TimelineOptions(window=window, step=step, switch=switch, use_vad=not no_vad, channel=channel)
     failures = []
     with console.progress("Classifying") as progress:
@@ -174,11 +183,14 @@ class _TimelineWriter:
 
 
 def _note_languages(path: Path, result: LanguageTimeline) -> None:
-    parts = ", ".join(f"{label} {seconds:.0f} s" for label, seconds in result.durations.items())
+    from knn_cli.cli.output import named
+
+    parts = ", ".join(f"{named(label, result.names)} {seconds:.0f} s" for label, seconds in result.durations.items())
     console.note(f"{path}: {parts or 'no speech'}.")
     for change in result.switches:
         of = f" ({change.speaker})" if change.speaker else ""
-        console.note(f"{path}: at {change.time:.1f} s from {change.before} to {change.after}{of}.")
+        before, after = named(change.before, result.names), named(change.after, result.names)
+        console.note(f"{path}: at {change.time:.1f} s from {before} to {after}{of}.")
     for speaker in result.speakers:
         share = f"{speaker.probability:.0%}, {speaker.scored_seconds:.0f} s scored"
-        console.note(f"{path}: {speaker.speaker} speaks {speaker.label} ({share}).")
+        console.note(f"{path}: {speaker.speaker} speaks {named(speaker.label, result.names)} ({share}).")

@@ -62,7 +62,7 @@ class TrainingSettings:
     balanced: bool = setting(False, "average the covariance over classes, not rows")
     duration_aware: bool = setting(False, "calibrate by the length of a row")
     out_of_set_class: bool = setting(False, "train out-of-set labels as the class unknown")
-    false_reject: float | None = setting(None, "share of known rows that --open-set may lose")
+    false_reject: float | None = setting(None, "share of known rows that may be called unknown")
     refit: bool | None = setting(None, "fit on all rows in the end; not with a test side")
     view: str = setting("", "part of the embeddings, such as language")
 

@@ -175,7 +175,8 @@ class ScoreTable:
     labels : tuple of C str
         In the order of the columns.
     log_likelihood : (N, C) float64 array
-        Calibrated log-likelihoods up to a constant per row (natural logarithm).
+        Calibrated log-likelihoods up to a constant per row (natural logarithm); NaN in a row that was not scored
+        because it holds no speech.
     name : (N,) str array
         The recording (or file) that the segment belongs to.
     start, end : (N,) float64 array

@@ -163,7 +163,9 @@ def write_turns_csv(document: SpanDocument, file: TextIO) -> None:
 def write_timeline_tsv(
     document: SpanDocument, file: TextIO, *, header: bool = True, alternatives: int | None = None
 ) -> None:
-    """Write tab-separated lines: file, start, end, tier, label, probability, label_2, probability_2, ...
+    """Write tab-separated lines: file, start, end, tier, label, name, probability, label_2, name_2, probability_2, ...
+
+    Names are left out where no label has one.
 
     Parameters
     ----------
@@ -177,13 +179,18 @@ def write_timeline_tsv(
     spans = document.rounded()
     count = max((len(span.alternatives) for _, _, span in spans), default=0)
     ranks = range(2, 2 + max(count, alternatives or 0))
-    columns = [f"{column}_{rank}" for rank in ranks for column in ("label", "probability")]
+    group = ["label", "name", "probability"] if document.label_names else ["label", "probability"]
+    columns = [*group, *(f"{column}_{rank}" for rank in ranks for column in group)]
     if header:
-        file.write("\t".join(["file", "start", "end", "tier", "label", "probability", *columns]) + "\n")
+        file.write("\t".join(["file", "start", "end", "tier", *columns]) + "\n")
     for start_ms, end_ms, span in spans:
         ranked = [(span.label, span.probability), *span.alternatives]
-        fields = [text for label, p in ranked for text in (label, "" if p is None else f"{p:.4f}")]
-        fields += [""] * (2 + len(columns) - len(fields))
+        names = [[document.label_names.get(label, "")] if document.label_names else [] for label, _ in ranked]
+        probabilities = ["" if p is None else f"{p:.4f}" for _, p in ranked]
+        fields = [
+            text for (label, _), name, p in zip(ranked, names, probabilities, strict=True) for text in (label, *name, p)
+        ]
+        fields += [""] * (len(columns) - len(fields))
         row = [document.name or "", format_seconds(start_ms), format_seconds(end_ms), span.tier, *fields]
         file.write("\t".join(map(tsv_field, row)) + "\n")
 
@@ -212,10 +219,16 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
 
 @span_format("json", ".json", kinds=["timeline"], multiple=True)
 def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
-    """Write a line {"file", "seconds", "spans": [{"start", "end", "tier", "label", "probability", "alternatives"}]}."""
+    """Write a line of JSON, all times in seconds.
+
+    {"file", "seconds", "spans": [{"start", "end", "label", "name", "tier", "probability", "alternatives"}]}; "name" is
+    left out where no label has one.
+    """
     rows = []
     for start_ms, end_ms, span in document.rounded():
         row: dict[str, Any] = {"start": start_ms / 1000, "end": end_ms / 1000, "label": span.label}
+        if document.label_names:
+            row["name"] = document.label_names.get(span.label)
         if span.tier:
             row["tier"] = span.tier
         if span.probability is not None:

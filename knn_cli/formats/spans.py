@@ -77,6 +77,8 @@ class SpanDocument:
         Name of the tier of spans that have none.
     metadata : mapping
         Further keys of the JSON of a timeline, besides `file`, `seconds` and `spans`.
+    label_names : mapping
+        Label -> name, which tables and JSON of a timeline have beside each label where any label has one.
     audio_path : Path or None
         The recording, for the player and for the reference in an ELAN document.
     channel : str
@@ -91,6 +93,7 @@ class SpanDocument:
     spans: Sequence[Span]
     tier: str = "labels"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    label_names: Mapping[str, str] = field(default_factory=dict)
     audio_path: Path | None = None
     channel: str = "mix"
     location: Path | None = None

@@ -111,6 +111,11 @@ class Classifier:
         self._embedder: Embedder | None = None
 
     @property
+    def known_labels(self) -> tuple[str, ...]:
+        """All labels that the model knows; `labels` are those that are possible answers."""
+        return self._all_labels
+
+    @property
     def priors(self) -> dict[str, float]:
         """Label -> prior probability: that of the training; equal for the labels of a head."""
         weights = dict.fromkeys(self.labels, 1.0)

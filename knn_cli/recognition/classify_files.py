@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from knn_cli.audio import reading
 from knn_cli.audio.speech_regions import no_speech
-from knn_cli.core.errors import AudioError, BundleError, KnnError, StoreError
+from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError, StoreError
+from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import ScoreTable
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.formats.rttm import read_rttm, turns_of_recording
@@ -37,7 +39,8 @@ def classify_files(
     Yields
     ------
     (Path, ScoreTable)
-        Scores of a file, whose rows are named by its path, or of a block of a store's rows, named by recording.
+        Scores of a file, whose rows are named by its path, or of a block of a store's rows, named by recording. A file
+        without speech has one row with NaN in place of scores, if `zxx` is a possible answer of the classifier.
     (Path, RowsWithoutSpeech)
         After the scores of a store: how many of its rows were left out.
     (Path, KnnError)
@@ -57,8 +60,17 @@ def classify_files(
             else:
                 table = classifier.score_file(path, **vars(options))
                 yield path, replace(table, name=np.full(len(table), str(path)))
+        except SilenceError as error:
+            is_file = NO_SPEECH in classifier.labels and not hdf5.is_store(path)
+            yield path, _without_speech(path, classifier) if is_file else error
         except (AudioError, StoreError, BundleError) as error:
             yield path, error
+
+
+def _without_speech(path: Path, classifier: Classifier) -> ScoreTable:
+    """The row of a file that holds no speech."""
+    times = np.zeros(1), np.array([reading.info(path).seconds])
+    return ScoreTable(classifier.labels, np.full((1, len(classifier.labels)), np.nan), np.array([str(path)]), *times)
 
 
 def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from knn_cli.formats.spans import Span, SpanDocument
@@ -70,6 +71,8 @@ class LanguageTimeline:
         Changes from one known language to another; pauses and what is unknown or no speech between them are skipped.
     speakers : tuple of SpeakerLanguage
         Empty unless speakers were given.
+    names : mapping
+        Label -> English name, of the classifier's labels that are languages.
     """
 
     name: str
@@ -77,6 +80,7 @@ class LanguageTimeline:
     spans: tuple[Span, ...]
     switches: tuple[LanguageSwitch, ...]
     speakers: tuple[SpeakerLanguage, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def durations(self) -> dict[str, float]:
@@ -99,6 +103,7 @@ class LanguageTimeline:
                 {
                     "speaker": speaker.speaker,
                     "label": speaker.label,
+                    **({"name": self.names.get(speaker.label)} if self.names else {}),
                     "probability": round(speaker.probability, 6),
                     "alternatives": {label: round(probability, 6) for label, probability in speaker.alternatives},
                     "seconds": round(speaker.seconds, 3),
@@ -106,4 +111,4 @@ class LanguageTimeline:
                 }
                 for speaker in self.speakers
             ]
-        return SpanDocument("timeline", self.name, self.seconds, self.spans, TIER, more)
+        return SpanDocument("timeline", self.name, self.seconds, self.spans, TIER, more, self.names)

@@ -11,6 +11,7 @@ import numpy as np
 
 from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
+from knn_cli.core.languages import label_names
 from knn_cli.core.values import EmbeddingSet, ScoreTable, Segment
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
@@ -102,9 +103,9 @@ def timeline(
     )
     tracks = _tracks(speech, speakers, options.window, options.step)
     windows = sorted((window.start, window.end, number) for number, t in enumerate(tracks) for window in t.windows)
-    name = Path(path).stem
+    name, names = Path(path).stem, label_names(classifier.labels)
     if not windows:
-        return LanguageTimeline(name, seconds, (), ())
+        return LanguageTimeline(name, seconds, (), (), names=names)
     table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
     track_of_row = np.array([number for _, _, number in windows])
     spans: list[Span] = []
@@ -122,7 +123,8 @@ def timeline(
         if speakers is not None:
             speaker_languages.append(speaker_language(scores, track, alternatives=options.alternatives))
     spans.sort(key=lambda span: (span.start, span.end))
-    return LanguageTimeline(name, seconds, tuple(spans), tuple(language_switches(spans)), tuple(speaker_languages))
+    switches = tuple(language_switches(spans))
+    return LanguageTimeline(name, seconds, tuple(spans), switches, tuple(speaker_languages), names)
 
 
 def _score_windows(

@@ -155,7 +155,8 @@ def _draw_thresholds(axes: Axes, evaluation: Evaluation) -> None:
     for beta, line in zip(LRE_BETAS, ("-", "--"), strict=True):
         axes.axvline(math.log(beta), color="black", linewidth=1, linestyle=line, label=f"threshold log {beta:g}")
     threshold = evaluation.table.threshold
-    if threshold is not None and not evaluation.detection_priors:  # it holds for equally likely labels
+    # It holds for equally likely labels, and against all that the model knows.
+    if threshold is not None and not evaluation.detection_priors and evaluation.table.rivals is None:
         axes.axvline(threshold, label="below: unknown", color=GREY, linewidth=1.5, linestyle=":")
 
 

@@ -33,7 +33,7 @@ MAP_PREFIX = "map-"  # names of figures that stand in the section of the map
 _AUDIO_TYPES = {b"fLaC": "audio/flac", b"RIFF": "audio/wav"}
 _NOT_KNOWN = "–"
 _SHARES = {"precision", "recall", "recall low", "recall high", "F1", "EER", "accepted"}
-_TEXT_COLUMNS = {"label", "model"}
+_TEXT_COLUMNS = {"label", "name", "model"}
 
 
 class MetricCell(NamedTuple):

@@ -48,15 +48,16 @@ def priors_note(model: NamedEvaluation, max_labels: int = 12) -> str:
 def left_out_note(evaluation: Evaluation) -> str:
     """Return sentences on the labels and rows that the metrics leave out."""
     out_of_set = ", ".join(f"{label} ({rows:,})" for label, rows in evaluation.out_of_set.items())
+    outside = "that the model does not know" if evaluation.table.rivals is None else "outside the declared set"
     sentences = [
         f"{counted(len(evaluation.absent), 'label')} of the model without a test row, so in no mean: "
         f"{', '.join(evaluation.absent)}."
         if evaluation.absent
         else "Every label of the model occurs.",
-        f"{counted(sum(evaluation.out_of_set.values()), 'row')} of labels that the model does not know: {out_of_set}; "
+        f"{counted(sum(evaluation.out_of_set.values()), 'row')} of labels {outside}: {out_of_set}; "
         "only the figures of labels outside the model count them."
         if evaluation.out_of_set
-        else "No row has a label that the model does not know.",
+        else f"No row has a label {outside}.",
         f"{counted(evaluation.unlabelled, 'row')} without a label."
         if evaluation.unlabelled
         else "Every row has a label.",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from knn_cli.core.languages import label_names
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.evaluation.results import Evaluation, MetricValue
 
@@ -105,11 +106,18 @@ def headline_table(models: Sequence[NamedEvaluation]) -> Table:
 
 
 def class_table(models: Sequence[NamedEvaluation], title: str = "Figures of every label") -> Table:
-    """Return a row per label and model, labels in the order of the first model that has them."""
+    """Return a row per label and model, labels in the order of the first model that has them.
+
+    Labels that are languages have their names beside them.
+    """
     labels = dict.fromkeys(row.label for model in models for row in model.evaluation.classes)
     metrics = {(model.name, row.label): row for model in models for row in model.evaluation.classes}
     intervals = {model.name: recall_intervals(model.evaluation) for model in models}
-    columns = ("label", "model", "rows", "precision", "recall", "recall low", "recall high", "F1", "EER")
+    names = label_names(labels)
+    columns = (
+        *("label", "name")[: 2 if names else 1],
+        *("model", "rows", "precision", "recall", "recall low", "recall high", "F1", "EER"),
+    )
     cost_columns = ("Cdet 1", "min Cdet 1", "Cdet 9", "min Cdet 9")
     rows: list[tuple[CellValue, ...]] = []
     for label in labels:
@@ -118,7 +126,8 @@ def class_table(models: Sequence[NamedEvaluation], title: str = "Figures of ever
                 interval = intervals[model.name][label]
                 costs = [cost for pair in zip(row.cdet, row.min_cdet, strict=True) for cost in pair]
                 shares = (row.precision, row.recall, *interval, row.f1, row.eer)
-                rows.append((label, model.name, row.support, *shares, *costs))
+                name = (names.get(label, ""),) if names else ()
+                rows.append((label, *name, model.name, row.support, *shares, *costs))
     return Table(title, columns + cost_columns, tuple(rows))
 
 

@@ -135,7 +135,8 @@ def _left_out(model: EvaluatedModel) -> Iterator[str]:
         yield f"No test row is of {', '.join(evaluation.absent)}: left out of every mean."
     if evaluation.out_of_set:
         rows = ", ".join(f"{label} ({count})" for label, count in evaluation.out_of_set.items())
-        yield f"The model does not know {rows}: counted in the open set only."
+        outside = "The model does not know" if evaluation.table.rivals is None else "Outside the declared set are"
+        yield f"{outside} {rows}: counted in the open set only."
     if evaluation.unlabelled:
         yield f"{evaluation.unlabelled} rows have no label."
     if evaluation.single_recording:

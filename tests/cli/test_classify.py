@@ -101,7 +101,7 @@ def test_priors_reach_the_figures_of_a_test_set(work: dict[str, Path]) -> None:
     )
 
 
-@pytest.mark.parametrize("more", [[], ["--open-set"], ["--priors", "a1=99"], ["--priors", "model", "--open-set"]])
+@pytest.mark.parametrize("more", [["--no-unknown"], [], ["--priors", "a1=99", "--no-unknown"], ["--priors", "model"]])
 def test_the_share_that_is_right_is_of_the_labels_that_are_printed(work: dict[str, Path], more: list[str]) -> None:
     found, said = lines(work, *more)
     known = [line for line in found if not line["file"].startswith("x")]
@@ -110,10 +110,10 @@ def test_the_share_that_is_right_is_of_the_labels_that_are_printed(work: dict[st
 
 
 def test_an_unknown_row_has_no_group_and_keeps_its_best_label(work: dict[str, Path], tmp_path: Path) -> None:
-    flat, found = lines(work)[0], lines(work, "--open-set")[0]
+    flat, found = lines(work, "--no-unknown")[0], lines(work)[0]
     rejected = [row for row, line in enumerate(found) if line["label"] == "unknown"]
     assert rejected and all(found[row]["group"] is None and found[row]["probability"] is None for row in rejected)
-    done("classify", work["emb.h5"], "--model", work["m"], "--open-set", "-o", tmp_path / "o.tsv")
+    done("classify", work["emb.h5"], "--model", work["m"], "-o", tmp_path / "o.tsv")
     head, *table = (line.split("\t") for line in (tmp_path / "o.tsv").read_text().splitlines())
     for row, cells in enumerate(table):
         line = dict(zip(head, cells, strict=True))
@@ -233,9 +233,9 @@ def test_no_option_is_passed_over(
     ("command", "options"),
     [
         ("evaluate", ["--top", "--segment", "--channel", "--open-set"]),
-        ("verify", ["--json", "--priors", "--open-set", "--no-vad", "--device"]),
+        ("verify", ["--json", "--priors", "--no-unknown", "--languages", "--no-vad", "--device"]),
         ("timeline", ["--priors", "--segment", "--top", "--report"]),
-        ("classify", ["--report", "--curve", "--turns", "--window", "--cohort", "--split"]),
+        ("classify", ["--open-set", "--report", "--curve", "--turns", "--window", "--cohort", "--split"]),
     ],
 )
 def test_commands_have_only_the_options_that_they_use(command: str, options: list[str]) -> None:

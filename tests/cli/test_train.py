@@ -150,7 +150,7 @@ def test_report_compares_models(work: dict[str, Path]) -> None:
     done(*command, "--force", "--draws", "0")
 
 
-def test_unknown_is_said_when_asked(work: dict[str, Path]) -> None:
+def test_unknown_is_an_answer_unless_it_is_refused(work: dict[str, Path]) -> None:
     def labels(*more: str) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for line in done("classify", work["emb.h5"], "--model", work["one"], *more).stdout.splitlines()[1:]:
@@ -158,13 +158,14 @@ def test_unknown_is_said_when_asked(work: dict[str, Path]) -> None:
             found.setdefault(name.split("-")[0], set()).add(label)
         return found
 
-    assert "unknown" not in set.union(*labels().values())
-    assert "unknown" in labels("--open-set")["x"]
+    assert "unknown" in labels()["x"]
+    assert "unknown" not in set.union(*labels("--no-unknown").values())
 
 
 def test_priors_and_groups_are_in_the_scores(work: dict[str, Path]) -> None:
     def scores(*more: str) -> list[dict[str, Any]]:
-        lines = done("classify", work["emb.h5"], "--model", work["one"], "--json", *more).stdout.splitlines()
+        command = ["classify", work["emb.h5"], "--model", work["one"], "--json", "--no-unknown"]
+        lines = done(*command, *more).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
     flat, own, named = scores(), scores("--priors", "model"), scores("--priors", "a1=2,a2=1,b1=1")
