@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,13 +103,13 @@ def timeline(
     )
     tracks = _tracks(speech, speakers, options.window, options.step)
     windows = sorted((window.start, window.end, number) for number, t in enumerate(tracks) for window in t.windows)
-    name, names = Path(path).stem, label_names(classifier.labels)
+    result = LanguageTimeline(Path(path).stem, seconds, (), (), names=label_names(classifier.labels))
     if not windows:
-        return LanguageTimeline(name, seconds, (), (), names=names)
+        return result
     table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
     track_of_row = np.array([number for _, _, number in windows])
     spans: list[Span] = []
-    speaker_languages: list[SpeakerLanguage] = []
+    languages: list[SpeakerLanguage] = []
     for number, track in enumerate(tracks):
         scores = table.take(track_of_row == number)
         spans += smooth_labels(
@@ -121,10 +121,9 @@ def timeline(
             alternatives=options.alternatives,
         )
         if speakers is not None:
-            speaker_languages.append(speaker_language(scores, track, alternatives=options.alternatives))
+            languages.append(speaker_language(scores, track, alternatives=options.alternatives))
     spans.sort(key=lambda span: (span.start, span.end))
-    switches = tuple(language_switches(spans))
-    return LanguageTimeline(name, seconds, tuple(spans), switches, tuple(speaker_languages), names)
+    return replace(result, spans=tuple(spans), switches=language_switches(spans), speakers=tuple(languages))
 
 
 def _score_windows(

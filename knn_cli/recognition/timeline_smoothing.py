@@ -137,7 +137,7 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     return SpeakerLanguage(track.tier, span.label, span.probability, span.alternatives, seconds, scored_seconds)
 
 
-def language_switches(spans: Sequence[Span]) -> list[LanguageSwitch]:
+def language_switches(spans: Sequence[Span]) -> tuple[LanguageSwitch, ...]:
     """Changes of label from span to span within a tier, by time; what is unknown or no speech is skipped."""
     switches: list[LanguageSwitch] = []
     current: dict[str, str] = {}  # tier -> language
@@ -148,7 +148,7 @@ def language_switches(spans: Sequence[Span]) -> list[LanguageSwitch]:
         if before != span.label:
             switches.append(LanguageSwitch(span.start, before, span.label, span.tier))
         current[span.tier] = span.label
-    return switches
+    return tuple(switches)
 
 
 def _span(

@@ -76,11 +76,12 @@ def test_unknown_where_the_threshold_says_so() -> None:
 
 def test_switches_pass_over_unknown_and_stay_with_their_speaker() -> None:
     spans = [Span(0, 1, "a"), Span(1, 2, "unknown"), Span(2, 3, "b"), Span(3, 4, "unknown"), Span(4, 5, "b")]
-    assert language_switches(spans) == [LanguageSwitch(2, "a", "b")]
-    assert language_switches([Span(0, 1, "a", "x"), Span(1, 2, "b", "y"), Span(2, 3, "c", "x")]) == [
-        LanguageSwitch(2, "a", "c", "x")
-    ]
-    assert language_switches([]) == []
+    assert language_switches(spans) == (LanguageSwitch(2, "a", "b"),)
+    assert language_switches([Span(0, 1, "a"), Span(1, 2, "zxx"), Span(2, 3, "a")]) == ()
+    assert language_switches([Span(0, 1, "a", "x"), Span(1, 2, "b", "y"), Span(2, 3, "c", "x")]) == (
+        LanguageSwitch(2, "a", "c", "x"),
+    )
+    assert language_switches([]) == ()
 
 
 def test_a_speakers_language_is_the_mean_of_its_seconds() -> None:
