@@ -34,7 +34,7 @@ def test_spans_by_hand() -> None:
     assert (second.start, second.end, second.label) == (2.5, 5, "b")
     assert first.probability == pytest.approx(1, abs=1e-6)
     assert first.alternatives[0][0] == "b" and len(first.alternatives) == 1
-    assert language_switches([first, second]) == [LanguageSwitch(2.5, "a", "b")]
+    assert language_switches([first, second]) == (LanguageSwitch(2.5, "a", "b"),)
     # One window against its neighbours is 2 * log(9) short of a switch and back, less half its score.
     assert [span.label for span in smooth_labels(table([a, [0, 8.7], a, a]), speech, window=2.0, switch=0.1)] == ["a"]
     assert len(smooth_labels(table([a, [0, 8.9], a, a]), speech, window=2.0, switch=0.1)) == 3
