@@ -33,11 +33,18 @@ if TYPE_CHECKING:
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
 HUB = "hf:"
 ONNX = ".onnx"
-# Files of a model on the Hugging Face hub; the last lines are speechbrain's and wespeaker's.
-HUB_FILES = (
-    *("config.json", "preprocessor_config.json", "*.safetensors", "pytorch_model*.bin"),
-    *("hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt", "label_encoder.txt"),
-    "avg_model.pt",
+# Files of a model on the Hugging Face hub: settings, and the first kind of weights that a repository has, because many
+# repositories have the same weights in several formats and precisions.
+HUB_SETTINGS = (
+    *("config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json", "added_tokens.json"),
+    *("hyperparams.yaml", "label_encoder.txt"),
+)
+HUB_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("embedding_model.ckpt", "classifier.ckpt"),  # speechbrain's
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    ("avg_model.pt",),  # wespeaker's
+    ("model.bin",),  # CTranslate2's
 )
 
 
@@ -164,7 +171,7 @@ def _convert_path(
 def _is_checkpoint(src: Path) -> bool:
     """Whether a path looks like a checkpoint: a file by its suffix, a folder by its contents."""
     if src.is_dir():
-        weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin")]
+        weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin"), *src.glob("model.bin")]
         alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin")
         return ((src / "config.json").is_file() and bool(weights)) or any((src / name).is_file() for name in alone)
     return src.suffix.lower() in CHECKPOINT_SUFFIXES
@@ -242,15 +249,34 @@ def _downloaded(repository: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise KnnError("hf: needs the package huggingface_hub.", "pip install 'knn-cli[hub]'") from error
+    hint = "Check the name and the network, or download the folder by other means and convert that."
     try:
-        try:
-            return Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], local_files_only=True))
-        except FileNotFoundError:
-            return Path(snapshot_download(repository, allow_patterns=[*HUB_FILES]))
+        for kind in HUB_WEIGHTS:
+            patterns = [*HUB_SETTINGS, *kind]
+            try:
+                folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+            except FileNotFoundError:
+                folder = None
+            if folder is None or not _has_weights(folder):
+                folder = Path(snapshot_download(repository, allow_patterns=patterns))
+            if _has_weights(folder):
+                return folder
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        hint = "Check the name and the network, or download the folder by other means and convert that."
         raise KnnError(f"{repository} cannot be downloaded from the Hugging Face hub: {reason}", hint) from error
+    raise KnnError(f"{repository} on the Hugging Face hub has no weights that knn reads.", hint)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights, and all parts of what an index lists."""
+    from knn_cli.networks.importers.checkpoint_files import weight_parts
+
+    indices = [*folder.glob("*.index.json")]
+    try:
+        parts = [part for index in indices for part in weight_parts(index)]
+    except KnnError:
+        return False
+    return bool(parts) or any(file for kind in HUB_WEIGHTS for pattern in kind for file in folder.glob(pattern))
 
 
 def _card(name: str, imported: ImportedModel) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,44 @@ def test_hugging_face_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(KnnError, match="cannot be downloaded from the Hugging Face hub"):
             convert(f"hf:{name}", tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_the_hub_is_asked_for_one_kind_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several precisions and formats one is fetched, with the files that name tokens; what is cached, not again."""
+    hub = pytest.importorskip("huggingface_hub")
+    settings = ["added_tokens.json", "config.json", "generation_config.json", "tokenizer.json"]
+    large = ["model.fp32-00001-of-00002.safetensors", "model.safetensors.index.fp32.json", "pytorch_model.bin"]
+    parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    repositories = {
+        "large": ([*large, "model.safetensors", "flax_model.msgpack"], ["model.safetensors"]),
+        "parts": ([*large, *parts], parts),
+        "old": (["pytorch_model.bin", "tf_model.h5"], ["pytorch_model.bin"]),
+        "faster": (["model.bin", "vocabulary.txt"], ["model.bin"]),
+    }
+    asked = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        if local_files_only and not (tmp_path / name).is_dir():
+            raise FileNotFoundError
+        (tmp_path / name).mkdir(exist_ok=True)
+        for file in hub.utils.filter_repo_objects([*settings, *repositories[name][0]], allow_patterns=allow_patterns):
+            if not local_files_only:
+                asked.append(file)
+                index = {"weight_map": dict(enumerate(parts[:2]))}
+                (tmp_path / name / file).write_text(json.dumps(index) if file.endswith("index.json") else "{}")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    for name, (_, weights) in repositories.items():
+        for expected in ([*settings, *weights], []):  # the second time nothing
+            asked.clear()
+            with pytest.raises(KnnError):  # these are no weights
+                convert(f"hf:{name}", tmp_path / "m")
+            assert sorted(set(asked)) == sorted(expected)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted([*settings, *weights])
+    repositories["none"] = (["model.onnx"], [])
+    with pytest.raises(KnnError, match="has no weights that knn reads"):
+        convert("hf:none", tmp_path / "m")
 
 
 def test_a_converted_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "read_yaml",
     "require_settings",
     "sources_hint",
+    "weight_parts",
 ]
 
 _MAX_LISTED_KEYS = 20  # keys listed in an error
@@ -77,11 +78,33 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
-    """Read the weights in a Hugging Face folder; KnnError if there are none."""
+    """Read the weights in a Hugging Face folder, in one file or in several with an index; KnnError if there are none.
+
+    Safetensors come before PyTorch's files, and a whole file before parts.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read(folder / name)
+        if (index := folder / f"{name}.index.json").is_file():
+            weights: dict[str, Any] = {}
+            for part in weight_parts(index):
+                weights |= read(part)
+            return weights
     raise KnnError(f"{folder} has neither model.safetensors nor pytorch_model.bin.", "Copy the whole folder.")
+
+
+def weight_parts(index: Path) -> list[Path]:
+    """The files that an index of weights names, beside it. KnnError if it names none, others, or one that is missing.
+
+    An index is {"weight_map": {weight: file}}.
+    """
+    parts = read_json(index).get("weight_map")
+    names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
+    if not names or any(name in (".", "..") or Path(name).name != name for name in names):
+        raise KnnError(f"{index} is no index of files with weights.", "Copy the whole folder.")
+    if missing := [name for name in names if not (index.parent / name).is_file()]:
+        raise KnnError(f"{index.parent} lacks parts of its weights: {list_keys(missing)}.", "Copy the whole folder.")
+    return [index.parent / name for name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:

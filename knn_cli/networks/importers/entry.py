@@ -8,6 +8,7 @@ from pathlib import Path
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import read, sources_hint
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
+from knn_cli.networks.importers.ctranslate2_file import is_ctranslate2
 from knn_cli.networks.importers.registry import Checkpoint, importers
 
 __all__ = ["import_checkpoint", "import_embedding_network"]
@@ -51,7 +52,7 @@ def import_checkpoint(
     path = _weights_file(Path(path))
     if not path.exists():
         raise KnnError(f"There is no checkpoint {path}.", sources_hint())
-    content = {} if path.is_dir() else read(path)
+    content = {} if path.is_dir() or is_ctranslate2(path) else read(path)
     checkpoint = Checkpoint(path, content, None if config is None else Path(config), labels)
     for each in importers():
         if each.recognizes(checkpoint):
@@ -65,9 +66,9 @@ def import_checkpoint(
 
 
 def _weights_file(path: Path) -> Path:
-    """The weights in a folder of wespeaker or pyannote, which needs no settings file; otherwise the path itself."""
+    """The weights in a folder without a settings file, which some sources do not need; otherwise the path itself."""
     if path.is_dir() and not any((path / name).is_file() for name in ("hyperparams.yaml", "config.json")):
-        files = (path / name for name in ("avg_model.pt", "pytorch_model.bin"))
+        files = (path / name for name in ("avg_model.pt", "pytorch_model.bin", "model.bin"))
         return next((file for file in files if file.is_file()), path)
     return path
 

@@ -9,6 +9,7 @@ SOURCES = {
     "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
     "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM or a Whisper",
     "OpenAI": 'a .pt file {"dims": ..., "model_state_dict": ...} of a Whisper',
+    "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
     "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
     "wespeaker": "avg_model.pt, or pyannote's pytorch_model.bin, of a ResNet, and model_N.pt of a WavLM with its "
@@ -219,30 +220,3 @@ def pyannet(monolithic: bool) -> WeightNames:
 
 
 _LSTM = tuple(f"{kind}_{side}" for kind in ("weight", "bias") for side in ("ih", "hh"))
-
-_WHISPER = (("first.", "conv1."), ("second.", "conv2."))
-WHISPER_HUGGING_FACE = WeightNames(
-    (
-        *_WHISPER,
-        ("norm.", "layer_norm."),
-        ("blocks.#1.norm.", "layers.#1.self_attn_layer_norm."),
-        ("blocks.#1.query.", "layers.#1.self_attn.q_proj."),
-        ("blocks.#1.key.", "layers.#1.self_attn.k_proj."),
-        ("blocks.#1.value.", "layers.#1.self_attn.v_proj."),
-        ("blocks.#1.out.", "layers.#1.self_attn.out_proj."),
-        ("blocks.#1.inner_norm.", "layers.#1.final_layer_norm."),
-        ("blocks.#1.widen.", "layers.#1.fc1."),
-        ("blocks.#1.narrow.", "layers.#1.fc2."),
-    )
-)
-WHISPER_OPENAI = WeightNames(
-    (
-        *_WHISPER,
-        ("norm.", "ln_post."),
-        ("blocks.#1.norm.", "blocks.#1.attn_ln."),
-        *((f"blocks.#1.{part}.", f"blocks.#1.attn.{part}.") for part in ("query", "key", "value", "out")),
-        ("blocks.#1.inner_norm.", "blocks.#1.mlp_ln."),
-        ("blocks.#1.widen.", "blocks.#1.mlp.0."),
-        ("blocks.#1.narrow.", "blocks.#1.mlp.2."),
-    )
-)

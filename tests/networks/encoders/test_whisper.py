@@ -14,7 +14,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.encoders.whisper import Whisper, WhisperMel, sinusoids
 from knn_cli.networks.importers.entry import import_embedding_network
-from knn_cli.networks.importers.weight_names import WHISPER_HUGGING_FACE, WHISPER_OPENAI
+from knn_cli.networks.importers.whisper_names import HUGGING_FACE, OPENAI
 from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken, sound
 from tests.helpers.oracles import load_transformers
 
@@ -71,7 +71,7 @@ def test_imported_layers_are_those_of_transformers(reference: Any, kind: str, tm
     if kind == "openai":
         state = {"decoder.token_embedding.weight": torch.zeros(9, 24)}
         for key, value in encoder.state_dict().items():
-            state[f"encoder.{WHISPER_OPENAI.source_name(ours_of(key))}" if "positions" not in key else PLACES] = value
+            state[f"encoder.{OPENAI.encoder.source_name(ours_of(key))}" if "positions" not in key else PLACES] = value
         dims = {"n_audio_state": 24, "n_audio_layer": 3, "n_audio_head": 3, "n_mels": 80, "n_audio_ctx": 50}
         torch.save({"dims": dims, "model_state_dict": state}, tmp_path / "tiny.pt")
         imported = import_embedding_network(tmp_path / "tiny.pt")
@@ -90,7 +90,7 @@ def test_imported_layers_are_those_of_transformers(reference: Any, kind: str, tm
 
 def ours_of(key: str) -> str:
     """Our name of a weight of transformers'."""
-    names = {WHISPER_HUGGING_FACE.source_name(name): name for name in Whisper(**{**SMALL, "inner": 96}).state_dict()}
+    names = {HUGGING_FACE.encoder.source_name(name): name for name in Whisper(**{**SMALL, "inner": 96}).state_dict()}
     return names.get(key, key)
 
 
