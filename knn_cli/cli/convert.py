@@ -14,22 +14,26 @@ from knn_cli.cli.options import (
     ChannelOption,
     ForceOption,
     LabelsOption,
+    LanguagesOption,
     QuietOption,
     SegmentOption,
     VerboseOption,
     epilog,
+    parse_languages,
+    refuse_beside,
     switch,
     valued,
 )
 
 EPILOG = epilog(
     "knn convert recordings/ corpus.h5 --segment 4",
-    "knn convert WavLM-Base+.pt models/wavlm-base-plus",
+    "knn convert language models/central-europe --languages cs,sk,pl",
     "knn convert models/wavlm-base-plus wavlm.onnx --int8",
 )
 
 
 def convert(
+    ctx: typer.Context,
     src: Annotated[
         Path,
         typer.Argument(
@@ -62,6 +66,7 @@ def convert(
     ] = 16000,
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Quantise the weights of an .onnx file.")] = False,
     force: ForceOption = False,
+    languages: LanguagesOption = "",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -69,10 +74,14 @@ def convert(
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
-    classes, a,b,c or a file of them), and a model becomes an ONNX file.
+    classes, a,b,c or a file of them), and a model becomes an ONNX file or, with --languages, a model of these labels.
     """
     from knn_cli.networks import bundle, conversion
 
+    if (names := parse_languages(languages)) is not None:
+        refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
+        _keep_labels(src, out, names, force)
+        return
     assert segment is not None  # it has a default here
 
     with console.progress("Converting") as progress:
@@ -109,6 +118,16 @@ def convert(
     else:
         console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
     leave(result.failures, report_errors=True)
+
+
+def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:
+    """Write a bundle of some of a model's labels, and report what it knows."""
+    from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.label_sets import write_label_set
+
+    labels = Classifier(write_label_set(src, out, names, force=force).folder).labels
+    console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with --model.")
+    console.note("It has no threshold of unknown, and no measured figures: those of the source are of all its labels.")
 
 
 def _duration(seconds: float) -> str:

@@ -11,13 +11,14 @@ import typer
 
 from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, complete_models, epilog
 from knn_cli.core.errors import KnnError
+from knn_cli.core.languages import label_names
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
 MAX_LABELS = 30
 
-EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info my-dialects --json")
+EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info language --json")
 
 
 def info(
@@ -33,7 +34,10 @@ def info(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Describe stores, models and audio files; without arguments, all installed models."""
+    """Describe stores, models and audio files; without arguments, all installed models.
+
+    A model that is named lists its labels, with names of languages and the figures that were measured for each.
+    """
     from knn_cli.cli import output
 
     descriptions = [describe(name) for name in what] if what else models()
@@ -43,14 +47,33 @@ def info(
             continue
         if number:
             typer.echo()
+        names, measured = facts.pop("names", {}), facts.pop("measured", {})
+        lines: list[str] = []
+        if what and (names or measured):
+            labels = facts.pop("labels")
+            lines, facts["labels"] = _label_lines(labels, names, measured), len(labels)
         width = max(map(len, facts))
         for key, value in facts.items():
             typer.echo(f"{key:<{width}}  {_plain(value)}")
+        for line in lines:
+            typer.echo(f"  {line}")
+
+
+def _label_lines(labels: list[str], names: dict[str, str], measured: dict[str, dict[str, float | None]]) -> list[str]:
+    """A line per label: the label, its name, and what was measured for it, under headings where anything was."""
+    figures = list(dict.fromkeys(figure for of_label in measured.values() for figure in of_label))
+    rows = [["label", "name", *figures]] if figures else []
+    for label in labels:
+        values = [measured.get(label, {}).get(figure) for figure in figures]
+        rows.append([label, names.get(label, ""), *("" if value is None else f"{value:.4g}" for value in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [[*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])] for row in rows]
+    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {count}" for key, count in value.items())
+        return ", ".join(f"{key} {'not known' if count is None else count}" for key, count in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -121,6 +144,7 @@ def _store(path: Path) -> dict[str, Any]:
 def _bundle(model: Bundle) -> dict[str, Any]:
     from knn_cli.networks import bundle
     from knn_cli.recognition.classifier_file import read_classifier
+    from knn_cli.recognition.head_settings import read_head_settings
 
     facts: dict[str, Any] = {"path": str(model.folder), "kind": "model", "name": model.name}
     if model.is_segmenter:
@@ -139,8 +163,20 @@ def _bundle(model: Bundle) -> dict[str, Any]:
         facts["bytes"] = weights.stat().st_size if weights.is_file() else f"{bundle.WEIGHTS} is missing"
     if model.head_labels:
         facts["head"], facts["labels"] = model.config["head"]["name"], list(model.head_labels)
+    open_set = None
     if model.classifier is not None:
-        facts["labels"] = [str(label) for label in read_classifier(model.classifier).classifier.classes_]
+        classifier = read_classifier(model.classifier)
+        facts["labels"], open_set = list(classifier.labels), classifier.open_set
+    elif model.head_labels:
+        settings = read_head_settings(model)
+        open_set = settings.open_set
+        facts |= {"measured": settings.measured} if settings.measured else {}
+    if open_set is not None:
+        rates = {"threshold": open_set.threshold, "false reject": open_set.false_reject}
+        rates["false accept"] = open_set.false_accept
+        facts["unknown"] = {name: None if value != value else round(value, 4) for name, value in rates.items()}
+    if names := label_names(facts.get("labels", [])):
+        facts["names"] = names
     return facts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,6 +91,32 @@ class CalibratedClassifier:
     def with_meta(self, **entries: Any) -> CalibratedClassifier:
         """The same with more entries in `meta`."""
         return replace(self, meta={**self.meta, **entries})
+
+    def restrict(self, labels: Sequence[str]) -> CalibratedClassifier:
+        """The classifier of some of the labels, with the same scores for them; without a threshold.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Two or more of `labels`, sorted. Their priors are divided by their sum.
+        """
+        kept, classifier = np.isin(self.labels, labels), self.classifier
+        fewer = GaussianLinearClassifier.restored(
+            classes=classifier.classes_[kept],
+            counts=classifier.counts_[kept],
+            means=classifier.means_[kept],
+            covariance=classifier.covariance_,
+            priors=classifier.priors_[kept],
+            balanced=classifier.balanced,
+            shrinkage=classifier.shrinkage_,
+        )
+        return replace(
+            self,
+            classifier=fewer,
+            calibration=replace(self.calibration, offsets=self.calibration.offsets[kept]),
+            groups={label: group for label, group in self.groups.items() if label in labels},
+            open_set=None,
+        )
 
     def score(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
         """Score embeddings.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,38 @@ def test_a_timeline_has_names(work: dict[str, Path]) -> None:
     assert f"tone.wav: {span['label']} {span['name']} 3 s." in result.stderr
     head, row = (line.split("\t") for line in done(*command, "--languages", "cs,sk").stdout.splitlines())
     assert head[4:7] == ["label", "name", "probability"] and row[5] == span["name"] and len(row) == len(head)
+
+
+def test_a_set_is_kept_in_a_bundle(work: dict[str, Path], tmp_path: Path) -> None:
+    result = done("convert", work["m"], tmp_path / "central", "--languages", "polski,cs,Slovak")
+    assert "a model of the labels cs, pl, sk, zxx; name it with --model" in result.stderr
+    found = done("classify", work["sounds"] / "tone.wav", "--model", tmp_path / "central", "--no-vad", "--json").stdout
+    assert list(json.loads(found)["probabilities"]) == ["cs", "pl", "sk", "zxx"]
+    for more, sentence in (
+        (["--int8"], "--int8 cannot be combined with --languages"),
+        (["--force", "--languages", "cs,x"], "'x' is neither a label of the model m nor a known language."),
+    ):
+        refused = knn("convert", work["m"], tmp_path / "other", "--languages", "cs,pl", *more)
+        assert refused.exit_code == 1 and sentence in refused.stderr and not (tmp_path / "other").exists()
+
+
+def test_info_lists_what_a_model_knows(work: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNN_MODELS", str(work["m"].parent), prepend=os.pathsep)
+    measured = {"cs": {"accuracy": 0.975, "recordings": 40}, "pl": {"accuracy": None, "recordings": 7}}
+    write_head_bundle(tmp_path / "m", LABELS, open_set={**OPEN_SET, "false_accept": None}, measured=measured)
+    facts = json.loads(done("info", tmp_path / "m", "--json").stdout)
+    assert facts["labels"] == list(LABELS) and facts["names"]["pl"] == "Polish" and facts["measured"] == measured
+    assert facts["unknown"] == {"threshold": 2.0, "false reject": 0.05, "false accept": None}
+    shown = done("info", tmp_path / "m").stdout.splitlines()
+    assert "unknown   threshold 2.0, false reject 0.05, false accept not known" in shown
+    assert shown[-7:] == [
+        "labels    5",
+        "  label  name       accuracy  recordings",
+        "  cs     Czech         0.975          40",
+        "  de     German",
+        "  pl     Polish                        7",
+        "  sk     Slovak",
+        "  zxx    no speech",
+    ]
+    assert "labels    cs, de, pl, sk, zxx" in done("info").stdout
+    assert "labels    haná, lach, slovácko, zxx" in done("info", work["dialects"]).stdout
