@@ -26,6 +26,7 @@ from knn_cli.core.values import Floats, Segment, Waveform
 
 RATE = 16_000  # samples per second of every shipped model
 BLOCK_SECONDS = 60.0
+HELD_SECONDS = 600.0  # 38 MB at 16 kHz
 NATIVE_SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
 )
@@ -135,7 +136,44 @@ def crops(path: Path | str, spans: Iterable[Segment], *, rate: int = RATE, chann
     rate, channel
         See `read`.
     """
-    stream = blocks(path, rate=rate, channel=channel)
+    return _crops(blocks(path, rate=rate, channel=channel), spans, rate)
+
+
+class HeldRecording:
+    """A recording that is read more than once: one of up to `HELD_SECONDS` is kept in memory, and decoded once.
+
+    Parameters
+    ----------
+    path, rate, channel
+        See `read`.
+    """
+
+    def __init__(self, path: Path | str, *, rate: int = RATE, channel: str = "mix") -> None:
+        self.path, self.rate, self.channel = path, rate, channel
+        self._held: list[Waveform] = []
+
+    def blocks(self) -> Iterator[Waveform]:
+        """The blocks of `reading.blocks`."""
+        if self._held:
+            yield from self._held
+            return
+        held: list[Waveform] = []
+        for block in blocks(self.path, rate=self.rate, channel=self.channel):
+            if block.start + block.seconds <= HELD_SECONDS:
+                held.append(block)
+            else:
+                held.clear()
+            yield block
+        if held and held[0].start == 0:
+            self._held = held
+
+    def crops(self, spans: Iterable[Segment]) -> Iterator[Floats]:
+        """The crops of `reading.crops`."""
+        return _crops(self.blocks(), spans, self.rate)
+
+
+def _crops(stream: Iterator[Waveform], spans: Iterable[Segment], rate: int) -> Iterator[Floats]:
+    """Samples of spans, sorted by start, of the blocks of a recording."""
     held, first = np.zeros(0, dtype=np.float32), 0  # buffered samples, index of the first of them
     with closing(stream):  # type: ignore[type-var]
         for span in spans:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from knn_cli.audio import reading, segments, speech_activity
 from knn_cli.core.errors import SilenceError
 from knn_cli.core.values import Floats, Segment, Waveform
 
-__all__ = ["MIN_PEAK", "is_silent", "no_speech", "of_clips", "of_recording"]
+__all__ = ["MIN_PEAK", "is_silent", "no_speech", "of_blocks", "of_clips", "of_recording"]
 
 MIN_PEAK = 1e-4  # sound whose largest sample does not exceed this (-80 dBFS) is silence, whatever the detector finds
 
@@ -55,11 +55,16 @@ def of_recording(
     AudioError
         See `audio.reading.read`.
     """
+    return of_blocks(reading.blocks(path, rate=rate, channel=channel), use_vad=use_vad)
+
+
+def of_blocks(blocks: Iterable[Waveform], *, use_vad: bool = True) -> tuple[list[Segment], float]:
+    """Find the speech of a recording that comes in consecutive blocks; arguments and result as of `of_recording`."""
     seconds, peak = 0.0, 0.0
 
     def measured() -> Iterator[Waveform]:
         nonlocal seconds, peak
-        for block in reading.blocks(path, rate=rate, channel=channel):
+        for block in blocks:
             seconds = block.start + block.seconds
             peak = max(peak, float(np.abs(block.samples).max(initial=0.0)))
             yield block

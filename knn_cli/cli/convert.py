@@ -28,7 +28,7 @@ from knn_cli.cli.options import (
 EPILOG = epilog(
     "knn convert recordings/ corpus.h5 --segment 4",
     "knn convert language models/central-europe --languages cs,sk,pl",
-    "knn convert models/wavlm-base-plus wavlm.onnx --int8",
+    "knn convert models/wavlm-base-plus models/wavlm-int8 --int8",
 )
 
 
@@ -64,7 +64,7 @@ def convert(
         int,
         valued("--rate", metavar="HZ", min=4000, max=192000, panel=OUTPUT, help="Store audio at this sampling rate."),
     ] = 16000,
-    int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Quantise the weights of an .onnx file.")] = False,
+    int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Make a model or .onnx file of 8-bit weights.")] = False,
     force: ForceOption = False,
     languages: LanguagesOption = "",
     quiet: QuietOption = False,
@@ -74,7 +74,8 @@ def convert(
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
-    classes, a,b,c or a file of them), and a model becomes an ONNX file or, with --languages, a model of these labels.
+    classes, a,b,c or a file of them), and a model becomes an ONNX file, with --languages a model of these labels, or
+    with --int8 a model in 8 bits.
     """
     from knn_cli.networks import bundle, conversion
 

@@ -224,8 +224,11 @@ class Embedder:
         )
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers in batches of similar lengths, of at most `batch_seconds` with their padding."""
-        limit = self.batch_seconds * self.rate
+        """Row numbers in batches of similar lengths, of at most `batch_seconds` with their padding.
+
+        Where products are of 8 bits, each by itself: rounding makes much of the last digits, which a batch may change.
+        """
+        limit = 0.0 if self.bundle.has_int8_products else self.batch_seconds * self.rate
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if batch and (len(batch) + 1) * lengths[row] > limit:

@@ -54,7 +54,8 @@ def embed_file(
     >>> rows.data.shape, str(rows.name[0])
     ((7, 192), 'meeting')
     """
-    regions, seconds = speech_regions.of_recording(path, rate=embedder.rate, use_vad=use_vad, channel=channel)
+    sound = reading.HeldRecording(path, rate=embedder.rate, channel=channel)
+    regions, seconds = speech_regions.of_blocks(sound.blocks(), use_vad=use_vad)
     needed = embedder.minimum_seconds
     if seconds < needed:
         raise AudioError(
@@ -71,7 +72,7 @@ def embed_file(
         amounts = f"{segments.total_seconds(regions):.2f} s of speech, at least {needed:.2f} s are needed"
         raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
     parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
-    crops = reading.crops(path, [part for _, part in parts], rate=embedder.rate, channel=channel)
+    crops = sound.crops([part for _, part in parts])
     rows = embedder.averages(rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate))
     label = label or Labels(labels.recording_name(Path(path)))
     return embedder.embedding_set(rows, [units[row] for row in kept], [label] * len(kept))

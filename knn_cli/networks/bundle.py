@@ -2,9 +2,11 @@
 
     config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
                           views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
-                          optional: head {name, args, labels, level}, where labels are the training classes.
+                          optional: head {name, args, labels, level}, where labels are the training classes;
+                          products "int8" if linear layers with int8 weights multiply integers (see `int8`).
                           Of kind "segmenter" (a segmentation network): segmenter in place of encoder and pooling
-    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; or a segmenter's
+    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; or a segmenter's.
+                          Floats, or int8 with X.weight_scale, the factor on each output of X.weight
     classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
     README.md             the model's card
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped bundles, which are the defaults
+INT8 = "int8"  # of `products`: linear layers multiply 8-bit integers
 SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 
 CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
@@ -50,7 +53,7 @@ _PARTS = {
     "head": {"name", "args", "labels"},
     SEGMENTER: {"name", "args"},
 }
-_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what determines an embedding
+_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what determines an embedding, with `products` if there
 _SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
 
 
@@ -83,6 +86,11 @@ class Bundle:
         return _is_segmenter(self.config)
 
     @property
+    def has_int8_products(self) -> bool:
+        """Whether linear layers with int8 weights multiply integers."""
+        return self.config.get("products") == INT8
+
+    @property
     def rate(self) -> int:
         """Samples per second that the network takes."""
         return int(self.config["audio"]["rate"])
@@ -98,6 +106,7 @@ class Bundle:
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
         keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
+        keys = (*keys, *(key for key in ("products",) if key in self.config))
         identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
         return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -213,8 +222,14 @@ def check_embedder(fingerprint: str, needed: str, source: str) -> None:
         )
 
 
-def load_network(bundle: Bundle) -> Network:
+def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
     """The bundle's network with its weights, in evaluation mode, on the CPU.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    float_products : bool
+        Compute with floats even if the bundle's products are of 8 bits, for training and export.
 
     Raises
     ------
@@ -224,7 +239,8 @@ def load_network(bundle: Bundle) -> Network:
     if not bundle.has_network:
         only = "segmentation network" if bundle.is_segmenter else "classifier"
         raise BundleError(f"The bundle {bundle.folder} has a {only} only.", "Name a model that embeds.")
-    return _loaded(build_network(bundle.config), bundle).eval()
+    int8_products = bundle.has_int8_products and not float_products
+    return _loaded(build_network(bundle.config), bundle, int8_products).eval()
 
 
 def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
@@ -242,22 +258,13 @@ def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
     return _loaded(network, bundle).eval()
 
 
-def _loaded(network: Module, bundle: Bundle) -> Module:
+def _loaded(network: Module, bundle: Bundle, int8_products: bool = False) -> Module:
     """`network` with the bundle's weights."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from knn_cli.networks.bundle_weights import load_weights, read_weights
 
     path = bundle.folder / WEIGHTS
-    if not path.is_file():
-        raise BundleError(f"The bundle {bundle.folder} lacks {WEIGHTS}.", "Copy the whole folder again.")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != bundle.config["weights_sha256"]:
-        raise BundleError(f"{path} is not the file that {CONFIG} names (sha256 differs).", "Copy the folder again.")
-    try:
-        state = load(data)
-    except SafetensorError as error:
-        raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
-    load_strictly(network, state, str(path))
+    state = read_weights(path, bundle.config["weights_sha256"])
+    load_weights(network, state, str(path), int8_products=int8_products)
     return network
 
 
@@ -272,22 +279,6 @@ def build_network(config: Mapping[str, Any]) -> Network:
         return Network(encoder, pooling)
     sizes = {"dimension": pooling.dimension, "classes": len(config["head"]["labels"])}
     return Network(encoder, pooling, HEADS.build(config["head"]["name"], **sizes, **config["head"]["args"]))
-
-
-def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy `state` into `module`; the BundleError for a mismatch lists missing, extra and mis-sized keys."""
-    expected = module.state_dict()
-    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
-    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected.keys() & state.keys()
-        if state[key].shape != expected[key].shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:20]) + ("; ..." if len(problems) > 20 else "")
-        raise BundleError(f"{source} does not fit the network: {len(problems)} keys differ ({shown}).")
-    module.load_state_dict(dict(state))
 
 
 def write(
@@ -389,6 +380,8 @@ def _open(folder: Path) -> Bundle:
         needed = (*needed, *_SEGMENTER_IDENTITY)
     if missing := [key for key in needed if key not in config]:
         raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
+    if config.get("products", INT8) != INT8:
+        raise BundleError(f"{path}: products can only be {INT8!r}.", "Install a newer knn, or copy the folder again.")
     for part, keys in _PARTS.items():
         if part in config and not (isinstance(config[part], dict) and keys <= config[part].keys()):
             raise BundleError(f"{path}: {part} needs {', '.join(sorted(keys))}.", "Copy the whole folder again.")

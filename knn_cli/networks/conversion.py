@@ -64,7 +64,8 @@ class ConversionOptions(AudioStoreOptions):
     config : path, optional
         Checkpoint: the YAML file of the training that wrote it.
     int8 : bool
-        ONNX file: store learnt matrices in 8 bits, see `onnx_export.export_onnx`.
+        Model bundle or ONNX file from a model: store learnt matrices in 8 bits, see `int8` and
+        `onnx_export.export_onnx`.
     """
 
     recursive: bool = False
@@ -94,7 +95,7 @@ def convert(
                                                          without a suffix a Kaldi data directory
     audio store                                          Kaldi data directory
     checkpoint, or `hf:OWNER/NAME`                       model bundle (folder)
-    model bundle, by folder or name                      .onnx
+    model bundle, by folder or name                      .onnx; with `int8` model bundle in 8 bits (folder)
     ===================================================  ======================================================
 
     Parameters
@@ -128,14 +129,11 @@ def convert(
     ('audio', [])
     """
     settings = ConversionOptions(**options)
-    if Path(out).suffix.lower() == ONNX:
+    to_onnx = Path(out).suffix.lower() == ONNX
+    if to_onnx or settings.int8:
         if settings != ConversionOptions(int8=settings.int8):
-            raise KnnError(
-                f"{out} is exported from a model as it is.", "Of the options, only `int8` and `force` apply to it."
-            )
-        return _export(src, Path(out), settings.int8, force)
-    if settings.int8:
-        raise KnnError(f"{out} is no ONNX file.", "`int8` is for a model that goes into an .onnx file.")
+            raise KnnError(f"{out} is made from a model as it is.", "Of the options, only `int8` and `force` apply.")
+        return _export(src, Path(out), settings.int8, force) if to_onnx else _quantise(src, Path(out), force)
     if str(src).startswith(HUB):
         return _import_checkpoint(_downloaded(str(src).removeprefix(HUB)), Path(out), settings, force)
     return _convert_path(Path(src), Path(out), settings, force, progress)
@@ -230,10 +228,41 @@ def _export(src: Path | str, out: Path, int8: bool, force: bool) -> Conversion:
     """Write a model as ONNX."""
     from knn_cli.networks.onnx_export import export_onnx
 
-    if str(src).startswith(HUB) or Path(src).suffix.lower() in CHECKPOINT_SUFFIXES:
-        raise KnnError(f"{src} is a checkpoint.", "Convert it to a model's folder first, and that to ONNX.")
+    _check_model(src)
     export = export_onnx(src, out, int8=int8, force=force)
     return OnnxConversion(out, "onnx", sources=1, rows=export.parameters, export=export)
+
+
+def _quantise(src: Path | str, out: Path, force: bool) -> Conversion:
+    """Write a model with weights and products of 8 bits."""
+    from knn_cli.networks.bundle_weights import read_weights
+    from knn_cli.networks.int8 import SCALE, quantised
+
+    _check_model(src)
+    if out.suffix.lower() in hdf5.SUFFIXES:
+        raise KnnError(f"{out} is no ONNX file and no model's folder.", "`int8` is for models.")
+    bundle.check_free(out, force)
+    source = bundle.find(src)
+    if not source.has_network:
+        raise KnnError(f"{source.name} has a classifier only.", "`int8` is for models that embed.")
+    if source.classifier is not None:
+        raise KnnError(
+            f"{source.name} has a classifier that was trained on embeddings of float products.",
+            "Convert the model that it was trained with, and train the classifier again.",
+        )
+    state = quantised(read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"]))
+    added = ("schema", "weights_sha256")
+    config = {key: value for key, value in source.config.items() if key not in added}
+    card = f"{source.card.rstrip()}\n\nWeights and products of linear layers in 8 bits, from {source.fingerprint}.\n"
+    bundle.write(out, {**config, "name": out.name, "products": bundle.INT8}, state=state, card=card, force=force)
+    weights = {key: tensor for key, tensor in state.items() if not key.endswith(SCALE)}
+    return Conversion(out, "bundle", sources=1, rows=_parameters(weights))
+
+
+def _check_model(src: Path | str) -> None:
+    """Refuse a checkpoint where a model bundle is needed: KnnError."""
+    if str(src).startswith(HUB) or Path(src).suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise KnnError(f"{src} is a checkpoint.", "Convert it to a model's folder first, and that further.")
 
 
 def _class_names(text: str) -> list[str]:

@@ -112,7 +112,7 @@ def export_onnx(
     out = Path(out)
     check_free(out, force)
     onnx, runtime = _package("onnx"), _package("onnxruntime")
-    network = bundle.load_network(source)
+    network = bundle.load_network(source, float_products=True)
     weights = list(network.state_dict().values())
     if (size := sum(each.nbytes for each in weights)) > MAX_WEIGHT_BYTES:
         raise KnnError(f"{source.name} has {size / 1e9:.1f} GB of weights; an ONNX file holds 2 GB.")

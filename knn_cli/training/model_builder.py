@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
-from knn_cli.networks import bundle
+from knn_cli.networks import bundle, bundle_weights
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.contracts import Head
 from knn_cli.networks.encoders.adapters import adapters_of
@@ -211,7 +211,7 @@ class ModelBuilder:
 
     def _take(self, network: Network, labels: Sequence[str], folds: int) -> None:
         assert self.origin is not None
-        source = bundle.load_network(self.origin)
+        source = bundle.load_network(self.origin, float_products=True)
         for part in self.recipe.init.parts:
             if part == "head" and (tuple(labels) != self.origin.head_labels or folds > 1):
                 raise KnnError(
@@ -221,7 +221,7 @@ class ModelBuilder:
             state = dict(getattr(source, part).state_dict())
             if part == "encoder" and not self.origin.config["encoder"]["args"].get("adapters"):
                 state |= adapters_of(network.encoder)  # new adapters keep their initial weights
-            bundle.load_strictly(getattr(network, part), state, f"{part} of {self.origin.name}")
+            bundle_weights.load_strictly(getattr(network, part), state, f"{part} of {self.origin.name}")
 
 
 def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[float] | None:

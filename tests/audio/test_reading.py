@@ -79,6 +79,27 @@ def test_crops_are_slices_of_the_whole(
             assert np.array_equal(crop, whole[round(span.start * 16000) : round(span.end * 16000)])
 
 
+def test_a_short_recording_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(3.0, 16000), 16000)
+    spans = [Segment(0.5, 1.0), Segment(2.0, 9.0)]
+    expected = list(reading.crops(path, spans))
+    opened: list[Path] = []
+    original = reading.open_native
+    monkeypatch.setattr(reading, "open_native", lambda file: opened.append(file) or original(file))
+    monkeypatch.setattr(reading, "BLOCK_SECONDS", 1.0)
+    for limit, times in ((3.0, 1), (2.5, 2)):
+        opened.clear()
+        monkeypatch.setattr(reading, "HELD_SECONDS", limit)
+        recording = reading.HeldRecording(path)
+        whole = np.concatenate([block.samples for block in recording.blocks()])
+        assert np.array_equal(whole, reading.read(path).samples)
+        opened.pop()
+        for crop, other in zip(recording.crops(spans), expected, strict=True):
+            assert np.array_equal(crop, other)
+        assert len(opened) == times, limit
+
+
 def test_flac_bytes_round_trip() -> None:
     samples = np.round(sine(0.2, 16000) * 32768).astype(np.float32) / 32768
     assert np.array_equal(reading.decode_flac(reading.encode_flac(samples, 16000)), samples)

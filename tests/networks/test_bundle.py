@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from knn_cli.core.errors import BundleError, KnnError
-from knn_cli.networks import bundle
+from knn_cli.networks import bundle, bundle_weights
 from knn_cli.networks.bundle import CONFIG, WEIGHTS
 
 
@@ -88,7 +88,7 @@ def test_keys_that_do_not_fit_are_all_listed(tiny: bundle.Bundle) -> None:
     del state["pooling.weights_v"]
     state["pooling.more"] = torch.ones(1)
     with pytest.raises(BundleError) as error:
-        bundle.load_strictly(network, state, "here")
+        bundle_weights.load_strictly(network, state, "here")
     for part in (
         "3 keys differ",
         "missing pooling.weights_v",

@@ -175,7 +175,7 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(KnnError, match=message):
             convert(source, file, int8=int8)
-    with pytest.raises(KnnError, match="is exported from a model as it is"):
+    with pytest.raises(KnnError, match="is made from a model as it is"):
         convert(model, out / "a.onnx", segment=3.0)
     monkeypatch.setattr(onnx_export, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(KnnError, match=r"random has 0\.0 GB of weights"):

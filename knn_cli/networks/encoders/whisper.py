@@ -23,6 +23,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
 from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spectra, windows
+from knn_cli.networks.int8 import linears
 
 __all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
 
@@ -115,8 +116,8 @@ class WhisperBlock(nn.Module):
         """(B, T, C), mask (B, 1, 1, T) of real frames or None -> (B, T, C)."""
         y = self.norm(x)
         query, key, value = (
-            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T, C / H)
-            for layer in (self.query, self.key, self.value)
+            z.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T, C / H)
+            for z in linears(y, self.query, self.key, self.value)
         )
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.out(y.transpose(1, 2).flatten(2))  # (B, T, C)
@@ -145,6 +146,9 @@ class Whisper(Encoder):
         equal scale.
     silence : float
         Seconds of silence that are appended to every clip, and counted in `frames`.
+    merge_after : int, optional
+        After how many blocks each two neighbouring frames are averaged, so that the later blocks have half as many to
+        process; the layers before are averaged when they are yielded. None keeps all frames.
     """
 
     places: Tensor
@@ -162,6 +166,7 @@ class Whisper(Encoder):
         level: float | None = None,
         normalised: bool = False,
         silence: float = 0.0,
+        merge_after: int | None = None,
     ) -> None:
         super().__init__()
         if min(channels - 3, heads, inner, bins, blocks + 1) < 1:
@@ -170,10 +175,12 @@ class Whisper(Encoder):
             raise KnnError(f"Whisper's {channels} channels are no even multiple of its {heads} heads.")
         if not 0 <= silence < math.inf:
             raise KnnError(f"A clip of Whisper cannot have {silence} s of silence after it.", "Give 0 or more seconds.")
-        self.channels, self.layers, self.normalised = channels, blocks + 1, normalised
+        if merge_after is not None and not 0 <= merge_after <= blocks:
+            raise KnnError(f"Frames cannot be merged after {merge_after} of {blocks} blocks.")
+        self.channels, self.layers, self.normalised, self.merge_after = channels, blocks + 1, normalised, merge_after
         self.silence = round(silence * self.rate)  # samples
         self.mel = WhisperMel(bins, level)
-        self.stride = 2 * self.mel.shift
+        self.stride = (2 if merge_after is None else 4) * self.mel.shift
         self.minimum = self.mel.size
         self.first = nn.Conv1d(bins, channels, 3, padding=1)
         self.second = nn.Conv1d(channels, channels, 3, stride=2, padding=1)
@@ -188,6 +195,7 @@ class Whisper(Encoder):
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
         count = ((samples + self.silence) // self.mel.shift + 1) // 2
+        count = count if self.merge_after is None else (count + 1) // 2
         if isinstance(samples, Tensor):
             return count.masked_fill(samples < self.minimum, 0)
         return count if samples >= self.minimum else 0
@@ -222,14 +230,34 @@ class Whisper(Encoder):
         if torch.onnx.is_in_onnx_export() or x.shape[1] > len(places):
             places = sinusoids(torch.arange(x.shape[1], device=x.device), self.channels)
         x = x + places[: x.shape[1]]
-        keys = None if counts is None else frame_mask((counts + 1) // 2, x.shape[1])[:, None, None]  # (B, 1, 1, T)
-        for block in self.blocks:
-            yield self._output(x)
-            x = block(x, keys)
-        yield self._output(self.norm(x))
+        real = None if counts is None else frame_mask((counts + 1) // 2, x.shape[1])  # (B, T)
+        merges = self.merge_after is not None
+        for number, block in enumerate(self.blocks):
+            if number == self.merge_after:
+                x, real, merges = *pair_means(x, real), False
+            yield self._output(pair_means(x, real)[0] if merges else x)
+            x = block(x, None if real is None else real[:, None, None])
+        x = self.norm(x)
+        yield self._output(pair_means(x, real)[0] if merges else x)
 
     def _output(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.channels,)) if self.normalised else x
+
+
+def pair_means(x: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Frames (B, T, C), which of them are real (B, T) or None -> means of each two, (B, ceil(T / 2), C), and which are.
+
+    A real frame without a real second one stays as it is.
+    """
+
+    def sums(y: Tensor) -> Tensor:
+        first, second = y[:, ::2], F.pad(y[:, 1::2], (0, 0, 0, 1))  # of odd T, the last frame goes with a zero
+        return first + second[:, : first.shape[1]]
+
+    weights = x.new_ones(1, x.shape[1], 1) if real is None else real.unsqueeze(2).to(x.dtype)
+    counts = sums(weights)  # 0, 1 or 2
+    means = sums(x if real is None else x * weights) / counts.clamp_min(1)
+    return means, None if real is None else counts.squeeze(2) > 0
 
 
 def sinusoids(places: Tensor, channels: int) -> Tensor:

@@ -30,7 +30,14 @@ def transformers() -> Any:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"level": 1.0}, {"silence": 0.33}, {"normalised": True, "final_norm": False, "level": 1.0, "silence": 1.0}],
+    [
+        {},
+        {"level": 1.0},
+        {"silence": 0.33},
+        {"merge_after": 1},
+        {"merge_after": 3, "silence": 0.33},
+        {"normalised": True, "final_norm": False, "level": 1.0, "silence": 1.0},
+    ],
 )
 def test_the_contract_of_encoders(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -127,6 +134,30 @@ def test_silence_is_that_of_the_clip_with_zeros_after_it() -> None:
             torch.testing.assert_close(ours, other, atol=0, rtol=0)
     with pytest.raises(KnnError, match=r"cannot have -1.0 s of silence"):
         Whisper(silence=-1.0)
+
+
+def test_merged_frames_are_the_means_of_pairs() -> None:
+    """Hand answer: after the last block only pairs of the final layer are averaged, an odd last frame stays."""
+    torch.manual_seed(0)
+    merged, plain = (shaken(Whisper(**SMALL, final_norm=False, merge_after=after)) for after in (3, None))
+    plain.load_state_dict(merged.state_dict())
+    clip = sound(9000)  # 28 frames
+    for samples in (9000, 8700):
+        with torch.inference_mode():
+            layers = list(plain(clip[:, :samples]))
+            for ours, other in zip(merged(clip[:, :samples]), layers, strict=True):
+                whole = other[:, : 2 * (other.shape[1] // 2)].unflatten(1, (-1, 2)).mean(2)
+                torch.testing.assert_close(ours[:, : whole.shape[1]], whole, atol=1e-6, rtol=1e-6)
+                if other.shape[1] % 2:
+                    torch.testing.assert_close(ours[:, -1], other[:, -1], atol=0, rtol=0)
+    assert {plain.frames(samples) % 2 for samples in (9000, 8700)} == {0, 1}
+    early, late = (shaken(Whisper(**SMALL, merge_after=after)) for after in (0, 3))
+    with torch.inference_mode():
+        *_, first = early(clip)
+        *_, last = late(clip)
+    assert first.shape == last.shape and not torch.allclose(first, last, atol=1e-3)
+    with pytest.raises(KnnError, match="cannot be merged after 4 of 3 blocks"):
+        Whisper(**SMALL, merge_after=4)
 
 
 def test_a_clip_of_any_length_has_places() -> None:

@@ -1,0 +1,87 @@
+"""The weights of a bundle: float32, float16, or int8 with a scale for each output, in weights.safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from knn_cli.core.errors import BundleError
+from knn_cli.networks.int8 import dequantised, with_int8_products
+
+__all__ = ["load_strictly", "load_weights", "read_weights"]
+
+
+def read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    """Read weights.safetensors as it is stored.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : str
+        What the config says of the file.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    BundleError
+        The file is missing, another one, or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise BundleError(f"The bundle {path.parent} lacks {path.name}.", "Copy the whole folder again.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{path} is not the file that config.json names (sha256 differs).", "Copy the folder again.")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
+
+
+def load_weights(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, *, int8_products: bool = False
+) -> None:
+    """Copy weights as `read_weights` gives them into a network.
+
+    Parameters
+    ----------
+    module : Module
+    state : mapping of str to Tensor
+    source : str
+        Where the weights are from, for messages.
+    int8_products : bool
+        Let the linear layers with int8 weights compute with these; see `int8`.
+
+    Raises
+    ------
+    BundleError
+        See `load_strictly`.
+    """
+    load_strictly(module, dequantised(state), source)
+    if int8_products:
+        with_int8_products(module, state)
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy `state` into `module`; the BundleError for a mismatch lists missing, extra and mis-sized keys."""
+    expected = module.state_dict()
+    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
+    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape
+    ]
+    problems += [f"{key} is int8 without scales" for key, value in state.items() if value.dtype == torch.int8]
+    if problems:
+        shown = "; ".join(sorted(problems)[:20]) + ("; ..." if len(problems) > 20 else "")
+        raise BundleError(f"{source} does not fit the network: {len(problems)} keys differ ({shown}).")
+    module.load_state_dict(dict(state))
