@@ -27,6 +27,7 @@ from knn_cli.cli.options import (
     TextOption,
     VerboseOption,
     check_text_output,
+    counted,
     epilog,
     note_classifier,
     note_silent_rows,
@@ -113,7 +114,7 @@ def _classify(
     failures = []
     tables: list[tuple[ScoreTable, Predictions]] = []
     as_table = out is None and sys.stdout.isatty() and not as_json
-    written = right = known = 0
+    written = right = known = silent = 0
     with (
         nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
         console.progress("Classifying") as progress,
@@ -128,7 +129,8 @@ def _classify(
                 continue
             predictions = output.predict(scores, priors)
             if predictions.silent.any():
-                console.note(f"{path} holds no speech.")
+                console.detail(f"{path} holds no speech.")
+                silent += 1
             counts = output.correct(scores, predictions)
             right, known = right + counts[0], known + counts[1]
             if as_table:
@@ -142,6 +144,8 @@ def _classify(
             leave(failures)  # before an empty file replaces an older result
     if tables:
         output.score_table(tables, top, classifier.bundle.name)
+    if silent:
+        console.note(f"{counted(silent, 'recording')} without speech.")
     if known:
         console.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
     leave(failures)

@@ -19,7 +19,7 @@ from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
-from knn_cli.evaluation.open_set import UNKNOWN, best_llr
+from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
 from knn_cli.formats.span_formats import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
@@ -97,7 +97,7 @@ def predict(table: ScoreTable, priors: Mapping[str, float] | None = None) -> Pre
     """Labels, ranks and groups of each row, under `priors`."""
     silent = np.asarray(np.isnan(table.log_likelihood).any(axis=1))
     table = _filled(table)
-    with_priors = weighted(table, priors)
+    with_priors = weighted(possible_answers(table), priors)
     label_posteriors = posteriors(with_priors)
     ranks = np.argsort(-label_posteriors, axis=1, kind="stable")
     best = np.asarray(table.labels, dtype=np.str_)[ranks[:, 0]]
@@ -127,7 +127,8 @@ def named(label: str, names: Mapping[str, str]) -> str:
 def score_lines(
     stream: TextIO, table: ScoreTable, predictions: Predictions, priors: Mapping[str, float] | None = None
 ) -> None:
-    llr = detection_llr(_filled(table).log_likelihood, None if priors is None else prior_weights(priors, table.labels))
+    answers = possible_answers(_filled(table))
+    llr = detection_llr(answers.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
     names = label_names(table.labels)
 
     def by_label(labels: Sequence[str], values: Doubles, row: int, digits: int) -> dict[str, float] | None:

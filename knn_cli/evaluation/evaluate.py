@@ -81,11 +81,13 @@ def evaluate(
     """
     weights = () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())  # sum to 1
     truth, known = _checked_truth(table, bootstrap)
-    result = _closed_set(metrics.weighted(table.take(known), priors), weights, weights, bootstrap, seed)
+    answers = metrics.weighted(open_set.possible_answers(table.take(known)), priors)
+    result = _closed_set(answers, weights, weights, bootstrap, seed)
     unlabelled = truth == ""
     names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
     return replace(
         result,
+        table=replace(result.table, rivals=table.take(known).rivals),
         out_of_set=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled=int(unlabelled.sum()),
         open_set=_open_set(table.take(~unlabelled), priors, bootstrap, seed),
@@ -122,7 +124,7 @@ def accuracy_with_interval(
 ) -> MetricValue:
     """The share of right predictions among rows whose label the model knows; parameters as in `evaluate`."""
     known = table.take(np.isin(table.truth, table.labels)) if len(table.truth) else table.take(slice(0))
-    known = metrics.weighted(known, priors)
+    known = metrics.weighted(open_set.possible_answers(known), priors)
     correct = np.asarray(table.labels)[known.log_likelihood.argmax(axis=1)] == known.truth
     return _share(correct, known.name, known.truth, bootstrap, seed)
 
@@ -223,7 +225,8 @@ def _open_set(
     known = np.isin(table.truth, named)
     if known.all() and table.threshold is None and open_set.UNKNOWN not in table.labels:
         return None
-    rejected = open_set.is_unknown(replace(metrics.weighted(table, priors), threshold=None))
+    answers = metrics.weighted(open_set.possible_answers(table), priors)
+    rejected = open_set.is_unknown(replace(answers, threshold=None))
     best = open_set.best_llr(table)
     if table.threshold is not None:
         rejected |= best < table.threshold

@@ -14,9 +14,12 @@ NIST 2007 and 2009 Language Recognition Evaluation Plans ("open-set": trials of 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import Doubles, ScoreTable
 from knn_cli.evaluation.metrics import detection_llr
 
@@ -33,6 +36,34 @@ def best_llr(table: ScoreTable) -> Doubles:
         scores = np.concatenate([scores, table.rivals], axis=1)
     named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
     return np.asarray(detection_llr(scores)[:, named].max(axis=1))
+
+
+def possible_answers(table: ScoreTable) -> ScoreTable:
+    """The scores with which possible answers compete, without rivals: `zxx` is as probable as among all labels.
+
+    A declared set says which languages are possible, and nothing about whether there is speech. So the evidence for
+    languages outside it counts for speech, and the languages of the set share it:
+
+    P(zxx) = exp(l_zxx) / (exp(l_zxx) + sum over all languages of exp(l)), as without the set; and
+    P(c) = (1 - P(zxx)) exp(l_c) / sum over the set of exp(l) for each language c of the set.
+
+    Without that, speech in another language would mostly be "no speech".
+
+    Parameters
+    ----------
+    table : ScoreTable
+        (N, C); the same is returned where all labels of the model are possible.
+    """
+    if table.rivals is None:
+        return table
+    scores = table.log_likelihood
+    languages = [column for column, label in enumerate(table.labels) if label not in (NO_SPEECH, UNKNOWN)]
+    if NO_SPEECH in table.labels and languages:
+        of_set = np.logaddexp.reduce(scores[:, languages], axis=1)
+        of_all = np.logaddexp(of_set, np.logaddexp.reduce(table.rivals, axis=1))
+        scores = scores.copy()
+        scores[:, table.labels.index(NO_SPEECH)] -= of_all - of_set
+    return replace(table, log_likelihood=scores, rivals=None)
 
 
 def is_unknown(table: ScoreTable) -> NDArray[np.bool_]:

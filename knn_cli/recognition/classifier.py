@@ -12,7 +12,7 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.languages import NO_SPEECH, choose_labels
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, ScoreTable
 from knn_cli.evaluation.metrics import weighted
-from knn_cli.evaluation.open_set import UNKNOWN
+from knn_cli.evaluation.open_set import UNKNOWN, possible_answers
 from knn_cli.networks import bundle
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.classifier_file import read_classifier
@@ -32,7 +32,7 @@ class Classifier:
 
     With `languages`, probabilities are over these labels alone; the threshold of the open set still compares the best
     of them with all labels of the model (`evaluation.open_set`). Sound without speech (`zxx`) and a trained label
-    `unknown` remain possible answers, unless `open_set` is false.
+    `unknown` remain possible answers, unless `open_set` is false; no speech is as probable as without the set.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> 
     Parameters
     ----------
     table : ScoreTable
-        (N, C) log-likelihoods.
+        (N, C) log-likelihoods. Beside a declared set, `zxx` keeps its probability (`open_set.possible_answers`).
     priors : mapping, optional
         How likely each label is, as `metrics.prior_weights` takes them; None: equal.
 
@@ -234,7 +234,7 @@ def posteriors(table: ScoreTable, priors: Mapping[str, float] | None = None) -> 
     (N, C) float64 array
         Rows sum to 1.
     """
-    scores = weighted(table, priors).log_likelihood
+    scores = weighted(possible_answers(table), priors).log_likelihood
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: Doubles = odds / odds.sum(axis=1, keepdims=True)
     return result

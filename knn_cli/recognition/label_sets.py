@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 def write_label_set(model: str | Path, out: Path | str, languages: Sequence[str], *, force: bool = False) -> Bundle:
     """Write a bundle that knows some of a model's labels, and `zxx` and `unknown` where the model has them.
 
-    Its probabilities are those of `Classifier(model, languages=...)`. The threshold of the open set and the measured
-    figures are left out: they hold for all labels of the model. Calibration stays. The embeddings of a bundle with a
-    classifier keep their fingerprint; a smaller head is part of the weights, and changes it.
+    Its probabilities of languages are those of `Classifier(model, languages=..., open_set=False)`. Nothing outside the
+    set is compared any more: the threshold of the open set and the measured figures, which hold for all labels of the
+    model, are left out, and `zxx` competes with the languages of the set alone, so that speech in others may be called
+    so. Calibration stays. The embeddings of a bundle with a classifier keep their fingerprint; a smaller head is part
+    of the weights, and changes it.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def _head_rows(source: Bundle, labels: tuple[str, ...]) -> dict[str, Tensor]:
 
 def _card(name: str, source: Bundle, labels: tuple[str, ...]) -> str:
     return (
-        f"# {name}\n\nThe labels {', '.join(labels)} of {source.name} ({source.fingerprint}), without its threshold of "
-        f"`unknown` and without its measured figures, which are of all its labels. The card of {source.name}:\n\n"
-        f"{source.card.strip()}\n"
+        f"# {name}\n\nThe labels {', '.join(labels)} of {source.name} ({source.fingerprint}), for recordings in no "
+        "other languages. Its threshold of `unknown` and its measured figures are of all its labels, and left out. "
+        f"The card of {source.name}:\n\n{source.card.strip()}\n"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
 from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import Doubles, ScoreTable, Segment
-from knn_cli.evaluation.open_set import UNKNOWN, best_llr
+from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
@@ -166,11 +166,11 @@ def _with_unknown(table: ScoreTable) -> tuple[tuple[str, ...], Doubles]:
     So a row by itself is unknown exactly if its largest detection LLR (`open_set.best_llr`), l_best - log mean_{others}
     exp(l), is below the threshold, and neighbouring rows count for or against `unknown` as for any label.
     """
-    scores = table.log_likelihood
+    scores = possible_answers(table).log_likelihood
     if table.threshold is None:
         return table.labels, scores
     named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
-    unknown = scores[:, named].max(axis=1) - best_llr(table) + table.threshold
+    unknown = table.log_likelihood[:, named].max(axis=1) - best_llr(table) + table.threshold
     if UNKNOWN in table.labels:
         column = table.labels.index(UNKNOWN)
         scores = scores.copy()

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import ScoreTable, Segment
 from knn_cli.evaluation.evaluate import evaluate
-from knn_cli.evaluation.open_set import best_llr, is_unknown
+from knn_cli.evaluation.open_set import best_llr, is_unknown, possible_answers
 from knn_cli.recognition.classifier import Classifier, posteriors
 from knn_cli.recognition.head_settings import read_head_settings
 from knn_cli.recognition.timeline_smoothing import SpeechTrack, smooth_labels, speaker_language
@@ -51,8 +51,9 @@ def test_a_declared_set_is_renormalised(model: Path) -> None:
     assert alone.priors == {"cs": 0.5, "sk": 0.5}
     columns = np.array(SCORES)[:, [0, 3]]
     np.testing.assert_allclose(posteriors(alone.score(rows)), softmax(columns, axis=1), atol=1e-6)
-    kept = posteriors(every)[:, [0, 3, 4]]
-    np.testing.assert_allclose(posteriors(some), kept / kept.sum(axis=1, keepdims=True), atol=1e-9)
+    no_speech = posteriors(every)[:, 4:]  # is as probable as without a set
+    shares = (1 - no_speech) * softmax(columns, axis=1)
+    np.testing.assert_allclose(posteriors(some), np.concatenate([shares, no_speech], axis=1), atol=1e-6)
 
 
 def test_the_threshold_compares_with_all_that_the_model_knows(model: Path) -> None:
@@ -156,3 +157,17 @@ def test_settings_by_hand(tmp_path: Path) -> None:
     found = read_head_settings(write_head_bundle(tmp_path / "m", LABELS, open_set=open_set, measured=measured))
     assert found.measured == measured and found.open_set is not None and np.isnan(found.open_set.false_accept)
     assert (found.calibration.scale, found.calibration.exponent) == (1, 0)
+
+
+def test_a_set_makes_no_speech_no_likelier() -> None:
+    """Speech in a language outside the set is not called "no speech", nor are rows that rivals share with the set."""
+    likelihoods = [[0.1, 0.6, 0.0, 0.05, 0.25], [0.2, 0.3, 0.0, 0.2, 0.3]]
+    none = np.full(2, np.nan)
+    table = ScoreTable(LABELS, np.log(np.array(likelihoods) + 1e-9), np.array(["a", "b"]), none, none).restrict(
+        ["cs", "sk", "zxx"]
+    )
+    np.testing.assert_allclose(posteriors(table), [[0.5, 0.25, 0.25], [0.35, 0.35, 0.3]], atol=1e-6)
+    answers = possible_answers(table)
+    assert answers.rivals is None and possible_answers(answers) is answers
+    only = table.restrict(["zxx"])
+    assert possible_answers(only).labels == ("zxx",)
