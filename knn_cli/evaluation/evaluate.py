@@ -81,18 +81,25 @@ def evaluate(
     """
     weights = () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())  # sum to 1
     truth, known = _checked_truth(table, bootstrap)
-    answers = metrics.weighted(open_set.possible_answers(table.take(known)), priors)
-    result = _closed_set(answers, weights, weights, bootstrap, seed)
+    result = _known_rows(table.take(known), priors, weights, bootstrap, seed)
     unlabelled = truth == ""
     names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
     return replace(
         result,
-        table=replace(result.table, rivals=table.take(known).rivals),
         out_of_set=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled=int(unlabelled.sum()),
         open_set=_open_set(table.take(~unlabelled), priors, bootstrap, seed),
         groups=_groups(result.table, weights, bootstrap, seed),
     )
+
+
+def _known_rows(
+    table: ScoreTable, priors: Mapping[str, float] | None, weights: tuple[float, ...], bootstrap: int, seed: int
+) -> Evaluation:
+    """The closed set of rows whose labels are all known; its table keeps the rivals, which mark a declared set."""
+    answers = metrics.weighted(open_set.possible_answers(table), priors)
+    result = _closed_set(answers, weights, weights, bootstrap, seed)
+    return replace(result, table=replace(result.table, rivals=table.rivals))
 
 
 def _checked_truth(table: ScoreTable, bootstrap: int) -> tuple[Texts, NDArray[np.bool_]]:
