@@ -84,20 +84,21 @@ def _chosen(labels: tuple[str, ...], languages: Sequence[str], model: str) -> tu
 def _head_rows(source: Bundle, labels: tuple[str, ...]) -> dict[str, Tensor]:
     """The bundle's weights with the head's rows of these labels.
 
-    A tensor of the head has rows per class if its size depends on their number; its `X_scale` then has, too.
+    A tensor of the head has rows per class if its size depends on their number; its scales of 8 bits then have, too.
     """
-    from safetensors.torch import load_file
+    from knn_cli.networks.bundle_weights import read_weights
+    from knn_cli.networks.int8 import SCALE
 
     head: Mapping[str, Any] = source.config["head"]
-    dimension = bundle.load_network(source).dimension  # which checks the file and all of its keys
+    dimension = bundle.load_network(source).dimension  # which checks all keys
     whole, part = (
         HEADS.build(head["name"], dimension=dimension, classes=classes, **head["args"]).state_dict()
         for classes in (len(source.head_labels), len(labels))
     )
     columns = [source.head_labels.index(label) for label in labels]
-    state = load_file(source.folder / bundle.WEIGHTS)
+    state = read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"])
     for key, tensor in state.items():
-        inner = key.removeprefix("head.").removesuffix("_scale")
+        inner = key.removeprefix("head.").removesuffix(SCALE)
         if key.startswith("head.") and inner in whole and whole[inner].shape != part[inner].shape:
             by_class = tensor.reshape(len(source.head_labels), -1, *tensor.shape[1:])
             state[key] = by_class[columns].reshape(-1, *tensor.shape[1:])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.registry import HEADS
@@ -59,6 +60,18 @@ def test_every_head_keeps_its_scores(name: str, args: dict[str, Any], tmp_path: 
     rows = embedded_scores(np.random.default_rng(1).normal(size=(5, 24)).tolist())
     wanted = Classifier(model).score(rows).log_likelihood[:, [3, 11, 20]]
     np.testing.assert_allclose(Classifier(written.folder).score(rows).log_likelihood, wanted, atol=1e-5)
+
+
+def test_a_head_in_8_bits(tmp_path: Path) -> None:
+    source = write_head_bundle(tmp_path / "m", LABELS)
+    state = load_file(source.folder / bundle.WEIGHTS)
+    key = "head.trans.0.weight"
+    state |= {key: (100 * state[key]).to(torch.int8), f"{key}_scale": torch.arange(5) / 100}
+    model = bundle.write(tmp_path / "m8", {**source.config, "products": "int8"}, state=state).folder
+    written = write_label_set(model, tmp_path / "some", ["cs", "pl", "sk"])
+    assert written.has_int8_products
+    found = Classifier(written.folder).score(embedded_scores([[9.0, 8.0, 7.0, 6.0, 5.0]])).log_likelihood
+    np.testing.assert_allclose(found, [[0, 14, 18, 20]], atol=0.2)
 
 
 def test_the_classes_of_a_classifier(tmp_path: Path) -> None:
