@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from knn_cli.core.errors import KnnError
-from knn_cli.formats.spans import SpanDocument, format_seconds, turn_spans
+from knn_cli.formats.spans import SpanDocument, format_seconds, one_line, turn_spans
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
@@ -183,8 +183,11 @@ def write_turns(document: SpanDocument, file: TextIO) -> None:
 def write_timeline(document: SpanDocument, file: TextIO) -> None:
     """Write spans as SPEAKER lines with the label as the name and the probability as the confidence.
 
-    RTTM has no field for tiers. Language diarization is scored on such files: DER with languages in place of speakers.
+    RTTM has no field for tiers; their labels, the languages of speakers, are comments (`;;`). Language diarization is
+    scored on such files: DER with languages in place of speakers.
     """
+    for tier, (label, probability) in document.tier_labels.items():
+        file.write(f";; {rttm_field(document.name)} {one_line(tier)}: {document.described(label, probability)}\n")
     for start_ms, end_ms, span in document.rounded():
         confidence = "<NA>" if span.probability is None else f"{span.probability:.4f}"
         file.write(_speaker_line(document.name, start_ms, end_ms, span.label, confidence))

@@ -165,7 +165,8 @@ def write_timeline_tsv(
 ) -> None:
     """Write tab-separated lines: file, start, end, tier, label, name, probability, label_2, name_2, probability_2, ...
 
-    Names are left out where no label has one.
+    Names are left out where no label has one. Where tiers have labels (the languages of speakers), tier_label, tier_name
+    and tier_probability come after the tier.
 
     Parameters
     ----------
@@ -180,11 +181,14 @@ def write_timeline_tsv(
     count = max((len(span.alternatives) for _, _, span in spans), default=0)
     ranks = range(2, 2 + max(count, alternatives or 0))
     group = ["label", "name", "probability"] if document.label_names else ["label", "probability"]
-    columns = [*group, *(f"{column}_{rank}" for rank in ranks for column in group)]
+    columns = [f"tier_{column}" for column in group] if document.tier_labels else []
+    columns += [*group, *(f"{column}_{rank}" for rank in ranks for column in group)]
     if header:
         file.write("\t".join(["file", "start", "end", "tier", *columns]) + "\n")
     for start_ms, end_ms, span in spans:
-        ranked = [(span.label, span.probability), *span.alternatives]
+        ranked: list[tuple[str, float | None]] = [(span.label, span.probability), *span.alternatives]
+        if document.tier_labels:
+            ranked.insert(0, document.tier_labels.get(span.tier, ("", None)))
         names = [[document.label_names.get(label, "")] if document.label_names else [] for label, _ in ranked]
         probabilities = ["" if p is None else f"{p:.4f}" for _, p in ranked]
         fields = [
@@ -243,17 +247,25 @@ def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
 def write_textgrid(document: SpanDocument, file: TextIO) -> None:
     """Write Praat's TextGrid in the long text format, each tier from 0 to the end of the recording without gaps.
 
+    Intervals hold labels only. The probabilities of a timeline are a tier of the same intervals below each tier, so that
+    labels stay what a script looks for.
+
     References
     ----------
     https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html: intervals cover their tier, quotes are doubled.
     """
     spans = document.rounded()
     end_ms = max([1, math.ceil(document.seconds * 1000 - 1e-6), *(span.end_ms for span in spans)])
-    tiers = _tiers_without_overlap(spans, document.tier) or [(document.tier, [])]
+    layers = _tiers_without_overlap(spans, document.tier) or [(document.tier, [])]
+    tiers = [(name, _intervals(layer, [span.label for span in layer], end_ms)) for name, layer in layers]
+    if document.kind == "timeline":
+        for place, (name, layer) in reversed(list(enumerate(layers, start=1))):
+            texts = ["" if (p := span.span.probability) is None else f"{p:.4f}" for span in layer]
+            if any(texts):
+                tiers.insert(place, (f"{name} probability", _intervals(layer, texts, end_ms)))
     file.write('File type = "ooTextFile"\nObject class = "TextGrid"\n\n')
     file.write(f"xmin = 0 \nxmax = {_praat_number(end_ms)} \ntiers? <exists> \nsize = {len(tiers)} \nitem []: \n")
-    for number, (name, layer) in enumerate(tiers, start=1):
-        intervals = _intervals(layer, end_ms)
+    for number, (name, intervals) in enumerate(tiers, start=1):
         file.write(f'    item [{number}]:\n        class = "IntervalTier" \n        name = {_praat_string(name)} \n')
         file.write(f"        xmin = 0 \n        xmax = {_praat_number(end_ms)} \n")
         file.write(f"        intervals: size = {len(intervals)} \n")
@@ -279,14 +291,14 @@ def _tiers_without_overlap(spans: Sequence[RoundedSpan], default: str) -> list[t
     ]
 
 
-def _intervals(spans: Sequence[RoundedSpan], end_ms: int) -> list[tuple[int, int, str]]:
-    """(start, end, label) of a whole tier, gaps included as intervals with an empty label; milliseconds."""
+def _intervals(spans: Sequence[RoundedSpan], texts: Sequence[str], end_ms: int) -> list[tuple[int, int, str]]:
+    """(start, end, text) of a whole tier, gaps included as intervals with an empty text; milliseconds."""
     intervals: list[tuple[int, int, str]] = []
     covered_ms = 0
-    for span in spans:
+    for span, text in zip(spans, texts, strict=True):
         if span.start_ms > covered_ms:
             intervals.append((covered_ms, span.start_ms, ""))
-        intervals.append((span.start_ms, span.end_ms, span.label))
+        intervals.append((span.start_ms, span.end_ms, text))
         covered_ms = span.end_ms
     if covered_ms < end_ms:
         intervals.append((covered_ms, end_ms, ""))
@@ -307,28 +319,39 @@ def _praat_string(text: str) -> str:
 def write_audacity(document: SpanDocument, file: TextIO) -> None:
     """Write Audacity's label track: start, end (seconds, six digits as it writes them) and text, separated by tabs."""
     for start_ms, end_ms, span in document.rounded():
-        file.write(f"{format_seconds(start_ms, 6)}\t{format_seconds(end_ms, 6)}\t{_caption(span)}\n")
+        file.write(f"{format_seconds(start_ms, 6)}\t{format_seconds(end_ms, 6)}\t{_caption(document, span)}\n")
 
 
 @span_format("srt", ".srt")
 def write_srt(document: SpanDocument, file: TextIO) -> None:
     """Write SubRip: numbered captions. The format has no escapes, so a label that looks like markup is not changed."""
     for number, (start_ms, end_ms, span) in enumerate(document.rounded(), start=1):
-        file.write(f"{number}\n{_clock(start_ms, ',')} --> {_clock(end_ms, ',')}\n{_caption(span)}\n\n")
+        file.write(f"{number}\n{_clock(start_ms, ',')} --> {_clock(end_ms, ',')}\n{_caption(document, span)}\n\n")
 
 
 @span_format("vtt", ".vtt")
 def write_vtt(document: SpanDocument, file: TextIO) -> None:
-    """Write WebVTT (W3C): cues, a tier as the voice span (`<v>`) of its cue, markup escaped."""
+    """Write WebVTT (W3C): cues, a tier as the voice span (`<v>`) of its cue, markup escaped.
+
+    A timeline's text is label, name and probability; the labels of tiers, the languages of speakers, are a comment.
+    """
     file.write("WEBVTT\n")
+    for tier, (label, probability) in document.tier_labels.items():
+        file.write(f"\nNOTE {_vtt_text(f'{tier}: {document.described(label, probability)}')}\n")
     for start_ms, end_ms, span in document.rounded():
         tag = "" if span.tier in ("", span.label) else f"<v {_vtt_text(span.tier)}>"
-        file.write(f"\n{_clock(start_ms, '.')} --> {_clock(end_ms, '.')}\n{tag}{_vtt_text(span.label)}\n")
+        file.write(f"\n{_clock(start_ms, '.')} --> {_clock(end_ms, '.')}\n{tag}{_vtt_text(_text(document, span))}\n")
 
 
-def _caption(span: Span) -> str:
-    """One line of text: the label, preceded by its tier if that differs from the label."""
-    return one_line(span.label if span.tier in ("", span.label) else f"{span.tier}: {span.label}")
+def _text(document: SpanDocument, span: Span) -> str:
+    """The label of a span; in a timeline with its name and probability."""
+    return span.label if document.kind == "turns" else document.described(span.label, span.probability)
+
+
+def _caption(document: SpanDocument, span: Span) -> str:
+    """One line of text, preceded by the tier if that differs from the label."""
+    text = _text(document, span)
+    return one_line(text if span.tier in ("", span.label) else f"{span.tier}: {text}")
 
 
 def _clock(milliseconds: int, point: str) -> str:

@@ -78,7 +78,9 @@ class SpanDocument:
     metadata : mapping
         Further keys of the JSON of a timeline, besides `file`, `seconds` and `spans`.
     label_names : mapping
-        Label -> name, which tables and JSON of a timeline have beside each label where any label has one.
+        Label -> name, which tables, JSON and captions of a timeline have beside each label where any label has one.
+    tier_labels : mapping
+        Tier -> (label, probability) of all its spans together: the language of each speaker.
     audio_path : Path or None
         The recording, for the player and for the reference in an ELAN document.
     channel : str
@@ -94,6 +96,7 @@ class SpanDocument:
     tier: str = "labels"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     label_names: Mapping[str, str] = field(default_factory=dict)
+    tier_labels: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     audio_path: Path | None = None
     channel: str = "mix"
     location: Path | None = None
@@ -101,6 +104,12 @@ class SpanDocument:
     def __post_init__(self) -> None:
         if self.kind == "timeline" and not all(span.label.strip() for span in self.spans):
             raise ValueError("the spans of a timeline have labels")
+
+    def described(self, label: str, probability: float | None) -> str:
+        """Return a label with its name and probability, as far as they are known, such as "cs Czech 97%"."""
+        name = self.label_names.get(label)
+        share = None if probability is None else f"{probability:.0%}"
+        return one_line(" ".join(part for part in (label, name, share) if part))
 
     def rounded(self) -> list[RoundedSpan]:
         """Return the spans in whole milliseconds, sorted by start and end; those of no length are left out."""

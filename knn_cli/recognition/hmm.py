@@ -1,7 +1,8 @@
 """Hidden Markov model of labels that seldom change: the most likely sequence, and the posterior of every label.
 
-All changes from one label to another are equally likely, so a step costs one maximum or one sum over the labels instead
-of a matrix of them: time and memory are O(N C), not O(N C^2).
+A label stays or is drawn anew, and what is drawn does not depend on the label before: equally likely labels, or each by
+its weight. So a step costs one maximum or one sum over the labels instead of a matrix of them: time and memory are
+O(N C), not O(N C^2).
 
 References
 ----------
@@ -55,7 +56,7 @@ def switch_probabilities(per_second: float, seconds: Doubles, labels: int) -> Do
     return probabilities
 
 
-def viterbi(log_likelihood: Doubles, switch: Doubles) -> NDArray[np.int64]:
+def viterbi(log_likelihood: Doubles, switch: Doubles, weights: Doubles | None = None) -> NDArray[np.int64]:
     """The most likely sequence of labels; among equals the one that stays, then the first label.
 
     Parameters
@@ -63,7 +64,9 @@ def viterbi(log_likelihood: Doubles, switch: Doubles) -> NDArray[np.int64]:
     log_likelihood : (N, C) float64
         Of each window under each label, up to a constant per row.
     switch : (N - 1,) float64
-        Probability of another label from each window to the next, at most (C - 1) / C.
+        Probability of another label from each window to the next, at most (C - 1) / C, if labels are equally likely.
+    weights : (C,) float64, optional
+        How likely each label is at the first window and wherever a label is drawn; above 0, sum 1. None: equally.
 
     Returns
     -------
@@ -73,13 +76,15 @@ def viterbi(log_likelihood: Doubles, switch: Doubles) -> NDArray[np.int64]:
     path = np.zeros(rows, dtype=np.int64)
     if labels == 1 or rows == 0:
         return path
-    stay, move = np.log1p(-switch), np.log(switch / (labels - 1))
+    drawn, weights = _draws(switch, labels, weights)
+    log_weights, move = np.log(weights), np.log(drawn)
+    stay = np.log1p(-drawn[:, None] * (1 - weights))  # (N - 1, C), drawing the same label included
     stayed = np.zeros((rows, labels), dtype=bool)
     best = np.zeros(rows, dtype=np.int64)  # label of the best path up to the window before
-    score = log_likelihood[0].copy()
+    score = log_likelihood[0] + log_weights
     for row in range(1, rows):
         best[row] = score.argmax()
-        moved = score[best[row]] + move[row - 1]
+        moved = score[best[row]] + move[row - 1] + log_weights
         score += stay[row - 1]
         np.greater_equal(score, moved, out=stayed[row])
         np.maximum(score, moved, out=score)
@@ -90,14 +95,16 @@ def viterbi(log_likelihood: Doubles, switch: Doubles) -> NDArray[np.int64]:
     return path
 
 
-def forward_backward(log_likelihood: Doubles, switch: Doubles) -> Doubles:
-    """The posterior of each label at each window given all windows, with equal priors at the first.
+def forward_backward(log_likelihood: Doubles, switch: Doubles, weights: Doubles | None = None) -> Doubles:
+    """The posterior of each label at each window given all windows.
 
     Parameters
     ----------
     log_likelihood : (N, C) float64
     switch : (N - 1,) float64
         As for `viterbi`, above 0.
+    weights : (C,) float64, optional
+        As for `viterbi`.
 
     Returns
     -------
@@ -108,10 +115,11 @@ def forward_backward(log_likelihood: Doubles, switch: Doubles) -> Doubles:
     if labels == 1 or rows == 0:
         return np.ones((rows, labels))
     likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))  # (N, C)
-    move = switch / (labels - 1)  # to one other label
-    stay = 1 - switch - move  # a transition is `move` to every label, the same one too, and `stay` more to the same
+    drawn, weights = _draws(switch, labels, weights)
+    stay, move = 1 - drawn, drawn[:, None] * weights
     forward: Doubles = np.empty((rows, labels))
-    forward[0] = likelihood[0] / likelihood[0].sum()
+    forward[0] = weights * likelihood[0]
+    forward[0] /= forward[0].sum()
     for row in range(1, rows):
         current = forward[row]
         np.multiply(forward[row - 1], stay[row - 1], out=current)
@@ -122,8 +130,14 @@ def forward_backward(log_likelihood: Doubles, switch: Doubles) -> Doubles:
     for row in range(rows - 2, -1, -1):
         backward *= likelihood[row + 1]
         backward /= backward.sum()
+        from_draw = move[row] @ backward
         backward *= stay[row]
-        backward += move[row]
+        backward += from_draw
         forward[row] *= backward
         forward[row] /= forward[row].sum()
     return forward
+
+
+def _draws(switch: Doubles, labels: int, weights: Doubles | None) -> tuple[Doubles, Doubles]:
+    """The probability (N - 1,) that a label is drawn, maybe the same one, and the weights (C,) of what is drawn."""
+    return switch * (labels / (labels - 1)), np.full(labels, 1 / labels) if weights is None else weights

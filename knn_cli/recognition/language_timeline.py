@@ -111,4 +111,5 @@ class LanguageTimeline:
                 }
                 for speaker in self.speakers
             ]
-        return SpanDocument("timeline", self.name, self.seconds, self.spans, TIER, more, self.names)
+        tiers = {speaker.speaker: (speaker.label, speaker.probability) for speaker in self.speakers}
+        return SpanDocument("timeline", self.name, self.seconds, self.spans, TIER, more, self.names, tiers)

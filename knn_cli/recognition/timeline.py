@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
-from knn_cli.core.languages import label_names
+from knn_cli.core.languages import NO_SPEECH, label_names
 from knn_cli.core.values import EmbeddingSet, ScoreTable, Segment
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
@@ -96,22 +96,67 @@ def timeline(
         For windows or a `switch` that make no sense.
     """
     options = options or TimelineOptions()
+    return smooth(score_speech(path, classifier, speakers=speakers, options=options), options)
+
+
+@dataclass(frozen=True)
+class ScoredSpeech:
+    """The scores of windows over the speech of a recording, of which `smooth` makes a timeline.
+
+    Attributes
+    ----------
+    name : str
+        The file's stem.
+    seconds : float
+        Duration of the recording.
+    labels : tuple of str
+    tracks : tuple of SpeechTrack
+        The speech of each speaker, or all speech; only tracks with windows.
+    tables : tuple of ScoreTable
+        The scores of each track's windows.
+    by_speaker : bool
+        Whether the tracks are those of speakers.
+    """
+
+    name: str
+    seconds: float
+    labels: tuple[str, ...]
+    tracks: tuple[SpeechTrack, ...]
+    tables: tuple[ScoreTable, ...]
+    by_speaker: bool
+
+
+def score_speech(
+    path: Path | str,
+    classifier: Classifier,
+    *,
+    speakers: Annotation | None = None,
+    options: TimelineOptions | None = None,
+) -> ScoredSpeech:
+    """Score windows over the speech of a file, in one pass. Takes and raises what `timeline` does."""
+    options = options or TimelineOptions()
     segments.windows((), duration=options.window, step=options.step)  # refuse bad options before the work
-    hmm.switch_probabilities(options.switch, np.ones(1), max(2, len(classifier.labels)))
+    languages = [label for label in classifier.labels if label != NO_SPEECH]
+    hmm.switch_probabilities(options.switch, np.ones(1), max(2, len(languages)))
     speech, seconds = speech_regions.of_recording(
         path, rate=classifier.embedder.rate, use_vad=options.use_vad, channel=options.channel
     )
     tracks = _tracks(speech, speakers, options.window, options.step)
     windows = sorted((window.start, window.end, number) for number, t in enumerate(tracks) for window in t.windows)
-    result = LanguageTimeline(Path(path).stem, seconds, (), (), names=label_names(classifier.labels))
-    if not windows:
-        return result
-    table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
-    track_of_row = np.array([number for _, _, number in windows])
+    tables: tuple[ScoreTable, ...] = ()
+    if windows:
+        table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
+        track_of_row = np.array([number for _, _, number in windows])
+        tables = tuple(table.take(track_of_row == number) for number in range(len(tracks)))
+    return ScoredSpeech(Path(path).stem, seconds, classifier.labels, tuple(tracks), tables, speakers is not None)
+
+
+def smooth(scored: ScoredSpeech, options: TimelineOptions | None = None) -> LanguageTimeline:
+    """The timeline of scored speech, whose windows were placed with the same `window` and `step`."""
+    options = options or TimelineOptions()
     spans: list[Span] = []
     languages: list[SpeakerLanguage] = []
-    for number, track in enumerate(tracks):
-        scores = table.take(track_of_row == number)
+    for track, scores in zip(scored.tracks, scored.tables, strict=True):
         spans += smooth_labels(
             scores,
             track,
@@ -120,10 +165,17 @@ def timeline(
             max_gap=options.max_gap,
             alternatives=options.alternatives,
         )
-        if speakers is not None:
+        if scored.by_speaker:
             languages.append(speaker_language(scores, track, alternatives=options.alternatives))
     spans.sort(key=lambda span: (span.start, span.end))
-    return replace(result, spans=tuple(spans), switches=language_switches(spans), speakers=tuple(languages))
+    return LanguageTimeline(
+        scored.name,
+        scored.seconds,
+        tuple(spans),
+        language_switches(spans),
+        tuple(languages),
+        names=label_names(scored.labels),
+    )
 
 
 def _score_windows(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
 
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
 from knn_cli.core.languages import NO_SPEECH
@@ -18,6 +19,8 @@ from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
 
 SWITCH_PROBABILITY = 0.1  # of another language a second later; smaller values miss switches of a few seconds
+SPEECH_SWITCH_PROBABILITY = 0.1  # that speech without words begins or ends within a second
+UNIFORM_WINDOWS = 3.0  # windows whose weight equally likely labels have against what the recording is taken for
 ALTERNATIVES = 3
 
 
@@ -63,6 +66,13 @@ def smooth_labels(
     center than to another's) over `window`: step / window in the middle of speech, and all windows of a region together
     weigh as much as windows laid end to end. Regions shorter than a window weigh less, in proportion.
 
+    A recording has few languages, so they are decoded twice: first with all labels equally likely wherever the language
+    changes, then with each as likely as the other windows of the recording had it (`_label_weights`). Of 99 languages
+    those that fit a window or two by chance are thereby kept out, and nothing changes for a single window.
+
+    `zxx` (no speech) is no language to switch to: where it is likely, speech begins or ends, by a Markov chain of its
+    own, and meanwhile the language stays what it was (`_decode`).
+
     A span's probability is the mean over its time of the probability of its label given all windows (forward-backward);
     its alternatives are the other labels by the same mean, and the sum of all is at most 1.
 
@@ -86,15 +96,71 @@ def smooth_labels(
     """
     labels, scores = _with_unknown(table)
     centers = track.centers
-    weights = _window_seconds(centers, track) / window  # (N,)
-    scores = scores * np.minimum(weights, 1.0)[:, None]
-    switch_probabilities = hmm.switch_probabilities(switch, np.diff(centers), len(labels))
-    path = hmm.viterbi(scores, switch_probabilities)
-    posteriors = hmm.forward_backward(scores, switch_probabilities)
+    shares = np.minimum(_window_seconds(centers, track) / window, 1.0)  # (N,)
+    if NO_SPEECH in labels:
+        path, posteriors = _decode(labels, scores, _speech_odds(table), shares, np.diff(centers), switch)
+    else:
+        path, posteriors = _decode_languages(scores * shares[:, None], shares, np.diff(centers), switch)
     return [
         _span(start, end, track.tier, labels, label, probabilities, alternatives)
         for start, end, label, probabilities in _runs(_cells(centers, track.speech), path, posteriors, max_gap)
     ]
+
+
+def _decode(
+    labels: tuple[str, ...], scores: Doubles, speech_odds: Doubles, shares: Doubles, gaps: Doubles, switch: float
+) -> tuple[NDArray[np.int64], Doubles]:
+    """Path (N,) and posteriors (N, C) of labels with `zxx` among them.
+
+    Two chains: whether there is speech, and which language it has, or had before and will have again. A window without
+    speech says nothing of the language: each language has the likelihood of the window if there is speech, mixed with
+    an equal likelihood for all if there is none, in proportion to the posterior of speech in the first chain.
+    """
+    column = labels.index(NO_SPEECH)
+    languages = np.delete(np.arange(len(labels)), column)
+    evidence = np.stack([shares * speech_odds, np.zeros(len(scores))], axis=1)  # (N, 2)
+    begins_or_ends = hmm.switch_probabilities(SPEECH_SWITCH_PROBABILITY, gaps, 2)
+    speech = hmm.forward_backward(evidence, begins_or_ends)[:, :1].clip(1e-9, 1 - 1e-9)  # (N, 1)
+    is_speech = hmm.viterbi(evidence, begins_or_ends) == 0
+    spoken = scores[:, languages] * shares[:, None]
+    spoken = spoken - logsumexp(spoken, axis=1, keepdims=True)
+    mixed = np.logaddexp(np.log(speech) + spoken, np.log1p(-speech) - np.log(len(languages)))
+    path, posteriors = _decode_languages(mixed, shares * speech[:, 0], gaps, switch)
+    posteriors = posteriors * np.exp(spoken - mixed)  # given that this window is speech
+    posteriors *= speech / posteriors.sum(axis=1, keepdims=True)
+    return np.where(is_speech, languages[path], column), np.insert(posteriors, column, 1 - speech[:, 0], axis=1)
+
+
+def _decode_languages(
+    scores: Doubles, shares: Doubles, gaps: Doubles, switch: float
+) -> tuple[NDArray[np.int64], Doubles]:
+    """Path (N,) and posteriors (N, C) of log-likelihoods (N, C), by labels as likely as the recording has them."""
+    probabilities = hmm.switch_probabilities(switch, gaps, scores.shape[1])
+    weights = _label_weights(hmm.forward_backward(scores, probabilities), shares)
+    return hmm.viterbi(scores, probabilities, weights), hmm.forward_backward(scores, probabilities, weights)
+
+
+def _label_weights(posteriors: Doubles, shares: Doubles) -> Doubles:
+    """(C,) how likely each label is where the language changes, from posteriors (N, C) with equal weights.
+
+    Their mean over the windows, each counted by its share of a full window, and equal weights that count as much as
+    `UNIFORM_WINDOWS`. One window less is counted than there are: the weights are for a window what the others have.
+    """
+    windows = shares.sum()
+    others = max(0.0, windows - 1)
+    mean = shares @ posteriors / windows if others else 0.0
+    weights: Doubles = (others * mean + UNIFORM_WINDOWS / posteriors.shape[1]) / (others + UNIFORM_WINDOWS)
+    return weights
+
+
+def _speech_odds(table: ScoreTable) -> Doubles:
+    """(N,) log-odds of speech, in any language that the model knows, against `zxx`; every label is equally likely."""
+    column = table.labels.index(NO_SPEECH)
+    spoken = np.delete(table.log_likelihood, column, axis=1)
+    if table.rivals is not None:
+        spoken = np.concatenate([spoken, table.rivals], axis=1)
+    odds: Doubles = logsumexp(spoken, axis=1) - table.log_likelihood[:, column]
+    return odds
 
 
 def _runs(
@@ -120,9 +186,12 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     """The language of one speaker from the mean of the windows' scores, each weighted by the seconds it stands for.
 
     The mean and not the sum: windows of one speaker in one recording share their peculiarities, and the classifier is
-    calibrated for one embedding, which a mean over windows is to a linear classifier.
+    calibrated for one embedding, which a mean over windows is to a linear classifier. Where `zxx` is a label, windows
+    count as far as they are speech.
     """
     weights = _window_seconds(track.centers, track)
+    if NO_SPEECH in table.labels:
+        weights = weights * expit(_speech_odds(table))
     shares = (weights / weights.sum())[None]  # (1, N)
     mean = replace(
         table.take(slice(1)),

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
 from knn_cli.core.errors import KnnError
+from knn_cli.formats.rttm import read_rttm
 from knn_cli.formats.span_formats import (
     TIMELINE_FORMATS,
     TURN_FORMATS,
@@ -206,7 +208,7 @@ TIMELINE_SPANS = [
 TIMELINE = SpanDocument("timeline", "my file", 3601.5, TIMELINE_SPANS, metadata={"switches": []})
 
 
-def timeline_text(name: str, spans: list[Span] = TIMELINE_SPANS, **fields: object) -> str:
+def timeline_text(name: str, spans: list[Span] = TIMELINE_SPANS, **fields: Any) -> str:
     stream = io.StringIO()
     write_text(replace(TIMELINE, spans=spans, **fields), stream, name)
     return stream.getvalue()
@@ -250,21 +252,60 @@ def test_timeline_json() -> None:
 
 def test_timeline_as_audacity_srt_vtt_rttm() -> None:
     assert timeline_text("audacity") == (
-        '1.000000\t2.500000\tann: say "a"\n2.500000\t3.000000\tann: b<i>&\n2.750000\t3600.000000\tbob: c\n'
+        '1.000000\t2.500000\tann: say "a" 91%\n2.500000\t3.000000\tann: b<i>& 50%\n2.750000\t3600.000000\tbob: c\n'
     )
     assert timeline_text("srt") == (
-        '1\n00:00:01,000 --> 00:00:02,500\nann: say "a"\n\n2\n00:00:02,500 --> 00:00:03,000\nann: b<i>&\n\n'
+        '1\n00:00:01,000 --> 00:00:02,500\nann: say "a" 91%\n\n2\n00:00:02,500 --> 00:00:03,000\nann: b<i>& 50%\n\n'
         "3\n00:00:02,750 --> 01:00:00,000\nbob: c\n\n"
     )
     assert timeline_text("vtt") == (
-        'WEBVTT\n\n00:00:01.000 --> 00:00:02.500\n<v ann>say "a"\n\n'
-        "00:00:02.500 --> 00:00:03.000\n<v ann>b&lt;i&gt;&amp;\n\n00:00:02.750 --> 01:00:00.000\n<v bob>c\n"
+        'WEBVTT\n\n00:00:01.000 --> 00:00:02.500\n<v ann>say "a" 91%\n\n'
+        "00:00:02.500 --> 00:00:03.000\n<v ann>b&lt;i&gt;&amp; 50%\n\n00:00:02.750 --> 01:00:00.000\n<v bob>c\n"
     )
     assert timeline_text("rttm") == (
         'SPEAKER my_file 1 1.000 1.500 <NA> <NA> say_"a" 0.9123 <NA>\n'
         "SPEAKER my_file 1 2.500 0.500 <NA> <NA> b<i>& 0.5000 <NA>\n"
         "SPEAKER my_file 1 2.750 3597.250 <NA> <NA> c <NA> <NA>\n"
     )
+
+
+LANGUAGES: dict[str, Any] = {
+    "spans": [Span(1, 2.5, "cs", "ann", 0.9123, (("sk", 0.05),)), Span(2, 3, "yue", "bob", 0.5)],
+    "label_names": {"cs": "Czech", "sk": "Slovak"},
+    "tier_labels": {"ann": ("cs", 0.97), "bob": ("yue", 0.25)},
+}
+
+
+def test_every_format_of_a_timeline_has_names_probabilities_and_the_languages_of_speakers() -> None:
+    rows = [line.split("\t") for line in timeline_text("table", **LANGUAGES).splitlines()]
+    assert rows[0][3:10] == ["tier", "tier_label", "tier_name", "tier_probability", "label", "name", "probability"]
+    assert rows[1][3:] == ["ann", "cs", "Czech", "0.9700", "cs", "Czech", "0.9123", "sk", "Slovak", "0.0500"]
+    assert rows[2][3:] == ["bob", "yue", "", "0.2500", "yue", "", "0.5000", "", "", ""]
+    assert timeline_text("audacity", **LANGUAGES).splitlines()[0] == "1.000000\t2.500000\tann: cs Czech 91%"
+    assert timeline_text("srt", **LANGUAGES).splitlines()[2] == "ann: cs Czech 91%"
+    assert timeline_text("vtt", **LANGUAGES) == (
+        "WEBVTT\n\nNOTE ann: cs Czech 97%\n\nNOTE bob: yue 25%\n\n"
+        "00:00:01.000 --> 00:00:02.500\n<v ann>cs Czech 91%\n\n00:00:02.000 --> 00:00:03.000\n<v bob>yue 50%\n"
+    )
+    assert timeline_text("rttm", **LANGUAGES).splitlines() == [
+        ";; my_file ann: cs Czech 97%",
+        ";; my_file bob: yue 25%",
+        "SPEAKER my_file 1 1.000 1.500 <NA> <NA> cs 0.9123 <NA>",
+        "SPEAKER my_file 1 2.000 1.000 <NA> <NA> yue 0.5000 <NA>",
+    ]
+    _, tiers = parsed_textgrid(timeline_text("textgrid", seconds=3, **LANGUAGES))
+    assert list(tiers) == ["ann", "ann probability", "bob", "bob probability"]
+    assert tiers["ann"] == [(0, 1, ""), (1, 2.5, "cs"), (2.5, 3, "")]
+    assert tiers["ann probability"] == [(0, 1, ""), (1, 2.5, "0.9123"), (2.5, 3, "")]
+
+
+def test_the_comments_of_a_timeline_do_not_disturb_readers(tmp_path: Path) -> None:
+    (tmp_path / "x.rttm").write_text(timeline_text("rttm", **LANGUAGES), encoding="utf-8")
+    turns = read_rttm(tmp_path / "x.rttm")["my_file"]
+    assert [(turn.start, turn.end, label) for turn, _, label in turns.itertracks(yield_label=True)] == [
+        (1, 2.5, "cs"), (2, 3, "yue")
+    ]  # fmt: skip
+    assert len(parsed_subtitles(timeline_text("vtt", **LANGUAGES))) == 2
 
 
 def test_textgrid_by_hand() -> None:

@@ -15,16 +15,21 @@ from knn_cli.core.values import Doubles
 from knn_cli.recognition.hmm import forward_backward, switch_probabilities, viterbi
 
 
-def enumerated(scores: Doubles, switch: Doubles) -> tuple[Doubles, tuple[int, ...], Doubles]:
+def enumerated(
+    scores: Doubles, switch: Doubles, weights: Doubles | None = None
+) -> tuple[Doubles, tuple[int, ...], Doubles]:
     """Log-probability of every sequence of labels, the best sequence, and the posterior of every label at every row."""
     rows, labels = scores.shape
+    weights = np.full(labels, 1 / labels) if weights is None else weights
+    drawn = switch * labels / (labels - 1)
     paths = list(itertools.product(range(labels), repeat=rows))
     logs = np.array(
         [
             sum(scores[row, label] for row, label in enumerate(path))
+            + math.log(weights[path[0]])
             + sum(
-                math.log(1 - p) if a == b else math.log(p / (labels - 1))
-                for (a, b), p in zip(itertools.pairwise(path), switch, strict=True)
+                math.log((1 - p) * (a == b) + p * weights[b])
+                for (a, b), p in zip(itertools.pairwise(path), drawn, strict=True)
             )
             for path in paths
         ]
@@ -44,6 +49,19 @@ def test_model_against_every_path(seed: int, rows: int, labels: int) -> None:
     assert tuple(viterbi(scores, switch)) == best
     np.testing.assert_allclose(forward_backward(scores, switch), each, atol=1e-12)
     np.testing.assert_allclose(forward_backward(scores + 1e4 * rng.normal(size=(rows, 1)), switch), each, atol=1e-9)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_labels_by_weight_against_every_path(seed: int, rows: int, labels: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(rows, labels)) * rng.uniform(0.1, 5)
+    switch = rng.uniform(0.001, 0.9 * (labels - 1) / labels, size=rows - 1)
+    weights = rng.dirichlet(np.ones(labels)).clip(1e-6)
+    weights /= weights.sum()
+    _, best, each = enumerated(scores, switch, weights)
+    assert tuple(viterbi(scores, switch, weights)) == best
+    np.testing.assert_allclose(forward_backward(scores, switch, weights), each, atol=1e-12)
 
 
 def test_model_is_stable_on_long_and_extreme_scores() -> None:

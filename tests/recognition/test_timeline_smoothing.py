@@ -35,9 +35,17 @@ def test_spans_by_hand() -> None:
     assert first.probability == pytest.approx(1, abs=1e-6)
     assert first.alternatives[0][0] == "b" and len(first.alternatives) == 1
     assert language_switches([first, second]) == (LanguageSwitch(2.5, "a", "b"),)
-    # One window against its neighbours is 2 * log(9) short of a switch and back, less half its score.
-    assert [span.label for span in smooth_labels(table([a, [0, 8.7], a, a]), speech, window=2.0, switch=0.1)] == ["a"]
-    assert len(smooth_labels(table([a, [0, 8.9], a, a]), speech, window=2.0, switch=0.1)) == 3
+
+
+def test_labels_that_the_recording_has_are_likelier() -> None:
+    """One window among others of `a`, and again where `b` is in the recording: only then it is a switch and back."""
+    a, b, once = [40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [0.0, 11.25, 0.0]
+    other = [(10 + k, 12 + k) for k in range(5)]
+    windows = [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (3.0, 5.0), *other]
+    speech = track([(0, 5), (10, 16)], windows)
+    for rest, labels in ((a, ["a", "a"]), (b, ["a", "b", "a", "b"])):
+        spans = smooth_labels(table([a, once, a, a, *[rest] * 5]), speech, window=2.0, switch=0.1)
+        assert [span.label for span in spans] == labels
 
 
 def test_evidence_is_counted_once() -> None:
@@ -45,10 +53,11 @@ def test_evidence_is_counted_once() -> None:
     score = [math.log(3), 0.0]
     (span,) = smooth_labels(table([score]), track([(0, 2)], [(0, 2)]), window=2.0, switch=0.1)
     assert span.probability == pytest.approx(0.75)
-    # Nine windows over 4 s of speech weigh as two: with a switch that is all but impossible 9 : 1.
+    # Nine windows over 4 s of speech weigh as two: with a switch that is all but impossible 9 : 1, times the weights of
+    # the labels, which are 0.9 : 0.1 of one window (there are two, less one) and 1.5 : 1.5 of equal weights.
     many = track([(0, 4)], [(k / 4, k / 4 + 2) for k in range(9)])
     (span,) = smooth_labels(table([score] * 9), many, window=2.0, switch=1e-9)
-    assert span.probability == pytest.approx(0.9, abs=1e-6)
+    assert span.probability == pytest.approx(9 * 2.4 / (9 * 2.4 + 1.6), abs=1e-6)
     # One second of speech is half a window's worth.
     (span,) = smooth_labels(table([score]), track([(0, 1)], [(0, 1)]), window=2.0, switch=0.1)
     assert span.probability == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
@@ -72,6 +81,50 @@ def test_unknown_where_the_threshold_says_so() -> None:
     named = ScoreTable(("a", "unknown"), np.zeros((1, 2)), np.array(["x"]), np.zeros(1), np.zeros(1), threshold=1.0)
     (span,) = smooth_labels(named, speech, window=2.0)
     assert (span.label, span.probability) == ("unknown", pytest.approx(math.e / (1 + math.e)))
+
+
+def spoken(scores: list[list[float]], **more: float) -> list[Span]:
+    """Spans of windows of 2 s, one after the other, with labels a, b and zxx."""
+    rows = len(scores)
+    nan = np.full(rows, np.nan)
+    scored = ScoreTable(("a", "b", "zxx"), np.array(scores), np.full(rows, "x"), nan, nan)
+    windows = [(2.0 * k, 2.0 * k + 2) for k in range(rows)]
+    return smooth_labels(scored, track([(0, 2.0 * rows)], windows), window=2.0, **more)
+
+
+def test_no_speech_is_no_language_to_switch_to() -> None:
+    """A window without speech between windows of `a` says nothing of the language, however much it looks like `b`."""
+    a, silent, weak_b = [9.0, 0.0, 0.0], [-20.0, 0.0, 20.0], [0.0, 1.0, 0.0]
+    assert [span.label for span in spoken([a, a, silent, weak_b, a])] == ["a", "zxx", "a"]
+    assert language_switches(spoken([a, a, silent, silent, weak_b, a])) == ()
+    # A weak `zxx` does not interrupt speech, and many such windows do not either as long as a language is likelier.
+    assert [span.label for span in spoken([a, [3.0, 0.0, 3.2], a])] == ["a"]
+    assert [span.label for span in spoken([[3.0, 0.0, 2.5]] * 6)] == ["a"]
+
+
+def test_probabilities_of_a_window_with_no_speech_as_a_label() -> None:
+    """Alone, those of the scores; they sum to 1 in any case; labels that are no answers are speech too."""
+    (span,) = spoken([[math.log(4), math.log(3), math.log(2)]])
+    assert (span.label, span.probability) == ("a", pytest.approx(4 / 9))
+    assert span.alternatives == (("b", pytest.approx(3 / 9)), ("zxx", pytest.approx(2 / 9)))
+    for span in spoken([[2.0, 0.0, 1.0], [0.0, 3.0, 2.0], [0.0, 0.0, 4.0]]):
+        assert span.probability is not None
+        assert span.probability + sum(p for _, p in span.alternatives) == pytest.approx(1)
+    nan = np.full(1, np.nan)
+    scored = ScoreTable(
+        ("a", "zxx"), np.log([[1.0, 2.0]]), np.array(["x"]), nan, nan, rivals=np.log(np.array([[2.0, 1.0]]))
+    )
+    (span,) = smooth_labels(scored, track([(0, 2)], [(0, 2)]), window=2.0)
+    assert (span.label, span.probability) == ("a", pytest.approx(4 / 6))
+
+
+def test_a_speakers_language_is_that_of_the_windows_with_speech() -> None:
+    windows = [(0, 3), (5, 8)]
+    scored = ScoreTable(
+        ("a", "b", "zxx"), np.array([[2.0, 0.0, -30.0], [0.0, 9.0, 60.0]]), np.full(2, "x"), np.zeros(2), np.zeros(2)
+    )
+    result = speaker_language(scored, track(windows, windows, "ann"))  # type: ignore[arg-type]
+    assert (result.label, result.probability) == ("a", pytest.approx(math.e**2 / (1 + math.e**2), abs=1e-9))
 
 
 def test_switches_pass_over_unknown_and_stay_with_their_speaker() -> None:
