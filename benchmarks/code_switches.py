@@ -15,6 +15,7 @@ kept.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ def main() -> None:
     for half, paths in write(arguments.data, arguments.out, Classifier(arguments.model).known_labels).items():
         for path in paths:
             truth = list(read_rttm(path.with_suffix(".rttm"))[path.stem].itertracks(yield_label=True))
-            switches = sum(before[2] != after[2] for before, after in zip(truth, truth[1:], strict=False))
+            switches = sum(before[2] != after[2] for before, after in itertools.pairwise(truth))
             seconds = soundfile.info(path).duration
             spoken = sum(segment.duration for segment, _, _ in truth)
             print(f"{half}/{path.name}: {seconds:.0f} s, {spoken:.0f} s of speech, {switches} switches")

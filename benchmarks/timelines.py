@@ -4,8 +4,8 @@
 
 SETS is the folder of `benchmarks.code_switches`. Every combination of the settings is tried on both halves, with all
 languages of the model ("open") and with the two of the recording declared ("declared"); settings are to be chosen by
-the half `chosen` and reported by the half `reported`, which share no language and no speaker. Scores of windows are kept
-in SETS, for each model, window and step.
+the half `chosen` and reported by the half `reported`, which share no language and no speaker. Scores of windows are
+kept in SETS, for each model, window and step.
 
 Columns: seconds of speech that have the right language, in %; switches of language found (a switch to another language
 within 2 s, each counted once) of all; false switches an hour of recording; median and mean seconds from a switch to the
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,10 +26,12 @@ from scipy.optimize import linear_sum_assignment
 
 from benchmarks.code_switches import HALVES
 from knn_cli.core.languages import NO_SPEECH
+from knn_cli.core.values import ScoreTable, Segment
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import ScoredSpeech, TimelineOptions, score_speech, smooth
+from knn_cli.recognition.timeline_smoothing import SpeechTrack
 
 TOLERANCE_SECONDS = 2.0
 
@@ -79,15 +80,36 @@ def scored_recordings(
     sets: Path, half: str, classifier: Classifier, options: TimelineOptions
 ) -> Iterator[ScoredSpeech]:
     """The windows of each recording with their scores, kept in a file; CPU seconds go to stdout where they are new."""
-    name = f"{classifier.bundle.fingerprint}-{options.window:g}-{options.step:g}.pickle"
+    name = f"{classifier.bundle.fingerprint}-{options.window:g}-{options.step:g}.npz"
     for path in sorted((sets / half).glob("*.flac")):
         file = path.with_name(f"{path.stem}-{name}")
         if not file.exists():
             begin = time.process_time()
             scored = score_speech(path, classifier, options=options)
-            file.write_bytes(pickle.dumps(scored))
+            write_scores(file, scored)
             print(f"# {path.stem}: {scored.seconds:.0f} s, {time.process_time() - begin:.1f} CPU s", flush=True)
-        yield pickle.loads(file.read_bytes())
+        yield read_scores(file, path.stem, classifier.labels)
+
+
+def write_scores(file: Path, scored: ScoredSpeech) -> None:
+    """Keep the scores of a recording of which all speech is one track."""
+    (track,), (table,) = scored.tracks, scored.tables
+    speech, windows = ([(each.start, each.end) for each in segments] for segments in (track.speech, track.windows))
+    threshold = np.nan if table.threshold is None else table.threshold
+    np.savez(
+        file, seconds=scored.seconds, speech=speech, windows=windows, scores=table.log_likelihood, threshold=threshold
+    )
+
+
+def read_scores(file: Path, name: str, labels: tuple[str, ...]) -> ScoredSpeech:
+    """What `write_scores` kept."""
+    with np.load(file) as kept:
+        speech, windows = ([Segment(*times) for times in kept[key].tolist()] for key in ("speech", "windows"))
+        start, end = kept["windows"].T
+        threshold = None if np.isnan(kept["threshold"]) else float(kept["threshold"])
+        table = ScoreTable(labels, kept["scores"], np.full(len(start), name), start, end, threshold=threshold)
+        track = SpeechTrack("", speech, speech, windows)
+        return ScoredSpeech(name, float(kept["seconds"]), labels, (track,), (table,), False)
 
 
 def declared(scored: ScoredSpeech, languages: Sequence[str]) -> ScoredSpeech:

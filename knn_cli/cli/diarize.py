@@ -16,6 +16,7 @@ from knn_cli.cli.options import (
     INPUT,
     MODEL,
     OUTPUT,
+    SPEAKERS,
     BatchOption,
     ChannelOption,
     Device,
@@ -24,6 +25,7 @@ from knn_cli.cli.options import (
     ForceOption,
     JsonOption,
     ModelOption,
+    NumSpeakersOption,
     QuietOption,
     SetOption,
     TextOption,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
-SPEAKERS, EDITING = "Speakers and turns", "Speaker removal"
+EDITING = "Speaker removal"
 SILERO = "silero"
 
 
@@ -130,9 +132,7 @@ def diarize(
         valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Save the speaker embeddings here."),
     ] = None,
     force: ForceOption = False,
-    num_speakers: Annotated[
-        int | None, valued("--num-speakers", metavar="N", panel=SPEAKERS, help="Find exactly this many speakers.")
-    ] = None,
+    num_speakers: NumSpeakersOption = None,
     min_speakers: Annotated[
         int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")
     ] = None,

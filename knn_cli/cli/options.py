@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Panels of the help, in the order in which commands list their options.
 INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
-SAMPLING, TUNING = "Held-out data", "Rarely needed"
+SAMPLING, TUNING, SPEAKERS = "Held-out data", "Rarely needed", "Speakers and turns"
 
 
 class Device(str, Enum):
@@ -172,6 +172,9 @@ LanguagesOption = Annotated[
 ]  # fmt: skip
 NoUnknownOption = Annotated[
     bool, switch("--no-unknown", panel=LABELS, help="Always answer with a label, never unknown or no speech.")
+]
+NumSpeakersOption = Annotated[
+    int | None, valued("--num-speakers", metavar="N", panel=SPEAKERS, help="Find exactly this many speakers.")
 ]
 HeldOutOption = Annotated[
     float | None,

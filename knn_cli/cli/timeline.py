@@ -1,4 +1,4 @@
-"""`knn timeline`: the languages of long recordings over time, per speaker if turns are given."""
+"""`knn timeline`: the languages of long recordings over time, of each speaker by given turns or by diarization."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
     INPUT,
+    SPEAKERS,
     BatchOption,
     ChannelOption,
     Device,
@@ -22,6 +23,7 @@ from knn_cli.cli.options import (
     ModelOption,
     NoUnknownOption,
     NoVadOption,
+    NumSpeakersOption,
     QuietOption,
     TextOption,
     VerboseOption,
@@ -29,13 +31,19 @@ from knn_cli.cli.options import (
     epilog,
     format_option,
     note_classifier,
+    note_model,
     parse_languages,
     refuse_together,
+    refuse_without,
+    switch,
     valued,
 )
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
+    from pyannote.core import Annotation
+
+    from knn_cli.recognition.classify_files import SpeakerTurns
     from knn_cli.recognition.language_timeline import LanguageTimeline
 
 WINDOWS = "Windows"
@@ -55,7 +63,7 @@ class TimelineFormat(str, Enum):
 
 EPILOG = epilog(
     "knn timeline interview.mp3",
-    "knn timeline interview.mp3 --model my-dialects -o interview.TextGrid",
+    "knn timeline interview.mp3 --diarize --num-speakers 2 -o interview.TextGrid",
     "knn timeline interview.mp3 --turns turns.rttm --format srt --out-dir subtitles/",
     formats=TimelineFormat,
 )
@@ -79,13 +87,17 @@ def timeline(
     batch_seconds: BatchOption = 120.0,
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
+    diarize: Annotated[
+        bool, switch("--diarize", panel=SPEAKERS, help="Find the speakers first, as `knn diarize` does.")
+    ] = False,
+    num_speakers: NumSpeakersOption = None,
     window: Annotated[
         float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
     ] = 3.0,
     step: Annotated[
         float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every this many seconds.")
     ] = 1.0,
-    switch: Annotated[
+    switch_probability: Annotated[
         float,
         valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Probability that the label changes within 1 s."),
     ] = 0.1,
@@ -94,15 +106,18 @@ def timeline(
 ) -> None:
     """Follow the language or dialect through long recordings.
 
-    Each region of speech gets a label. With --turns (from `knn diarize`) each turn gets labels, and each speaker one
-    label for all their turns.
+    Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
+    one label for all their turns.
     """
+    from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
-    from knn_cli.recognition.classify_files import language_timelines
+    from knn_cli.recognition.classify_files import language_timelines, speakers_from_rttm
     from knn_cli.recognition.timeline import TimelineOptions
 
-    refuse_together(ctx, [("as_json", "format"), ("out", "out_dir")])
+    refuse_together(ctx, [("as_json", "format"), ("out", "out_dir"), ("turns", "diarize")])
+    refuse_without(ctx, {"num_speakers": ("diarize",)})
+    check_speakers(num_speakers, None, None)
     paths = expand_folders(sources)
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
@@ -115,10 +130,15 @@ def timeline(
         open_set=not no_unknown,
     )
     note_classifier(model, classifier)
-    options = TimelineOptions(window=window, step=step, switch=switch, use_vad=not no_vad, channel=channel)
+    options = TimelineOptions(window=window, step=step, switch=switch_probability, use_vad=not no_vad, channel=channel)
+    speakers: SpeakerTurns | None = None
+    if turns is not None:
+        speakers = speakers_from_rttm(turns, paths)
+    elif diarize:
+        speakers = _diarizer(num_speakers, channel, device.value, batch_seconds)
     failures = []
     with console.progress("Classifying") as progress:
-        for done, (path, result) in enumerate(language_timelines(paths, classifier, turns, options), start=1):
+        for done, (path, result) in enumerate(language_timelines(paths, classifier, speakers, options), start=1):
             progress(done, len(paths))
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))
@@ -126,6 +146,25 @@ def timeline(
                 writer.write(path, result)
                 _note_languages(path, result)
     leave(failures)
+
+
+def _diarizer(num_speakers: int | None, channel: str, device: str, batch_seconds: float) -> SpeakerTurns:
+    """Turns of recordings by the shipped models of `knn diarize` with its defaults."""
+    from knn_cli.diarization.options import DiarizationOptions
+    from knn_cli.diarization.pipeline import diarize
+    from knn_cli.diarization.segmentation import Segmenter
+    from knn_cli.embedding.embedder import Embedder
+
+    embedder = Embedder(None, device=device, batch_seconds=batch_seconds)
+    segmenter = Segmenter(None, embedder=embedder)
+    note_model(None, embedder.bundle, f"speech by {segmenter.bundle.fingerprint}, on {embedder.device}")
+    options = DiarizationOptions(segmentation=segmenter)
+
+    def turns(path: Path, name: str) -> Annotation:
+        result = diarize(path, num_speakers=num_speakers, model=embedder, options=options, channel=channel)
+        return result.annotation
+
+    return turns
 
 
 def _format(as_json: bool, asked: TimelineFormat | None, out: Path | None) -> str | None:

@@ -165,8 +165,8 @@ def write_timeline_tsv(
 ) -> None:
     """Write tab-separated lines: file, start, end, tier, label, name, probability, label_2, name_2, probability_2, ...
 
-    Names are left out where no label has one. Where tiers have labels (the languages of speakers), tier_label, tier_name
-    and tier_probability come after the tier.
+    Names are left out where no label has one. Where tiers have labels (the languages of speakers), tier_label,
+    tier_name and tier_probability come after the tier.
 
     Parameters
     ----------
@@ -247,8 +247,8 @@ def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
 def write_textgrid(document: SpanDocument, file: TextIO) -> None:
     """Write Praat's TextGrid in the long text format, each tier from 0 to the end of the recording without gaps.
 
-    Intervals hold labels only. The probabilities of a timeline are a tier of the same intervals below each tier, so that
-    labels stay what a script looks for.
+    Intervals hold labels only. The probabilities of a timeline are a tier of the same intervals below each tier, so
+    that labels stay what a script looks for.
 
     References
     ----------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,11 @@ from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
 from knn_cli.store.labels import recording_names
+
+if TYPE_CHECKING:
+    from pyannote.core import Annotation
+
+    SpeakerTurns = Callable[[Path, str], Annotation]
 
 
 def classify_files(
@@ -86,8 +92,21 @@ def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[
             yield RowsWithoutSpeech(len(store) - scored)
 
 
+def speakers_from_rttm(rttm: Path, files: Sequence[Path]) -> SpeakerTurns:
+    """The turns of each of the files in an RTTM file, as `language_timelines` takes them.
+
+    They are looked up by the names that `recording_names` gives the files. Turns of a single recording go with a single
+    file, whatever it is called. KnnError if the turns cannot be read.
+    """
+    turns = read_rttm(rttm)
+    return lambda path, name: turns_of_recording(name, turns, files, rttm)
+
+
 def language_timelines(
-    files: Sequence[Path], classifier: Classifier, rttm: Path | None = None, options: TimelineOptions | None = None
+    files: Sequence[Path],
+    classifier: Classifier,
+    speakers: SpeakerTurns | None = None,
+    options: TimelineOptions | None = None,
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """Find the languages of each file over time.
 
@@ -97,9 +116,9 @@ def language_timelines(
         Audio files.
     classifier : Classifier
         The model, with its labels.
-    rttm : Path, optional
-        Turns of speakers, looked up by the names that `recording_names` gives the files. Turns of a single recording
-        go with a single file, whatever it is called.
+    speakers : callable, optional
+        Called with a file and its name of `recording_names`, returns the turns of its speakers as
+        pyannote.core.Annotation, or raises KnnError.
     options : TimelineOptions, optional
         How the language is followed.
 
@@ -111,17 +130,15 @@ def language_timelines(
     Raises
     ------
     KnnError
-        Two files have one name, or the turns cannot be read.
+        Two files have one name.
     """
-    names = recording_names(files)
-    speakers = read_rttm(rttm) if rttm is not None else {}
-    for path, name in zip(files, names, strict=True):
+    for path, name in zip(files, recording_names(files), strict=True):
         try:
-            own = turns_of_recording(name, speakers, files, rttm) if rttm is not None else None
+            turns = None if speakers is None else speakers(path, name)
         except KnnError as error:
             yield path, error
             continue
         try:
-            yield path, replace(timeline(path, classifier, speakers=own, options=options), name=name)
+            yield path, replace(timeline(path, classifier, speakers=turns, options=options), name=name)
         except AudioError as error:
             yield path, error

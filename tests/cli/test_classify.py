@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from knn_cli.audio import speech_regions
+from knn_cli.audio import reading, speech_regions
 from knn_cli.cli import output
 from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.evaluation.metrics import detection_llr
@@ -213,6 +213,9 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("timeline", ["--json", "--format", "srt"], "--json and --format cannot be combined"),
         ("timeline", ["--json", "-o", "x.srt"], "--json and the suffix of x.srt cannot be combined"),
         ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir cannot be combined"),
+        ("timeline", ["--diarize", "--turns", "x.rttm"], "--turns and --diarize cannot be combined"),
+        ("timeline", ["--num-speakers", "2"], "--num-speakers requires --diarize"),
+        ("timeline", ["--diarize", "--num-speakers", "0"], "speakers"),
         ("embed", ["--labels", "group/file"], "--labels requires --out"),
     ],
 )
@@ -290,6 +293,19 @@ def test_several_recordings_on_stdout(two: list[str | Path]) -> None:
     assert {line.split()[1] for line in done(*two, "--format", "rttm").stdout.splitlines()} == {"a/one", "b/one"}
     for form in ("textgrid", "srt", "vtt", "audacity"):
         refused("could not be distinguished", *two, "--format", form)
+
+
+def test_the_language_of_each_speaker_in_one_command(sounds: Path, example: Path, tmp_path: Path) -> None:
+    """The turns of `knn diarize`, and of a file with the same turns, give one timeline."""
+    path = tmp_path / "meeting.wav"
+    soundfile.write(path, reading.read(example).crop(0.0, 20.0).samples, 16000)
+    done("diarize", path, "--num-speakers", "2", "--rttm", tmp_path / "turns.rttm", "--device", "cpu")
+    command = ["timeline", path, "--model", sounds / "m", "--device", "cpu", "--json"]
+    result = done(*command, "--diarize", "--num-speakers", "2")
+    assert json.loads(result.stdout) == json.loads(done(*command, "--turns", tmp_path / "turns.rttm").stdout)
+    speakers = [row["speaker"] for row in json.loads(result.stdout)["speakers"]]
+    assert speakers == ["SPEAKER_00", "SPEAKER_01"]
+    assert "SPEAKER_00 speaks" in result.stderr and "Model voice@" in result.stderr
 
 
 def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:
