@@ -93,14 +93,14 @@ def timeline(
     num_speakers: NumSpeakersOption = None,
     window: Annotated[
         float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
-    ] = 3.0,
+    ] = 4.0,
     step: Annotated[
         float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every this many seconds.")
-    ] = 1.0,
+    ] = 1.5,
     switch_probability: Annotated[
         float,
         valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Probability that the label changes within 1 s."),
-    ] = 0.1,
+    ] = 0.2,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

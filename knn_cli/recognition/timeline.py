@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from knn_cli.recognition.classifier import Classifier
 
-WINDOW_SECONDS = 3.0
-STEP_SECONDS = 1.0
+# Chosen by `benchmarks.timelines` with Whisper-base: docs/benchmarks.md.
+WINDOW_SECONDS = 4.0
+STEP_SECONDS = 1.5
 MIN_WINDOW_SECONDS = 0.4  # a shorter region of speech takes the label of the nearest window
 
 

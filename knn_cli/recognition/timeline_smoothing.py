@@ -18,8 +18,8 @@ from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
 
-SWITCH_PROBABILITY = 0.1  # of another language a second later; smaller values miss switches of a few seconds
-SPEECH_SWITCH_PROBABILITY = 0.1  # that speech without words begins or ends within a second
+SWITCH_PROBABILITY = 0.2  # of another language a second later; smaller values miss switches of a few seconds
+SPEECH_SWITCH_PROBABILITY = 0.1  # that speech begins or ends within a second
 UNIFORM_WINDOWS = 3.0  # windows whose weight equally likely labels have against what the recording is taken for
 ALTERNATIVES = 3
 

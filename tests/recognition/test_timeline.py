@@ -63,7 +63,8 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_languages_of_a_file(steps: Path, speaking: None) -> None:
-    result = timeline(steps, StubClassifier())  # type: ignore[arg-type]
+    options = TimelineOptions(window=3.0, step=1.0)
+    result = timeline(steps, StubClassifier(), options=options)  # type: ignore[arg-type]
     assert [(span.label, round(span.start, 1), round(span.end, 1)) for span in result.spans] == [
         ("a", 0, 10),
         ("b", 20, 30),
@@ -105,7 +106,7 @@ def test_silence_has_no_language(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
-    for settings_ in ({"window": 0.0}, {"step": 4.0}, {"switch": 0.0}, {"switch": 0.9}):
+    for settings_ in ({"window": 0.0}, {"step": 4.5}, {"switch": 0.0}, {"switch": 0.9}):
         with pytest.raises(KnnError):
             timeline(tmp_path / "none.wav", StubClassifier(), options=TimelineOptions(**settings_))  # type: ignore[arg-type]
 
