@@ -163,7 +163,10 @@ def int8_names(state: Mapping[str, Tensor]) -> set[str]:
 
 
 def with_int8_products(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Let each linear layer and plain `Conv1d` of `network` whose weight is int8 in `state` multiply integers."""
+    """Let each linear layer and plain `Conv1d` of `network` whose weight is int8 in `state` multiply integers.
+
+    Subclasses of these are left as they are.
+    """
     for key in sorted(int8_names(state)):
         name = key.removesuffix(".weight")
         layer, weight, scale = network.get_submodule(name), state[key], state[key + SCALE]

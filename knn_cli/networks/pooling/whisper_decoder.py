@@ -25,6 +25,10 @@ __all__ = ["WhisperDecoder"]
 _HEAD_WIDTH = 64  # channels of a head in every Whisper
 
 
+class _FoldedLinear(nn.Linear):
+    """A linear layer of which only the weight is used, as floats: it is never replaced by one of 8-bit products."""
+
+
 class _DecoderBlock(nn.Module):
     """Attention to the token itself, attention to the frames, two linear layers; each with a norm and a residual.
 
@@ -39,8 +43,8 @@ class _DecoderBlock(nn.Module):
         self.self_out = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels, bias=False)
-        self.value = nn.Linear(channels, channels)
+        self.key = _FoldedLinear(channels, channels, bias=False)
+        self.value = _FoldedLinear(channels, channels)
         self.out = nn.Linear(channels, channels)
         self.inner_norm = nn.LayerNorm(channels)
         self.widen = nn.Linear(channels, inner)
