@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, softmax
 
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
 from knn_cli.core.languages import NO_SPEECH
@@ -20,7 +20,7 @@ from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguag
 
 SWITCH_PROBABILITY = 0.2  # of another language a second later; smaller values miss switches of a few seconds
 SPEECH_SWITCH_PROBABILITY = 0.1  # that speech begins or ends within a second
-UNIFORM_WINDOWS = 3.0  # windows whose weight equally likely labels have against what the recording is taken for
+UNIFORM_WINDOWS = 10.0  # windows whose weight equally likely labels have against what the recording is taken for
 ALTERNATIVES = 3
 
 
@@ -68,7 +68,8 @@ def smooth_labels(
 
     A recording has few languages, so they are decoded twice: first with all labels equally likely wherever the language
     changes, then with each as likely as the other windows of the recording had it (`_label_weights`). Of 99 languages
-    those that fit a window or two by chance are thereby kept out, and nothing changes for a single window.
+    those that fit a window or two by chance are thereby kept out, and nothing changes for a single window. The labels
+    of a declared set (the table has rivals) stay equally likely: whoever declared it knows which languages there are.
 
     `zxx` (no speech) is no language to switch to: where it is likely, speech begins or ends, by a Markov chain of its
     own, and meanwhile the language stays what it was (`_decode`).
@@ -97,10 +98,12 @@ def smooth_labels(
     labels, scores = _with_unknown(table)
     centers = track.centers
     shares = np.minimum(_window_seconds(centers, track) / window, 1.0)  # (N,)
+    gaps = np.diff(centers)
+    weighted = table.rivals is None
     if NO_SPEECH in labels:
-        path, posteriors = _decode(labels, scores, _speech_odds(table), shares, np.diff(centers), switch)
+        path, posteriors = _decode(labels, scores, _speech_odds(table), shares, gaps, switch, weighted)
     else:
-        path, posteriors = _decode_languages(scores * shares[:, None], shares, np.diff(centers), switch)
+        path, posteriors = _decode_languages(scores * shares[:, None], shares, gaps, switch, weighted)
     return [
         _span(start, end, track.tier, labels, label, probabilities, alternatives)
         for start, end, label, probabilities in _runs(_cells(centers, track.speech), path, posteriors, max_gap)
@@ -108,7 +111,13 @@ def smooth_labels(
 
 
 def _decode(
-    labels: tuple[str, ...], scores: Doubles, speech_odds: Doubles, shares: Doubles, gaps: Doubles, switch: float
+    labels: tuple[str, ...],
+    scores: Doubles,
+    speech_odds: Doubles,
+    shares: Doubles,
+    gaps: Doubles,
+    switch: float,
+    weighted: bool,
 ) -> tuple[NDArray[np.int64], Doubles]:
     """Path (N,) and posteriors (N, C) of labels with `zxx` among them.
 
@@ -125,18 +134,21 @@ def _decode(
     spoken = scores[:, languages] * shares[:, None]
     spoken = spoken - logsumexp(spoken, axis=1, keepdims=True)
     mixed = np.logaddexp(np.log(speech) + spoken, np.log1p(-speech) - np.log(len(languages)))
-    path, posteriors = _decode_languages(mixed, shares * speech[:, 0], gaps, switch)
+    path, posteriors = _decode_languages(mixed, shares * speech[:, 0], gaps, switch, weighted)
     posteriors = posteriors * np.exp(spoken - mixed)  # given that this window is speech
     posteriors *= speech / posteriors.sum(axis=1, keepdims=True)
     return np.where(is_speech, languages[path], column), np.insert(posteriors, column, 1 - speech[:, 0], axis=1)
 
 
 def _decode_languages(
-    scores: Doubles, shares: Doubles, gaps: Doubles, switch: float
+    scores: Doubles, shares: Doubles, gaps: Doubles, switch: float, weighted: bool
 ) -> tuple[NDArray[np.int64], Doubles]:
-    """Path (N,) and posteriors (N, C) of log-likelihoods (N, C), by labels as likely as the recording has them."""
+    """Path (N,) and posteriors (N, C) of log-likelihoods (N, C).
+
+    weighted : labels are as likely as the recording has them, not equally
+    """
     probabilities = hmm.switch_probabilities(switch, gaps, scores.shape[1])
-    weights = _label_weights(hmm.forward_backward(scores, probabilities), shares)
+    weights = _label_weights(hmm.forward_backward(scores, probabilities), shares) if weighted else None
     return hmm.viterbi(scores, probabilities, weights), hmm.forward_backward(scores, probabilities, weights)
 
 
@@ -187,7 +199,7 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
 
     The mean and not the sum: windows of one speaker in one recording share their peculiarities, and the classifier is
     calibrated for one embedding, which a mean over windows is to a linear classifier. Where `zxx` is a label, windows
-    count as far as they are speech.
+    count as far as they are speech, and it is the answer only if it is likelier than all languages together.
     """
     weights = _window_seconds(track.centers, track)
     if NO_SPEECH in table.labels:
@@ -199,8 +211,11 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
         rivals=None if table.rivals is None else shares @ table.rivals,
     )
     labels, scores = _with_unknown(mean)
-    odds = np.exp(scores[0] - scores[0].max())
-    span = _span(0.0, 0.0, track.tier, labels, int(odds.argmax()), odds / odds.sum(), alternatives)
+    probabilities = softmax(scores[0])
+    candidates = probabilities.copy()
+    if NO_SPEECH in labels and probabilities[labels.index(NO_SPEECH)] <= 0.5:
+        candidates[labels.index(NO_SPEECH)] = 0.0
+    span = _span(0.0, 0.0, track.tier, labels, int(candidates.argmax()), probabilities, alternatives)
     assert span.probability is not None
     seconds, scored_seconds = total_seconds(track.speech), total_seconds(track.scored)
     return SpeakerLanguage(track.tier, span.label, span.probability, span.alternatives, seconds, scored_seconds)
