@@ -116,7 +116,7 @@ class WhisperBlock(nn.Module):
         """(B, T, C), mask (B, 1, 1, T) of real frames or None -> (B, T, C)."""
         y = self.norm(x)
         query, key, value = (
-            z.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T, C / H)
+            z.view(*z.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, C / H)
             for z in linears(y, self.query, self.key, self.value)
         )
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
