@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 TARGET_LANGUAGES = tuple("bg ca cs da de el en es fr it nl pl ro ru zh".split())
 UNLABELLED_FAMILIES = ("gcompris",)  # families whose language labels are not used in training: see README.md
-FOLDS = ("tuxpaint", "telephone-prompts", "games", "corpora")  # families that are left out in turn
-CHECKED = ("kde", "artikulate")  # also left out in turn, but nothing was chosen on them after the probe of the layers
 FLOOR = 1e-7  # smallest power that is kept (a clamp, not an offset): half precision holds its logarithm
 Frames = NDArray[np.float16]
 Row = dict[str, str]
@@ -58,6 +56,18 @@ def held_out_speakers(rows: list[Row], seed: int = 0) -> list[str]:
         count[row["speaker"]] = count.get(row["speaker"], 0) + 1
     others = sorted(speaker for speaker, n in count.items() if n >= 4 and speaker not in target_speakers)
     return sorted(chosen + list(rng.choice(others, min(24, len(others)), replace=False)))
+
+
+def rows_of_cells(rows: list[Row], per_cell: int) -> NDArray[np.bool_]:
+    """(N,) up to `per_cell` recordings of each language in each family, drawn by a fixed seed."""
+    rng = np.random.default_rng(0)
+    cells: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        cells.setdefault((row["language"], row["family"]), []).append(number)
+    chosen = np.zeros(len(rows), dtype=bool)
+    for cell in sorted(cells):
+        chosen[rng.permutation(cells[cell])[:per_cell]] = True
+    return chosen
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:

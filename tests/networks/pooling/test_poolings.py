@@ -85,12 +85,6 @@ def mhfa(state: State, clip: Clip) -> Tensor:
     return out(state, *(weighted(softmax([float(x[h]) for x in logits]), values)[0] for h in range(heads)))
 
 
-def ensemble(state: State, clip: Clip) -> Tensor:
-    count = len([key for key in state if key.endswith(".weights_k")])
-    parts = [f"members.{number}." for number in range(count)]
-    return torch.cat([mhfa({k[len(p) :]: v for k, v in state.items() if k.startswith(p)}, clip) for p in parts])
-
-
 def grouped(state: State, clip: Clip) -> Tensor:
     keys, values, width = (
         compressed(state, "k", clip),
@@ -178,7 +172,6 @@ def correlation(state: State, clip: Clip) -> Tensor:
 HEADS = {"heads": 4, "compression": 3}
 WRITTEN_OUT: dict[str, tuple[dict[str, int], Callable[[State, Clip], Tensor]]] = {
     "mhfa": ({"heads": 5, "compression": 3}, mhfa),
-    "mhfa-ensemble": ({"heads": 2, "compression": 3, "members": 7}, ensemble),
     "mhfa-grouped": (HEADS, grouped),
     "mhfa-shared-key": (HEADS, grouped),
     "mhfa-shared-value": (HEADS, grouped),
@@ -328,8 +321,6 @@ def test_another_number_of_layers_and_sizes_that_make_no_pooling_are_refused(nam
     ("name", "args", "complaint"),
     [
         ("mhfa", {"heads": 0}, "heads"),
-        ("mhfa-ensemble", {"dimension": 5}, "evenly"),
-        ("mhfa-ensemble", {"members": 0}, "members"),
         ("mhfa-grouped", {"heads": 5, "groups": 2}, "evenly"),
         ("mhfa-context", {"context": -1}, "neighbours"),
         ("query-key-value", {"heads": 3, "compression": 4}, "evenly"),
