@@ -383,9 +383,8 @@ def note_model(asked: str | None, model: Bundle, more: str) -> None:
 def note_classifier(asked: str | None, classifier: Classifier) -> None:
     """Report the classifier that is used, and which of its labels are possible if not all are."""
     known, possible = classifier.known_labels, classifier.labels
-    more = f"which knows {len(known)} labels"
-    if possible != known:
-        more += f", of which {', '.join(possible[:-1])} and {possible[-1]} are possible"
+    some = f"{', '.join(possible[:-1])} and {possible[-1]}" if len(possible) <= 12 else len(possible)
+    more = f"which knows {len(known)} labels" + (f", of which {some} are possible" if possible != known else "")
     note_model(asked, classifier.bundle, more)
 
 

@@ -26,16 +26,22 @@ from knn_cli.evaluation.metrics import detection_llr
 UNKNOWN = "unknown"  # the label of rows of no known label, trained or not
 
 
-def best_llr(table: ScoreTable) -> Doubles:
-    """(N,) the largest detection LLR of each row over its labels but `unknown`, against all labels of the model.
+def best_answer(table: ScoreTable) -> NDArray[np.int64]:
+    """(N,) the column of each row's most likely possible answer but `unknown` (`possible_answers`)."""
+    scores = possible_answers(table).log_likelihood.copy()
+    scores[:, [column for column, label in enumerate(table.labels) if label == UNKNOWN]] = -np.inf
+    return np.asarray(scores.argmax(axis=1))
 
-    KnnError for fewer than two labels.
+
+def best_llr(table: ScoreTable) -> Doubles:
+    """(N,) the detection LLR of each row's `best_answer` against all labels of the model.
+
+    Without a declared set that is the largest of its labels but `unknown`. KnnError for fewer than two labels.
     """
     scores = table.log_likelihood
     if table.rivals is not None:
         scores = np.concatenate([scores, table.rivals], axis=1)
-    named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
-    return np.asarray(detection_llr(scores)[:, named].max(axis=1))
+    return np.asarray(detection_llr(scores)[np.arange(len(scores)), best_answer(table)])
 
 
 def possible_answers(table: ScoreTable) -> ScoreTable:

@@ -67,14 +67,19 @@ def classify_files(
                 table = classifier.score_file(path, **vars(options))
                 yield path, replace(table, name=np.full(len(table), str(path)))
         except SilenceError as error:
-            is_file = NO_SPEECH in classifier.labels and not hdf5.is_store(path)
-            yield path, _without_speech(path, classifier) if is_file else error
+            result: ScoreTable | KnnError = error
+            if NO_SPEECH in classifier.labels and not hdf5.is_store(path):
+                try:
+                    result = _without_speech(path, classifier)
+                except AudioError as unreadable:
+                    result = unreadable
+            yield path, result
         except (AudioError, StoreError, BundleError) as error:
             yield path, error
 
 
 def _without_speech(path: Path, classifier: Classifier) -> ScoreTable:
-    """The row of a file that holds no speech."""
+    """The row of a file that holds no speech; AudioError as of `reading.info`."""
     times = np.zeros(1), np.array([reading.info(path).seconds])
     return ScoreTable(classifier.labels, np.full((1, len(classifier.labels)), np.nan), np.array([str(path)]), *times)
 

@@ -13,7 +13,7 @@ from scipy.special import expit, logsumexp, softmax
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
 from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import Doubles, ScoreTable, Segment
-from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
+from knn_cli.evaluation.open_set import UNKNOWN, best_answer, best_llr, possible_answers
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
 from knn_cli.recognition.language_timeline import LanguageSwitch, SpeakerLanguage
@@ -202,8 +202,8 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     count as far as they are speech, and it is the answer only if it is likelier than all languages together.
     """
     weights = _window_seconds(track.centers, track)
-    if NO_SPEECH in table.labels:
-        weights = weights * expit(_speech_odds(table))
+    if NO_SPEECH in table.labels and (speech := weights * expit(_speech_odds(table))).sum() > 0:
+        weights = speech
     shares = (weights / weights.sum())[None]  # (1, N)
     mean = replace(
         table.take(slice(1)),
@@ -253,8 +253,8 @@ def _with_unknown(table: ScoreTable) -> tuple[tuple[str, ...], Doubles]:
     scores = possible_answers(table).log_likelihood
     if table.threshold is None:
         return table.labels, scores
-    named = [column for column, label in enumerate(table.labels) if label != UNKNOWN]
-    unknown = table.log_likelihood[:, named].max(axis=1) - best_llr(table) + table.threshold
+    best = table.log_likelihood[np.arange(len(scores)), best_answer(table)]
+    unknown = best - best_llr(table) + table.threshold
     if UNKNOWN in table.labels:
         column = table.labels.index(UNKNOWN)
         scores = scores.copy()

@@ -46,13 +46,13 @@ def test_a_long_span_is_read_in_pieces(tiny: Embedder, tmp_path: Path, monkeypat
     whole = embed_file(tmp_path / "a.wav", tiny, use_vad=False).data
     monkeypatch.setattr(chunks, "CHUNK_SECONDS", 2.0)
     asked: list[float] = []
-    real = reading.crops
+    real = reading.HeldRecording.crops
 
-    def watched(path, spans, **settings):  # type: ignore[no-untyped-def]
+    def watched(sound, spans):  # type: ignore[no-untyped-def]
         asked.extend(span.duration for span in spans)
-        return real(path, spans, **settings)
+        return real(sound, spans)
 
-    monkeypatch.setattr(reading, "crops", watched)
+    monkeypatch.setattr(reading.HeldRecording, "crops", watched)
     embed_file(tmp_path / "a.wav", tiny, use_vad=False)
     assert max(asked) <= 2.0 and sum(asked) == pytest.approx(9.0) and whole.shape == (1, tiny.dimension)
 

@@ -142,6 +142,7 @@ def test_labels_that_cannot_be_a_set(model: Path, tmp_path: Path) -> None:
         ({"measured": {"xx": {}}}, "'xx' was measured and is none of the labels"),
         ({"measured": {"cs": 0.5}}, "no map from label to figures"),
         ({"measured": {"cs": {"accuracy": "good"}}}, "'good' is no finite number"),
+        ({"measured": {"cs": {"accuracy": 10**400}}}, "is no finite number"),
     ],
 )
 def test_settings_that_are_no_good(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import ScoreTable
-from knn_cli.evaluation.open_set import best_llr, is_unknown
+from knn_cli.evaluation.open_set import best_answer, best_llr, is_unknown
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
 
 
@@ -88,3 +88,14 @@ def test_mistakes_are_named() -> None:
     for share in (-0.1, 1.0, math.nan):
         with pytest.raises(KnnError, match="lies in"):
             choose_threshold([1.0], [1.0], false_reject=share)
+
+
+def test_no_speech_does_not_speak_for_a_language_of_a_declared_set() -> None:
+    """cs is answered although de is likelier: unknown, however likely no speech is beside it."""
+    labels = ("cs", "sk", "zxx", "de", *(f"l{number}" for number in range(96)))
+    scores = np.full((1, 100), -5.0)
+    scores[0, :4] = 0.0, -8.0, 9.9, 10.0
+    every = ScoreTable(labels, scores, np.array([""]), np.array([0.0]), np.array([1.0]), threshold=1.0)
+    some = every.restrict(("cs", "sk", "zxx"))
+    assert best_answer(some).tolist() == [0] and best_llr(some)[0] < -5
+    assert is_unknown(some).tolist() == [True] and is_unknown(every).tolist() == [False]

@@ -79,6 +79,8 @@ def _separated(variables: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Weights under the names of `whisper_names.CTRANSLATE2`: dots, and a name for each projection."""
     weights: dict[str, Tensor] = {}
     for name, value in variables.items():
+        if "/" not in name:
+            raise KnnError(f"{path} has a weight {name!r}, which no Whisper has.", "Check what it is a model of.")
         *owner, layer, kind = name.split("/")
         parts = _PROJECTIONS.get("/".join([*owner[-1:], layer]), (layer,))
         if len(value) % len(parts):
@@ -93,7 +95,7 @@ def _sizes(model: Ctranslate2Model, weights: dict[str, Tensor], part: str, path:
     numbers = {match[1] for name in weights if (match := re.match(rf"{part}\.layer_(\d+)\.", name))}
     inner, _ = _shape(weights, f"{part}.layer_0.ffn.linear_0.weight", 2, path)
     heads = model.settings.get(f"{part}/num_heads")
-    if heads is None:
+    if heads is None or not 1 <= heads < 2**16:
         raise KnnError(f"{path} does not say how many heads its {part} has.", "Convert it with a newer CTranslate2.")
     return {"blocks": len(numbers), "heads": int(heads), "inner": inner}
 

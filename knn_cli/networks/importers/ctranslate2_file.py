@@ -89,7 +89,7 @@ class _Reader:
             raise self.damaged(f"{name} has {rank} axes")
         shape = [self.integer(4) for _ in range(rank)]
         number, size = self.integer(1), self.integer(4)
-        if number >= len(_TYPES) or size != prod(shape) * np.dtype(_TYPES[number]).itemsize:
+        if 0 in shape or number >= len(_TYPES) or size != prod(shape) * np.dtype(_TYPES[number]).itemsize:
             raise self.damaged(f"{name} of shape {tuple(shape)} and type {number} has {size:,} bytes")
         values = self.take(size).view(_TYPES[number]).reshape(shape)
         if number == _BFLOAT16:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.languages import NO_SPEECH
+from knn_cli.core.languages import NO_SPEECH, find_language
 from knn_cli.networks.importers.checkpoint_files import read_json
 
 __all__ = ["WHISPER_LANGUAGES", "LanguageTokens", "language_tokens", "token_numbers"]
@@ -77,6 +77,12 @@ def language_tokens(vocabulary: int, known: Mapping[str, int], path: Path) -> La
     languages = _languages(known)
     if not languages:
         return None
+    tokens = [token for token in known if _code(token)]
+    if len(languages) < len(tokens) or len(set(languages.values())) < len(tokens):
+        raise KnnError(
+            f"{path} gives two of its {len(tokens)} language tokens one number or one language.",
+            "Check that its tokenizer and settings belong to it.",
+        )
     start = known.get(_START, min(languages) - 1)
     last = max(languages) + _FROM_LAST_LANGUAGE
     no_speech = next((known[token] for token in _NO_SPEECH_TOKENS if token in known), last)
@@ -91,8 +97,14 @@ def language_tokens(vocabulary: int, known: Mapping[str, int], path: Path) -> La
 
 def _languages(known: Mapping[str, int]) -> dict[int, str]:
     """Number -> label of the tokens that are languages."""
-    matches = [(number, re.fullmatch(r"<\|([a-z]{2,3})\|>", token)) for token, number in known.items()]
-    return {number: _LABELS.get(match[1], match[1]) for number, match in matches if match}
+    codes = [(number, _code(token)) for token, number in known.items()]
+    return {number: _LABELS.get(code, code) for number, code in codes if code}
+
+
+def _code(token: str) -> str:
+    """The language of a token, "" if it is none."""
+    match = re.fullmatch(r"<\|([a-z]{2,3})\|>", token)
+    return match[1] if match and find_language(match[1]) is not None else ""
 
 
 def _of_size(vocabulary: int) -> dict[str, int]:

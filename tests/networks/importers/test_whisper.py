@@ -218,6 +218,11 @@ def test_language_tokens_by_hand(tmp_path: Path) -> None:
     for known in ({"<|en|>": 200}, {"<|en|>": -1}, {"<|en|>": 3, "<|nospeech|>": 3}, {"<|en|>": 197}):
         with pytest.raises(KnnError, match="do not fit its vocabulary of 200"):
             language_tokens(200, known, tmp_path)
+    for known in ({"<|en|>": 100, "<|de|>": 100}, {"<|jw|>": 100, "<|jv|>": 101}):
+        with pytest.raises(KnnError, match="two of its 2 language tokens"):
+            language_tokens(200, known, tmp_path)
+    tokens = language_tokens(200, {"<|en|>": 100, "<|de|>": 101, "<|pad|>": 150}, tmp_path)
+    assert tokens is not None and tokens.labels == ("en", "de", "zxx")
 
 
 def test_an_encoder_alone_and_english_models_are_encoders(transformers: Any, model: Any, tmp_path: Path) -> None:
@@ -279,6 +284,9 @@ def test_ctranslate2_files_that_contradict_themselves_are_refused(model: Any, tm
         ({key: value for key, value in variables.items() if key != "encoder/num_heads"}, "how many heads its encoder"),
         ({key: value for key, value in variables.items() if key != name}, "lacks encoder.conv1.weight"),
         ({**variables, "deep": np.zeros([1] * 9, np.int8)}, "deep has 9 axes"),
+        ({**variables, "flat": np.zeros(2, np.float32)}, "'flat', which no Whisper has"),
+        ({**variables, "encoder/empty": np.zeros((0, 2), np.float32)}, "encoder/empty of shape"),
+        ({**variables, "encoder/num_heads": np.float32(np.nan)}, "how many heads its encoder"),
     ):
         write_ctranslate2(file, content, aliases)
         with pytest.raises(KnnError, match=message):
