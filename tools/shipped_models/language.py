@@ -278,7 +278,8 @@ def write(model: Path, out: Path, correction: Correction, figures: dict[str, dic
 
     source = bundle.find(model)
     state = load_file(source.folder / bundle.WEIGHTS)
-    state["head.trans.0.bias"] = torch.from_numpy(correction.offsets).to(state["head.trans.0.bias"].dtype)
+    bias = state["head.trans.0.bias"]
+    state["head.trans.0.bias"] = bias + torch.from_numpy(correction.offsets).to(bias.dtype)
     head: dict[str, Any] = dict(source.config["head"])
     calibration = correction.calibration
     head["calibration"] = {

@@ -35,9 +35,19 @@ from knn_cli.networks.importers.weight_names import SAME_NAMES
 from knn_cli.networks.importers.whisper_languages import LanguageTokens, language_tokens, token_numbers
 from knn_cli.networks.importers.whisper_names import HUGGING_FACE, OPENAI, WhisperNames
 
-__all__ = ["SILENCE", "WhisperWeights", "from_hugging_face_whisper", "from_openai", "imported_whisper"]
+__all__ = [
+    "NO_SPEECH_BIAS",
+    "SILENCE",
+    "WhisperWeights",
+    "from_hugging_face_whisper",
+    "from_openai",
+    "imported_whisper",
+]
 
 SILENCE = 1.0  # seconds after each clip; without it the decoder, which learnt from padded clips, errs more often
+# Nats, on the row of no speech: as it is, Whisper-base calls a quarter of words and short phrases no speech, with this
+# one clip in a hundred.
+NO_SPEECH_BIAS = -5.0
 _LICENCE_NOTE = (
     "The weights keep the licence of their source: OpenAI's Whisper is under the MIT licence (Radford et al., 2022)."
 )
@@ -216,5 +226,5 @@ def _from_tables(whisper: WhisperWeights, prefix: str, tokens: LanguageTokens) -
     return {
         f"{prefix}start": table[tokens.start].float() + positions[0].float(),
         "head.trans.0.weight": rows[list(tokens.numbers)].float(),
-        "head.trans.0.bias": torch.zeros(len(tokens.numbers)),
+        "head.trans.0.bias": torch.tensor([*[0.0] * (len(tokens.numbers) - 1), NO_SPEECH_BIAS]),
     }
