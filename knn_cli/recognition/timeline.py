@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,8 @@ def timeline(
 ) -> LanguageTimeline:
     """Find the languages of one audio file of any length over time, in bounded memory.
 
-    A file without speech has no spans. Windows below the classifier's open-set threshold count in favour of `unknown`.
+    A file without speech has no spans. Windows below the open-set threshold of a classifier.h5, which was chosen on
+    rows of embeddings, count in favour of `unknown`; that of a head holds for whole recordings and is not used.
 
     Parameters
     ----------
@@ -147,6 +148,8 @@ def score_speech(
     tables: tuple[ScoreTable, ...] = ()
     if windows:
         table = _score_windows(path, classifier, [(start, end) for start, end, _ in windows], options.channel)
+        if classifier.head is not None:  # its threshold was chosen on recordings, which say more than windows
+            table = replace(table, threshold=None)
         track_of_row = np.array([number for _, _, number in windows])
         tables = tuple(table.take(track_of_row == number) for number in range(len(tracks)))
     return ScoredSpeech(Path(path).stem, seconds, classifier.labels, tuple(tracks), tables, speakers is not None)

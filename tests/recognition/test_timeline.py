@@ -18,7 +18,9 @@ from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.formats.span_formats import TIMELINE_FORMATS, write
+from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.head_settings import HeadSettings
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 
 
@@ -26,8 +28,10 @@ class StubClassifier:
     """Stands in for a classifier: its embedding of a span is the mean of the samples, and 0.1 a step on that scale."""
 
     labels = ("a", "b", "c")
+    threshold: float | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, head: HeadSettings | None = None) -> None:
+        self.head = head
         self.embedder = SimpleNamespace(rate=16000, bundle=SimpleNamespace(fingerprint="stub"), spans=self.spans)
         self.calls: list[list[Segment]] = []
 
@@ -39,7 +43,9 @@ class StubClassifier:
 
     def score(self, embeddings: EmbeddingSet, what: str) -> ScoreTable:
         scores = -np.abs(embeddings.data.astype(float) - np.array([0.1, 0.2, 0.3])) * 200
-        return ScoreTable(self.labels, scores, embeddings.name, embeddings.start, embeddings.end)
+        return ScoreTable(
+            self.labels, scores, embeddings.name, embeddings.start, embeddings.end, threshold=self.threshold
+        )
 
 
 @pytest.fixture
@@ -96,6 +102,16 @@ def test_languages_of_speakers(steps: Path, speaking: None) -> None:
     ]
     assert result.document().metadata["speakers"][0]["speaker"] == "x"
     json.dumps(result.document().metadata)
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"), [(None, {UNKNOWN}), (HeadSettings(Calibration.identity(3)), {"a", "b", "c"})]
+)
+def test_the_threshold_of_a_head_is_not_for_windows(steps: Path, head: HeadSettings | None, labels: set[str]) -> None:
+    classifier = StubClassifier(head)
+    classifier.threshold = 1000.0
+    result = timeline(steps, classifier, options=TimelineOptions(use_vad=False))  # type: ignore[arg-type]
+    assert {span.label for span in result.spans} == labels
 
 
 def test_silence_has_no_language(tmp_path: Path) -> None:
