@@ -70,6 +70,11 @@ class Bundle:
         return str(self.config["name"])
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The config without the entries that `write` adds, for a bundle that is made from this one."""
+        return {key: value for key, value in self.config.items() if key not in ("schema", "weights_sha256")}
+
+    @property
     def card(self) -> str:
         """Text of README.md, or "" without that file."""
         path = self.folder / CARD
@@ -106,7 +111,7 @@ class Bundle:
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
         keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
-        keys = (*keys, *(key for key in ("products",) if key in self.config))
+        keys = (*keys, "products") if "products" in self.config else keys
         identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
         return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

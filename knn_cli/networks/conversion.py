@@ -251,10 +251,9 @@ def _quantise(src: Path | str, out: Path, force: bool) -> Conversion:
             "Convert the model that it was trained with, and train the classifier again.",
         )
     state = quantised(read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"]))
-    added = ("schema", "weights_sha256")
-    config = {key: value for key, value in source.config.items() if key not in added}
     card = f"{source.card.rstrip()}\n\nWeights and products of linear layers in 8 bits, from {source.fingerprint}.\n"
-    bundle.write(out, {**config, "name": out.name, "products": bundle.INT8}, state=state, card=card, force=force)
+    config = {**source.settings, "name": out.name, "products": bundle.INT8}
+    bundle.write(out, config, state=state, card=card, force=force)
     weights = {key: tensor for key, tensor in state.items() if not key.endswith(SCALE)}
     return Conversion(out, "bundle", sources=1, rows=_parameters(weights))
 

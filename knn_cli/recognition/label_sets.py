@@ -55,7 +55,7 @@ def write_label_set(model: str | Path, out: Path | str, languages: Sequence[str]
     if not source.knows_labels:
         raise BundleError(f"The model {source.name} knows no labels.", "Name a model that classifies.")
     bundle.check_free(out, force)
-    config = {key: value for key, value in source.config.items() if key not in ("schema", "weights_sha256")}
+    config = source.settings
     config["training"] = {**config.get("training", {}), "labels_of": f"{source.name} ({source.fingerprint})"}
     weights = source.folder / bundle.WEIGHTS if source.has_network else None
     if source.classifier is not None:

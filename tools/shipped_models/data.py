@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 TARGET_LANGUAGES = tuple("bg ca cs da de el en es fr it nl pl ro ru zh".split())
-UNLABELLED_FAMILIES = ("gcompris",)  # families whose language labels are not used in training: see README.md
+UNLABELLED_FAMILIES = ("gcompris",)  # whose recordings are of other languages only; not scored among the fifteen
 FLOOR = 1e-7  # smallest power that is kept (a clamp, not an offset): half precision holds its logarithm
 Frames = NDArray[np.float16]
 Row = dict[str, str]

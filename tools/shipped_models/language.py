@@ -33,6 +33,7 @@ from scipy.special import log_softmax, logsumexp
 from knn_cli.core.values import Doubles, Floats, ScoreTable
 from knn_cli.evaluation.open_set import best_llr
 from knn_cli.networks import bundle
+from knn_cli.networks.bundle_weights import read_weights
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
 from tools.shipped_models.data import Row, read_manifest
@@ -274,10 +275,8 @@ def main() -> None:
 
 def write(model: Path, out: Path, correction: Correction, figures: dict[str, dict[str, float]], card: str) -> None:
     """Write the bundle of `model` with the correction in its head."""
-    from safetensors.torch import load_file
-
     source = bundle.find(model)
-    state = load_file(source.folder / bundle.WEIGHTS)
+    state = read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"])
     bias = state["head.trans.0.bias"]
     state["head.trans.0.bias"] = bias + torch.from_numpy(correction.offsets).to(bias.dtype)
     head: dict[str, Any] = dict(source.config["head"])
@@ -291,8 +290,7 @@ def write(model: Path, out: Path, correction: Correction, figures: dict[str, dic
         key: round(value, 6) if isinstance(value, float) else value for key, value in vars(correction.open_set).items()
     }
     head["measured"] = figures
-    config = {key: value for key, value in source.config.items() if key not in ("schema", "weights_sha256")}
-    config |= {"name": out.name, "head": head, "training": {"script": "tools/shipped_models/run.sh"}}
+    config = source.settings | {"name": out.name, "head": head, "training": {"script": "tools/shipped_models/run.sh"}}
     bundle.write(out, config, state=state, card=card, force=True)
     bundle.load_network(bundle.find(out))  # checks that the bundle loads
 

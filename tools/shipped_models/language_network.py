@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from knn_cli.networks import bundle
+from knn_cli.networks.bundle_weights import read_weights
 from knn_cli.networks.int8 import quantised
 
 SILENCE = 0.5  # seconds
@@ -27,13 +26,12 @@ def main() -> None:
     args = parser.parse_args()
     source = bundle.find(args.model)
     args_of_encoder = {**source.config["encoder"]["args"], "silence": args.silence, "merge_after": args.merge_after}
-    config = {key: value for key, value in source.config.items() if key not in ("schema", "weights_sha256")}
-    config |= {
+    config = source.settings | {
         "name": args.out.name,
         "encoder": {**source.config["encoder"], "args": args_of_encoder},
         "products": bundle.INT8,
     }
-    state = quantised(load_file(source.folder / bundle.WEIGHTS))
+    state = quantised(read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"]))
     bundle.write(args.out, config, state=state, card=source.card, force=True)
 
 

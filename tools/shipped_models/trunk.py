@@ -1,4 +1,4 @@
-"""Extract the encoder that both bundles start from: that of Whisper-tiny, as contained in smart-turn v3.2.
+"""Extract the encoder that the voice bundle starts from: that of Whisper-tiny, as contained in smart-turn v3.2.
 
     python -m tools.shipped_models.trunk --wheel PIPECAT_WHEEL --work WORK
 
