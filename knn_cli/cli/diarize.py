@@ -277,7 +277,7 @@ def diarize(
 
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
     segmenter = _segmenter(vad, network, embedder)
-    build_clusterer(method, method_settings, embedder)  # impossible settings are refused before any file
+    build_clusterer(method, method_settings, embedder.bundle)  # impossible settings are refused before any file
     detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
     chosen = model if segmentation is not None else None  # by the user, both of them
     note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")

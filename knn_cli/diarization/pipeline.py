@@ -1,7 +1,8 @@
 """Who spoke when: the whole diarizer, as a sequence of steps.
 
-`get_segmentation` finds local speakers in long windows, `get_embeddings` embeds short windows and local speakers, a
-clustering method groups the short windows, `aggregate_scores` combines both kinds of windows into scores per frame,
+`analyse` takes nearly all of the time: `get_segmentation` finds local speakers in long windows, `get_embeddings` embeds
+short windows and local speakers. What follows needs no sound and can be repeated: a clustering method groups the short
+windows (`cluster_windows`); `reconstruct` combines both kinds of windows into scores per frame (`aggregate_scores`),
 and `post_processing` makes turns of them.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from knn_cli.diarization.post_processing import FrameTurn
     from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.networks.bundle import Bundle
 
 MIN_CLUSTERING_SECONDS = 0.6  # of speech, from which an embedding may shape clusters
 SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
@@ -89,12 +91,11 @@ def diarize(
 
     check_speakers(num_speakers, min_speakers, max_speakers)
     embedder = model if isinstance(model, Embedder) else Embedder(model, device=device)
-    clusterer = build_clusterer(options.clusterer, options.clusterer_settings, embedder)
-    segmentation, seconds = get_segmentation(path, embedder, options, channel)
-    min_windows = num_speakers or min_speakers or 1
-    embeddings = get_embeddings(path, embedder, segmentation, channel, min_windows)
+    clusterer = build_clusterer(options.clusterer, options.clusterer_settings, embedder.bundle)
+    embeddings, seconds = analyse(path, embedder, options, channel, num_speakers or min_speakers or 1)
     bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    return _reconstruct(embeddings, _cluster(embeddings, clusterer, bounds), options, seconds, Path(path).stem)
+    labels = cluster_windows(embeddings, clusterer, bounds)
+    return reconstruct(embeddings, labels, options, seconds, Path(path).stem)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,35 @@ class WindowEmbeddings:
     full_vectors: Floats
     local: Sequence[LocalSpeaker]
     local_vectors: Floats
+
+
+def analyse(
+    path: Path | str, embedder: Embedder, options: DiarizationOptions, channel: str = "mix", min_windows: int = 1
+) -> tuple[WindowEmbeddings, float]:
+    """Everything that needs the sound: the windows of a recording with their embeddings, and its seconds.
+
+    Parameters
+    ----------
+    path : path
+        Audio file.
+    embedder : Embedder
+    options : DiarizationOptions
+        Of these, the speech detection.
+    channel : str
+    min_windows : int
+        Speakers asked for; where fewer windows have an embedding, shorter windows are embedded.
+
+    Returns
+    -------
+    tuple of WindowEmbeddings and float
+
+    Raises
+    ------
+    KnnError
+        AudioError for the file, BundleError for the segmentation network.
+    """
+    segmentation, seconds = get_segmentation(path, embedder, options, channel)
+    return get_embeddings(path, embedder, segmentation, channel, min_windows), seconds
 
 
 def get_segmentation(
@@ -236,7 +266,7 @@ def _embed(path: Path | str, embedder: Embedder, segmentation: Segmentation, cha
     )
 
 
-def build_clusterer(name: str, settings: Mapping[str, Any], embedder: Embedder) -> Clusterer:
+def build_clusterer(name: str, settings: Mapping[str, Any], model: Bundle) -> Clusterer:
     """A clustering method with its settings, what diarization wants, and for vbx the embedding model's PLDA.
 
     Raises KnnError for settings that it does not take, and where the model has no PLDA.
@@ -245,13 +275,16 @@ def build_clusterer(name: str, settings: Mapping[str, Any], embedder: Embedder) 
     if name == "vbx" and "plda" not in arguments:
         from knn_cli.diarization.clustering import plda
 
-        arguments["plda"] = plda.load(embedder.bundle)
+        arguments["plda"] = plda.load(model)
     clusterer: Clusterer = CLUSTERERS.build(name, **arguments)
     return clusterer
 
 
-def _cluster(embeddings: WindowEmbeddings, clusterer: Clusterer, bounds: Mapping[str, int | None]) -> Labels:
-    """(N,) cluster of each short window, -1 without an embedding."""
+def cluster_windows(embeddings: WindowEmbeddings, clusterer: Clusterer, bounds: Mapping[str, int | None]) -> Labels:
+    """(N,) cluster of each short window, -1 without an embedding.
+
+    bounds : `num_speakers`, `min_speakers` and `max_speakers`, None where unknown
+    """
     labels = np.full(len(embeddings.short), -1, dtype=np.int64)
     rows = np.flatnonzero(embeddings.seconds)
     if len(rows):
@@ -297,7 +330,7 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     return scores
 
 
-def _reconstruct(
+def reconstruct(
     embeddings: WindowEmbeddings, labels: Labels, options: DiarizationOptions, seconds: float, recording: str
 ) -> Diarization:
     """Turns of the recording's speakers from the clusters (N,) of short windows."""
