@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from knn_cli.cli.console import console, leave
+from knn_cli.cli.diarization_options import (
+    ClustererOption,
+    ClusteringMethod,
+    CutOption,
+    LinkSpeakersOption,
+    MarginOption,
+    MaxGapOption,
+    MaxSilenceOption,
+    MaxSpeakersOption,
+    MinSpeakersOption,
+    MinTurnOption,
+    MuteOption,
+    PerChannelOption,
+    PresetOption,
+    ReferenceOption,
+    RttmOption,
+    SaveEmbeddingsOption,
+    SegmentationOption,
+    SpeakersOption,
+    TurnFormat,
+    UemOption,
+    UnwantedOption,
+)
 from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings, choose_clustering
 from knn_cli.cli.options import (
-    INPUT,
-    MODEL,
-    OUTPUT,
-    SPEAKERS,
     BatchOption,
     ChannelOption,
     Device,
@@ -30,7 +48,6 @@ from knn_cli.cli.options import (
     SetOption,
     TextOption,
     VerboseOption,
-    complete_segmentation,
     counted,
     epilog,
     format_option,
@@ -38,8 +55,6 @@ from knn_cli.cli.options import (
     read_settings,
     refuse_together,
     refuse_without,
-    switch,
-    valued,
 )
 from knn_cli.core.errors import KnnError
 
@@ -51,39 +66,7 @@ if TYPE_CHECKING:
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
 
-EDITING = "Speaker removal"
 SILERO = "silero"
-
-
-class ClusteringMethod(str, Enum):
-    """How embeddings are clustered."""
-
-    ahc = "ahc"
-    spectral = "spectral"
-    vbx = "vbx"
-    hdbscan = "hdbscan"
-
-
-class Preset(str, Enum):
-    """Clustering methods with the settings of other programs."""
-
-    pyannote = "pyannote-3.1"
-
-
-class TurnFormat(str, Enum):
-    """Formats of turns."""
-
-    rttm = "rttm"
-    csv = "csv"
-    json = "json"
-    textgrid = "textgrid"
-    audacity = "audacity"
-    srt = "srt"
-    vtt = "vtt"
-    eaf = "eaf"
-    png = "png"
-    html = "html"
-
 
 _TOGETHER = (  # at most one option of each group
     ("rttm", "out", "out_dir"),
@@ -119,107 +102,32 @@ def diarize(
     ctx: typer.Context,
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
     channel: ChannelOption = "mix",
-    rttm: Annotated[
-        Path | None,
-        valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM to this file, with any suffix."),
-    ] = None,
+    rttm: RttmOption = None,
     out: TextOption = None,
     out_dir: FolderOption = None,
     format: Annotated[TurnFormat | None, format_option()] = None,
     as_json: JsonOption = False,
-    save_embeddings: Annotated[
-        Path | None,
-        valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Save the speaker embeddings here."),
-    ] = None,
+    save_embeddings: SaveEmbeddingsOption = None,
     force: ForceOption = False,
     num_speakers: NumSpeakersOption = None,
-    min_speakers: Annotated[
-        int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")
-    ] = None,
-    max_speakers: Annotated[
-        int | None, valued("--max-speakers", metavar="N", panel=SPEAKERS, help="Find at most this many speakers.")
-    ] = None,
-    speakers: Annotated[
-        Path | None,
-        valued("--speakers", metavar="PATH", panel=INPUT, help="Recognise enrolled speakers (clips or a store)."),
-    ] = None,
-    link_speakers: Annotated[
-        bool, switch("--link-speakers", panel=SPEAKERS, help="Keep one label per speaker in all files.")
-    ] = False,
-    per_channel: Annotated[
-        bool, switch("--per-channel", panel=SPEAKERS, help="Look for separate speakers in every channel.")
-    ] = False,
-    min_turn: Annotated[
-        float,
-        valued(
-            "--min-turn",
-            metavar="SECONDS",
-            panel=SPEAKERS,
-            help="Drop shorter turns (default 0.1).",
-            show_default=False,
-        ),
-    ] = 0.1,
-    max_gap: Annotated[
-        float,
-        valued(
-            "--max-gap",
-            metavar="SECONDS",
-            panel=SPEAKERS,
-            help="Fill shorter pauses of a speaker (0.4).",
-            show_default=False,
-        ),
-    ] = 0.4,
-    margin: Annotated[
-        float,
-        valued(
-            "--margin",
-            metavar="SECONDS",
-            panel=SPEAKERS,
-            help="Keep this much silence after turns (0.2).",
-            show_default=False,
-        ),
-    ] = 0.2,
-    unwanted: Annotated[
-        str | None,
-        valued("--unwanted", metavar="SPEAKERS", panel=EDITING, help="List these (a,b or least: who speaks least)."),
-    ] = None,
-    mute: Annotated[bool, switch("--mute", panel=EDITING, help="Write the audio with these speakers muted.")] = False,
-    cut: Annotated[bool, switch("--cut", panel=EDITING, help="Write the audio with these speakers cut out.")] = False,
-    max_silence: Annotated[
-        float | None,
-        valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten silences longer than this to 0.2 s."),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns (RTTM)."),
-    ] = None,
-    uem: Annotated[
-        Path | None, valued("--uem", metavar="FILE", panel=INPUT, help="Score only the regions in this file.")
-    ] = None,
+    min_speakers: MinSpeakersOption = None,
+    max_speakers: MaxSpeakersOption = None,
+    speakers: SpeakersOption = None,
+    link_speakers: LinkSpeakersOption = False,
+    per_channel: PerChannelOption = False,
+    min_turn: MinTurnOption = 0.1,
+    max_gap: MaxGapOption = 0.4,
+    margin: MarginOption = 0.2,
+    unwanted: UnwantedOption = None,
+    mute: MuteOption = False,
+    cut: CutOption = False,
+    max_silence: MaxSilenceOption = None,
+    reference: ReferenceOption = None,
+    uem: UemOption = None,
     model: ModelOption = None,
-    segmentation: Annotated[
-        str | None,
-        valued(
-            "--segmentation",
-            metavar="MODEL",
-            panel=MODEL,
-            autocompletion=complete_segmentation,
-            help="Use this network, or silero (no overlap).",
-        ),
-    ] = None,
-    clusterer: Annotated[
-        ClusteringMethod,
-        valued(
-            "--clusterer",
-            metavar="METHOD",
-            panel=MODEL,
-            help=f"Cluster by {', '.join(method.value for method in ClusteringMethod)}.",
-            show_default=False,
-        ),
-    ] = ClusteringMethod.spectral,
-    preset: Annotated[
-        Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Cluster as pyannote-3.1 does.")
-    ] = None,
+    segmentation: SegmentationOption = None,
+    clusterer: ClustererOption = ClusteringMethod.spectral,
+    preset: PresetOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     settings: SetOption = None,

@@ -20,6 +20,7 @@ import soundfile
 import torch
 from pyannote.core import Annotation, Segment
 
+from knn_cli.cli import diarization_options
 from knn_cli.cli import diarize as cli_diarize
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_outputs
@@ -115,9 +116,9 @@ def test_defaults_are_those_of_the_pipeline() -> None:
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
     for name in ("clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
         assert getattr(ours[name], "value", ours[name]) == told[name], name
-    assert {one.value for one in cli_diarize.ClusteringMethod} == set(CLUSTERERS.names())
-    assert {one.value for one in cli_diarize.Preset} == set(PRESETS)
-    assert {one.value for one in cli_diarize.TurnFormat} == set(TURN_FORMATS)
+    assert {one.value for one in diarization_options.ClusteringMethod} == set(CLUSTERERS.names())
+    assert {one.value for one in diarization_options.Preset} == set(PRESETS)
+    assert {one.value for one in diarization_options.TurnFormat} == set(TURN_FORMATS)
 
 
 @pytest.mark.parametrize(

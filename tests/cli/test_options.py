@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 
-from knn_cli.cli import app, diarize, timeline
+from knn_cli.cli import app, diarization_options, timeline
 from knn_cli.cli.app import load
 from knn_cli.cli.options import read_settings, setting
 from knn_cli.core.errors import KnnError
@@ -105,9 +105,9 @@ def test_examples_have_only_options_that_there_are(name: str) -> None:
 
 
 def test_choices_are_those_of_the_registries() -> None:
-    assert {method.value for method in diarize.ClusteringMethod} == set(CLUSTERERS.names())
-    assert {preset.value for preset in diarize.Preset} == set(PRESETS)
-    assert {format.value for format in diarize.TurnFormat} == set(TURN_FORMATS)
+    assert {method.value for method in diarization_options.ClusteringMethod} == set(CLUSTERERS.names())
+    assert {preset.value for preset in diarization_options.Preset} == set(PRESETS)
+    assert {format.value for format in diarization_options.TurnFormat} == set(TURN_FORMATS)
     assert {format.value for format in timeline.TimelineFormat} == set(TIMELINE_FORMATS)
 
 

@@ -1,0 +1,137 @@
+"""Options of `knn diarize` alone, and the choices that they offer."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+from knn_cli.cli.options import INPUT, MODEL, OUTPUT, SPEAKERS, complete_segmentation, switch, valued
+
+EDITING = "Speaker removal"
+
+
+class ClusteringMethod(str, Enum):
+    """How embeddings are clustered."""
+
+    ahc = "ahc"
+    spectral = "spectral"
+    vbx = "vbx"
+    hdbscan = "hdbscan"
+
+
+class Preset(str, Enum):
+    """Clustering methods with the settings of other programs."""
+
+    pyannote = "pyannote-3.1"
+
+
+class TurnFormat(str, Enum):
+    """Formats of turns."""
+
+    rttm = "rttm"
+    csv = "csv"
+    json = "json"
+    textgrid = "textgrid"
+    audacity = "audacity"
+    srt = "srt"
+    vtt = "vtt"
+    eaf = "eaf"
+    png = "png"
+    html = "html"
+
+
+RttmOption = Annotated[
+    Path | None,
+    valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM to this file, with any suffix."),
+]
+SaveEmbeddingsOption = Annotated[
+    Path | None,
+    valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Save the speaker embeddings here."),
+]
+MinSpeakersOption = Annotated[
+    int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")
+]
+MaxSpeakersOption = Annotated[
+    int | None, valued("--max-speakers", metavar="N", panel=SPEAKERS, help="Find at most this many speakers.")
+]
+SpeakersOption = Annotated[
+    Path | None,
+    valued("--speakers", metavar="PATH", panel=INPUT, help="Recognise enrolled speakers (clips or a store)."),
+]
+LinkSpeakersOption = Annotated[
+    bool, switch("--link-speakers", panel=SPEAKERS, help="Keep one label per speaker in all files.")
+]
+PerChannelOption = Annotated[
+    bool, switch("--per-channel", panel=SPEAKERS, help="Look for separate speakers in every channel.")
+]
+MinTurnOption = Annotated[
+    float,
+    valued(
+        "--min-turn",
+        metavar="SECONDS",
+        panel=SPEAKERS,
+        help="Drop shorter turns (default 0.1).",
+        show_default=False,
+    ),
+]
+MaxGapOption = Annotated[
+    float,
+    valued(
+        "--max-gap",
+        metavar="SECONDS",
+        panel=SPEAKERS,
+        help="Fill shorter pauses of a speaker (0.4).",
+        show_default=False,
+    ),
+]
+MarginOption = Annotated[
+    float,
+    valued(
+        "--margin",
+        metavar="SECONDS",
+        panel=SPEAKERS,
+        help="Keep this much silence after turns (0.2).",
+        show_default=False,
+    ),
+]
+UnwantedOption = Annotated[
+    str | None,
+    valued("--unwanted", metavar="SPEAKERS", panel=EDITING, help="List these (a,b or least: who speaks least)."),
+]
+MuteOption = Annotated[bool, switch("--mute", panel=EDITING, help="Write the audio with these speakers muted.")]
+CutOption = Annotated[bool, switch("--cut", panel=EDITING, help="Write the audio with these speakers cut out.")]
+MaxSilenceOption = Annotated[
+    float | None,
+    valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten silences longer than this to 0.2 s."),
+]
+ReferenceOption = Annotated[
+    Path | None,
+    valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns (RTTM)."),
+]
+UemOption = Annotated[
+    Path | None, valued("--uem", metavar="FILE", panel=INPUT, help="Score only the regions in this file.")
+]
+SegmentationOption = Annotated[
+    str | None,
+    valued(
+        "--segmentation",
+        metavar="MODEL",
+        panel=MODEL,
+        autocompletion=complete_segmentation,
+        help="Use this network, or silero (no overlap).",
+    ),
+]
+ClustererOption = Annotated[
+    ClusteringMethod,
+    valued(
+        "--clusterer",
+        metavar="METHOD",
+        panel=MODEL,
+        help=f"Cluster by {', '.join(method.value for method in ClusteringMethod)}.",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Cluster as pyannote-3.1 does.")
+]
