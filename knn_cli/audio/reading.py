@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from knn_cli.audio import reading_progress
 from knn_cli.core.errors import AudioError
 from knn_cli.core.values import Floats, Segment, Waveform
 
@@ -32,6 +33,8 @@ NATIVE_SUFFIXES = frozenset(
 )
 FFMPEG_SUFFIXES = frozenset(".m4a .mp4 .aac .webm .mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split())
 SUFFIXES = NATIVE_SUFFIXES | FFMPEG_SUFFIXES
+
+UNKNOWN_LENGTH = 1 << 62  # frames of a FLAC that was written to a pipe, as libsndfile has them
 
 _TRUNCATION_SECONDS = 0.1  # a file may lack this much of the duration in its header
 
@@ -61,17 +64,16 @@ def find(root: Path) -> list[Path]:
 def info(path: Path | str) -> AudioInfo:
     """Read the header of an audio file. AudioError for a file that is not audio."""
     path = existing_file(path)
-    try:
-        with open_native(path) as file:
-            kind = f"{file.format} {file.subtype}"
+    kind = "decoded by ffmpeg"
+    with suppress(soundfile.LibsndfileError), open_native(path) as file:
+        kind = f"{file.format} {file.subtype}"
+        if file.frames < UNKNOWN_LENGTH:
             return AudioInfo(path, file.samplerate, file.channels, file.frames / file.samplerate, kind)
-    except soundfile.LibsndfileError as error:
-        if shutil.which("ffmpeg") is None:
-            raise unreadable(path) from error
     rate, count, channels = 1, 0, 0
-    for file_rate, frames in decoded_by_ffmpeg(path):  # the length is known only after decoding
-        rate, count, channels = file_rate, count + len(frames), frames.shape[1]
-    return AudioInfo(path, rate, channels, count / rate, "decoded by ffmpeg")
+    with reading_progress.listening(None):
+        for file_rate, frames in _decoded(path):  # the length is known only after decoding
+            rate, count, channels = file_rate, count + len(frames), frames.shape[1]
+    return AudioInfo(path, rate, channels, count / rate, kind)
 
 
 def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Waveform:
@@ -266,24 +268,45 @@ def _decoded(path: Path) -> Iterator[tuple[int, Floats]]:
     except soundfile.LibsndfileError as error:
         if shutil.which("ffmpeg") is None:
             raise unreadable(path) from error
-        yield from decoded_by_ffmpeg(path)
+        got = 0
+        for rate, frames in decoded_by_ffmpeg(path):
+            yield rate, frames
+            got += len(frames)
+            reading_progress.report(path, got / rate, None)
         return
     with file:
         promised, got = file.frames, 0
+        total = promised / file.samplerate if promised < UNKNOWN_LENGTH else None
         try:
             while len(frames := file.read(1 << 19, dtype="float32", always_2d=True)):
-                got += len(frames)
                 yield file.samplerate, frames
+                got += len(frames)
+                reading_progress.report(path, got / file.samplerate, total)
         except soundfile.LibsndfileError as error:
             seconds = got / file.samplerate
             raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
         check_length(path, file, promised, got)
 
 
+class _ReadOnward(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read without seeking, as soundfile otherwise does after each read, even beyond the end."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def open_native(path: Path) -> soundfile.SoundFile:
-    """Open a file with libsndfile. LibsndfileError for a file that it does not read."""
+    """Open a file with libsndfile; `frames` is UNKNOWN_LENGTH or more where the header does not tell.
+
+    LibsndfileError for a file that libsndfile does not read.
+    """
     # As bytes, since a name need not be valid text; libsndfile on Windows needs text.
-    return soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path))
+    name = str(path) if os.name == "nt" else os.fsencode(path)
+    file = soundfile.SoundFile(name)
+    if file.frames < UNKNOWN_LENGTH:
+        return file
+    file.close()
+    return _ReadOnward(name)
 
 
 def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int) -> None:
@@ -292,7 +315,7 @@ def check_length(path: Path, file: soundfile.SoundFile, promised: int, got: int)
         note = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
         if note and int(note[1]) < 0x7FFFF000:  # streaming writers leave the largest possible number
             promised = promised * int(note[1]) // max(1, int(note[2]))
-    if file.format in {"WAV", "FLAC", "MP3"}:
+    if file.format in {"WAV", "FLAC", "MP3"} and promised < UNKNOWN_LENGTH:
         # An MP3 counts its frames in a Xing header only (else libsndfile estimates); 2 % of it may be missing.
         missing = promised - got > max(_TRUNCATION_SECONDS * file.samplerate, (file.format == "MP3") * promised * 0.02)
         has_count = file.format != "MP3" or _has_xing(path)

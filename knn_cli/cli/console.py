@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 # Messages of other packages refer to parameters. Most are set by an option of the same name ...
 SAME_NAMES = frozenset(
@@ -113,15 +116,24 @@ class Console:
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """Yield a callback (done, total) that draws a progress bar if stderr is a terminal."""
-        if self.quiet or not sys.stderr.isatty():
+        if not self.shows_progress:
             yield lambda done, total: None
             return
+        with self.bar() as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress is drawn: not if quiet, nor where stderr is no terminal."""
+        return not self.quiet and sys.stderr.isatty()
+
+    def bar(self, *columns: ProgressColumn) -> Progress:
+        """A progress bar on stderr that disappears at the end, with rich's own columns or others."""
         from rich.console import Console as Terminal
         from rich.progress import Progress
 
-        with Progress(console=Terminal(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return Progress(*columns, console=Terminal(stderr=True), transient=True)
 
 
 console = Console()

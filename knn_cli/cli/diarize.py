@@ -59,7 +59,7 @@ from knn_cli.cli.options import (
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from knn_cli.diarization.identification import EnrolledSpeakers
     from knn_cli.diarization.recordings import RecordingResult
@@ -136,7 +136,7 @@ def diarize(
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
     from knn_cli.audio import reading
-    from knn_cli.cli import turn_outputs
+    from knn_cli.cli import progress, turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.core.output_paths import check_unique_stems
     from knn_cli.diarization import (
@@ -192,7 +192,12 @@ def diarize(
     enrolled = None if speakers is None else _enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
 
-    with console.progress("Diarizing") as progress:
+    def passes(path: Path) -> list[float]:
+        return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] * (
+            reading.info(path).channels if per_channel else 1
+        )
+
+    with progress.over_files("Diarizing", len(paths), passes) as finished:
         diarizations = recordings.diarize_recordings(
             paths,
             embedder,
@@ -203,7 +208,7 @@ def diarize(
             max_speakers=max_speakers,
             options=replace(options, segmentation=segmenter),
         )
-        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, progress, len(paths))
+        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, finished)
         if enrolled is not None:
             results = recordings.identify_speakers(results, enrolled, threshold=name_from, keep_labels=per_channel)
         if link_speakers:
@@ -264,10 +269,10 @@ def _enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:
 
 
 def _with_progress(
-    results: Iterable[tuple[Path, Any]], progress: Any, total: int
+    results: Iterable[tuple[Path, Any]], finished: Callable[[], None]
 ) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
     from knn_cli.diarization.recordings import RecordingResult
 
-    for done, (path, result) in enumerate(results, start=1):
-        progress(done, total)
+    for path, result in results:
+        finished()
         yield path, result if isinstance(result, KnnError) else RecordingResult(result)

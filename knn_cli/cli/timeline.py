@@ -109,6 +109,7 @@ def timeline(
     Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
     one label for all their turns.
     """
+    from knn_cli.cli import progress
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
@@ -137,9 +138,11 @@ def timeline(
     elif diarize:
         speakers = _diarizer(num_speakers, channel, device.value, batch_seconds)
     failures = []
-    with console.progress("Classifying") as progress:
-        for done, (path, result) in enumerate(language_timelines(paths, classifier, speakers, options), start=1):
-            progress(done, len(paths))
+    passes = [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] if diarize else []
+    passes += [progress.SPEECH_PASS, progress.SCORING_PASS]
+    with progress.over_files("Classifying", len(paths), lambda path: passes) as finished:
+        for path, result in language_timelines(paths, classifier, speakers, options):
+            finished()
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))
             else:

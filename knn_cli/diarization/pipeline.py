@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli.audio import reading
+from knn_cli.audio import reading, reading_progress
 from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Floats, Segment, Turn, Waveform, sort_turns
@@ -215,7 +215,9 @@ def _recheck(
         for first, last in regions
     ]
     clips = reading.crops(path, contexts, rate=silero.RATE, channel=channel)
-    for (first, last), context, probabilities in zip(regions, contexts, silero.probabilities(clips), strict=True):
+    with reading_progress.listening(None):  # a short pass, which many recordings do without
+        of_clips = silero.probabilities(clips)
+    for (first, last), context, probabilities in zip(regions, contexts, of_clips, strict=True):
         middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - context.start
         frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(probabilities) - 1)
         non_speech[first:last] = probabilities[frames] < SILERO_THRESHOLD

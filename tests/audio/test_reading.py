@@ -203,3 +203,19 @@ def test_channel_names() -> None:
     for name in ("0", "-1", "\u00b2", "\u0663", "middle", ""):
         with pytest.raises(AudioError, match="no channel"):
             reading.channel_index(name)
+
+
+def test_flac_whose_header_does_not_tell_its_length(tmp_path: Path) -> None:
+    """As programs write it to a pipe: 0 samples in STREAMINFO, bits 172 to 207 of the file (RFC 9639, 8.2)."""
+    path = tmp_path / "a.flac"
+    sound = np.random.default_rng(0).integers(-999, 999, 40 * 16000, dtype=np.int16)
+    soundfile.write(path, sound, 16000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert np.array_equal(reading.read(path).samples * 32768, sound)
+    assert reading.info(path).seconds == 40.0
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="damaged"):
+        reading.read(path)
