@@ -133,7 +133,9 @@ class Console:
         from rich.console import Console as Terminal
         from rich.progress import Progress
 
-        return Progress(*columns, console=Terminal(stderr=True), transient=True)
+        terminal = Terminal(stderr=True)
+        # rich would write the data of stdout to the terminal of the bar, even where stdout is a file.
+        return Progress(*columns, console=terminal, transient=True, redirect_stdout=sys.stdout.isatty())
 
 
 console = Console()

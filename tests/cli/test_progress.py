@@ -97,3 +97,15 @@ def test_progress_is_for_terminals_unless_quiet(
         finished()
     err = capfd.readouterr().err
     assert ("Diarizing" in err) is drawn and ("s of sound a second" in err) is drawn
+
+
+@pytest.mark.parametrize("recordings", [False, True])
+def test_what_is_written_to_a_file_stays_out_of_the_bar(
+    recordings: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress.over_files("Diarizing", 1, lambda path: []) if recordings else console.progress("Embedding"):
+        print("SPEAKER meeting 1")
+    out, err = capfd.readouterr()
+    assert out == "SPEAKER meeting 1\n" and "SPEAKER" not in err
