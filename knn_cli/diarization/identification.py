@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,12 @@ from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, Progress
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.linking import check_threshold, rename_speakers, speaker_labels, unused_labels
-from knn_cli.embedding.embedder import Embedder
-from knn_cli.embedding.files import embed_file
-from knn_cli.embedding.stores import embed_rows
 from knn_cli.networks import bundle
 from knn_cli.store import hdf5, labels
 from knn_cli.store.hdf5 import Store
+
+if TYPE_CHECKING:
+    from knn_cli.embedding.embedder import Embedder
 
 IDENTIFICATION_THRESHOLD = 0.55  # minimum cosine of a match: `python -m benchmarks.known_speakers`
 # Clips of a name with a lower mean cosine may be of several speakers (docs/research.md).
@@ -221,6 +221,8 @@ def enroll(
 def _add_clips(
     sums: _EnrollmentSums, folder: Path, embedder: Embedder, channel: str, use_vad: bool, progress: Progress | None
 ) -> None:
+    from knn_cli.embedding.files import embed_file
+
     files = reading.find(folder)
     if not files:
         raise AudioError(f"{folder} holds no audio files.", "Put a clip such as anna.wav there for each speaker.")
@@ -267,6 +269,8 @@ def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bo
 def _blocks(opened: Store, path: Path, embedder: Embedder, use_vad: bool) -> Iterator[tuple[EmbeddingSet, int]]:
     """Embeddings of an audio or embedding store, with the number of rows done."""
     if opened.kind == "audio":
+        from knn_cli.embedding.stores import embed_rows
+
         yield from ((group.embeddings, group.done) for group in embed_rows(opened, embedder, use_vad=use_vad))
         return
     bundle.check_embedder(opened.embedder, embedder.bundle.fingerprint, str(path))

@@ -268,13 +268,13 @@ def _embed(path: Path | str, embedder: Embedder, segmentation: Segmentation, cha
     )
 
 
-def build_clusterer(name: str, settings: Mapping[str, Any], model: Bundle) -> Clusterer:
+def build_clusterer(name: str, settings: Mapping[str, Any], model: Bundle | None) -> Clusterer:
     """A clustering method with its settings, what diarization wants, and for vbx the embedding model's PLDA.
 
-    Raises KnnError for settings that it does not take, and where the model has no PLDA.
+    Raises KnnError for settings that it does not take, and where the model has no PLDA; only vbx needs a model.
     """
     arguments: dict[str, Any] = {"reliable": MIN_CLUSTERING_SECONDS, **settings}
-    if name == "vbx" and "plda" not in arguments:
+    if name == "vbx" and "plda" not in arguments and model is not None:
         from knn_cli.diarization.clustering import plda
 
         arguments["plda"] = plda.load(model)
@@ -369,12 +369,12 @@ def _to_diarization(
         turns.append(Turn(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds), name, confidence))
     rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
-    vectors = {name: _speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
-    clean_seconds = {name: _clean_seconds(embeddings, rows, len(scores)) for name, rows in rows_of.items()}
+    vectors = {name: speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
+    clean_seconds = {name: clean_seconds(embeddings, rows) for name, rows in rows_of.items()}
     return Diarization(sort_turns(turns), recording, vectors, clean_seconds, seconds)
 
 
-def _speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
+def speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
     """(E,) mean of unit embeddings, so that long vectors do not outweigh the others, by their seconds."""
     from knn_cli.core.vectors import l2_normalize
 
@@ -384,9 +384,9 @@ def _speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) ->
     return mean
 
 
-def _clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64], frames: int) -> float:
+def clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> float:
     """Seconds of the recording behind the embeddings of these short windows, overlapping windows counted once."""
-    used = np.zeros(frames, dtype=bool)
+    used = np.zeros(embeddings.short_windows.frames, dtype=bool)
     for speaker in (embeddings.short[row] for row in rows.tolist()):
         used[np.flatnonzero(speaker.embedding_mask) + embeddings.short_windows.starts[speaker.window]] = True
     return float(used.sum() * FRAME_SECONDS)

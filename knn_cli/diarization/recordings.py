@@ -5,24 +5,32 @@ A recording that fails is replaced by its error; the others are not affected.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
-from knn_cli.diarization import channels, identification, linking, pipeline
+from knn_cli.diarization import channels, identification, kept_analysis, linking, pipeline
 from knn_cli.diarization.identification import EnrolledSpeakers, IdentificationResult
+from knn_cli.diarization.kept_analysis import KeptAnalysis
+from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.formats import rttm
 from knn_cli.formats.uem import read_uem
+from knn_cli.networks import bundle
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
 
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.networks.bundle import Bundle
+
+AnalysisUser = Callable[[Path, KeptAnalysis], None]
 
 
 class RecordingResult(NamedTuple):
@@ -38,7 +46,13 @@ class RecordingResult(NamedTuple):
 
 
 def diarize_recordings(
-    files: Sequence[Path], embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", **settings: Any
+    files: Sequence[Path],
+    embedder: Embedder,
+    *,
+    per_channel: bool = False,
+    channel: str = "mix",
+    analysed: AnalysisUser | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[Path, Diarization | KnnError]]:
     """Diarize files one after the other.
 
@@ -53,6 +67,9 @@ def diarize_recordings(
         gives an AudioError. Numbers of speakers are then per channel.
     channel : str
         The channel that is read where `per_channel` is False.
+    analysed : callable, optional
+        Called with each file and its `KeptAnalysis` before that is clustered; not where `per_channel` is True. The
+        segmentation network of the options is then loaded already.
     **settings
         Further arguments of `pipeline.diarize`.
 
@@ -65,10 +82,95 @@ def diarize_recordings(
         try:
             if per_channel:
                 yield path, _diarize_channels(path, embedder, settings)
-            else:
+            elif analysed is None:
                 yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
+            else:
+                analysis = _analysis(path, embedder, settings["options"], channel)
+                analysed(path, analysis)
+                if _has_enough_windows(analysis, settings):
+                    yield path, diarize_analysis(analysis, embedder.bundle, **settings)
+                else:  # so little sound that it costs nothing to embed it in shorter windows
+                    yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
         except KnnError as error:
             yield path, error
+
+
+def diarize_kept(
+    files: Sequence[Path], *, analysed: AnalysisUser | None = None, **settings: Any
+) -> Iterator[tuple[Path, Diarization | KnnError]]:
+    """Diarize kept analyses, with the same turns as from the sound; no network is loaded.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Kept analyses, no two of the same stem.
+    analysed : callable, optional
+        Called with each file and its `KeptAnalysis`.
+    **settings
+        Further arguments of `diarize_analysis`.
+
+    Yields
+    ------
+    tuple of Path and (Diarization or KnnError)
+    """
+    check_unique_stems(files)
+    for path in files:
+        try:
+            analysis = kept_analysis.load(path)
+            if not _has_enough_windows(analysis, settings):
+                count = np.count_nonzero(analysis.windows.seconds)
+                raise KnnError(
+                    f"{path} holds {count} embeddings, too few for so many speakers.", "Diarize the sound itself."
+                )
+            if analysed is not None:
+                analysed(path, analysis)
+            model = None
+            if settings["options"].clusterer == "vbx":
+                model = bundle.find_embedder(analysis.embedder)
+            yield path, diarize_analysis(analysis, model, **settings)
+        except KnnError as error:
+            yield path, error
+
+
+def diarize_analysis(
+    analysis: KeptAnalysis, model: Bundle | None, *, options: DiarizationOptions, **numbers: int | None
+) -> Diarization:
+    """Cluster and reconstruct: what is left of a diarization when all that takes time is done.
+
+    Parameters
+    ----------
+    analysis : KeptAnalysis
+    model : Bundle or None
+        The embedding model, for a clustering method that needs its PLDA.
+    options : DiarizationOptions
+        Of these, clustering and post-processing.
+    **numbers
+        `num_speakers`, `min_speakers` and `max_speakers` of `pipeline.diarize`.
+
+    Returns
+    -------
+    Diarization
+
+    Raises
+    ------
+    KnnError
+        For numbers of speakers that contradict each other, and for settings that the method does not take.
+    """
+    clusterer = pipeline.build_clusterer(options.clusterer, options.clusterer_settings, model)
+    labels = pipeline.cluster_windows(analysis.windows, clusterer, numbers)
+    return pipeline.reconstruct(analysis.windows, labels, options, analysis.seconds, analysis.recording)
+
+
+def _analysis(path: Path, embedder: Embedder, options: DiarizationOptions, channel: str) -> KeptAnalysis:
+    windows, seconds = pipeline.analyse(path, embedder, options, channel)
+    network = kept_analysis.SILERO if options.vad == "silero" else options.segmentation.bundle.fingerprint
+    return KeptAnalysis(windows, path.stem, seconds, channel, embedder.bundle.fingerprint, network)
+
+
+def _has_enough_windows(analysis: KeptAnalysis, settings: Mapping[str, Any]) -> bool:
+    """False where a diarization of the sound would embed shorter windows, for the speakers asked for."""
+    asked = settings.get("num_speakers") or settings.get("min_speakers") or 1
+    return not 0 < np.count_nonzero(analysis.windows.seconds) < asked
 
 
 def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any]) -> Diarization:
