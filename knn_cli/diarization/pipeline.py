@@ -370,8 +370,8 @@ def _to_diarization(
     rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
     vectors = {name: speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
-    clean_seconds = {name: clean_seconds(embeddings, rows) for name, rows in rows_of.items()}
-    return Diarization(sort_turns(turns), recording, vectors, clean_seconds, seconds)
+    clean_speech = {name: clean_seconds(embeddings, rows) for name, rows in rows_of.items()}
+    return Diarization(sort_turns(turns), recording, vectors, clean_speech, seconds)
 
 
 def speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
