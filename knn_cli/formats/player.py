@@ -1,12 +1,15 @@
-"""An HTML page that plays a recording and shows its turns; it sends no requests, and saves edited names as RTTM.
+"""An HTML page that plays a recording, shows its turns and lets them be corrected; it sends no requests.
 
-The page is `templates/player.html` with `player.css` and `player.js` inlined. Names are passed as JSON or escaped, and
-the script shows them as text, never as markup.
+The page is `templates/player.html` with `player.css`, `player_corrections.js` (edits, and the files that are saved) and
+`player.js` (what is seen) inlined. Names are passed as JSON or escaped, and the scripts show them as text, never as
+markup. Edits that are not saved stay in the browser, under a key that belongs to these turns of this recording.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -151,7 +154,7 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
             data=_data(document, peaks, kind, href),
             sound=_base64_pieces(sound),
             style=load_asset("knn_cli.formats", "player.css"),
-            script=load_asset("knn_cli.formats", "player.js"),
+            scripts=[load_asset("knn_cli.formats", f"{name}.js") for name in ("player_corrections", "player")],
         )
         for piece in pieces:
             file.write(piece.encode())
@@ -192,11 +195,15 @@ def _relative(source: Path, folder: Path) -> str:
 
 
 def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[str, Any]:
-    """Data of the page's script; a turn is start and end in milliseconds, index in `speakers`, confidence or null."""
+    """Data of the page's script; a turn is start and end in milliseconds, index in `speakers`, confidence or null.
+
+    `key` is a digest of all of it, by which a browser keeps edits.
+    """
     turns = document.rounded()
     speakers = list(seconds_by_label(turns))
     speaker_index = {speaker: index for index, speaker in enumerate(speakers)}
-    return {
+    data = {
+        "recording": document.name or "",
         "file": rttm_field(document.name),
         "seconds": round(max(peaks.total_seconds, *(turn.end_ms / 1000 for turn in turns), 0.0), 3),
         "speakers": speakers,
@@ -210,6 +217,7 @@ def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[st
         "kind": kind,
         "href": href,
     }
+    return {**data, "key": hashlib.sha256(json.dumps(data).encode()).hexdigest()}
 
 
 def _base64_pieces(sound: IO[bytes]) -> Iterator[str]:

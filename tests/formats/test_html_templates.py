@@ -13,11 +13,12 @@ from jinja2 import UndefinedError
 from knn_cli.formats.html_templates import load_asset, load_template
 
 HOSTILE = '</script><img src=x onerror=alert(1)> & "q"'
+ASSETS = ("player_corrections.js", "player.js", "player.css")
 
 
 def render(**values: object) -> str:
-    script, style = (load_asset("knn_cli.formats", f"player.{suffix}") for suffix in ("js", "css"))
-    context = {"title": HOSTILE, "data": {"kind": "x", "name": HOSTILE}, "sound": ["YQ=="], "script": script}
+    *scripts, style = (load_asset("knn_cli.formats", name) for name in ASSETS)
+    context = {"title": HOSTILE, "data": {"kind": "x", "name": HOSTILE}, "sound": ["YQ=="], "scripts": scripts}
     return load_template("knn_cli.formats", "player.html").render({**context, "style": style, **values})
 
 
@@ -30,8 +31,8 @@ def test_values_are_escaped_and_data_reads_back() -> None:
 
 def test_assets_are_put_in_whole_with_their_digest() -> None:
     page = render()
-    for suffix in ("js", "css"):
-        asset = load_asset("knn_cli.formats", f"player.{suffix}")
+    for name in ASSETS:
+        asset = load_asset("knn_cli.formats", name)
         assert asset.text in page and f"'sha256-{asset.sha256}'" in page
         assert asset.sha256 == base64.b64encode(hashlib.sha256(asset.text.encode()).digest()).decode()
 

@@ -6,9 +6,7 @@ import base64
 import io
 import json
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyannote.core import Annotation, Segment
 
-from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Diarization
 from knn_cli.formats import player
 from knn_cli.formats.rttm import write_rttm
-from knn_cli.formats.spans import turn_document
 from tests.helpers import browser as chromium
+from tests.helpers.player_pages import NEEDS_BROWSER, clicks, saved, script_text, track_names, until, write_page
 from tests.helpers.turns import by_track
 from tests.helpers.turns import diarization as diarization_of
 
@@ -46,42 +42,13 @@ def rttm(annotation: Annotation) -> str:
     return file.getvalue()
 
 
-def clicks(path: Path, seconds: float = SECONDS, rate: int = 16000) -> Path:
-    """A click at each whole second in faint noise."""
-    samples = np.random.default_rng(0).normal(0, 0.002, round(seconds * rate))
-    for second in range(1, int(seconds)):
-        samples[second * rate : second * rate + rate // 100] = 0.8
-    soundfile.write(path, samples, rate)
-    return path
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("player")
-    sound = clicks(folder / "talk.wav")
+    sound = clicks(folder / "talk.wav", SECONDS)
     diarization = diarization_of(annotated(), by_track(annotated(), {0: 0.95, 1: 0.4, 2: 1.0}), seconds=SECONDS)
     write_page(diarization, folder / "talk.html", sound)
     return folder / "talk.html"
-
-
-def write_page(
-    diarization: Diarization,
-    path: Path,
-    audio_path: Path,
-    *,
-    channel: str = "mix",
-    location: Path | None = None,
-    embed_seconds: float = player.EMBED_SECONDS,
-) -> None:
-    document = turn_document(diarization, audio_path=audio_path, channel=channel)
-    with replacing(path) as part, part.open("wb") as file:
-        player.write_html(replace(document, location=location or path), file, embed_seconds=embed_seconds)
-
-
-def script_text(page: Path, name: str) -> str:
-    found = re.search(rf'<script type="[^"]+" id="{name}">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def test_what_the_page_holds(page: Path) -> None:
@@ -99,7 +66,7 @@ def test_what_the_page_holds(page: Path) -> None:
 
 def test_names_are_data_and_never_markup(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text.count("</script>") == text.count("<script") == 3
+    assert text.count("</script>") == text.count("<script") == 4
     assert "<img" not in text and "<!--" not in text
     assert "<h1>a talk &lt;/title&gt;</h1>" in text and text.count("</title>") == 1
     assert "http" not in re.sub(r'http-equiv="', "", text)
@@ -166,7 +133,7 @@ def test_peaks_are_those_of_all_samples(sizes: list[int], first: int, max_bins: 
 @pytest.fixture(scope="module")
 def opened(page: Path) -> Iterator[chromium.Browser]:
     if chromium.BINARY is None:
-        pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium; Ubuntu: snap install chromium)")
+        pytest.skip(NEEDS_BROWSER)
     with chromium.Browser(width=1000, height=900) as browser:
         browser.open(page)
         yield browser
@@ -175,14 +142,6 @@ def opened(page: Path) -> Iterator[chromium.Browser]:
 def foreign(browser: chromium.Browser, page: Path) -> list[str]:
     """What the page asked for that is not itself or in itself."""
     return [one for one in browser.requests if not one.startswith("blob:") and one != page.resolve().as_uri()]
-
-
-def until(browser: chromium.Browser, condition: str) -> None:
-    """Wait for a condition in the page."""
-    deadline = time.monotonic() + 30
-    while not browser.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
 
 
 def pause(browser: chromium.Browser) -> None:
@@ -195,16 +154,10 @@ def rename(browser: chromium.Browser, speaker: int, name: str) -> None:
         for (const event of ["input", "change"]) input.dispatchEvent(new Event(event)); }})()""")
 
 
-def names(browser: chromium.Browser) -> list[str]:
-    return list(
-        browser.evaluate("[...document.querySelectorAll('#names span:last-child')].map(one => one.textContent)")
-    )
-
-
 def test_browser_loads_without_a_fault_or_a_request(page: Path, opened: chromium.Browser) -> None:
     until(opened, "audio.readyState >= 1")
     assert opened.evaluate("audio.duration") == pytest.approx(SECONDS, abs=0.05)
-    assert names(opened) == ["SPEAKER_00", HOSTILE, "SPEAKER_02"]
+    assert track_names(opened) == ["SPEAKER_00", HOSTILE, "SPEAKER_02"]
     assert opened.evaluate("document.querySelectorAll('img').length") == 0
     assert opened.evaluate("document.querySelectorAll('#rows button').length") == len(TURNS)
     assert opened.evaluate("document.querySelector('#about').textContent") == "0:12 · 3 speakers · 4 turns"
@@ -260,31 +213,24 @@ def test_browser_obeys_the_keyboard(opened: chromium.Browser) -> None:
 
 
 def test_browser_renames_and_saves_what_knn_would_write(opened: chromium.Browser, tmp_path: Path) -> None:
-    opened.save_to(tmp_path)
+    def text() -> str:
+        return saved(opened, tmp_path, "save", ".rttm")
 
-    def saved() -> str:
-        opened.evaluate("save.click()")
-        deadline = time.monotonic() + 30
-        while not (files := [one for one in tmp_path.iterdir() if one.suffix == ".rttm" and one.stat().st_size]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        text = files[0].read_text(encoding="utf-8")
-        files[0].unlink()
-        return text
-
-    assert saved() == rttm(annotated())
+    assert text() == rttm(annotated())
     odd = " Zoë\x1c\u00a0de\u3000la\tCruz <b> "
     rename(opened, 0, odd)
-    assert saved() == rttm(annotated({"SPEAKER_00": odd}))
+    assert text() == rttm(annotated({"SPEAKER_00": odd}))
     rename(opened, 2, odd)  # two speakers of one name are one
-    assert len(names(opened)) == 2
+    assert len(track_names(opened)) == 2
     assert "2 speakers" in opened.evaluate("document.querySelector('#about').textContent")
     assert opened.evaluate("document.querySelector('#speakers .share').textContent") == "8.3 s · 73.3 %"
-    assert saved() == rttm(annotated({"SPEAKER_00": odd, "SPEAKER_02": odd}))
-    rename(opened, 2, "   ")  # no name keeps the one before
-    assert saved() == rttm(annotated({"SPEAKER_00": odd, "SPEAKER_02": odd}))
-    rename(opened, 2, "SPEAKER_02")
-    assert len(names(opened)) == 3
+    assert text() == rttm(annotated({"SPEAKER_00": odd, "SPEAKER_02": odd}))
+    rename(opened, 0, "   ")  # no name keeps the one before
+    assert text() == rttm(annotated({"SPEAKER_00": odd, "SPEAKER_02": odd}))
+    opened.evaluate("undo.click()")
+    assert len(track_names(opened)) == 3 and text() == rttm(annotated({"SPEAKER_00": odd}))
+    opened.evaluate("undo.click()")
+    assert text() == rttm(annotated())
     assert opened.errors == []
 
 

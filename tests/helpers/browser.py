@@ -37,11 +37,13 @@ class Browser:
 
     requests : addresses that the page asked for, data: ones left out, the page's own among them
     errors   : console errors and warnings, exceptions that nothing caught, and what the browser itself complains of
+    dialogs  : kinds of the dialogs that opened, "beforeunload" among them; each is accepted
     """
 
     def __init__(self, *, width: int = 1000, height: int = 800, seconds: float = 60.0) -> None:
         self.requests: list[str] = []
         self.errors: list[str] = []
+        self.dialogs: list[str] = []
         self.width, self.height, self.seconds = width, height, seconds
         self._loaded = False
         self._last, self._buffer = 0, b""
@@ -101,6 +103,10 @@ class Browser:
         while not self._loaded:
             self._take(deadline)
 
+    def before(self, script: str) -> None:
+        """Run a script in each page that is opened from now on, before its own."""
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def evaluate(self, script: str) -> Any:
         """The value of an expression of JavaScript, waited for where it is a promise."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -117,10 +123,15 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def press(self, key: str, text: str = "") -> None:
+    def press(self, key: str, text: str = "", *, control: bool = False) -> None:
         """Press a key, as JavaScript names it; `text` is what it writes."""
-        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
-        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+        held = 2 if control else 0
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, modifiers=held)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=held)
+
+    def write(self, text: str) -> None:
+        """Put a text in the place of what is selected in the field that has the focus."""
+        self._call("Input.insertText", text=text)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> Path:
         """A PNG of what is seen, or of the `whole` page."""
@@ -134,16 +145,17 @@ class Browser:
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters}
+        number = self._last  # a dialog that opens meanwhile is answered by a call in this one
+        message = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         data = json.dumps(message).encode() + b"\0"
         while data:
             data = data[os.write(self._to, data) :]
         deadline = time.monotonic() + self.seconds
-        while self._last not in self._answers:
+        while number not in self._answers:
             self._take(deadline)
-        answer = self._answers.pop(self._last)
+        answer = self._answers.pop(number)
         assert "error" not in answer, (method, answer["error"])
         result: dict[str, Any] = answer["result"]
         return result
@@ -172,5 +184,8 @@ class Browser:
             self.errors.append(json.dumps(said["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.errors.append(json.dumps(said["args"]))
+        elif method == "Page.javascriptDialogOpening":
+            self.dialogs.append(said["type"])
+            self._call("Page.handleJavaScriptDialog", accept=True)
         elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.errors.append(said["entry"]["text"])

@@ -2,8 +2,10 @@
 {
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const turns = data.turns.map(([start, end, speaker, confidence], place) => ({start, end, speaker, confidence, place}));
-const names = [...data.speakers];  // as edited; turns keep the index of their original speaker
+const history = new corrections.History(data.turns.map(([start, end, speaker, confidence]) =>
+  ({start, end, speaker: data.speakers[speaker], confidence})), data.speakers);
+let turns = [], tracks = [];  // as corrected: the turns by time, and the label of each track
+let chosen = -1;  // place of the turn that is corrected
 const audio = $("audio"), scroller = $("scroller"), canvas = $("canvas"), overview = $("overview");
 const peaks = Int8Array.from(atob(data.peaks), letter => letter.charCodeAt(0));
 const WAVE_HEIGHT = 96, AXIS_HEIGHT = 22, TRACK_HEIGHT = 26, ROW_HEIGHT = 34;  // pixels
@@ -52,86 +54,194 @@ function toggle() {
 }
 function goToTurn(step) {  // the turn before or after
   const now = audio.currentTime * 1000;
-  const turn = step > 0 ? turns.find(turn => turn.start > now + 1)
-    : turns.filter(turn => turn.start < now - (audio.paused ? 1 : 1000)).pop();
-  if (turn) go(turn.start / 1000, !audio.paused);
+  const place = step > 0 ? turns.findIndex(turn => turn.start > now + 1)
+    : turns.findLastIndex(turn => turn.start < now - (audio.paused ? 1 : 1000));
+  if (place < 0) return;
+  choose(place);
+  go(turns[place].start / 1000, !audio.paused);
 }
 
-// ---------------------------------------------------------------- names
-// Speakers with the same name count as one speaker, with the track and the colour of the first of them.
-const first = speaker => names.indexOf(names[speaker]);
-let tracks = [], trackOf = [], colours = [];
-function regroup() {
-  tracks = names.map((_, speaker) => speaker).filter(speaker => first(speaker) === speaker);
-  trackOf = names.map((_, speaker) => tracks.indexOf(first(speaker)));
-  colours = names.map((_, speaker) => data.colours[first(speaker) % data.colours.length]);
-}
+// ---------------------------------------------------------------- speakers
+let trackOf = new Map();
+const colourOf = label => data.colours[history.state.speakers.get(label) % data.colours.length];
 function speakingTime() {  // seconds per track; overlapping turns of one speaker are counted once
   const total = tracks.map(() => 0), until = tracks.map(() => 0);
   for (const {start, end, speaker} of turns) {
-    const track = trackOf[speaker];
+    const track = trackOf.get(speaker);
     total[track] += Math.max(0, end - Math.max(start, until[track]));
     until[track] = Math.max(end, until[track]);
   }
   return total.map(milliseconds => milliseconds / 1000);
 }
-const swatch = speaker => {
+const swatch = label => {
   const square = make("span", {className: "swatch"});
-  square.style.background = colours[speaker];
+  square.style.background = colourOf(label);
   return square;
 };
+function speakerRow(track) {  // a row of the list, for whichever speaker has this track
+  const input = make("input", {spellcheck: false, autocomplete: "off"});
+  input.addEventListener("change", () => { rename(tracks[track], input.value); input.value = tracks[track]; });
+  input.addEventListener("keydown", event => {
+    if (event.key === "Escape") input.value = tracks[track];
+    if (event.key === "Enter" || event.key === "Escape") input.blur();
+  });
+  return make("li", {}, make("span", {className: "soft", textContent: track + 1}),
+    make("span", {className: "swatch"}), input, make("span", {className: "share soft"}),
+    make("span", {className: "track"}, make("i")));
+}
+const options = (chosenTrack, ...more) => [...tracks.map((label, track) =>
+  make("option", {value: track, textContent: label, selected: track === chosenTrack})), ...more];
 function drawNames() {
   const total = speakingTime(), all = total.reduce((sum, seconds) => sum + seconds, 0) || 1;
-  $("names").replaceChildren(...tracks.map(speaker => {
-    const row = make("div", {title: names[speaker]}, swatch(speaker), make("span", {textContent: names[speaker]}));
+  $("names").replaceChildren(...tracks.map(label => {
+    const row = make("div", {title: label}, swatch(label), make("span", {textContent: label}));
     row.style.height = TRACK_HEIGHT + "px";
     return row;
   }));
-  [...$("speakers").children].forEach((row, speaker) => {
-    const track = trackOf[speaker], isFirst = tracks[track] === speaker, share = total[track] / all;
-    row.querySelector(".swatch").style.background = colours[speaker];
+  const speakers = $("speakers");
+  while (speakers.children.length > tracks.length) speakers.lastChild.remove();
+  while (speakers.children.length < tracks.length) speakers.append(speakerRow(speakers.children.length));
+  tracks.forEach((label, track) => {
+    const row = speakers.children[track], share = total[track] / all, input = row.querySelector("input");
+    input.value = label;
+    input.setAttribute("aria-label", `Name of ${label}`);
+    row.querySelector(".swatch").style.background = colourOf(label);
     const length = total[track] < 60 ? total[track].toFixed(1) + " s" : clock(total[track], 0);
-    row.querySelector(".share").textContent = isFirst ? `${length} · ${(100 * share).toFixed(1)} %` : "counted above";
+    row.querySelector(".share").textContent = `${length} · ${(100 * share).toFixed(1)} %`;
     const bar = row.querySelector("i");
-    bar.style.width = isFirst ? 100 * share + "%" : "0";
-    bar.style.background = colours[speaker];
+    bar.style.width = 100 * share + "%";
+    bar.style.background = colourOf(label);
   });
-  const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+  $("merging").hidden = tracks.length < 2;
+  $("merge-from").replaceChildren(...options(tracks.length - 1));
+  $("merge-into").replaceChildren(...options(0));
+  $("hint").textContent = [tracks.length > 1 ? "A speaker who gets the name of another is merged into them." : "",
+    turns.some(turn => turn.confidence !== null) ? "The paler a turn, the less certain its speaker." : ""].join(" ");
   $("about").textContent = [clock(data.seconds, 0), count(tracks.length, "speaker"), count(turns.length, "turn")]
     .join(" · ");
 }
-function rename(speaker, text) {
-  const name = text.trim();
-  if (name) names[speaker] = name;
-  regroup();
+const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
+// ---------------------------------------------------------------- corrections
+const KEY = `knn-corrections:${data.key}`;
+let saved = "[]";  // the edits that were saved last
+const unsaved = () => JSON.stringify(history.applied) !== saved;
+const say = text => { $("message").textContent = text; };
+const span = turn => `${clock(turn.start / 1000)} – ${clock(turn.end / 1000)}`;
+
+function choose(place) {
+  chosen = place;
+  const turn = turns[place];
+  $("chosen").textContent = turn ? span(turn) : "No turn is chosen.";
+  $("speaker").disabled = $("remove").disabled = !turn;
+  $("speaker").replaceChildren(...options(turn ? trackOf.get(turn.speaker) : -1,
+    make("option", {value: "new", textContent: "New speaker", selected: false})));
+  if (!turn) $("speaker").selectedIndex = -1;
+  mark();
+  draw();
+}
+function update(place) {  // all that is seen, after the history went on or back
+  turns = history.state.turns;
+  tracks = [...history.state.speakers.keys()];
+  trackOf = new Map(tracks.map((label, track) => [label, track]));
+  latest = -1;
+  $("undo").disabled = $("undo-all").disabled = !history.done;
+  $("redo").disabled = history.done === history.edits.length;
   resize();
   drawNames();
+  rows.style.height = turns.length * ROW_HEIGHT + "px";
+  $("none").hidden = turns.length > 0;
   drawRows(true);
+  choose(Math.min(place, turns.length - 1));
 }
-names.forEach((name, speaker) => {
-  const input = make("input", {value: name, spellcheck: false, autocomplete: "off"});
-  input.setAttribute("aria-label", `Name of ${name}`);
-  input.addEventListener("input", () => rename(speaker, input.value));
-  input.addEventListener("change", () => { input.value = names[speaker]; });
-  input.addEventListener("keydown", event => { if (event.key === "Enter") input.blur(); });
-  const track = make("span", {className: "track"}, make("i"));
-  $("speakers").append(make("li", {}, make("span", {className: "swatch"}), input,
-    make("span", {className: "share soft"}), track));
-});
-$("hint").textContent = [names.length > 1 ? "Speakers with the same name are merged." : "",
-  turns.some(turn => turn.confidence !== null) ? "The paler a turn, the less certain its speaker." : ""].join(" ");
-
-// ---------------------------------------------------------------- RTTM, as knn writes it
-const word = text => text.split(/[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/)
-  .filter(Boolean).join("_") || "<NA>";
-const fixed = milliseconds => `${Math.floor(milliseconds / 1000)}.${String(milliseconds % 1000).padStart(3, "0")}`;
-const line = ({start, end, speaker}) =>
-  `SPEAKER ${data.file} 1 ${fixed(start)} ${fixed(end - start)} <NA> <NA> ${word(names[speaker])} <NA> <NA>\n`;
-$("save").addEventListener("click", () => {
-  const address = URL.createObjectURL(new Blob(turns.map(line), {type: "text/plain"}));
-  make("a", {href: address, download: `${data.file}.rttm`}).click();
+function keep() {
+  let text = unsaved() ? "The corrections are not saved as a file yet; this browser keeps them for this page." : "";
+  try {
+    if (history.edits.length) {
+      const {edits, done} = history;
+      localStorage.setItem(KEY, JSON.stringify({edits, done, saved: !unsaved()}));
+    } else localStorage.removeItem(KEY);
+  } catch {
+    if (unsaved()) text = "This browser cannot keep the corrections: save them before you leave the page.";
+  }
+  $("kept").textContent = text;
+}
+function restore() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(KEY));
+    if (!kept) return;
+    history.restore(kept.edits, kept.done);
+    if (kept.saved) saved = JSON.stringify(history.applied);
+  } catch { return; }  // nothing is kept, or nothing that can be read
+  if (history.done) say(`The page is as it was left, with ${count(history.done, "correction")}.`);
+}
+function correct(edit, text, place = chosen) {
+  if (!history.add(edit)) return false;
+  update(place);
+  keep();
+  say(text);
+  return true;
+}
+function move(done, text) {
+  if (done < 0 || done > history.edits.length || done === history.done) return;
+  const edit = history.edits[Math.min(done, history.done)];  // that is undone or redone, the first of several
+  history.done = done;
+  update(edit.start === undefined ? chosen : corrections.near(history.state, edit));
+  keep();
+  say(`${text} ${count(history.done, "correction")} of ${history.edits.length} in place.`);
+}
+const undo = () => move(history.done - 1, "Undone.");
+const redo = () => move(history.done + 1, "Redone.");
+function merge(speaker, into) {
+  if (speaker === into) say("Choose two speakers.");
+  else correct({edit: "merge", speaker, into}, `${speaker} is merged into ${into}.`);
+}
+function rename(speaker, text) {
+  const name = new TextDecoder().decode(new TextEncoder().encode(text.trim()));  // half characters are replaced
+  if (name === speaker || !corrections.words(name).length) return;
+  if (tracks.includes(name)) merge(speaker, name);
+  else correct({edit: "rename", speaker, to: name}, `${speaker} is ${name} now.`);
+}
+function reassign(to) {
+  const turn = turns[chosen];
+  if (!turn) say("Choose a turn first.");
+  else if (to !== undefined && to !== turn.speaker)
+    correct(corrections.about("reassign", turn, {to}), `The turn at ${clock(turn.start / 1000)} is of ${to} now.`);
+}
+function split() {  // the chosen turn where the cursor is in it, or else the last one there that began
+  const now = Math.round(audio.currentTime * 1000), edge = corrections.EDGE;
+  const around = turn => turn && turn.start + edge <= now && now <= turn.end - edge;
+  const turn = around(turns[chosen]) ? turns[chosen] : turns.findLast(around);
+  if (!turn) say("There is no turn around the cursor.");
+  else if (correct(corrections.about("split", turn, {at: now / 1000}), `The turn is split at ${clock(now / 1000)}.`))
+    choose(turns.findIndex(({start, end, speaker}) => start === now && end === turn.end && speaker === turn.speaker));
+}
+function remove() {
+  const turn = turns[chosen];
+  if (turn) correct(corrections.about("delete", turn), `The turn at ${clock(turn.start / 1000)} is deleted.`);
+  else say("Choose a turn first.");
+}
+function save(text, name, type) {
+  const address = URL.createObjectURL(new Blob([text], {type}));
+  make("a", {href: address, download: name}).click();
   setTimeout(() => URL.revokeObjectURL(address), 60000);
+  saved = JSON.stringify(history.applied);
+  keep();
+  say(`${name} is saved.`);
+}
+$("undo").addEventListener("click", undo);
+$("redo").addEventListener("click", redo);
+$("undo-all").addEventListener("click", () => move(0, "All undone."));
+$("speaker").addEventListener("change", event => {
+  reassign(event.target.value === "new" ? history.newLabel() : tracks[event.target.value]);
 });
+$("split").addEventListener("click", split);
+$("remove").addEventListener("click", remove);
+$("merge").addEventListener("click", () => merge(tracks[$("merge-from").value], tracks[$("merge-into").value]));
+$("save").addEventListener("click", () => save(corrections.rttm(data.file, turns), `${data.file}.rttm`, "text/plain"));
+$("save-corrections").addEventListener("click", () =>
+  save(corrections.json(data.recording, history.applied), `${data.file}.corrections.json`, "application/json"));
+addEventListener("beforeunload", event => { if (unsaved()) event.preventDefault(); });
 
 // ---------------------------------------------------------------- the timeline
 const width = () => scroller.clientWidth;
@@ -192,17 +302,23 @@ function paint() {
       pen.fillText(text, clamp(at - half, 2, wide - 2 * half - 2), WAVE_HEIGHT + AXIS_HEIGHT / 2);
   }
   // Turns, and the speaker of each column of the waveform
-  const columnSpeaker = new Int16Array(wide).fill(-1);
+  const columnTrack = new Int16Array(wide).fill(-1), trackColours = tracks.map(colourOf);
   const seen = turns.filter(turn => turn.end >= begin * 1000 && turn.start <= end * 1000);
   for (const turn of seen) {
     const from = x(turn.start / 1000), to = Math.max(from + 1.5, x(turn.end / 1000));
-    columnSpeaker.fill(turn.speaker, Math.max(0, Math.round(from)), Math.max(0, Math.round(to)));
+    columnTrack.fill(trackOf.get(turn.speaker), Math.max(0, Math.round(from)), Math.max(0, Math.round(to)));
     pen.globalAlpha = opacity(turn);
-    pen.fillStyle = colours[turn.speaker];
+    pen.fillStyle = colourOf(turn.speaker);
     pen.beginPath();
-    const top = TRACKS_TOP + trackOf[turn.speaker] * TRACK_HEIGHT + 5;
+    const top = TRACKS_TOP + trackOf.get(turn.speaker) * TRACK_HEIGHT + 5;
     pen.roundRect(from, top, to - from, TRACK_HEIGHT - 9, Math.min(4, (to - from) / 3));
     pen.fill();
+    if (turn === turns[chosen]) {
+      pen.globalAlpha = 1;
+      pen.strokeStyle = colour("--ink");
+      pen.lineWidth = 2;
+      pen.stroke();
+    }
   }
   pen.globalAlpha = 1;
   const middle = WAVE_HEIGHT / 2, tall = (WAVE_HEIGHT - 10) / 254, bins = peaks.length / 2;
@@ -217,7 +333,7 @@ function paint() {
       bottom = Math.min(bottom, peaks[2 * bin]);
       top = Math.max(top, peaks[2 * bin + 1]);
     }
-    const style = columnSpeaker[column] < 0 ? wave : colours[columnSpeaker[column]];
+    const style = columnTrack[column] < 0 ? wave : trackColours[columnTrack[column]];
     if (style !== last) pen.fillStyle = last = style;
     pen.fillRect(column, middle - top * tall, 1, Math.max(1, (top - bottom) * tall));
   }
@@ -228,9 +344,9 @@ function paintOverview() {
   const high = 18 / Math.max(1, tracks.length);
   pen.clearRect(0, 0, wide, 26);
   for (const turn of turns) {
-    pen.fillStyle = colours[turn.speaker];
+    pen.fillStyle = colourOf(turn.speaker);
     const length = Math.max(1, (turn.end - turn.start) / 1000 * per);
-    pen.fillRect(turn.start / 1000 * per, 4 + trackOf[turn.speaker] * high, length, Math.max(1, high - .5));
+    pen.fillRect(turn.start / 1000 * per, 4 + trackOf.get(turn.speaker) * high, length, Math.max(1, high - .5));
   }
   pen.strokeStyle = colour("--ink");
   pen.lineWidth = 1.5;
@@ -243,18 +359,19 @@ function under(event) {  // the time below the pointer, and the turn
   const time = (scroller.scrollLeft + event.clientX - box.left) / zoom;
   const track = Math.floor((y - TRACKS_TOP) / TRACK_HEIGHT);
   const slack = 2 / zoom * 1000;
-  const turn = track < 0 ? null : turns.filter(({start, end, speaker}) => trackOf[speaker] === track &&
-    start - slack <= time * 1000 && time * 1000 <= end + slack).pop();
-  return {time, turn};
+  const place = turns.findLastIndex(({start, end, speaker}) => trackOf.get(speaker) === track &&
+    start - slack <= time * 1000 && time * 1000 <= end + slack);
+  return {time, place, turn: turns[place]};
 }
 const confidencePercent = turn => turn.confidence === null ? "" : `${Math.round(100 * turn.confidence)} %`;
 scroller.addEventListener("click", event => {
-  const {time, turn} = under(event);
+  const {time, place, turn} = under(event);
+  if (turn) choose(place);
   go(turn ? turn.start / 1000 : time);
 });
 scroller.addEventListener("pointermove", event => {
   const {time, turn} = under(event), tip = $("tip");
-  tip.textContent = turn ? `${names[turn.speaker]} · ${clock(turn.start / 1000)} – ${clock(turn.end / 1000)}` +
+  tip.textContent = turn ? `${turn.speaker} · ${span(turn)}` +
     (turn.confidence === null ? "" : ` · confidence ${confidencePercent(turn)}`) : clock(clamp(time, 0, data.seconds));
   tip.hidden = false;
   tip.style.left = clamp(event.clientX + 12, 0, innerWidth - tip.offsetWidth - 4) + "px";
@@ -282,16 +399,17 @@ function drawRows(anew = false) {
   if (!anew && shown === `${from}-${to}`) return;
   shown = `${from}-${to}`;
   const focus = document.activeElement, held = focus && rows.contains(focus) ? focus.dataset.turn : null;
-  rows.replaceChildren(...turns.slice(from, to).map(turn => {
+  rows.replaceChildren(...turns.slice(from, to).map((turn, index) => {
+    const place = from + index;
     const cell = (className, textContent) => make("span", {className, textContent});
     const row = make("button", {type: "button"}, swatch(turn.speaker),
-      cell("soft", `${clock(turn.start / 1000)} – ${clock(turn.end / 1000)}`), cell("name", names[turn.speaker]),
+      cell("soft", span(turn)), cell("name", turn.speaker),
       cell("number", ((turn.end - turn.start) / 1000).toFixed(1) + " s"), cell("number", confidencePercent(turn)));
     row.firstChild.style.opacity = opacity(turn);
-    row.style.top = turn.place * ROW_HEIGHT + "px";
-    row.dataset.turn = turn.place;
+    row.style.top = place * ROW_HEIGHT + "px";
+    row.dataset.turn = place;
     if (turn.confidence !== null) row.lastChild.title = "Confidence";
-    row.addEventListener("click", () => go(turn.start / 1000));
+    row.addEventListener("click", () => { choose(place); go(turn.start / 1000); });
     return row;
   }));
   if (held !== null) rows.querySelector(`[data-turn="${held}"]`)?.focus({preventScroll: true});
@@ -303,11 +421,12 @@ function mark() {
     const {start, end} = turns[row.dataset.turn];
     if (start <= now && now < end) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
+    row.setAttribute("aria-pressed", Number(row.dataset.turn) === chosen);
   }
 }
 list.addEventListener("scroll", () => drawRows());
-rows.style.height = turns.length * ROW_HEIGHT + "px";
-if (!turns.length) list.replaceChildren(make("p", {className: "soft empty", textContent: "No speech was found."}));
+list.replaceChildren(rows, make("p", {className: "soft empty", id: "none",
+  textContent: data.turns.length ? "All turns are deleted." : "No speech was found."}));
 
 // ---------------------------------------------------------------- time passes
 let latest = -1;
@@ -346,9 +465,12 @@ $("in").addEventListener("click", () => scale(1.6));
 $("out").addEventListener("click", () => scale(1 / 1.6));
 $("whole").addEventListener("click", () => { touched = false; resize(); });
 document.addEventListener("keydown", event => {
-  const tag = event.target.tagName;
-  if (event.ctrlKey || event.metaKey || event.altKey || tag === "SELECT" ||
-    (tag === "INPUT" && event.target.type !== "checkbox")) return;
+  const tag = event.target.tagName, typing = tag === "INPUT" && event.target.type !== "checkbox";
+  if ((event.ctrlKey || event.metaKey) && !event.altKey && !typing) {
+    const step = {z: event.shiftKey ? redo : undo, y: redo}[event.key.toLowerCase()];
+    if (step) { event.preventDefault(); step(); }
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || tag === "SELECT" || typing) return;
   if (event.key === " " && (tag === "INPUT" || (tag === "BUTTON" && !event.target.dataset.turn))) return;
   const keys = {
     " ": toggle,
@@ -359,7 +481,12 @@ document.addEventListener("keydown", event => {
     "+": () => scale(1.6),
     "=": () => scale(1.6),
     "-": () => scale(1 / 1.6),
+    n: () => reassign(history.newLabel()),
+    s: split,
+    Delete: remove,
+    Backspace: remove,
   };
+  for (let number = 1; number <= 9; number++) keys[number] = () => reassign(tracks[number - 1]);
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 });
 rows.addEventListener("keyup", event => {  // Enter plays the turn that has the focus, the space bar pauses as anywhere
@@ -368,11 +495,10 @@ rows.addEventListener("keyup", event => {  // Enter plays the turn that has the 
 addEventListener("resize", () => { resize(); drawRows(true); });
 media.addEventListener("change", draw);
 
-regroup();
 scroller.setAttribute("aria-valuemax", data.seconds);
 load();
-resize();
-drawNames();
-drawRows(true);
+restore();
+update(-1);
+keep();
 tick();
 }
