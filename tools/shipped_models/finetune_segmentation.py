@@ -1,7 +1,7 @@
 """Fine-tune pyannote's segmentation-3.0 on simulated meetings of training speakers, held close to what it was.
 
     python -m tools.shipped_models.finetune_segmentation --original BUNDLE --work WORK --name NAME --out FOLDER
-        [--data ../shared/data] [--conversations 240] [--steps 300] [--rate 1e-4] [--weight 0.5] [--share 1]
+        [--data ../shared/data] [--conversations 240] [--steps 200] [--rate 1e-4] [--weight 0.5] [--share 1]
 
 The loss of a window is the cross-entropy of its powerset classes, with speakers in the order that fits best (Plaquet
 and Bredin 2023), plus `weight` times the divergence from the original's class probabilities, so that what it knows of
@@ -42,6 +42,7 @@ SEED = 15_001
 FROZEN = ("normalize", "sinc", "convolutions", "norms")  # modules that are not trained
 DECAY = 0.99  # of the moving average of the weights
 EVERY = 25  # steps between checkpoints
+WARM = 20  # steps in which the rate rises
 
 
 def write_conversations(data: Path, work: Path, count: int) -> Path:
@@ -134,7 +135,7 @@ def train(original: PyanNet, dataset: Windows, run: Path, arguments: argparse.Na
         entropy = permutation_invariant_loss(logs, torch.from_numpy(np.stack([classes for _, classes in drawn])))
         apart = divergence(logs, kept_classes.clone())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps, arguments.rate)
+            group["lr"] = learning_rate(step, arguments.steps, arguments.rate, WARM)
         optimizer.zero_grad()
         (entropy + arguments.weight * apart).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -179,7 +180,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--conversations", type=int, default=240)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--weight", type=float, default=0.5)

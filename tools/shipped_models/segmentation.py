@@ -111,9 +111,9 @@ def speaker_error(logs: Tensor, target: Tensor) -> tuple[float, float]:
     return float(torch.stack(wrong).min(0).values.sum()), float(truth.sum(2).mul(counted).sum())
 
 
-def learning_rate(step: int, steps: int, rate: float) -> float:
-    """Linear warm-up over 100 steps, then half a cosine."""
-    return rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
+def learning_rate(step: int, steps: int, rate: float, warm: int = 100) -> float:
+    """Linear warm-up over `warm` steps, then half a cosine."""
+    return rate * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
 
 
 def main() -> None:
