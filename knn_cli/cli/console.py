@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Messages of other packages refer to parameters. Most are set by an option of the same name ...
 SAME_NAMES = frozenset(
     "as_norm batch_seconds calibration channel clusterer cohort config curve device draws folds force groups held_out "
-    "ignore int8 kind labels languages level link_speakers margin max_gap max_silence max_speakers min_segment "
+    "ignore int8 keep kind labels languages level link_speakers margin max_gap max_silence max_speakers min_segment "
     "min_speakers min_turn model num_speakers number out_of_set part per_channel preset priors rate recursive "
     "reference report seed segment segmentation speakers split step transforms uem units unwanted window".split()
 )
@@ -141,8 +141,16 @@ class Console:
 console = Console()
 
 
+ORDER = "knn.order"  # in the context's meta: names of the options as they were given, repeated ones each time
+
+
 class Command(TyperCommand):
-    """A command whose help does not list --help, which `knn --help` lists."""
+    """A command whose help does not list --help, which `knn --help` lists; it notes the order of its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            ctx.meta[ORDER] = [option.name for option in self.make_parser(ctx).parse_args(list(args))[2]]
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)

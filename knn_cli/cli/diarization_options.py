@@ -6,9 +6,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from knn_cli.cli.options import INPUT, MODEL, OUTPUT, SPEAKERS, complete_segmentation, switch, valued
 
-EDITING = "Speaker removal"
+EDITING, CORRECTIONS = "Speaker removal", "Corrections"
 
 
 class ClusteringMethod(str, Enum):
@@ -41,6 +43,9 @@ class TurnFormat(str, Enum):
     html = "html"
 
 
+SourcesArgument = Annotated[
+    list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders, or files of --keep.")
+]
 RttmOption = Annotated[
     Path | None,
     valued("--rttm", metavar="FILE", panel=OUTPUT, help="Write RTTM to this file, with any suffix."),
@@ -48,6 +53,24 @@ RttmOption = Annotated[
 SaveEmbeddingsOption = Annotated[
     Path | None,
     valued("--save-embeddings", metavar="STORE", panel=OUTPUT, help="Save the speaker embeddings here."),
+]
+KeepOption = Annotated[
+    Path | None,
+    valued("--keep", metavar="PATH", panel=OUTPUT, help="Keep what takes time, to change options fast."),
+]
+MergeOption = Annotated[
+    list[str] | None,
+    valued("--merge", metavar="A=B", panel=CORRECTIONS, help="Make speaker A part of B (repeatable)."),
+]
+SplitSpeakerOption = Annotated[
+    list[str] | None, valued("--split", metavar="A", panel=CORRECTIONS, help="Make speaker A two, by their voices.")
+]
+RenameOption = Annotated[
+    list[str] | None, valued("--rename", metavar="A=NAME", panel=CORRECTIONS, help="Give speaker A a name.")
+]
+CorrectionsOption = Annotated[
+    list[Path] | None,
+    valued("--corrections", metavar="FILE", panel=CORRECTIONS, help="Make the corrections of an HTML player."),
 ]
 MinSpeakersOption = Annotated[
     int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")

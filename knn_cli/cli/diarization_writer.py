@@ -33,8 +33,10 @@ class ResultWriter:
         keep: bool,
         channel: str,
         asked_speakers: int,
+        sounds: Mapping[Path, Path],
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
+        self._sounds = sounds
         self._asked_speakers = asked_speakers
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
@@ -81,10 +83,10 @@ class ResultWriter:
             names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())
             console.note(f"{path}: {names or 'no enrolled speaker'} recognised.")
         if self._keep:
-            self.kept.append((path.stem, diarization))
+            self.kept.append((diarization.name or path.stem, diarization))
         self._write_turns(path, result, stream)
         if self.clean is not None:
-            self._write_cleaned(self.clean, path, result)
+            self._write_cleaned(self.clean, self._sounds.get(path, path), result)
 
     def _write_turns(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
         from knn_cli.core.atomic import replacing_text
@@ -92,7 +94,7 @@ class ResultWriter:
         from knn_cli.formats.spans import turn_document
 
         outputs = self.outputs
-        document = turn_document(result.diarization, audio_path=path, channel=self.channel)
+        document = turn_document(result.diarization, audio_path=self._sounds.get(path), channel=self.channel)
         target = outputs.targets.get(path)
         if outputs.format == "json" and result.recognised is not None:
             from knn_cli.cli import output

@@ -13,22 +13,28 @@ from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import (
     ClustererOption,
     ClusteringMethod,
+    CorrectionsOption,
     CutOption,
+    KeepOption,
     LinkSpeakersOption,
     MarginOption,
     MaxGapOption,
     MaxSilenceOption,
     MaxSpeakersOption,
+    MergeOption,
     MinSpeakersOption,
     MinTurnOption,
     MuteOption,
     PerChannelOption,
     PresetOption,
     ReferenceOption,
+    RenameOption,
     RttmOption,
     SaveEmbeddingsOption,
     SegmentationOption,
+    SourcesArgument,
     SpeakersOption,
+    SplitSpeakerOption,
     TurnFormat,
     UemOption,
     UnwantedOption,
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from knn_cli.diarization.identification import EnrolledSpeakers
+    from knn_cli.diarization.kept_analysis import KeptAnalysis
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
@@ -74,6 +81,7 @@ _TOGETHER = (  # at most one option of each group
     ("preset", "clusterer"),
     ("mute", "cut"),
     ("per_channel", "channel"),
+    ("per_channel", "keep"),
 )
 _NEEDS = {  # options that have no effect without one of others
     "uem": ("reference",),
@@ -81,7 +89,7 @@ _NEEDS = {  # options that have no effect without one of others
     "cut": ("unwanted",),
     "unwanted": ("out_dir",),
     "max_silence": ("out_dir",),
-    "force": ("save_embeddings", "mute", "cut", "max_silence"),
+    "force": ("save_embeddings", "keep", "mute", "cut", "max_silence"),
 }
 _SETTINGS_NEED = {  # settings that have no effect without an option
     "identification_threshold": "speakers",
@@ -91,8 +99,8 @@ _SETTINGS_NEED = {  # settings that have no effect without an option
 
 EPILOG = epilog(
     "knn diarize meeting.wav --rttm out.rttm",
-    "knn diarize meeting.wav --num-speakers 4 -o meeting.html",
     "knn diarize tapes/ --link-speakers --out-dir turns/ --format csv",
+    "knn diarize kept.h5 --merge SPEAKER_02=SPEAKER_00 -o meeting.html",
     formats=TurnFormat,
     settings=DiarizationSettings,
 )
@@ -100,7 +108,7 @@ EPILOG = epilog(
 
 def diarize(
     ctx: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
+    sources: SourcesArgument,
     channel: ChannelOption = "mix",
     rttm: RttmOption = None,
     out: TextOption = None,
@@ -108,6 +116,7 @@ def diarize(
     format: Annotated[TurnFormat | None, format_option()] = None,
     as_json: JsonOption = False,
     save_embeddings: SaveEmbeddingsOption = None,
+    keep: KeepOption = None,
     force: ForceOption = False,
     num_speakers: NumSpeakersOption = None,
     min_speakers: MinSpeakersOption = None,
@@ -118,6 +127,10 @@ def diarize(
     min_turn: MinTurnOption = 0.1,
     max_gap: MaxGapOption = 0.4,
     margin: MarginOption = 0.2,
+    merge: MergeOption = None,
+    split: SplitSpeakerOption = None,
+    rename: RenameOption = None,
+    corrections: CorrectionsOption = None,
     unwanted: UnwantedOption = None,
     mute: MuteOption = False,
     cut: CutOption = False,
@@ -136,11 +149,11 @@ def diarize(
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
     from knn_cli.audio import reading
-    from knn_cli.cli import progress, turn_outputs
+    from knn_cli.cli import diarization_edits, diarization_sources, progress, turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
-    from knn_cli.core.output_paths import check_unique_stems
     from knn_cli.diarization import (
         identification,
+        kept_analysis,
         linking,
         recordings,
         removal_outputs,
@@ -149,8 +162,6 @@ def diarize(
     )
     from knn_cli.diarization.options import DiarizationOptions, check_speakers
     from knn_cli.diarization.pipeline import build_clusterer
-    from knn_cli.embedding.embedder import Embedder
-    from knn_cli.embedding.files import expand_folders
 
     refuse_together(ctx, _TOGETHER)
     refuse_without(ctx, _NEEDS)
@@ -167,8 +178,9 @@ def diarize(
     method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
     options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
 
-    paths = expand_folders(sources)
-    check_unique_stems(paths)
+    found = diarization_sources.find(ctx, sources)
+    paths, channel = found.paths, found.channels.get(found.paths[0], channel)
+    edits = diarization_edits.read_edits(ctx, found.names, max_gap)
     if rttm is not None:  # whatever its suffix
         outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
@@ -180,17 +192,38 @@ def diarize(
         level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
         clean = removal_outputs.SpeakerRemoval(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
     truths = recordings.read_references(paths, reference, uem)
-    others = [path for path in (reference, uem, speakers) if path is not None]
-    turn_outputs.check(outputs, clean, save_embeddings, paths, others, force=force)
+    others = [path for path in (*paths, reference, uem, speakers, *(corrections or ())) if path is not None]
+    if outputs.format == "html" or (clean is not None and clean.writes_sound):
+        found.check_sounds("a player or edited audio")
+    sound = [found.sounds.get(path, path) for path in paths]
+    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force)
+    keep_files = diarization_sources.keep_targets(keep, paths, others, force)
 
-    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
-    segmenter = _segmenter(vad, network, embedder)
-    build_clusterer(method, method_settings, embedder.bundle)  # impossible settings are refused before any file
-    detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
-    chosen = model if segmentation is not None else None  # by the user, both of them
-    note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
-    enrolled = None if speakers is None else _enrolled(speakers, embedder)
+    voice = found.model() if found.kept and (method == "vbx" or speakers is not None or link_speakers) else None
+    embedder: Embedder | None = None
+    segmenter: Segmenter | None = None
+    if not found.kept or speakers is not None:
+        from knn_cli.embedding.embedder import Embedder
+
+        embedder = Embedder(voice or model, device=device.value, batch_seconds=batch_seconds)
+        voice = embedder.bundle
+    fingerprint = found.embedder if embedder is None else embedder.bundle.fingerprint
+    build = build_clusterer(method, method_settings, voice)  # impossible settings are refused before any file
+    if embedder is not None and not found.kept:
+        segmenter = _segmenter(vad, network, embedder)
+        detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
+        chosen = model if segmentation is not None else None  # by the user, both of them
+        note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
+    enrolled = None if speakers is None or embedder is None else _enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
+    analyses: dict[Path, KeptAnalysis] = {}
+
+    def analysed(path: Path, analysis: KeptAnalysis) -> None:
+        if path in keep_files:
+            kept_analysis.save(analysis, keep_files[path], force=force)
+            console.detail(f"{keep_files[path]}: kept from {path}.")
+        if path in edits:
+            analyses[path] = analysis
 
     def passes(path: Path) -> list[float]:
         return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] * (
@@ -198,21 +231,24 @@ def diarize(
         )
 
     with progress.over_files("Diarizing", len(paths), passes) as finished:
-        diarizations = recordings.diarize_recordings(
-            paths,
-            embedder,
-            per_channel=per_channel,
-            channel=channel,
-            num_speakers=num_speakers,
-            min_speakers=min_speakers,
-            max_speakers=max_speakers,
-            options=replace(options, segmentation=segmenter),
-        )
+        more: dict[str, Any] = {
+            "num_speakers": num_speakers,
+            "min_speakers": min_speakers,
+            "max_speakers": max_speakers,
+            "options": replace(options, segmentation=segmenter),
+            "analysed": analysed if keep_files or edits else None,
+        }
+        if found.kept or embedder is None:
+            diarizations = recordings.diarize_kept(paths, **more)
+        else:
+            diarizations = recordings.diarize_recordings(
+                paths, embedder, per_channel=per_channel, channel=channel, **more
+            )
         results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, finished)
         if enrolled is not None:
             results = recordings.identify_speakers(results, enrolled, threshold=name_from, keep_labels=per_channel)
-        if link_speakers:
-            view = embedder.bundle.view("speaker")
+        if link_speakers and voice is not None:
+            view = voice.view("speaker")
             results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
             good = [
                 linking.speaker_labels(result.diarization) for _, result in together if not isinstance(result, KnnError)
@@ -220,15 +256,17 @@ def diarize(
             labels = {label for result in good for label in result}
             console.note(f"{counted(len(labels), 'speaker')} in {counted(len(good), 'recording')}.")
             names = (*names, *labels)
-        asked = 1 if per_channel else num_speakers or min_speakers or 1
-        writer = ResultWriter(outputs, clean, names, truths, save_embeddings is not None, channel, asked)
+        if edits:
+            results = recordings.correct_speakers(results, edits, analyses, build)
+        asked = 1 if per_channel or edits else num_speakers or min_speakers or 1
+        save = save_embeddings is not None
+        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import output
 
         output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
     if save_embeddings is not None and writer.kept:
-        fingerprint = embedder.bundle.fingerprint
         rows = speaker_export.export_speakers(
             writer.kept, fingerprint, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )

@@ -92,6 +92,11 @@ def describe(what: str | Path) -> dict[str, Any]:
     path = Path(what)
     if (path / bundle.CONFIG).is_file() or (not path.exists() and str(what) in bundle.available(segmenter=None)):
         return _bundle(bundle.find(what, segmenter=None))
+    if path.is_file() and path.suffix.lower() in hdf5.SUFFIXES:
+        from knn_cli.diarization import kept_analysis
+
+        if kept_analysis.is_kept(path):
+            return {"path": str(path), **kept_analysis.describe(path), "kind": "kept diarization"}
     kind = hdf5.kind_of(path)
     if kind is not None:
         return _store(path)

@@ -8,10 +8,10 @@ A file holds the fields of `WindowEmbeddings` under their names, readable by any
     seconds                         (N,) float32
     local_vectors                   (L, D) float32 of `local`
 
-and the attributes `schema`, `kind` ("diarization"), `created`, `recording`, `duration` (seconds), `channel`,
-`frame_seconds`, and the fingerprints of the models, `embedder` and `segmentation` ("silero-vad" without a network).
-Nothing is rounded, so that turns are exactly those of the sound. Datasets have checksums; all but embeddings is
-compressed.
+and the attributes `schema`, `kind` ("diarization"), `created`, `recording`, `source` (where the sound was), `duration`
+(seconds), `channel`, `frame_seconds`, and the fingerprints of the models, `embedder` and `segmentation` ("silero-vad"
+without a network). Nothing is rounded, so that turns are exactly those of the sound. Datasets have checksums; all but
+embeddings are compressed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ KEEP_AGAIN = "Diarize the sound again, and `keep` it."
 # How fields are kept that are neither arrays nor numbers: as a group, or as a group with a column per field.
 _GROUPS: dict[str, type] = {"segmentation": Segmentation, "short_windows": Segmentation}
 _ROWS: dict[str, type] = {"short": LocalSpeaker, "local": LocalSpeaker}
+_TEXTS = ("recording", "channel", "embedder", "segmentation", "source")
 _CHECKSUM = {"fletcher32": True}
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True, **_CHECKSUM}
 
@@ -65,6 +66,8 @@ class KeptAnalysis:
         Fingerprint of the embedding model.
     segmentation : str
         Fingerprint of the segmentation network, or SILERO.
+    source : str
+        Where the sound was, for players.
     """
 
     windows: WindowEmbeddings
@@ -73,6 +76,7 @@ class KeptAnalysis:
     channel: str
     embedder: str
     segmentation: str
+    source: str = ""
 
 
 def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> None:
@@ -95,7 +99,7 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
         file.attrs["schema"], file.attrs["kind"] = SCHEMA, KIND
         file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         file.attrs["frame_seconds"], file.attrs["duration"] = FRAME_SECONDS, analysis.seconds
-        for name in ("recording", "channel", "embedder", "segmentation"):
+        for name in _TEXTS:
             file.attrs[name] = getattr(analysis, name)
         _write_fields(file, analysis.windows)
 
@@ -118,18 +122,18 @@ def load(path: Path | str) -> KeptAnalysis:
     """
     path = Path(path)
     with _opened(path) as file:
-        duration, *names = (file.attrs[name] for name in ("duration", "recording", "channel", "embedder"))
+        texts = {name: str(file.attrs[name]) for name in _TEXTS}
         windows = _read_fields(file, WindowEmbeddings)
         for rows, vectors in ((windows.short, windows.vectors), (windows.local, windows.local_vectors)):
             if len(rows) != len(vectors):
                 raise ValueError("one row per local speaker")
-        return KeptAnalysis(windows, names[0], float(duration), names[1], names[2], file.attrs["segmentation"])
+        return KeptAnalysis(windows, seconds=float(file.attrs["duration"]), **texts)
 
 
 def describe(path: Path | str) -> dict[str, str]:
     """Return the attributes of a kept analysis as texts. StoreError as `load`."""
     with _opened(Path(path)) as file:
-        return {name: str(value) for name, value in file.attrs.items()}
+        return {name: str(file.attrs[name]) for name in ("kind", "created", "duration", *_TEXTS)}
 
 
 def is_kept(path: Path) -> bool:

@@ -16,7 +16,8 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
-from knn_cli.diarization import channels, identification, kept_analysis, linking, pipeline
+from knn_cli.diarization import channels, corrections, identification, kept_analysis, linking, pipeline, speaker_windows
+from knn_cli.diarization.corrections import Edit, Merge
 from knn_cli.diarization.identification import EnrolledSpeakers, IdentificationResult
 from knn_cli.diarization.kept_analysis import KeptAnalysis
 from knn_cli.diarization.options import DiarizationOptions
@@ -27,6 +28,7 @@ from knn_cli.networks import bundle
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
 
+    from knn_cli.diarization.clustering.base import Clusterer
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
 
@@ -68,8 +70,7 @@ def diarize_recordings(
     channel : str
         The channel that is read where `per_channel` is False.
     analysed : callable, optional
-        Called with each file and its `KeptAnalysis` before that is clustered; not where `per_channel` is True. The
-        segmentation network of the options is then loaded already.
+        Called with each file and its `KeptAnalysis` before that is clustered; not where `per_channel` is True.
     **settings
         Further arguments of `pipeline.diarize`.
 
@@ -162,9 +163,16 @@ def diarize_analysis(
 
 
 def _analysis(path: Path, embedder: Embedder, options: DiarizationOptions, channel: str) -> KeptAnalysis:
+    from knn_cli.diarization.segmentation import Segmenter
+
+    network = kept_analysis.SILERO
+    if options.vad != "silero":
+        model = options.segmentation
+        segmenter = model if isinstance(model, Segmenter) else Segmenter(model, embedder=embedder)
+        options, network = replace(options, segmentation=segmenter), segmenter.bundle.fingerprint
     windows, seconds = pipeline.analyse(path, embedder, options, channel)
-    network = kept_analysis.SILERO if options.vad == "silero" else options.segmentation.bundle.fingerprint
-    return KeptAnalysis(windows, path.stem, seconds, channel, embedder.bundle.fingerprint, network)
+    fingerprint = embedder.bundle.fingerprint
+    return KeptAnalysis(windows, path.stem, seconds, channel, fingerprint, network, str(path.resolve()))
 
 
 def _has_enough_windows(analysis: KeptAnalysis, settings: Mapping[str, Any]) -> bool:
@@ -255,6 +263,41 @@ def _labels(diarization: Diarization) -> list[str]:
 def _renamed(fact: Mapping[str, Any], names: Mapping[str, str], known: Collection[str]) -> dict[str, Any]:
     label = names[fact["speaker"]]
     return {**fact, "speaker": label, "known": label in known}
+
+
+def correct_speakers(
+    results: Iterable[tuple[Path, RecordingResult | KnnError]],
+    edits: Mapping[Path, Sequence[Edit]],
+    analyses: Mapping[Path, KeptAnalysis],
+    clusterer: Clusterer,
+) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
+    """Make the edits of each recording (see `speaker_windows.correct`), whose analysis may be at hand."""
+    for path, result in results:
+        if isinstance(result, KnnError) or not edits.get(path):
+            yield path, result
+            continue
+        windows = analyses[path].windows if path in analyses else None
+        try:
+            corrected = speaker_windows.correct(result.diarization, edits[path], windows, clusterer)
+        except KnnError as error:
+            yield path, error
+            continue
+        facts = result.recognised and _corrected(result.recognised, corrected, edits[path])
+        yield path, RecordingResult(corrected, facts)
+
+
+def _corrected(
+    facts: Sequence[dict[str, Any]], diarization: Diarization, edits: Sequence[Edit]
+) -> list[dict[str, Any]]:
+    """Facts of the speakers after edits: those of a merged speaker go, new speakers are unknown."""
+    before = {fact["speaker"]: fact for fact in facts}
+    merged = {edit.speaker for edit in edits if isinstance(edit, Merge)}
+    kept = {corrections.label_after(label, edits): fact for label, fact in before.items() if label not in merged}
+    unknown = {"known": False, "cosine": {}}
+    return [
+        {**kept.get(label, unknown), "speaker": label, **({} if label in before else {"known": False})}
+        for label in linking.speaker_labels(diarization)
+    ]
 
 
 def read_references(

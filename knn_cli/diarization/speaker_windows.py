@@ -152,7 +152,8 @@ def _preference(windows: WindowEmbeddings, rows: NDArray[np.int64], labels: NDAr
         total[start : start + size] += cosine
         count[start : start + size] += 1
     covered = np.flatnonzero(count)
-    return np.interp(np.arange(len(count)), covered, total[covered] / count[covered])
+    preference: Doubles = np.interp(np.arange(len(count)), covered, total[covered] / count[covered])
+    return preference
 
 
 def _pieces(turns: Sequence[Turn], preference: Doubles, minimum: int) -> list[list[Turn]]:

@@ -228,7 +228,7 @@ REFUSED = [
     (["--max-silence", "0.1", "--out-dir", "{tmp}/o"], "--max-silence 0.1 cannot be reached"),
     (["--max-silence", "1", "--set", "silence_threshold=3", "--out-dir", "{tmp}/o"], "not a level below full scale"),
     (["--uem", "{tmp}/x.uem"], "--uem requires --reference"),
-    (["--force"], "--force requires --save-embeddings or --mute or --cut or --max-silence"),
+    (["--force"], "--force requires --save-embeddings or --keep or --mute or --cut or --max-silence"),
 ]
 
 

@@ -27,11 +27,16 @@ from tests.helpers.command import done, knn
 ORDER = ["convert", "embed", "info", "split", "train", "evaluate", "classify", "timeline", "verify", "diarize"]
 COMMANDS = {name: load(name) for name in ORDER}
 CALLBACKS = {name: getattr(import_module(f"knn_cli.cli.{name}"), name) for name in ORDER}
-MAX_HELP_LINES = 64
+MAX_HELP_LINES = 72
 
 # Flags that differ from command to command, and in what: each command writes its own kind of output, `timeline` and
-# `diarize` know different formats (which stand below the options), and the switches of `knn` itself are listed once.
-DIFFERENT: dict[str, set[str]] = {"--out": {"metavar", "help"}, "--format": {"type"}}
+# `diarize` know different formats (which stand below the options), `--split` divides recordings where models are
+# trained and a speaker in `diarize`, and the switches of `knn` itself are listed once.
+DIFFERENT: dict[str, set[str]] = {
+    "--out": {"metavar", "help"},
+    "--format": {"type"},
+    "--split": {"metavar", "help", "type", "multiple"},
+}
 
 
 def options(command: Any) -> dict[str, Any]:

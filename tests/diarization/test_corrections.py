@@ -22,7 +22,7 @@ A, B, C = "SPEAKER_00", "SPEAKER_01", "SPEAKER_02"
 def meeting() -> Diarization:
     """A 0-2, B 2-3, A 3.2-4, C 3.5-5; B is embedded from 1 s, A from 3 s."""
     turns = (Turn(0, 2, A, 0.8), Turn(2, 3, B, 0.6), Turn(3.2, 4, A, 0.5), Turn(3.5, 5, C, 0.9))
-    vectors = {A: np.float32([1, 0]), B: np.float32([0, 1]), C: np.float32([2, 2])}
+    vectors = dict(zip((A, B, C), np.array([[1, 0], [0, 1], [2, 2]], dtype=np.float32), strict=True))
     return Diarization(turns, "meeting", vectors, {A: 3.0, B: 1.0, C: 1.5}, 6.0)
 
 
@@ -87,7 +87,7 @@ def test_an_edit_that_does_not_fit_is_named_by_its_number(meeting: Diarization, 
     assert raised.value.hint
 
 
-FILE = {
+FILE: dict[str, Any] = {
     "knn": "corrections",
     "version": 1,
     "recording": "meeting",

@@ -57,7 +57,7 @@ def assert_same(one: Any, other: Any) -> None:
 def test_what_is_kept_is_what_was_there(analysis: KeptAnalysis, kept: Path) -> None:
     assert_same(kept_analysis.load(kept), analysis)
     described = kept_analysis.describe(kept)
-    assert described["recording"] == "meeting" and described["embedder"] == "voice@1" and described["schema"] == "1"
+    assert described["recording"] == "meeting" and described["embedder"] == "voice@1" and described["channel"] == "mix"
     assert kept_analysis.is_kept(kept)
 
 

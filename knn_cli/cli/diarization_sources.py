@@ -1,0 +1,149 @@
+"""What `knn diarize` is given: recordings, or kept analyses of them; and where it keeps the analyses that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from knn_cli.cli.options import flag, given
+from knn_cli.core.errors import KnnError
+from knn_cli.core.output_paths import check_unique_stems, make_output_folder
+
+if TYPE_CHECKING:
+    from knn_cli.networks.bundle import Bundle
+
+STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
+# Options that say something about sound or its networks, which a kept analysis has behind it.
+_NEED_SOUND = ("model", "segmentation", "channel", "per_channel", "keep", "batch_seconds")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Recordings, or kept analyses.
+
+    Attributes
+    ----------
+    paths : list of Path
+    names : mapping of Path to str
+        The names of the recordings.
+    sounds : mapping of Path to Path
+        The sound of each, as far as it is there; a recording's is itself.
+    channels : mapping of Path to str
+        The channel of each kept analysis.
+    embedder : str
+        Fingerprint of the embedding model of kept analyses, "" for recordings.
+    kept : bool
+    """
+
+    paths: list[Path]
+    names: Mapping[Path, str]
+    sounds: Mapping[Path, Path]
+    channels: Mapping[Path, str] = field(default_factory=dict)
+    embedder: str = ""
+    kept: bool = False
+
+    def model(self) -> Bundle:
+        """The embedding model of kept analyses. BundleError where it is not here."""
+        from knn_cli.networks import bundle
+
+        return bundle.find_embedder(self.embedder)
+
+    def check_sounds(self, why: str) -> None:
+        """Raise KnnError where the sound of a kept analysis is not there."""
+        for path in self.paths:
+            if path not in self.sounds:
+                raise KnnError(
+                    f"The recording {self.names[path]} of {path} is needed for {why}, and is not where it was.",
+                    f"Put it into the folder of {path.name}.",
+                )
+
+
+def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
+    """Recordings and folders of these, or kept analyses and folders of these.
+
+    Raises
+    ------
+    KnnError
+        For both together, for two of the same name, and for options that need sound beside kept analyses.
+    """
+    if any(path.suffix.lower() in STORE_SUFFIXES or path.is_dir() for path in sources):
+        from knn_cli.audio import reading
+
+        kept, sound = [], []
+        for path in sources:
+            if path.suffix.lower() in STORE_SUFFIXES and not path.is_dir():
+                kept.append(path)
+            elif path.is_dir() and not reading.find(path) and (below := _kept_below(path)):
+                kept += below
+            else:
+                sound.append(path)
+        if kept:
+            if sound:
+                raise KnnError(f"{kept[0]} is no recording, {sound[0]} is one.", "Diarize them separately.")
+            names = given(ctx)
+            for name in _NEED_SOUND:
+                if name in names:
+                    raise KnnError(f"{flag(ctx, name)} needs the sound, not {kept[0]}.", "Leave it out.")
+            return _kept_sources(list(dict.fromkeys(kept)))
+    from knn_cli.embedding.files import expand_folders
+
+    paths = expand_folders(sources)
+    check_unique_stems(paths)
+    return Sources(paths, {path: path.stem for path in paths}, {path: path for path in paths})
+
+
+def _kept_below(folder: Path) -> list[Path]:
+    from knn_cli.diarization.kept_analysis import is_kept
+
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in STORE_SUFFIXES)
+    return [path for path in files if is_kept(path)]
+
+
+def _kept_sources(paths: list[Path]) -> Sources:
+    from knn_cli.diarization import kept_analysis
+    from knn_cli.networks.bundle import same_embedder
+
+    check_unique_stems(paths)
+    names, sounds, channels, embedders = {}, {}, {}, {}
+    for path in paths:
+        facts = kept_analysis.describe(path)
+        names[path], channels[path], embedders[path] = facts["recording"], facts["channel"], facts["embedder"]
+        if not same_embedder(embedders[path], embedders[paths[0]]):
+            both = f"{embedders[path]}, {paths[0]} by {embedders[paths[0]]}"
+            raise KnnError(f"{path} was embedded by {both}.", "Diarize them separately.")
+        places = (Path(facts["source"]), path.parent / Path(facts["source"]).name)
+        if (sound := next(filter(Path.is_file, places), None)) is not None:
+            sounds[path] = sound
+    return Sources(paths, names, sounds, channels, embedders[paths[0]], kept=True)
+
+
+def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path], force: bool) -> dict[Path, Path]:
+    """Recording -> the file that its analysis is kept in: `keep` itself, or a file per recording in that folder.
+
+    Raises
+    ------
+    KnnError
+        For one file for several recordings, for files that are read or exist already, and for a folder that is none.
+    """
+    if keep is None:
+        return {}
+    from knn_cli.core.output_paths import check_outputs
+    from knn_cli.store.writer import check_free
+
+    if keep.suffix.lower() in STORE_SUFFIXES and not keep.is_dir():
+        if len(paths) > 1:
+            raise KnnError(f"{keep} keeps one recording, not {len(paths)}.", "Name a folder, such as kept/.")
+        if not keep.parent.is_dir():
+            raise KnnError(f"{keep} cannot be written: there is no folder {keep.parent}.", "Create the folder first.")
+        targets = {path: keep for path in paths}
+        check_outputs(targets.values(), read)
+    else:
+        targets = {path: keep / f"{path.stem}.h5" for path in paths}
+        make_output_folder(keep, list(targets.values()), list(read))
+    for target in targets.values():
+        check_free(target, force)
+    return targets
