@@ -150,10 +150,10 @@ def _check_speaker(diarization: Diarization, speaker: str) -> None:
 
 
 def _turn_at(diarization: Diarization, edit: Reassign | SplitTurn | Delete) -> int:
-    """The turn of this speaker at these times, the nearest where there are several."""
+    """The turn of this speaker at these times, the nearest to the millisecond, and the first of several."""
     _check_speaker(diarization, edit.speaker)
     distances = {
-        row: max(abs(turn.start - edit.start), abs(turn.end - edit.end))
+        row: round(max(abs(round(turn.start, 3) - edit.start), abs(round(turn.end, 3) - edit.end)), 6)
         for row, turn in enumerate(diarization.turns)
         if turn.speaker == edit.speaker
     }
@@ -163,9 +163,14 @@ def _turn_at(diarization: Diarization, edit: Reassign | SplitTurn | Delete) -> i
     return best
 
 
+def _sorted(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Turns by start and end in milliseconds, as the player has them, so that its RTTM and ours have one order."""
+    return tuple(sorted(turns, key=lambda turn: (round(turn.start * 1000), round(turn.end * 1000))))
+
+
 def _with_turns(diarization: Diarization, turns: Iterable[Turn]) -> Diarization:
     """Other turns; speakers that have none left lose their embedding."""
-    turns = sort_turns(turns)
+    turns = _sorted(turns)
     speakers = {turn.speaker for turn in turns}
     gone = {turn.speaker for turn in diarization.turns} - speakers
     vectors, seconds = (
@@ -194,7 +199,7 @@ def _merge(diarization: Diarization, edit: Merge) -> Diarization:
         seconds[edit.into] = sum(seconds.get(name, 0.0) for name in pair)
     for values in (vectors, seconds):
         values.pop(edit.speaker, None)
-    return replace(diarization, turns=sort_turns(turns), speaker_embeddings=vectors, clean_speech_seconds=seconds)
+    return replace(diarization, turns=_sorted(turns), speaker_embeddings=vectors, clean_speech_seconds=seconds)
 
 
 def _without_gaps(turns: Iterable[Turn], speaker: str, max_gap: float) -> list[Turn]:
