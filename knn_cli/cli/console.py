@@ -76,10 +76,12 @@ class Console:
     def __init__(self) -> None:
         self.quiet = self.verbose = False
         self._log: TextIO | None = None
+        self._shown_as: dict[str, str] = {}
 
     def reset(self) -> None:
         """Return to the initial state: neither quiet nor verbose, no log file."""
         self.quiet = self.verbose = False
+        self._shown_as = {}
         if self._log is not None:
             self._log.close()
         self._log = None
@@ -94,15 +96,15 @@ class Console:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             self._log.writelines(f"{now} {line}\n" for line in text.splitlines())
 
+    def show_as(self, text: str, shown: str) -> None:
+        """Write `shown` in place of a text, such as the path of a temporary file, in all messages."""
+        self._shown_as[text] = shown
+
     def note(self, text: str) -> None:
-        self._record(text)
-        if not self.quiet:
-            typer.echo(text, err=True)
+        self._write(text, not self.quiet)
 
     def detail(self, text: str) -> None:
-        self._record(text)
-        if self.verbose:
-            typer.echo(text, err=True)
+        self._write(text, self.verbose)
 
     def error(self, error: KnnError) -> None:
         lines = [f"knn: {with_flags(error.message)}", *([f"     {with_flags(error.hint)}"] if error.hint else [])]
@@ -110,12 +112,18 @@ class Console:
 
     def complain(self, text: str) -> None:
         """Write an error message, even if quiet."""
+        self._write(text, True)
+
+    def _write(self, text: str, visible: bool) -> None:
+        for hidden, shown in self._shown_as.items():
+            text = text.replace(hidden, shown)
         self._record(text)
-        typer.echo(text, err=True)
+        if visible:
+            typer.echo(text, err=True)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Yield a callback (done, total) that draws a progress bar if stderr is a terminal."""
+    def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Yield a callback (done, total or None) that draws a progress bar if stderr is a terminal."""
         if not self.shows_progress:
             yield lambda done, total: None
             return

@@ -44,7 +44,7 @@ class TurnFormat(str, Enum):
 
 
 SourcesArgument = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders, or files of --keep.")
+    list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders, files of --keep, or -: stdin.")
 ]
 RttmOption = Annotated[
     Path | None,

@@ -34,9 +34,10 @@ class ResultWriter:
         channel: str,
         asked_speakers: int,
         sounds: Mapping[Path, Path],
+        temporary: bool,
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
-        self._sounds = sounds
+        self._sounds, self._temporary = sounds, temporary
         self._asked_speakers = asked_speakers
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
@@ -95,6 +96,7 @@ class ResultWriter:
 
         outputs = self.outputs
         document = turn_document(result.diarization, audio_path=self._sounds.get(path), channel=self.channel)
+        document = replace(document, audio_stays=not self._temporary)
         target = outputs.targets.get(path)
         if outputs.format == "json" and result.recognised is not None:
             from knn_cli.cli import output

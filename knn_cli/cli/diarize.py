@@ -62,6 +62,7 @@ from knn_cli.cli.options import (
     refuse_together,
     refuse_without,
 )
+from knn_cli.cli.stdin import NameOption
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ EPILOG = epilog(
 def diarize(
     ctx: typer.Context,
     sources: SourcesArgument,
+    name: NameOption = None,
     channel: ChannelOption = "mix",
     rttm: RttmOption = None,
     out: TextOption = None,
@@ -149,7 +151,7 @@ def diarize(
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
     from knn_cli.audio import reading
-    from knn_cli.cli import diarization_edits, diarization_sources, progress, turn_outputs
+    from knn_cli.cli import diarization_edits, diarization_sources, progress, stdin, turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.diarization import (
         identification,
@@ -178,7 +180,8 @@ def diarize(
     method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
     options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
 
-    found = diarization_sources.find(ctx, sources)
+    received = stdin.open_sources(ctx, sources, name)
+    found = diarization_sources.find(ctx, received.paths)
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
     edits = diarization_edits.read_edits(ctx, found.names, max_gap)
     if rttm is not None:  # whatever its suffix
@@ -198,6 +201,7 @@ def diarize(
     sound = [found.sounds.get(path, path) for path in paths]
     turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force)
     keep_files = diarization_sources.keep_targets(keep, paths, others, force)
+    received.receive()
 
     voice = found.model() if found.kept and (method == "vbx" or speakers is not None or link_speakers) else None
     embedder: Embedder | None = None
@@ -260,7 +264,7 @@ def diarize(
             results = recordings.correct_speakers(results, edits, analyses, build)
         asked = 1 if per_channel or edits else num_speakers or min_speakers or 1
         save = save_embeddings is not None
-        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds)
+        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds, received.temporary)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import output

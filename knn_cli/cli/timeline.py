@@ -38,6 +38,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.stdin import NameOption
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ EPILOG = epilog(
 
 def timeline(
     ctx: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio; - is stdin.")
+    ],
     turns: Annotated[
         Path | None,
         valued("--turns", metavar="FILE", panel=INPUT, help="Label the speaker turns in this RTTM file."),
     ] = None,
+    name: NameOption = None,
     channel: ChannelOption = "mix",
     no_vad: NoVadOption = False,
     out: TextOption = None,
@@ -109,7 +113,7 @@ def timeline(
     Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
     one label for all their turns.
     """
-    from knn_cli.cli import progress
+    from knn_cli.cli import progress, stdin
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
@@ -119,10 +123,12 @@ def timeline(
     refuse_together(ctx, [("as_json", "format"), ("out", "out_dir"), ("turns", "diarize")])
     refuse_without(ctx, {"num_speakers": ("diarize",)})
     check_speakers(num_speakers, None, None)
-    paths = expand_folders(sources)
+    received = stdin.open_sources(ctx, sources, name)
+    paths = expand_folders(received.paths)
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
+    received.receive()
     classifier = Classifier(
         model,
         device=device.value,

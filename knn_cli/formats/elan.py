@@ -91,7 +91,7 @@ def _root(date: datetime) -> ElementTree.Element:
 
 def _header(document: SpanDocument, annotations: int) -> ElementTree.Element:
     header = ElementTree.Element("HEADER", {"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"})
-    if document.audio_path is not None:
+    if document.audio_path is not None and document.audio_stays:
         media = _media_descriptor(document.audio_path, document.location)
         ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", media)
     ElementTree.SubElement(header, "PROPERTY", {"NAME": "lastUsedAnnotationId"}).text = str(annotations)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
     file : binary file
     embed_seconds : float
         A longer recording is not embedded in the page but referred to by its path relative to the document's
-        `location`, so it must not be moved.
+        `location`, so it must not be moved. Where it does not stay, it is embedded.
 
     Raises
     ------
@@ -146,7 +147,8 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
         raise KnnError("A player needs the recording.", "Give its path.")
     source = document.audio_path
     with tempfile.TemporaryFile() as sound:
-        kind, peaks = _sound(source, sound, document.channel, embed_seconds)
+        max_seconds = embed_seconds if document.audio_stays else math.inf
+        kind, peaks = _sound(source, sound, document.channel, max_seconds)
         href = "" if kind else _relative(source, (document.location or Path()).parent)
         template = load_template("knn_cli.formats", "player.html")
         pieces = template.generate(

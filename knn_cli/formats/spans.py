@@ -83,6 +83,9 @@ class SpanDocument:
         Tier -> (label, probability) of all its spans together: the language of each speaker.
     audio_path : Path or None
         The recording, for the player and for the reference in an ELAN document.
+    audio_stays : bool
+        Whether the recording is still at its path when the file is used; otherwise the file does not refer to it, and
+        a player holds its sound however long it is.
     channel : str
         Channel that the player plays and draws, see `audio.reading.read`.
     location : Path or None
@@ -98,6 +101,7 @@ class SpanDocument:
     label_names: Mapping[str, str] = field(default_factory=dict)
     tier_labels: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     audio_path: Path | None = None
+    audio_stays: bool = True
     channel: str = "mix"
     location: Path | None = None
 

@@ -1,0 +1,115 @@
+"""`-` as the source of a command: sound from stdin, kept in a temporary file while the command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from knn_cli.cli.console import console
+from knn_cli.cli.options import INPUT, valued
+from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    from knn_cli.audio.spool import Spool
+
+STDIN = Path("-")
+TITLE = "stdin"
+HINT = "Pipe an audio file into it, such as: ffmpeg -v error -i talk.mp4 -f wav - | knn diarize -"
+
+NameOption = Annotated[
+    str | None, valued("--name", metavar="NAME", panel=INPUT, help="Call the recording from stdin (SOURCE -) so.")
+]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The sources of a command.
+
+    Attributes
+    ----------
+    paths : list of Path
+        A file to come in place of `-`.
+    spool : Spool or None
+        The copy of stdin, if it is a source.
+    """
+
+    paths: list[Path]
+    spool: Spool | None = None
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the recording is gone when the command ends."""
+        return self.spool is not None
+
+    def receive(self) -> None:
+        """Read stdin to its end, if it is a source: after all checks that need no sound."""
+        if self.spool is not None:
+            with console.progress("Reading stdin") as progress:
+                self.spool.fill(lambda copied: progress(copied, None))
+
+
+def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None = None) -> Sources:
+    """Replace the source `-` by a temporary file, which is deleted when the command ends, however it ends.
+
+    Parameters
+    ----------
+    ctx : typer.Context
+    sources : sequence of Path
+    name : str, optional
+        Name of the recording; `stdin` where None.
+
+    Raises
+    ------
+    KnnError
+        Where `-` is not the only source, or stdin is a terminal or closed; for a name without `-` or of several parts.
+    AudioError
+        Where stdin is empty or no audio.
+    """
+    if STDIN not in sources:
+        if name is not None:
+            raise KnnError("--name requires the source -, which is stdin.", "Files have names of their own.")
+        return Sources(list(sources))
+    if len(sources) > 1:
+        raise KnnError("- is stdin and cannot be combined with other sources.", "Give it alone.")
+    name = TITLE if name is None else name
+    if not name.strip(".") or Path(name).name != name or not name.isprintable():
+        raise KnnError(f"{name!r} is not a name for a recording.", "Give a file name without folders and suffix.")
+    if sys.stdin is None or sys.stdin.closed:
+        raise KnnError("stdin is closed, so there is no sound to read.", HINT)
+    if sys.stdin.isatty():
+        raise KnnError("stdin is a terminal, not a recording.", HINT)
+    from knn_cli.audio.spool import spooled
+
+    ctx.with_resource(_ended_in_order())
+    stream = cast(BufferedReader, sys.stdin.buffer)
+    spool = ctx.with_resource(spooled(stream, name=name, title=TITLE))
+    console.show_as(str(spool.path), TITLE)
+    return Sources([spool.path], spool)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let signals that end the process do so as an exception, so that temporary files are deleted."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
