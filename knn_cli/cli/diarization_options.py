@@ -44,7 +44,7 @@ class TurnFormat(str, Enum):
 
 
 SourcesArgument = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders, files of --keep, or -: stdin.")
+    list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, files of --keep, or -.")
 ]
 RttmOption = Annotated[
     Path | None,
