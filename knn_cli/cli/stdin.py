@@ -32,7 +32,7 @@ NameOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReceivedSources:
     """The sources of a command.
 
     Attributes
@@ -58,7 +58,7 @@ class Sources:
                 self.spool.fill(lambda copied: progress(copied, None))
 
 
-def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None = None) -> Sources:
+def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None = None) -> ReceivedSources:
     """Replace the source `-` by a temporary file, which is deleted when the command ends, however it ends.
 
     Parameters
@@ -78,7 +78,7 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     if STDIN not in sources:
         if name is not None:
             raise KnnError("--name requires the source -, which is stdin.", "Files have names of their own.")
-        return Sources(list(sources))
+        return ReceivedSources(list(sources))
     if len(sources) > 1:
         raise KnnError("- is stdin and cannot be combined with other sources.", "Give it alone.")
     name = TITLE if name is None else name
@@ -94,7 +94,7 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     stream = cast(BufferedReader, sys.stdin.buffer)
     spool = ctx.with_resource(spooled(stream, name=name, title=TITLE))
     console.show_as(str(spool.path), TITLE)
-    return Sources([spool.path], spool)
+    return ReceivedSources([spool.path], spool)
 
 
 @contextmanager
