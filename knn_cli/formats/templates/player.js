@@ -241,7 +241,9 @@ $("merge").addEventListener("click", () => merge(tracks[$("merge-from").value], 
 $("save").addEventListener("click", () => save(corrections.rttm(data.file, turns), `${data.file}.rttm`, "text/plain"));
 $("save-corrections").addEventListener("click", () =>
   save(corrections.json(data.recording, history.applied), `${data.file}.corrections.json`, "application/json"));
-addEventListener("beforeunload", event => { if (unsaved()) event.preventDefault(); });
+addEventListener("beforeunload", event => {
+  if (unsaved()) { event.preventDefault(); event.returnValue = true; }  // the second for browsers before 2024
+});
 
 // ---------------------------------------------------------------- the timeline
 const width = () => scroller.clientWidth;
