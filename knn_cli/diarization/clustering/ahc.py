@@ -158,7 +158,7 @@ def condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np.
         for block in _blocks(len(points), limit):
             size = len(points[block])
             left = max(1, size // 4)
-            merges, _ = merge_order(points[block], weights[block], "average")
+            merges, _ = merge_order(points[block], weights[block], "average", steps=size - left)
             labels[block] = clusters + cut(merges, size, size - left)
             clusters += left
         points, weights = weighted_means(points, weights, labels, clusters)
@@ -166,8 +166,8 @@ def condense(points: Doubles, limit: int) -> tuple[Doubles, Doubles, NDArray[np.
     return points, weights, member
 
 
-def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels, Doubles]:
-    """All merges of weighted points, closest pair first.
+def merge_order(points: Doubles, weights: Doubles, linkage: str, *, steps: int | None = None) -> tuple[Labels, Doubles]:
+    """The merges of weighted points, closest pair first.
 
     A cluster is identified by the point `into` that the others joined. The distance matrix is updated by the formulas
     of Lance and Williams [1]_, and the closest pair is found by Muellner's generic algorithm [2]_ (Fig. 3): each row
@@ -178,12 +178,14 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels
     points : (n, D) float64 array
     weights : (n,) float64 array
     linkage : {"average", "centroid", "ward"}
+    steps : int, optional
+        Number of merges m, below n; where None, n - 1, all of them.
 
     Returns
     -------
-    merges : (n - 1, 2) int64 array
+    merges : (m, 2) int64 array
         Rows (into, gone).
-    heights : (n - 1,) float64 array
+    heights : (m,) float64 array
         Distances of the merges.
 
     References
@@ -193,13 +195,22 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels
     .. [2] D. Muellner, "Modern hierarchical, agglomerative clustering algorithms", 2011.
     """
     count = len(points)
+    steps = max(0, count - 1) if steps is None else steps
     distance = _distances(points, weights, linkage)
     weights = weights.copy()
     nearest = distance.argmin(axis=1)
     bound = distance[np.arange(count), nearest]
-    merges = np.empty((max(0, count - 1), 2), dtype=np.int64)
-    heights = np.empty(max(0, count - 1))
-    for step in range(count - 1):
+    numbers = np.arange(count)  # the point of each row of `distance`
+    merges = np.empty((steps, 2), dtype=np.int64)
+    heights = np.empty(steps)
+    for step in range(steps):
+        if 2 * (count - step) <= len(numbers):  # half of the rows are gone
+            left = np.flatnonzero(np.isfinite(bound))
+            row_of = np.full(len(numbers), -1)
+            row_of[left] = np.arange(len(left))
+            nearest = row_of[nearest[left]]
+            nearest[nearest < 0] = np.flatnonzero(nearest < 0)  # gone: no finite distance, so found anew when needed
+            distance, weights, bound, numbers = distance[np.ix_(left, left)], weights[left], bound[left], numbers[left]
         while True:
             a = int(bound.argmin())
             b = int(nearest[a])
@@ -208,7 +219,7 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str) -> tuple[Labels
             nearest[a] = distance[a].argmin()
             bound[a] = distance[a, nearest[a]]
         a, b = min(a, b), max(a, b)
-        merges[step], heights[step] = (a, b), distance[a, b]
+        merges[step], heights[step] = numbers[[a, b]], distance[a, b]
         row = _updated_row(distance, weights, a, b, linkage)
         row[[a, b]] = np.inf
         distance[a], distance[:, a] = row, row

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -165,8 +164,11 @@ def weighted_means(
 ) -> tuple[Doubles, Doubles]:
     """Weighted mean (K, D) and summed weight (K,) of each label's points; K is `count` or the number of labels."""
     total = np.bincount(labels, weights=weights, minlength=count).astype(np.float64)
-    indicators = sparse.csr_matrix((weights, (labels, np.arange(len(labels)))), shape=(len(total), len(labels)))
-    sums: Doubles = indicators @ points
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    sums = np.zeros((len(total), points.shape[1]))
+    if len(present):
+        sums[present] = np.add.reduceat(points[order] * weights[order, None], starts, axis=0)
     return sums / np.maximum(total, 1e-300)[:, None], total
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
@@ -89,6 +88,8 @@ class SpectralClustering(BaseClusterer):
 
     def _spectrum(self, points: Doubles, weights: Doubles, count: int) -> tuple[Doubles, Doubles]:
         """The `count` smallest eigenvalues of the normalised Laplacian (count,) and their eigenvectors (n, count)."""
+        from scipy.linalg import eigh
+
         affinity = points @ points.T  # (n, n)
         norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
         affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
