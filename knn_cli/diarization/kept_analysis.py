@@ -7,6 +7,8 @@ A file holds the fields of `WindowEmbeddings` under their names, readable by any
     vectors, full_vectors           (N, D), (N, E) float32 of `short`; one dataset where they are the same
     seconds                         (N,) float32
     local_vectors                   (L, D) float32 of `local`
+    clustering/                     trees and spectra by the clustering method that was used, which are not needed to
+                                    cluster again, but take most of its time (see `clustering.memory`)
 
 and the attributes `schema`, `kind` ("diarization"), `created`, `recording`, `source` (where the sound was), `duration`
 (seconds), `channel`, `frame_seconds`, and the fingerprints of the models, `embedder` and `segmentation` ("silero-vad"
@@ -16,6 +18,7 @@ embeddings are compressed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -30,6 +33,7 @@ from numpy.typing import NDArray
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import StoreError
+from knn_cli.diarization.clustering.memory import Memory
 from knn_cli.diarization.pipeline import WindowEmbeddings
 from knn_cli.diarization.reconstruction import LocalSpeaker, Segmentation
 from knn_cli.store.writer import check_free
@@ -68,6 +72,8 @@ class KeptAnalysis:
         Fingerprint of the segmentation network, or SILERO.
     source : str
         Where the sound was, for players.
+    clustering : dict
+        Trees and spectra of the embeddings; clustering inside `remembering` of it adds what it lacks.
     """
 
     windows: WindowEmbeddings
@@ -77,6 +83,7 @@ class KeptAnalysis:
     embedder: str
     segmentation: str
     source: str = ""
+    clustering: Memory = dataclasses.field(default_factory=dict)
 
 
 def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> None:
@@ -102,6 +109,11 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
         for name in _TEXTS:
             file.attrs[name] = getattr(analysis, name)
         _write_fields(file, analysis.windows)
+        remembered = file.create_group("clustering")
+        for key, arrays in analysis.clustering.items():
+            result = remembered.create_group(key)
+            for number, array in enumerate(arrays):
+                _write_array(result, str(number), array)
 
 
 def load(path: Path | str) -> KeptAnalysis:
@@ -127,7 +139,11 @@ def load(path: Path | str) -> KeptAnalysis:
         for rows, vectors in ((windows.short, windows.vectors), (windows.local, windows.local_vectors)):
             if len(rows) != len(vectors):
                 raise ValueError("one row per local speaker")
-        return KeptAnalysis(windows, seconds=float(file.attrs["duration"]), **texts)
+        clustering = {
+            key: tuple(_read_array(result[str(number)]) for number in range(len(result)))
+            for key, result in file["clustering"].items()
+        }
+        return KeptAnalysis(windows, seconds=float(file.attrs["duration"]), clustering=clustering, **texts)
 
 
 def describe(path: Path | str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import channels, corrections, identification, kept_analysis, linking, pipeline, speaker_windows
+from knn_cli.diarization.clustering.memory import remembering
 from knn_cli.diarization.corrections import Edit, Merge
 from knn_cli.diarization.identification import EnrolledSpeakers, IdentificationResult
 from knn_cli.diarization.kept_analysis import KeptAnalysis
@@ -70,7 +71,7 @@ def diarize_recordings(
     channel : str
         The channel that is read where `per_channel` is False.
     analysed : callable, optional
-        Called with each file and its `KeptAnalysis` before that is clustered; not where `per_channel` is True.
+        Called with each file and its `KeptAnalysis`; not where `per_channel` is True.
     **settings
         Further arguments of `pipeline.diarize`.
 
@@ -87,11 +88,14 @@ def diarize_recordings(
                 yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
             else:
                 analysis = _analysis(path, embedder, settings["options"], channel)
-                analysed(path, analysis)
-                if _has_enough_windows(analysis, settings):
-                    yield path, diarize_analysis(analysis, embedder.bundle, **settings)
-                else:  # so little sound that it costs nothing to embed it in shorter windows
-                    yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
+                try:
+                    if _has_enough_windows(analysis, settings):
+                        result = diarize_analysis(analysis, embedder.bundle, **settings)
+                    else:  # so little sound that it costs nothing to embed it in shorter windows
+                        result = pipeline.diarize(path, model=embedder, channel=channel, **settings)
+                finally:  # after clustering, so that its tree is kept too
+                    analysed(path, analysis)
+                yield path, result
         except KnnError as error:
             yield path, error
 
@@ -158,7 +162,8 @@ def diarize_analysis(
         For numbers of speakers that contradict each other, and for settings that the method does not take.
     """
     clusterer = pipeline.build_clusterer(options.clusterer, options.clusterer_settings, model)
-    labels = pipeline.cluster_windows(analysis.windows, clusterer, numbers)
+    with remembering(analysis.clustering):
+        labels = pipeline.cluster_windows(analysis.windows, clusterer, numbers)
     return pipeline.reconstruct(analysis.windows, labels, options, analysis.seconds, analysis.recording)
 
 

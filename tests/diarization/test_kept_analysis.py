@@ -178,3 +178,20 @@ def test_flipped_bytes_are_noticed(kept: Path) -> None:
         except StoreError:
             continue
         assert_same(found.windows, wanted.windows)
+
+
+@pytest.mark.parametrize("method", ["spectral", "ahc"])
+def test_what_clustering_computed_is_kept(
+    analysis: KeptAnalysis, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of speakers needs neither a tree nor a spectrum again, and gets the labels of a fresh run."""
+    options = DiarizationOptions(clusterer=method)
+    used = replace(analysis, clustering={})
+    recordings.diarize_analysis(used, None, options=options)
+    kept_analysis.save(used, tmp_path / "used.h5")
+    again = kept_analysis.load(tmp_path / "used.h5")
+    assert_same(again.clustering, used.clustering)
+    wanted = [recordings.diarize_analysis(replace(analysis, clustering={}), None, options=options, num_speakers=2)]
+    monkeypatch.setattr("knn_cli.diarization.clustering.ahc._distances", lambda *_: pytest.fail("a tree grew again"))
+    monkeypatch.setattr("scipy.linalg.eigh", lambda *_, **__: pytest.fail("eigenvectors were computed again"))
+    assert_same([recordings.diarize_analysis(again, None, options=options, num_speakers=2)], wanted)

@@ -15,6 +15,7 @@ from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance, weighted_means
+from knn_cli.diarization.clustering.memory import remembered
 
 MAX_TREE_POINTS = 3000  # points of a tree; memory: 3 * 8 * MAX_TREE_POINTS^2 bytes
 
@@ -194,8 +195,18 @@ def merge_order(points: Doubles, weights: Doubles, linkage: str, *, steps: int |
        Journal 9(4), 1967.
     .. [2] D. Muellner, "Modern hierarchical, agglomerative clustering algorithms", 2011.
     """
+    number = max(0, len(points) - 1) if steps is None else steps
+
+    def compute() -> tuple[Labels, Doubles]:
+        return _merge_order(points, weights, linkage, number)
+
+    merges, heights = remembered(compute, "merges", points, weights, settings=(linkage, number))
+    return merges, heights
+
+
+def _merge_order(points: Doubles, weights: Doubles, linkage: str, steps: int) -> tuple[Labels, Doubles]:
+    """See `merge_order`."""
     count = len(points)
-    steps = max(0, count - 1) if steps is None else steps
     distance = _distances(points, weights, linkage)
     weights = weights.copy()
     nearest = distance.argmin(axis=1)

@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.networks.bundle import Bundle, check_embedder
-from knn_cli.recognition import transforms
-from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.row_checks import float64_rows
+
+if TYPE_CHECKING:
+    from knn_cli.recognition.plda import PLDA
 
 FILE = "plda.safetensors"
 SCHEMA = "1"
@@ -103,6 +104,9 @@ class EmbeddingPLDA:
         KnnError
             For too few speakers or embeddings (see `transforms.fit_transforms`, `PLDA.fit`).
         """
+        from knn_cli.recognition import transforms
+        from knn_cli.recognition.plda import PLDA
+
         rows, names = np.asarray(embeddings, dtype=np.float64), np.asarray(speakers)
         chain = transforms.fit_transforms(
             f"center,length,lda:{dimension},center,length", lambda: [(rows, names)], names
@@ -117,6 +121,8 @@ class EmbeddingPLDA:
     @classmethod
     def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> EmbeddingPLDA:
         """Combine LDA with a PLDA of length-normalised rows."""
+        from scipy import linalg
+
         ratios, vectors = linalg.eigh(model.between, model.within)
         return cls(centre, lda, shift, model.mean, vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0))
 

@@ -13,6 +13,7 @@ from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, weighted_means
+from knn_cli.diarization.clustering.memory import remembered
 
 SMALL_RECORDING = 150  # embeddings
 
@@ -74,7 +75,12 @@ class SpectralClustering(BaseClusterer):
         low, high = (min(bound, len(centroids)) for bound in bounds[:2])
         if not bounds.capped:
             high = min(high, max(low, self.max_estimated))
-        values, vectors = self._spectrum(centroids, counts, min(high + 1, len(centroids)))
+        # As many whatever is asked for, so that what is remembered of one number of speakers serves all.
+        count = min(max(high, self.max_estimated) + 1, len(centroids))
+        settings = (self.neighbours, self.min_share_of_small, self.minimum_neighbours, count)
+        values, vectors = remembered(
+            lambda: self._spectrum(centroids, counts, count), "spectrum", centroids, counts, settings=settings
+        )
         # k speakers leave k eigenvalues near zero; a gap after the last one computed cannot be seen.
         gaps = np.diff(values, append=values[-1])[low - 1 : high]
         speakers = low + int(np.argmax(gaps))

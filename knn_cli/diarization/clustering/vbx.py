@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
@@ -171,6 +170,8 @@ def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
     -------
     float
     """
+    from scipy.special import expit
+
     rows = rows[:: -(-len(rows) // MAX_CALIBRATION_ROWS)]
     first, second = np.triu_indices(len(rows))
     cosines = (rows @ rows.T)[first, second]  # (pairs,)

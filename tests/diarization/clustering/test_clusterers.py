@@ -236,6 +236,13 @@ def test_tree_equals_scipy() -> None:
     np.testing.assert_allclose(merge_order(points, ones, "centroid")[1], centroid[:, 2] ** 2 / 2, atol=1e-12)
     ward = linkage(points, "ward")
     np.testing.assert_allclose(merge_order(points, ones, "ward")[1], ward[:, 2] ** 2 / 2, atol=1e-12)
+    for kind in (
+        "average",
+        "centroid",
+        "ward",
+    ):  # a tree that is not grown to its end is the beginning of the whole one
+        whole, begun = merge_order(points, ones, kind), merge_order(points, ones, kind, steps=150)
+        assert np.array_equal(begun[0], whole[0][:150]) and np.array_equal(begun[1], whole[1][:150])
 
 
 @pytest.mark.parametrize("kind", ["average", "centroid", "ward"])
