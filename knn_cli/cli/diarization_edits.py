@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from knn_cli.cli.console import ORDER
+from knn_cli.cli.console import ORDER, console
+from knn_cli.cli.options import counted
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
     from knn_cli.diarization.corrections import Edit
+    from knn_cli.diarization.recordings import RecordingResult
 
 SINGLE = ("merge", "split", "rename")  # options of one edit each, which name speakers of one recording
 OPTIONS = (*SINGLE, "corrections")
@@ -63,9 +65,9 @@ def _files(path: Path) -> list[tuple[str, list[Edit]]]:
 
     if not path.is_dir():
         return [corrections.read(path)]
-    files = sorted(path.glob("*.json"))
+    files = sorted(path.glob("*.corrections.json"))
     if not files:
-        raise KnnError(f"{path} holds no files of corrections.", "Their names end in .json.")
+        raise KnnError(f"{path} holds no files of corrections.", "Their names end in .corrections.json.")
     return [corrections.read(file) for file in files]
 
 
@@ -95,3 +97,14 @@ def _split(text: str, max_gap: float) -> Edit:
 
 
 _PARSERS: dict[str, Callable[[str, float], Any]] = {"merge": _merge, "rename": _rename, "split": _split}
+
+
+def with_notes(
+    results: Iterable[tuple[Path, RecordingResult | KnnError]], edits: Mapping[Path, Sequence[Edit]]
+) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
+    """The same results, with a note of each recording's speakers after its edits."""
+    for path, result in results:
+        if path in edits and not isinstance(result, KnnError):
+            speakers = ", ".join(result.diarization.speakers) or "no speaker"
+            console.note(f"{path}: {counted(len(edits[path]), 'edit')}, now {speakers}.")
+        yield path, result

@@ -261,7 +261,8 @@ def diarize(
             console.note(f"{counted(len(labels), 'speaker')} in {counted(len(good), 'recording')}.")
             names = (*names, *labels)
         if edits:
-            results = recordings.correct_speakers(results, edits, analyses, build)
+            corrected = recordings.correct_speakers(results, edits, analyses, build)
+            results = diarization_edits.with_notes(corrected, edits)
         asked = 1 if per_channel or edits else num_speakers or min_speakers or 1
         save = save_embeddings is not None
         writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds, received.temporary)

@@ -101,7 +101,7 @@ def test_corrections_clean_the_speakers_that_are_saved(kept: Path, tmp_path: Pat
         {"edit": "delete", "start": first[4]["start"], "end": first[4]["end"], "speaker": B},
         {"edit": "rename", "speaker": A, "to": "Eva"},
     ]
-    file, store = tmp_path / "corrections.json", tmp_path / "speakers.h5"
+    file, store = tmp_path / "meeting.corrections.json", tmp_path / "speakers.h5"
     file.write_text(json.dumps({"knn": "corrections", "version": 1, "recording": "meeting", "edits": edits}))
     given: list[str | Path] = ["--corrections", file, "--merge", f"{B}=Eva", "--save-embeddings", store]
     assert turns(kept, *given) == ["Eva", "Jan", "Eva"]
@@ -116,7 +116,7 @@ def test_corrections_clean_the_speakers_that_are_saved(kept: Path, tmp_path: Pat
     both.mkdir()
     for path in (kept, other):
         path.rename(both / path.name)
-    done("diarize", both, "--corrections", file, "--out-dir", tmp_path / "out")
+    done("diarize", both, "--corrections", tmp_path, "--out-dir", tmp_path / "out")
     assert {len(read_rttm(path)) for path in (tmp_path / "out").iterdir()} == {1}
     assert "Eva" in (tmp_path / "out" / "kept.rttm").read_text()
     assert "Eva" not in (tmp_path / "out" / "other.rttm").read_text()

@@ -138,3 +138,20 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
             corrections.read(path)
     with pytest.raises(KnnError, match="cannot be read"):
         corrections.read(tmp_path / "none.json")
+
+
+def test_the_player_means_the_same() -> None:
+    """The turns and edits of tests/formats/test_player_corrections.py, where a browser makes the same of them."""
+    before = [(0.25, 3.5, "A"), (3.0004, 6.0, "B b"), (3.0004, 6.0, "C"), (6.5, 8.0, "A"), (8.25, 11.75, "C")]
+    edits: list[Edit] = [
+        Merge("C", "A"),
+        Reassign(6.5, 8.0, "A", "B b"),
+        Reassign(8.25, 11.75, "A", "SPEAKER_00"),
+        Rename("SPEAKER_00", "Zoë"),
+        SplitTurn(9.5, 8.25, 11.75, "Zoë"),
+        Reassign(9.5, 11.75, "Zoë", "A"),
+        Delete(0.25, 3.5, "A"),
+    ]
+    after = corrections.apply(Diarization(tuple(Turn(*turn) for turn in before), "talk", seconds=12.0), edits)
+    expected = [(3.0004, 6.0, "B b"), (3.0004, 6.0, "A"), (6.5, 8.0, "B b"), (8.25, 9.5, "Zoë"), (9.5, 11.75, "A")]
+    assert turns(after) == expected

@@ -240,7 +240,7 @@ def test_tree_equals_scipy() -> None:
         "average",
         "centroid",
         "ward",
-    ):  # a tree that is not grown to its end is the beginning of the whole one
+    ):  # a tree grown in part is the beginning of the whole
         whole, begun = merge_order(points, ones, kind), merge_order(points, ones, kind, steps=150)
         assert np.array_equal(begun[0], whole[0][:150]) and np.array_equal(begun[1], whole[1][:150])
 
