@@ -97,10 +97,19 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
 
 
 def _kept_below(folder: Path) -> list[Path]:
+    """Kept analyses of a folder, and damaged files among them, which are reported in their turn."""
+    from knn_cli.core.errors import StoreError
     from knn_cli.diarization.kept_analysis import is_kept
+    from knn_cli.store import hdf5
 
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in STORE_SUFFIXES)
-    return [path for path in files if is_kept(path)]
+    def is_store(path: Path) -> bool:
+        try:
+            return hdf5.kind_of(path) is not None
+        except StoreError:
+            return False
+
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in STORE_SUFFIXES]
+    return [path for path in files if not is_store(path)] if any(map(is_kept, files)) else []
 
 
 def _kept_sources(paths: list[Path]) -> Sources:
@@ -110,15 +119,22 @@ def _kept_sources(paths: list[Path]) -> Sources:
     check_unique_stems(paths)
     names, sounds, channels, embedders = {}, {}, {}, {}
     for path in paths:
-        facts = kept_analysis.describe(path)
+        names[path] = path.stem
+        try:
+            facts = kept_analysis.describe(path)
+        except KnnError:
+            if len(paths) == 1:
+                raise
+            continue  # reported in its turn
         names[path], channels[path], embedders[path] = facts["recording"], facts["channel"], facts["embedder"]
-        if not same_embedder(embedders[path], embedders[paths[0]]):
-            both = f"{embedders[path]}, {paths[0]} by {embedders[paths[0]]}"
+        first = next(iter(embedders))
+        if not same_embedder(embedders[path], embedders[first]):
+            both = f"{embedders[path]}, {first} by {embedders[first]}"
             raise KnnError(f"{path} was embedded by {both}.", "Diarize them separately.")
         places = (Path(facts["source"]), path.parent / Path(facts["source"]).name)
         if (sound := next(filter(Path.is_file, places), None)) is not None:
             sounds[path] = sound
-    return Sources(paths, names, sounds, channels, embedders[paths[0]], kept=True)
+    return Sources(paths, names, sounds, channels, next(iter(embedders.values()), ""), kept=True)
 
 
 def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path], force: bool) -> dict[Path, Path]:

@@ -173,10 +173,8 @@ def _with_turns(diarization: Diarization, turns: Iterable[Turn]) -> Diarization:
     turns = _sorted(turns)
     speakers = {turn.speaker for turn in turns}
     gone = {turn.speaker for turn in diarization.turns} - speakers
-    vectors, seconds = (
-        {name: value for name, value in values.items() if name not in gone}
-        for values in (diarization.speaker_embeddings, diarization.clean_speech_seconds)
-    )
+    vectors = {name: vector for name, vector in diarization.speaker_embeddings.items() if name not in gone}
+    seconds = {name: value for name, value in diarization.clean_speech_seconds.items() if name not in gone}
     return replace(diarization, turns=turns, speaker_embeddings=vectors, clean_speech_seconds=seconds)
 
 
@@ -192,13 +190,13 @@ def _merge(diarization: Diarization, edit: Merge) -> Diarization:
     vectors, seconds = dict(diarization.speaker_embeddings), dict(diarization.clean_speech_seconds)
     weights = {name: max(seconds.get(name, 1.0), 1e-3) for name in pair if name in vectors}
     if weights:
-        total = sum(weight * vectors[name].astype(np.float64) for name, weight in weights.items())
-        mean: Floats = (total / sum(weights.values())).astype(np.float32)
+        rows = np.stack([vectors[name] for name in weights]).astype(np.float64)
+        mean: Floats = np.average(rows, axis=0, weights=[*weights.values()]).astype(np.float32)
         vectors[edit.into] = mean
     if any(name in seconds for name in pair):
         seconds[edit.into] = sum(seconds.get(name, 0.0) for name in pair)
-    for values in (vectors, seconds):
-        values.pop(edit.speaker, None)
+    vectors.pop(edit.speaker, None)
+    seconds.pop(edit.speaker, None)
     return replace(diarization, turns=_sorted(turns), speaker_embeddings=vectors, clean_speech_seconds=seconds)
 
 

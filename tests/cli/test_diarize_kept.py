@@ -79,6 +79,11 @@ def test_folders(tmp_path: Path, example: Path) -> None:
     done("diarize", tmp_path / "kept", "--out-dir", tmp_path / "again")
     for name in ("a.rttm", "b.rttm"):
         assert (tmp_path / "again" / name).read_text() == (tmp_path / "first" / name).read_text()
+    (tmp_path / "kept" / "aa.h5").write_text("damaged")
+    one_of_three = knn("diarize", tmp_path / "kept", "--out-dir", tmp_path / "third")
+    assert one_of_three.exit_code == 1 and "aa.h5 is no kept diarization, or is damaged" in one_of_three.stderr
+    assert sorted(path.name for path in (tmp_path / "third").iterdir()) == ["a.rttm", "b.rttm"]
+    (tmp_path / "kept" / "aa.h5").unlink()
     assert "one recording, not of 2" in knn("diarize", tmp_path / "kept", "--rename", f"{A}=Anna").output
 
 
