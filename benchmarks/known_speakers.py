@@ -32,9 +32,11 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import identification
 from knn_cli.diarization import linking as speaker_linking
+from knn_cli.diarization.enrollment import EnrolledSpeakers
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.metrics import eer
 from knn_cli.formats.rttm import read_rttm
+from knn_cli.recognition.speaker_decision import read_decision
 from tools.shipped_models.data import held_out_speakers, is_ambiguous_speaker, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
@@ -165,9 +167,7 @@ def recognition(
         out_of_set = rng.choice(sorted(set(places_of) - set(known)), 2, replace=False)
         pairs = [rng.choice(places_of[name], 2, replace=False) for name in known]
         vectors, ones = enrolled[[first for first, _ in pairs]].astype(np.float64), np.ones(5)
-        enrolled_speakers = identification.EnrolledSpeakers(
-            tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones
-        )
+        enrolled_speakers = EnrolledSpeakers(tuple(known), vectors, ones.astype(np.int64), 10 * ones, np.nan * ones)
         rows = [second for _, second in pairs[:2]] + [rng.choice(places_of[name]) for name in out_of_set]
         hypothesis = diarization({f"SPEAKER_{place:02d}": (tested[row], 10.0) for place, row in enumerate(rows)})
         names = identification.identify(hypothesis, enrolled_speakers, threshold=threshold).names
@@ -244,6 +244,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     embedder = Embedder(args.model, device="cpu")
     cases = clips(args.data)
+    default = read_decision(embedder.bundle).threshold
     targets, impostors = trials(cases)
     print(f"{embedder.bundle.fingerprint}: {len(cases)} clips of {len({clip.speaker for clip in cases})} speakers")
     sounds = {
@@ -260,11 +261,11 @@ def main() -> None:
     for enrolled, tested in (("as recorded", "as recorded"), ("as recorded", "mixed"), ("mixed otherwise", "mixed")):
         for seconds in TESTS:
             cosines = whole[enrolled] @ rows[tested, seconds].T
-            row = figures(cosines, targets, impostors, identification.IDENTIFICATION_THRESHOLD)
+            row = figures(cosines, targets, impostors, default)
             print(json.dumps({"enrolled": enrolled, "tested": tested, "seconds": seconds} | row), flush=True)
     cosines = np.concatenate([whole["as recorded"] @ rows[name, seconds].T for name in TESTED for seconds in TESTS])
     times = (len(TESTED) * len(TESTS), 1)
-    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), identification.IDENTIFICATION_THRESHOLD)
+    row = figures(cosines, np.tile(targets, times), np.tile(impostors, times), default)
     print(json.dumps({"enrolled": "as recorded", "tested": "all of these"} | row), flush=True)
     for threshold in THRESHOLDS:
         for name in TESTED:

@@ -81,8 +81,7 @@ class ResultWriter:
             if len(diarization.speakers) < self._asked_speakers:
                 console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
         if result.recognised is not None and diarization.turns:
-            names = ", ".join(name if cos is None else f"{name} ({cos:.2f})" for name, cos in result.known.items())
-            console.note(f"{path}: {names or 'no enrolled speaker'} recognised.")
+            console.note(f"{path}: {_who(result.recognised)}.")
         if self._keep:
             self.kept.append((diarization.name or path.stem, diarization))
         self._write_turns(path, result, stream)
@@ -102,7 +101,7 @@ class ResultWriter:
             from knn_cli.cli import output
 
             with nullcontext(stream) if target is None else replacing_text(target) as file:
-                output.recognised_turns(file, result.diarization, result.recognised)
+                output.recognised_turns(file, result.diarization, result.recognised, result.decision)
         elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
             span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
         else:
@@ -134,6 +133,25 @@ class ResultWriter:
             lengths["muted"] = lengths.pop("unwanted")
         self._lengths.append(lengths)
         console.note(f"{cleaned.target}: {_lengths(lengths)}.")
+
+
+def _who(facts: Sequence[Mapping[str, Any]]) -> str:
+    """Who is who, with what speaks for it; `who: nobody known` where none of the speakers is."""
+    named = [fact for fact in facts if fact["known"]]
+    others = [fact for fact in facts if not fact["known"]]
+    texts = [f"{fact['speaker']}{_evidence(fact, fact['speaker'])}" for fact in named]
+    if not named:
+        texts.append("who: nobody known")
+    texts += [f"{fact['speaker']} is nobody known ({fact['reason']})" for fact in others]
+    return ", ".join(texts)
+
+
+def _evidence(fact: Mapping[str, Any], name: str) -> str:
+    cosine = fact["cosine"].get(name)
+    if fact["reason"] is not None or cosine is None:
+        return f" ({fact['reason']})"
+    chance = "" if fact["probability"] is None else f", same speaker with {fact['probability']:.1%} at even odds"
+    return f" ({cosine:.2f}{chance})"
 
 
 def _lengths(seconds: Mapping[str, float]) -> str:

@@ -68,11 +68,13 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from knn_cli.diarization.identification import EnrolledSpeakers
+    from knn_cli.diarization.enrollment import EnrolledSpeakers
     from knn_cli.diarization.kept_analysis import KeptAnalysis
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.networks.bundle import Bundle
+    from knn_cli.recognition.speaker_decision import SpeakerDecision
 
 SILERO = "silero"
 
@@ -154,7 +156,6 @@ def diarize(
     from knn_cli.cli import diarization_edits, diarization_sources, progress, stdin, turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.diarization import (
-        identification,
         kept_analysis,
         linking,
         recordings,
@@ -164,6 +165,7 @@ def diarize(
     )
     from knn_cli.diarization.options import DiarizationOptions, check_speakers
     from knn_cli.diarization.pipeline import build_clusterer
+    from knn_cli.recognition import speaker_decision
 
     refuse_together(ctx, _TOGETHER)
     refuse_without(ctx, _NEEDS)
@@ -173,10 +175,9 @@ def diarize(
     network = None if vad == SILERO else segmentation
     check_speakers(num_speakers, min_speakers, max_speakers)
     reading.channel_index(channel)
-    name_from = _default(tuning.identification_threshold, identification.IDENTIFICATION_THRESHOLD)
-    link_from = _default(tuning.linking_threshold, linking.LINKING_THRESHOLD)
-    for threshold in (name_from, link_from):
-        linking.check_threshold(threshold)
+    for threshold in (tuning.identification_threshold, tuning.linking_threshold):
+        if threshold is not None:
+            speaker_decision.check_threshold(threshold)
     method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
     options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
 
@@ -220,6 +221,7 @@ def diarize(
         note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
     enrolled = None if speakers is None or embedder is None else _enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
+    decision = _decision(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
 
     def analysed(path: Path, analysis: KeptAnalysis) -> None:
@@ -250,10 +252,11 @@ def diarize(
             )
         results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, finished)
         if enrolled is not None:
-            results = recordings.identify_speakers(results, enrolled, threshold=name_from, keep_labels=per_channel)
+            results = recordings.identify_speakers(results, enrolled, decision=decision, keep_labels=per_channel)
         if link_speakers and voice is not None:
-            view = voice.view("speaker")
-            results = together = recordings.link_recordings(results, known=names, threshold=link_from, view=view)
+            results = together = recordings.link_recordings(
+                results, known=names, threshold=decision.linking_threshold, view=voice.view("speaker")
+            )
             good = [
                 linking.speaker_labels(result.diarization) for _, result in together if not isinstance(result, KnnError)
             ]
@@ -301,14 +304,34 @@ def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | N
 
 
 def _enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:
-    from knn_cli.diarization import identification
+    from knn_cli.diarization import enrollment
 
     with console.progress("Enrolling") as progress:
-        enrolled = identification.enroll(path, embedder, progress=progress)
+        enrolled = enrollment.enroll(path, embedder, progress=progress)
     console.detail(f"{path}: {counted(len(enrolled), 'known speaker')}, {counted(int(enrolled.clips.sum()), 'clip')}.")
     for name in enrolled.inconsistent:
         console.note(f"The clips of {name} are so unlike each other that they may be of several speakers.")
     return enrolled
+
+
+def _decision(
+    voice: Bundle | None, enrolled: EnrolledSpeakers | None, tuning: DiarizationSettings, *, links: bool
+) -> SpeakerDecision:
+    """The thresholds that are asked for, otherwise those of the model, calibrated on the enrolled speakers."""
+    from knn_cli.recognition import speaker_decision
+
+    decision = speaker_decision.UNCALIBRATED if voice is None else speaker_decision.read_decision(voice)
+    if enrolled is not None:
+        decision = speaker_decision.calibrate(decision, enrolled.compared)
+    linking = _default(tuning.linking_threshold, decision.linking_threshold)
+    source = "as given" if tuning.linking_threshold is not None else decision.source
+    decision = replace(speaker_decision.given(decision, tuning.identification_threshold), linking_threshold=linking)
+    if enrolled is not None:
+        margin = f", {decision.margin:.2f} above any other" if decision.margin else ""
+        console.note(f"A known speaker from a cosine of {decision.threshold:.2f}{margin}, {decision.source}.")
+    if links:
+        console.note(f"One speaker of several recordings from a cosine of {linking:.2f}, {source}.")
+    return decision
 
 
 def _with_progress(

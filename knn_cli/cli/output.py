@@ -23,6 +23,7 @@ from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
 from knn_cli.formats.span_formats import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
+from knn_cli.recognition.trials import scored_trials
 from knn_cli.reports.tables import METRICS, counted
 from knn_cli.store.embedding_writers import write_text
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from knn_cli.evaluation.verification_metrics import VerificationMetrics
     from knn_cli.recognition.evaluate_test_sets import EvaluatedModel, TestSetResult
     from knn_cli.recognition.make_split import SplitCount
+    from knn_cli.recognition.speaker_decision import SpeakerDecision
+    from knn_cli.recognition.trials import Trials
+    from knn_cli.recognition.verify_trials import VerificationResult
 
 
 def embeddings(
@@ -289,11 +293,13 @@ def _with_interval(figure: MetricValue, share: bool) -> str:
     return template.format(figure.value) + (f" ({low} to {high})" if figure.low == figure.low else "")
 
 
-def recognised_turns(stream: TextIO, diarization: Diarization, recognised: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON line of turns, with the cosines between the recording's speakers and the enrolled ones."""
+def recognised_turns(
+    stream: TextIO, diarization: Diarization, recognised: Sequence[Mapping[str, Any]], decision: SpeakerDecision
+) -> None:
+    """Write a JSON line of turns, with what is known of its speakers and by which decision."""
     text = StringIO()
     write_turns_json(turn_document(diarization), text)
-    json_line(stream, {**json.loads(text.getvalue()), "recognised": list(recognised)})
+    json_line(stream, {**json.loads(text.getvalue()), "decision": decision.facts(), "recognised": list(recognised)})
 
 
 def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
@@ -310,6 +316,16 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
         rates = [score.error.rate, *parts, score.jer, score.error_with_collar.rate]
         counts = [score.reference_speakers, score.hypothesis_speakers, score.speaker_count_error]
         stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
+
+
+def trials(stream: TextIO, listed: Trials, result: VerificationResult) -> None:
+    """Write a JSON line per trial: its score with what it means, or why that is not known."""
+    decision = result.decision
+    common = {"scorer": result.scorer, "decision": None if decision is None else decision.facts()}
+    for trial in scored_trials(listed, result.scores, decision):
+        if decision is None:
+            trial |= {"llr": None, "probability": None, "verdict": None, "reason": result.undecided}
+        json_line(stream, {**trial, "score": round(trial["score"], 6), **common})
 
 
 def trial_lines(metrics: VerificationMetrics) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`knn verify`: score lists of speaker trials by cosine or PLDA."""
+"""`knn verify`: score lists of speaker trials by cosine or PLDA, and decide on them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from knn_cli.cli.console import console
 from knn_cli.cli.options import (
+    JsonOption,
     ModelOption,
     QuietOption,
     TextOption,
@@ -35,8 +36,8 @@ class TrialScoring(str, Enum):
 
 
 EPILOG = epilog(
-    "knn verify trials.txt embeddings.h5",
     "knn verify trials.txt embeddings.h5 --model speakers -o scores.tsv",
+    "knn verify trials.txt embeddings.h5 --speakers mine.h5 --json",
     "knn verify trials.txt embeddings.h5 --cohort others.h5 --as-norm 200",
 )
 
@@ -50,6 +51,7 @@ def verify(
         list[Path], typer.Argument(metavar="STORE", help="Embedding stores that hold those recordings.")
     ],
     out: TextOption = None,
+    as_json: JsonOption = False,
     model: ModelOption = None,
     scorer: Annotated[
         TrialScoring,
@@ -73,13 +75,23 @@ def verify(
         int | None,
         valued("--as-norm", metavar="N", panel=SCORING, help="Normalise by the N best scores against the cohort."),
     ] = None,
+    speakers: Annotated[
+        Path | None,
+        valued(
+            "--speakers",
+            metavar="STORE",
+            panel=SCORING,
+            help="Calibrate the threshold on these embeddings of speakers of your own.",
+        ),
+    ] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Score speaker trials: is it the same speaker in both recordings?
 
-    Scores are written to stdout as a table. If the list tells target from nontarget trials, EER, minDCF and Cllr are
-    written to stderr. PLDA needs a model trained with `knn train --level speaker`.
+    Scores are written to stdout as a table, and where the model says what its cosines mean, the log-likelihood ratio,
+    the probability of the same speaker at even odds, and the verdict. If the list tells target from nontarget trials,
+    EER, minDCF and Cllr are written to stderr. PLDA needs a model trained with `knn train --level speaker`.
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
@@ -89,12 +101,25 @@ def verify(
     refuse_without(ctx, {"as_norm": ("cohort",)})
     if scorer is TrialScoring.plda and model is None:
         raise KnnError("PLDA needs a model.", "Give --model with a model of `knn train --level speaker`.")
-    check_text_output(out, [*sources, trials, *([cohort] if cohort else [])])
+    check_text_output(out, [*sources, trials, *(path for path in (cohort, speakers) if path)])
     pairs = read_trials(trials)
-    result = verify_trials(sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm)
+    result = verify_trials(
+        sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm, speakers=speakers
+    )
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
-        write_trial_scores(pairs, result.scores, stream)
+        if as_json:
+            output.trials(stream, pairs, result)
+        else:
+            write_trial_scores(pairs, result.scores, stream, result.decision)
     console.note(f"{len(pairs)} trials scored by {result.scorer}{'' if as_norm is None else ', normalised'}.")
+    if result.decision is None:
+        console.note(f"No verdicts: {result.undecided}.")
+    else:
+        same = sum(map(result.decision.is_same, result.scores.tolist()))
+        console.note(
+            f"The same speaker from a cosine of {result.decision.threshold:.2f}, {result.decision.source}: "
+            f"{same} of {len(pairs)}."
+        )
     if result.metrics is not None:
         for name, text in output.trial_lines(result.metrics):
             console.note(f"{name:<14}{text}")

@@ -20,20 +20,10 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Floats
 from knn_cli.core.vectors import l2_normalize
+from knn_cli.recognition.speaker_decision import UNCALIBRATED, check_threshold
 
-LINKING_THRESHOLD = (
-    0.625  # minimum mean cosine of two groups of the same speaker: `python -m benchmarks.known_speakers`
-)
 # Cosines that differ by less are equal: far above rounding errors, far below differences between speakers.
 COSINE_TOLERANCE = 1e-9
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise KnnError for a threshold that is no cosine above 0, up to 1."""
-    if not 0 < threshold <= 1:
-        raise KnnError(
-            f"The threshold {threshold:g} is no cosine of two similar speakers.", "Take one above 0, up to 1."
-        )
 
 
 def speaker_labels(diarization: Diarization) -> list[str]:
@@ -88,7 +78,7 @@ def link_speakers(
     diarizations: Sequence[Diarization],
     *,
     known: Collection[str] = (),
-    threshold: float = LINKING_THRESHOLD,
+    threshold: float = UNCALIBRATED.linking_threshold,
     view: slice = slice(None),
 ) -> list[Diarization]:
     """Relabel diarizations so that a label means the same speaker in all of them.

@@ -19,12 +19,14 @@ from knn_cli.core.values import Diarization
 from knn_cli.diarization import channels, corrections, identification, kept_analysis, linking, pipeline, speaker_windows
 from knn_cli.diarization.clustering.memory import remembering
 from knn_cli.diarization.corrections import Edit, Merge
-from knn_cli.diarization.identification import EnrolledSpeakers, IdentificationResult
+from knn_cli.diarization.enrollment import EnrolledSpeakers
+from knn_cli.diarization.identification import IdentificationResult
 from knn_cli.diarization.kept_analysis import KeptAnalysis
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.formats import rttm
 from knn_cli.formats.uem import read_uem
 from knn_cli.networks import bundle
+from knn_cli.recognition.speaker_decision import UNCALIBRATED, SpeakerDecision
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
 
+EDITED = "named or made by a correction"
+LINKED = "linked to this speaker of another recording"
 AnalysisUser = Callable[[Path, KeptAnalysis], None]
 
 
@@ -41,11 +45,7 @@ class RecordingResult(NamedTuple):
 
     diarization: Diarization
     recognised: list[dict[str, Any]] | None = None  # see `IdentificationResult.facts`
-
-    @property
-    def known(self) -> dict[str, float]:
-        """The enrolled speakers that were recognised, with their cosines."""
-        return {fact["speaker"]: fact["cosine"].get(fact["speaker"]) for fact in self.recognised or () if fact["known"]}
+    decision: SpeakerDecision = UNCALIBRATED  # by which they were recognised
 
 
 def diarize_recordings(
@@ -200,7 +200,7 @@ def identify_speakers(
     results: Iterable[tuple[Path, RecordingResult | KnnError]],
     enrolled: EnrolledSpeakers,
     *,
-    threshold: float = identification.IDENTIFICATION_THRESHOLD,
+    decision: SpeakerDecision = UNCALIBRATED,
     keep_labels: bool = False,
 ) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
     """Name the enrolled speakers in each recording (see `identification.identify`).
@@ -212,13 +212,13 @@ def identify_speakers(
             yield path, result
             continue
         try:
-            identified = identification.identify(result.diarization, enrolled, threshold=threshold)
+            identified = identification.identify(result.diarization, enrolled, decision=decision)
         except KnnError as error:
             yield path, error
             continue
         if keep_labels:
             identified = _with_labels(identified, linking.speaker_labels(result.diarization))
-        yield path, RecordingResult(identified.diarization, identified.facts())
+        yield path, RecordingResult(identified.diarization, identified.facts(), decision)
 
 
 def _with_labels(identified: IdentificationResult, before: Sequence[str]) -> IdentificationResult:
@@ -234,7 +234,7 @@ def link_recordings(
     results: Iterable[tuple[Path, RecordingResult | KnnError]],
     *,
     known: Collection[str] = (),
-    threshold: float = linking.LINKING_THRESHOLD,
+    threshold: float = UNCALIBRATED.linking_threshold,
     view: slice = slice(None),
 ) -> list[tuple[Path, RecordingResult | KnnError]]:
     """Give each speaker one label over all recordings (see `linking.link_speakers`)."""
@@ -251,7 +251,7 @@ def link_recordings(
         diarization = next(linked)
         names = _renaming(result.diarization, diarization)
         facts = result.recognised and [_renamed(fact, names, known) for fact in result.recognised]
-        after.append((path, RecordingResult(diarization, facts)))
+        after.append((path, RecordingResult(diarization, facts, result.decision)))
     return after
 
 
@@ -267,7 +267,9 @@ def _labels(diarization: Diarization) -> list[str]:
 
 def _renamed(fact: Mapping[str, Any], names: Mapping[str, str], known: Collection[str]) -> dict[str, Any]:
     label = names[fact["speaker"]]
-    return {**fact, "speaker": label, "known": label in known}
+    if label not in known:
+        return {**fact, "speaker": label}
+    return {**fact, "speaker": label, "known": True, "who": label, "reason": fact["reason"] and LINKED}
 
 
 def correct_speakers(
@@ -288,7 +290,7 @@ def correct_speakers(
             yield path, error
             continue
         facts = result.recognised and _corrected(result.recognised, corrected, edits[path])
-        yield path, RecordingResult(corrected, facts)
+        yield path, RecordingResult(corrected, facts, result.decision)
 
 
 def _corrected(
@@ -298,9 +300,10 @@ def _corrected(
     before = {fact["speaker"]: fact for fact in facts}
     merged = {edit.speaker for edit in edits if isinstance(edit, Merge)}
     kept = {corrections.label_after(label, edits): fact for label, fact in before.items() if label not in merged}
-    unknown = {"known": False, "cosine": {}}
+    unknown = {"known": False, "who": None, "reason": EDITED}
+    no_scores = {"nearest": None, "llr": None, "probability": None, "cosine": {}}
     return [
-        {**kept.get(label, unknown), "speaker": label, **({} if label in before else {"known": False})}
+        {**kept.get(label, unknown | no_scores), **({} if label in before else unknown), "speaker": label}
         for label in linking.speaker_labels(diarization)
     ]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
+from knn_cli.recognition.speaker_decision import SpeakerDecision
 
 _VOCABULARIES = (("1", "0"), ("target", "nontarget"), ("tgt", "imp"))  # of keys, target first
 _EXPECTED = "Expected: `enrolment test`, `enrolment test target`, or `1 enrolment test` as VoxCeleb has it."
@@ -117,7 +118,7 @@ def _possible_formats(fields: Sequence[str]) -> set[LineFormat]:
     return {(3, key, n) for key in (0, 2) for n, words in enumerate(_VOCABULARIES) if fields[key].lower() in words}
 
 
-def write_trial_scores(trials: Trials, scores: Doubles, file: TextIO) -> None:
+def write_trial_scores(trials: Trials, scores: Doubles, file: TextIO, decision: SpeakerDecision | None = None) -> None:
     """Write a tab-separated table with a header: enrol, test, score, and target (1 or 0) where it is known.
 
     Parameters
@@ -126,10 +127,30 @@ def write_trial_scores(trials: Trials, scores: Doubles, file: TextIO) -> None:
     scores : (T,) float64
         In the order of the list.
     file : text file
+    decision : SpeakerDecision, optional
+        Adds the columns llr, probability (of the same speaker, at even odds) and verdict (same or different).
     """
-    keyed = trials.is_target is not None
-    file.write("enrol\ttest\tscore" + ("\ttarget" if keyed else "") + "\n")
-    keys = trials.is_target.astype(int).tolist() if trials.is_target is not None else [0] * len(trials)
-    for (enroll, test), value, key in zip(trials.pairs.tolist(), scores.tolist(), keys, strict=True):
-        end = f"\t{key}\n" if keyed else "\n"
-        file.write(f"{trials.enroll[enroll]}\t{trials.test[test]}\t{value:.6f}{end}")
+    columns = [*("enrol", "test", "score"), *([] if trials.is_target is None else ["target"])]
+    file.write("\t".join([*columns, *([] if decision is None else ["llr", "probability", "verdict"])]) + "\n")
+    for trial in scored_trials(trials, scores, decision):
+        cells = [trial["enrol"], trial["test"], f"{trial['score']:.6f}"]
+        if trials.is_target is not None:
+            cells.append(str(int(trial["target"])))
+        if decision is not None:
+            cells += [f"{trial['llr']:.3f}", f"{trial['probability']:.4f}", trial["verdict"]]
+        file.write("\t".join(cells) + "\n")
+
+
+def scored_trials(trials: Trials, scores: Doubles, decision: SpeakerDecision | None) -> Iterator[dict[str, Any]]:
+    """Each trial with its names, score, `target` where it is known, and with a decision its meaning and the verdict.
+
+    The verdict is "same" or "different".
+    """
+    keys = [None] * len(trials) if trials.is_target is None else trials.is_target.tolist()
+    for (enroll, test), score, key in zip(trials.pairs.tolist(), scores.tolist(), keys, strict=True):
+        trial = {"enrol": trials.enroll[enroll], "test": trials.test[test], "score": score}
+        if key is not None:
+            trial["target"] = key
+        if decision is not None:
+            trial |= {**decision.evidence(score), "verdict": "same" if decision.is_same(score) else "different"}
+        yield trial

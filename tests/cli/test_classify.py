@@ -236,7 +236,7 @@ def test_no_option_is_passed_over(
     ("command", "options"),
     [
         ("evaluate", ["--top", "--segment", "--channel", "--open-set"]),
-        ("verify", ["--json", "--priors", "--no-unknown", "--languages", "--no-vad", "--device"]),
+        ("verify", ["--priors", "--no-unknown", "--languages", "--no-vad", "--device"]),
         ("timeline", ["--priors", "--segment", "--top", "--report"]),
         ("classify", ["--open-set", "--report", "--curve", "--turns", "--window", "--cohort", "--split"]),
     ],

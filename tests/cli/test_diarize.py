@@ -32,6 +32,7 @@ from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.formats.rttm import read_rttm, write_rttm
 from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle, conversion
+from knn_cli.recognition.speaker_decision import UNCALIBRATED
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
@@ -293,9 +294,15 @@ def test_known_speakers_are_named(sound: Path, asked: list[dict[str, Any]], know
     one, two, silent = map(json.loads, result.stdout.splitlines())
     assert [turn["speaker"] for turn in one["turns"]] == ["anna", "SPEAKER_00", "SPEAKER_01", "anna"]
     assert [turn["speaker"] for turn in two["turns"]] == ["SPEAKER_00", "anna"]
-    assert one["recognised"][0] == {"speaker": "anna", "known": True, "cosine": {"anna": 1.0, "zoe": 0.0}}
+    assert one["recognised"][0] == {
+        **{"speaker": "anna", "known": True, "who": "anna", "reason": None, "nearest": "anna"},
+        **{"llr": None, "probability": None, "cosine": {"anna": 1.0, "zoe": 0.0}},
+    }
+    assert one["recognised"][1]["who"] is None and "below the threshold" in one["recognised"][1]["reason"]
+    assert one["decision"]["origin"] == "uncalibrated" and one["decision"]["threshold"] == 0.55
     assert [fact["known"] for fact in two["recognised"]] == [False, True] and silent["recognised"] == []
-    assert "one.wav: anna (1.00) recognised." in result.stderr
+    assert "one.wav: anna (1.00), SPEAKER_00 is nobody known (below the threshold" in result.stderr
+    assert "from a cosine of 0.55, uncalibrated, since nothing was measured for this model" in result.stderr
     done("diarize", sound / "one.wav", "--speakers", known, "-o", known.with_name("one.json"), *TINY)
     done("diarize", sound / "two.wav", "--speakers", known, "--json", "--out-dir", known.parent, *TINY)
     assert [json.loads(known.with_name(f"{name}.json").read_text()) for name in ("one", "two")] == [one, two]
@@ -325,7 +332,7 @@ def test_enrolment_from_a_folder(example: Path, tmp_path: Path, asked: list[dict
         "-v",
         *TINY,
     )
-    assert "2 known speakers, 2 clips" in result.stderr and "one.wav: no enrolled speaker recognised." in result.stderr
+    assert "2 known speakers, 2 clips" in result.stderr and "one.wav: who: nobody known" in result.stderr
     assert "SPEAKER_02" in result.stdout
 
 
@@ -484,19 +491,19 @@ def test_default_thresholds_are_those_of_the_package(
     seen: dict[str, float] = {}
 
     def spy(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*values: Any, threshold: float, **more: Any) -> Any:
-            seen[name] = threshold
-            return real(*values, threshold=threshold, **more)
+        def run(*values: Any, **more: Any) -> Any:
+            seen[name] = more["decision"].threshold if "decision" in more else more["threshold"]
+            return real(*values, **more)
 
         return run
 
     monkeypatch.setattr(identification, "identify", spy("known", identification.identify))
-    monkeypatch.setattr(linking, "link_speakers", spy("across", linking.link_speakers))
+    monkeypatch.setattr(linking, "link_speakers", spy("linked", linking.link_speakers))
     command = ["diarize", sound / "one.wav", "--speakers", known, "--link-speakers", *TINY]
     done(*command)
-    assert seen == {"known": identification.IDENTIFICATION_THRESHOLD, "across": linking.LINKING_THRESHOLD}
+    assert seen == {"known": UNCALIBRATED.threshold, "linked": UNCALIBRATED.linking_threshold}
     done(*command, "--set", "identification_threshold=0.4", "--set", "linking_threshold=0.7")
-    assert seen == {"known": 0.4, "across": 0.7}
+    assert seen == {"known": 0.4, "linked": 0.7}
 
 
 def test_as_a_real_process(example: Path, tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ MAX_HELP_LINES = 72
 
 # Flags that differ from command to command, and in what: each command writes its own kind of output, `timeline` and
 # `diarize` know different formats (which stand below the options), `--split` divides recordings where models are
-# trained and a speaker in `diarize`, and the switches of `knn` itself are listed once.
+# trained and a speaker in `diarize`, `verify --speakers` takes stores only, and the switches of `knn` are listed once.
 DIFFERENT: dict[str, set[str]] = {
     "--out": {"metavar", "help"},
     "--format": {"type"},
     "--split": {"metavar", "help", "type", "multiple"},
+    "--speakers": {"metavar", "help"},
 }
 
 

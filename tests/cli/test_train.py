@@ -192,6 +192,8 @@ def test_trials(work: dict[str, Path], tmp_path: Path) -> None:
     assert "scored by PLDA" in said and "Cllr" in said
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0] == ["enrol", "test", "score", "target"] and len(rows) == 33
+    first = json.loads(done("verify", trials, work["emb.h5"], "--json").stdout.splitlines()[0])
+    assert first["verdict"] is None and first["reason"] and first["scorer"] == "cosine" and first["target"]
     said = done("verify", trials, work["emb.h5"], "--cohort", work["emb.h5"], "--as-norm", "4").stderr
     assert "normalised" in said
     assert "no PLDA" in knn("verify", trials, work["emb.h5"], "--model", work["two"], "--scorer", "plda").stderr

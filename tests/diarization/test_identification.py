@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, EmbeddingSet, Turn
-from knn_cli.diarization.identification import EnrolledSpeakers, SpeakerScore, enroll, identify
+from knn_cli.diarization.enrollment import EnrolledSpeakers, enroll
+from knn_cli.diarization.identification import SpeakerScore, identify
 from knn_cli.diarization.linking import link_speakers, rename_speakers
 from knn_cli.diarization.speaker_export import export_speakers
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_file, labelled_files
 from knn_cli.networks.conversion import convert
+from knn_cli.recognition.speaker_decision import UNCALIBRATED
 from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
 
@@ -185,10 +188,13 @@ def test_who_matches_is_named_the_others_are_numbered() -> None:
         ("SPEAKER_01", "ben", False),
     ]
     assert isinstance(scores[0], SpeakerScore) and scores[4].cosine == pytest.approx(0.5)
-    assert result.facts(1)[1:] == [
-        {"speaker": "anna", "known": True, "cosine": {"anna": 0.9962}},
-        {"speaker": "SPEAKER_00", "known": False, "cosine": {}},
-        {"speaker": "SPEAKER_01", "known": False, "cosine": {"anna": 0.5}},
+    facts = result.facts(1)[1:]
+    kept = ("speaker", "known", "who", "reason", "nearest", "cosine")
+    silent, far = "no embedding: too little speech alone", "below the threshold: cosine 0.50 with anna"
+    assert [tuple(fact[name] for name in kept) for fact in facts] == [
+        ("anna", True, "anna", None, "anna", {"anna": 0.9962}),
+        ("SPEAKER_00", False, None, silent, None, {}),
+        ("SPEAKER_01", False, None, far, "anna", {"anna": 0.5}),
     ]
 
 
@@ -207,6 +213,23 @@ def test_the_threshold_itself_matches() -> None:
     for wrong in (0.0, -0.5, 1.5, float("nan")):
         with pytest.raises(KnnError, match="threshold"):
             identify(embedded, enrolled, threshold=wrong)
+
+
+def test_two_enrolled_speakers_about_as_similar_are_no_answer() -> None:
+    """0.9962 with anna and 0.9659 with her sister: further apart than 0.02, not than 0.05."""
+    embedded, enrolled = diarized(a=at(5), b=at(180)), known(anna=at(0), sister=at(20))
+    near = replace(UNCALIBRATED, threshold=0.5, margin=0.02)
+    assert identify(embedded, enrolled, decision=near).names == {"a": "anna"}
+    wide = identify(embedded, enrolled, decision=replace(near, margin=0.05))
+    assert wide.names == {}
+    assert wide.facts()[0]["reason"] == "within the margin: anna and sister are about as similar"
+    assert identify(embedded, known(anna=at(0)), decision=replace(near, margin=0.05)).names == {"a": "anna"}
+
+
+def test_a_name_goes_to_one_speaker_of_a_recording() -> None:
+    result = identify(diarized(a=at(30), b=at(2)), known(anna=at(0)), threshold=0.8)
+    assert result.names == {"b": "anna"}
+    assert result.facts()[0]["reason"] == "anna is another speaker of the recording"
 
 
 def test_numbered_labels_skip_enrolled_names() -> None:
