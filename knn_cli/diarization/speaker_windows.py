@@ -148,9 +148,10 @@ def _preference(windows: WindowEmbeddings, rows: NDArray[np.int64], labels: NDAr
     size = windows.short_windows.probabilities.shape[1]
     total, count = np.zeros((2, windows.short_windows.frames + size))
     for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
-        start = windows.short_windows.starts[windows.short[row].window]
-        total[start : start + size] += cosine
-        count[start : start + size] += 1
+        one = windows.short[row]
+        frames = np.flatnonzero(one.active) + windows.short_windows.starts[one.window]
+        total[frames] += cosine
+        count[frames] += 1
     covered = np.flatnonzero(count)
     preference: Doubles = np.interp(np.arange(len(count)), covered, total[covered] / count[covered])
     return preference
