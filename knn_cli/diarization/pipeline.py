@@ -387,6 +387,8 @@ def speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> 
 def clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> float:
     """Seconds of the recording behind the embeddings of these short windows, overlapping windows counted once."""
     used = np.zeros(embeddings.short_windows.frames, dtype=bool)
-    for speaker in (embeddings.short[row] for row in rows.tolist()):
-        used[np.flatnonzero(speaker.embedding_mask) + embeddings.short_windows.starts[speaker.window]] = True
+    speakers = [embeddings.short[row] for row in rows.tolist()]
+    starts = embeddings.short_windows.starts[[speaker.window for speaker in speakers]]
+    masks = np.stack([speaker.embedding_mask for speaker in speakers])
+    used[(starts[:, None] + np.arange(masks.shape[1]))[masks]] = True
     return float(used.sum() * FRAME_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, product
 from typing import Any
 
@@ -57,7 +58,7 @@ class LocalSpeaker:
     active: NDArray[np.bool_]
     clean: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def embedding_mask(self) -> NDArray[np.bool_]:
         """(T,) bool: the frames that its embedding is made of, overlapped ones only where too few are clean."""
         return self.clean if self.clean.sum() >= MIN_CLEAN_FRAMES else self.active
