@@ -6,6 +6,8 @@ import numpy as np
 
 from knn_cli.core.values import Doubles
 
+NORM_ROWS = 4096  # whose squares are in memory at once
+
 
 def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
     """Scale rows to unit Euclidean length.
@@ -21,7 +23,8 @@ def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
     -------
     (N, D) float64 array
     """
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    blocks = range(0, max(1, len(rows)), NORM_ROWS)
+    norms = np.concatenate([np.linalg.norm(rows[at : at + NORM_ROWS], axis=1, keepdims=True) for at in blocks])
     divisors = np.where(norms > 0, norms, 1.0) if min_norm is None else np.maximum(norms, min_norm)
     normalized: Doubles = rows / divisors
     return normalized

@@ -121,15 +121,19 @@ class BaseClusterer(ABC):
         if len(rows) < 2:
             return np.zeros(len(rows), dtype=np.int64)
         reliable = np.ones(len(rows), dtype=bool) if seconds is None else seconds >= self.reliable
-        points = l2_normalize(rows)
-        if reliable.all() or np.count_nonzero(reliable) < max(low, 2):
-            labels = self.partition(rows, wanted, seconds)
-        else:
+        if np.count_nonzero(reliable) < max(low, 2):
+            reliable = np.ones(len(rows), dtype=bool)
+        some = not reliable.all()
+        if some:
             fewer = wanted._replace(high=min(high, int(np.count_nonzero(reliable))))
             labels = np.empty(len(rows), dtype=np.int64)
             labels[reliable] = by_first_appearance(
                 self.partition(rows[reliable], fewer, None if seconds is None else seconds[reliable])
             )
+        else:
+            labels = by_first_appearance(self.partition(rows, wanted, seconds))
+        points = l2_normalize(rows)  # only now, so that methods have the memory
+        if some:
             centroids, _ = weighted_means(points[reliable], np.ones(len(rows))[reliable], labels[reliable])
             labels[~reliable] = (points[~reliable] @ l2_normalize(centroids).T).argmax(axis=1)
         return by_first_appearance(split_largest(points, labels, low))
