@@ -68,6 +68,12 @@ class ResultWriter:
 
     def _write_recording(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
         diarization = result.diarization
+        sound = self._sounds.get(path)
+        if self.outputs.format == "json" and sound is not None:
+            from knn_cli.diarization.no_speech import with_no_speech_probability
+
+            diarization = with_no_speech_probability(diarization, sound, channel=self.channel)
+            result = result._replace(diarization=diarization)
         if self.truths:
             from knn_cli.evaluation import diarization_error
 

@@ -305,12 +305,15 @@ class Turn:
     speaker : str
     confidence : float or None
         Mean probability over the turn that the speaker speaks, 0 to 1; None where unknown.
+    no_speech_probability : float or None
+        Probability that it is music or a noise, 0 to 1; None where nothing was asked.
     """
 
     start: float
     end: float
     speaker: str
     confidence: float | None = None
+    no_speech_probability: float | None = None
 
     @property
     def duration(self) -> float:

@@ -204,7 +204,8 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
     """Write one line of JSON, all times in seconds.
 
     {"file", "duration", "speakers": [...], "spoken": {speaker: seconds}, "turns": [{"start", "end", "speaker"}, ...]};
-    a turn also has "confidence" if it is known, and "duration" is left out if it is unknown.
+    a turn also has "confidence" if it is known, and "no_speech_probability" with "probably_no_speaker" (from 0.5
+    on) where that was looked for; "duration" is left out if it is unknown.
     """
     spans = document.rounded()
     turns = []
@@ -212,6 +213,9 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
         turn: dict[str, Any] = {"start": start_ms / 1000, "end": end_ms / 1000, "speaker": span.label}
         if span.probability is not None:
             turn["confidence"] = round(float(span.probability), 3)
+        if span.no_speech_probability is not None:
+            turn["no_speech_probability"] = round(float(span.no_speech_probability), 3)
+            turn["probably_no_speaker"] = span.probably_no_speaker
         turns.append(turn)
     line: dict[str, Any] = {"file": document.name}
     if document.seconds > 0:

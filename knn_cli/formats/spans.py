@@ -34,6 +34,8 @@ class Span:
         Probability of the label, or the confidence of a turn, 0 to 1; None where unknown.
     alternatives : tuple of (str, float)
         Other labels with their probabilities, the likeliest first.
+    no_speech_probability : float or None
+        Of a turn: that it is no speaker, 0 to 1; None where unknown.
     """
 
     start: float
@@ -42,10 +44,16 @@ class Span:
     tier: str = ""
     probability: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
+    no_speech_probability: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end < math.inf:
             raise ValueError(f"a span ends after its start and starts at 0 or later, not {self.start} to {self.end}")
+
+    @property
+    def probably_no_speaker(self) -> bool:
+        """Whether it is more probable that a turn is music or a noise."""
+        return self.no_speech_probability is not None and self.no_speech_probability >= 0.5
 
 
 class RoundedSpan(NamedTuple):
@@ -147,7 +155,17 @@ def turn_document(
 
 def turn_spans(turns: Iterable[Turn]) -> list[Span]:
     """Return speaker turns as spans, each in the tier of its speaker."""
-    return [Span(turn.start, turn.end, turn.speaker, turn.speaker, turn.confidence) for turn in turns]
+    return [
+        Span(
+            turn.start,
+            turn.end,
+            turn.speaker,
+            turn.speaker,
+            turn.confidence,
+            no_speech_probability=turn.no_speech_probability,
+        )
+        for turn in turns
+    ]
 
 
 def seconds_by_label(spans: Iterable[RoundedSpan]) -> dict[str, float]:
