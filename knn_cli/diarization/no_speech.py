@@ -81,7 +81,7 @@ def turn_evidence(turns: Sequence[Turn], path: Path | str, *, channel: str = "mi
         inside = speech[first : max(first + 1, last)]
         inside = inside[np.isfinite(inside)]
         if not len(inside):  # beyond the end of the sound
-            inside = np.zeros(1)
+            inside = np.zeros(1, dtype=np.float32)
         rows.append((inside.mean(), np.percentile(inside, PEAK_PERCENTILE)))
     return np.array(rows, dtype=np.float64)
 
