@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
 from knn_cli.audio import reading
 from knn_cli.audio import speech_activity as silero
@@ -54,7 +53,7 @@ def with_no_speech_probability(diarization: Diarization, path: Path | str, *, ch
 
 def no_speech_probability(evidence: Doubles) -> Doubles:
     """(N,) probability that a turn is no speaker, from the evidence (N, 2) of `turn_evidence`."""
-    result: Doubles = expit(evidence @ np.array(WEIGHTS) + BIAS)
+    result: Doubles = 1 / (1 + np.exp(-BIAS - evidence @ np.array(WEIGHTS)))
     return result
 
 
