@@ -2,7 +2,7 @@
 
     python -m benchmarks.conversations --work WORK --out FOLDER [--data ../shared/data]
 
-WORK/cache/split.json names the speakers (see `tools.shipped_models.prepare`). Two to six of them take turns for
+The speakers are `tools.shipped_models.data.held_out_speakers`. Two to six of them take turns for
 60 to 180 s, with some overlap at the ends of turns and some feedback in the middle of others' turns, each convolved
 with a measured room impulse response, plus noise. References follow the speech regions of the clean recordings: pauses
 of 0.3 s and longer are non-speech.
@@ -11,7 +11,6 @@ of 0.3 s and longer are non-speech.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pyannote.core import Annotation, Segment
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from scipy.signal import fftconvolve
 
-from tools.shipped_models.data import is_ambiguous_speaker, read_16k, read_manifest
+from tools.shipped_models.data import held_out_speakers, is_ambiguous_speaker, read_16k, read_manifest
 
 RATE = 16_000
 HOP = 160  # samples per level frame: 10 ms
@@ -174,7 +173,7 @@ def simulate(
 
 def write(data: Path, work: Path, folder: Path, count: int = 12, seed: int = SEED) -> list[Path]:
     """Write seeded conversations as FOLDER/NAME.flac with NAME.rttm; existing files are kept."""
-    hidden = set(json.loads((work / "cache" / "split.json").read_text())["held_out_speakers"])
+    hidden = set(held_out_speakers(read_manifest(data / "speech" / "manifest.tsv")))
     recordings: dict[str, list[Path]] = defaultdict(list)
     for row in read_manifest(data / "speech" / "manifest.tsv"):
         if row["speaker"] in hidden and not is_ambiguous_speaker(row["speaker"]):

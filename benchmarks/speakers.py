@@ -186,7 +186,7 @@ def table(rows: list[dict[str, Any]], cost: dict[str, float], size: dict[str, fl
         "|---|" + "---|" * (len(columns) + 2),
     ]
     for system in dict.fromkeys(row["system"] for row in rows):
-        found = [cells[(system, *column)] for column in columns]
+        found = [cells[system, seconds, condition] for seconds, condition in columns]
         rates = " | ".join(f"{row['EER all']} ({row['95 %'][0]} to {row['95 %'][1]})" for row in found)
         lines.append(f"| {system} | {rates} | {cost[system]:.4f} | {size[system]:.1f} |")
     return "\n".join(lines)

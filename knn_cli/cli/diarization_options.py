@@ -23,9 +23,10 @@ class ClusteringMethod(str, Enum):
 
 
 class Preset(str, Enum):
-    """Clustering methods with the settings of other programs."""
+    """Recipes of other programs."""
 
     pyannote = "pyannote-3.1"
+    community = "pyannote-community-1"
 
 
 class TurnFormat(str, Enum):
@@ -89,7 +90,7 @@ PerChannelOption = Annotated[
     bool, switch("--per-channel", panel=SPEAKERS, help="Look for separate speakers in every channel.")
 ]
 MinTurnOption = Annotated[
-    float,
+    float | None,
     valued(
         "--min-turn",
         metavar="SECONDS",
@@ -99,7 +100,7 @@ MinTurnOption = Annotated[
     ),
 ]
 MaxGapOption = Annotated[
-    float,
+    float | None,
     valued(
         "--max-gap",
         metavar="SECONDS",
@@ -109,7 +110,7 @@ MaxGapOption = Annotated[
     ),
 ]
 MarginOption = Annotated[
-    float,
+    float | None,
     valued(
         "--margin",
         metavar="SECONDS",
@@ -146,7 +147,7 @@ SegmentationOption = Annotated[
     ),
 ]
 ClustererOption = Annotated[
-    ClusteringMethod,
+    ClusteringMethod | None,
     valued(
         "--clusterer",
         metavar="METHOD",
@@ -156,5 +157,5 @@ ClustererOption = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Cluster as pyannote-3.1 does.")
+    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Do as pyannote-3.1 or pyannote-community-1.")
 ]

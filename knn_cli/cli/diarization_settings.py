@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal
 
 from knn_cli.cli.options import setting
 from knn_cli.core.errors import KnnError
+
+if TYPE_CHECKING:
+    from knn_cli.diarization.options import DiarizationOptions
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,24 @@ class DiarizationSettings:
 CLUSTERING_SETTINGS = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
 
 
-def choose_clustering(clusterer: str, preset: str | None, settings: DiarizationSettings) -> tuple[str, dict[str, Any]]:
-    """Return a clustering method and its settings. KnnError for a setting that it does not take."""
-    from knn_cli.core.registry import CLUSTERERS
-    from knn_cli.diarization.clustering.base import PRESETS
+def choose_options(
+    clusterer: str | None, preset: str | None, settings: DiarizationSettings, lengths: Mapping[str, float | None]
+) -> DiarizationOptions:
+    """Options of a preset or of a clustering method with its settings, and the `lengths` in seconds that are given.
 
+    Raises KnnError for a setting that the method does not take.
+    """
+    from knn_cli.core.registry import CLUSTERERS
+    from knn_cli.diarization.options import DiarizationOptions
+    from knn_cli.diarization.presets import PRESETS
+
+    given = {name: seconds for name, seconds in lengths.items() if seconds is not None}
     if preset is not None:
-        method, values = PRESETS[preset]
-        return method, dict(values)
+        return replace(PRESETS[preset], **given)
     chosen = {name: value for name in CLUSTERING_SETTINGS if (value := getattr(settings, name)) is not None}
     if not chosen:
-        return clusterer, {}
+        return DiarizationOptions(clusterer=clusterer, **given)
+    clusterer = clusterer or "vbx"
     takes = {name: {field.name for field in fields(CLUSTERERS.get(name))} for name in CLUSTERERS.names()}  # type: ignore[arg-type]
     for name in chosen:
         if CLUSTERING_SETTINGS[name] not in takes[clusterer]:
@@ -47,4 +58,7 @@ def choose_clustering(clusterer: str, preset: str | None, settings: DiarizationS
         raise KnnError(
             f"The distance threshold {chosen['distance_threshold']:g} is not a cosine distance.", "Give 0 to 2."
         )
-    return clusterer, {CLUSTERING_SETTINGS[name]: value for name, value in chosen.items()}
+    arguments = {CLUSTERING_SETTINGS[name]: value for name, value in chosen.items()}
+    if clusterer == "vbx":
+        arguments["starts"] = 0  # one start, at that distance
+    return DiarizationOptions(clusterer=clusterer, clusterer_settings=arguments, **given)

@@ -84,11 +84,12 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
         if kept:
             if sound:
                 raise KnnError(f"{kept[0]} is no recording, {sound[0]} is one.", "Diarize them separately.")
+            found = _kept_sources(list(dict.fromkeys(kept)))
             names = given(ctx)
             for name in _NEED_SOUND:
                 if name in names:
                     raise KnnError(f"{flag(ctx, name)} needs the sound, not {kept[0]}.", "Leave it out.")
-            return _kept_sources(list(dict.fromkeys(kept)))
+            return found
     from knn_cli.embedding.files import expand_folders
 
     paths = expand_folders(sources)

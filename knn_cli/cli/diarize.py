@@ -12,7 +12,6 @@ import typer
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import (
     ClustererOption,
-    ClusteringMethod,
     CorrectionsOption,
     CutOption,
     KeepOption,
@@ -39,7 +38,7 @@ from knn_cli.cli.diarization_options import (
     UemOption,
     UnwantedOption,
 )
-from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings, choose_clustering
+from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings, choose_options
 from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
@@ -128,9 +127,9 @@ def diarize(
     speakers: SpeakersOption = None,
     link_speakers: LinkSpeakersOption = False,
     per_channel: PerChannelOption = False,
-    min_turn: MinTurnOption = 0.1,
-    max_gap: MaxGapOption = 0.4,
-    margin: MarginOption = 0.2,
+    min_turn: MinTurnOption = None,
+    max_gap: MaxGapOption = None,
+    margin: MarginOption = None,
     merge: MergeOption = None,
     split: SplitSpeakerOption = None,
     rename: RenameOption = None,
@@ -143,7 +142,7 @@ def diarize(
     uem: UemOption = None,
     model: ModelOption = None,
     segmentation: SegmentationOption = None,
-    clusterer: ClustererOption = ClusteringMethod.spectral,
+    clusterer: ClustererOption = None,
     preset: PresetOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
@@ -163,7 +162,7 @@ def diarize(
         speaker_export,
         speaker_removal,
     )
-    from knn_cli.diarization.options import DiarizationOptions, check_speakers
+    from knn_cli.diarization.options import check_speakers
     from knn_cli.diarization.pipeline import build_clusterer
     from knn_cli.recognition import speaker_decision
 
@@ -178,13 +177,14 @@ def diarize(
     for threshold in (tuning.identification_threshold, tuning.linking_threshold):
         if threshold is not None:
             speaker_decision.check_threshold(threshold)
-    method, method_settings = choose_clustering(clusterer.value, preset and preset.value, tuning)
-    options = DiarizationOptions(vad, network, method, method_settings, min_turn, max_gap, margin)
+    lengths = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
+    options = choose_options(clusterer and clusterer.value, preset and preset.value, tuning, lengths)
+    options = replace(options, vad=vad, segmentation=network)
 
     received = stdin.open_sources(ctx, sources, name)
     found = diarization_sources.find(ctx, received.paths)
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
-    edits = diarization_edits.read_edits(ctx, found.names, max_gap)
+    edits = diarization_edits.read_edits(ctx, found.names, options.max_gap)
     if rttm is not None:  # whatever its suffix
         outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
@@ -204,7 +204,8 @@ def diarize(
     keep_files = diarization_sources.keep_targets(keep, paths, others, force)
     received.receive()
 
-    voice = found.model() if found.kept and (method == "vbx" or speakers is not None or link_speakers) else None
+    needs_model = options.clusterer in (None, "vbx") or speakers is not None or link_speakers
+    voice = found.model() if found.kept and needs_model else None
     embedder: Embedder | None = None
     segmenter: Segmenter | None = None
     if not found.kept or speakers is not None:
@@ -213,7 +214,9 @@ def diarize(
         embedder = Embedder(voice or model, device=device.value, batch_seconds=batch_seconds)
         voice = embedder.bundle
     fingerprint = found.embedder if embedder is None else embedder.bundle.fingerprint
-    build = build_clusterer(method, method_settings, voice)  # impossible settings are refused before any file
+    build = build_clusterer(
+        options.clusterer, options.clusterer_settings, voice
+    )  # impossible settings are refused before any file
     if embedder is not None and not found.kept:
         segmenter = _segmenter(vad, network, embedder)
         detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint

@@ -2,6 +2,7 @@
 
 A file holds the fields of `WindowEmbeddings` under their names, readable by anyone with h5py:
 
+    levels                          (frames,) int8 dBFS
     segmentation/, short_windows/   starts (W,) int64, probabilities (W, T, K) float16; attribute frames
     short/, local/                  window, speaker (N,) int64, active, clean (N, T) bool: one row per local speaker
     vectors, full_vectors           (N, D), (N, E) float32 of `short`; one dataset where they are the same
@@ -32,8 +33,9 @@ from numpy.typing import NDArray
 
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.atomic import replacing
-from knn_cli.core.errors import StoreError
+from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.diarization.clustering.memory import Memory
+from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.pipeline import WindowEmbeddings
 from knn_cli.diarization.reconstruction import LocalSpeaker, Segmentation
 from knn_cli.store.writer import check_free
@@ -144,6 +146,16 @@ def load(path: Path | str) -> KeptAnalysis:
             for key, result in file["clustering"].items()
         }
         return KeptAnalysis(windows, seconds=float(file.attrs["duration"]), clustering=clustering, **texts)
+
+
+def check_windows(windows: WindowEmbeddings, options: DiarizationOptions) -> None:
+    """Raise KnnError where other options would have made other windows of the sound."""
+    starts = windows.segmentation.starts
+    if not windows.segmentation.several or len(starts) == 0:
+        return
+    same_step = len(starts) < 3 or starts[1] - starts[0] == max(1, round(options.step / FRAME_SECONDS))
+    if not same_step or windows.short_windows.several == options.short_windows:
+        raise KnnError("The kept analysis has other windows than these options ask for.", KEEP_AGAIN)
 
 
 def describe(path: Path | str) -> dict[str, str]:

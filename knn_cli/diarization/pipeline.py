@@ -1,7 +1,7 @@
 """Who spoke when: the whole diarizer, as a sequence of steps.
 
-`analyse` takes nearly all of the time: `get_segmentation` finds local speakers in long windows, `get_embeddings` embeds
-short windows and local speakers. What follows needs no sound and can be repeated: a clustering method groups the short
+`analyse` takes nearly all of the time: `get_segmentation` finds local speakers in long windows, then short windows and
+local speakers are embedded. What follows needs no sound and can be repeated: a clustering method groups the short
 windows (`cluster_windows`); `reconstruct` combines both kinds of windows into scores per frame (`aggregate_scores`),
 and `post_processing` makes turns of them.
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli.audio import reading, reading_progress
+from knn_cli.audio import reading
 from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.core.registry import CLUSTERERS
-from knn_cli.core.values import Diarization, Floats, Segment, Turn, Waveform, sort_turns
+from knn_cli.core.values import Diarization, Doubles, Floats, Turn, Waveform, sort_turns
 from knn_cli.diarization.options import DiarizationOptions, check_speakers
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 MIN_CLUSTERING_SECONDS = 0.6  # of speech, from which an embedding may shape clusters
 SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
 SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
-MAX_RECHECK_FRAMES = 750  # of a low-confidence region that are rechecked at once
-SILERO_WARM_UP_SECONDS = 2.0  # of sound that silero-vad gets before a region
-SILERO_THRESHOLD = 0.2  # probability of speech under which a low-confidence frame is no speech
 SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
 
 
@@ -106,10 +103,12 @@ class WindowEmbeddings:
     ----------
     segmentation : Segmentation
         The long windows, or the short ones where there are no others.
+    levels : (frames,) int8 array
+        Level of each frame in dBFS.
     short_windows : Segmentation
-        Windows with one local speaker each.
+        Windows with one local speaker each; the long windows where their local speakers are clustered.
     short : sequence of N LocalSpeaker
-        Those of them that speak.
+        Those of them that speak, whose embeddings are clustered.
     vectors : (N, D) float32 array
         Of `short`, in the view for speakers.
     seconds : (N,) float32 array
@@ -117,12 +116,13 @@ class WindowEmbeddings:
     full_vectors : (N, E) float32 array
         Of `short`, whole embeddings.
     local : sequence of L LocalSpeaker
-        Local speakers of long windows; none where all windows are short.
+        Local speakers of long windows beside `short`; none where those are all.
     local_vectors : (L, D) float32 array
         Of `local`, in the view for speakers.
     """
 
     segmentation: Segmentation
+    levels: NDArray[np.int8]
     short_windows: Segmentation
     short: Sequence[LocalSpeaker]
     vectors: Floats
@@ -157,14 +157,20 @@ def analyse(
     KnnError
         AudioError for the file, BundleError for the segmentation network.
     """
-    segmentation, seconds = get_segmentation(path, embedder, options, channel)
-    return get_embeddings(path, embedder, segmentation, channel, min_windows), seconds
+    from knn_cli.diarization import reconstruction
+
+    segmentation, levels, seconds = get_segmentation(path, embedder, options, channel)
+    embeddings = _embed(path, embedder, segmentation, levels, channel, options.short_windows)
+    if 0 < np.count_nonzero(embeddings.seconds) < min_windows:
+        shorter = reconstruction.shorter_windows(segmentation, min_windows)
+        embeddings = _embed(path, embedder, shorter, levels, channel)
+    return embeddings, seconds
 
 
 def get_segmentation(
     path: Path | str, embedder: Embedder, options: DiarizationOptions, channel: str
-) -> tuple[Segmentation, float]:
-    """Local speakers of the recording's windows, and its seconds.
+) -> tuple[Segmentation, NDArray[np.int8], float]:
+    """Local speakers of the recording's windows, the level of its frames in dBFS (frames,), and its seconds.
 
     They come from the segmentation network, or one at a time from the speech regions of silero-vad.
     """
@@ -181,66 +187,33 @@ def get_segmentation(
             yield block
 
     if options.vad == "silero":
-        regions = speech_activity.speech(blocks(speech_activity.RATE))
+        levels = FrameLevels(speech_activity.RATE)
+        regions = speech_activity.speech(levels.through(blocks(speech_activity.RATE)))
         speech = np.zeros(math.ceil(seconds / FRAME_SECONDS - EPSILON), dtype=np.float32)
         for region in regions:
             speech[round(region.start / FRAME_SECONDS) : round(region.end / FRAME_SECONDS)] = 1
-        return reconstruction.single_speaker_windows(speech), seconds
+        return reconstruction.single_speaker_windows(speech), levels.decibels(), seconds
     segmenter = options.segmentation
     if not isinstance(segmenter, Segmenter):
         segmenter = Segmenter(segmenter, embedder=embedder)
     levels = FrameLevels(segmenter.rate)
-    segmentation = segmenter(levels.through(blocks(segmenter.rate)))
-    non_speech, low_confidence = reconstruction.find_non_speech(segmentation, levels.decibels())
-    _recheck(path, low_confidence, non_speech, channel)
-    return reconstruction.mask_out(segmentation, non_speech), seconds
+    hop = max(1, round(options.step / FRAME_SECONDS))
+    segmentation = segmenter(levels.through(blocks(segmenter.rate)), hop)
+    return segmentation, levels.decibels(), seconds
 
 
-def _recheck(
-    path: Path | str, low_confidence: Sequence[tuple[int, int]], non_speech: NDArray[np.bool_], channel: str
-) -> None:
-    """Mark as `non_speech` (frames,) the low-confidence frames in which silero-vad detects no speech.
-
-    It is not asked elsewhere, since it misses much speech in noise.
-    """
-    from knn_cli.audio import speech_activity as silero
-
-    regions = [
-        (start, min(start + MAX_RECHECK_FRAMES, last))
-        for first, last in low_confidence
-        for start in range(first, last, MAX_RECHECK_FRAMES)
-    ]
-    contexts = [
-        Segment(max(0.0, first * FRAME_SECONDS - SILERO_WARM_UP_SECONDS), last * FRAME_SECONDS)
-        for first, last in regions
-    ]
-    clips = reading.crops(path, contexts, rate=silero.RATE, channel=channel)
-    with reading_progress.listening(None):  # a short pass, which many recordings do without
-        of_clips = silero.probabilities(clips)
-    for (first, last), context, probabilities in zip(regions, contexts, of_clips, strict=True):
-        middles = (np.arange(first, last) + 0.5) * FRAME_SECONDS - context.start
-        frames = (middles * silero.RATE / silero.FRAME).astype(np.int64).clip(0, len(probabilities) - 1)
-        non_speech[first:last] = probabilities[frames] < SILERO_THRESHOLD
-
-
-def get_embeddings(
-    path: Path | str, embedder: Embedder, segmentation: Segmentation, channel: str, min_windows: int = 1
+def _embed(
+    path: Path | str,
+    embedder: Embedder,
+    segmentation: Segmentation,
+    levels: NDArray[np.int8],
+    channel: str,
+    short_windows: bool = True,
 ) -> WindowEmbeddings:
-    """Embed windows; shorter ones where fewer than `min_windows` speakers asked for have an embedding."""
-    from knn_cli.diarization import reconstruction
-
-    embeddings = _embed(path, embedder, segmentation, channel)
-    if 0 < np.count_nonzero(embeddings.seconds) < min_windows:
-        shorter = reconstruction.shorter_windows(segmentation, min_windows)
-        embeddings = _embed(path, embedder, shorter, channel)
-    return embeddings
-
-
-def _embed(path: Path | str, embedder: Embedder, segmentation: Segmentation, channel: str) -> WindowEmbeddings:
     """Short windows and local speakers; sound is encoded once for both."""
     from knn_cli.diarization import reconstruction, window_embeddings
 
-    several = segmentation.probabilities.shape[2] > 1
+    several = segmentation.several and short_windows
     windows = segmentation
     if several:
         windows = reconstruction.single_speaker_windows(reconstruction.speech_probability(segmentation))
@@ -264,19 +237,22 @@ def _embed(path: Path | str, embedder: Embedder, segmentation: Segmentation, cha
     full[order], seconds[order] = ordered_vectors, ordered_seconds
     vectors, split = full[:, embedder.bundle.view("speaker")], len(short)
     return WindowEmbeddings(
-        segmentation, windows, short, vectors[:split], seconds[:split], full[:split], local, vectors[split:]
+        segmentation, levels, windows, short, vectors[:split], seconds[:split], full[:split], local, vectors[split:]
     )
 
 
-def build_clusterer(name: str, settings: Mapping[str, Any], model: Bundle | None) -> Clusterer:
+def build_clusterer(name: str | None, settings: Mapping[str, Any], model: Bundle | None) -> Clusterer:
     """A clustering method with its settings, what diarization wants, and for vbx the embedding model's PLDA.
 
-    Raises KnnError for settings that it does not take, and where the model has no PLDA; only vbx needs a model.
+    Without a name, it is vbx where the model has a PLDA, otherwise spectral. Raises KnnError for settings that it does
+    not take, and where the model has no PLDA; only vbx needs a model.
     """
+    from knn_cli.diarization.clustering import plda
+
+    if name is None:
+        name = "vbx" if model is not None and (model.folder / plda.FILE).is_file() else "spectral"
     arguments: dict[str, Any] = {"reliable": MIN_CLUSTERING_SECONDS, **settings}
     if name == "vbx" and "plda" not in arguments and model is not None:
-        from knn_cli.diarization.clustering import plda
-
         arguments["plda"] = plda.load(model)
     clusterer: Clusterer = CLUSTERERS.build(name, **arguments)
     return clusterer
@@ -311,6 +287,9 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
     centroids, _ = weighted_means(units, np.ones(len(rows)), labels[rows])
     centroids = l2_normalize(centroids)
+    if embeddings.short_windows.several:
+        similarity = l2_normalize(embeddings.vectors.astype(np.float64)) @ centroids.T
+        return _score_long_windows(embeddings.short_windows, embeddings.short, similarity)
     likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
     soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
     soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
@@ -323,13 +302,19 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
         inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
         agreement = inside[mask[: len(inside)]].sum(0) / max(1, np.count_nonzero(mask))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
-    windows = np.array([speaker.window for speaker in embeddings.local], dtype=np.int64)
-    assigned = reconstruction.assign_speakers(similarity, windows)
-    hard_assignment = np.eye(len(centroids), dtype=np.float32)[assigned]
-    long_scores = reconstruction.aggregate(segmentation, embeddings.local, hard_assignment)
     scores *= SHORT_WINDOW_WEIGHT
-    scores += (1 - SHORT_WINDOW_WEIGHT) * long_scores
+    scores += (1 - SHORT_WINDOW_WEIGHT) * _score_long_windows(segmentation, embeddings.local, similarity)
     return scores
+
+
+def _score_long_windows(segmentation: Segmentation, local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
+    """(frames, S) score of each speaker by the local speakers that are assigned to it, of their similarity (L, S)."""
+    from knn_cli.diarization import reconstruction
+
+    windows = np.array([speaker.window for speaker in local], dtype=np.int64)
+    assigned = reconstruction.assign_speakers(similarity, windows)
+    hard_assignment = np.eye(similarity.shape[1], dtype=np.float32)[assigned]
+    return reconstruction.aggregate(segmentation, local, hard_assignment)
 
 
 def reconstruct(
@@ -344,7 +329,7 @@ def reconstruct(
     active = reconstruction.select_active(reconstruction.speaker_count(embeddings.segmentation), scores)
     reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
     turns = post_processing.frame_turns(
-        active, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
+        active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
     )
     return _to_diarization(turns, np.where(active, scores, np.nan), embeddings, labels, seconds, recording)
 

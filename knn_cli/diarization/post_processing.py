@@ -12,23 +12,35 @@ from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.diarization.reconstruction import active_runs
 
 FrameTurn = tuple[int, int, int]  # first frame, one past the last, speaker
+MAX_TAIL_MARGINS = 3  # how many times the margin an audible tail of a turn may be
+TAIL_DB = 10.0  # by which a tail is above the silence around it
+SILENCE_SECONDS = 10.0  # of silence on either side of a pause, whose level is its floor
+FLOOR_PERCENTILE = 20.0  # of the levels of silent frames
 
 
 def frame_turns(
-    active: NDArray[np.bool_], *, min_turn: float = 0.0, max_gap: float = 0.0, margin: float = 0.0
+    active: NDArray[np.bool_],
+    levels: NDArray[np.int8] | None = None,
+    *,
+    min_turn: float = 0.0,
+    max_gap: float = 0.0,
+    margin: float = 0.0,
 ) -> list[FrameTurn]:
     """Convert frame-wise speaker activity to turns.
 
     Pauses up to `max_gap` are filled. A turn shorter than `min_turn` is assigned to the speaker of the adjacent turn
     (the longer one of two); where there is none, or another speaker is active at the same time, it is dropped. The
     longest turn of a speaker always stays. Then turns are extended into adjacent silence, by `margin` after their ends
-    and a fifth of it before their starts: words fade, and human annotators end turns later than a network that was
-    trained on sound levels. Where there is too little silence for both, the end of the earlier turn takes precedence.
+    and a fifth of it before their starts: words fade, and human annotators end turns later than networks do. While the
+    sound is still TAIL_DB above the silence around it, turns are extended further, to MAX_TAIL_MARGINS times as much
+    in all. Where there is too little silence for both, the end of the earlier turn takes precedence.
 
     Parameters
     ----------
     active : (frames, S) bool array
         Active speakers in each frame.
+    levels : (frames,) int8 array, optional
+        Level of each frame in dBFS; without it, there are no tails.
     min_turn, max_gap, margin : float
         Seconds.
 
@@ -41,21 +53,46 @@ def frame_turns(
         ((first, last, s) for s in range(active.shape[1]) for first, last in active_runs(active[:, s])), max_gap
     )
     turns = _merge_gaps(_reassign_short(turns, min_turn), max_gap) if min_turn > 0 else turns
-    return _merge_gaps(_add_margins(turns, len(active), margin), 0.0) if margin > 0 else turns
+    return _merge_gaps(_add_margins(turns, len(active), levels, margin), 0.0) if margin > 0 else turns
 
 
-def _add_margins(turns: Sequence[FrameTurn], frames: int, margin: float) -> list[FrameTurn]:
+def _add_margins(
+    turns: Sequence[FrameTurn], frames: int, levels: NDArray[np.int8] | None, margin: float
+) -> list[FrameTurn]:
     """Extend turns into adjacent silence."""
     after = round(margin / FRAME_SECONDS)
     before = round(margin / 5 / FRAME_SECONDS)
     silent = np.ones(frames, dtype=bool)
     for first, last, _ in turns:
         silent[first:last] = False
+    audible = np.zeros(frames, dtype=bool) if levels is None else _audible(silent, levels)
     ends, beginnings = {}, {}
     for first, last in active_runs(silent):
-        ends[first] = min(first + after, last)
-        beginnings[last] = max(last - before, ends[first] if first else 0)
+        ends[first] = min(first + _reach(audible[first:last], after), last)
+        free = ends[first] if first else 0
+        beginnings[last] = max(last - _reach(audible[free:last][::-1], before), free)
     return [(beginnings.get(first, first), ends.get(last, last), speaker) for first, last, speaker in turns]
+
+
+def _reach(audible: NDArray[np.bool_], margin: int) -> int:
+    """Frames that belong to a turn, of those that follow it: the margin, and more while they are audible."""
+    tail = audible[margin : MAX_TAIL_MARGINS * margin]
+    return margin + (len(tail) if tail.all() else int(tail.argmin()))
+
+
+def _audible(silent: NDArray[np.bool_], levels: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """(frames,) whether silent frames are TAIL_DB above the silence around the nearer end of their pause."""
+    audible = np.zeros(len(silent), dtype=bool)
+    places = np.flatnonzero(silent)
+    quiet = levels[places].astype(np.float64)
+    around = round(SILENCE_SECONDS / FRAME_SECONDS)
+    for first, last in active_runs(silent):
+        middle = (first + last) // 2
+        for begin, end, edge in ((first, middle, first), (middle, last, last)):
+            place = int(np.searchsorted(places, edge))
+            floor = np.percentile(quiet[max(0, place - around) : place + around], FLOOR_PERCENTILE)
+            audible[begin:end] = levels[begin:end] >= floor + TAIL_DB
+    return audible
 
 
 def _merge_gaps(turns: Iterable[FrameTurn], max_gap: float) -> list[FrameTurn]:

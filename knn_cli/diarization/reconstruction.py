@@ -19,10 +19,6 @@ from numpy.typing import NDArray
 from knn_cli.core.values import Doubles, Floats
 
 MIN_CLEAN_FRAMES = 12  # below this, overlapped frames of a local speaker are embedded too
-MAX_LEVEL_DROP_DB = 30.0  # a region that is further below loud speech is no speech
-MIN_LEVEL_DBFS = -80.0  # nor is a region below this level, whatever a network says
-MIN_PEAK_PROBABILITY = 0.75  # of speech, that a region reaches somewhere
-CONFIDENT_PEAK_PROBABILITY = 0.9  # a region that reaches it is not rechecked
 ONSET = 0.5  # probability from which a local speaker is active
 WINDOW_FRAMES = 38  # of a short window: a second and a half
 HOP_FRAMES = 19  # from one short window to the next
@@ -42,6 +38,11 @@ class Segmentation:
     starts: NDArray[np.int64]
     probabilities: NDArray[np.float16]
     frames: int
+
+    @property
+    def several(self) -> bool:
+        """Whether windows distinguish speakers."""
+        return self.probabilities.shape[2] > 1
 
 
 @dataclass(frozen=True)
@@ -192,51 +193,6 @@ def ensure_every_speaker(
         if spare:
             active[frames] = False
         active[frames, speaker] = True  # where no speaker can spare frames, in overlap
-
-
-def find_non_speech(segmentation: Segmentation, levels: Floats) -> tuple[NDArray[np.bool_], list[tuple[int, int]]]:
-    """Frames without speech, and regions of low confidence.
-
-    A network that normalizes the level detects speech in the noise of a silent room. A region is no speech if its
-    probability of speech never reaches MIN_PEAK_PROBABILITY, or if it is more than MAX_LEVEL_DROP_DB below loud speech.
-    The level of a region is the 90th percentile of its frames, that of loud speech the 95th percentile of all frames
-    with speech. Regions that never reach CONFIDENT_PEAK_PROBABILITY are of low confidence.
-
-    Parameters
-    ----------
-    segmentation : Segmentation
-    levels : (frames,) float32 array
-        dBFS.
-
-    Returns
-    -------
-    non_speech : (frames,) bool array
-    low_confidence : list of (first frame, one past the last)
-    """
-    probabilities = speech_probability(segmentation)
-    spoken = probabilities >= ONSET
-    low_confidence: list[tuple[int, int]] = []
-    non_speech = ~spoken  # what single windows detect beside a region is no turn
-    if not spoken.any():
-        return non_speech, low_confidence
-    min_level = max(MIN_LEVEL_DBFS, np.percentile(levels[spoken], 95) - MAX_LEVEL_DROP_DB)
-    for first, last in active_runs(spoken):
-        peak = probabilities[first:last].max()
-        if peak < MIN_PEAK_PROBABILITY or np.percentile(levels[first:last], 90) < min_level:
-            non_speech[first:last] = True
-        elif peak < CONFIDENT_PEAK_PROBABILITY:
-            low_confidence.append((first, last))
-    return non_speech, low_confidence
-
-
-def mask_out(segmentation: Segmentation, non_speech: NDArray[np.bool_]) -> Segmentation:
-    """The same segmentation, with no speaker in the frames of `non_speech` (frames,)."""
-    size = segmentation.probabilities.shape[1]
-    silent = np.append(non_speech, np.zeros(size, dtype=bool))
-    kept = segmentation.probabilities.copy()
-    for window, start in zip(kept, segmentation.starts.tolist(), strict=True):
-        window[silent[start : start + size]] = 0
-    return Segmentation(segmentation.starts, kept, segmentation.frames)
 
 
 def shorter_windows(segmentation: Segmentation, min_windows: int) -> Segmentation:

@@ -130,7 +130,7 @@ def diarize_kept(
             if analysed is not None:
                 analysed(path, analysis)
             model = None
-            if settings["options"].clusterer == "vbx":
+            if settings["options"].clusterer in (None, "vbx"):
                 model = bundle.find_embedder(analysis.embedder)
             yield path, diarize_analysis(analysis, model, **settings)
         except KnnError as error:
@@ -161,6 +161,7 @@ def diarize_analysis(
     KnnError
         For numbers of speakers that contradict each other, and for settings that the method does not take.
     """
+    kept_analysis.check_windows(analysis.windows, options)
     clusterer = pipeline.build_clusterer(options.clusterer, options.clusterer_settings, model)
     with remembering(analysis.clustering):
         labels = pipeline.cluster_windows(analysis.windows, clusterer, numbers)

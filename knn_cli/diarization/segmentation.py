@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from knn_cli.audio.segments import FRAME_SECONDS
@@ -30,7 +31,7 @@ from knn_cli.networks.contracts import Encoder, LayerSegmenter, SegmentationNetw
 from knn_cli.networks.segmenters.powerset import to_multilabel
 
 WINDOW_FRAMES = 250
-HOP_FRAMES = 63  # from one window to the next
+HOP_FRAMES = 63  # from one window to the next, unless said
 CHUNK_SECONDS = 20.0  # of sound that an encoder gets at once
 WINDOWS_PER_BATCH = 32  # windows of encoder frames that are classified at once
 WAVEFORM_WINDOWS_PER_BATCH = 8  # windows of sound that are classified at once
@@ -90,7 +91,7 @@ class Segmenter:
 
     def _windowing(
         self, network: SegmentationNetwork, encoder: Encoder | None
-    ) -> Callable[[Iterator[Floats], int, OrderedMap], Iterator[tuple[int, Floats]]]:
+    ) -> Callable[[Iterator[Floats], int, int, OrderedMap], Iterator[tuple[int, Floats]]]:
         """How windows are classified: from sound or from an encoder's layers. BundleError where the two do not fit."""
         if encoder is None and isinstance(network, WaveformSegmenter):
             return partial(self._waveform_windows, network)
@@ -104,8 +105,13 @@ class Segmenter:
             "A head on an encoder needs the embedder that it was trained with.",
         )
 
-    def __call__(self, blocks: Iterable[Waveform]) -> Segmentation:
-        """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory."""
+    def __call__(self, blocks: Iterable[Waveform], hop: int = HOP_FRAMES) -> Segmentation:
+        """Local speakers of one recording from its consecutive blocks at `rate`, in bounded memory.
+
+        Each frame has the most probable set of speakers, so probabilities are 0 or 1.
+
+        hop : frames from one window to the next
+        """
         frame = round(FRAME_SECONDS * self.rate)
         samples = 0
 
@@ -118,7 +124,7 @@ class Segmenter:
         with parallel_map(self.device) as each:
             windows = [
                 (start, probabilities.astype(np.float16))
-                for start, probabilities in self._windows(scaled(), frame, each)
+                for start, probabilities in self._windows(scaled(), hop, frame, each)
             ]
         frames = -(-samples // frame)
         table = np.zeros((len(windows), WINDOW_FRAMES, self.speakers), dtype=np.float16)
@@ -127,7 +133,7 @@ class Segmenter:
         return Segmentation(np.array([start for start, _ in windows], dtype=np.int64), table, frames)
 
     def _waveform_windows(
-        self, network: WaveformSegmenter, pieces: Iterator[Floats], frame: int, each: OrderedMap
+        self, network: WaveformSegmenter, pieces: Iterator[Floats], hop: int, frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
         """(first frame, probabilities) of windows, for a network on ten seconds of sound."""
         size = WINDOW_FRAMES * frame
@@ -140,17 +146,17 @@ class Segmenter:
                 row[: len(sound)] = sound
             with torch.inference_mode():
                 logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
-            probabilities = to_multilabel(logs, network.speakers, network.most).numpy()
+            probabilities = to_multilabel(logs, network.speakers, network.most, hard=True).numpy()
             return [
                 (start // frame, window[: -(-len(sound) // frame)])
                 for (start, sound), window in zip(group, probabilities, strict=True)
             ]
 
-        for rows in each(classify, _groups(slide(pieces, size, HOP_FRAMES * frame, frame), WAVEFORM_WINDOWS_PER_BATCH)):
+        for rows in each(classify, _groups(slide(pieces, size, hop * frame, frame), WAVEFORM_WINDOWS_PER_BATCH)):
             yield from rows
 
     def _layer_windows(
-        self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], frame: int, each: OrderedMap
+        self, head: LayerSegmenter, encoder: Encoder, pieces: Iterator[Floats], hop: int, frame: int, each: OrderedMap
     ) -> Iterator[tuple[int, Floats]]:
         """(first frame, probabilities) of windows, for a network on an encoder's layers; sound is encoded once."""
 
@@ -162,11 +168,11 @@ class Segmenter:
         def classify(group: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Floats]]:
             with torch.inference_mode():
                 logs = head.classify(torch.stack([frames for _, frames in group])).cpu()
-            probabilities = to_multilabel(logs, head.speakers, head.most).numpy()
+            probabilities = to_multilabel(logs, head.speakers, head.most, hard=True).numpy()
             return [(start, window) for (start, _), window in zip(group, probabilities, strict=True)]
 
         chunks = _chunks(pieces, round(CHUNK_SECONDS * self.rate), frame)
-        windows = slide(each(encode, chunks), WINDOW_FRAMES, HOP_FRAMES, 1)
+        windows = slide(each(encode, chunks), WINDOW_FRAMES, hop, 1)
         for rows in each(
             classify, (equal for group in _groups(windows, WINDOWS_PER_BATCH) for equal in _of_equal_length(group))
         ):
@@ -190,11 +196,11 @@ class FrameLevels:
             self._rest = samples[whole:]
             yield block
 
-    def decibels(self) -> Floats:
-        """(frames,) float32 dBFS of all that went through; the last frame may not be whole."""
+    def decibels(self) -> NDArray[np.int8]:
+        """(frames,) int8 dBFS of all that went through; the last frame may not be whole."""
         rest = [np.square(self._rest).mean(keepdims=True)] if len(self._rest) else []
         powers = np.concatenate([*self._powers, *rest]) if self._powers or rest else np.zeros(0)
-        return (10 * np.log10(np.maximum(powers, 1e-12))).astype(np.float32)
+        return np.rint(10 * np.log10(np.clip(powers, 1e-12, 1e12))).astype(np.int8)
 
 
 def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:

@@ -277,7 +277,7 @@ def test_wrong_stores_and_models_are_refused(chain: dict[str, Path], tmp_path: P
         (["classify", chain["audio"], "--model", "tiny-test"], "knows no labels"),
         (["classify", chain["audio"], "--model", "nosuch"], "There is no model 'nosuch'"),
         (["embed", chain["audio"], "--model", "nosuch"], "Models here: "),
-        (["diarize", chain["audio"], *HEAR], "is not audio"),
+        (["diarize", chain["audio"], *HEAR], "is no kept diarization"),
         (["embed", chain["embeddings"], *TINY], "holds embeddings, not audio"),
         (["embed", chain["audio"], "--segment", "2", *TINY], "rows are segments already"),
         (["train", tmp_path / "none.h5", "-o", tmp_path / "m"], "does not exist"),

@@ -22,13 +22,14 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.cli import diarization_options
 from knn_cli.cli import diarize as cli_diarize
+from knn_cli.cli.diarization_settings import DiarizationSettings, choose_options
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_outputs
 from knn_cli.core.registry import CLUSTERERS, SEGMENTERS
 from knn_cli.core.values import Diarization, EmbeddingSet, Turn
 from knn_cli.diarization import channels, identification, linking, pipeline, recordings
-from knn_cli.diarization.clustering.base import PRESETS
 from knn_cli.diarization.options import DiarizationOptions
+from knn_cli.diarization.presets import PRESETS
 from knn_cli.formats.rttm import read_rttm, write_rttm
 from knn_cli.formats.span_formats import TURN_FORMATS
 from knn_cli.networks import bundle, conversion
@@ -115,8 +116,9 @@ def test_defaults_are_those_of_the_pipeline() -> None:
     told = {name: one.default for name, one in inspect.signature(pipeline.diarize).parameters.items()}
     told |= vars(DiarizationOptions())
     ours = {name: one.default for name, one in inspect.signature(cli_diarize.diarize).parameters.items()}
-    for name in ("clusterer", "min_turn", "max_gap", "margin", "num_speakers", "channel"):
+    for name in ("clusterer", "num_speakers", "channel"):
         assert getattr(ours[name], "value", ours[name]) == told[name], name
+    assert choose_options(None, None, DiarizationSettings(), {"margin": None}) == DiarizationOptions()
     assert {one.value for one in diarization_options.ClusteringMethod} == set(CLUSTERERS.names())
     assert {one.value for one in diarization_options.Preset} == set(PRESETS)
     assert {one.value for one in diarization_options.TurnFormat} == set(TURN_FORMATS)
@@ -125,7 +127,7 @@ def test_defaults_are_those_of_the_pipeline() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"clusterer": "spectral", "clusterer_settings": {}, "channel": "mix", "num_speakers": None}),
+        ([], {"clusterer": None, "clusterer_settings": {}, "channel": "mix", "num_speakers": None}),
         (["--num-speakers", "3"], {"num_speakers": 3}),
         (["--min-speakers", "2", "--max-speakers", "4"], {"min_speakers": 2, "max_speakers": 4}),
         (["--min-turn", "0.8", "--max-gap", "0.2", "--margin", "0"], {"min_turn": 0.8, "max_gap": 0.2, "margin": 0.0}),
@@ -145,7 +147,11 @@ def test_defaults_are_those_of_the_pipeline() -> None:
             {"clusterer": "ahc", "clusterer_settings": {"linkage": "ward", "threshold": 0.1, "minimum_size": 2}},
         ),
         (["--clusterer", "hdbscan", "--set", "min_cluster_size=3"], {"clusterer_settings": {"minimum_size": 3}}),
-        (["--preset", "pyannote-3.1"], {"clusterer": "ahc", "clusterer_settings": dict(PRESETS["pyannote-3.1"][1])}),
+        (
+            ["--preset", "pyannote-3.1"],
+            {"clusterer": "ahc", "step": 1.0, "short_windows": False, "margin": 0.0},
+        ),
+        (["--preset", "pyannote-3.1", "--margin", "0.1"], {"step": 1.0, "short_windows": False, "margin": 0.1}),
     ],
 )
 def test_options_reach_the_pipeline(
@@ -159,7 +165,7 @@ def test_options_reach_the_pipeline(
 
 def test_vbx_takes_a_threshold(sound: Path, asked: list[dict[str, Any]]) -> None:
     done("diarize", sound / "one.wav", "--clusterer", "vbx", "--set", "distance_threshold=0.5", *CPU)
-    assert (asked[0]["clusterer"], asked[0]["clusterer_settings"]) == ("vbx", {"threshold": 0.5})
+    assert (asked[0]["clusterer"], asked[0]["clusterer_settings"]) == ("vbx", {"threshold": 0.5, "starts": 0})
     result = knn("diarize", sound / "one.wav", "--clusterer", "vbx", *TINY)
     assert result.exit_code == 1 and "has no PLDA" in result.stderr and len(asked) == 1
 
@@ -202,7 +208,7 @@ REFUSED = [
     (["--format", "html"], "is not for stdout"),
     (["--preset", "pyannote-3.1", "--set", "distance_threshold=0.3"], "--preset and the setting distance_threshold"),
     (["--preset", "pyannote-3.1", "--clusterer", "vbx"], "--preset and --clusterer"),
-    (["--set", "distance_threshold=0.3"], "distance_threshold is not a setting of spectral"),
+    (["--set", "linkage=ward"], "linkage is not a setting of vbx"),
     (["--clusterer", "ahc", "--set", "distance_threshold=3"], "is not a cosine distance"),
     (["--clusterer", "vbx", "--set", "distance_threshold=nan"], "is not a cosine distance"),
     (["--clusterer", "vbx", "--set", "linkage=ward"], "Use it with --clusterer ahc"),

@@ -19,7 +19,7 @@ from knn_cli.cli.app import load
 from knn_cli.cli.options import read_settings, setting
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
-from knn_cli.diarization.clustering.base import PRESETS
+from knn_cli.diarization.presets import PRESETS
 from knn_cli.formats.span_formats import TIMELINE_FORMATS, TURN_FORMATS
 from knn_cli.networks import bundle
 from tests.helpers.command import done, knn
@@ -136,7 +136,7 @@ def test_the_shell_completes() -> None:
     assert set(complete("knn classify --model ")) == set(bundle.available())
     assert complete("knn diarize --segmentation si") == ["silero"]
     assert complete("knn diarize --clusterer s") == ["spectral"]
-    assert complete("knn diarize --preset p") == ["pyannote-3.1"]
+    assert complete("knn diarize --preset p") == ["pyannote-3.1", "pyannote-community-1"]
     assert "--num-speakers" in complete("knn diarize --num")
 
 

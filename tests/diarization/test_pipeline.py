@@ -278,7 +278,7 @@ def test_a_margin_of_silence(tiny: Embedder, example: Path) -> None:
     overlaps = [one.annotation.get_overlap().duration() for one in (wide, tight)]
     assert overlaps[0] == pytest.approx(overlaps[1], abs=1e-6)
     if len(wide.turns) == len(tight.turns):
-        assert [turn.confidence for turn in wide.turns] == [turn.confidence for turn in tight.turns]
+        assert [turn.confidence for turn in wide.turns] == pytest.approx([turn.confidence for turn in tight.turns])
 
 
 def test_lengths_that_are_none() -> None:

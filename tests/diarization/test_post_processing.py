@@ -146,3 +146,32 @@ def test_margins_create_no_overlap(seed: int, margin: int) -> None:
     assert np.array_equal(wider[speech], active[speech])
     reach = np.array([speech[max(0, at - margin) : at + 1 + round(margin / 5)].any() for at in range(len(speech))])
     assert np.array_equal(wider.any(1), reach)
+
+
+# --- audible tails
+
+
+def test_tails_are_kept_while_they_are_audible() -> None:
+    """A turn of 3 frames with a margin of 2; silence at -70 dB, whose tail at -60 dB reaches to 4, then to 9 frames."""
+    active = activity("000111" + "0" * 30)
+    levels = np.full(36, -70, dtype=np.int8)
+    levels[3:6] = -20
+    margin = seconds(2)
+    assert frame_turns(active, levels, margin=margin) == [(3, 8, 0)]  # a fifth of 2 frames is none
+    levels[6:10] = -60
+    assert frame_turns(active, levels, margin=margin) == [(3, 10, 0)]
+    levels[6:15] = -60
+    assert frame_turns(active, levels, margin=margin) == [(3, 12, 0)]  # three margins at most
+    levels[6:15] = -61  # 9 dB above the silence
+    assert frame_turns(active, levels, margin=margin) == [(3, 8, 0)]
+    assert frame_turns(active, levels) == [(3, 6, 0)]
+
+
+def test_the_floor_of_a_tail_is_the_silence_around_it() -> None:
+    """In the noisy half, sound at the level of its noise is no tail, however silent the other half is."""
+    active = np.zeros((1600, 1), dtype=bool)
+    active[400:410] = active[1200:1210] = True
+    levels = np.repeat(np.array([-80, -50], dtype=np.int8), 800)
+    assert frame_turns(active, levels, margin=0.2) == [(399, 415, 0), (1199, 1215, 0)]
+    levels[410:425] = -50
+    assert frame_turns(active, levels, margin=0.2) == [(399, 425, 0), (1199, 1215, 0)]

@@ -194,36 +194,6 @@ def test_select_active_takes_the_highest_scores(seed: int) -> None:
     assert np.array_equal(scores, before)
 
 
-# --- non-speech and regions of low confidence
-
-
-def test_faint_and_improbable_regions_are_non_speech() -> None:
-    """Speech at -20 dB; at -45 dB, of low confidence; 35 dB below the first; loud, but below MIN_PEAK_PROBABILITY."""
-    speech = [0.95] * 6 + [0.0] * 2 + [0.8] * 4 + [0.0] * 2 + [0.95] * 6 + [0.0] * 2 + [0.6] * 4
-    levels = np.array([-20.0] * 8 + [-45] * 6 + [-55] * 8 + [-20] * 4, dtype=np.float32)
-    segmentation = windows([0, 12], [[speech[:14]], [speech[12:]]], 26)
-    non_speech, low_confidence = reconstruction.find_non_speech(segmentation, levels)
-    assert low_confidence == [(8, 12)]
-    assert [int(at) for at in np.flatnonzero(non_speech)] == [6, 7, *range(12, 26)]
-    kept = reconstruction.mask_out(segmentation, non_speech)
-    assert (kept.starts.tolist(), kept.frames) == ([0, 12], 26)
-    assert np.array_equal(kept.probabilities[0, :12], segmentation.probabilities[0, :12])
-    assert segmentation.probabilities[1].any() and not kept.probabilities[1].any()
-    silent = windows([0], [[[0.3] * 4]], 4)
-    non_speech, low_confidence = reconstruction.find_non_speech(silent, levels[:4])
-    assert non_speech.all() and low_confidence == []
-
-
-def test_digital_silence_is_non_speech() -> None:
-    segmentation = windows([0], [[[0.9] * 8]], 8)
-    non_speech, low_confidence = reconstruction.find_non_speech(segmentation, np.full(8, -120, dtype=np.float32))
-    assert (
-        non_speech.all()
-        and low_confidence == []
-        and not reconstruction.mask_out(segmentation, non_speech).probabilities.any()
-    )
-
-
 # --- windows of one local speaker
 
 

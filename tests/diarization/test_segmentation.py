@@ -157,7 +157,7 @@ def test_shape_and_windows(segmenter: Segmenter, seconds: float) -> None:
 def test_blocks_change_nothing(segmenter: Segmenter) -> None:
     sound = noise(43.37)
     once = segmenter([Waveform(sound, RATE)])
-    assert once.probabilities.std(axis=(0, 1)).min() > 0.01  # the network says something
+    assert once.probabilities.any()  # the network hears somebody
     for seconds in (0.77, 3.0, 20.0, 31.0):
         again = segmenter(blocks(sound, seconds))
         assert again.frames == once.frames and np.array_equal(again.starts, once.starts)
@@ -203,9 +203,8 @@ def test_head_on_frames_is_the_head_on_its_encoder(models: Path, monkeypatch: py
     with torch.inference_mode():
         frames = head.begin(encoder(torch.from_numpy(sound)[None]))[0]  # type: ignore[operator]
         for start, probabilities in zip(found.starts.tolist(), found.probabilities, strict=True):
-            classes = head.classify(frames[None, start : start + WINDOW_FRAMES]).exp()[0].numpy()  # type: ignore[operator]
-            first = classes[:, [1, 4, 5]].sum(1)  # the classes that hold the first speaker
-            np.testing.assert_allclose(probabilities[:, 0], first, atol=2e-3)
+            classes = head.classify(frames[None, start : start + WINDOW_FRAMES])[0].argmax(1).numpy()  # type: ignore[operator]
+            assert np.array_equal(probabilities[:, 0], np.isin(classes, [1, 4, 5]))  # classes of the first speaker
     assert found.starts.tolist() == [0, HOP_FRAMES, 2 * HOP_FRAMES, 140]
 
 
@@ -247,12 +246,12 @@ def test_a_head_that_does_not_fit_its_encoder_is_refused(
 def test_levels_of_frames_whatever_the_blocks() -> None:
     sound = noise(1.23)
     frames = [sound[first : first + FRAME].astype(np.float64) for first in range(0, len(sound), FRAME)]
-    expected = [10 * np.log10(max(float(np.mean(one**2)), 1e-12)) for one in frames]
+    expected = [round(10 * np.log10(max(float(np.mean(one**2)), 1e-12))) for one in frames]
     for seconds in (0.007, 0.04, 0.5, 9.0):
         levels = FrameLevels(RATE)
         passed = list(levels.through(blocks(sound, seconds)))
         assert np.array_equal(np.concatenate([one.samples for one in passed]), sound)
-        np.testing.assert_allclose(levels.decibels(), expected, atol=1e-3)
+        assert levels.decibels().tolist() == expected
     assert FrameLevels(RATE).decibels().shape == (0,)
 
 

@@ -43,4 +43,5 @@ def windows_of(
     short, local = reconstruction.local_speakers(short_windows), reconstruction.local_speakers(segmentation)
     vectors, lengths = embedded(short_windows, short)
     local_vectors, _ = embedded(segmentation, local)
-    return WindowEmbeddings(segmentation, short_windows, short, vectors, lengths, vectors, local, local_vectors)
+    levels = np.where(speaking[:frames].any(1), -30, -70).astype(np.int8)
+    return WindowEmbeddings(segmentation, levels, short_windows, short, vectors, lengths, vectors, local, local_vectors)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.lid import interval, macro
-from tools.shipped_models import voice
-from tools.shipped_models.augment import warp_matrix
-from tools.shipped_models.data import TARGET_LANGUAGES, Corpus, rows_of_cells, write_cache
+from tools.shipped_models.data import Corpus, rows_of_cells
 from tools.shipped_models.language import (
     ATTRACTION_TEMPERATURE,
     NO_SPEECH,
@@ -22,16 +18,6 @@ from tools.shipped_models.language import (
     fit_temperature,
     left_out,
 )
-from tools.shipped_models.teach import principal_axes
-
-
-def test_warping_moves_frequencies_and_factor_1_is_the_identity() -> None:
-    for scale in ("slaney", "kaldi"):
-        torch.testing.assert_close(warp_matrix(1.0, scale), torch.eye(80), atol=1e-6, rtol=0)
-    peak = torch.zeros(1, 80)
-    peak[0, 20] = 1.0
-    longer, shorter = (peak @ warp_matrix(factor) for factor in (0.85, 1.18))
-    assert longer.argmax() < 20 < shorter.argmax()
 
 
 def test_languages_and_in_each_its_families_have_equal_weights() -> None:
@@ -117,37 +103,3 @@ def test_crops_repeat_short_recordings_cyclically(tmp_path) -> None:  # type: ig
     crop = corpus.crop(0, 5, np.random.default_rng(0))[:, 0].tolist()
     assert len(crop) == 5 and set(crop) == {0, 1, 2} and all((b - a) % 3 == 1 for a, b in itertools.pairwise(crop))
     assert corpus.whole(1, 2)[:, 0].tolist() == [3, 4] and corpus.size(1) == 4
-
-
-def test_teacher_and_student_frames_are_aligned_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mel powers that equal the frame number, and teacher frames that equal theirs, at half the frame rate."""
-    rows = "path\tspeaker\n" + "".join(f"{n}.wav\tv{n}\n" for n in range(2))
-    (tmp_path / "reels.tsv").write_text(rows)
-    counting = np.repeat(np.arange(500, dtype=np.float16)[:, None], 80, 1)
-    for name in ("real", "noise", *(f"synth-{each}" for each in TARGET_LANGUAGES)):
-        write_cache(tmp_path, f"mel-{name}", [counting, counting])
-    crops = np.array([(n % 2, n % 2, 10 + 3 * n, 1.0 if n < 6 else 0.9) for n in range(8)])
-    np.save(tmp_path / "crops.npy", crops)
-    np.save(tmp_path / "crops-taught.npy", np.random.default_rng(0).normal(size=(8, 192)).astype(np.float32))
-    np.save(tmp_path / "crops-frames.npy", np.repeat(np.arange(150, dtype=np.float16)[None, :, None], 8, 0))
-    monkeypatch.setattr(voice, "augment", lambda logs, *_, **__: logs)
-    dataset = voice.CropDataset(tmp_path)
-    logs, targets, frames, who = dataset.batch(np.random.default_rng(1), np.arange(8))
-    assert logs.shape[1] == 2 * frames.shape[1] and torch.allclose(targets.norm(dim=1), torch.ones(8))
-    for n in range(8):
-        if n % 2:  # synthetic speech has no frames
-            assert frames[n].isnan().all()
-        elif n < 6:  # not warped
-            assert torch.equal(logs[n, ::2, 0] - crops[n, 2], 2 * frames[n, :, 0])
-    assert who.tolist() == [0, -1, 0, -1, 0, -1, -1, -1]
-    parts = voice.losses(targets, targets, frames.expand(-1, -1, 4), frames, who, torch.randn(2, 192))
-    assert parts["target"] == pytest.approx(0, abs=1e-5) and parts["frames"] == 0 and parts["relation"] < 1e-9
-
-
-def test_principal_axes_keep_the_largest_variances() -> None:
-    rng = np.random.default_rng(0)
-    frames = (rng.normal(size=(4000, 160)) * np.linspace(3, 0.1, 160) + 5).astype(np.float32)
-    axes = principal_axes(frames)
-    values = (frames - axes[0]) @ axes[1:].T
-    assert values.shape == (4000, 128) and np.abs(values.mean(0)).max() < 1e-3
-    assert np.mean(values.var(0)) == pytest.approx(1, abs=1e-2) and (np.diff(values.var(0)) < 1e-3).all()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,10 @@ from torch.nn import functional as F
 from knn_cli.core.values import Floats
 from knn_cli.formats.rttm import read_rttm, write_rttm
 from knn_cli.networks import bundle
-from knn_cli.networks.segmenters.powerset import to_powerset
+from knn_cli.networks.segmenters.powerset import permuted_classes, to_powerset
 from knn_cli.networks.segmenters.pyannet import PyanNet
 from tools.shipped_models.conversations import MEETING_SCENES, RATE, SpeakerRecordings, simulate
 from tools.shipped_models.data import held_out_speakers, is_multi_speaker, read_manifest, write_json
-from tools.shipped_models.segmentation import learning_rate, permutation_invariant_loss
-from tools.shipped_models.segmentation_data import busiest, columns
 from tools.shipped_models.segmentation_errors import active_speakers, blend, load
 
 SEED = 15_001
@@ -43,6 +42,31 @@ FROZEN = ("normalize", "sinc", "convolutions", "norms")  # modules that are not 
 DECAY = 0.99  # of the moving average of the weights
 EVERY = 25  # steps between checkpoints
 WARM = 20  # steps in which the rate rises
+ORDERS = torch.tensor([permuted_classes(order) for order in permutations(range(3))])  # (6, 7)
+
+
+def busiest(truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The three most active columns of a window (T, S), -1 if there are fewer speakers."""
+    seconds = truth.sum(0).astype(np.int64)
+    order = np.argsort(-seconds, kind="stable")[:3]
+    return np.where(seconds[order] > 0, order, -1)
+
+
+def columns(truth: NDArray[np.uint8], chosen: NDArray[np.int64]) -> Floats:
+    """(T, 3) float32: the chosen columns, zeros for -1."""
+    return np.where(chosen >= 0, truth[:, chosen], 0).astype(np.float32)
+
+
+def permutation_invariant_loss(logs: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of (B, T, 7) log-probabilities, with the best order of speakers in each window."""
+    count = target.sum((1, 2)).clamp_min(1.0)
+    each = torch.stack([-(target * logs[..., order]).sum((1, 2)) for order in ORDERS])  # (6, B)
+    return (each.min(0).values / count).mean()
+
+
+def learning_rate(step: int, steps: int, rate: float, warm: int = 100) -> float:
+    """Linear warm-up over `warm` steps, then half a cosine."""
+    return rate * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
 
 
 def write_conversations(data: Path, work: Path, count: int) -> Path:

@@ -2,16 +2,14 @@
 
     python -m tools.shipped_models.plda --data ../shared/data --work WORK --model models/voice
 
-The speakers are those that the speaker network was trained on, without the held-out speakers of WORK/cache/split.json
-and names that stand for several speakers. Each recording is encoded once, clean or through a room and noise, and pooled
-over several spans of speech, as the diarizer pools over the speech of a speaker in a window. Writes plda.safetensors
-into the folder of the bundle.
+The speakers are all but `data.held_out_speakers` and names that stand for several speakers. Each recording is encoded
+once, clean or through a room and noise, and pooled over several spans of speech, as the diarizer pools over the speech
+of a speaker in a window. Writes plda.safetensors into the folder of the bundle; WORK keeps the embeddings.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from knn_cli.audio import reading
 from knn_cli.core.values import Floats
 from knn_cli.diarization.clustering import plda as voice_plda
 from knn_cli.networks import bundle
-from tools.shipped_models.data import Row, is_multi_speaker, read_16k, read_manifest
+from tools.shipped_models.data import Row, held_out_speakers, is_multi_speaker, read_16k, read_manifest
 
 RATE = reading.RATE
 LONGEST = 10.0  # seconds of a recording that are used
@@ -118,9 +116,9 @@ def main() -> None:
     arguments = parser.parse_args()
     generator = np.random.default_rng(arguments.seed)
     model = bundle.find(arguments.model)
-    held_out = set(json.loads((arguments.work / "cache" / "split.json").read_text())["held_out_speakers"])
-    recordings = choose_recordings(read_manifest(arguments.data / "speech" / "manifest.tsv"), held_out, generator)
-    cache = arguments.work / "cache" / f"plda-{model.fingerprint.partition('@')[2]}-{arguments.seed}.npz"
+    rows_of_manifest = read_manifest(arguments.data / "speech" / "manifest.tsv")
+    recordings = choose_recordings(rows_of_manifest, set(held_out_speakers(rows_of_manifest)), generator)
+    cache = arguments.work / f"plda-{model.fingerprint.partition('@')[2]}-{arguments.seed}.npz"
     if cache.exists():
         with np.load(cache) as file:
             rows, speakers = file["rows"], file["speakers"]

@@ -11,10 +11,8 @@ blocks are first condensed to weighted centroids (`ahc.condense`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +22,6 @@ from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 
 Labels = NDArray[np.int64]
-
-# Named settings: (method, settings). pyannote's pipeline cuts centroid linkage of unit vectors at a
-# Euclidean distance of 0.7046; ours is half the squared distance, 0.7046^2 / 2 = 0.2482.
-PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        "pyannote-3.1": (
-            "ahc",
-            MappingProxyType({"linkage": "centroid", "threshold": 0.7045654963945799**2 / 2, "minimum_size": 12}),
-        )
-    }
-)
 
 
 class Bounds(NamedTuple):

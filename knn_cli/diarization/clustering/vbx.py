@@ -16,12 +16,17 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, Tree
-from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels
+from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
+from knn_cli.diarization.clustering.spectral import SpectralClustering
 
 MIN_PRIOR = 1e-7  # prior below which a speaker is dropped
 MAX_CALIBRATION_ROWS = 1500  # embeddings whose pairs calibrate the tree's threshold
 MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree is cut into a given number
+START_DISTANCES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)  # cosine distances at which the tree is cut to start
+MAX_START_ROWS = 800  # embeddings on which starts are compared
+MAX_COMPARED_SPEAKERS = 40  # of a start that is compared
+MIN_GAIN = 20.0  # nats of the evidence lower bound by which a start has to exceed spectral clustering
 LN_2PI = float(np.log(2 * np.pi))
 
 
@@ -200,7 +205,11 @@ def calibrated_threshold(rows: Doubles, iterations: int = 20) -> float:
 @CLUSTERERS.register("vbx")
 @dataclass(frozen=True)
 class VBxClustering(BaseClusterer):
-    """VBx, initialized with the labels of average linkage; the variational posterior gives the number of speakers.
+    """VBx, initialized with the labels of other methods; the variational posterior gives the number of speakers.
+
+    Inference finds a local optimum. So it starts from spectral clustering and from several cuts of the tree of average
+    linkage. The start with the largest evidence lower bound is kept where it gains at least MIN_GAIN over that of
+    spectral clustering, which recordings with little speech need: their bounds differ by chance.
 
     Parameters
     ----------
@@ -210,6 +219,9 @@ class VBxClustering(BaseClusterer):
         See `InferenceSettings`.
     loop : float
         See `InferenceSettings`; above 0 only where embeddings follow each other in time at a regular step.
+    starts : int
+        Inference starts from spectral clustering, from the tree cut into 1, 2, ... `starts` speakers, and from the tree
+        cut at START_DISTANCES; with 0, as in the paper, only from the tree cut at `threshold`.
     threshold : float, optional
         Cosine distance at which the tree is cut for the initial labels; where None, it is estimated by
         `calibrated_threshold`.
@@ -234,9 +246,10 @@ class VBxClustering(BaseClusterer):
     """
 
     plda: EmbeddingPLDA | None = None
-    fa: float = 0.4
-    fb: float = 4.0
+    fa: float = 0.6
+    fb: float = 2.0
     loop: float = 0.0
+    starts: int = 8
     threshold: float | None = 0.6
     bias: float = -0.015
     smoothing: float = 5.0
@@ -255,7 +268,7 @@ class VBxClustering(BaseClusterer):
             raise KnnError(f"The loop probability {self.loop:g} is not in [0, 1).", "Take 0 for no order, or 0.99.")
         if (
             min(self.fa, self.fb, self.smoothing, self.scale) <= 0
-            or min(self.max_initial_speakers, self.dimension or 1) < 1
+            or min(self.max_initial_speakers, self.dimension or 1, self.starts + 1) < 1
         ):
             raise KnnError("A setting of VBx is too small.", "Take larger numbers.")
 
@@ -272,25 +285,48 @@ class VBxClustering(BaseClusterer):
         factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
         tree = Tree.grow(rows, "average", self.limit)
         distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
-        first = tree.labels(max(tree.steps(distance), len(tree.points) - self.max_initial_speakers))
-        gamma = self._infer(x, plda.between, self._smoothed(first), factors)
+        first = self._cut(tree, distance)
+        if self.starts:
+            spectral = SpectralClustering().partition(embeddings, bounds, weights)
+            first = self._best_start(spectral, tree, x, plda.between, factors)
+        gamma = self._infer(x, plda.between, self._smoothed(first), factors).responsibilities
         if _count(gamma) > bounds.high:
             gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
-            gamma = self._infer(x, plda.between, gamma / gamma.sum(axis=1, keepdims=True), factors)
+            gamma = gamma / gamma.sum(axis=1, keepdims=True)
+            gamma = self._infer(x, plda.between, gamma, factors).responsibilities
         labels: Labels = gamma.argmax(axis=1)
         if _count(gamma) >= bounds.low:
             return labels
         exact = tree.speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
         if bounds.low > self.max_initial_speakers:
             return exact
-        gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False)
+        gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False).responsibilities
         labels = gamma.argmax(axis=1)
         return labels if _count(gamma) == bounds.low else exact
 
-    def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Doubles:
-        """(N, S) responsibilities of the remaining speakers."""
+    def _cut(self, tree: Tree, distance: float) -> Labels:
+        """(N,) labels of the tree cut at a distance, at most `max_initial_speakers` different ones."""
+        return tree.labels(max(tree.steps(distance), len(tree.points) - self.max_initial_speakers))
+
+    def _best_start(self, spectral: Labels, tree: Tree, x: Doubles, phi: Doubles, factors: Doubles | None) -> Labels:
+        """(N,) labels from which inference reaches the largest evidence lower bound, on every k-th embedding.
+
+        They are `spectral` unless others gain MIN_GAIN.
+        """
+        chosen = slice(None, None, -(-len(x) // MAX_START_ROWS))
+        counts = range(1, min(self.starts, len(tree.points)) + 1)
+        starts = [self._cut(tree, distance) for distance in START_DISTANCES]
+        starts += [tree.speakers(0.6, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
+        starts = [spectral, *(labels for labels in starts if labels.max() < MAX_COMPARED_SPEAKERS)]
+        different = list({by_first_appearance(labels).tobytes(): labels for labels in starts}.values())
+        some = None if factors is None else factors[chosen]
+        reached = [self._infer(x[chosen], phi, self._smoothed(labels[chosen]), some).elbo[-1] for labels in different]
+        best = int(np.argmax(reached))
+        return different[best] if reached[best] >= reached[0] + MIN_GAIN else spectral
+
+    def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Inference:
         settings = InferenceSettings(self.fa, self.fb, self.loop)
-        return infer(x, phi, gamma, settings, weights=factors, drop=drop).responsibilities
+        return infer(x, phi, gamma, settings, weights=factors, drop=drop)
 
     def _smoothed(self, labels: Labels) -> Doubles:
         """(N,) labels to (N, S) responsibilities, the softmax of `smoothing` times the labels' indicators."""

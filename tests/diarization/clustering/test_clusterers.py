@@ -20,8 +20,8 @@ from sklearn.metrics import adjusted_rand_score
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense, merge_order
-from knn_cli.diarization.clustering.base import PRESETS
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
+from knn_cli.diarization.presets import PRESETS
 from knn_cli.evaluation.diarization_error import diarization_error
 from knn_cli.formats.rttm import read_rttm
 from knn_cli.store.kaldi import read_ark
@@ -30,7 +30,7 @@ SETTINGS: list[tuple[str, Mapping[str, Any]]] = [
     *((name, {}) for name in CLUSTERERS.names()),
     ("ahc", {"linkage": "centroid"}),
     ("ahc", {"linkage": "ward"}),
-    PRESETS["pyannote-3.1"],
+    ("ahc", PRESETS["pyannote-3.1"].clusterer_settings),
 ]
 every = pytest.mark.parametrize(("name", "given_settings"), SETTINGS)
 
@@ -220,8 +220,9 @@ def test_preset_is_what_scipy_gives() -> None:
     names = [k for k in range(len(sizes)) if sizes[k]]
     nearest = {k: large[(middles[names.index(k)] @ middles[[names.index(j) for j in large]].T).argmax()] for k in names}
     expected = [nearest[k] if k not in large else k for k in found]
-    name, given_settings = PRESETS["pyannote-3.1"]
-    assert adjusted_rand_score(expected, CLUSTERERS.build(name, **given_settings)(points)) == 1.0
+    preset = PRESETS["pyannote-3.1"]
+    labels = CLUSTERERS.build(preset.clusterer, **preset.clusterer_settings)(points)
+    assert adjusted_rand_score(expected, labels) == 1.0
 
 
 # ---- the tree ----
