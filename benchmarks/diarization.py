@@ -1,17 +1,19 @@
 """Diarization error rate and cost of `knn diarize` compared with other programs that run on a CPU.
 
     benchmarks/peers/setup.sh PEERS
-    python -m benchmarks.diarization [--peers PEERS] [--work WORK] [--data FOLDER] [--arguments "..."] [--json]
+    python -m benchmarks.diarization [--peers PEERS] [--work WORK] [--data FOLDER] [--variant "NAME=ARGUMENTS"] [--json]
 
 FOLDER holds a folder per set, with NAME.flac and NAME.rttm. AMI excerpts are scored from 0 to 30 s, other files
-completely. With WORK (of `tools.shipped_models.prepare`), conversations of held-out speakers are simulated and scored
-too. PEERS holds the environments of senko, sherpa-onnx and resemblyzer; without it only `knn` is measured.
+completely. In the folder WORK, conversations of held-out speakers are simulated and scored too. PEERS holds the
+environments of senko, sherpa-onnx and resemblyzer; without it only `knn` is measured. A variant is `knn` with further
+arguments: presets ("pyannote-3.1=--preset pyannote-3.1"), other networks ("CAM++ 32 bits=--model FOLDER"), settings.
 
 No system is given the number of speakers. A system diarizes a set in a single process; processor seconds (user and
 system) are totals over its files, also given minus those for one second of speech, which is the cost of starting up.
 Error rates are given at collar 0 with overlap, and at a collar of 0.25 s on each side without overlap; our metric is
 checked against pyannote.metrics. The baselines are a single speaker for the whole file, and a single speaker wherever
-`knn` detects speech.
+`knn` detects speech. A last table per set has each system's mean with its interval, on all recordings and on both
+halves, and what choosing among them on one half gives on the other (`benchmarks.folds`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +35,7 @@ from typing import Any
 import soundfile
 from pyannote.core import Annotation, Segment, Timeline
 
+from benchmarks import folds
 from knn_cli.evaluation.diarization_error import COLLAR_SECONDS, diarization_error
 from knn_cli.formats.rttm import read_rttm
 
@@ -70,6 +73,10 @@ class System:
     command: Sequence[str]
     outputs: str = "--out"
 
+    @property
+    def is_knn(self) -> bool:
+        return self.outputs == "--out-dir"
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -93,9 +100,12 @@ def recordings(folder: Path) -> list[Recording]:
     return cases
 
 
-def systems(peers: Path | None, arguments: Sequence[str] = ()) -> list[System]:
-    """`knn` with additional arguments, then the installed peers."""
-    installed = [System("knn", [sys.executable, "-m", "knn_cli", "diarize", *arguments], "--out-dir")]
+def systems(peers: Path | None, variants: Mapping[str, Sequence[str]]) -> list[System]:
+    """`knn` as it is, variants of it with additional arguments, then the installed peers."""
+    command = [sys.executable, "-m", "knn_cli", "diarize"]
+    installed = [
+        System(name, [*command, *arguments], "--out-dir") for name, arguments in {"knn": (), **variants}.items()
+    ]
     for name in ("senko", "sherpa", "resemblyzer"):
         if peers is not None and (python := peers / name / "bin" / "python").exists():
             extra = ["--models", str(peers / "models")] if name == "sherpa" else []
@@ -107,7 +117,7 @@ def run(system: System, files: Iterable[Path], out: Path, threads: int = 2) -> C
     """Diarize the files in one process; SystemExit with its standard error if it fails."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
-    environment["PYTHONPATH"] = str(TOP) if system.name == "knn" else ""
+    environment["PYTHONPATH"] = str(TOP) if system.is_knn else ""
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles the peers; knn runs from source
     command = [sys.executable, "-S", str(PEERS / "measure.py"), *system.command, *map(str, files)]
     done = subprocess.run(
@@ -254,6 +264,14 @@ def markdown(result: dict[str, list[dict[str, Any]]]) -> str:
         cells = [f"{name}/{file}", f"{first['strict_seconds']:.1f}", str(first["speakers"])]
         cells += [f"{100 * rows[who]['strict']:.1f} ({rows[who]['estimated_speakers']})" for who in tried]
         lines.append("| " + " | ".join(cells) + " |")
+    for name in names:
+        rates: dict[str, dict[str, float]] = {}
+        for row in result["files"]:
+            if row["set"] == name:
+                rates.setdefault(row["system"], {})[row["file"]] = row["strict"]
+        if len(next(iter(rates.values()))) > 3:
+            compared = {system: row for system, row in rates.items() if not system.startswith("single speaker")}
+            lines += ["", f"DER on {name}, {strict}:", "", folds.markdown(compared)]
     worst = max(row["check"] for row in result["files"])
     return "\n".join([*lines, "", f"Largest difference from pyannote.metrics: {worst:.1e}."])
 
@@ -268,8 +286,9 @@ def machine(tried: Sequence[System], threads: int) -> list[str]:
     lines[0] += f"{threads} threads each"
     code = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
     for system in tried:
+        packages = VERSIONS["knn" if system.is_knn else system.name]
         versions = subprocess.run(
-            [system.command[0], "-c", code, *VERSIONS[system.name]], capture_output=True, text=True, check=False
+            [system.command[0], "-c", code, *packages], capture_output=True, text=True, check=False
         )
         lines.append(f"{system.name}: {versions.stdout.strip()}")
     return lines
@@ -279,14 +298,15 @@ def main() -> int:
     """Run from the command line; returns 1 if the folder holds no recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=TOP.parent / "shared" / "data" / "diar", help="folder of sets")
-    parser.add_argument(
-        "--work", type=Path, help="folder of `tools.shipped_models.prepare`: adds the set of held-out speakers"
-    )
+    parser.add_argument("--work", type=Path, help="folder to simulate conversations of held-out speakers in")
     parser.add_argument("--peers", type=Path, help="folder created by benchmarks/peers/setup.sh")
-    parser.add_argument("--systems", nargs="+", choices=list(VERSIONS), help="run only these systems")
+    parser.add_argument("--systems", nargs="+", help="run only these systems")
     parser.add_argument("--sets", nargs="+", help="run only on these sets")
     parser.add_argument(
-        "--arguments", default="", help='additional arguments of `knn diarize`, as a single string: "--clusterer ahc"'
+        "--variant",
+        action="append",
+        default=[],
+        help='"NAME=ARGUMENTS": `knn diarize` with these arguments too',
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -302,7 +322,8 @@ def main() -> int:
     if not cases:
         print(f"{options.data} holds no folder with NAME.flac and NAME.rttm.", file=sys.stderr)
         return 1
-    tried = systems(options.peers, shlex.split(options.arguments))
+    variants = {name: shlex.split(arguments) for name, _, arguments in (one.partition("=") for one in options.variant)}
+    tried = systems(options.peers, variants)
     tried = [system for system in tried if not options.systems or system.name in options.systems]
     result = benchmark(cases, tried, options.threads)
     if options.json:
