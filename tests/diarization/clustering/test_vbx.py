@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 from knn_cli.core.errors import BundleError, KnnError, StoreError
 from knn_cli.core.values import Doubles
 from knn_cli.diarization.clustering import plda as voice_plda
+from knn_cli.diarization.clustering import vbx
+from knn_cli.diarization.clustering.ahc import Tree
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 from knn_cli.diarization.clustering.vbx import InferenceSettings, VBxClustering, calibrated_threshold, infer
 from knn_cli.evaluation.diarization_error import diarization_error
@@ -273,3 +275,27 @@ def test_recordings_that_the_plda_is_trained_on() -> None:
 def test_pauses_are_no_speech() -> None:
     sound = np.concatenate([np.zeros(640), np.full(960, 0.5), np.full(320, 1e-4), np.full(500, 0.2)]).astype(np.float32)
     assert training_plda.spoken(sound, 7, 320).tolist() == [2, 3, 4, 6]
+
+
+def test_several_starts_escape_a_bad_one() -> None:
+    """Three speakers in one cluster are a local optimum, which no other start reaches."""
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 30)
+    points = np.eye(8)[truth] + 0.1 * generator.normal(size=(90, 8))
+    one = VBxClustering(plda=spheres(8), starts=0, threshold=2.0)
+    assert len(set(one(points).tolist())) == 1
+    several = VBxClustering(plda=spheres(8), threshold=2.0)
+    assert np.array_equal(several(points), truth)
+
+
+def test_a_gain_that_chance_explains_leaves_spectral_clustering(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    points = np.eye(8)[np.repeat(np.arange(2), 20)] + 0.1 * generator.normal(size=(40, 8))
+    method = VBxClustering(plda=spheres(8))
+    spectral = np.zeros(40, dtype=np.int64)
+    tree = Tree.grow(method.plda.normalised(points), "average", method.limit)  # type: ignore[union-attr]
+    x = method.plda.coordinates(points)  # type: ignore[union-attr]
+    between = method.plda.between  # type: ignore[union-attr]
+    assert len(np.unique(method._best_start(spectral, tree, x, between, None))) == 2
+    monkeypatch.setattr(vbx, "MIN_GAIN", 1e6)
+    assert np.array_equal(method._best_start(spectral, tree, x, between, None), spectral)
