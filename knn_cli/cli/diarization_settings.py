@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from knn_cli.cli.options import setting
 from knn_cli.core.errors import KnnError
@@ -40,7 +40,7 @@ def choose_options(
     from knn_cli.diarization.options import DiarizationOptions
     from knn_cli.diarization.presets import PRESETS
 
-    given = {name: seconds for name, seconds in lengths.items() if seconds is not None}
+    given: dict[str, Any] = {name: seconds for name, seconds in lengths.items() if seconds is not None}
     if preset is not None:
         return replace(PRESETS[preset], **given)
     chosen = {name: value for name in CLUSTERING_SETTINGS if (value := getattr(settings, name)) is not None}

@@ -42,7 +42,7 @@ class Segmentation:
     @property
     def several(self) -> bool:
         """Whether windows distinguish speakers."""
-        return self.probabilities.shape[2] > 1
+        return int(self.probabilities.shape[2]) > 1
 
 
 @dataclass(frozen=True)

@@ -302,7 +302,7 @@ def _corrected(
     merged = {edit.speaker for edit in edits if isinstance(edit, Merge)}
     kept = {corrections.label_after(label, edits): fact for label, fact in before.items() if label not in merged}
     unknown = {"known": False, "who": None, "reason": EDITED}
-    no_scores = {"nearest": None, "llr": None, "probability": None, "cosine": {}}
+    no_scores: dict[str, Any] = {"nearest": None, "llr": None, "probability": None, "cosine": {}}
     return [
         {**kept.get(label, unknown | no_scores), **({} if label in before else unknown), "speaker": label}
         for label in linking.speaker_labels(diarization)

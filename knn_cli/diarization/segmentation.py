@@ -200,7 +200,8 @@ class FrameLevels:
         """(frames,) int8 dBFS of all that went through; the last frame may not be whole."""
         rest = [np.square(self._rest).mean(keepdims=True)] if len(self._rest) else []
         powers = np.concatenate([*self._powers, *rest]) if self._powers or rest else np.zeros(0)
-        return np.rint(10 * np.log10(np.clip(powers, 1e-12, 1e12))).astype(np.int8)
+        levels: NDArray[np.int8] = np.rint(10 * np.log10(np.clip(powers, 1e-12, 1e12))).astype(np.int8)
+        return levels
 
 
 def _groups(windows: Iterator[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:

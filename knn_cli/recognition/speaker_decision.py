@@ -169,7 +169,7 @@ def decision_of(settings: Any) -> SpeakerDecision:
     """The decision of the entry `speaker_decision` of a config; ValueError for one that makes no sense."""
     if not isinstance(settings, Mapping) or not set(_NUMBERS) <= set(settings):
         raise ValueError(f"it needs {', '.join(_NUMBERS)}")
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name in _NUMBERS:
         number = settings[name]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= sys.float_info.max:
