@@ -21,10 +21,7 @@ from knn_cli.diarization.reconstruction import Segmentation
 from knn_cli.diarization.segmentation import HOP_FRAMES, WINDOW_FRAMES, FrameLevels, Segmenter, slide
 from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.encoder_lstm import SegmentationHead
-from knn_cli.networks.segmenters.powerset import permuted_classes, to_powerset
 from knn_cli.networks.segmenters.pyannet import PyanNet
-from tools.shipped_models import segmentation as training_segmentation
-from tools.shipped_models import segmentation_data
 
 RATE, FRAME = 16000, 640
 AUDIO = {"rate": RATE, "scale": 1.0}
@@ -283,60 +280,6 @@ def test_both_networks_have_what_segmenters_have() -> None:
     assert {"encoder-lstm", "pyannet"} <= set(SEGMENTERS.names())
     for network in (SegmentationHead(**SMALL_HEAD), PyanNet(**SMALL_PYANNET)):
         assert (network.speakers, network.most) == (3, 2)
-
-
-# --- what it is trained on
-
-
-class Teacher(PyanNet):
-    """Says what `says` (589, 3) holds, whatever it hears."""
-
-    def __init__(self, says: torch.Tensor) -> None:
-        super().__init__()
-        self.logs = torch.nn.functional.one_hot(to_powerset(says), 7).float().clamp(1e-6, 1).log()
-
-    def forward(self, chunk: torch.Tensor) -> torch.Tensor:
-        return self.logs[None]
-
-
-def test_targets_are_the_truth_and_a_teacher_put_in_its_order() -> None:
-    """Three of five speak; a teacher who hears just that, in another order, teaches nothing else than the truth."""
-    truth = np.zeros((2 * WINDOW_FRAMES, 6), dtype=np.uint8)
-    for column, first, last in ((4, 10, 100), (1, 90, 150), (3, 170, 240)):
-        truth[first:last, column] = truth[first + WINDOW_FRAMES : last + WINDOW_FRAMES, column] = 1
-    middles = np.arange(589) * 270 / RATE + 991 / 2 / RATE  # of segmentation-3.0's frames
-    inside = truth[(middles / FRAME * RATE).astype(int).clip(0, WINDOW_FRAMES - 1)]
-    teacher = Teacher(torch.from_numpy(inside[:, [3, 4, 1]]))
-    taught, who = segmentation_data.teacher_targets(teacher, np.zeros(2 * WINDOW_FRAMES * FRAME, np.float32), truth)
-    assert {tuple(row) for row in who.tolist()} == {(4, 3, 1)}  # the busiest first
-    table = {"truth": truth, "taught": taught, "who": who}
-    frames = np.arange(4 * WINDOW_FRAMES, dtype=np.float16)[:, None]
-    for start, length in ((0, WINDOW_FRAMES), (120, WINDOW_FRAMES), (260, 40)):
-        scaled, target = training_segmentation.cut(frames, table, start, length)
-        assert np.array_equal(scaled[:, 0], frames[2 * start : 2 * (start + length), 0])
-        assert target.shape == (length, 7) and np.allclose(target.sum(1), 1, atol=1e-4)
-        chosen = segmentation_data.busiest(truth[start : start + length])
-        classes = to_powerset(torch.from_numpy(segmentation_data.columns(truth[start : start + length], chosen)))
-        agrees = target[np.arange(length), classes.numpy()] > 0.99
-        assert agrees.mean() > 0.95  # but for frames at the edges, where the teacher's lie elsewhere
-        logs = torch.from_numpy(target).clamp_min(1e-6).log()
-        other = logs[:, list(permuted_classes((2, 0, 1)))]  # who is who in a window does not matter
-        target = torch.from_numpy(target)[None]
-        assert training_segmentation.permutation_invariant_loss(
-            other[None], target
-        ) == training_segmentation.permutation_invariant_loss(logs[None], target)
-        assert training_segmentation.speaker_error(other[None], target)[0] == 0
-
-
-def test_frames_with_somebody_who_cannot_be_said_do_not_count() -> None:
-    truth = np.zeros((20, 6), dtype=np.uint8)
-    truth[:10, 0], truth[2:9, 1], truth[4:8, 2], truth[15:17, 3] = 1, 1, 1, 1
-    nothing = np.zeros((20, 7), dtype=np.float32)
-    nothing[:, 0] = 1
-    table = {"truth": truth, "taught": nothing, "who": np.full((20, 3), -1, dtype=np.int8)}
-    _, target = training_segmentation.cut(np.zeros((40, 1), np.float16), table, 0, 20)
-    counts = [0 if 4 <= frame < 8 or 15 <= frame < 17 else 1 for frame in range(20)]  # three at once; a fourth
-    assert target.sum(1).round(4).tolist() == counts
 
 
 def test_segmentation_is_a_value() -> None:

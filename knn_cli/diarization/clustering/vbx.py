@@ -24,6 +24,7 @@ MIN_PRIOR = 1e-7  # prior below which a speaker is dropped
 MAX_CALIBRATION_ROWS = 1500  # embeddings whose pairs calibrate the tree's threshold
 MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree is cut into a given number
 START_DISTANCES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)  # cosine distances at which the tree is cut to start
+CUT_DISTANCE = 0.6  # near which it is cut into a number of speakers to start
 MAX_START_ROWS = 800  # embeddings on which starts are compared
 MAX_COMPARED_SPEAKERS = 40  # of a start that is compared
 MIN_GAIN = 20.0  # nats of the evidence lower bound by which a start has to exceed spectral clustering
@@ -316,7 +317,7 @@ class VBxClustering(BaseClusterer):
         chosen = slice(None, None, -(-len(x) // MAX_START_ROWS))
         counts = range(1, min(self.starts, len(tree.points)) + 1)
         starts = [self._cut(tree, distance) for distance in START_DISTANCES]
-        starts += [tree.speakers(0.6, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
+        starts += [tree.speakers(CUT_DISTANCE, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
         starts = [spectral, *(labels for labels in starts if labels.max() < MAX_COMPARED_SPEAKERS)]
         different = list({by_first_appearance(labels).tobytes(): labels for labels in starts}.values())
         some = None if factors is None else factors[chosen]
