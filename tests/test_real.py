@@ -22,7 +22,11 @@ def done(*arguments: str | Path) -> Result:
 
 def test_czech_from_folder_to_labels(shared: Path, tmp_path: Path) -> None:
     """convert, embed, train and classify on the Czech recordings: which actor, and which recording, is it?"""
-    folder = shared / "data" / "speech" / "cs"
+    everything, folder = shared / "data" / "speech" / "cs", tmp_path / "cs"
+    for path in sorted(everything.rglob("*.opus"))[::4]:
+        copy = folder / path.relative_to(everything)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(path)
     corpus, rows = tmp_path / "corpus.h5", tmp_path / "emb.h5"
     rule = r"(?P<group>\w+)/.*?(?P<speaker>big_fish|small_fish|other|Eva)"
     done("convert", folder, corpus, "--labels", rule, "--segment", "4", "--min-segment", "2")
@@ -34,7 +38,7 @@ def test_czech_from_folder_to_labels(shared: Path, tmp_path: Path) -> None:
     line = done("classify", some, "--model", tmp_path / "actors").stdout.splitlines()[1].split("\t")
     assert line[0] == str(some) and line[3] == "small_fish"
     short = tmp_path / "short.h5"  # each recording a class: every one of them needs segments on both sides
-    done("convert", folder / "klettres", short, "--segment", "2", "--min-segment", "2")
+    done("convert", everything / "klettres", short, "--segment", "2", "--min-segment", "2")
     names = done("train", short, "--level", "name", "-o", tmp_path / "names", "--held-out", "0.4")
     assert "segments disjoint" in names.stdout
     assert done("classify", some, "--model", tmp_path / "names", "--top", "1").stdout.startswith("file\tstart")
@@ -48,7 +52,7 @@ def test_meetings(shared: Path, tmp_path: Path, name: str) -> None:
     meeting = shared / "data" / "diar" / "ami" / f"{name}.flac"
     done("diarize", meeting, "--rttm", tmp_path / "out.rttm")
     reference = next(iter(read_rttm(meeting.with_suffix(".rttm")).values()))
-    found = read_rttm(tmp_path / "out.rttm")[name]
+    found = read_rttm(tmp_path / "out.rttm").get(name, Annotation(uri=name))  # of trn01 nothing is found
     uem = Timeline([Segment(0, 30)])
     one = Annotation(uri=name)
     for number, segment in enumerate(found.get_timeline().support()):
