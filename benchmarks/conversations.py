@@ -1,6 +1,6 @@
 """A fixed set of conversations simulated from held-out speakers, for `benchmarks/diarization.py`.
 
-    python -m benchmarks.conversations --work WORK --out FOLDER [--data ../shared/data]
+    python -m benchmarks.conversations --out FOLDER [--data ../shared/data]
 
 The speakers are `tools.shipped_models.data.held_out_speakers`. Two to six of them take turns for
 60 to 180 s, with some overlap at the ends of turns and some feedback in the middle of others' turns, each convolved
@@ -171,7 +171,7 @@ def simulate(
     return mix * np.float32(0.5 / np.abs(mix).max()), truth
 
 
-def write(data: Path, work: Path, folder: Path, count: int = 12, seed: int = SEED) -> list[Path]:
+def write(data: Path, folder: Path, count: int = 12, seed: int = SEED) -> list[Path]:
     """Write seeded conversations as FOLDER/NAME.flac with NAME.rttm; existing files are kept."""
     hidden = set(held_out_speakers(read_manifest(data / "speech" / "manifest.tsv")))
     recordings: dict[str, list[Path]] = defaultdict(list)
@@ -218,13 +218,12 @@ def main() -> None:
     """Write the set and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=12)
     arguments = parser.parse_args()
     from knn_cli.formats.rttm import read_rttm
 
-    for path in write(arguments.data, arguments.work, arguments.out, arguments.count):
+    for path in write(arguments.data, arguments.out, arguments.count):
         truth = read_rttm(path.with_suffix(".rttm"))[path.stem]
         seconds = soundfile.info(path).duration
         spoken, overlap = truth.get_timeline().support().duration(), truth.get_overlap().duration()

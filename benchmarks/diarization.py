@@ -316,7 +316,7 @@ def main() -> int:
         from benchmarks.conversations import write
 
         simulated = options.work / "benchmark" / "held-out"
-        write(options.data.parent, options.work, simulated)
+        write(options.data.parent, simulated)
         cases += recordings(simulated.parent)
     cases = [case for case in cases if not options.sets or case.set in options.sets]
     if not cases:

@@ -105,7 +105,7 @@ def apply(
     """Make edits, in their order.
 
     The embedding of merged speakers is the mean of theirs, weighted by their seconds of clean speech. Single turns
-    leave embeddings as they are, but a speaker whose last turn goes loses its own (see `speaker_windows.update` for
+    leave embeddings as they are, but a speaker whose last turn goes loses its own (see `speaker_windows.correct` for
     embeddings of the turns that are left).
 
     Parameters

@@ -286,10 +286,11 @@ class VBxClustering(BaseClusterer):
         factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
         tree = Tree.grow(rows, "average", self.limit)
         distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
-        first = self._cut(tree, distance)
         if self.starts:
             spectral = SpectralClustering().partition(embeddings, bounds, weights)
             first = self._best_start(spectral, tree, x, plda.between, factors)
+        else:
+            first = self._cut(tree, distance)
         gamma = self._infer(x, plda.between, self._smoothed(first), factors).responsibilities
         if _count(gamma) > bounds.high:
             gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
