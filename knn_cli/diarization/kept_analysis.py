@@ -8,8 +8,8 @@ A file holds the fields of `WindowEmbeddings` under their names, readable by any
     vectors, full_vectors           (N, D), (N, E) float32 of `short`; one dataset where they are the same
     seconds                         (N,) float32
     local_vectors                   (L, D) float32 of `local`
-    clustering/                     trees and spectra by the clustering method that was used, which are not needed to
-                                    cluster again, but take most of its time (see `clustering.memory`)
+    clustering/                     trees, spectra and labels by the clustering method that was used, which are not
+                                    needed to cluster again, but take most of its time (see `clustering.memory`)
 
 and the attributes `schema`, `kind` ("diarization"), `created`, `recording`, `source` (where the sound was), `duration`
 (seconds), `channel`, `frame_seconds`, and the fingerprints of the models, `embedder` and `segmentation` ("silero-vad"

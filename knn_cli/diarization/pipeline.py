@@ -300,7 +300,7 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     for row, speaker in enumerate(embeddings.local):
         mask = speaker.embedding_mask
         inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
-        agreement = inside[mask[: len(inside)]].sum(0) / max(1, np.count_nonzero(mask))
+        agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, np.count_nonzero(mask))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
     scores *= SHORT_WINDOW_WEIGHT
     scores += (1 - SHORT_WINDOW_WEIGHT) * _score_long_windows(segmentation, embeddings.local, similarity)

@@ -148,12 +148,17 @@ def aggregate(segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_as
     soft_assignment : (N, S) of local speakers to speakers, 0 to 1
     """
     total = np.zeros((segmentation.frames, soft_assignment.shape[1]), dtype=np.float32)
+    probabilities, starts = segmentation.probabilities, segmentation.starts.tolist()
     for window, group in groupby(zip(local, soft_assignment, strict=True), key=lambda pair: pair[0].window):
-        score = np.zeros((segmentation.probabilities.shape[1], soft_assignment.shape[1]), dtype=np.float32)
-        for speaker, share in group:  # where two are one speaker, the larger probability counts
-            np.maximum(score, segmentation.probabilities[window, :, speaker.speaker, None] * share, out=score)
-        part = total[segmentation.starts[window] :][: len(score)]
-        part += score[: len(part)]
+        members = list(group)
+        shares = np.array([share for _, share in members])  # (local speakers, S)
+        speakers = slice(None) if shares.all() else np.flatnonzero(shares.any(0))
+        chances = probabilities[window][:, [speaker.speaker for speaker, _ in members]].astype(np.float32)
+        score = chances[:, 0, None] * shares[0, speakers]
+        for chance, share in zip(chances.T[1:], shares[1:, speakers], strict=True):
+            np.maximum(score, chance[:, None] * share, out=score)  # where two are one speaker, the larger one counts
+        part = total[starts[window] :][: len(score)]
+        part[:, speakers] += score[: len(part)]
     total /= np.maximum(window_count(segmentation), 1)[:, None]
     return total
 

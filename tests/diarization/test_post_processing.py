@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from knn_cli.audio.segments import FRAME_SECONDS
+from knn_cli.diarization import post_processing
 from knn_cli.diarization.post_processing import FrameTurn, frame_turns
 
 
@@ -175,3 +177,10 @@ def test_the_floor_of_a_tail_is_the_silence_around_it() -> None:
     assert frame_turns(active, levels, margin=0.2) == [(399, 415, 0), (1199, 1215, 0)]
     levels[410:425] = -50
     assert frame_turns(active, levels, margin=0.2) == [(399, 425, 0), (1199, 1215, 0)]
+
+
+def test_the_floor_is_the_quantile_of_numpy() -> None:
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 5, 38, 999):
+        levels = generator.integers(-120, 0, count).astype(np.int8)
+        assert post_processing._floor(levels) == pytest.approx(np.quantile(levels, post_processing.FLOOR_QUANTILE))

@@ -1,8 +1,9 @@
 """Results that take most of the time of clustering, remembered by what they are made of.
 
-Trees and spectra depend on the embeddings and on settings, but not on the number of speakers asked for. Inside
-`remembering`, a result that is in the memory is not computed again; keys are hashes of all that determines it, so that
-a memory of other embeddings or settings is of no use, and does no harm.
+Trees, spectra and what VBx reaches from cuts of a tree depend on the embeddings and on settings, but not on the number
+of speakers asked for; VBx's labels are remembered for each. Inside `remembering`, a result that is in the memory is not
+computed again; keys are hashes of all that determines it, so that a memory of other embeddings or settings is of no
+use, and does no harm.
 """
 
 from __future__ import annotations

@@ -69,6 +69,10 @@ class EmbeddingPLDA:
         if (self.between < 0).any() or (np.diff(self.between) > 0).any():
             raise ValueError("the between-speaker variances are negative or not in descending order")
 
+    def arrays(self) -> tuple[Doubles, ...]:
+        """All arrays, in the order of the attributes."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
     def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
         """(N, E) -> (N, D) of length 1 after LDA, to be compared by their cosines. KnnError for another E."""
         rows = float64_rows(embeddings, len(self.centre))

@@ -8,7 +8,7 @@ N(V y_s, 1), V = diag(sqrt(Phi)) and y_s is N(0, 1) (eq. 5).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, Tree
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance
+from knn_cli.diarization.clustering.memory import remembered
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 from knn_cli.diarization.clustering.spectral import SpectralClustering
 
@@ -274,7 +275,17 @@ class VBxClustering(BaseClusterer):
             raise KnnError("A setting of VBx is too small.", "Take larger numbers.")
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
-        """See `BaseClusterer.partition`.
+        """See `BaseClusterer.partition`."""
+        assert self.plda is not None  # checked when built
+        arrays = (embeddings, *(() if weights is None else (weights,)), *self.plda.arrays())
+        numbers = tuple(getattr(self, field.name) for field in fields(self) if field.name != "plda")
+        (labels,) = remembered(
+            lambda: (self._partition(embeddings, bounds, weights),), "vbx", *arrays, settings=(*numbers, *bounds)
+        )
+        return labels
+
+    def _partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
+        """Labels (N,) by inference from the best start.
 
         Where there are too many speakers, VBx starts again with those of the largest responsibilities. Where there are
         too few, it starts again with the tree cut into as many as needed, with equal priors.
@@ -284,13 +295,12 @@ class VBxClustering(BaseClusterer):
         rows = plda.normalised(embeddings)
         x = plda.from_normalised(rows)
         factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
-        tree = Tree.grow(rows, "average", self.limit)
         distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
         if self.starts:
             spectral = SpectralClustering().partition(embeddings, bounds, weights)
-            first = self._best_start(spectral, tree, x, plda.between, factors)
+            first = self._best_start(spectral, rows, x, plda.between, factors)
         else:
-            first = self._cut(tree, distance)
+            first = self._cut(self._tree(rows), distance)
         gamma = self._infer(x, plda.between, self._smoothed(first), factors).responsibilities
         if _count(gamma) > bounds.high:
             gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
@@ -299,32 +309,49 @@ class VBxClustering(BaseClusterer):
         labels: Labels = gamma.argmax(axis=1)
         if _count(gamma) >= bounds.low:
             return labels
-        exact = tree.speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
+        exact = self._tree(rows).speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
         if bounds.low > self.max_initial_speakers:
             return exact
         gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False).responsibilities
         labels = gamma.argmax(axis=1)
         return labels if _count(gamma) == bounds.low else exact
 
+    def _tree(self, rows: Doubles) -> Tree:
+        return Tree.grow(rows, "average", self.limit)
+
     def _cut(self, tree: Tree, distance: float) -> Labels:
         """(N,) labels of the tree cut at a distance, at most `max_initial_speakers` different ones."""
         return tree.labels(max(tree.steps(distance), len(tree.points) - self.max_initial_speakers))
 
-    def _best_start(self, spectral: Labels, tree: Tree, x: Doubles, phi: Doubles, factors: Doubles | None) -> Labels:
+    def _best_start(self, spectral: Labels, rows: Doubles, x: Doubles, phi: Doubles, factors: Doubles | None) -> Labels:
         """(N,) labels from which inference reaches the largest evidence lower bound, on every k-th embedding.
 
-        They are `spectral` unless others gain MIN_GAIN.
+        They are `spectral` unless others gain MIN_GAIN. Cuts of the tree are the same for all numbers of speakers.
         """
         chosen = slice(None, None, -(-len(x) // MAX_START_ROWS))
-        counts = range(1, min(self.starts, len(tree.points)) + 1)
-        starts = [self._cut(tree, distance) for distance in START_DISTANCES]
-        starts += [tree.speakers(CUT_DISTANCE, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
-        starts = [spectral, *(labels for labels in starts if labels.max() < MAX_COMPARED_SPEAKERS)]
-        different = list({by_first_appearance(labels).tobytes(): labels for labels in starts}.values())
         some = None if factors is None else factors[chosen]
-        reached = [self._infer(x[chosen], phi, self._smoothed(labels[chosen]), some).elbo[-1] for labels in different]
-        best = int(np.argmax(reached))
-        return different[best] if reached[best] >= reached[0] + MIN_GAIN else spectral
+
+        def reached(labels: Labels) -> float:
+            return self._infer(x[chosen], phi, self._smoothed(labels[chosen]), some).elbo[-1]
+
+        def compare_cuts() -> tuple[Labels, Doubles]:
+            cuts = self._cuts(self._tree(rows))
+            return np.stack(cuts), np.array([reached(labels) for labels in cuts])
+
+        numbers = (self.fa, self.fb, self.loop, self.smoothing, self.starts, self.limit, self.max_initial_speakers)
+        arrays = (rows, x, phi, *(() if factors is None else (factors,)))
+        cuts, bounds = remembered(compare_cuts, "starts", *arrays, settings=numbers)
+        best = int(np.argmax(bounds))
+        (own,) = remembered(lambda: (np.array([reached(spectral)]),), "start", *arrays, spectral, settings=numbers)
+        return cuts[best] if bounds[best] >= own[0] + MIN_GAIN else spectral
+
+    def _cuts(self, tree: Tree) -> list[Labels]:
+        """The different cuts of the tree that inference starts from, each (N,) labels."""
+        counts = range(1, min(self.starts, len(tree.points)) + 1)
+        cuts = [self._cut(tree, distance) for distance in START_DISTANCES]
+        cuts += [tree.speakers(CUT_DISTANCE, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
+        few = [by_first_appearance(labels) for labels in cuts if labels.max() < MAX_COMPARED_SPEAKERS]
+        return list({labels.tobytes(): labels for labels in few}.values())
 
     def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Inference:
         settings = InferenceSettings(self.fa, self.fb, self.loop)
@@ -341,4 +368,4 @@ class VBxClustering(BaseClusterer):
 
 def _count(gamma: Doubles) -> int:
     """Number of speakers that are the most likely one of some embedding."""
-    return len(np.unique(gamma.argmax(axis=1)))
+    return int(np.count_nonzero(np.bincount(gamma.argmax(axis=1))))

@@ -14,7 +14,7 @@ from knn_cli.core.errors import BundleError, KnnError, StoreError
 from knn_cli.core.values import Doubles
 from knn_cli.diarization.clustering import plda as voice_plda
 from knn_cli.diarization.clustering import vbx
-from knn_cli.diarization.clustering.ahc import Tree
+from knn_cli.diarization.clustering.memory import remembering
 from knn_cli.diarization.clustering.plda import EmbeddingPLDA
 from knn_cli.diarization.clustering.vbx import InferenceSettings, VBxClustering, calibrated_threshold, infer
 from knn_cli.evaluation.diarization_error import diarization_error
@@ -295,9 +295,23 @@ def test_a_gain_that_chance_explains_leaves_spectral_clustering(monkeypatch: pyt
     points = np.eye(8)[np.repeat(np.arange(2), 20)] + 0.1 * generator.normal(size=(40, 8))
     method = VBxClustering(plda=spheres(8))
     spectral = np.zeros(40, dtype=np.int64)
-    tree = Tree.grow(method.plda.normalised(points), "average", method.limit)  # type: ignore[union-attr]
+    rows = method.plda.normalised(points)  # type: ignore[union-attr]
     x = method.plda.coordinates(points)  # type: ignore[union-attr]
     between = method.plda.between  # type: ignore[union-attr]
-    assert len(np.unique(method._best_start(spectral, tree, x, between, None))) == 2
+    assert len(np.unique(method._best_start(spectral, rows, x, between, None))) == 2
     monkeypatch.setattr(vbx, "MIN_GAIN", 1e6)
-    assert np.array_equal(method._best_start(spectral, tree, x, between, None), spectral)
+    assert np.array_equal(method._best_start(spectral, rows, x, between, None), spectral)
+
+
+@pytest.mark.parametrize("first, second", [({}, {"num_speakers": 2}), ({"num_speakers": 4}, {})])
+def test_memory_changes_no_labels(first: dict[str, int], second: dict[str, int]) -> None:
+    generator = np.random.default_rng(2)
+    points = np.eye(8)[np.repeat(np.arange(3), 30)] + 0.3 * generator.normal(size=(90, 8))
+    method = VBxClustering(plda=spheres(8))
+    wanted = [method(points, **numbers) for numbers in (first, second)]
+    other = VBxClustering(plda=spheres(8), fb=20.0)(points)
+    with remembering({}):
+        for _ in range(2):
+            for numbers, labels in zip((first, second), wanted, strict=True):
+                assert np.array_equal(method(points, **numbers), labels)
+        assert np.array_equal(VBxClustering(plda=spheres(8), fb=20.0)(points), other)
