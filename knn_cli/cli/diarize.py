@@ -164,6 +164,7 @@ def diarize(
     )
     from knn_cli.diarization.options import check_speakers
     from knn_cli.diarization.pipeline import build_clusterer
+    from knn_cli.formats import rttm as rttm_files
     from knn_cli.recognition import speaker_decision
 
     refuse_together(ctx, _TOGETHER)
@@ -189,6 +190,8 @@ def diarize(
         outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
         outputs = turn_outputs.choose(paths, out, out_dir, "json" if as_json else format and format.value)
+    if outputs.format == "rttm":
+        rttm_files.check_names(found.names.values(), "recordings")
     clean = None
     if unwanted is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
@@ -224,6 +227,8 @@ def diarize(
         note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
     enrolled = None if speakers is None or embedder is None else _enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
+    if outputs.format == "rttm":
+        rttm_files.check_names(names, "speakers")
     decision = _decision(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
 

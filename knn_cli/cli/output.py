@@ -303,7 +303,10 @@ def recognised_turns(
 
 
 def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
-    """Write a line per file and one for all: error rates in percent of the speaker time in the reference, and JER."""
+    """Write a line per file and one for all: error rates in percent of the speaker time in the reference, and JER.
+
+    Where nobody speaks in the reference, there is nothing to take percents of: the false alarm is in seconds.
+    """
     columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
     stream.write("\t".join(columns.split()) + "\n")
     rows = dict(scores)
@@ -311,11 +314,13 @@ def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -
         first, *rest = rows.values()
         rows["(all)"] = reduce(operator.add, rest, first)
     for name, score in rows.items():
-        total = score.error.total or math.inf
-        parts = [part / total for part in (score.error.missed, score.error.false_alarm, score.error.confusion)]
-        rates = [score.error.rate, *parts, score.jer, score.error_with_collar.rate]
+        error, total = score.error, score.error.total or math.inf
+        rates = [error.rate, error.missed / total, error.false_alarm / total, error.confusion / total, score.jer]
+        cells = [f"{100 * rate:.2f}" for rate in (*rates, score.error_with_collar.rate)]
+        if not error.total:
+            cells[2] = f"{error.false_alarm:.2f} s"
         counts = [score.reference_speakers, score.hypothesis_speakers, score.speaker_count_error]
-        stream.write("\t".join([tsv_field(name), *(f"{100 * x:.2f}" for x in rates), *map(str, counts)]) + "\n")
+        stream.write("\t".join([tsv_field(name), *cells, *map(str, counts)]) + "\n")
 
 
 def trials(stream: TextIO, listed: Trials, result: VerificationResult) -> None:

@@ -113,7 +113,7 @@ def timeline(
     Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
     one label for all their turns.
     """
-    from knn_cli.cli import progress, stdin
+    from knn_cli.cli import progress, stdin, turn_outputs
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
@@ -152,6 +152,10 @@ def timeline(
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))
             else:
+                if turns is not None and speakers is not None:
+                    turn_outputs.note_beyond(
+                        path, "file of turns", speakers(path, result.name).get_timeline(), result.seconds
+                    )
                 writer.write(path, result)
                 _note_languages(path, result)
     leave(failures)
@@ -195,6 +199,7 @@ class _TimelineWriter:
         self, paths: list[Path], read: list[Path], out: Path | None, out_dir: Path | None, format: str | None
     ) -> None:
         from knn_cli.core.output_paths import make_output_folder
+        from knn_cli.formats.rttm import check_names
         from knn_cli.formats.span_formats import find_format
         from knn_cli.store import labels
 
@@ -203,6 +208,8 @@ class _TimelineWriter:
         if format is None and out is None:
             format = "table"
         self._format = find_format("timeline", format, out)
+        if self._format.name == "rttm":
+            check_names(labels.recording_names(paths), "recordings")
         self._several = len(paths) > 1 and out_dir is None
         self._header = True
         if self._several and not self._format.multiple:

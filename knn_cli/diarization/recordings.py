@@ -332,10 +332,12 @@ def read_references(
     Raises
     ------
     KnnError
-        For a recording that is missing in the reference or the UEM, so that this is known before diarization.
+        For a recording that is missing in the reference or the UEM, and for two that would have the same turns, so that
+        this is known before diarization.
     """
     if reference is None:
         return {}
+    rttm.check_names([path.stem for path in files], "recordings")
     turns = rttm.read_references(reference)
     scored = read_uem(uem) if uem is not None else None
     references: dict[str, tuple[Annotation, Timeline | None]] = {}
@@ -344,7 +346,7 @@ def read_references(
         if scored is None:
             references[path.stem] = (truth, None)
             continue
-        part = scored.get(path.stem) or scored.get(str(truth.uri))
+        part = rttm.found_by_name(path.stem, scored) or scored.get(str(truth.uri))
         if part is None:
             raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or do not score this file.")
         references[path.stem] = (truth, part)

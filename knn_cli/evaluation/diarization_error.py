@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyannote.core import Annotation, Timeline
 from scipy.optimize import linear_sum_assignment
 
-from knn_cli.core.values import Doubles
+from knn_cli.core.values import MIN_SECONDS, Doubles
 
 COLLAR_SECONDS = 0.25  # each side of a reference boundary, as in NIST RT
 
@@ -67,7 +67,7 @@ def diarization_error(
 ) -> DiarizationError:
     """Diarization error under the one-to-one speaker mapping with the most shared time, exact to rounding.
 
-    Overlapping turns of one speaker count once. The mapping is chosen on what is scored.
+    Overlapping turns of one speaker are one turn, within which no collar lies. The mapping is chosen on what is scored.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ class DiarizationScore:
 
     @property
     def jer(self) -> float:
-        """Mean Jaccard error over speakers; 0 if there are none."""
-        return float(self.jaccard.mean()) if len(self.jaccard) else 0.0
+        """Mean Jaccard error over speakers; where the reference has none, 1 if any are found, as in dscore, else 0."""
+        return float(self.jaccard.mean()) if len(self.jaccard) else float(self.hypothesis_speakers > 0)
 
     def __add__(self, other: DiarizationScore) -> DiarizationScore:
         return DiarizationScore(
@@ -218,10 +218,14 @@ def _cells(
 
 
 def _spans(annotation: Annotation) -> list[Doubles]:
-    """One (turns, 2) array of starts and ends per speaker."""
+    """One (turns, 2) array of starts and ends per speaker, whose overlapping turns are one."""
     speakers: dict[object, list[tuple[float, float]]] = {}
-    for segment, _, label in annotation.itertracks(yield_label=True):
-        speakers.setdefault(label, []).append((segment.start, segment.end))
+    for segment, _, label in annotation.itertracks(yield_label=True):  # by start
+        spans = speakers.setdefault(label, [])
+        if spans and segment.start < spans[-1][1] - MIN_SECONDS:
+            spans[-1] = spans[-1][0], max(spans[-1][1], segment.end)
+        else:
+            spans.append((segment.start, segment.end))
     return [np.array(spans, dtype=np.float64) for spans in speakers.values()]
 
 

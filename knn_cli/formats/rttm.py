@@ -1,6 +1,7 @@
 """RTTM: reading and writing speaker turns, and writing languages over time.
 
-An RTTM file may contain lines of other types as well; only SPEAKER lines are turns.
+An RTTM file may contain lines of other types as well; only SPEAKER lines are turns. Blanks part its fields, so a name
+that holds one makes a line of too many: such lines are refused rather than read one field off.
 
 References
 ----------
@@ -10,11 +11,13 @@ NIST, "The 2009 (RT-09) rich transcription meeting recognition evaluation plan",
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import read_lines, split_fields, tidy
 from knn_cli.formats.spans import SpanDocument, format_seconds, one_line, turn_spans
 
 if TYPE_CHECKING:
@@ -22,16 +25,23 @@ if TYPE_CHECKING:
 
     from knn_cli.core.values import Diarization
 
+Value = TypeVar("Value")
+
 OTHER_RTTM_TYPES = frozenset(
     "SEGMENT NOSCORE NO_RT_METADATA LEXEME NON-LEX NON-SPEECH FILLER EDIT IP SU CB A/P SPKR-INFO".split()
 )
-_EXPECTED = "Expected: SPEAKER <file> 1 <start> <duration> <NA> <NA> <speaker> <NA> <NA>."
+_EXPECTED = (
+    "Expected: SPEAKER <file> 1 <start> <duration> <NA> <NA> <speaker> <NA> <NA>, with no blanks in file and speaker."
+)
+_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_MAX_LISTED = 5  # recordings that an error lists
 
 
 def read_rttm(path: str | Path) -> dict[str, Annotation]:
     """Read the speaker turns of an RTTM file.
 
-    Blank lines, `;;` comments, RTTM lines of other types and turns of no length are skipped.
+    Blank lines, `;;` comments and turns of no length are skipped. Lines of other types are no turns, but tell of which
+    recordings the file is: one that has no turn is one in which nobody speaks.
 
     Parameters
     ----------
@@ -40,12 +50,12 @@ def read_rttm(path: str | Path) -> dict[str, Annotation]:
     Returns
     -------
     dict of str to pyannote.core.Annotation
-        Turns by recording, in the order in which recordings first appear.
+        Turns by recording, in the order in which recordings first appear. Names are in composed letters (NFC).
 
     Raises
     ------
     KnnError
-        For a line that is not RTTM, with its number, and for a file that cannot be read.
+        For a line that is not RTTM, with its number and what is wrong, and for a file that cannot be read.
 
     Examples
     --------
@@ -57,30 +67,51 @@ def read_rttm(path: str | Path) -> dict[str, Annotation]:
     from pyannote.core import Annotation, Segment
 
     recordings: dict[str, Annotation] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise KnnError(f"{path} cannot be read: {error.strerror}.", "Give the path of an RTTM file.") from error
-    except UnicodeDecodeError as error:
-        raise KnnError(f"{path} is not a text file.", "Give the path of an RTTM file.") from error
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields or fields[0].startswith(";;") or fields[0] in OTHER_RTTM_TYPES:
+    for number, line in enumerate(read_lines(path, "an RTTM file"), start=1):
+        fields = split_fields(line)
+        if not fields or fields[0].startswith(";;"):
             continue
-        if fields[0] != "SPEAKER" or len(fields) < 8:
-            raise KnnError(f"Line {number} of {path} is not an RTTM line.", _EXPECTED)
-        uri, label = fields[1], fields[7]
-        try:
-            start, duration = float(fields[3]), float(fields[4])
-        except ValueError as error:
-            message = f"Line {number} of {path} has no number where start and duration should be."
-            raise KnnError(message, _EXPECTED) from error
-        if not (0 <= start < math.inf and 0 <= duration < math.inf):
-            raise KnnError(f"Line {number} of {path} has a start or duration below zero or not finite.", _EXPECTED)
+        if fields[0] in OTHER_RTTM_TYPES:
+            if len(fields) > 1:
+                recordings.setdefault(tidy(fields[1]), Annotation(uri=tidy(fields[1])))
+            continue
+        if reason := _line_fault(fields):
+            raise KnnError(f"Line {number} of {path} is not an RTTM line of a turn: {reason}.", _EXPECTED)
+        uri, start, duration = tidy(fields[1]), float(fields[3]), float(fields[4])
+        if not math.isfinite(start + duration):
+            raise KnnError(f"Line {number} of {path} has times that are not finite.", _EXPECTED)
         turns = recordings.setdefault(uri, Annotation(uri=uri))
         if duration > 0:
-            turns[Segment(start, start + duration), number] = label
+            turns[Segment(start, start + duration), number] = tidy(fields[7])
     return recordings
+
+
+def _line_fault(fields: Sequence[str]) -> str | None:
+    """What keeps a line from being a SPEAKER line, None where it is one.
+
+    Files of old have nine fields, and eight say all that is needed. The two fields before the speaker are always `<NA>`
+    in such lines, which shows where a blank in a name, or a field left out, has moved the others.
+    """
+    if fields[0] != "SPEAKER":
+        return f"its type is {fields[0][:20]}"
+    if not 8 <= len(fields) <= 10:
+        return f"it has {len(fields)} fields, not 10"
+    if any(_NUMBER.fullmatch(field) is None for field in fields[3:5]):
+        return "it has no number where start and duration should be"
+    if any(field.startswith("-") for field in fields[3:5]):
+        return "its start or duration is below zero"
+    if any(field.upper() != "<NA>" for field in fields[5:7]):
+        return "its fields 6 and 7 are not <NA>, so others may be moved"
+    if fields[7].upper() == "<NA>" or not tidy(fields[7]):
+        return "its speaker is <NA>"
+    if not tidy(fields[1]):
+        return "its recording has no name"
+    confidence = fields[8] if len(fields) > 8 else "<NA>"
+    # A bare 0 is no confidence that any program writes, but the end of "Speaker 0".
+    known = _NUMBER.fullmatch(confidence) is not None and confidence != "0" and 0 <= float(confidence) <= 1
+    if confidence.upper() != "<NA>" and not known:
+        return f"its confidence is {confidence[:20]}"
+    return None
 
 
 def read_references(path: str | Path) -> dict[str, Annotation]:
@@ -89,7 +120,8 @@ def read_references(path: str | Path) -> dict[str, Annotation]:
     Parameters
     ----------
     path : path
-        A file or a folder. The names of recordings are those inside the files, not the names of the files.
+        A file or a folder. The names of recordings are those inside the files; a file that names none is of the
+        recording that it is called by, in which nobody speaks.
 
     Returns
     -------
@@ -103,17 +135,26 @@ def read_references(path: str | Path) -> dict[str, Annotation]:
     """
     folder = Path(path)
     if not folder.is_dir():
-        return read_rttm(folder)
+        return _read_named(folder)
     recordings: dict[str, Annotation] = {}
-    files = sorted(folder.glob("*.rttm"))
+    # Programs of macOS leave `._NAME.rttm` beside each file, which are no text.
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".rttm" and file.name[0] != ".")
     if not files:
         raise KnnError(f"{folder} holds no .rttm files.", "Give an RTTM file, or the folder that holds them.")
     for file in files:
-        for uri, turns in read_rttm(file).items():
+        for uri, turns in _read_named(file).items():
             if uri in recordings:
                 raise KnnError(f"The recording {uri} is in {file.name} and in a file before it.", "Remove one.")
             recordings[uri] = turns
     return recordings
+
+
+def _read_named(file: Path) -> dict[str, Annotation]:
+    """`read_rttm`, where a file without any recording is of the one that it is called by."""
+    from pyannote.core import Annotation
+
+    name = tidy(file.stem)
+    return read_rttm(file) or {name: Annotation(uri=name)}
 
 
 def turns_of_recording(
@@ -139,10 +180,37 @@ def turns_of_recording(
     """
     if len(turns) == len(files) == 1:
         return next(iter(turns.values()))
-    annotation = turns.get(name, turns.get(rttm_field(name)))  # names in RTTM have no white space
-    if annotation is None:
-        raise KnnError(f"{source} has no turns of {name}.", f"It has those of {', '.join(turns)}.")
-    return annotation
+    found = found_by_name(name, turns)
+    if found is None:
+        others = f" and {len(turns) - _MAX_LISTED} others" if len(turns) > _MAX_LISTED else ""
+        raise KnnError(
+            f"{source} has no turns of {name}.", f"It has those of {', '.join([*turns][:_MAX_LISTED])}{others}."
+        )
+    return found
+
+
+def found_by_name(name: str, known: Mapping[str, Value]) -> Value | None:
+    """What belongs to a recording, whose name has underscores for white space in RTTM; None where nothing does."""
+    return known.get(tidy(name), known.get(rttm_field(name)))
+
+
+def check_names(names: Iterable[str], kind: str) -> None:
+    """Raise KnnError where two names are one in RTTM, which has underscores for white space: `a b` and `a_b`.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Distinct names.
+    kind : str
+        What they are names of: "recordings".
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(rttm_field(name), name)) != name:
+            raise KnnError(
+                f"Two {kind} would have the name {rttm_field(name)} in RTTM: {other!r} and {name!r}.",
+                "Rename one, so that they can be told apart.",
+            )
 
 
 def write_rttm(turns: Diarization | Annotation, file: TextIO) -> None:
@@ -175,7 +243,8 @@ def write_rttm(turns: Diarization | Annotation, file: TextIO) -> None:
 
 
 def write_turns(document: SpanDocument, file: TextIO) -> None:
-    """Write turns as SPEAKER lines, without confidence."""
+    """Write turns as SPEAKER lines, without confidence. KnnError where two speakers would have one name."""
+    check_names(dict.fromkeys(span.label for span in document.spans), "speakers")
     for turn in document.rounded():
         file.write(_speaker_line(document.name, turn.start_ms, turn.end_ms, turn.label, "<NA>"))
 
@@ -194,8 +263,8 @@ def write_timeline(document: SpanDocument, file: TextIO) -> None:
 
 
 def rttm_field(text: str | None) -> str:
-    """Return a text as one RTTM field: without white space, never empty."""
-    return "_".join((text or "").split()) or "<NA>"
+    """Return a text as one RTTM field: without white space of any kind, in composed letters, never empty."""
+    return "_".join(tidy(text or "").split()) or "<NA>"
 
 
 def _speaker_line(name: str | None, start_ms: int, end_ms: int, label: str, confidence: str) -> str:

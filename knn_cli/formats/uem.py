@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import read_lines, split_fields, tidy
 
 if TYPE_CHECKING:
     from pyannote.core import Timeline
+
+_EXPECTED = "Expected: <file> 1 <start> <end>, with no blanks in the name of the file."
 
 
 def read_uem(path: str | Path) -> dict[str, Timeline]:
@@ -27,25 +30,25 @@ def read_uem(path: str | Path) -> dict[str, Timeline]:
     Raises
     ------
     KnnError
-        If a line has another format, or the file cannot be read.
+        If a line has another format, or the file cannot be read or names nothing.
     """
     from pyannote.core import Segment, Timeline
 
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KnnError(f"{path} cannot be read.", "Give the path of a UEM file.") from error
     scored: dict[str, Timeline] = {}
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
+    for number, line in enumerate(read_lines(path, "a UEM file"), start=1):
+        fields = split_fields(line)
         if not fields or fields[0].startswith(";;"):
             continue
+        if len(fields) != 4 or not tidy(fields[0]):
+            message = f"Line {number} of {path} is not a UEM line: it has {len(fields)} fields, not 4."
+            raise KnnError(message, _EXPECTED)
         try:
-            uri, _, start, end = fields[0], fields[1], float(fields[2]), float(fields[3])
-        except (IndexError, ValueError) as error:
-            message = f"Line {number} of {path} is not a UEM line."
-            raise KnnError(message, "Expected: <file> 1 <start> <end>.") from error
+            start, end = map(float, fields[2:])
+        except ValueError as error:
+            raise KnnError(f"Line {number} of {path} is not a UEM line: it has no times.", _EXPECTED) from error
         if not 0 <= start < end < math.inf:
             raise KnnError(f"Line {number} of {path} goes from {start:g} to {end:g} seconds.", "Correct the line.")
-        scored.setdefault(uri, Timeline()).add(Segment(start, end))
+        scored.setdefault(tidy(fields[0]), Timeline()).add(Segment(start, end))
+    if not scored:
+        raise KnnError(f"{path} names nothing that is scored.", _EXPECTED)
     return {uri: timeline.support() for uri, timeline in scored.items()}

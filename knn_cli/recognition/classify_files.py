@@ -15,7 +15,7 @@ from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError,
 from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import ScoreTable
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
-from knn_cli.formats.rttm import read_rttm, turns_of_recording
+from knn_cli.formats.rttm import read_references, turns_of_recording
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
@@ -98,12 +98,12 @@ def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[
 
 
 def speakers_from_rttm(rttm: Path, files: Sequence[Path]) -> SpeakerTurns:
-    """The turns of each of the files in an RTTM file, as `language_timelines` takes them.
+    """The turns of each of the files in an RTTM file, or a folder of such files, as `language_timelines` takes them.
 
     They are looked up by the names that `recording_names` gives the files. Turns of a single recording go with a single
     file, whatever it is called. KnnError if the turns cannot be read.
     """
-    turns = read_rttm(rttm)
+    turns = read_references(rttm)
     return lambda path, name: turns_of_recording(name, turns, files, rttm)
 
 

@@ -68,6 +68,28 @@ def test_a_speaker_is_counted_once() -> None:
     assert diarization_error(twice, annotated((0, 8, "x"))) == DiarizationError(8.0, 0.0, 0.0, 0.0)
 
 
+def test_no_collar_lies_inside_a_turn() -> None:
+    once, found = annotated((0.5, 3, "A")), annotated((0, 2.2, "x"), (2.2, 3.5, "y"))
+    for turns in [((0.5, 3), (1.2, 2)), ((0.5, 2), (1.2, 3)), ((0.5, 3), (0.5, 1), (0.6, 1.1), (1, 3))]:
+        same = annotated(*((start, end, "A") for start, end in turns))
+        assert diarization_error(same, found, collar=0.25) == diarization_error(once, found, collar=0.25)
+    # Turns that only touch stay two, as in dscore and md-eval, with a collar between them.
+    parted = annotated((0.5, 2, "A"), (2, 3, "A"))
+    assert diarization_error(parted, found, collar=0.25).total == pytest.approx(1.5)
+
+
+def test_a_reference_without_speech_as_in_dscore() -> None:
+    silent, found = Annotation(), annotated((0, 1.5, "x"), (1, 2, "y"))
+    score = score_diarization(silent, found)
+    assert (score.error.rate, score.jer, score.error.false_alarm) == (1.0, 1.0, 2.5)
+    assert score_diarization(silent, silent).jer == 0.0
+    spoken = score_diarization(annotated((0, 5, "A")), annotated((0, 5, "x")))
+    assert ((spoken + score).error.rate, (spoken + score).jer) == (
+        0.5,
+        0.0,
+    )  # speakers are averaged, of whom it has none
+
+
 @pytest.mark.parametrize(
     ("collar", "skip_overlap", "percent"),
     [(0.0, False, 26.39), (0.25, False, 24.01), (0.0, True, 23.36), (0.25, True, 21.53)],
@@ -171,7 +193,7 @@ def test_jaccard_by_hand() -> None:
     assert both.jer == pytest.approx((0.2 + 1 / 3 + 1 + 0) / 4)
     inside = Timeline([Segment(0, 9)])
     assert score_diarization(reference, hypothesis, uem=inside).jaccard == pytest.approx([1 / 9])
-    assert score_diarization(Annotation(), hypothesis).jer == 0
+    assert score_diarization(Annotation(), hypothesis).jer == 1
 
 
 @settings(deadline=None, max_examples=60)

@@ -14,7 +14,14 @@ from pyannote.core import Annotation, Segment
 
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.errors import KnnError
-from knn_cli.formats.rttm import read_references, read_rttm, rttm_field, write_rttm
+from knn_cli.formats.rttm import (
+    check_names,
+    read_references,
+    read_rttm,
+    rttm_field,
+    turns_of_recording,
+    write_rttm,
+)
 
 
 def turns_of(annotation: Annotation) -> list[tuple[int, int, str]]:
@@ -75,6 +82,22 @@ def test_tolerant_where_the_format_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
+        "SPEAKER my file 1 0.7 2.3 <NA> <NA> A <NA> <NA>",  # a blank in the file's name, ten and nine fields
+        "SPEAKER my file 1 0.7 2.3 <NA> <NA> A <NA>",
+        "SPEAKER my file 1 0.7 2.3 <NA> A <NA> <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> Speaker A <NA> <NA>",  # in the speaker's
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> Speaker A <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> Speaker 2 <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> Speaker 0 <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> A <NA> <NA>",  # a field left out
+        "SPEAKER a 1 0.7 2.3 <NA> A B <NA> <NA>",
+        "SPEAKER a 0.7 2.3 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> <NA> <NA> <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> \u00a0 <NA> <NA>",
+        "SPEAKER a 1 0,7 2.3 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 1_0 2.3 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 1e308 1e308 <NA> <NA> A <NA> <NA>",
+        "SPEAKERS a 1 0.7 2.3 <NA> <NA> A <NA> <NA>",
         "SPEAKER a 1 0.0 1.0 <NA> <NA>",
         "SPEAKER a 1 zero 1.0 <NA> <NA> A <NA> <NA>",
         "SPEAKER a 1 0.0 -1.0 <NA> <NA> A <NA> <NA>",
@@ -89,6 +112,48 @@ def test_broken_lines_are_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(KnnError, match="Line 3 of") as raised:
         read_rttm(path)
     assert raised.value.hint
+
+
+def test_names_with_a_no_break_space_are_kept_whole(tmp_path: Path) -> None:
+    lines = [f"SPEAKER a {1} {start} 1 <NA> <NA> Speaker\u00a0{who} <NA> <NA>" for start, who in enumerate("AB")]
+    (tmp_path / "a.rttm").write_text("\n".join(lines), encoding="utf-8")
+    assert read_rttm(tmp_path / "a.rttm")["a"].labels() == ["Speaker\u00a0A", "Speaker\u00a0B"]
+
+
+def test_composed_and_decomposed_names_are_one_speaker(tmp_path: Path) -> None:
+    lines = [f"SPEAKER caf{e} 1 {at} 1 <NA> <NA> Ren{e} 0.5 <NA>" for at, e in enumerate(["\u00e9", "e\u0301"])]
+    (tmp_path / "a.rttm").write_text("\n".join(lines), encoding="utf-8")
+    found = read_rttm(tmp_path / "a.rttm")
+    assert list(found) == ["caf\u00e9"] and found["caf\u00e9"].labels() == ["Ren\u00e9"]
+
+
+def test_recordings_in_which_nobody_speaks(tmp_path: Path) -> None:
+    (tmp_path / "empty.rttm").write_text("")
+    (tmp_path / "comment.RTTM").write_text(";; nobody\n")
+    (tmp_path / "info.rttm").write_text("SPKR-INFO talk 1 <NA> <NA> <NA> unknown A <NA> <NA>\n")
+    (tmp_path / "._info.rttm").write_bytes(b"\0\5\x16\7")  # macOS
+    found = read_references(tmp_path)
+    assert sorted(found) == ["comment", "empty", "talk"] and not any(found.values())
+    assert list(read_references(tmp_path / "info.rttm")) == ["talk"]
+    with pytest.raises(KnnError, match="no turns of other"):
+        turns_of_recording("other", found, [Path("other.wav"), Path("talk.wav")], tmp_path)
+
+
+def test_names_that_rttm_makes_one_are_refused() -> None:
+    check_names(["a b", "c", "c"], "recordings")
+    for pair in (["a b", "a_b"], ["a\u00a0b", "a b"], ["e\u0301", "\u00e9"]):
+        with pytest.raises(KnnError, match="Two recordings"):
+            check_names(pair, "recordings")
+    turns = Annotation(uri="talk")
+    turns[Segment(0, 1)], turns[Segment(1, 2)] = "Speaker A", "Speaker_A"
+    with pytest.raises(KnnError, match="Two speakers would have the name Speaker_A"):
+        write_rttm(turns, io.StringIO())
+
+
+def test_recordings_are_found_by_the_name_that_rttm_gives_them(tmp_path: Path) -> None:
+    turns = {"my_file": Annotation(uri="my_file"), "b": Annotation(uri="b")}
+    files = [Path("my file.wav"), Path("b.wav")]
+    assert turns_of_recording("my file", turns, files, "ref.rttm").uri == "my_file"
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

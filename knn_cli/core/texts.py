@@ -1,0 +1,96 @@
+"""Names, labels and text files as people and programs write them: byte order marks, blanks around, composed letters.
+
+Two spellings that look alike are one: letters are composed (NFC, as macOS's file names are not), and white space around
+a text is no part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from knn_cli.core.errors import KnnError
+
+_BYTE_ORDER_MARK = "\ufeff"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_ASCII_SPACE = re.compile(r"[ \t]+")
+
+
+def tidy(text: str) -> str:
+    r"""Return a name or label in composed letters (NFC), without white space and byte order marks around it.
+
+    Examples
+    --------
+    >>> tidy(" de\u00a0"), tidy("e\u0301va") == "\u00e9va"
+    ('de', True)
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).strip(_BYTE_ORDER_MARK)
+    return text.strip()
+
+
+def path_text(name: str) -> str:
+    r"""Return a part of a path as a label: tidy, with bytes that are no UTF-8 as `\xe9`, so that names differ."""
+    return tidy(os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def read_text(path: Path | str, what: str, *, error: type[KnnError] = KnnError) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Parameters
+    ----------
+    path : Path or str
+    what : str
+        What it should be, with its article, for the message: "an RTTM file".
+    error : type
+        Of what is raised.
+
+    Raises
+    ------
+    KnnError
+        If the file cannot be read, is in another encoding (the line is named), or holds a zero byte.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror or reason}.", f"Give the path of {what}.") from reason
+    if raw.startswith(_UTF16_MARKS):
+        raise error(f"{path} is text in UTF-16.", "Save it as UTF-8.")
+    if (place := raw.find(b"\0")) >= 0:
+        line = raw.count(b"\n", 0, place) + 1
+        raise error(f"Line {line} of {path} holds a zero byte, so it is not text.", f"Give the path of {what}.")
+    try:
+        return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
+    except UnicodeDecodeError as reason:
+        line = raw.count(b"\n", 0, reason.start) + 1
+        hint = f"Save it as UTF-8, if it is {what}."
+        raise error(f"Line {line} of {path} is not UTF-8 text.", hint) from reason
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text: only line feeds and carriage returns end one, unlike in `str.splitlines`.
+
+    A byte order mark in front of a line is left out: files joined by `cat` have them inside.
+    """
+    return [line.removeprefix(_BYTE_ORDER_MARK) for line in _LINE_END.split(text)]
+
+
+def read_lines(path: Path | str, what: str, *, error: type[KnnError] = KnnError) -> list[str]:
+    """Read the lines of a text file; see `read_text` and `split_lines`."""
+    return split_lines(read_text(path, what, error=error))
+
+
+def split_fields(line: str) -> list[str]:
+    """Return the fields of a line that are separated by blanks and tabs; a no-break space is part of a field."""
+    return _ASCII_SPACE.split(line.strip(" \t\v\f")) if line.strip(" \t\v\f") else []
+
+
+def refuse_repeated(columns: Sequence[str], path: Path | str, *, error: type[KnnError] = KnnError) -> None:
+    """Raise KnnError for a table in which two columns have one name, so that it is not known which one counts."""
+    twice = next((name for place, name in enumerate(columns) if name and name in columns[:place]), None)
+    if twice is not None:
+        raise error(f"{path} has two columns {twice}.", "Leave one of them out.")
