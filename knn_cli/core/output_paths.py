@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+
+
+def resolved(path: str | Path) -> Path:
+    """Return the absolute path without links. KnnError where links lead in a circle."""
+    try:
+        Path(path).stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KnnError(f"{path} leads nowhere: its links form a circle.", "Remove the link.") from error
+    return Path(os.path.realpath(path))
+
+
+def is_stream(path: str | Path) -> bool:
+    """Return whether a path is a pipe, a device or a socket, which is written to and never replaced."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def refused(path: str | Path, error: OSError) -> KnnError:
+    """Return what to say when the system refuses to write `path`."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        hint = "Create the folder first, or name one that exists."
+    elif isinstance(error, PermissionError):
+        hint = "Name a folder that you may write to."
+    else:
+        hint = "Name a place with room that can be written to."
+    return KnnError(f"{path} cannot be written: {error.strerror or error}.", hint)
 
 
 def check_output(path: str | Path | None, sources: Iterable[str | Path]) -> None:
@@ -29,9 +62,9 @@ def check_output(path: str | Path | None, sources: Iterable[str | Path]) -> None
 
 def check_outputs(paths: Iterable[str | Path], sources: Iterable[str | Path]) -> None:
     """Like `check_output`, for many outputs, in time linear in their number."""
-    resolved = {Path(source).resolve() for source in sources}
+    read = {resolved(source) for source in sources}
     for path in paths:
-        if Path(path).resolve() in resolved:
+        if resolved(path) in read:
             raise KnnError(f"{path} is one of the sources.", "Name another file for the output.")
 
 

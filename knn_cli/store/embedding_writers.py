@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from knn_cli.core.atomic import replacing
+from knn_cli.core.atomic import replacing, replacing_together
 from knn_cli.core.errors import StoreError
 from knn_cli.core.registry import Registry
 from knn_cli.core.values import EmbeddingSet
@@ -54,20 +53,20 @@ def _write_kaldi(path: Path, embeddings: EmbeddingSet) -> None:
     archive, script = path.with_suffix(".ark"), path.with_suffix(".scp")
     if re.search(r"^\||\|$|^\s|\s$|[\r\n]", str(archive)):
         raise StoreError(f"A Kaldi script file cannot name {str(archive)!r}.", "Choose a plainer name.")
+    tables: dict[Path, list[str]] = {}
     stale = []  # tables of the files that are replaced, when there are no such labels now
-    with ExitStack() as stack:  # moves the last entered first: the archive before what points into it
-        for column, table in kaldi.LABEL_TABLES.items():
-            values = [re.sub(r"\s+", " ", value) for value in getattr(embeddings, column).tolist()]
-            if any(values):
-                _write_table(stack.enter_context(replacing(kaldi.table_beside(path, table))), ids, values)
-            else:
-                stale.append(kaldi.table_beside(path, table))
-        script_part, archive_part = (stack.enter_context(replacing(target)) for target in (script, archive))
+    for column, table in kaldi.LABEL_TABLES.items():
+        values = [re.sub(r"\s+", " ", value) for value in getattr(embeddings, column).tolist()]
+        if any(values):
+            tables[kaldi.table_beside(path, table)] = values
+        else:
+            stale.append(kaldi.table_beside(path, table))
+    with replacing_together([archive, script, *tables], removed=stale) as (archive_part, script_part, *table_parts):
         with archive_part.open("wb") as file:
             offsets = kaldi.write_ark(file, ids, embeddings.data)
         _write_table(script_part, ids, [f"{archive}:{offset}" for offset in offsets])
-    for table_path in stale:
-        table_path.unlink(missing_ok=True)
+        for part, values in zip(table_parts, tables.values(), strict=True):
+            _write_table(part, ids, values)
 
 
 def utterance_ids(embeddings: EmbeddingSet, *, times: bool = True) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knn_cli.core.atomic import replacing_text
+from knn_cli.core.atomic import replacing, replacing_folder, replacing_text
 from knn_cli.core.errors import KnnError
 
 
@@ -75,3 +75,19 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     with replacing_text(tmp_path / "link") as file:
         file.write("new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+def test_pipes_and_devices_are_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(KnnError, match="is a pipe or a device"), replacing(path):
+            pass
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for make in (replacing, replacing_text, replacing_folder):
+        with pytest.raises(KnnError, match="links form a circle"), make(tmp_path / "loop"):
+            pass
+    assert (tmp_path / "loop").is_symlink()

@@ -1,0 +1,89 @@
+"""Locks beside outputs: one process at a time, whatever became of the one before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.locks import locked
+from tests.helpers.killed import ROOT, run_killed
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+
+HOLD = """
+import sys
+from knn_cli.core.locks import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_second_process_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLD, str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        (tmp_path / "link").symlink_to("out")
+        for path in (out, tmp_path / "link", tmp_path / ".." / tmp_path.name / "out"):
+            with pytest.raises(KnnError, match="is being written by another process"), locked(path):
+                pass
+        process.communicate()
+    with locked(out):
+        assert (tmp_path / ".out.lock").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_dead_processs_lock_is_taken_over(tmp_path: Path) -> None:
+    run_killed("from knn_cli.core.locks import locked\nwith locked(sys.argv[1]): die()", tmp_path / "out")
+    assert (tmp_path / ".out.lock").exists()
+    with locked(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_within_a_process_it_is_taken_again(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        with locked(tmp_path / "out"):
+            pass
+        assert (tmp_path / ".out.lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_others_with_the_locks_name_stays(tmp_path: Path) -> None:
+    (tmp_path / ".out.lock").write_text("mine")
+    with locked(tmp_path / "out"):
+        pass
+    assert (tmp_path / ".out.lock").read_text() == "mine"
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".two.lock").symlink_to("mine")
+    with pytest.raises(KnnError, match="cannot be written"), locked(tmp_path / "two"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_folders_above_an_output(tmp_path: Path) -> None:
+    with pytest.raises(KnnError, match="No such file"), locked(tmp_path / "no" / "out"):
+        pass
+    with locked(tmp_path / "no" / "such" / "out", is_folder=True):
+        pass
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / "no" / "such" / "out", is_folder=True):
+        (tmp_path / "no" / "such" / "out").mkdir()
+    assert (tmp_path / "no" / "such" / "out").is_dir()
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(KnnError, match="links form a circle"), locked(tmp_path / "a"):
+        pass
+
+
+def test_devices_are_not_locked() -> None:
+    with locked("/dev/null"), locked("/dev/null"):
+        pass
