@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import struct
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ import soxr
 
 from knn_cli.audio import reading_progress
 from knn_cli.core.errors import AudioError
+from knn_cli.core.folders import files_below
 from knn_cli.core.values import Floats, Segment, Waveform
 
 RATE = 16_000  # samples per second of every shipped model
@@ -51,14 +53,8 @@ class AudioInfo:
 
 
 def find(root: Path) -> list[Path]:
-    """Return the audio files below a folder, by suffix, sorted by path; hidden files and folders are left out."""
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    """Return the audio files below a folder, by suffix, and what cannot be looked at; see `folders.files_below`."""
+    return files_below(root, SUFFIXES)
 
 
 def info(path: Path | str) -> AudioInfo:
@@ -210,13 +206,20 @@ def decode_flac(data: bytes) -> Floats:
 def existing_file(path: Path | str) -> Path:
     """Return the path of a file that is not empty. AudioError if it is missing, empty or no regular file."""
     path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path} does not exist.", "Check the path; paths are relative to the current folder.")
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, not an audio file.")
-    if not path.is_file():
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            os.scandir(path).close()  # one that `find` could not list is refused by the system
+            raise AudioError(f"{path} is a folder, not an audio file.")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "Check the path; paths are relative to the current folder."
+        raise AudioError(f"{path} does not exist.", hint) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{path} cannot be read: {reason}.", "Check its permissions.") from error
+    if not stat.S_ISREG(status.st_mode):
         raise AudioError(f"{path} is a pipe or a device.", "Give a regular file: it may be read twice.")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes).", "Copy or record it again.")
     return path
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.core.errors import Failure, KnnError
+from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -89,12 +90,12 @@ class Console:
     def log_to(self, path: Path, command: str) -> None:
         """Append the command, then all messages, to a file."""
         self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self._record(command)
+        self._record(visible(command))
 
     def _record(self, text: str) -> None:
         if self._log is not None:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._log.writelines(f"{now} {line}\n" for line in text.splitlines())
+            self._log.write(f"{now} {text}\n")
 
     def show_as(self, text: str, shown: str) -> None:
         """Write `shown` in place of a text, such as the path of a temporary file, in all messages."""
@@ -107,18 +108,20 @@ class Console:
         self._write(text, self.verbose)
 
     def error(self, error: KnnError) -> None:
-        lines = [f"knn: {with_flags(error.message)}", *([f"     {with_flags(error.hint)}"] if error.hint else [])]
-        self.complain("\n".join(lines))
+        self.complain(f"knn: {with_flags(error.message)}")
+        if error.hint:
+            self.complain(f"     {with_flags(error.hint)}")
 
     def complain(self, text: str) -> None:
         """Write an error message, even if quiet."""
         self._write(text, True)
 
-    def _write(self, text: str, visible: bool) -> None:
-        for hidden, shown in self._shown_as.items():
-            text = text.replace(hidden, shown)
+    def _write(self, text: str, shown: bool) -> None:
+        for hidden, instead in self._shown_as.items():
+            text = text.replace(hidden, instead)
+        text = visible(text)  # file names and labels are others'
         self._record(text)
-        if visible:
+        if shown:
             typer.echo(text, err=True)
 
     @contextmanager

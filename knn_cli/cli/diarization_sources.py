@@ -12,6 +12,7 @@ import typer
 from knn_cli.cli.options import flag, given
 from knn_cli.core.errors import KnnError
 from knn_cli.core.output_paths import check_unique_stems, make_output_folder
+from knn_cli.core.visible_text import readable
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
@@ -94,7 +95,7 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
 
     paths = expand_folders(sources)
     check_unique_stems(paths)
-    return Sources(paths, {path: path.stem for path in paths}, {path: path for path in paths})
+    return Sources(paths, {path: readable(path.stem) for path in paths}, {path: path for path in paths})
 
 
 def _kept_below(folder: Path) -> list[Path]:

@@ -11,7 +11,9 @@ import typer
 
 from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, complete_models, epilog
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_folder
 from knn_cli.core.languages import label_names
+from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
@@ -54,9 +56,9 @@ def info(
             lines, facts["labels"] = _label_lines(labels, names, measured), len(labels)
         width = max(map(len, facts))
         for key, value in facts.items():
-            typer.echo(f"{key:<{width}}  {_plain(value)}")
+            typer.echo(visible(f"{key:<{width}}  {_plain(value)}"))
         for line in lines:
-            typer.echo(f"  {line}")
+            typer.echo(visible(f"  {line}"))
 
 
 def _label_lines(labels: list[str], names: dict[str, str], measured: dict[str, dict[str, float | None]]) -> list[str]:
@@ -103,8 +105,10 @@ def describe(what: str | Path) -> dict[str, Any]:
     if path.is_file():
         return _audio(path)
     if path.is_dir():
-        count = len(reading.find(path))
-        return {"path": str(path), "kind": "folder", "audio files": count}
+        found = reading.find(path)
+        closed = [str(below) for below in found if is_folder(below)]
+        facts = {"path": str(path), "kind": "folder", "audio files": len(found) - len(closed)}
+        return facts | ({"cannot be read": closed} if closed else {})
     known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
     raise KnnError(f"{what} is not a file, a folder or a model.", f"Installed models: {known}.")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from knn_cli.core.languages import NO_SPEECH, label_names
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
+from knn_cli.core.visible_text import json_text, visible
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
@@ -210,7 +211,8 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
             if predictions.groups:
                 group = predictions.group(row)
                 ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")
-            shown.add_row(*map(Text, [str(table.name[row]), span, *ranked]))  # Text: a name may hold rich's markup
+            cells = map(visible, [table.name[row], span, *ranked])
+            shown.add_row(*map(Text, cells))  # Text: a name may hold rich's markup
     Console().print(shown)
 
 
@@ -361,4 +363,4 @@ def _seconds(value: float) -> float | None:
 
 
 def json_line(stream: TextIO, value: Any) -> None:
-    stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.write(json_text(value) + "\n")

@@ -38,6 +38,7 @@ from knn_cli.cli.options import (
     setting,
     valued,
 )
+from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +175,7 @@ def train(
     result = train_classifier(rows, out, options, split=drawn, force=force)
     _note_caveats(result, model, level.value, calibration)
     for name, text in _lines(result, out):
-        typer.echo(f"{name:<12}{text}")
+        typer.echo(visible(f"{name:<12}{text}"))
 
 
 def _note_caveats(result: TrainedClassifier, model: str | None, level: str, calibration: CalibrationMethod) -> None:
@@ -234,5 +235,5 @@ def _train_network(src: Path, out: Path, recipe: Path, **options: Any) -> None:
         )
     if result.finished is not None:  # only in the main process of a distributed training
         console.note(result.finished.note)
-        typer.echo("\n".join(result.lines))
+        typer.echo("\n".join(map(visible, result.lines)))
     end_at_once_among_several()

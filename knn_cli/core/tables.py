@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TextIO
+
+from knn_cli.core.visible_text import cell, json_text, readable, visible
 
 CellValue = str | int | float | None
 
@@ -36,7 +37,7 @@ class Table:
         """Write an object with title, columns and rows, each row an object; values not known are null."""
         rows = [dict(zip(self.columns, map(finite_or_none, row), strict=True)) for row in self.rows]
         value = {"title": self.title, "columns": self.columns, "rows": rows}
-        stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        stream.write(json_text(value, indent=1) + "\n")
 
 
 def finite_or_none(value: CellValue) -> CellValue:
@@ -45,8 +46,8 @@ def finite_or_none(value: CellValue) -> CellValue:
 
 
 def tsv_field(text: str) -> str:
-    """One field of a tab-separated line, with backslashes, tabs and line breaks escaped by a backslash."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    """One field of a tab-separated line: no formula (`visible_text.cell`), with what would be hidden as escapes."""
+    return visible(readable(cell(text)).replace("\\", "\\\\"))
 
 
 def _tsv_text(value: CellValue) -> str:

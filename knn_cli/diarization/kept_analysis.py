@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.visible_text import readable
 from knn_cli.diarization.clustering.memory import Memory
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.pipeline import WindowEmbeddings
@@ -109,7 +110,7 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
         file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         file.attrs["frame_seconds"], file.attrs["duration"] = FRAME_SECONDS, analysis.seconds
         for name in _TEXTS:
-            file.attrs[name] = getattr(analysis, name)
+            file.attrs[name] = readable(getattr(analysis, name))
         _write_fields(file, analysis.windows)
         remembered = file.create_group("clustering")
         for key, arrays in analysis.clustering.items():

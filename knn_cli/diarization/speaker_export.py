@@ -10,6 +10,7 @@ import numpy as np
 from knn_cli.core.errors import KnnError
 from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Diarization, EmbeddingSet
+from knn_cli.core.visible_text import visible
 from knn_cli.diarization.linking import speaker_labels
 from knn_cli.store.writer import write_store
 
@@ -75,7 +76,8 @@ def _speaker_rows(
     """A row per recording and speaker, None without embeddings. KnnError for embeddings of different sizes."""
     bare = linked or len(recordings) < 2
     vectors, names, speakers, starts, seconds = [], [], [], [], []
-    for name, diarization in recordings:
+    for recording, diarization in recordings:
+        name = visible(recording)
         for speaker in speaker_labels(diarization):
             if speaker not in diarization.speaker_embeddings:
                 continue

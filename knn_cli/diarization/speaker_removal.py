@@ -19,6 +19,7 @@ from knn_cli.audio.edits import Edit
 from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Segment, Turn, sort_turns
+from knn_cli.core.visible_text import cell, visible
 
 if TYPE_CHECKING:
     from knn_cli.audio.writing import AudioFormat, Frames
@@ -198,7 +199,7 @@ def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
     for part in sorted(parts, key=lambda part: (part.start, part.end)):
         start, end = round(part.start * 1000), round(part.end * 1000)
         if end > start:
-            rows.writerow((f"{start / 1000:.3f}", f"{end / 1000:.3f}", part.speaker))
+            rows.writerow((f"{start / 1000:.3f}", f"{end / 1000:.3f}", cell(visible(part.speaker))))
 
 
 def check_silence(max_silence: float | None, threshold: float) -> None:

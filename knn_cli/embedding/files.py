@@ -8,7 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from knn_cli.audio import reading, segments, speech_regions
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.folders import is_folder
 from knn_cli.core.values import EmbeddingSet, Segment
+from knn_cli.core.visible_text import visible
 from knn_cli.embedding.chunks import cut_span, rechunk
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.options import EmbeddingOptions
@@ -94,7 +96,7 @@ def expand_folders(paths: Sequence[Path]) -> list[Path]:
     """Files as they are, folders as the audio files below them, each once; AudioError for a folder without any."""
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             files.append(path)
         elif below := reading.find(path):
             files += below
@@ -123,8 +125,10 @@ def labelled_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Pa
     labelled: dict[Path, Labels] = {}
     for path in paths:
         files = expand_folders([path])
-        below = [PurePosixPath(file.relative_to(path).as_posix() if path.is_dir() else file.name) for file in files]
-        for file, label in zip(files, labels.label_all(apply, below), strict=True):
+        root = path if is_folder(path) else path.parent
+        below = [PurePosixPath(file.relative_to(root).as_posix()) for file in files]
+        for file, label in zip(files, labels.label_all(apply, below, root), strict=True):
             labelled.setdefault(file, label)
     names = labels.distinct([label.name for label in labelled.values()], [file.parent for file in labelled])
-    return [(file, replace(label, name=name)) for (file, label), name in zip(labelled.items(), names, strict=True)]
+    pairs = zip(labelled.items(), map(visible, names), strict=True)
+    return [(file, replace(label, name=name)) for (file, label), name in pairs]

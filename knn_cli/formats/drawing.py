@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.core.tables import Table
+from knn_cli.core.visible_text import visible_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,6 +75,8 @@ def _file_bytes(figure: Figure, suffix: str) -> bytes:
             figure.draw_without_rendering()  # once for all formats, since the layout takes as long as drawing
             figure.set_layout_engine("none")
         figure.savefig(file, format=suffix, metadata=metadata, dpi=DOTS_PER_INCH)
+    if suffix == "svg":  # matplotlib writes names as they are, and XML cannot hold every character
+        return visible_lines(file.getvalue().decode("utf-8")).encode("utf-8")
     return file.getvalue()
 
 

@@ -93,7 +93,8 @@ def _header(document: SpanDocument, annotations: int) -> ElementTree.Element:
     header = ElementTree.Element("HEADER", {"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"})
     if document.audio_path is not None and document.audio_stays:
         media = _media_descriptor(document.audio_path, document.location)
-        ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", media)
+        if not any(map(_FORBIDDEN_CHARACTERS.search, media.values())):  # else ELAN asks for the recording
+            ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", media)
     ElementTree.SubElement(header, "PROPERTY", {"NAME": "lastUsedAnnotationId"}).text = str(annotations)
     return header
 
@@ -102,7 +103,7 @@ def _tiers(spans: list[RoundedSpan]) -> dict[str, list[RoundedSpan]]:
     """Spans of each speaker that follow one another, by first appearance; names as one line that XML can hold."""
     tiers: dict[str, list[RoundedSpan]] = {}
     for span in spans:
-        tier = tiers.setdefault(one_line(_FORBIDDEN_CHARACTERS.sub("\ufffd", span.label)) or "speaker", [])
+        tier = tiers.setdefault(one_line(span.label) or "speaker", [])
         start_ms = max(span.start_ms, tier[-1].end_ms) if tier else span.start_ms
         if start_ms < span.end_ms:
             tier.append(span._replace(start_ms=start_ms))

@@ -6,7 +6,9 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from knn_cli.core.visible_text import visible_lines
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -37,12 +39,18 @@ def load_template(package: str, name: str) -> Template:
         loader=PackageLoader(package, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template(name)
+
+
+def _shown(value: Any) -> Any:
+    """A value of a page without hidden characters; Markup as it is."""
+    return visible_lines(value) if type(value) is str else value
 
 
 def load_asset(package: str, name: str) -> InlineAsset:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Floats
+from knn_cli.core.visible_text import readable, visible
 from knn_cli.formats.html_templates import load_asset, load_template
 from knn_cli.formats.rttm import rttm_field
 from knn_cli.formats.spans import SpanDocument, seconds_by_label
@@ -152,7 +153,7 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
         href = "" if kind else _relative(source, (document.location or Path()).parent)
         template = load_template("knn_cli.formats", "player.html")
         pieces = template.generate(
-            title=document.name or "Recording",
+            title=visible(document.name or "Recording"),
             data=_data(document, peaks, kind, href),
             sound=_base64_pieces(sound),
             style=load_asset("knn_cli.formats", "player.css"),
@@ -205,7 +206,7 @@ def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[st
     speakers = list(seconds_by_label(turns))
     speaker_index = {speaker: index for index, speaker in enumerate(speakers)}
     data = {
-        "recording": document.name or "",
+        "recording": readable(document.name or ""),
         "file": rttm_field(document.name),
         "seconds": round(max(peaks.total_seconds, *(turn.end_ms / 1000 for turn in turns), 0.0), 3),
         "speakers": speakers,

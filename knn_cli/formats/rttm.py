@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.texts import read_lines, split_fields, tidy
+from knn_cli.core.visible_text import visible
 from knn_cli.formats.spans import SpanDocument, format_seconds, one_line, turn_spans
 
 if TYPE_CHECKING:
@@ -263,8 +264,8 @@ def write_timeline(document: SpanDocument, file: TextIO) -> None:
 
 
 def rttm_field(text: str | None) -> str:
-    """Return a text as one RTTM field: without white space of any kind, in composed letters, never empty."""
-    return "_".join(tidy(text or "").split()) or "<NA>"
+    """Return a text as one RTTM field: no white space or hidden characters, in composed letters, never empty."""
+    return visible("_".join(tidy(text or "").split())) or "<NA>"
 
 
 def _speaker_line(name: str | None, start_ms: int, end_ms: int, label: str, confidence: str) -> str:

@@ -7,7 +7,6 @@ than text - ELAN documents, the plot, the player - live in modules of their own,
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import IO, Any, BinaryIO, TextIO, TypeVar
 from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import tsv_field
+from knn_cli.core.visible_text import cell, json_text, visible
 from knn_cli.formats import rttm
 from knn_cli.formats.spans import (
     RoundedSpan,
@@ -156,7 +156,8 @@ def write_turns_csv(document: SpanDocument, file: TextIO) -> None:
     for start_ms, end_ms, span in document.rounded():
         confidence = "" if span.probability is None else f"{span.probability:.3f}"
         times = format_seconds(start_ms), format_seconds(end_ms)
-        rows.writerow((document.name or "", *times, span.label, *[confidence] * has_confidence))
+        name, label = (cell(visible(text)) for text in (document.name or "", span.label))
+        rows.writerow((name, *times, label, *[confidence] * has_confidence))
 
 
 @span_format("table", ".tsv", kinds=["timeline"], multiple=True)
@@ -222,7 +223,7 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
         line["duration"] = round(document.seconds, 3)
     line["speakers"] = list(dict.fromkeys(span.label for span in spans))
     line |= {"spoken": seconds_by_label(spans), "turns": turns}
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    file.write(json_text(line) + "\n")
 
 
 @span_format("json", ".json", kinds=["timeline"], multiple=True)
@@ -244,7 +245,7 @@ def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
             row["alternatives"] = {label: round(p, 6) for label, p in span.alternatives}
         rows.append(row)
     line = {"file": document.name, "seconds": round(document.seconds, 3), "spans": rows, **document.metadata}
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    file.write(json_text(line) + "\n")
 
 
 @span_format("textgrid", ".TextGrid")

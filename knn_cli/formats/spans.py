@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from knn_cli.core.visible_text import visible
+
 if TYPE_CHECKING:
     from knn_cli.core.values import Diarization, Turn
 
@@ -180,8 +182,8 @@ def seconds_by_label(spans: Iterable[RoundedSpan]) -> dict[str, float]:
 
 
 def one_line(text: str) -> str:
-    """Return a text with each run of white space, line breaks included, replaced by one space."""
-    return " ".join(text.split())
+    """Return a text as one line: each run of white space becomes one space, and no character is hidden."""
+    return visible(" ".join(text.split()))
 
 
 def format_seconds(milliseconds: int, digits: int = 3) -> str:

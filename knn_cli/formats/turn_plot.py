@@ -52,7 +52,7 @@ def plot_turns(document: SpanDocument) -> Plot:
         if not turns:
             axes.text(0.5, 0.5, "No speech detected", transform=axes.transAxes, ha="center", va="center", color=GREY)
         add_title(figure, title)
-    words = ", ".join(f"{_shortened(speaker)} {spoken:.1f} s" for speaker, spoken in speaking_time.items())
+    words = ", ".join(f"{_shortened(one_line(speaker))} {spoken:.1f} s" for speaker, spoken in speaking_time.items())
     cells = tuple((turn.start_ms / 1000, turn.end_ms / 1000, turn.label, turn.span.probability) for turn in turns)
     table = Table(title, ("start", "end", "speaker", "confidence"), cells)
     return Plot("timeline", f"Who speaks when. {words or 'No speech'}.", figure, table)
@@ -77,7 +77,7 @@ def _draw_bars(axes: Axes, turns: Sequence[RoundedSpan], speakers: Mapping[str, 
 
 def _label_rows(axes: Axes, speaking_time: Mapping[str, float]) -> None:
     """Label rows with the speakers at the left, their speaking time and its share at the right."""
-    axes.set_yticks(range(len(speaking_time)), [_shortened(speaker) for speaker in speaking_time])
+    axes.set_yticks(range(len(speaking_time)), [_shortened(one_line(speaker)) for speaker in speaking_time])
     total = sum(speaking_time.values()) or 1.0
     shares = [f"{_duration(spoken)}  {100 * spoken / total:.0f} %" for spoken in speaking_time.values()]
     right = axes.secondary_yaxis("right")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import tsv_field
 from knn_cli.core.values import Doubles
 from knn_cli.recognition.speaker_decision import SpeakerDecision
 
@@ -133,7 +134,7 @@ def write_trial_scores(trials: Trials, scores: Doubles, file: TextIO, decision: 
     columns = [*("enrol", "test", "score"), *([] if trials.is_target is None else ["target"])]
     file.write("\t".join([*columns, *([] if decision is None else ["llr", "probability", "verdict"])]) + "\n")
     for trial in scored_trials(trials, scores, decision):
-        cells = [trial["enrol"], trial["test"], f"{trial['score']:.6f}"]
+        cells = [*map(tsv_field, (trial["enrol"], trial["test"])), f"{trial['score']:.6f}"]
         if trials.is_target is not None:
             cells.append(str(int(trial["target"])))
         if decision is not None:

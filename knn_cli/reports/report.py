@@ -10,6 +10,7 @@ from typing import Any
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import Table, finite_or_none
+from knn_cli.core.visible_text import json_text
 from knn_cli.formats.drawing import FORMATS, Plot, render
 from knn_cli.reports.contents import ReportContents
 from knn_cli.reports.embedding_maps import embedding_maps
@@ -143,7 +144,7 @@ def _write_contents_list(new: Path, contents: ReportContents) -> None:
         "models": [_described(model) for model in contents.models],
         "files": sorted([*_files(new), f"{DATA_FOLDER}/{CONTENTS_LIST}"]),
     }
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    text = json_text(value, indent=1)
     (new / DATA_FOLDER / CONTENTS_LIST).write_text(text + "\n", encoding="utf-8", newline="")
 
 

@@ -124,7 +124,7 @@ def recordings_to_store(
         )
     reading.channel_index(options.channel)
     # All labels first: a mistake in the rule shows before any work.
-    labelled = list(zip(files, labels.label_all(labels.rule(options.label_rule), files), strict=True))
+    labelled = list(zip(files, labels.label_all(labels.rule(options.label_rule), files, root), strict=True))
     check_output(out, [root / file for file in files])
     result = Conversion(out, "audio")
     with StoreWriter(out, "audio", {"rate": options.rate}, plan=_plan(root, labelled, options), force=force) as writer:

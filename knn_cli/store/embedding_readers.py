@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import StoreError
 from knn_cli.core.registry import Registry
 from knn_cli.core.values import EmbeddingSet, Floats
+from knn_cli.core.visible_text import cell_text
 from knn_cli.store import kaldi, labels
 
 READERS = Registry("reader of embeddings")
@@ -277,7 +278,7 @@ def _read_csv(path: Path) -> EmbeddingSet:
     except ValueError as error:
         raise StoreError(f"{path}, line {reader.line_num}, holds something that is no number: {error}.") from error
     data = np.stack(rows) if rows else np.zeros((0, dimension), np.float32)
-    return _filled(data, texts, times)
+    return _filled(data, {column: list(map(cell_text, cells)) for column, cells in texts.items()}, times)
 
 
 def csv_delimiter(path: Path) -> str:

@@ -17,6 +17,7 @@ from knn_cli.core.atomic import replacing, replacing_together
 from knn_cli.core.errors import StoreError
 from knn_cli.core.registry import Registry
 from knn_cli.core.values import EmbeddingSet
+from knn_cli.core.visible_text import cell, visible
 from knn_cli.store import kaldi, labels
 from knn_cli.store.embedding_readers import TEXT_COLUMNS, TIME_COLUMNS, csv_delimiter
 
@@ -56,7 +57,7 @@ def _write_kaldi(path: Path, embeddings: EmbeddingSet) -> None:
     tables: dict[Path, list[str]] = {}
     stale = []  # tables of the files that are replaced, when there are no such labels now
     for column, table in kaldi.LABEL_TABLES.items():
-        values = [re.sub(r"\s+", " ", value) for value in getattr(embeddings, column).tolist()]
+        values = [visible(re.sub(r"\s+", " ", value)) for value in getattr(embeddings, column).tolist()]
         if any(values):
             tables[kaldi.table_beside(path, table)] = values
         else:
@@ -86,7 +87,7 @@ def utterance_ids(embeddings: EmbeddingSet, *, times: bool = True) -> list[str]:
     StoreError
         If two recordings would get the same name.
     """
-    safe = {name: re.sub(r"\s+", "_", name) or "_" for name in np.unique(embeddings.name).tolist()}
+    safe = {name: visible(re.sub(r"\s+", "_", name)) or "_" for name in np.unique(embeddings.name).tolist()}
     if len(set(safe.values())) < len(safe):
         twice = Counter(safe.values()).most_common(1)[0][0]
         raise StoreError(
@@ -140,7 +141,7 @@ def _write_csv(path: Path, embeddings: EmbeddingSet) -> None:
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write(delimiter.join(header) + "\n")
         for row, *fields in zip(embeddings.data, *columns, strict=True):
-            texts = [_quoted(text) for text in fields[: len(TEXT_COLUMNS)]]
+            texts = [_quoted(cell(text)) for text in fields[: len(TEXT_COLUMNS)]]
             times = ["" if np.isnan(time) else repr(time) for time in fields[len(TEXT_COLUMNS) :]]
             values = [f"{value:.9g}" for value in row.tolist()]  # nine digits give the same float32 back
             file.write(delimiter.join([*texts, *times, *values]) + "\n")

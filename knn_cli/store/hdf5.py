@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import StoreError
+from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
 
 SCHEMA = 1
@@ -251,7 +252,7 @@ def _text(value: Any) -> str:
 
 def kind_of(path: Path) -> str | None:
     """Return `audio` or `embeddings` for a store, None for any other file. StoreError for a damaged store."""
-    if not path.is_file() or not h5py.is_hdf5(path):
+    if not is_regular(path) or not h5py.is_hdf5(path):
         return None
     with Store(path) as store:
         return store.kind

@@ -11,13 +11,14 @@ There are four kinds of rule:
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path, PurePath
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_folder
+from knn_cli.core.visible_text import visible
 
 SPLIT_MARK = "_SPLIT"  # in names of segments of a recording: RECORDING_SPLIT_007.wav
 
@@ -44,17 +45,22 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """Return the stem up to `_SPLIT`, which segments of one recording share. Bytes that are no text become `?`."""
-    stem = os.fsencode(path.stem).decode("utf-8", "replace").replace("\ufffd", "?")
+    """Return the stem up to `_SPLIT`, which segments of one recording share, as `visible_text.visible` shows it."""
+    stem = visible(path.stem)
     return stem.split(SPLIT_MARK)[0] or stem
 
 
-def label_all(apply: Rule, paths: Sequence[PurePath]) -> list[Labels]:
-    """Return the labels of many recordings; names that come from file names are made `distinct`."""
-    labels = [apply(path) for path in paths]
+def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) -> list[Labels]:
+    """Return the labels of many recordings, as `visible_text.visible` shows them.
+
+    Names that come from file names are made `distinct`. A path that is a folder below `root`, which could not be listed
+    (see `folders.files_below`), has a name only.
+    """
+    known = [Labels(path.name) if root is not None and is_folder(root / path) else apply(path) for path in paths]
+    labels = [Labels(*map(visible, astuple(label))) for label in known]
     names = distinct([label.name for label in labels], [path.parent for path in paths])
     return [
-        replace(label, name=name) if label.name == recording_name(path) else label
+        replace(label, name=visible(name)) if label.name == recording_name(path) else label
         for path, label, name in zip(paths, labels, names, strict=True)
     ]
 

@@ -36,8 +36,14 @@ _SHARD_SECONDS = 30.0
 
 
 def source_stamp(path: Path) -> tuple[str, int, int]:
-    """Return (absolute path, bytes, time of change in ns) of a source: if it differs, a run is not resumed."""
-    status = path.stat()
+    """Return (absolute path, bytes, time of change in ns) of a source: if it differs, a run is not resumed.
+
+    Bytes and time are -1 where the system does not give them; reading the source then says why.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path.resolve()), -1, -1
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 

@@ -1,0 +1,52 @@
+"""Files below a folder, none of them passed over in silence."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+
+def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files below a folder whose names end in one of the suffixes, sorted by path.
+
+    Hidden files and folders are left out, and links to folders are not followed. What cannot be looked at is in the
+    list too, so that reading it says why: folders that cannot be listed, and links that lead nowhere.
+
+    Parameters
+    ----------
+    root : Path
+    suffixes : collection of str
+        In lower case, such as `.wav`; those of files may be in upper case.
+    """
+    if not is_folder(root):
+        return []
+    found: list[Path] = []
+
+    def refused(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for folder, folders, names in os.walk(root, onerror=refused):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in suffixes and _kind(path) in {None, stat.S_IFREG}]
+    return sorted(found)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False, not an error, where the system does not say."""
+    return _kind(path) == stat.S_IFDIR
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file, no folder, pipe or device; False, not an error, where the system does not say."""
+    return _kind(path) == stat.S_IFREG
+
+
+def _kind(path: Path) -> int | None:
+    """The kind of what is at a path, such as `stat.S_IFREG`; None where there is nothing, or it may not be known."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a null byte
+        return None
