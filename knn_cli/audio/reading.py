@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from knn_cli.audio import reading_progress
+from knn_cli.audio import mixing, reading_progress
 from knn_cli.core.errors import AudioError
 from knn_cli.core.folders import files_below
 from knn_cli.core.values import Floats, Segment, Waveform
@@ -81,7 +81,7 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
     rate : int
         Samples per second of the result.
     channel : str
-        "mix" (the mean of all), "left", "right", or a number from 1.
+        "mix" (the mean of all, of which none cancels another, see `mixing`), "left", "right", or a number from 1.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def read(path: Path | str, *, rate: int = RATE, channel: str = "mix") -> Wavefor
     Raises
     ------
     AudioError
-        If the file is missing, empty, not audio or cut short, if it holds no samples or NaN or infinite ones, or if it
-        lacks the channel.
+        If the file is missing, empty, not audio or cut short, if it holds no samples, or NaN, infinite or absurdly
+        large ones, or if it lacks the channel.
 
     Examples
     --------
@@ -244,17 +244,9 @@ def channel_index(channel: str) -> int | None:
 
 
 def _resampled(path: Path, rate: int, channel: str) -> Iterator[Floats]:
-    """(S,) float32 pieces at `rate`, checked for NaN; one channel or the mean of all."""
-    pick = channel_index(channel)
+    """(S,) float32 pieces at `rate`; one channel or the mix of all."""
     resampler = None
-    for file_rate, frames in _decoded(path):
-        count = frames.shape[1]
-        if pick is not None and pick >= count:
-            plural = "s" * (count > 1)
-            raise AudioError(f"{path} has {count} channel{plural}, not channel {pick + 1}.", 'Try `channel="mix"`.')
-        samples = frames.mean(axis=1) if pick is None else np.ascontiguousarray(frames[:, pick])
-        if not np.isfinite(samples).all():
-            raise AudioError(f"{path} holds NaN or infinite samples.", "Write it again from its source.")
+    for file_rate, samples in mixing.mixed(path, _decoded(path), channel_index(channel)):
         if file_rate == rate:
             yield samples
             continue

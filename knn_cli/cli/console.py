@@ -182,8 +182,11 @@ class Commands(TyperGroup):
             sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         if isinstance(sys.stdout, TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
+        from knn_cli.audio import reading_notes
+
         try:
-            return super().invoke(ctx)
+            with reading_notes.listening(lambda path, clause: console.note(f"{path} {clause}.")):
+                return super().invoke(ctx)
         except KnnError as error:
             console.error(error)
             raise typer.Exit(error.code) from None

@@ -18,6 +18,7 @@ from knn_cli.cli.options import (
     QuietOption,
     SegmentOption,
     VerboseOption,
+    counted,
     epilog,
     parse_languages,
     refuse_beside,
@@ -107,6 +108,12 @@ def convert(
         if result.dropped:
             lost = f"{result.dropped_seconds:.1f} s in total"
             console.note(f"Dropped {result.dropped} remainders under {min_segment:g} s, {lost}.")
+        if result.clipped:
+            worst = max(result.clipped, key=lambda clipped: clipped.peak)
+            more = f", and {counted(len(result.clipped) - 1, 'recording')} less loud" if len(result.clipped) > 1 else ""
+            console.note(
+                f"Clipped {worst.source}, whose samples go up to {worst.peak:.3g}, where 1 is full scale{more}."
+            )
     elif result.kind == "bundle":
         option = "--segmentation" if bundle.find(result.out, segmenter=None).is_segmenter else "--model"
         console.note(f"{result.out}: a model of {result.rows / 1e6:.1f} M parameters; name it with {option}.")

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
-from knn_cli.audio import reading
+from knn_cli.audio import mixing, reading
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.core.output_paths import check_folder, check_output
@@ -22,6 +23,7 @@ LABEL_RULE = "folder"
 SEGMENT_SECONDS = 40.0
 MIN_SEGMENT_SECONDS = 1.0
 SHORTEST_SEGMENT_SECONDS = 0.1
+MAX_CLIPPED_PEAK = 8.0  # 18 dB above full scale: sound above is in other units, not too loud
 
 _KALDI_FOLDER_NAMES = ("utt2spk", "spk2utt", "utt2lang", "embedding.ark", "embedding.scp", "wav.scp", "audio")
 
@@ -51,6 +53,14 @@ class AudioStoreOptions:
     rate: int = reading.RATE
 
 
+class Clipped(NamedTuple):
+    """A recording with samples above full scale: how many, and the largest, where 1 is full scale."""
+
+    source: Path
+    samples: int
+    peak: float
+
+
 @dataclass
 class Conversion:
     """The result of a conversion.
@@ -73,6 +83,8 @@ class Conversion:
         Sources that an interrupted run had converted before.
     failures : list of Failure
         Recordings that could not be read.
+    clipped : list of Clipped
+        Recordings with samples above full scale, where a store's 16 bits end.
     """
 
     out: Path
@@ -84,6 +96,7 @@ class Conversion:
     dropped_seconds: float = 0.0
     earlier: int = 0
     failures: list[Failure] = field(default_factory=list)
+    clipped: list[Clipped] = field(default_factory=list)
 
 
 def recordings_to_store(
@@ -160,15 +173,23 @@ def _plan(
 
 
 def _segments(path: Path, label: labels.Labels, options: AudioStoreOptions, result: Conversion) -> Iterator[AudioRow]:
-    """The rows of one recording; `result` counts them."""
-    for block in reading.blocks(path, rate=options.rate, channel=options.channel, seconds=options.segment):
-        if block.seconds < min(options.min_segment, options.segment):
-            result.dropped += 1
-            result.dropped_seconds += block.seconds
-            continue
-        result.seconds += block.seconds
-        end = block.start + block.seconds
-        yield AudioRow(block, label.name, label.group, label.subgroup, label.speaker, block.start, end)
+    """The rows of one recording; `result` counts them. AudioError for samples so large that clipping destroys them."""
+    with mixing.measuring() as levels:
+        for block in reading.blocks(path, rate=options.rate, channel=options.channel, seconds=options.segment):
+            if levels.peak > MAX_CLIPPED_PEAK:
+                raise AudioError(
+                    f"{path} holds samples of up to {levels.peak:.4g}, where 1 is full scale and a store ends.",
+                    f"Divide its samples by {levels.peak:.4g} or more.",
+                )
+            if block.seconds < min(options.min_segment, options.segment):
+                result.dropped += 1
+                result.dropped_seconds += block.seconds
+                continue
+            result.seconds += block.seconds
+            end = block.start + block.seconds
+            yield AudioRow(block, label.name, label.group, label.subgroup, label.speaker, block.start, end)
+    if levels.above:
+        result.clipped.append(Clipped(path, levels.above, levels.peak))
 
 
 def _nothing_written(root: Path, result: Conversion) -> KnnError:

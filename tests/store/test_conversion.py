@@ -78,6 +78,24 @@ def test_one_file(wavs: Path, tmp_path: Path) -> None:
     assert [row.name for row in rows_of(tmp_path / "one.h5")] == ["r2"]
 
 
+def test_samples_above_full_scale_are_counted(tmp_path: Path) -> None:
+    samples = np.sin(np.arange(32000) / 7)
+    loud, ordinary = tmp_path / "in" / "loud.wav", tmp_path / "in" / "ordinary.wav"
+    loud.parent.mkdir()
+    soundfile.write(loud, np.stack([samples * 1.5, samples * 1.5], axis=1), 16000, subtype="FLOAT")
+    soundfile.write(ordinary, np.stack([samples, samples * 1.5], axis=1) / 1.3, 48000, subtype="FLOAT")
+    result = convert(tmp_path / "in", tmp_path / "out.h5")
+    assert [(clipped.source, round(clipped.peak, 3)) for clipped in result.clipped] == [(loud, 1.5)]
+    assert result.clipped[0].samples == np.count_nonzero(np.abs(samples * 1.5) > 1)
+
+
+def test_samples_in_other_units_are_not_clipped_to_noise(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(32000) / 7) * 32768, 16000, subtype="FLOAT")
+    with pytest.raises(KnnError, match=r"up to 3\.277e\+04"):
+        convert(tmp_path / "a.wav", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_mistakes_cost_nothing(wavs: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ({"out": tmp_path / "c.txt"}, "no name for an audio store"),

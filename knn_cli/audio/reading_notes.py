@@ -1,0 +1,46 @@
+"""What is to be said of sound that is read although something is odd: told to whoever listens, by what decodes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+Listener = Callable[[Path, str], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("notes_listener", default=None)
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call a function with each note on a file that is read within the block, once for each file and note.
+
+    Parameters
+    ----------
+    listener : callable
+        Takes the path of the file, and a clause that follows it: "has its second channel inverted".
+    """
+    seen: set[tuple[Path, str]] = set()
+
+    def once(path: Path, clause: str) -> None:
+        if (path, clause) not in seen:
+            seen.add((path, clause))
+            listener(path, clause)
+
+    token = _listener.set(once)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def note(path: Path, clause: str) -> None:
+    """Tell the listener something of a file; where there is none, it is a warning of the log."""
+    listener = _listener.get()
+    if listener is None:
+        _log.warning("%s %s.", path, clause)
+    else:
+        listener(path, clause)
