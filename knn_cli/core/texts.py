@@ -6,17 +6,20 @@ a text is no part of it.
 
 from __future__ import annotations
 
-import os
+import csv
+import io
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.visible_text import cell_text, visible
 
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LINE_END = re.compile(r"\r\n|\n|\r")
+_AROUND = re.compile(r"^[\s\ufeff]+|[\s\ufeff]+$")
 _ASCII_SPACE = re.compile(r"[ \t]+")
 
 
@@ -29,13 +32,13 @@ def tidy(text: str) -> str:
     ('de', True)
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).strip(_BYTE_ORDER_MARK)
+        return _AROUND.sub("", unicodedata.normalize("NFC", text))
     return text.strip()
 
 
 def path_text(name: str) -> str:
     r"""Return a part of a path as a label: tidy, with bytes that are no UTF-8 as `\xe9`, so that names differ."""
-    return tidy(os.fsencode(name).decode("utf-8", "backslashreplace"))
+    return visible(tidy(name))
 
 
 def read_text(path: Path | str, what: str, *, error: type[KnnError] = KnnError) -> str:
@@ -87,6 +90,49 @@ def read_lines(path: Path | str, what: str, *, error: type[KnnError] = KnnError)
 def split_fields(line: str) -> list[str]:
     """Return the fields of a line that are separated by blanks and tabs; a no-break space is part of a field."""
     return _ASCII_SPACE.split(line.strip(" \t\v\f")) if line.strip(" \t\v\f") else []
+
+
+def read_table(path: Path | str, what: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a small table with a header, separated by tabs, semicolons or commas, whichever the header has.
+
+    Parameters
+    ----------
+    path : Path or str
+    what : str
+        What it should be, with its article, for the message.
+
+    Returns
+    -------
+    columns : list of str
+        The header, in small letters.
+    rows : list of (int, list of str)
+        The number of each line and its cells, as many as there are columns. All texts are tidy; blank lines are passed
+        over, and cells that a line lacks are "".
+
+    Raises
+    ------
+    KnnError
+        As `read_text`; for two columns of one name, and a line with more cells than the header.
+    """
+    text = read_text(path, what)
+    head = split_lines(text)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in head else ";" if ";" in head else ",")
+    lines: list[tuple[int, list[str]]] = []
+    try:
+        for row in reader:
+            cells = [cell_text(tidy(cell)) for cell in row]
+            if any(cells):
+                lines.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise KnnError(f"{path}, line {reader.line_num}, is not {what}: {error}.", "Correct the line.") from error
+    columns = [cell.lower() for cell in lines[0][1]] if lines else []
+    refuse_repeated(columns, path)
+    for number, cells in lines[1:]:
+        if any(cells[len(columns) :]):
+            hint = "Put cells that hold the separator between quotes."
+            raise KnnError(f"Line {number} of {path} has {len(cells)} cells, the header {len(columns)}.", hint)
+    width = len(columns)
+    return columns, [(number, (cells + [""] * width)[:width]) for number, cells in lines[1:]]
 
 
 def refuse_repeated(columns: Sequence[str], path: Path | str, *, error: type[KnnError] = KnnError) -> None:

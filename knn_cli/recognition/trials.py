@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import tsv_field
+from knn_cli.core.texts import split_fields, tidy
 from knn_cli.core.values import Doubles
 from knn_cli.recognition.speaker_decision import SpeakerDecision
 
@@ -62,8 +63,8 @@ def read_trials(path: Path | str) -> Trials:
     Raises
     ------
     KnnError
-        With its number, for a line of another format than the lines before it; and for a file that cannot be read or
-        holds no trials.
+        With its number, for a line of another format than the lines before it; for two lines that contradict each
+        other; and for a file that cannot be read or holds no trials.
     """
     texts, codes, formats = _read_columns(path)
     if len(formats) > 1:
@@ -74,8 +75,14 @@ def read_trials(path: Path | str) -> Trials:
     enroll, test = (tuple(texts[column]) for column in names)
     if key < 0:
         return Trials(enroll, test, pairs)
-    is_target = np.array([text.lower() == _VOCABULARIES[vocabulary][0] for text in texts[key]])
-    return Trials(enroll, test, pairs, is_target[np.array(codes[key], dtype=np.int64)])
+    target_keys = np.array([text.lower() == _VOCABULARIES[vocabulary][0] for text in texts[key]])
+    is_target = target_keys[np.array(codes[key], dtype=np.int64)]
+    numbers = pairs[:, 0] * len(test) + pairs[:, 1]
+    if len(both := np.intersect1d(numbers[is_target], numbers[~is_target])):
+        first, second = enroll[both[0] // len(test)], test[both[0] % len(test)]
+        message = f"{path} says both of {first} and {second}: that they are of one speaker, and of two."
+        raise KnnError(message, "Leave one of the lines out.")
+    return Trials(enroll, test, pairs, is_target)
 
 
 def _read_columns(
@@ -88,7 +95,9 @@ def _read_columns(
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                fields = [field.strip() for field in line.split("\t")] if "\t" in line.strip() else line.split()
+                fields = (
+                    [tidy(field) for field in line.split("\t")] if "\t" in line.strip() else split_fields(tidy(line))
+                )
                 if not fields or not any(fields):
                     continue
                 possible = _possible_formats(fields)

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
 from knn_cli.core.registry import Registry
+from knn_cli.core.texts import refuse_repeated, tidy
 from knn_cli.core.values import EmbeddingSet, Floats
 from knn_cli.core.visible_text import cell_text
 from knn_cli.store import kaldi, labels
+from knn_cli.store.row_texts import holds_texts, row_texts
 
 READERS = Registry("reader of embeddings")
 
@@ -211,9 +213,11 @@ def _read_npz(path: Path) -> EmbeddingSet:
         ) from error
     columns: dict[str, NDArray[Any]] = {}
     for column, legacy in _LEGACY_ARRAYS.items():
-        key = next((key for key in (column, legacy, column.capitalize()) if key in arrays), None)
-        if key is not None:
-            columns[column] = arrays[key]
+        names = [key for key in dict.fromkeys((column, legacy, column.capitalize())) if key in arrays]
+        if len(names) > 1:
+            raise StoreError(f"{path} holds {' and '.join(names)}, which mean the same.", "Leave one of them out.")
+        if names:
+            columns[column] = arrays[names[0]]
     if not {"data", "name"} <= set(columns):
         names = ", ".join(sorted(arrays)) or "nothing"
         raise StoreError(f"{path} holds {names}.", "It needs the arrays data (N, D) and name (N,).")
@@ -223,33 +227,31 @@ def _read_npz(path: Path) -> EmbeddingSet:
     wrong = [f"{column} {array.shape}" for column, array in columns.items() if array.size != len(data)]
     if wrong:
         raise StoreError(f"{path}: data has {len(data)} rows, but there is {', '.join(wrong)}.")
-    texts = {column: _decoded(path, array) for column, array in columns.items() if column in TEXT_COLUMNS}
+    texts = {}
+    for column in [column for column in TEXT_COLUMNS if column in columns]:
+        if not holds_texts(columns[column].dtype):
+            raise StoreError(f"{path}: {column} must be texts, it is {columns[column].dtype}.")
+        texts[column] = row_texts(columns[column].ravel().tolist(), f"{path}, {column}")
     try:
         times = {column: columns[column].ravel().astype(np.float64) for column in TIME_COLUMNS if column in columns}
     except ValueError as error:
         raise StoreError(f"{path}: start or end are no numbers: {error}.") from error
-    embedder = str(arrays["embedder"]) if "embedder" in arrays else ""
+    embedder = "".join(row_texts(arrays["embedder"].ravel()[:1].tolist(), path)) if "embedder" in arrays else ""
     return _filled(_single(data), texts, times, embedder)
-
-
-def _decoded(path: Path, array: NDArray[Any]) -> list[str]:
-    try:
-        return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{path} holds names that are not UTF-8.") from error
 
 
 @READERS.register(".csv")
 @READERS.register(".tsv")
 def _read_csv(path: Path) -> EmbeddingSet:
-    """Columns name, e0, e1, ... and, if present, group, subgroup, speaker, start, end."""
+    """Columns name, e0, e1, ... and, if present, group, subgroup, speaker, start, end; blank lines are passed over."""
     csv.field_size_limit(sys.maxsize)
     texts: dict[str, list[str]] = {}
     rows: list[Floats] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=csv_delimiter(path))
-            header = next(reader, [])
+            header = [tidy(cell) for cell in next(reader, [])]
+            refuse_repeated(header, path, error=StoreError)
             place = {column: header.index(column) for column in (*TEXT_COLUMNS, *TIME_COLUMNS) if column in header}
             dimension = sum(re.fullmatch(r"e\d+", column) is not None for column in header)
             wanted = [f"e{number}" for number in range(dimension)]
@@ -261,6 +263,8 @@ def _read_csv(path: Path) -> EmbeddingSet:
             numbers = [header.index(column) for column in wanted]
             texts = {column: [] for column in place}
             for row in reader:
+                if not any(map(str.strip, row)):
+                    continue
                 if len(row) != len(header):
                     raise StoreError(
                         f"{path}, line {reader.line_num}, has {len(row)} fields, the header {len(header)}."
@@ -269,7 +273,7 @@ def _read_csv(path: Path) -> EmbeddingSet:
                 for column, index in place.items():
                     texts[column].append(row[index])
             times = {
-                column: [float(text or "nan") for text in texts.pop(column)]
+                column: [float(text.strip() or "nan") for text in texts.pop(column)]
                 for column in TIME_COLUMNS
                 if column in texts
             }
@@ -278,7 +282,8 @@ def _read_csv(path: Path) -> EmbeddingSet:
     except ValueError as error:
         raise StoreError(f"{path}, line {reader.line_num}, holds something that is no number: {error}.") from error
     data = np.stack(rows) if rows else np.zeros((0, dimension), np.float32)
-    return _filled(data, {column: list(map(cell_text, cells)) for column, cells in texts.items()}, times)
+    columns = {column: list(map(cell_text, row_texts(cells, path))) for column, cells in texts.items()}
+    return _filled(data, columns, times)
 
 
 def csv_delimiter(path: Path) -> str:

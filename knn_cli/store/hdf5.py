@@ -16,6 +16,7 @@ This module reads them; `writer` writes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import StoreError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
+from knn_cli.store.row_texts import holds_texts, row_texts
 
 SCHEMA = 1
 KINDS = ("audio", "embeddings")
@@ -106,12 +108,20 @@ class Store:
         if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
             raise StoreError(f"{self.path} lacks the dataset {', '.join(missing)}.")
         payload = file[PAYLOAD_DATASETS[own_kind]]
+        if not payload.shape or not payload.size:
+            shape = "no rows" if payload.shape is None else f"the shape {payload.shape}"
+            raise StoreError(f"{self.path} is empty: {payload.name[1:]} has {shape}.", "Make it again.")
+        if (written := _written_share(payload)) < 1:
+            message = f"{written:.0%} of {payload.name[1:]} in {self.path} was written"
+            raise StoreError(f"{message}; the rest would be read as zeros.", "Make it again.")
         if own_kind == "embeddings" and (payload.ndim != 2 or payload.dtype.kind not in "fiu"):
             raise StoreError(
                 f"{self.path}: Data is {payload.dtype} of shape {payload.shape}, not numbers (rows, dimensions)."
             )
         if own_kind == "audio" and not isinstance(file.attrs.get("rate"), (int, np.integer)):
             raise StoreError(f"{self.path} lacks its rate in samples per second.", "Convert it again.")
+        if own_kind == "audio" and (payload.ndim != 1 or h5py.check_vlen_dtype(payload.dtype) != np.uint8):
+            raise StoreError(f"{self.path}: Audio is {payload.dtype} of shape {payload.shape}, not bytes (rows,).")
         for name in (*TEXT_DATASETS.values(), *TIME_DATASETS):
             column = file.get(name)
             if column is None:
@@ -120,6 +130,8 @@ class Store:
                 raise StoreError(f"{self.path}: {name} must be a dataset of shape {(len(payload),)}.")
             if name in TIME_DATASETS and column.dtype.kind not in "fiu":
                 raise StoreError(f"{self.path}: {name} must be seconds, it is {column.dtype}.")
+            if name not in TIME_DATASETS and not holds_texts(column.dtype):
+                raise StoreError(f"{self.path}: {name} must be texts, it is {column.dtype}.")
 
     def __enter__(self) -> Store:
         return self
@@ -160,7 +172,8 @@ class Store:
         # In blocks, since texts take many times as much memory as Python objects as in numpy's arrays.
         for at in range(rows.start, rows.stop, _TEXT_ROWS_PER_READ):
             texts = dataset[at : min(at + _TEXT_ROWS_PER_READ, rows.stop)].reshape(-1)
-            parts.append(np.array([_text(value) for value in texts], dtype=np.str_))
+            source = f"{self.path}, {TEXT_DATASETS[field]}"
+            parts.append(np.array(row_texts(texts, source, at), dtype=np.str_))
         return np.concatenate(parts)
 
     def times(self, first: int = 0, last: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -248,6 +261,16 @@ class Store:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _written_share(dataset: h5py.Dataset) -> float:
+    """The share of a dataset's chunks that were ever written; HDF5 makes up zeros in place of the others."""
+    if dataset.is_virtual or dataset.external:
+        return 1.0
+    if dataset.chunks is None:
+        return float(dataset.id.get_storage_size() > 0)
+    chunks = math.prod(-(-length // size) for length, size in zip(dataset.shape, dataset.chunks, strict=True))
+    return float(dataset.id.get_num_chunks() / chunks)
 
 
 def kind_of(path: Path) -> str | None:

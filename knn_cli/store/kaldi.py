@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
+from knn_cli.core.texts import read_lines, tidy
 
 Array = NDArray[np.floating[Any]]
 
@@ -27,6 +28,8 @@ LABEL_TABLES = {"speaker": "utt2spk", "group": "utt2lang", "subgroup": "utt2subg
 _PLAIN = {b"FV": ("<f4", 1), b"DV": ("<f8", 1), b"FM": ("<f4", 2), b"DM": ("<f8", 2)}
 _COMPRESSED = {b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes per value
 _MAX_KEY_BYTES = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # in front of a text archive or script that an editor of Windows has saved
+_TABLE_LINE = re.compile(r"[ \t]+")
 _ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
 
 
@@ -68,15 +71,14 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
         opened: tuple[Path, BinaryIO, int] | None = None
         for number, raw in enumerate(script, 1):
             try:
-                line = raw.decode("utf-8").strip()
+                line = raw.removeprefix(_BYTE_ORDER_MARK).decode("utf-8").strip()
             except UnicodeDecodeError as error:
                 raise StoreError(
                     f"{path}, line {number}, is not UTF-8 text.", "Is it an archive? Name it .ark."
                 ) from error
             if not line:
                 continue
-            key, _, target = line.partition(" ") if " " in line else line.partition("\t")
-            target = target.strip()
+            key, _, target = _TABLE_LINE.sub(" ", line, count=1).partition(" ")
             if target.startswith("|") or target.endswith("|"):
                 raise StoreError(
                     f"{path}, line {number}, is a shell command ({target[:60]}), which is never run.",
@@ -93,20 +95,23 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
                 file = stack.enter_context(_open(archive))
                 opened = (archive, file, os.fstat(file.fileno()).st_size)
             opened[1].seek(int(match["offset"] or 0))
-            yield key, _entry(opened[1], opened[2], archive, key)
+            yield tidy(key), _entry(opened[1], opened[2], archive, key)
             entries += 1
     if not entries:
         raise StoreError(f"{path} holds no embeddings.")
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """Read a Kaldi text table such as utt2spk: first word -> rest of the line."""
-    with _open(path) as file:
-        try:
-            lines = [line.split(None, 1) for line in file.read().decode("utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise StoreError(f"{path} is not UTF-8 text.") from error
-    return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in lines}
+    """Read a Kaldi text table such as utt2spk: first word -> rest of the line. StoreError for two lines that differ."""
+    table: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path, f"a table such as {path.suffix[1:]}", error=StoreError), start=1):
+        key, _, value = _TABLE_LINE.sub(" ", line.strip(" \t"), count=1).partition(" ")
+        if key and table.setdefault(tidy(key), tidy(value)) != tidy(value):
+            raise StoreError(
+                f"Line {number} of {path} says {tidy(value)!r} of {key}, a line before it {table[tidy(key)]!r}.",
+                "Leave one of them out.",
+            )
+    return table
 
 
 def table_beside(path: Path, table: str) -> Path:
@@ -182,14 +187,14 @@ def _key(file: BinaryIO, path: Path) -> str | None:
     """The word before the next entry; None at the end of the file."""
     word = bytearray()
     while (byte := file.read(1)) not in (b"", b" ", b"\t"):
-        if byte != b"\n" or word:
+        if byte not in (b"\n", b"\r") or word:
             word += byte
         if len(word) > _MAX_KEY_BYTES or b"\n" in word:
             raise StoreError(f"{path} is not a Kaldi archive.")
     if not word and not byte:
         return None
     try:
-        key = word.decode("utf-8")
+        key = tidy(word.removeprefix(_BYTE_ORDER_MARK).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is not a Kaldi archive.") from error
     if not key or not byte:

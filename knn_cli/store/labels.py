@@ -10,7 +10,6 @@ There are four kinds of rule:
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path, PurePath
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
+from knn_cli.core.texts import path_text, read_table, tidy
 from knn_cli.core.visible_text import visible
 
 SPLIT_MARK = "_SPLIT"  # in names of segments of a recording: RECORDING_SPLIT_007.wav
@@ -45,8 +45,8 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """Return the stem up to `_SPLIT`, which segments of one recording share, as `visible_text.visible` shows it."""
-    stem = visible(path.stem)
+    """Return the stem up to `_SPLIT`, which segments of one recording share, as `texts.path_text` has it."""
+    stem = path_text(path.stem)
     return stem.split(SPLIT_MARK)[0] or stem
 
 
@@ -55,7 +55,13 @@ def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) 
 
     Names that come from file names are made `distinct`. A path that is a folder below `root`, which could not be listed
     (see `folders.files_below`), has a name only.
+
+    Raises
+    ------
+    KnnError
+        For two files of a folder whose names differ only in blanks around them, or in how letters are composed.
     """
+    _refuse_merged(paths)
     known = [Labels(path.name) if root is not None and is_folder(root / path) else apply(path) for path in paths]
     labels = [Labels(*map(visible, astuple(label))) for label in known]
     names = distinct([label.name for label in labels], [path.parent for path in paths])
@@ -63,6 +69,15 @@ def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) 
         replace(label, name=visible(name)) if label.name == recording_name(path) else label
         for path, label, name in zip(paths, labels, names, strict=True)
     ]
+
+
+def _refuse_merged(paths: Sequence[PurePath]) -> None:
+    first: dict[tuple[PurePath, str], PurePath] = {}
+    for path in paths:
+        other = first.setdefault((path.parent, recording_name(path)), path)
+        if other.stem.split(SPLIT_MARK)[0] != path.stem.split(SPLIT_MARK)[0]:
+            both = f"{str(other)!r} and {str(path)!r}"
+            raise KnnError(f"Two files would be one recording {recording_name(path)}: {both}.", "Rename one.")
 
 
 def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
@@ -127,7 +142,7 @@ def rule(spec: str) -> Rule:
 
 def by_folder(path: PurePath) -> Labels:
     """Label by folder: the subgroup is the parent folder, such as `3-2`, the group its first part, `3`."""
-    subgroup = path.parent.name
+    subgroup = path_text(path.parent.name)
     return Labels(recording_name(path), subgroup.split("-")[0], subgroup)
 
 
@@ -138,7 +153,7 @@ def _by_parts(parts: list[str]) -> Rule:
                 f"{path} has {len(path.parts)} parts, the label pattern {'/'.join(parts)} asks for {len(parts)}.",
                 "Convert a folder higher up, or name fewer parts.",
             )
-        values = dict(zip(reversed(parts[:-1]), reversed(path.parts[:-1]), strict=False))
+        values = dict(zip(reversed(parts[:-1]), map(path_text, reversed(path.parts[:-1])), strict=False))
         values.pop("*", None)
         return Labels(**{"name": recording_name(path), **values})
 
@@ -154,24 +169,17 @@ def _by_expression(spec: str) -> Rule:
         raise KnnError(f"The label expression names {', '.join(sorted(unknown))}.", f"Known: {', '.join(FIELDS)}.")
 
     def apply(path: PurePath) -> Labels:
-        match = expression.search(path.as_posix())
+        match = expression.search(path_text(path.as_posix()))
         if match is None:
             raise KnnError(f"The label expression {spec!r} does not match {path}.")
-        values = {key: value for key, value in match.groupdict().items() if value is not None}
+        values = {key: tidy(value) for key, value in match.groupdict().items() if value is not None}
         return Labels(**{"name": recording_name(path), **values})
 
     return apply
 
 
 def _by_table(table: Path) -> Rule:
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KnnError(f"The label table {table} cannot be read: {error}.") from error
-    head = text.split("\n", 1)[0]
-    reader = csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in head else ";" if ";" in head else ",")
-    columns = [column.strip().lower() for column in reader.fieldnames or []]
-    reader.fieldnames = columns
+    columns, lines = read_table(table, "a table of labels")
     key = next((key for key in _KEYS if key in columns), None)
     fields = {field: name for field, names in _COLUMNS.items() for name in reversed(names) if name in columns}
     if key is None or not fields:
@@ -179,13 +187,24 @@ def _by_table(table: Path) -> Rule:
             f"The label table {table} has the columns {', '.join(columns) or '(none)'}.",
             "It needs one of path, file, name, and at least one of group, subgroup, speaker.",
         )
-    rows = {row[key]: {field: row[column] or "" for field, column in fields.items()} for row in reader if row[key]}
+    known: dict[str, tuple[int, dict[str, str]]] = {}
+    for number, cells in lines:
+        row = dict(zip(columns, cells, strict=True))
+        found = {field: row[column] for field, column in fields.items()}
+        if not row[key]:
+            raise KnnError(f"Line {number} of the label table {table} has no {key}.", "Add it, or leave the line out.")
+        first, before = known.setdefault(row[key].removeprefix("./"), (number, found))
+        if before != found:
+            raise KnnError(
+                f"The label table {table} says one thing of {row[key]} in line {first} and another in line {number}.",
+                "Leave one of the lines out.",
+            )
 
     def apply(path: PurePath) -> Labels:
         name = recording_name(path)
         for candidate in (path.as_posix(), path.name, path.stem, name):
-            if candidate in rows:
-                return Labels(name, **rows[candidate])
+            if (row := known.get(path_text(candidate))) is not None:
+                return Labels(name, **row[1])
         raise KnnError(f"The label table {table} has no row for {path}.", f"Its column {key!r} must name every file.")
 
     return apply
@@ -202,24 +221,16 @@ def read_groups(table: Path) -> dict[str, str]:
     Raises
     ------
     KnnError
-        If the header differs, a cell is empty, or a label occurs twice.
+        If the header differs, a cell is empty, or a label is in two groups.
     """
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KnnError(f"{table} cannot be read as a table of groups.", "Give a .csv or .tsv of UTF-8 text.") from error
+    columns, lines = read_table(table, "a table of groups")
     hint = "Expected: a header `label,group`, then a line for each label; commas or tabs."
-    lines = list(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
-    if not lines or [cell.strip() for cell in lines[0]] != ["label", "group"]:
+    if columns != ["label", "group"]:
         raise KnnError(f"{table} has not the columns label and group.", hint)
     groups: dict[str, str] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        cells = [cell.strip() for cell in line]
-        if not any(cells):
-            continue
-        if len(cells) != 2 or not all(cells):
+    for number, cells in lines:
+        if not all(cells):
             raise KnnError(f"Line {number} of {table} has not a label and its group.", hint)
-        if cells[0] in groups:
-            raise KnnError(f"{table} has the label {cells[0]!r} twice.", "Leave one of the lines out.")
-        groups[cells[0]] = cells[1]
+        if groups.setdefault(cells[0], cells[1]) != cells[1]:
+            raise KnnError(f"{table} has the label {cells[0]!r} twice, in two groups.", "Leave one of the lines out.")
     return groups

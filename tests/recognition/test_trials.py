@@ -91,3 +91,19 @@ def test_scores_are_written_in_the_order_of_the_list(tmp_path: Path) -> None:
     stream = io.StringIO()
     write_trial_scores(listed(tmp_path, "a b\n"), np.array([1.0]), stream)
     assert stream.getvalue() == "enrol\ttest\tscore\na\tb\t1.000000\n"
+
+
+def test_trials_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trials.txt"
+    path.write_text("1 eva jan\n1 jan eva\n1 eva jan\n0 eva karl\n")
+    assert len(read_trials(path)) == 4
+    path.write_text("1 eva jan\n0 eva karl\n0 eva jan\n")
+    with pytest.raises(KnnError, match="says both of eva and jan"):
+        read_trials(path)
+
+
+def test_names_of_trials_are_tidy(tmp_path: Path) -> None:
+    path = tmp_path / "trials.txt"
+    path.write_bytes("\ufeff1 Rene\u0301 a\u00a0b\n1 Ren\u00e9 a\u00a0b\n".encode())
+    found = read_trials(path)
+    assert (found.enroll, found.test) == (("Ren\u00e9",), ("a\u00a0b",))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.texts import tidy
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.store import kaldi
 from knn_cli.store.embedding_readers import READERS, read_embeddings
@@ -26,8 +27,8 @@ from knn_cli.store.embedding_writers import WRITERS, utterance_ids, write_embedd
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 # Any text that UTF-8 holds; numpy's texts lose NULs at their end.
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
-WORDS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=6)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6).map(tidy)
+WORDS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=6).map(tidy)
 
 
 @st.composite
@@ -445,3 +446,67 @@ def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KnnError, match="No space left"):
         write_embeddings(tmp_path / "e.ark", EmbeddingSet.from_columns([[2.0]], ["b"]))
     assert "e.utt2lang" in before and {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+# ------------------------------------------------------------------------------- tables as other programs save them
+
+BOM = b"\xef\xbb\xbf"
+TEXT_ARK = b"eva  [ 1 2 ]\njan  [ 3 4 ]\n"
+
+
+def test_csv_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    table = tmp_path / "e.csv"
+    table.write_bytes(BOM + b"name , group,e0,e1\r\n a, de ,1,2\r\n\r\nb,de\xc2\xa0,3,4\r\n,,,\r\n")
+    found = read_embeddings(table)
+    assert (found.name.tolist(), found.group.tolist()) == (["a", "b"], ["de", "de"])
+    assert found.data.tolist() == [[1, 2], [3, 4]]
+    for content, message in (
+        (b"name,e0,e0\na,1,2\n", "two columns e0"),
+        (b"name,e0\na\0b,1\n", "zero byte"),
+        ("name,e0\nJos\u00e9,1\n".encode("latin-1"), "cannot be read"),
+    ):
+        table.write_bytes(content)
+        with pytest.raises(StoreError, match=message):
+            read_embeddings(table)
+
+
+@pytest.mark.parametrize("text", [BOM + TEXT_ARK, TEXT_ARK.replace(b"\n", b"\r\n\r\n"), TEXT_ARK + BOM + TEXT_ARK[13:]])
+def test_kaldi_text_as_editors_save_it(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "x.ark").write_bytes(text)
+    (tmp_path / "x.utt2spk").write_bytes(BOM + b"eva Eva\xc2\xa0\r\njan\tJan Novak\r\njan  Jan Novak\r\n")
+    found = read_embeddings(tmp_path / "x.ark")
+    assert found.name.tolist()[:2] == ["eva", "jan"] and found.speaker.tolist()[:2] == ["Eva", "Jan Novak"]
+    (tmp_path / "x.utt2spk").write_bytes(b"eva Eva\neva Jan\n")
+    with pytest.raises(StoreError, match=r"Line 2 of .* says 'Jan' of eva"):
+        read_embeddings(tmp_path / "x.ark")
+
+
+def test_scripts_with_a_mark_tabs_and_blanks_in_paths(tmp_path: Path) -> None:
+    write_embeddings(tmp_path / "two words.ark", EmbeddingSet.from_columns([[1, 2]], ["a"]))
+    offset = (tmp_path / "two words.scp").read_text().split(":")[1]
+    (tmp_path / "s.scp").write_bytes(BOM + f"utt\ttwo words.ark:{offset}".encode())
+    assert read_embeddings(tmp_path / "s.scp").name.tolist() == ["utt"]
+
+
+def test_names_of_npz_files_in_other_types(tmp_path: Path) -> None:
+    def names(array: Any) -> list[str]:
+        np.savez(tmp_path / "e.npz", data=np.ones((2, 3)), name=np.asarray(array))
+        return list(map(str, read_embeddings(tmp_path / "e.npz").name))
+
+    assert names([b"de ", b"n\0x"]) == ["de", "n"]  # padded, and a text of C with what lay behind it
+    assert names([[7], [8]]) == ["7", "8"]
+    assert names(["Jose\u0301", "Jos\u00e9"]) == ["Jos\u00e9"] * 2
+    for wrong, message in (
+        ([1.5, 2.5], "must be texts"),
+        ([b"Jos\xe9", b"Jos\xe8"], r"row 0, holds b'Jos\\xe9'"),
+        (["a\0b", "c"], "zero byte"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            names(wrong)
+    np.savez(tmp_path / "e.npz", data=np.ones((2, 3)), Data=np.zeros((2, 3)), name=np.array(["a", "b"]))
+    with pytest.raises(StoreError, match="data and Data"):
+        read_embeddings(tmp_path / "e.npz")
+    for shape in ((0, 3), (2, 0), (0, 0)):
+        np.savez(tmp_path / "e.npz", data=np.ones(shape), name=np.array(["a"] * shape[0], dtype=str))
+        with pytest.raises(StoreError, match="holds no embeddings"):
+            read_embeddings(tmp_path / "e.npz")

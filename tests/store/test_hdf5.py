@@ -146,3 +146,69 @@ def test_some_rows_of_a_store(tmp_path: Path) -> None:
         writer.add("a.wav", rows)
     with Store(tmp_path / "a.h5", rows=np.array([1, 3])) as opened:
         assert [row.name for row in opened.segments()] == ["b", "d"] and len(opened) == 4
+
+
+def _store(path: Path, names: object, **more: object) -> Path:
+    with h5py.File(path, "w") as file:
+        file["Data"] = more.pop("Data", np.ones((2, 3), np.float32))
+        file["Name"] = ["a", "b"]
+        file["GroupID"] = names
+        for name, value in more.items():
+            file[name] = value
+    return path
+
+
+def test_labels_in_the_types_of_other_programs(tmp_path: Path) -> None:
+    lists = np.array([np.frombuffer(text, np.uint8) for text in (b"de", b"nld")], dtype=object)
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["Data"], file["Name"] = np.ones((2, 3)), ["a", "b"]
+        file.create_dataset("GroupID", data=lists, dtype=h5py.vlen_dtype(np.uint8))
+    assert hdf5.labels(tmp_path / "v.h5").group.tolist() == ["de", "nld"]
+    for number, (values, expected) in enumerate(
+        [
+            (np.array([b"de   ", b"de"], "S8"), ["de", "de"]),  # padded as Fortran and MATLAB do
+            (np.array([b"de\0xx", b"de"], "S8"), ["de", "de"]),  # a text of C
+            (["Jose\u0301", "Jos\u00e9\u00a0"], ["Jos\u00e9"] * 2),
+            (np.array([7, 8]), ["7", "8"]),
+        ]
+    ):
+        assert hdf5.labels(_store(tmp_path / f"{number}.h5", values)).group.tolist() == expected
+
+
+def test_names_that_would_merge_are_refused(tmp_path: Path) -> None:
+    path = _store(tmp_path / "latin.h5", np.array([b"Jos\xe9", b"Jos\xe8"]))
+    with pytest.raises(StoreError, match=r"GroupID, row 0, holds b'Jos\\xe9', which is not UTF-8"):
+        hdf5.labels(path)
+    with pytest.raises(StoreError, match="GroupID must be texts"):
+        Store(_store(tmp_path / "float.h5", np.array([1.5, 2.5])))
+
+
+@pytest.mark.parametrize(
+    "data", [np.zeros((0, 3)), np.zeros((2, 0)), np.zeros((0, 0)), h5py.Empty("f4"), np.float32(1)]
+)
+def test_stores_of_nothing_are_refused(tmp_path: Path, data: object) -> None:
+    with pytest.raises(StoreError, match=r"is empty: Data has (the shape|no rows)"):
+        Store(_store(tmp_path / "e.h5", ["x", "y"], Data=data))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["kind"], file.attrs["rate"] = "audio", 16000
+        file["Audio"] = data
+        file["Name"] = ["x", "y"]
+    with pytest.raises(StoreError, match="is empty: Audio"):
+        Store(tmp_path / "a.h5")
+
+
+def test_embeddings_that_were_never_written_are_no_zeros(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["Name"] = [f"r{row}" for row in range(100)]
+        data = file.create_dataset("Data", (100, 4), chunks=(25, 4), dtype="f4")
+        data[:25] = 1
+    with pytest.raises(StoreError, match=r"25% of Data in .* was written"):
+        Store(tmp_path / "e.h5")
+    with h5py.File(tmp_path / "e.h5", "a") as file:
+        file["Data"][25:] = 0  # zeros that are meant
+    assert len(hdf5.read(tmp_path / "e.h5")) == 100
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["Name"] = ["a", "b"]
+        file.create_dataset("Data", (2, 4), dtype="f4")
+    with pytest.raises(StoreError, match="0% of Data"):
+        Store(tmp_path / "whole.h5")

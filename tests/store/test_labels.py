@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from knn_cli.core.errors import KnnError
-from knn_cli.store.labels import Labels, recording_name, recording_names, rule
+from knn_cli.store.labels import Labels, label_all, read_groups, recording_name, recording_names, rule
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,57 @@ def test_recordings_are_named_by_as_many_folders_as_they_need(tmp_path: Path) ->
     assert recording_names(files) == ["r1/audio", "r2/audio", "talk"]
     with pytest.raises(KnnError, match="Two of the files are called audio"):
         recording_names([tmp_path / "audio.wav", tmp_path / "audio.flac"])
+
+
+def test_tables_as_spreadsheets_save_them(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_bytes(
+        b"\xef\xbb\xbfFile , Language\r\na.wav, de\r\n./b.wav,de \r\n\r\n,\r\nc.wav,de\xc2\xa0\r\na.wav,de\r\n"
+        + "Rene\u0301.wav,fr\r\n".encode()
+    )
+    apply = rule(str(table))
+    assert {apply(PurePath(f"{name}.wav")).group for name in "abc"} == {"de"}
+    for name in ("Rene\u0301", "Ren\u00e9"):  # as macOS and as others write it
+        assert apply(PurePath(f"{name}.wav")) == Labels("Ren\u00e9", "fr")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("file,group\na.wav,de\nb.wav,de\na.wav,fr", "line 2 and another in line 4"),
+        ("file,group\na.wav,de\n./a.wav,fr", "one thing of ./a.wav"),
+        ("file,group\ncafe\u0301,de\ncaf\u00e9,fr", "one thing of caf\u00e9"),
+        ("file,group,group\na.wav,de,fr", "two columns group"),
+        ("file,group\na,b.wav,de", "has 3 cells, the header 2"),
+        ("file,group\n,de", "Line 2 of the label table .* has no file"),
+        ("file,group\na\0.wav,de", "zero byte"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(lines, encoding="utf-8")
+    with pytest.raises(KnnError, match=message):
+        rule(str(tmp_path / "labels.csv"))
+
+
+def test_tables_of_groups(tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text("Label;Group\n cs ;west\n\nsk;west\nsk;west\n", encoding="utf-8")
+    assert read_groups(table) == {"cs": "west", "sk": "west"}
+    for lines, message in (
+        ("label,group\ncs,west\ncs,east", "'cs' twice"),
+        ("label,group\ncs", "Line 2"),
+        ("label\ncs", "has not the columns"),
+        ("", "has not the columns"),
+    ):
+        table.write_text(lines, encoding="utf-8")
+        with pytest.raises(KnnError, match=message):
+            read_groups(table)
+
+
+def test_folders_in_both_forms_are_one_class_and_bytes_stay_apart() -> None:
+    folders = ["caf\u00e9", "cafe\u0301 ", "Jos\udce9", "Jos\udce8"]
+    found = label_all(rule("folder"), [PurePath(folder, f"{place}.wav") for place, folder in enumerate(folders)])
+    assert [label.subgroup for label in found] == ["caf\u00e9", "caf\u00e9", "Jos\\xe9", "Jos\\xe8"]
+    with pytest.raises(KnnError, match="Two files would be one recording a"):
+        label_all(rule("folder"), [PurePath("x/a.wav"), PurePath("x/a .wav")])
+    assert len(label_all(rule("folder"), [PurePath("x/a_SPLIT_1.wav"), PurePath("x/a_SPLIT_2.wav")])) == 2
