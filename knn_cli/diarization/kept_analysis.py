@@ -32,13 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio.segments import FRAME_SECONDS
-from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.visible_text import readable
 from knn_cli.diarization.clustering.memory import Memory
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.pipeline import WindowEmbeddings
 from knn_cli.diarization.reconstruction import LocalSpeaker, Segmentation
+from knn_cli.store.hdf5_files import new_hdf5
 from knn_cli.store.writer import check_free
 
 SCHEMA = 1
@@ -105,7 +105,7 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
         Where the file exists and `force` is false, or the file system refuses.
     """
     check_free(Path(path), force)
-    with replacing(path) as part, h5py.File(part, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs["schema"], file.attrs["kind"] = SCHEMA, KIND
         file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         file.attrs["frame_seconds"], file.attrs["duration"] = FRAME_SECONDS, analysis.seconds

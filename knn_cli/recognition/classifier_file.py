@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
@@ -61,8 +60,10 @@ def write_classifier(path: Path, model: CalibratedClassifier) -> None:
     """
     import h5py
 
+    from knn_cli.store.hdf5_files import new_hdf5
+
     text = h5py.string_dtype("utf-8")
-    with replacing(Path(path)) as part, h5py.File(part, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs["schema"], file.attrs["kind"] = SCHEMA, "classifier"
         file.create_dataset("meta", data=json.dumps(model.meta), dtype=text)
         group = file.create_group("classifier")

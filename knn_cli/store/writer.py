@@ -1,8 +1,8 @@
 """Writing HDF5 stores: atomic and resumable.
 
-`StoreWriter` puts finished shards into `OUT.parts/`, each renamed into place when it is whole, and joins them to OUT at
-the end by one rename. A killed writer leaves the old OUT or none, and shards from which the same command resumes, as
-long as neither it nor its sources have changed. HDF5 files that were open when a process died are never read again.
+`StoreWriter` puts finished shards into `OUT.parts/` (see `shards`), and joins them to OUT at the end by one rename. A
+killed writer leaves the old OUT or none, and shards from which the same command resumes, as long as neither it nor its
+sources have changed. HDF5 files that were open when a process died are never read again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,9 +24,13 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import reading
 from knn_cli.core.atomic import replacing
-from knn_cli.core.errors import StoreError
+from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.locks import locked
+from knn_cli.core.output_paths import resolved
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.store.hdf5 import PAYLOAD_DATASETS, SCHEMA, TEXT_DATASETS, AudioRow
+from knn_cli.store.hdf5_files import filling_hdf5, hdf5_image, new_hdf5
+from knn_cli.store.shards import ShardFolder, clear_finished
 
 _TEXT_TYPE = h5py.string_dtype("utf-8")
 _BYTES_TYPE = h5py.vlen_dtype(np.uint8)
@@ -64,7 +68,7 @@ def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = Fal
     """
     path = Path(path)
     check_free(path, force)
-    with replacing(path) as part, h5py.File(part, "w") as file:
+    with new_hdf5(path, embeddings.data.nbytes) as file:
         file.attrs.update(_file_attributes("embeddings", {"embedder": embeddings.embedder}))
         _append(file, _embedding_columns(embeddings))
 
@@ -79,6 +83,7 @@ def check_free(path: Path, force: bool) -> None:
     """Refuse a path where no file can be written: StoreError for a folder, and for a file unless `force` is true."""
     if path.is_dir():
         raise StoreError(f"{path} is a folder.", "Name a file to write, such as corpus.h5.")
+    clear_finished(path)
     if path.exists() and not force:
         raise StoreError(f"{path} exists already.", "Name another file, or replace it with `force=True`.")
 
@@ -127,30 +132,23 @@ class StoreWriter:
         text = json.dumps({"schema": SCHEMA, "kind": kind, **attributes, **plan}, sort_keys=True, default=str)
         self._plan = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self._force = force
-        self._folder = self.path.with_name(self.path.name + ".parts")
+        self._shards = ShardFolder(resolved(self.path))
+        self._held = ExitStack()
         self._pending: list[tuple[str, dict[str, Any]]] = []
         self._pending_bytes = 0
         self._last_flush = time.monotonic()
         check_free(self.path, force)
 
     def __enter__(self) -> StoreWriter:
-        with _disk_errors(self.path):
-            if not self.path.parent.is_dir():
-                raise StoreError(f"The folder {self.path.parent} does not exist.", "Create it first.")
-            self._folder.mkdir(exist_ok=True)
-            self._lock = _lock(self._folder, self.path)
-            plan = self._folder / "plan"
-            if not plan.exists() or plan.read_text() != self._plan:
-                if not self._force and self._shards():
-                    _unlock(self._lock)
-                    raise StoreError(
-                        f"{self._folder} holds unfinished work of another command, or of sources that have changed.",
-                        "Repeat that command to resume it, or drop it with `force=True`.",
-                    )
-                for leftover in self._folder.glob("[0-9]*"):
-                    leftover.unlink()
-                _rename_into(plan, lambda temporary: temporary.write_text(self._plan))
-        self.finished: frozenset[str] = frozenset(source for shard in self._shards() for source in _sources(shard))
+        if not self.path.parent.is_dir():
+            raise StoreError(f"The folder {self.path.parent} does not exist.", "Create it first.")
+        with _disk_errors(self.path), ExitStack() as held:
+            held.enter_context(locked(self.path))
+            check_free(self.path, self._force)  # another process may have written it since
+            held.callback(self._shards.close)
+            self._shards.open(self._plan, force=self._force)
+            self._held = held.pop_all()
+        self.finished: frozenset[str] = frozenset(name for names in self._shards.sources.values() for name in names)
         return self
 
     def add(self, source: str, rows: EmbeddingSet | Iterable[AudioRow]) -> int:
@@ -172,60 +170,47 @@ class StoreWriter:
         """Write pending rows to a new shard."""
         if not self._pending:
             return
-        sources = json.dumps([source for source, _ in self._pending])
         joined = {name: _concatenate([columns[name] for _, columns in self._pending]) for name in self._pending[0][1]}
-        number = max((int(shard.stem) for shard in self._shards()), default=-1) + 1
-        shard = self._folder / f"{number:06d}.h5"
-
-        def write_shard(temporary: Path) -> None:
-            with h5py.File(temporary, "w") as file:
-                file.attrs.update(_file_attributes(self.kind, self._attributes))
-                _append(file, joined)
-
+        with hdf5_image() as (file, images):
+            file.attrs.update(_file_attributes(self.kind, self._attributes))
+            _append(file, joined)
         with _disk_errors(self.path):
-            # The list first: a shard counts only once both files are there, and is then whole.
-            _rename_into(shard.with_suffix(".json"), lambda temporary: temporary.write_text(sources))
-            _rename_into(shard, write_shard)
+            self._shards.add(images[0], [source for source, _ in self._pending])
         self._pending, self._pending_bytes, self._last_flush = [], 0, time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._finish()
-                return
-            if any(len(columns["Name"]) for _, columns in self._pending) and not isinstance(error, StoreError):
-                self.flush()  # finished sources are kept for the next run
-            if not self._shards():
-                shutil.rmtree(self._folder, ignore_errors=True)
-        finally:
-            _unlock(self._lock)
+        with self._held:
+            try:
+                if kind is None:
+                    self._finish()
+                elif any(len(columns["Name"]) for _, columns in self._pending) and not isinstance(error, StoreError):
+                    self.flush()  # finished sources are kept for the next run
+            finally:
+                if not self._shards.sources:
+                    self._shards.close(remove=True)
 
     def _finish(self) -> None:
-        """Join the shards and move the store into place."""
+        """Join the shards, and let the result take the place of the store."""
         self.flush()
+        shards = list(self._shards.sources)
+        if not shards:
+            raise StoreError(f"There is nothing to write into {self.path}.")
         with _disk_errors(self.path):
-            shards = self._shards()
-            if not shards:
-                shutil.rmtree(self._folder)
-                raise StoreError(f"There is nothing to write into {self.path}.")
-            whole = shards[0] if len(shards) == 1 else self._merge(shards)
-            whole.replace(self.path)
-            shutil.rmtree(self._folder)
+            with replacing(self.path) as part:
+                if len(shards) == 1:
+                    shutil.copyfile(shards[0], part)
+                else:
+                    self._join(shards, part)
+                self._shards.finish(part)
+            self._shards.close(remove=True)
 
-    def _merge(self, shards: list[Path]) -> Path:
-        """A file with the rows of several shards."""
-        merged = self._folder / "merged.tmp"
-        with h5py.File(merged, "w") as file:
+    def _join(self, shards: list[Path], part: Path) -> None:
+        """Write the rows of several shards to one file."""
+        with filling_hdf5(part, sum(shard.stat().st_size for shard in shards)) as file:
             file.attrs.update(_file_attributes(self.kind, self._attributes))
             for shard in shards:
                 with h5py.File(shard, "r") as rows:
                     _append(file, {name: rows[name][...] for name in rows})
-        return merged
-
-    def _shards(self) -> list[Path]:
-        """Shards that are whole; others, which a crash of the system may have left, are ignored."""
-        shards = self._folder.glob("[0-9]*.h5")
-        return sorted(shard for shard in shards if shard.with_suffix(".json").exists() and h5py.is_hdf5(shard))
 
 
 def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:
@@ -279,45 +264,16 @@ def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
             dataset[first:] = values
 
 
-def _sources(shard: Path) -> list[str]:
-    return list(json.loads(shard.with_suffix(".json").read_text()))
-
-
-def _lock(folder: Path, store: Path) -> TextIO | None:
-    """An exclusive lock that dies with this process; None where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    file = (folder / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise StoreError(f"{store} is being written by another process.", "Wait for it to end.") from error
-    return file
-
-
-def _unlock(lock: TextIO | None) -> None:
-    if lock is not None:
-        lock.close()
-
-
-def _rename_into(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Call `write_to(temporary)` and rename the temporary to `path` when it has returned."""
-    temporary = path.with_name(path.name + ".tmp")
-    write_to(temporary)
-    temporary.replace(path)
-
-
 @contextmanager
 def _disk_errors(store: Path) -> Iterator[None]:
     """Turn errors of the file system into StoreErrors that name the store."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, KnnError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
         raise StoreError(
-            f"{store} cannot be written: {reason}.",
+            f"{store} cannot be written: {cause.strerror or cause}.",
             "Check the folder's permissions and free space; finished work is kept for the same command.",
         ) from error
