@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from knn_cli.audio import reading
+from knn_cli.audio import alike_channels, reading, reading_notes, reading_progress
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
@@ -66,8 +66,9 @@ def diarize_recordings(
     embedder : Embedder
         The embedding model of all recordings.
     per_channel : bool
-        Diarize every channel separately and merge the results (see `channels.merge`). A file with a single channel
-        gives an AudioError. Numbers of speakers are then per channel.
+        Diarize every channel separately and merge the results (see `channels.merge`). Channels with the same sound are
+        diarized once, and named as without channels if there are no others. A file with a single channel gives an
+        AudioError. Numbers of speakers are then per channel.
     channel : str
         The channel that is read where `per_channel` is False.
     analysed : callable, optional
@@ -188,13 +189,22 @@ def _has_enough_windows(analysis: KeptAnalysis, settings: Mapping[str, Any]) -> 
 
 
 def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any]) -> Diarization:
-    """Diarize the channels separately and merge the results."""
+    """Diarize the channels separately and merge the results; of channels with the same sound, the first only."""
     count = reading.info(path).channels
     if count < 2:
         raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
-    numbers = map(str, range(1, count + 1))
-    results = [pipeline.diarize(path, model=embedder, channel=number, **settings) for number in numbers]
-    return channels.merge(results, path.stem)
+    with reading_progress.listening(None):
+        first = alike_channels.first_alike(path, count)
+    results = []
+    for number, earlier in enumerate(first, start=1):
+        if earlier + 1 == number:
+            results.append(pipeline.diarize(path, model=embedder, channel=str(number), **settings))
+        else:
+            results.append(Diarization((), path.stem))
+            reading_notes.note(
+                path, f"has the same sound in channels {earlier + 1} and {number}; channel {number} is left out"
+            )
+    return channels.merge(results, path.stem) if len(set(first)) > 1 else results[0]
 
 
 def identify_speakers(

@@ -78,7 +78,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples[9 * RATE :] = 0
     for name in TURNS:
         soundfile.write(folder / f"{name}.wav", samples, RATE)
-    soundfile.write(folder / "stereo" / "one.wav", np.stack([samples, samples], axis=1), RATE)
+    soundfile.write(folder / "stereo" / "one.wav", np.stack([samples, samples[::-1]], axis=1), RATE)
     return folder
 
 
@@ -460,6 +460,22 @@ def test_per_channel(sound: Path, asked: list[dict[str, Any]], known: Path) -> N
     assert {fact["speaker"] for fact in found["recognised"]} == set(found["speakers"])
     mono = knn("diarize", sound / "two.wav", stereo, "--per-channel", *TINY)
     assert mono.exit_code == 1 and "two.wav has one channel" in mono.stderr and "SPEAKER one" in mono.stdout
+
+
+def test_channels_with_the_same_sound_are_diarized_once(
+    sound: Path, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 9 * RATE)) * 0.1
+    soundfile.write(tmp_path / "one.wav", np.stack([one, 0.5 * one], axis=1), RATE)
+    result = done("diarize", tmp_path / "one.wav", "--per-channel", *TINY)
+    assert [one["channel"] for one in asked] == ["1"]
+    assert result.stdout == done("diarize", sound / "one.wav", *TINY).stdout
+    assert "one.wav has the same sound in channels 1 and 2; channel 2 is left out." in result.stderr
+    asked.clear()
+    soundfile.write(tmp_path / "one.wav", np.stack([one, other, one], axis=1), RATE)
+    lines = done("diarize", tmp_path / "one.wav", "--per-channel", *TINY).stdout.splitlines()
+    assert [one["channel"] for one in asked] == ["1", "2"]
+    assert {line.split()[7].split("_SPEAKER")[0] for line in lines} == {"channel_1", "channel_2"}
 
 
 def test_channels_are_merged_by_hand() -> None:
