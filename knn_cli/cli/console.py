@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -49,27 +50,60 @@ SWITCHES = {
 _PARAMETER = re.compile(r"`(?P<name>[a-z_0-9]+)(?:=(?P<value>[^`]+))?`")
 
 
-def with_flags(text: str) -> str:
+def with_flags(text: str, options: Collection[str] | None = None) -> str:
     """Return a message of another package with its parameters as options: "`force=True`" becomes "--force".
 
     Only text in backquotes is replaced: a message may quote file names, such as split=train/part=1.flac.
+
+    Parameters
+    ----------
+    text : str
+    options : collection of str, optional
+        The flags that the command has. A parameter that is none of its options is named in words.
     """
 
-    def flag(match: re.Match[str]) -> str:
-        name, value = match["name"], match["value"] and match["value"].strip("\"'")
-        if (name, value) in SWITCHES:
-            return SWITCHES[name, value]
-        if name in SETTINGS:
-            return f"--set {name}" if value is None else f"--set {name}={value}"
-        if name not in FLAGS:
-            return match[0]
-        return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {value}"
+    def shown(match: re.Match[str]) -> str:
+        flag = _flag(match)
+        known = flag is None or options is None or flag.split(" ")[0] in options
+        return (match[0] if flag is None else flag) if known else match["name"].replace("_", " ")
 
-    return _PARAMETER.sub(flag, text)
+    return _PARAMETER.sub(shown, text)
+
+
+def hint_with_flags(hint: str, options: Collection[str] | None) -> str:
+    """Return a hint with parameters as options, as `with_flags`, and without advice to use an option that is not there.
+
+    Advice is parted by ", or "; what is left may be nothing.
+    """
+
+    def is_possible(advice: str) -> bool:
+        flags = [flag for match in _PARAMETER.finditer(advice) if (flag := _flag(match)) is not None]
+        return options is None or all(flag.split(" ")[0] in options for flag in flags)
+
+    advice = hint.removesuffix(".").split(", or ")
+    possible = [part for part in advice if is_possible(part)]
+    if len(possible) == len(advice):
+        return with_flags(hint)
+    text = with_flags(", or ".join(possible))
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _flag(match: re.Match[str]) -> str | None:
+    """The option of a parameter in backquotes, None where there is none of that name."""
+    name, value = match["name"], match["value"] and match["value"].strip("\"'")
+    if (name, value) in SWITCHES:
+        return SWITCHES[name, value]
+    if name in SETTINGS:
+        return f"--set {name}" if value is None else f"--set {name}={value}"
+    if name not in FLAGS:
+        return None
+    return FLAGS[name] if value in (None, "True") else f"{FLAGS[name]} {shlex.quote(value)}"
 
 
 class Console:
     """Writes notes (unless quiet), details (if verbose) and errors to stderr, and a progress bar if it is a terminal.
+
+    `options` are the flags of the command that runs, which errors may name.
 
     All messages, details included, are also appended with the time to the log file, if there is one.
     """
@@ -78,11 +112,12 @@ class Console:
         self.quiet = self.verbose = False
         self._log: TextIO | None = None
         self._shown_as: dict[str, str] = {}
+        self.options: Collection[str] | None = None
 
     def reset(self) -> None:
         """Return to the initial state: neither quiet nor verbose, no log file."""
         self.quiet = self.verbose = False
-        self._shown_as = {}
+        self._shown_as, self.options = {}, None
         if self._log is not None:
             self._log.close()
         self._log = None
@@ -108,9 +143,9 @@ class Console:
         self._write(text, self.verbose)
 
     def error(self, error: KnnError) -> None:
-        self.complain(f"knn: {with_flags(error.message)}")
-        if error.hint:
-            self.complain(f"     {with_flags(error.hint)}")
+        self.complain(f"knn: {with_flags(error.message, self.options)}")
+        if hint := hint_with_flags(error.hint, self.options):
+            self.complain(f"     {hint}")
 
     def complain(self, text: str) -> None:
         """Write an error message, even if quiet."""
@@ -160,6 +195,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
+            console.options = {flag for param in self.params for flag in param.opts}
             ctx.meta[ORDER] = [option.name for option in self.make_parser(ctx).parse_args(list(args))[2]]
         return super().parse_args(ctx, args)
 

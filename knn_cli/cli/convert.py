@@ -134,7 +134,7 @@ def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:
     from knn_cli.recognition.label_sets import write_label_set
 
     labels = Classifier(write_label_set(src, out, names, force=force).folder).labels
-    console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with --model.")
+    console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with `knn classify --model`.")
     console.note("It has no threshold of unknown, and no measured figures: those of the source are of all its labels.")
 
 

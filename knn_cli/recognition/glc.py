@@ -95,7 +95,8 @@ class GaussianLinearClassifier:
             )
         if not counts.all():
             raise KnnError(
-                f"The class {str(statistics.classes[counts == 0][0])!r} has no rows.", "Leave it out, or add rows."
+                f"The classes {', '.join(map(repr, statistics.classes[counts == 0].tolist()))} have no rows.",
+                "Leave them out, or add rows.",
             )
         expected = rows / (len(counts) * counts) if self.balanced else np.ones(len(counts))
         if not np.allclose(statistics.weights, expected, rtol=1e-9):
@@ -151,9 +152,11 @@ class GaussianLinearClassifier:
         dimension = means.shape[1]
         factor = cholesky(covariance)
         if factor is None:
+            hint = "Give more rows than dimensions, several of each class."
+            if not np.trace(covariance) > np.finfo(float).eps * np.square(means).sum():
+                hint = "Give rows that differ: those of each class are all alike."
             raise KnnError(
-                f"The within-class covariance of {counts.sum()} rows in {dimension} dimensions has no inverse.",
-                "Use shrinkage (auto, or 0.1), or more rows than dimensions, several of each class.",
+                f"The within-class covariance of {counts.sum()} rows in {dimension} dimensions has no inverse.", hint
             )
         priors = self._resolve_priors(counts)
         self.classes_, self.counts_, self.means_ = classes, counts, means

@@ -49,7 +49,7 @@ class _Units(NamedTuple):
 def _shuffled_units(
     recordings: Sequence[str] | Texts, labels: Sequence[str] | Texts, units: Sequence[str] | Texts | None, seed: int
 ) -> _Units:
-    """Shuffle the units of each class; KnnError for a class that has a single unit."""
+    """Shuffle the units of each class; KnnError for classes that have a single unit."""
     check_seed(seed)
     keys = np.asarray(recordings if units is None else units, dtype=np.str_)
     texts = np.asarray(labels, dtype=np.str_)
@@ -66,13 +66,14 @@ def _shuffled_units(
     members = [
         sorted(pairs[pairs[:, 0] == code, 1].tolist(), key=lambda unit: rank[unit]) for code in range(len(classes))
     ]
-    for name, class_units in zip(classes.tolist(), members, strict=True):
-        if len(class_units) < 2:
-            raise KnnError(
-                f"The class {name!r} has a single recording or other unit, {str(names[class_units[0]])!r}, which "
-                "cannot be on both sides of a split.",
-                "Add recordings of it, leave the class out (`ignore`), or choose another label level.",
-            )
+    if rare := {name: own[0] for name, own in zip(classes.tolist(), members, strict=True) if len(own) < 2}:
+        units_of = f"{str(names[next(iter(rare.values()))])!r}, " if len(rare) == 1 else ""
+        raise unfit_classes(
+            [*rare],
+            f"a single recording or other unit, {units_of}which cannot be on both sides of a split",
+            "add recordings",
+            "choose another label level",
+        )
     order = sorted(range(len(classes)), key=lambda code: (len(members[code]), code))
     return _Units(unit, len(names), [(str(classes[code]), members[code]) for code in order])
 
@@ -104,11 +105,26 @@ def merge_units(recordings: Texts, units: Texts) -> Texts:
     return np.asarray([root(unit) for unit in units.tolist()], dtype=np.str_)
 
 
-def _not_on_both_sides(name: str) -> KnnError:
-    return KnnError(
-        f"The recordings of class {name!r} cannot be put on both sides: they hold other classes too.",
-        "Try another seed, leave the class out (`ignore`), or choose another label level.",
-    )
+def unfit_classes(classes: Sequence[str], fault: str, *remedies: str) -> KnnError:
+    """The error of all classes at once that cannot be split, with what leaves them out.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    fault : str
+        What the class, or each of them, has.
+    *remedies : str
+        What else helps.
+    """
+    subject = f"The class {classes[0]!r} has" if len(classes) == 1 else f"Each of the {len(classes)} classes has"
+    others = f": {', '.join(map(repr, classes))}" if len(classes) > 1 else ""
+    way = f"Leave {'it' if len(classes) == 1 else 'them'} out with `ignore={','.join(classes)}`"
+    return KnnError(f"{subject} {fault}{others}.", f"{', or '.join([way, *remedies])}.")
+
+
+def _not_on_both_sides(names: Sequence[str]) -> KnnError:
+    fault = "recordings that cannot be put on both sides, since they hold other classes too"
+    return unfit_classes(names, fault, "try another seed", "choose another label level")
 
 
 def held_out(
@@ -147,6 +163,7 @@ def held_out(
         raise KnnError(f"The held-out fraction {fraction} is not between 0 and 1.")
     drawn = _shuffled_units(recordings, labels, units, seed)
     side: dict[int, bool] = {}  # unit -> held out
+    unfit: list[str] = []
     for name, class_units in drawn.classes:
         wanted = min(max(1, round(fraction * len(class_units))), len(class_units) - 1)
         free = [unit for unit in class_units if unit not in side]
@@ -155,7 +172,9 @@ def held_out(
             missing = len(free) - 1  # leave a unit to train on
         side.update({unit: place < missing for place, unit in enumerate(free)})
         if len({side[unit] for unit in class_units}) < 2:
-            raise _not_on_both_sides(name)
+            unfit.append(name)
+    if unfit:
+        raise _not_on_both_sides(unfit)
     test = np.asarray([side[unit] for unit in range(drawn.size)])[drawn.unit]
     return ~test, test
 
@@ -192,6 +211,7 @@ def folds(
         raise KnnError(f"Cross-validation needs at least 2 folds, not {count}.")
     drawn = _shuffled_units(recordings, labels, units, seed)
     fold: dict[int, int] = {}
+    unfit: list[str] = []
     sizes = [0] * count
     for name, class_units in drawn.classes:
         class_sizes = [sum(fold.get(unit) == number for unit in class_units) for number in range(count)]
@@ -202,7 +222,9 @@ def folds(
                 class_sizes[number] += 1
                 sizes[number] += 1
         if sum(size > 0 for size in class_sizes) < 2:
-            raise _not_on_both_sides(name)
+            unfit.append(name)
+    if unfit:
+        raise _not_on_both_sides(unfit)
     numbers = np.asarray([fold[unit] for unit in range(drawn.size)])[drawn.unit]
     return [(numbers != number, numbers == number) for number in range(count) if (numbers == number).any()]
 
@@ -247,13 +269,11 @@ def leave_one_out(
                 "would cut it.",
                 "Choose another level of units.",
             )
-    for label in np.unique(texts):
-        if len(class_units := np.unique(keys[texts == label])) < 2:
-            raise KnnError(
-                f"The class {str(label)!r} occurs in {str(class_units[0])!r} alone, so that nothing would be left to "
-                "train it on.",
-                "Leave the class out (`ignore`), or choose another level of units.",
-            )
+    units_of = {str(label): np.unique(keys[texts == label]).tolist() for label in np.unique(texts)}
+    if alone := [label for label, own in units_of.items() if len(own) < 2]:
+        unit = f"{units_of[alone[0]][0]!r} alone" if len(alone) == 1 else "one unit alone"
+        fault = f"rows in {unit}, so that nothing would be left to train it on"
+        raise unfit_classes(alone, fault, "choose another level of units")
     return [(str(value), keys != value, keys == value) for value in values]
 
 
@@ -307,9 +327,14 @@ def between_quartiles(
     total = _total_by_code(lengths, codes, len(names))
     rank = np.random.default_rng(seed).permutation(len(names))
     drawn = np.zeros(len(names), dtype=np.bool_)
+    unfit: dict[str, list[str]] = {}
     for code, label in enumerate(classes.tolist()):
-        middle = _middle_recordings(np.flatnonzero(class_of == code), total, label, number)
+        middle, fault = _middle_recordings(np.flatnonzero(class_of == code), total, number)
+        if fault:
+            unfit.setdefault(fault, []).append(label)
         drawn[middle[np.argsort(rank[middle])[:number]]] = True
+    for fault, labels_of in unfit.items():
+        raise unfit_classes(labels_of, fault, "ask for fewer", "add recordings")
     return np.asarray(drawn[codes])
 
 
@@ -335,19 +360,14 @@ def _total_by_code(values: Doubles, codes: NDArray[np.int64], size: int) -> Doub
     return np.asarray([math.fsum(values[order[a:b]].tolist()) for a, b in pairwise(bounds.tolist())])
 
 
-def _middle_recordings(recordings: NDArray[np.intp], total: Doubles, label: str, number: int) -> NDArray[np.intp]:
-    """The recordings of a class between its length quartiles; KnnError if there are too few."""
+def _middle_recordings(
+    recordings: NDArray[np.intp], total: Doubles, number: int
+) -> tuple[NDArray[np.intp], str | None]:
+    """The recordings of a class between its length quartiles, and what is wrong with them for drawing `number`."""
     first, third = np.quantile(total[recordings], [0.25, 0.75])
     middle: NDArray[np.intp] = recordings[(total[recordings] >= first) & (total[recordings] <= third)]
     if len(middle) < number:
-        raise KnnError(
-            f"The class {label!r} has {len(middle)} recordings between the quartiles of length "
-            f"({first:.4g} s to {third:.4g} s), {number} were asked for.",
-            "Ask for fewer, or leave the class out (`ignore`).",
-        )
+        return middle, f"fewer recordings between the quartiles of length than the {number} that were asked for"
     if len(recordings) == number:
-        raise KnnError(
-            f"All {number} recordings of the class {label!r} would be on one side.",
-            "Ask for fewer, or leave the class out (`ignore`).",
-        )
-    return middle
+        return middle, f"{number} recordings, which would all be on one side"
+    return middle, None

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from knn_cli.core.errors import KnnError
 from knn_cli.core.values import EmbeddingSet, Texts
 from knn_cli.evaluation import metrics
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.recognition import splitters
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
@@ -234,7 +234,7 @@ def _groups_of(groups: Mapping[str, str], classes: Texts) -> dict[str, str]:
     """Class -> group; KnnError for a class without one."""
     known = {UNKNOWN: UNKNOWN, **groups}
     if missing := [label for label in classes.tolist() if label not in known]:
-        raise KnnError(f"The label {missing[0]!r} is in no group.", "Give every label a group, or `ignore` it.")
+        raise splitters.unfit_classes(missing, "no group", "give every label one")
     return {label: str(known[label]) for label in classes.tolist()}
 
 

@@ -87,8 +87,11 @@ def split_corpus(corpus: Corpus, data: DataConfig, seed: int) -> TrainingSplit:
     train_rows, held_out_rows = rows, rows[:0]
     if data.held_out:
         units = None if data.unit == "recording" else getattr(corpus.columns, data.unit)[rows]
-        keep, test = splitters.held_out(
-            corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
-        )
+        try:
+            keep, test = splitters.held_out(
+                corpus.columns.name[rows], texts, fraction=data.held_out, seed=seed, units=units
+            )
+        except KnnError as error:  # what is left out stands in the recipe
+            raise KnnError(error.message, error.hint.replace("`ignore=", "`data.ignore=")) from error
         train_rows, held_out_rows = rows[keep], rows[test]
     return TrainingSplit(corpus, tuple(labels.tolist()), classes, train_rows, held_out_rows)

@@ -143,7 +143,7 @@ def test_a_timeline_has_names(work: dict[str, Path]) -> None:
 
 def test_a_set_is_kept_in_a_bundle(work: dict[str, Path], tmp_path: Path) -> None:
     result = done("convert", work["m"], tmp_path / "central", "--languages", "polski,cs,Slovak")
-    assert "a model of the labels cs, pl, sk, zxx; name it with --model" in result.stderr
+    assert "a model of the labels cs, pl, sk, zxx; name it with `knn classify --model`" in result.stderr
     found = done("classify", work["sounds"] / "tone.wav", "--model", tmp_path / "central", "--no-vad", "--json").stdout
     assert list(json.loads(found)["probabilities"]) == ["cs", "pl", "sk", "zxx"]
     for more, sentence in (

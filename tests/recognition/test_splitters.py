@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_cli.core.errors import KnnError
+from knn_cli.recognition import splitters
 from knn_cli.recognition.splitters import folds, held_out
 
 
@@ -102,7 +103,7 @@ def test_units_keep_speakers_whole_and_their_recordings_too() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(KnnError, match=r"'b' has a single recording.*'r3'.*Add recordings"):
+    with pytest.raises(KnnError, match=r"'b' has a single recording.*'r3'.*add recordings"):
         held_out(["r1", "r2", "r3", "r3"], ["a", "a", "b", "b"])
     with pytest.raises(KnnError, match="'b' has a single"):
         folds(["r1", "r2", "r3", "r3"], ["a", "a", "b", "b"])
@@ -124,3 +125,19 @@ def test_mistakes_are_named() -> None:
         folds(["1", "2"], ["a", "a"], count=1)
     with pytest.raises(ValueError, match="3 labels"):
         held_out(["1", "2"], ["a", "a", "a"])
+
+
+def test_all_classes_that_cannot_be_split_are_named_at_once() -> None:
+    names = [f"r{number}" for number in range(12)]
+    labels = ["a"] * 4 + ["b"] * 4 + ["rare 1", "rare2", "rare3", "rare4"]
+    for split in (
+        lambda: splitters.held_out(names, labels, fraction=0.25),
+        lambda: splitters.folds(names, labels, count=2),
+        lambda: splitters.between_quartiles(names, labels, [1.0] * 12, number=2),
+        lambda: splitters.leave_one_out(names, labels, ["u", "v"] * 4 + ["u"] * 4),
+    ):
+        with pytest.raises(KnnError, match="Each of the 4 classes has") as raised:
+            split()
+        assert "`ignore=rare 1,rare2,rare3,rare4`" in raised.value.hint
+    with pytest.raises(KnnError, match="The class 'rare4' has a single recording or other unit, 'r11'"):
+        splitters.held_out([*names[:8], names[11]], [*labels[:8], labels[11]], fraction=0.25)

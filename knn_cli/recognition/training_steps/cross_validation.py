@@ -271,7 +271,4 @@ def _leaves_every_class(keys: RecordingKeys, trained: Mask, fold: Indices | None
 def _check_complete(keys: RecordingKeys, side: Mask, where: str) -> None:
     """Raise KnnError if a side lacks a class."""
     if lacking := sorted(set(keys.label.tolist()) - set(keys.label[side].tolist())):
-        raise KnnError(
-            f"The class {lacking[0]!r} has no recording {where}.",
-            "Leave the class out (`ignore`), or make another split.",
-        )
+        raise splitters.unfit_classes(lacking, f"no recording {where}", "make another split")
