@@ -75,13 +75,13 @@ class ResultWriter:
             diarization = with_no_speech_probability(diarization, sound, channel=self.channel)
             result = result._replace(diarization=diarization)
         if self.truths:
-            from knn_cli.cli import turn_outputs
+            from knn_cli.cli import beyond
             from knn_cli.evaluation import diarization_error
 
             truth, scored = self.truths[path.stem]
             self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.annotation, uem=scored)
-            turn_outputs.note_beyond(path, "reference", truth.get_timeline(), diarization.seconds)
-            turn_outputs.note_beyond(path, "UEM", scored, diarization.seconds)
+            beyond.note_beyond(path, "reference", truth.get_timeline(), diarization.seconds)
+            beyond.note_beyond(path, "UEM", scored, diarization.seconds)
         if not diarization.turns:
             console.note(f"{path} holds no speech; its {self.outputs.format} output has no turns.")
         else:

@@ -113,7 +113,7 @@ def timeline(
     Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
     one label for all their turns.
     """
-    from knn_cli.cli import progress, stdin, turn_outputs
+    from knn_cli.cli import beyond, progress, stdin
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.recognition.classifier import Classifier
@@ -153,7 +153,7 @@ def timeline(
                 failures.append(failed(str(path), result))
             else:
                 if turns is not None and speakers is not None:
-                    turn_outputs.note_beyond(
+                    beyond.note_beyond(
                         path, "file of turns", speakers(path, result.name).get_timeline(), result.seconds
                     )
                 writer.write(path, result)

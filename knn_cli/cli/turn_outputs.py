@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knn_cli.audio import reading
-from knn_cli.cli.console import console
 from knn_cli.cli.options import check_text_output
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_output, make_output_folder
@@ -18,11 +17,7 @@ from knn_cli.store import hdf5
 from knn_cli.store.writer import check_free
 
 if TYPE_CHECKING:
-    from pyannote.core import Timeline
-
     from knn_cli.diarization.removal_outputs import SpeakerRemoval
-
-BEYOND_SECONDS = 0.25  # by which turns may outlast their recording without a word, as by rounding and padding
 
 
 @dataclass(frozen=True)
@@ -145,10 +140,3 @@ def _cleaned(clean: SpeakerRemoval, source: Path, force: bool) -> list[Path]:
     if audio.exists() and not force:
         raise KnnError(f"{audio} exists already.", "Name another folder, or replace it with --force.")
     return [*listed, audio, turns]
-
-
-def note_beyond(path: Path, what: str, times: Timeline | None, seconds: float) -> None:
-    """Note that turns or scored parts reach beyond the end of their recording, which they are then hardly of."""
-    if times and times.extent().end > seconds + BEYOND_SECONDS:
-        last = f"reaches {times.extent().end:.1f} s, and the recording ends at {seconds:.1f} s"
-        console.note(f"{path}: the {what} {last}. Is it of this recording?")
