@@ -38,6 +38,7 @@ from knn_cli.diarization.clustering.memory import Memory
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.pipeline import WindowEmbeddings
 from knn_cli.diarization.reconstruction import LocalSpeaker, Segmentation
+from knn_cli.store import hdf5_reading
 from knn_cli.store.hdf5_files import new_hdf5
 from knn_cli.store.writer import check_free
 
@@ -166,11 +167,13 @@ def describe(path: Path | str) -> dict[str, str]:
 
 
 def is_kept(path: Path) -> bool:
-    """Whether a file is a kept analysis, damaged or not; False for other files, and where there is none."""
+    """Whether a file is a kept analysis; False for one that cannot be opened, other files, and where there is none."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
     try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("kind") == KIND)
-    except OSError:
+        with hdf5_reading.opened(path) as file, hdf5_reading.reading(path):
+            return bool(str(file.attrs.get("kind")) == KIND)
+    except StoreError:
         return False
 
 
@@ -179,16 +182,15 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     """A file of our kind and schema, with what is raised about its content as a StoreError."""
     if not path.is_file():
         raise StoreError(f"{path} does not exist.", "Diarize a recording, and `keep` it.")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("kind") != KIND:
-                raise StoreError(f"{path} is no kept diarization, but another HDF5 file.", KEEP_AGAIN)
-            if file.attrs.get("schema") != SCHEMA:
-                schema = f"has schema {file.attrs.get('schema')}; this knn reads {SCHEMA}"
-                raise StoreError(f"The kept diarization {path} {schema}.", KEEP_AGAIN)
-            yield file
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # of h5py and of damaged content
-        raise StoreError(f"{path} is no kept diarization, or is damaged.", KEEP_AGAIN) from error
+    what = "no kept diarization"
+    damaged = hdf5_reading.reading(path, "", KEEP_AGAIN, f"{what}, or is damaged")
+    with hdf5_reading.opened(path, KEEP_AGAIN, what) as file, damaged:
+        if str(file.attrs.get("kind")) != KIND:
+            raise StoreError(f"{path} is no kept diarization, but another HDF5 file.", KEEP_AGAIN)
+        if file.attrs.get("schema") != SCHEMA:
+            schema = f"has schema {file.attrs.get('schema')}; this knn reads {SCHEMA}"
+            raise StoreError(f"The kept diarization {path} {schema}.", KEEP_AGAIN)
+        yield file
 
 
 def _write_fields(group: h5py.Group, value: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.audio import reading
-from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
 from knn_cli.store import embedding_readers, hdf5
@@ -148,7 +148,7 @@ def _convert_path(
     if hdf5.kind_of(src) is not None:
         return export_store(src, out, force=force)
     if src.suffix.lower() in hdf5.SUFFIXES:
-        raise StoreError(f"{src} is not an HDF5 store, or is damaged.", "Make it again.")
+        hdf5.is_store(src)  # says what it is in place of one
     if _is_checkpoint(src):
         return _import_checkpoint(src, out, options, force)
     if options.config is not None:

@@ -96,19 +96,18 @@ def _put(file: h5py.File, place: str, arrays: Mapping[str, Any]) -> None:
 
 def read_classifier(path: Path) -> CalibratedClassifier:
     """Read what `write_classifier` wrote. Strict: BundleError for anything missing, extra, mis-sized or not finite."""
-    import h5py
+    if not Path(path).is_file():
+        raise BundleError(f"{path} does not exist.", "The bundle has no classifier: train one with knn train.")
+    from knn_cli.store import hdf5_reading
 
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5_reading.opened(path, "Train the bundle again.", "no classifier file") as file:
             return _parse(file)
-    except FileNotFoundError as error:
-        raise BundleError(
-            f"{path} does not exist.", "The bundle has no classifier: train one with knn train."
-        ) from error
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} is no classifier file: {error}.", "Train the bundle again.") from error
     except BundleError:
         raise
+    except hdf5_reading.LIBRARY_ERRORS as error:
+        reason = str(error) if isinstance(error, ValueError) and len(str(error)) < 200 else "it is damaged"
+        raise BundleError(f"{path} is no classifier file: {reason}.", "Train the bundle again.") from error
     except KnnError as error:
         raise BundleError(f"{path} is damaged: {error.message}", "Train the bundle again.") from error
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import StoreError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
+from knn_cli.store import hdf5_reading
 from knn_cli.store.row_texts import holds_texts, row_texts
 
 SCHEMA = 1
@@ -80,12 +81,10 @@ class Store:
         self._rows = rows
         if not self.path.is_file():
             raise StoreError(f"{self.path} does not exist.", "Make a store with `knn convert` or `knn embed -o`.")
+        self._file = hdf5_reading.opened(self.path)
         try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise StoreError(f"{self.path} is not an HDF5 store, or is damaged.", "Make it again.") from error
-        try:
-            self._check(kind)
+            with self._reading():
+                self._check(kind)
         except StoreError:
             self._file.close()
             raise
@@ -155,12 +154,14 @@ class Store:
     @property
     def embedder(self) -> str:
         """Fingerprint of the bundle that computed the embeddings, "" where unknown."""
-        return _text(self._file.attrs.get("embedder", ""))
+        with self._reading():
+            return _text(self._file.attrs.get("embedder", ""))
 
     @property
     def attributes(self) -> dict[str, str]:
         """All attributes of the file as texts."""
-        return {key: _text(value) for key, value in self._file.attrs.items()}
+        with self._reading():
+            return {key: _text(value) for key, value in self._file.attrs.items()}
 
     def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
         """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" where the store has none."""
@@ -250,13 +251,9 @@ class Store:
         with self._reading(f", row {row},"):
             return bytes(self._file["Audio"][row].tobytes())
 
-    @contextmanager
-    def _reading(self, where: str = "") -> Iterator[None]:
+    def _reading(self, where: str = "") -> AbstractContextManager[None]:
         """Turn the errors of damaged files into StoreErrors."""
-        try:
-            yield
-        except (OSError, RuntimeError) as error:  # what h5py and soundfile raise for damaged bytes
-            raise StoreError(f"{self.path}{where} is damaged.", "Copy it again, or make it again.") from error
+        return hdf5_reading.reading(self.path, where)
 
 
 def _text(value: Any) -> str:
