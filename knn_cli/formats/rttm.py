@@ -112,6 +112,9 @@ def _line_fault(fields: Sequence[str]) -> str | None:
     known = _NUMBER.fullmatch(confidence) is not None and confidence != "0" and 0 <= float(confidence) <= 1
     if confidence.upper() != "<NA>" and not known:
         return f"its confidence is {confidence[:20]}"
+    last = fields[9] if len(fields) > 9 else "<NA>"
+    if last.upper() != "<NA>" and _NUMBER.fullmatch(last) is None:
+        return f"its last field is {last[:20]}"
     return None
 
 

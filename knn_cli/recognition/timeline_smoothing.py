@@ -160,7 +160,7 @@ def _label_weights(posteriors: Doubles, shares: Doubles) -> Doubles:
     """
     windows = shares.sum()
     others = max(0.0, windows - 1)
-    mean = shares @ posteriors / windows if others else 0.0
+    mean = shares @ posteriors / windows if others else np.zeros(posteriors.shape[1])
     weights: Doubles = (others * mean + UNIFORM_WINDOWS / posteriors.shape[1]) / (others + UNIFORM_WINDOWS)
     return weights
 

@@ -97,6 +97,7 @@ def test_tolerant_where_the_format_is(tmp_path: Path) -> None:
         "SPEAKER a 1 0,7 2.3 <NA> <NA> A <NA> <NA>",
         "SPEAKER a 1 1_0 2.3 <NA> <NA> A <NA> <NA>",
         "SPEAKER a 1 1e308 1e308 <NA> <NA> A <NA> <NA>",
+        "SPEAKER a 1 0.7 2.3 <NA> <NA> Speaker 1 A",
         "SPEAKERS a 1 0.7 2.3 <NA> <NA> A <NA> <NA>",
         "SPEAKER a 1 0.0 1.0 <NA> <NA>",
         "SPEAKER a 1 zero 1.0 <NA> <NA> A <NA> <NA>",

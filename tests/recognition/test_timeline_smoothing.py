@@ -154,3 +154,10 @@ def test_a_speakers_language_is_the_mean_of_its_seconds() -> None:
     assert result.probability == pytest.approx(math.e / (1 + math.e))
     assert result.alternatives == (("b", pytest.approx(1 / (1 + math.e))),)
     assert speaker_language(table([[2.0, 0.0], [-2.0, 0.0]], threshold=1.5), speech).label == "unknown"
+
+
+def test_several_windows_of_less_than_one_windows_speech() -> None:
+    """Two turns of 0.3 s: less than a window in all, so nothing is known of what the recording has."""
+    speech = track([(0, 0.3), (1, 1.3)], [(0, 0.3), (1, 1.3)])
+    spans = smooth_labels(table([[5.0, 0.0, 0.0]] * 2), speech, window=2.0, max_gap=0.5)
+    assert [span.label for span in spans] == ["a", "a"] and all(0.3 < (span.probability or 0) < 1 for span in spans)
