@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-Listener = Callable[[Path, str], None]
+Listener = Callable[[Path, str, bool], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("notes_listener", default=None)
 _log = logging.getLogger(__name__)
@@ -21,14 +21,15 @@ def listening(listener: Listener) -> Iterator[None]:
     Parameters
     ----------
     listener : callable
-        Takes the path of the file, and a clause that follows it: "has its second channel inverted".
+        Takes the path of the file, a clause that follows it: "has its second channel inverted", and whether something
+        is not heard as it was recorded.
     """
     seen: set[tuple[Path, str]] = set()
 
-    def once(path: Path, clause: str) -> None:
+    def once(path: Path, clause: str, loss: bool) -> None:
         if (path, clause) not in seen:
             seen.add((path, clause))
-            listener(path, clause)
+            listener(path, clause, loss)
 
     token = _listener.set(once)
     try:
@@ -37,10 +38,10 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def note(path: Path, clause: str) -> None:
-    """Tell the listener something of a file; where there is none, it is a warning of the log."""
+def note(path: Path, clause: str, *, loss: bool = False) -> None:
+    """Tell the listener something of a file, such as a loss of sound; without one, it is a warning of the log."""
     listener = _listener.get()
     if listener is None:
         _log.warning("%s %s.", path, clause)
     else:
-        listener(path, clause)
+        listener(path, clause, loss)

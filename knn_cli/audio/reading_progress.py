@@ -34,3 +34,8 @@ def report(path: Path, seconds: float, total: float | None) -> None:
     listener = _listener.get()
     if listener is not None:
         listener(path, seconds, total)
+
+
+def is_listening() -> bool:
+    """Whether anybody listens."""
+    return _listener.get() is not None

@@ -7,9 +7,8 @@ tags. Both stream. libsndfile gives access neither to the fields of BWF nor to a
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from knn_cli.audio import reading
+from knn_cli.audio import sources
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_output
@@ -79,8 +78,6 @@ class AudioFormat:
         Per integer sample; None for floats.
     suffix : str
         Suffix of files in this format.
-    native : bool
-        Whether libsndfile reads the source; otherwise ffmpeg does.
     matches_source : bool
         Whether it is the format of the source.
     tags : tuple of (str, str)
@@ -93,7 +90,6 @@ class AudioFormat:
     channels: int
     bits: int | None
     suffix: str
-    native: bool = True
     matches_source: bool = True
     tags: tuple[tuple[str, str], ...] = ()
 
@@ -116,25 +112,16 @@ class AudioFormat:
 def output_format(path: str | Path) -> AudioFormat:
     """Return the format for an edited copy of a file: the same format if libsndfile writes it, else 24-bit WAV.
 
-    24 bits hold the samples that ffmpeg decodes, and those of the 4-bit encodings of WAV, without loss.
+    24 bits hold the samples of codecs that libsndfile does not write, and those of WAV's 4-bit encodings, without loss.
 
     Raises
     ------
     AudioError
         If the file is not audio.
     """
-    path = reading.existing_file(path)
-    try:
-        with reading.open_native(path) as file:
-            tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
-            return _writable(file.format, file.subtype, file.samplerate, file.channels, path.suffix, tags)
-    except soundfile.LibsndfileError:
-        pieces = reading.decoded_by_ffmpeg(path) if shutil.which("ffmpeg") else iter(())
-        with closing(pieces):  # type: ignore[type-var]
-            rate, frames = next(pieces, (0, np.zeros((0, 0), dtype=np.float32)))
-        if not len(frames):
-            raise reading.unreadable(path) from None
-        return AudioFormat("WAV", "PCM_24", rate, frames.shape[1], 24, ".wav", native=False, matches_source=False)
+    path = sources.existing_file(path)
+    found = sources.facts(path)
+    return _writable(found.format, found.subtype, found.rate, found.channels, path.suffix, found.tags)
 
 
 def _writable(
@@ -157,27 +144,16 @@ def read_frames(path: str | Path, audio_format: AudioFormat) -> Iterator[Frames]
     AudioError
         If the file is missing, damaged or cut short.
     """
-    path = reading.existing_file(path)
-    if not audio_format.native:
-        top = 2**23
-        for _, piece in reading.decoded_by_ffmpeg(path):
-            yield np.clip(np.rint(piece.astype(np.float64) * top), -top, top - 1).astype(np.int32)
-        return
-    try:
-        file = reading.open_native(path)
-    except soundfile.LibsndfileError as error:
-        raise reading.unreadable(path) from error
-    with file:
-        promised, got = file.frames, 0
-        kind = "float64" if audio_format.bits is None else "int32"
-        try:
-            while len(block := file.read(BLOCK_FRAMES, dtype=kind, always_2d=True)):
-                got += len(block)
-                yield block if audio_format.bits is None else block >> (32 - audio_format.bits)
-        except soundfile.LibsndfileError as error:
-            seconds = got / file.samplerate
-            raise AudioError(f"{path} is damaged after {seconds:.1f} s.", "Copy or download it again.") from error
-        reading.check_length(path, file, promised, got)
+    path = sources.existing_file(path)
+    seconds, form = 0.0, (audio_format.rate, audio_format.channels)
+    for rate, block in sources.pieces(path, "float64" if audio_format.bits is None else "int32"):
+        if (rate, block.shape[1]) != form:
+            raise AudioError(
+                f"{path} changes after {seconds:.1f} s to {rate:,} samples per second in {block.shape[1]} channels.",
+                "An edited copy has one rate; make a WAV of it first.",
+            )
+        seconds += len(block) / rate
+        yield block if audio_format.bits is None else block >> (32 - audio_format.bits)
 
 
 def derived_path(source: str | Path, audio_format: AudioFormat, word: str, folder: str | Path | None = None) -> Path:
@@ -212,7 +188,7 @@ def write_frames(path: str | Path, audio_format: AudioFormat, blocks: Iterable[F
     kind = "RF64" if audio_format.format in ("WAV", "WAVEX") and size > MAX_WAV_BYTES else audio_format.format
     written = 0
     with replacing(path) as part:
-        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `reading.open_native`
+        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `sources.open_native`
         try:
             with soundfile.SoundFile(
                 name,

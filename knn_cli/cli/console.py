@@ -136,6 +136,10 @@ class Console:
         """Write `shown` in place of a text, such as the path of a temporary file, in all messages."""
         self._shown_as[text] = shown
 
+    def note_of_recording(self, path: Path, clause: str, loss: bool) -> None:
+        """Write what is said of a recording that is read all the same; even if quiet where sound is lost."""
+        self._write(with_flags(f"{path} {clause}."), loss or not self.quiet)
+
     def note(self, text: str) -> None:
         self._write(text, not self.quiet)
 
@@ -221,7 +225,7 @@ class Commands(TyperGroup):
         from knn_cli.audio import reading_notes
 
         try:
-            with reading_notes.listening(lambda path, clause: console.note(f"{path} {clause}.")):
+            with reading_notes.listening(console.note_of_recording):
                 return super().invoke(ctx)
         except KnnError as error:
             console.error(error)

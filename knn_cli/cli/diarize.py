@@ -174,7 +174,7 @@ def diarize(
     vad = SILERO if segmentation == SILERO else "ours"
     network = None if vad == SILERO else segmentation
     check_speakers(num_speakers, min_speakers, max_speakers)
-    reading.channel_index(channel)
+    reading.track_and_channel(channel)
     for threshold in (tuning.identification_threshold, tuning.linking_threshold):
         if threshold is not None:
             speaker_decision.check_threshold(threshold)

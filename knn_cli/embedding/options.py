@@ -34,7 +34,7 @@ class EmbeddingOptions:
     channel: str = "mix"
 
     def __post_init__(self) -> None:
-        reading.channel_index(self.channel)
+        reading.track_and_channel(self.channel)
         if self.segment is not None and not MIN_SPEECH_SECONDS <= self.segment < math.inf:
             raise KnnError(
                 f"Segments of {self.segment:g} s are too short or not finite.",

@@ -182,7 +182,7 @@ def _sound(source: Path, into: IO[bytes], channel: str, max_seconds: float) -> t
             if kind:
                 into.write(source.read_bytes())
             return kind, meter.peaks()
-        with soundfile.SoundFile(into, "w", reading.RATE, 1, **_MP3_SETTINGS) as encoder:
+        with soundfile.SoundFile(into.fileno(), "w", reading.RATE, 1, **_MP3_SETTINGS, closefd=False) as encoder:
             for block in blocks:
                 meter.add(block.samples)
                 encoder.write(np.clip(block.samples, -1.0, 1.0))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knn_cli.audio import mixing, reading
+from knn_cli.audio.flac_bytes import encode_flac
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.core.output_paths import check_folder, check_output
@@ -135,7 +136,7 @@ def recordings_to_store(
             f"Segments of {options.segment:g} s with a minimum of {options.min_segment:g} s make no sense.",
             f"The segment is at least {SHORTEST_SEGMENT_SECONDS:g} s, the minimum between 0 and the segment.",
         )
-    reading.channel_index(options.channel)
+    reading.track_and_channel(options.channel)
     # All labels first: a mistake in the rule shows before any work.
     labelled = list(zip(files, labels.label_all(labels.rule(options.label_rule), files, root), strict=True))
     check_output(out, [root / file for file in files])
@@ -297,7 +298,7 @@ def _write_sound(store: Store, ids: list[str], folder: Path, final: Path) -> Non
     (folder / "audio").mkdir()
     lines = []
     for row, (utterance, segment) in enumerate(zip(ids, store.segments(), strict=True)):
-        flac = reading.encode_flac(segment.waveform.samples, segment.waveform.rate)
+        flac = encode_flac(segment.waveform.samples, segment.waveform.rate)
         (folder / "audio" / f"{row:07d}.flac").write_bytes(flac)
         lines.append(f"{utterance} {final.resolve() / 'audio'}/{row:07d}.flac")
     _write_lines(folder / "wav.scp", lines)

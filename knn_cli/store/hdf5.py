@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli.audio import reading
+from knn_cli.audio.flac_bytes import decode_flac
 from knn_cli.core.errors import StoreError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
@@ -227,7 +227,7 @@ class Store:
             starts, ends = self.times()
         for row in range(len(self)) if self._rows is None else self._rows.tolist():
             with self._reading(f", row {row},"):
-                samples = reading.decode_flac(self.flac(row))
+                samples = decode_flac(self.flac(row))
             labels = str(name[row]), str(group[row]), str(subgroup[row]), str(speaker[row])
             yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[row]), float(ends[row]))
 

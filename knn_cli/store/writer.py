@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli.audio import reading
+from knn_cli.audio.flac_bytes import encode_flac
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.locks import locked
@@ -225,7 +225,7 @@ def _audio_columns(rows: Iterable[AudioRow]) -> dict[str, Any]:
     flac: list[NDArray[np.uint8]] = []
     values: dict[str, list[Any]] = {field: [] for field in fields}
     for row in rows:
-        flac.append(np.frombuffer(reading.encode_flac(row.waveform.samples, row.waveform.rate), dtype=np.uint8))
+        flac.append(np.frombuffer(encode_flac(row.waveform.samples, row.waveform.rate), dtype=np.uint8))
         for field in fields:
             values[field].append(getattr(row, field))
     texts = {name: np.array(values[field], dtype=object) for field, name in TEXT_DATASETS.items()}

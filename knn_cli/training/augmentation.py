@@ -6,7 +6,6 @@ All functions map (S,) float32 to (S,) float32 of the same length.
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import soxr
 from scipy.signal import fftconvolve
 
 from knn_cli.audio import reading
+from knn_cli.audio.flac_bytes import memory_file
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, Floats, Segment
 from knn_cli.training.phase_vocoder import phase_vocoder
@@ -175,11 +175,13 @@ def _mu_law(clip: Floats) -> Floats:
 
 
 def _through(clip: Floats, codec: str, rate: int) -> Floats:
-    buffer = io.BytesIO()
     container, subtype = _FORMATS[codec]
-    soundfile.write(buffer, clip, rate, format=container, subtype=subtype)
-    buffer.seek(0)
-    decoded: Floats = soundfile.read(buffer, dtype="float32")[0]
+    with memory_file() as file:
+        with soundfile.SoundFile(file.fileno(), "w", rate, 1, subtype, format=container, closefd=False) as encoder:
+            encoder.write(clip)
+        file.seek(0)
+        with soundfile.SoundFile(file.fileno(), closefd=False) as decoder:
+            decoded: Floats = decoder.read(dtype="float32")
     return decoded
 
 

@@ -8,7 +8,6 @@ resumed training and for any number of processes and workers.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import tarfile
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import h5py
 import numpy as np
@@ -25,11 +25,19 @@ import soxr
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
+from knn_cli.audio.flac_bytes import decode_flac, memory_file
 from knn_cli.core.errors import AudioError, StoreError
 from knn_cli.core.values import Floats, Segment, Texts
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of
 from knn_cli.store.labels import Labels
+
+# Formats of the sounds in shards, which libsndfile reads from memory.
+SHARD_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
+)
+MAX_MEMBER_BYTES = 1 << 30
+FLAC_HEAD_BYTES = 1 << 16  # in which a FLAC counts its samples
 
 Rows = NDArray[np.int64]
 
@@ -150,7 +158,7 @@ class StoreCorpus(Corpus):
 def _decode(store: Store, row: int) -> Floats:
     dataset: h5py.Dataset = store._file["Audio"]
     try:
-        return reading.decode_flac(dataset[row].tobytes())
+        return decode_flac(dataset[row].tobytes())
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"Row {row} of {store.path} cannot be read.", "Make the store again.") from error
 
@@ -204,8 +212,8 @@ class TarCorpus(Corpus):
         try:
             with shard.open("rb") as file:
                 file.seek(offset)
-                data = io.BytesIO(file.read(size))
-            with soundfile.SoundFile(data) as sound:
+                data = file.read(size)
+            with memory_file(data) as member, soundfile.SoundFile(member.fileno(), closefd=False) as sound:
                 rate, count = sound.samplerate, math.ceil(seconds * sound.samplerate)
                 sound.seek(min(round(start * rate), sound.frames))
                 samples: Floats = sound.read(count, dtype="float32", always_2d=True).mean(1)
@@ -304,6 +312,20 @@ def _seconds(path: Path) -> float:
     return seconds if math.isfinite(seconds) else sum(block.seconds for block in reading.blocks(path))
 
 
+def _member_seconds(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> float:
+    """Seconds of sound in a member; AudioError if it is no sound, or larger than a clip may be."""
+    if member.issparse() or member.size > MAX_MEMBER_BYTES:
+        raise AudioError(
+            f"{shard}: {member.name} has holes, or more than {MAX_MEMBER_BYTES >> 20} MB.", "Shards hold clips."
+        )
+    data = file.read(FLAC_HEAD_BYTES if member.name.lower().endswith(".flac") else -1)
+    try:
+        with memory_file(data) as copy, soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
+            return float(sound.frames / sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(shard, member.name, error) from error
+
+
 def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
     """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
     sounds: dict[str, tuple[int, int, float]] = {}
@@ -317,12 +339,8 @@ def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, 
                 suffix = PurePosixPath(member.name).suffix.lower()
                 if suffix in (".cls", ".txt"):
                     texts[_key(member.name)] = file.read().decode("utf-8").strip()
-                elif suffix in reading.NATIVE_SUFFIXES:
-                    try:
-                        length = soundfile.info(file).duration  # reads the header, not the sound
-                    except soundfile.LibsndfileError as error:
-                        raise _unreadable(shard, member.name, error) from error
-                    sounds[member.name] = (member.offset_data, member.size, float(length))
+                elif suffix in SHARD_SUFFIXES:
+                    sounds[member.name] = (member.offset_data, member.size, _member_seconds(shard, member, file))
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise AudioError(f"{shard} is no tar shard of audio: {error}.", "Shards are not compressed.") from error
     return sounds, texts

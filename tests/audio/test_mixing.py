@@ -23,7 +23,7 @@ def mix(*channels: np.ndarray, size: int = 5000) -> tuple[np.ndarray, list[str]]
     """The mix of channels that come in pieces, and the notes on it."""
     frames = np.stack(channels, axis=1).astype(np.float32)
     notes: list[str] = []
-    with reading_notes.listening(lambda path, clause: notes.append(clause)):
+    with reading_notes.listening(lambda path, clause, loss: notes.append(clause)):
         pieces = ((RATE, frames[at : at + size]) for at in range(0, len(frames), size))
         return np.concatenate([samples for _, samples in mixing.mixed(Path("a.wav"), pieces)]), notes
 

@@ -120,7 +120,7 @@ def test_an_empty_stream_is_refused() -> None:
         pass
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 def test_a_stream_that_ends_too_early_is_refused_as_a_file_is(kind: str) -> None:
     data = file_bytes(kind)
     with spooled(io.BytesIO(data[: len(data) // 2])) as copy:
