@@ -140,6 +140,25 @@ class Console:
         """Write what is said of a recording that is read all the same; even if quiet where sound is lost."""
         self._write(with_flags(f"{path} {clause}."), loss or not self.quiet)
 
+    def show_log(self) -> None:
+        """Show what the other packages say in Python's log, each sentence once: warnings even if quiet."""
+        import logging
+
+        shown: set[str] = set()
+
+        def show(record: logging.LogRecord) -> bool:
+            text = record.getMessage()
+            if text not in shown:
+                shown.add(text)
+                (self.complain if record.levelno >= logging.WARNING else self.note)(with_flags(text))
+            return False  # there is nothing else to be done with it
+
+        handler = logging.Handler()
+        handler.addFilter(show)
+        logger = logging.getLogger("knn_cli")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
     def note(self, text: str) -> None:
         self._write(text, not self.quiet)
 
@@ -215,6 +234,7 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         console.reset()
+        console.show_log()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

@@ -117,9 +117,13 @@ def models() -> list[dict[str, Any]]:
     """Return facts about every model on the search path."""
     from knn_cli.networks import bundle
 
-    return [
-        _bundle(bundle.find(folder, segmenter=None)) for _, folder in sorted(bundle.available(segmenter=None).items())
-    ]
+    facts = []
+    for name, folder in sorted(bundle.available(segmenter=None).items()):
+        try:
+            facts.append(_bundle(bundle.find(folder, segmenter=None)))
+        except KnnError as error:  # of one that nobody asked for
+            facts.append({"path": str(folder), "kind": "model", "name": name, "error": error.message})
+    return facts
 
 
 def _store(path: Path) -> dict[str, Any]:

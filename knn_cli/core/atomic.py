@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -94,12 +94,13 @@ def replacing_text(path: str | Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
+def replacing_folder(path: str | Path, *, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary folder, which replaces `path` if the block succeeds and is removed if it fails.
 
     Where the system can, the two change places at once; else the old folder is moved aside first, and if the process
     is killed then, the next one that writes beside it puts it back. Call `output_paths.check_folder` first: this
-    function replaces any existing folder. A symbolic link keeps pointing to its target, which is replaced.
+    function replaces any existing folder, after `check`, which may raise an error if others' files came meanwhile. A
+    symbolic link keeps pointing to its target, which is replaced.
     """
     target = resolved(path)
     work = None
@@ -112,6 +113,8 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             for file in new.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     _sync(file)
+            if check is not None:
+                check()
             if target.exists():
                 new.chmod(stat.S_IMODE(target.stat().st_mode))
             if not (target.exists() and _exchange(new, target)):
@@ -144,7 +147,11 @@ def _file_target(path: str | Path) -> Path:
 def _finish_file(part: Path, target: Path) -> None:
     """Bring a complete file to the disk, with the mode of the one that it replaces."""
     with suppress(FileNotFoundError):
-        part.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
+        before = target.stat()
+        if hasattr(os, "chown") and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):  # only an administrator may give files away
+                os.chown(part, before.st_uid, before.st_gid)
+        part.chmod(stat.S_IMODE(before.st_mode) & 0o777)
     _sync(part)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+
+LIST_OF_FILES = "knn.json"  # in output folders that are no bundles and no reports
 
 
 def resolved(path: str | Path) -> Path:
@@ -68,7 +71,7 @@ def check_outputs(paths: Iterable[str | Path], sources: Iterable[str | Path]) ->
             raise KnnError(f"{path} is one of the sources.", "Name another file for the output.")
 
 
-def check_folder(path: Path, kind: str, known_names: Collection[str], force: bool) -> None:
+def check_folder(path: Path, kind: str, ours: Callable[[Path], Collection[str]], force: bool) -> None:
     """Refuse to replace a folder that holds other files than an earlier output.
 
     Parameters
@@ -77,10 +80,11 @@ def check_folder(path: Path, kind: str, known_names: Collection[str], force: boo
         The output folder.
     kind : str
         Noun for such a folder in messages.
-    known_names : collection of str
-        Names of the entries that such a folder may hold; a folder that holds any other is never replaced.
+    ours : callable
+        Takes the folder and returns which of its files an earlier output of this kind wrote, relative and with
+        slashes; none where nothing in it shows that it is one. A folder that holds anything else is never replaced.
     force : bool
-        Whether a folder that holds only `known_names` may be replaced.
+        Whether a folder that holds only these files may be replaced.
 
     Raises
     ------
@@ -89,14 +93,46 @@ def check_folder(path: Path, kind: str, known_names: Collection[str], force: boo
     """
     if not path.exists():
         return
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in known_names) if path.is_dir() else []
-    if not path.is_dir():
-        foreign = [path.name]
-    if foreign:
+    found = files_in(path) if path.is_dir() else [path.name]
+    if found and (foreign := sorted(set(found) - set(ours(path) if path.is_dir() else ()))):
         hint = "Name another folder; this one will not be replaced."
         raise KnnError(f"{path} exists and is no {kind}: it holds {foreign[0]}.", hint)
-    if any(path.iterdir()) and not force:
+    if found and not force:
         raise KnnError(f"The {kind} {path} exists already.", "Name another folder, or replace it with `force=True`.")
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return all that a folder holds, hidden files too, relative and with slashes: files, links, and empty folders.
+
+    A folder that cannot be listed counts as a file.
+    """
+    found: list[Path] = []
+
+    def closed(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=closed):
+        inside = Path(parent)
+        found += [inside / name for name in names]
+        found += [inside / name for name in folders if (inside / name).is_symlink()]
+        if not (folders or names) and inside != folder:
+            found.append(inside)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def write_list_of_files(folder: Path, kind: str) -> None:
+    """Write into a complete output folder which files it holds, so that `listed_files` knows them."""
+    value = {"knn": kind, "files": [*files_in(folder), LIST_OF_FILES]}
+    (folder / LIST_OF_FILES).write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
+
+
+def listed_files(folder: Path, kind: str) -> Collection[str]:
+    """Return the files that `write_list_of_files` has listed; none where there is no such list of this kind."""
+    try:
+        value = json.loads((folder / LIST_OF_FILES).read_text(encoding="ascii"))
+        return {str(name) for name in value["files"]} if value["knn"] == kind else ()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()
 
 
 def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[Path]) -> None:

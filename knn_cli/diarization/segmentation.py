@@ -66,7 +66,10 @@ class Segmenter:
         device: torch.device | str = "cpu",
         embedder: Embedder | None = None,
     ) -> None:
-        self.bundle = model if isinstance(model, Bundle) else bundle.find(model or bundle.SEGMENTATION, segmenter=True)
+        if model is None:
+            self.bundle = bundle.find_default(bundle.SEGMENTATION, segmenter=True)
+        else:
+            self.bundle = model if isinstance(model, Bundle) else bundle.find(model, segmenter=True)
         if embedder is not None:
             device = embedder.device
         self.device = device if isinstance(device, torch.device) else torch_device(device)

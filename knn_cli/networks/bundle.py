@@ -1,16 +1,7 @@
-"""Reading and writing of model bundles: folders with a network, a classifier or both.
+"""Model bundles: folders with a network, a classifier or both, found, read and written.
 
-    config.json           schema, kind, name, audio {rate, scale}, encoder {name, args}, pooling {name, args},
-                          views {name: [first, last]}, weights_sha256, training {...}; for a classifier alone: embedder;
-                          optional: head {name, args, labels, level}, where labels are the training classes;
-                          products "int8" if linear layers with int8 weights multiply integers (see `int8`).
-                          Of kind "segmenter" (a segmentation network): segmenter in place of encoder and pooling
-    weights.safetensors   the Network's weights, `encoder.*`, `pooling.*` and, with a head, `head.*`; or a segmenter's.
-                          Floats, or int8 with X.weight_scale, the factor on each output of X.weight
-    classifier.h5         optional: Gaussian Linear Classifier and calibration (see `glc`)
-    README.md             the model's card
-
-A bundle's fingerprint identifies its weights and everything else that determines an embedding. Stores and classifiers
+The entries of config.json, the files beside it and the layout of weights are described in docs/architecture.md. A
+bundle's fingerprint identifies its weights and everything else that determines an embedding. Stores and classifiers
 record it, so that embeddings of different models are never mixed by mistake.
 """
 
@@ -18,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import platformdirs
-
 from knn_cli.core.atomic import replacing_folder
-from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.errors import BundleError
+from knn_cli.core.folders import is_regular
 from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
+from knn_cli.networks.bundle_search import CONFIG, bundle_folders, first_usable, note_shadowed
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +36,7 @@ VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipp
 INT8 = "int8"  # of `products`: linear layers multiply 8-bit integers
 SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 
-CONFIG, WEIGHTS, CLASSIFIER, CARD = "config.json", "weights.safetensors", "classifier.h5", "README.md"
+WEIGHTS, CLASSIFIER, CARD = "weights.safetensors", "classifier.h5", "README.md"
 _PARTS = {
     "audio": {"rate", "scale"},
     "encoder": {"name", "args"},
@@ -88,7 +79,7 @@ class Bundle:
     @property
     def is_segmenter(self) -> bool:
         """Whether the bundle has a segmentation network, and neither embeds nor classifies."""
-        return _is_segmenter(self.config)
+        return bool(self.config["kind"] == SEGMENTER)
 
     @property
     def has_int8_products(self) -> bool:
@@ -138,30 +129,16 @@ class Bundle:
         return slice(first, last)
 
 
-def search_path() -> list[Path]:
-    """Folders to search for bundles, in this order: KNN_MODELS, ./models, the user's folder, the shipped models."""
-    package = Path(__file__).resolve().parents[1]
-    named = [Path(part) for part in os.environ.get("KNN_MODELS", "").split(os.pathsep) if part]
-    shipped = package / "models" if (package / "models").is_dir() else package.parent / "models"
-    return [*named, Path("models"), user_folder(), shipped]
-
-
-def user_folder() -> Path:
-    """The folder of the user's bundles (XDG data folder on Linux)."""
-    return Path(platformdirs.user_data_dir("knn")) / "models"
-
-
 def available(*, segmenter: bool | None = False) -> dict[str, Path]:
     """Name -> folder of every bundle on the search path that embeds or classifies.
 
     With `segmenter=True` only bundles with segmentation networks, with None all bundles.
     """
     bundles: dict[str, Path] = {}
-    for root in search_path():
-        for path in sorted(root.glob(f"*/{CONFIG}")) if root.is_dir() else ():
-            config = _bundle_config(path.parent)
-            if config and segmenter in (None, _is_segmenter(config)):
-                bundles.setdefault(path.parent.name, path.parent)
+    for folder in bundle_folders():
+        config = _bundle_config(folder)
+        if config and segmenter in (None, config["kind"] == SEGMENTER):
+            bundles.setdefault(folder.name, folder)
     return bundles
 
 
@@ -171,7 +148,7 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
     Parameters
     ----------
     model : str or Path, optional
-        None takes the shipped model of speaker embeddings.
+        None takes the default model of speaker embeddings, see `find_default`.
     segmenter : bool, optional
         True for a segmentation network, False for a bundle that embeds or classifies, None for either.
 
@@ -188,29 +165,69 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
     >>> model.name, model.rate, model.knows_labels
     ('language', 16000, True)
     """
-    model = VOICE if model is None else model
+    if model is None:
+        return find_default(VOICE)
     as_path = Path(model)
     known, other = available(segmenter=segmenter), available(segmenter=None)
-    folder = as_path if (as_path / CONFIG).is_file() else known.get(str(model), other.get(str(model)))
+    broken = {folder.name: folder for folder in bundle_folders() if folder.name == str(model)}
+    folder = (broken | other | known).get(str(model))
+    if is_regular(as_path / CONFIG) and (folder is None or _bundle_config(as_path)):
+        folder = as_path
     if folder is not None:
         opened = _open(folder)
         if segmenter not in (None, opened.is_segmenter):
             kind = "a segmentation network, which does not embed" if opened.is_segmenter else "no segmentation network"
             raise BundleError(f"The model {opened.name!r} is {kind}.", _known(known))
+        note_shadowed(str(model), folder)
         return opened
     if as_path.is_dir():
         raise BundleError(f"{model} is no model bundle: the folder has no {CONFIG}.", _known(known))
     raise BundleError(f"There is no model {str(model)!r}.", _known(known))
 
 
+def find_default(name: str, *, segmenter: bool = False) -> Bundle:
+    """Find a bundle that nobody asked for: of those on the search path with this name, the first that can be used.
+
+    Those before it are passed over with a warning in Python's log, which also says where another than the shipped one
+    is taken. BundleError if there is none.
+    """
+    same = [folder for folder in bundle_folders() if folder.name == name]
+    if not same:
+        raise BundleError(f"There is no model {name!r}.", _known(available(segmenter=segmenter)))
+    bundle = _open(first_usable(same, lambda folder: _whole(folder, segmenter)))
+    note_shadowed(name, bundle.folder)
+    return bundle
+
+
 def find_embedder(fingerprint: str) -> Bundle:
     """The bundle on the search path whose embeddings have this fingerprint; BundleError if there is none."""
-    known = available()
-    for folder in known.values():
-        bundle = _open(folder)
-        if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint):
-            return bundle
-    raise BundleError(f"No model here computes embeddings of {fingerprint or 'an unknown model'}.", _known(known))
+    same = [
+        bundle.folder for bundle in usable() if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint)
+    ]
+    if not same:
+        wanted = fingerprint or "an unknown model"
+        raise BundleError(f"No model here computes embeddings of {wanted}.", _known(available()))
+    return _open(first_usable(same, _whole))
+
+
+def usable() -> Iterator[Bundle]:
+    """The bundles on the search path that embed or classify and whose config can be read."""
+    for folder in bundle_folders():
+        with suppress(BundleError):
+            if not (bundle := _open(folder)).is_segmenter:
+                yield bundle
+
+
+def _whole(folder: Path, segmenter: bool = False) -> Bundle:
+    """The bundle of a folder; BundleError also where it is of the other kind, or its weights are not its own."""
+    bundle = _open(folder)
+    if bundle.is_segmenter != segmenter:
+        raise BundleError(f"The model {folder} is of another kind than the default of its name.")
+    if "weights_sha256" in bundle.config:
+        from knn_cli.networks.bundle_weights import weight_bytes
+
+        weight_bytes(folder / WEIGHTS, bundle.config["weights_sha256"])
+    return bundle
 
 
 def same_embedder(fingerprint: str, other: str) -> bool:
@@ -249,13 +266,7 @@ def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
 
 
 def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
-    """The bundle's segmentation network (`registry.SEGMENTERS`) with its weights, in evaluation mode, on the CPU.
-
-    Raises
-    ------
-    BundleError
-        The bundle has no segmentation network, or as `load_network`.
-    """
+    """The bundle's segmentation network (`registry.SEGMENTERS`), as `load_network` returns and raises."""
     if not bundle.is_segmenter:
         raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
     part = bundle.config[SEGMENTER]
@@ -315,15 +326,13 @@ def write(
 
     Raises
     ------
-    BundleError
-        The folder exists and must not be replaced.
     KnnError
-        It cannot be written.
+        The folder exists and must not be replaced, or cannot be written.
     """
     folder = Path(folder).resolve()  # "." would be another folder once it has been replaced
     check_free(folder, force)
     full = {"schema": SCHEMA, **config}
-    with replacing_folder(folder) as new:
+    with replacing_folder(folder, check=lambda: check_free(folder, force)) as new:
         if state is not None:
             from safetensors.torch import save
 
@@ -341,16 +350,12 @@ def write(
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """Raise a BundleError if a bundle cannot be written to `folder`; call this before long computations.
+    """Raise a KnnError if a bundle cannot be written to `folder`; call this before long computations.
 
     Only a folder that is a bundle and contains nothing but a bundle's files is ever replaced.
     """
-    try:
-        check_folder(folder, "model bundle", (CONFIG, WEIGHTS, CLASSIFIER, CARD), force)
-    except KnnError as error:
-        raise BundleError(error.message, error.hint) from error
-    if (folder / CONFIG).exists() and not _bundle_config(folder):
-        raise BundleError(f"{folder} exists and is no model bundle.", "Name another folder; it will not be replaced.")
+    names = (CONFIG, WEIGHTS, CLASSIFIER, CARD)
+    check_folder(folder, "model bundle", lambda found: names if _bundle_config(found) else (), force)
 
 
 def _bundle_config(folder: Path) -> dict[str, Any]:
@@ -360,10 +365,6 @@ def _bundle_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config else {}
-
-
-def _is_segmenter(config: Mapping[str, Any]) -> bool:
-    return bool(config["kind"] == SEGMENTER)
 
 
 def _open(folder: Path) -> Bundle:

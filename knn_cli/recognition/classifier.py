@@ -87,9 +87,9 @@ class Classifier:
         languages: Sequence[str] | None = None,
         open_set: bool = True,
     ) -> None:
-        self.bundle = bundle.find(bundle.LANGUAGE if model is None else model)
+        self.bundle = bundle.find_default(bundle.LANGUAGE) if model is None else bundle.find(model)
         if not self.bundle.knows_labels:
-            with_labels = [name for name, folder in bundle.available().items() if bundle.find(folder).knows_labels]
+            with_labels = sorted({known.folder.name for known in bundle.usable() if known.knows_labels})
             raise BundleError(
                 f"The model {self.bundle.name} knows no labels.",
                 f"Train one with `knn train`; models with labels here: {', '.join(with_labels) or '(none)'}.",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import KnnError
+from knn_cli.core.output_paths import check_folder, files_in
 from knn_cli.core.tables import Table, finite_or_none
 from knn_cli.core.visible_text import json_text
 from knn_cli.formats.drawing import FORMATS, Plot, render
@@ -52,15 +53,7 @@ def check_report_folder(folder: str | Path, *, sources: Iterable[str | Path] = (
     for source in map(Path, sources):
         if source.resolve() == target.resolve() or target.resolve() in source.resolve().parents:
             raise KnnError(f"{folder} holds {source.name}, one of the sources.", "Name another folder.")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    foreign = [target.name] if not target.is_dir() else _foreign_files(target)
-    if foreign:
-        hint = "Name another folder; this one will not be replaced."
-        raise KnnError(f"{folder} exists and is no evaluation report: it holds {foreign[0]}.", hint)
-    if not force:
-        hint = "Name another folder, or replace it with `force`."
-        raise KnnError(f"The evaluation report {folder} exists already.", hint)
+    check_folder(target, "evaluation report", _listed_files, force)
 
 
 def write_report(
@@ -96,7 +89,7 @@ def write_report(
     max_errors = max(contents.max_clips // len(models), MIN_ERRORS_PER_MODEL)
     errors = [error for model in models for error in worst_errors(model, max_errors)]
     page = render_page(contents, plots, errors)
-    with replacing_folder(folder) as new:
+    with replacing_folder(folder, check=lambda: check_report_folder(folder, force=force)) as new:
         (new / FIGURE_FOLDER).mkdir()
         (new / DATA_FOLDER).mkdir()
         (new / PAGE).write_text(page, encoding="utf-8", newline="")
@@ -142,7 +135,7 @@ def _write_contents_list(new: Path, contents: ReportContents) -> None:
         "date": contents.date,
         "notes": [note] if note else [],
         "models": [_described(model) for model in contents.models],
-        "files": sorted([*_files(new), f"{DATA_FOLDER}/{CONTENTS_LIST}"]),
+        "files": sorted([*files_in(new), f"{DATA_FOLDER}/{CONTENTS_LIST}"]),
     }
     text = json_text(value, indent=1)
     (new / DATA_FOLDER / CONTENTS_LIST).write_text(text + "\n", encoding="utf-8", newline="")
@@ -167,15 +160,10 @@ def _described(model: NamedEvaluation) -> dict[str, Any]:
     }
 
 
-def _foreign_files(folder: Path) -> list[str]:
-    """Files of the folder that are not on the list of a report."""
+def _listed_files(folder: Path) -> Collection[str]:
+    """The files of a report, as its data/report.json lists them; none in a folder without such a list."""
     try:
         value = json.loads((folder / DATA_FOLDER / CONTENTS_LIST).read_text(encoding="utf-8"))
-        listed = set(value["files"]) if value["kind"] == "evaluation report" else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        listed = set()
-    return sorted(name for name in _files(folder) if name not in listed)
-
-
-def _files(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+        return {str(name) for name in value["files"]} if value["kind"] == "evaluation report" else ()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()

@@ -14,7 +14,7 @@ from knn_cli.audio import mixing, reading
 from knn_cli.audio.flac_bytes import encode_flac
 from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
-from knn_cli.core.output_paths import check_folder, check_output
+from knn_cli.core.output_paths import check_folder, check_output, listed_files, write_list_of_files
 from knn_cli.core.values import EmbeddingSet, Progress
 from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi, labels
 from knn_cli.store.hdf5 import AudioRow, Store
@@ -26,7 +26,7 @@ MIN_SEGMENT_SECONDS = 1.0
 SHORTEST_SEGMENT_SECONDS = 0.1
 MAX_CLIPPED_PEAK = 8.0  # 18 dB above full scale: sound above is in other units, not too loud
 
-_KALDI_FOLDER_NAMES = ("utt2spk", "spk2utt", "utt2lang", "embedding.ark", "embedding.scp", "wav.scp", "audio")
+_KALDI_FOLDER = "Kaldi data directory"
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,8 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
 
 def _kaldi_folder(src: Path, out: Path, force: bool) -> Conversion:
     """A Kaldi data directory: utt2spk, spk2utt, utt2lang, and the segments' sound or embeddings."""
-    check_folder(out, "Kaldi folder of knn's", _KALDI_FOLDER_NAMES, force)
-    with replacing_folder(out) as folder, Store(src) as store:
+    _check_kaldi_folder(out, force)
+    with replacing_folder(out, check=lambda: _check_kaldi_folder(out, force)) as folder, Store(src) as store:
         rows = store.embeddings() if store.kind == "embeddings" else store.labels()
         speakers = [speaker or name for speaker, name in zip(rows.speaker.tolist(), rows.name.tolist(), strict=True)]
         # Kaldi sorts utterances and speakers in parallel, so an utterance begins with its speaker.
@@ -290,7 +290,13 @@ def _kaldi_folder(src: Path, out: Path, force: bool) -> Conversion:
         languages = [sub or group for group, sub in zip(rows.group.tolist(), rows.subgroup.tolist(), strict=True)]
         pairs = zip(ids, languages, strict=True)
         _write_lines(folder / "utt2lang", [f"{utterance} {language}" for utterance, language in pairs if language])
-    return Conversion(out, "Kaldi data directory", sources=len(set(rows.name.tolist())), rows=len(rows))
+        write_list_of_files(folder, _KALDI_FOLDER)
+    return Conversion(out, _KALDI_FOLDER, sources=len(set(rows.name.tolist())), rows=len(rows))
+
+
+def _check_kaldi_folder(out: Path, force: bool) -> None:
+    """Refuse a folder that holds other files than those which an export listed."""
+    check_folder(out, f"{_KALDI_FOLDER} of knn's", lambda found: listed_files(found, _KALDI_FOLDER), force)
 
 
 def _write_sound(store: Store, ids: list[str], folder: Path, final: Path) -> None:

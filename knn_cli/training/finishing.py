@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from knn_cli.audio import speech_regions
 from knn_cli.core.errors import KnnError
+from knn_cli.core.temporary import TemporaryFolder
 from knn_cli.core.values import Floats, Texts, Waveform
 from knn_cli.embedding.chunks import CHUNK_SECONDS
 from knn_cli.embedding.embedder import Embedder
@@ -146,9 +146,6 @@ def finish_model(
     accuracy = None if math.isnan(trained.accuracy) else trained.accuracy
     facts = {**trained.facts, "held_out_accuracy": accuracy, "recipe": plain_recipe(recipe)}
     config = {"name": out.name, "kind": "classifier", **config, "labels": list(labels), "training": facts}
-    folder = work / "network"
-    shutil.rmtree(folder, ignore_errors=True)
-    network = bundle.write(folder, config, state=state)
     card = write_card(split, builder, facts, trained.accuracy, trained.history_note)
 
     def write(classifier: Path | None = None) -> Bundle:
@@ -156,7 +153,8 @@ def finish_model(
 
     if recipe.loop.classifier == "head":
         return FinishedModel(write(), math.nan, "")
-    embedder = Embedder(network, device=device)
+    with TemporaryFolder(work / "network") as temporary_folder:
+        embedder = Embedder(bundle.write(temporary_folder.path / "network", config, state=state), device=device)
     random = np.random.default_rng(recipe.seed)
     train = _embed(split, _draw_rows(split, split.train_rows, recipe.data.fit, random), embedder, use_vad)
     held_out = _embed(split, _draw_rows(split, split.held_out_rows, recipe.data.fit, random), embedder, use_vad)

@@ -91,3 +91,15 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
         with pytest.raises(KnnError, match="links form a circle"), make(tmp_path / "loop"):
             pass
     assert (tmp_path / "loop").is_symlink()
+
+
+def test_what_came_into_a_folder_meanwhile_keeps_it(tmp_path: Path) -> None:
+    def check() -> None:
+        if (tmp_path / "out" / "mine").exists():
+            raise KnnError("it holds mine.")
+
+    with pytest.raises(KnnError, match="it holds mine"), replacing_folder(tmp_path / "out", check=check) as new:
+        (new / "x").touch()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["out", "out/mine"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -120,14 +121,16 @@ def test_broken_configs(tiny: bundle.Bundle) -> None:
 
 def test_nothing_is_replaced_unasked(tiny: bundle.Bundle, tmp_path: Path) -> None:
     config = {"name": "copy", "kind": "classifier", "embedder": ""}
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(KnnError, match="exists already"):
         bundle.write(tiny.folder, config)
     assert bundle.write(tiny.folder, config, force=True).has_network is False
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    for force in (False, True):
-        with pytest.raises(BundleError, match="is no model bundle"):
-            bundle.write(tmp_path / "notes", config, force=force)
+    (tmp_path / "project" / "weights.safetensors").mkdir(parents=True)
+    (tmp_path / "project" / "README.md").write_text("not a model's card")
+    for force, folder in itertools.product((False, True), ("notes", "project")):
+        with pytest.raises(KnnError, match="is no model bundle"):
+            bundle.write(tmp_path / folder, config, force=force)
     assert (tmp_path / "notes" / "thesis.txt").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 

@@ -108,6 +108,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="knows no labels"):
         write_label_set("tiny-test", tmp_path / "some", ["cs", "sk"])
     write_label_set(source, tmp_path / "some", ["cs", "sk"])
-    with pytest.raises(BundleError, match="exists"):
+    with pytest.raises(KnnError, match="exists"):
         write_label_set(source, tmp_path / "some", ["cs", "pl"])
     assert write_label_set(source, tmp_path / "some", ["cs", "pl"], force=True).head_labels == ("cs", "pl", "zxx")

@@ -160,7 +160,7 @@ def test_kaldi_folder_of_embeddings(embeddings: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     assert convert(embeddings, out).rows == 4
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["embedding.ark", "embedding.scp", "spk2utt", "utt2lang", "utt2spk"]
+    assert names == ["embedding.ark", "embedding.scp", "knn.json", "spk2utt", "utt2lang", "utt2spk"]
     speakers = dict(line.split() for line in (out / "utt2spk").read_text().splitlines())
     vectors = dict(kaldi.read_scp(out / "embedding.scp"))
     assert set(speakers) == set(vectors) and list(speakers) == sorted(speakers)
@@ -170,10 +170,11 @@ def test_kaldi_folder_of_embeddings(embeddings: Path, tmp_path: Path) -> None:
     with pytest.raises(KnnError, match="exists already"):
         convert(embeddings, out)
     convert(embeddings, out, force=True)
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "text").touch()
-    with pytest.raises(KnnError, match="it holds text"):
-        convert(embeddings, tmp_path / "thesis", force=True)
+    (tmp_path / "corpus" / "audio").mkdir(parents=True)
+    for name in ("audio/mine.wav", "utt2spk", "wav.scp"):  # somebody else's data directory
+        (tmp_path / "corpus" / name).touch()
+    with pytest.raises(KnnError, match=r"it holds audio/mine\.wav"):
+        convert(embeddings, tmp_path / "corpus", force=True)
 
 
 def test_kaldi_folder_of_sound(wavs: Path, tmp_path: Path) -> None:
