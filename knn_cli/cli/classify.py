@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.label_lists import parse_languages, parse_priors
 from knn_cli.cli.options import (
     OUTPUT,
     BatchOption,
@@ -31,8 +32,6 @@ from knn_cli.cli.options import (
     epilog,
     note_classifier,
     note_silent_rows,
-    parse_languages,
-    parse_priors,
     valued,
 )
 from knn_cli.core.errors import KnnError

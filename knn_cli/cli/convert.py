@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from knn_cli.cli.console import console, leave
+from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.options import (
     INPUT,
     OUTPUT,
@@ -20,7 +21,6 @@ from knn_cli.cli.options import (
     VerboseOption,
     counted,
     epilog,
-    parse_languages,
     refuse_beside,
     switch,
     valued,

@@ -11,6 +11,7 @@ import typer
 from knn_cli.cli.console import ORDER, console
 from knn_cli.cli.options import counted
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import tidy
 
 if TYPE_CHECKING:
     from knn_cli.diarization.corrections import Edit
@@ -72,7 +73,7 @@ def _files(path: Path) -> list[tuple[str, list[Edit]]]:
 
 
 def _pair(option: str, text: str, example: str) -> tuple[str, str]:
-    first, _, second = (part.strip() for part in text.partition("="))
+    first, _, second = (tidy(part) for part in text.partition("="))
     if not first or not second:
         raise KnnError(f"--{option} {text} does not name two speakers.", f"Write it as --{option} {example}.")
     return first, second
@@ -93,7 +94,7 @@ def _rename(text: str, max_gap: float) -> Edit:
 def _split(text: str, max_gap: float) -> Edit:
     from knn_cli.diarization.corrections import SplitSpeaker
 
-    return SplitSpeaker(text.strip())
+    return SplitSpeaker(tidy(text))
 
 
 _PARSERS: dict[str, Callable[[str, float], Any]] = {"merge": _merge, "rename": _rename, "split": _split}

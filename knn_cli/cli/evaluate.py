@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from knn_cli.cli.console import console
+from knn_cli.cli.label_lists import parse_languages, parse_priors
 from knn_cli.cli.options import (
     MODEL,
     OUTPUT,
@@ -33,8 +34,6 @@ from knn_cli.cli.options import (
     complete_models,
     epilog,
     note_classifier,
-    parse_languages,
-    parse_priors,
     refuse_without,
     valued,
 )

@@ -348,30 +348,6 @@ def _value(name: str, text: str, kind: Any) -> Any:
         raise KnnError(f"{name} cannot be {text!r}.", f"It is {what}.") from None
 
 
-def listed(text: str) -> list[str]:
-    """Return the parts of a comma-separated text."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_languages(text: str) -> list[str] | None:
-    """Return the languages of `--languages`, None for an empty text."""
-    return listed(text) if text else None
-
-
-def parse_priors(text: str) -> dict[str, float] | None:
-    """Return `cs=3,de=1` as numbers, None for an empty text. KnnError for anything else."""
-    priors: dict[str, float] = {}
-    for part in listed(text):
-        label, _, number = part.rpartition("=")
-        try:
-            priors[label] = float(number)
-        except ValueError:
-            label = ""
-        if not label:
-            raise KnnError(f"{part!r} is not a label with its prior.", "Write them as cs=3,de=1.")
-    return priors or None
-
-
 # ---- notes that several commands write ----
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from knn_cli.cli.console import console
+from knn_cli.cli.label_lists import listed
 from knn_cli.cli.options import (
     OUTPUT,
     SAMPLING,
@@ -25,7 +26,6 @@ from knn_cli.cli.options import (
     VerboseOption,
     check_text_output,
     epilog,
-    listed,
     refuse_unless,
     valued,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.options import (
     INPUT,
     SPEAKERS,
@@ -32,7 +33,6 @@ from knn_cli.cli.options import (
     format_option,
     note_classifier,
     note_model,
-    parse_languages,
     refuse_together,
     refuse_without,
     switch,

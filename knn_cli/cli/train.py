@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knn_cli.cli.console import console, end_at_once_among_several
+from knn_cli.cli.label_lists import listed, parse_priors
 from knn_cli.cli.options import (
     LABELS,
     OUTPUT,
@@ -31,8 +32,6 @@ from knn_cli.cli.options import (
     UnitsOption,
     VerboseOption,
     epilog,
-    listed,
-    parse_priors,
     read_settings,
     refuse_beside,
     setting,

@@ -18,6 +18,7 @@ from knn_cli.audio import edits, writing
 from knn_cli.audio.edits import Edit
 from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import tidy
 from knn_cli.core.values import Diarization, Segment, Turn, sort_turns
 from knn_cli.core.visible_text import cell, visible
 
@@ -125,7 +126,7 @@ def unwanted_speakers(
     spoken = speaking_seconds(turns)
     if spec.strip() == LEAST_TALKATIVE:
         return [min(reversed(spoken), key=lambda name: spoken[name])] if len(spoken) > 1 else []
-    names = list(dict.fromkeys(name.strip() for name in spec.split(",")))
+    names = list(dict.fromkeys(tidy(name) for name in spec.split(",")))
     if "" in names:
         raise KnnError(f"`unwanted` {spec!r} has an empty name.", "Give names between commas, or `least`.")
     missing = [name for name in names if name not in spoken and name not in known]

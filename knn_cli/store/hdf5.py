@@ -262,12 +262,31 @@ def _text(value: Any) -> str:
 
 def _written_share(dataset: h5py.Dataset) -> float:
     """The share of a dataset's chunks that were ever written; HDF5 makes up zeros in place of the others."""
-    if dataset.is_virtual or dataset.external:
+    if dataset.external:
         return 1.0
+    if dataset.is_virtual:
+        mapped = sum(_mapped_values(dataset.file, source) for source in dataset.virtual_sources())
+        return float(mapped / dataset.size)
     if dataset.chunks is None:
         return float(dataset.id.get_storage_size() > 0)
     chunks = math.prod(-(-length // size) for length, size in zip(dataset.shape, dataset.chunks, strict=True))
     return float(dataset.id.get_num_chunks() / chunks)
+
+
+def _mapped_values(file: h5py.File, source: Any) -> int:
+    """How many values of a virtual dataset one of its sources has; none where that is missing or smaller."""
+    if source.file_name != ".":
+        found = Path(file.filename).with_name(source.file_name).exists() or Path(source.file_name).exists()
+        return int(source.vspace.get_select_npoints()) if found else 0
+    own = file.get(source.dset_name)
+    if not isinstance(own, h5py.Dataset) or own.is_virtual or _written_share(own) < 1:
+        return 0
+    values = int(source.vspace.get_select_npoints())
+    if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+        return values if own.size >= values else 0
+    last = source.src_space.get_select_bounds()[1]
+    fits = len(last) == own.ndim and all(place < length for place, length in zip(last, own.shape, strict=True))
+    return values if fits else 0
 
 
 def kind_of(path: Path) -> str | None:

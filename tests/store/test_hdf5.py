@@ -212,3 +212,30 @@ def test_embeddings_that_were_never_written_are_no_zeros(tmp_path: Path) -> None
         file.create_dataset("Data", (2, 4), dtype="f4")
     with pytest.raises(StoreError, match="0% of Data"):
         Store(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "written"), [(4, "Rows", None), (4, "None", "0%"), (3, "Rows", "0%"), (4, "Data", "0%")]
+)
+def test_virtual_datasets_have_what_they_are_made_of(tmp_path: Path, rows: int, source: str, written: str) -> None:
+    layout = h5py.VirtualLayout((4, 2), "f4")
+    layout[:] = h5py.VirtualSource(".", source, (4, 2))
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["Rows"] = np.ones((rows, 2), np.float32)
+        file["Name"] = [f"r{row}" for row in range(4)]
+        file.create_virtual_dataset("Data", layout)
+    if written is None:
+        assert hdf5.read(tmp_path / "v.h5").data.tolist() == [[1, 1]] * 4
+    else:
+        with pytest.raises(StoreError, match=f"{written} of Data"):
+            hdf5.read(tmp_path / "v.h5")
+
+
+def test_half_a_virtual_dataset_is_no_store(tmp_path: Path) -> None:
+    layout = h5py.VirtualLayout((4, 2), "f4")
+    layout[:2] = h5py.VirtualSource(".", "Rows", (2, 2))
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["Rows"], file["Name"] = np.ones((2, 2), np.float32), [f"r{row}" for row in range(4)]
+        file.create_virtual_dataset("Data", layout)
+    with pytest.raises(StoreError, match="50% of Data"):
+        Store(tmp_path / "v.h5")
