@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from knn_cli import __version__
-from knn_cli.cli.console import Command, Commands, console
+from knn_cli.cli.console import Command, Commands, console, flush_stdout, open_missing_streams
 from knn_cli.cli.options import QUIET_HELP, VERBOSE_HELP, louder, quieter, switch, valued
 
 RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, dialects, speakers", "Who spoke when"
@@ -95,5 +95,9 @@ def _common(
 
 def main() -> NoReturn:
     """The `knn` command."""
-    app()
+    open_missing_streams()
+    try:
+        app()
+    except SystemExit as end:
+        raise SystemExit(flush_stdout(end.code if isinstance(end.code, int) else 0)) from None
     raise SystemExit(0)

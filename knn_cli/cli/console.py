@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -180,7 +180,10 @@ class Console:
         text = visible(text)  # file names and labels are others'
         self._record(text)
         if shown:
-            typer.echo(text, err=True)
+            try:
+                typer.echo(text, err=True)
+            except OSError:  # nobody reads it, or its disk is full: no reason to stop the work
+                sys.stderr = _nowhere()
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -210,11 +213,15 @@ class Console:
 console = Console()
 
 
+OUTPUTS = ("out", "report", "rttm", "save_embeddings", "keep")  # parameters of commands that name an output
 ORDER = "knn.order"  # in the context's meta: names of the options as they were given, repeated ones each time
 
 
 class Command(TyperCommand):
-    """A command whose help does not list --help, which `knn --help` lists; it notes the order of its options."""
+    """A command whose help does not list --help, which `knn --help` lists; it notes the order of its options.
+
+    While it runs, no other process writes its outputs (see `core.locks`).
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -222,11 +229,57 @@ class Command(TyperCommand):
             ctx.meta[ORDER] = [option.name for option in self.make_parser(ctx).parse_args(list(args))[2]]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        with ExitStack() as held:
+            for name in OUTPUTS:
+                if (value := ctx.params.get(name)) is not None and os.environ.get("RANK", "0") == "0":
+                    _hold(held, name, Path(value))
+            return super().invoke(ctx)
+
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
         if option is not None:
             option.hidden = True
         return option
+
+
+def _hold(held: ExitStack, name: str, path: Path) -> None:
+    """Lock an output until `held` is closed; KnnError if another process writes it, or nobody may."""
+    from knn_cli.core.locks import locked
+
+    if name == "keep" and not path.suffix:  # a folder that several commands may fill
+        return
+    is_folder = name == "report" or not path.suffix
+    if is_folder or path.parent.is_dir():  # else the command says so
+        held.enter_context(locked(path, is_folder=is_folder))
+
+
+def open_missing_streams() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr, so that no other file is taken for them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+
+
+def flush_stdout(code: int) -> int:
+    """Write out what is left of the data; return the exit code, which tells if that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        console.error(KnnError(f"The output cannot be written: {error.strerror}.", "Name a place with room for it."))
+        return code or 1
+    return code
+
+
+def _nowhere() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 class Commands(TyperGroup):
@@ -239,7 +292,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         if sys.stdout is None:  # closed by the caller
-            sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+            sys.stdout = _nowhere()
         if isinstance(sys.stdout, TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
         from knn_cli.audio import reading_notes

@@ -150,7 +150,7 @@ def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[
     Raises
     ------
     KnnError
-        If a target is one of the sources, if `folder` is a file, or if a folder cannot be created.
+        If a target is one of the sources, if `folder` is a file, or if a folder cannot be created or written to.
     """
     check_outputs(targets, sources)
     if folder.exists() and not folder.is_dir():
@@ -158,8 +158,12 @@ def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[
     try:
         for parent in dict.fromkeys([folder, *(target.parent for target in targets)]):
             parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
     except OSError as error:
-        raise KnnError(f"The folder {folder} cannot be created: {error.strerror}.", "Name another folder.") from error
+        raise KnnError(
+            f"The folder {folder} cannot be created or written to: {error.strerror}.", "Name another folder."
+        ) from error
 
 
 def check_unique_stems(files: Sequence[Path]) -> None:

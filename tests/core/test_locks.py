@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,29 +9,18 @@ import pytest
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.locks import locked
-from tests.helpers.killed import ROOT, run_killed
+from tests.helpers.killed import locked_elsewhere, run_killed
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
-
-HOLD = """
-import sys
-from knn_cli.core.locks import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 def test_the_second_process_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", HOLD, str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    with locked_elsewhere(out):
         (tmp_path / "link").symlink_to("out")
         for path in (out, tmp_path / "link", tmp_path / ".." / tmp_path.name / "out"):
             with pytest.raises(KnnError, match="is being written by another process"), locked(path):
                 pass
-        process.communicate()
     with locked(out):
         assert (tmp_path / ".out.lock").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["link"]

@@ -1,4 +1,4 @@
-"""Processes that die in the middle of their work."""
+"""Processes that die in the middle of their work, or hold on to an output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,3 +20,24 @@ def run_killed(script: str, *arguments: object) -> None:
     command = [sys.executable, "-c", head + script, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+HOLD = """
+import sys
+from knn_cli.core.locks import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked_elsewhere(path: Path) -> Iterator[None]:
+    """Let another process hold the lock of an output."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        try:
+            yield
+        finally:
+            process.communicate()
