@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError, StoreError
+from knn_cli.core.texts import tidy
 from knn_cli.core.values import Doubles, EmbeddingSet, Progress
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.networks import bundle
@@ -208,6 +209,8 @@ def _add_clips(
 def _speaker(path: PurePosixPath) -> str:
     """Speaker of a clip: its first folder, otherwise its file name up to `_SPLIT`."""
     first = path.parts[0]
+    if not tidy(first if len(path.parts) > 1 else path.stem):
+        raise AudioError(f"The name of {str(first)!r} is blank, so it names no speaker.", "Rename it.")
     return labels.recording_name(PurePosixPath(first if len(path.parts) == 1 else f"{first}.folder"))
 
 

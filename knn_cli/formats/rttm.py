@@ -267,8 +267,8 @@ def write_timeline(document: SpanDocument, file: TextIO) -> None:
 
 
 def rttm_field(text: str | None) -> str:
-    """Return a text as one RTTM field: no white space or hidden characters, in composed letters, never empty."""
-    return visible("_".join(tidy(text or "").split())) or "<NA>"
+    """Return a text as one RTTM field: no white space or hidden characters, in composed letters, `_` for blanks."""
+    return visible("_".join(tidy(text).split())) or "_" if text else "<NA>"
 
 
 def _speaker_line(name: str | None, start_ms: int, end_ms: int, label: str, confidence: str) -> str:

@@ -164,7 +164,7 @@ class Store:
             return {key: _text(value) for key, value in self._file.attrs.items()}
 
     def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
-        """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" where the store has none."""
+        """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" for none or blanks."""
         rows = range(len(self))[first:last]
         dataset = self._file.get(TEXT_DATASETS[field])
         if dataset is None:
@@ -174,7 +174,8 @@ class Store:
         for at in range(rows.start, rows.stop, _TEXT_ROWS_PER_READ):
             texts = dataset[at : min(at + _TEXT_ROWS_PER_READ, rows.stop)].reshape(-1)
             source = f"{self.path}, {TEXT_DATASETS[field]}"
-            parts.append(np.array(row_texts(texts, source, at), dtype=np.str_))
+            named = [text if text.strip() else "" for text in row_texts(texts, source, at)]
+            parts.append(np.array(named, dtype=np.str_))
         return np.concatenate(parts)
 
     def times(self, first: int = 0, last: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

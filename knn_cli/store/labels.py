@@ -45,9 +45,9 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """Return the stem up to `_SPLIT`, which segments of one recording share, as `texts.path_text` has it."""
-    stem = path_text(path.stem)
-    return stem.split(SPLIT_MARK)[0] or stem
+    """Return the stem up to `_SPLIT`, which segments of one recording share, tidy and visible; `_` for blanks."""
+    stem = visible(path_text(path.stem))
+    return stem.split(SPLIT_MARK)[0] or stem or "_"
 
 
 def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) -> list[Labels]:

@@ -137,6 +137,13 @@ def test_every_failing_clip_is_listed(tiny: Embedder, tmp_path: Path, example: P
         enroll(tmp_path, tiny)
 
 
+def test_a_speaker_of_blanks_is_nobody(tiny: Embedder, tmp_path: Path, example: Path) -> None:
+    (tmp_path / "clips" / "  ").mkdir(parents=True)
+    (tmp_path / "clips" / "  " / "a.flac").symlink_to(example)
+    with pytest.raises(KnnError, match="is blank, so it names no speaker"):
+        enroll(tmp_path / "clips", tiny)
+
+
 def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(KnnError, match="holds no audio"):

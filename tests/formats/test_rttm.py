@@ -165,7 +165,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_fields_have_no_white_space_and_are_never_empty() -> None:
-    assert [rttm_field(text) for text in (" a  b\t", "", None, "\n")] == ["a_b", "<NA>", "<NA>", "<NA>"]
+    assert [rttm_field(text) for text in (" a  b\t", "", None, "\n")] == ["a_b", "<NA>", "<NA>", "_"]
     file = io.StringIO()
     write_rttm(Annotation(), file)
     assert file.getvalue() == ""

@@ -56,6 +56,8 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_recording_name() -> None:
     assert recording_name(PurePath("a/rec_7_SPLIT_012.1.gz")) == "rec_7"
     assert recording_name(PurePath("_SPLIT_1.wav")) == "_SPLIT_1"
+    assert recording_name(PurePath(" \u00a0.wav")) == "_"
+    assert recording_name(PurePath("a\x1b\udce9.wav")) == "a\\x1b\\xe9"
 
 
 def test_recordings_are_named_by_as_many_folders_as_they_need(tmp_path: Path) -> None:
