@@ -73,6 +73,7 @@ def _shuffled_units(
             f"a single recording or other unit, {units_of}which cannot be on both sides of a split",
             "add recordings",
             "choose another label level",
+            every=len(rare) == len(classes),
         )
     order = sorted(range(len(classes)), key=lambda code: (len(members[code]), code))
     return _Units(unit, len(names), [(str(classes[code]), members[code]) for code in order])
@@ -105,7 +106,7 @@ def merge_units(recordings: Texts, units: Texts) -> Texts:
     return np.asarray([root(unit) for unit in units.tolist()], dtype=np.str_)
 
 
-def unfit_classes(classes: Sequence[str], fault: str, *remedies: str) -> KnnError:
+def unfit_classes(classes: Sequence[str], fault: str, *remedies: str, every: bool = False) -> KnnError:
     """The error of all classes at once that cannot be split, with what leaves them out.
 
     Parameters
@@ -115,11 +116,14 @@ def unfit_classes(classes: Sequence[str], fault: str, *remedies: str) -> KnnErro
         What the class, or each of them, has.
     *remedies : str
         What else helps.
+    every : bool
+        Whether these are all classes that there are, so that it does not help to leave them out.
     """
     subject = f"The class {classes[0]!r} has" if len(classes) == 1 else f"Each of the {len(classes)} classes has"
     others = f": {', '.join(map(repr, classes))}" if len(classes) > 1 else ""
     way = f"Leave {'it' if len(classes) == 1 else 'them'} out with `ignore={','.join(classes)}`"
-    return KnnError(f"{subject} {fault}{others}.", f"{', or '.join([way, *remedies])}.")
+    hint = f"{', or '.join(remedies if every else [way, *remedies])}."
+    return KnnError(f"{subject} {fault}{others}.", hint[0].upper() + hint[1:])
 
 
 def _not_on_both_sides(names: Sequence[str]) -> KnnError:
@@ -273,7 +277,7 @@ def leave_one_out(
     if alone := [label for label, own in units_of.items() if len(own) < 2]:
         unit = f"{units_of[alone[0]][0]!r} alone" if len(alone) == 1 else "one unit alone"
         fault = f"rows in {unit}, so that nothing would be left to train it on"
-        raise unfit_classes(alone, fault, "choose another level of units")
+        raise unfit_classes(alone, fault, "choose another level of units", every=len(alone) == len(units_of))
     return [(str(value), keys != value, keys == value) for value in values]
 
 

@@ -181,7 +181,8 @@ def _train(
     figures, by_group = _figures(fits.measured, classes, groups)
     unit_word = options.unit_word(split)
     disjoint_by = {None: "", True: "labels", False: unit_word}[chosen.by_label]
-    threshold = operating_point(fits.final, fits.measured, classes, options.false_reject, disjoint_by)
+    rare = chosen.rows.keys.classes_with_fewer(3)
+    threshold = operating_point(fits.final, fits.measured, classes, options.false_reject, disjoint_by, rare)
     model = CalibratedClassifier(
         classifier=fits.model.classifier,
         calibration=fits.final.calibration,

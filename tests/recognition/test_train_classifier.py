@@ -263,10 +263,10 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"transforms": "lda:9"}, "keeps at most 4"),
         ({"priors": dict.fromkeys("abcdef", 1)}, "'f' has a prior and is not a label"),
         ({"priors": dict.fromkeys("abcde", 0)}, "positive"),
-        ({"groups": {"a": "x"}}, "'b' is in no group"),
+        ({"groups": {"a": "x"}}, "has no group: 'b'"),
         ({"out_of_set": ["z"]}, "outside the closed set: z"),
         ({"out_of_set": ["d"], "out_of_set_class": True, "false_reject": 0.1}, "no threshold"),
-        ({"out_of_set": ["e"]}, "too few recordings to choose"),
+        ({"out_of_set": ["e"]}, "the 4 classes has too few recordings to choose .* 'a', 'b', 'c', 'd'"),
         ({"out_of_set": ["d"], "false_reject": 1.0}, "lies in"),
         ({"false_reject": -0.1}, "lies in"),
         ({"out_of_set_class": True}, "Name them"),
@@ -274,7 +274,7 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"seed": -1}, "seed -1 is negative"),
         ({"split": make_split(rows), "units": "speaker"}, "keeps recordings disjoint"),
         ({"split": make_split(rows), "fraction": 0.2}, "already defines the held-out recordings"),
-        ({"units": "speaker"}, "'a' has a single"),
+        ({"units": "speaker"}, "Each of the 5 classes has a single .* 'a', 'b', 'c', 'd', 'e'. Add recordings, or"),
         ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
     ):
         with pytest.raises(KnnError, match=message):

@@ -5,6 +5,7 @@ Recordings are split, not rows, so that the arrays here grow with the number of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,6 +88,12 @@ class RecordingKeys:
     def rows(self) -> Indices:
         """(P,) number of rows of each key."""
         return np.bincount(self.row[self.row >= 0], minlength=len(self.label))
+
+    def classes_with_fewer(self, count: int) -> list[str]:
+        """Classes that have fewer units, or recordings, than that."""
+        pairs = set(zip(self.label, self.recording if self.unit is None else self.unit, strict=True))
+        units = Counter(label for label, _ in pairs)
+        return sorted(str(label) for label, number in units.items() if number < count)
 
     def select(self, wanted: Mask) -> RecordingKeys:
         """Keep the keys where the mask `wanted` (P,) is true; the rows of other keys have no key afterwards."""

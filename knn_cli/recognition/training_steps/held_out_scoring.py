@@ -18,6 +18,7 @@ from knn_cli.evaluation import open_set
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
+from knn_cli.recognition.splitters import unfit_classes
 from knn_cli.recognition.training_steps.cross_validation import Indices, TrainTestSplit
 from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource, draw_balanced
 from knn_cli.recognition.training_steps.fitting import UncalibratedClassifier
@@ -211,6 +212,7 @@ def operating_point(
     classes: Texts,
     false_reject: float | None,
     disjoint_by: str = "",
+    rare: Sequence[str] = (),
 ) -> OpenSetThreshold | None:
     """Choose the threshold of an open set, and measure the error rates of thresholds chosen likewise on other rows.
 
@@ -226,6 +228,8 @@ def operating_point(
         Share of known rows that the threshold may reject; None: equal error rates.
     disjoint_by : str
         The level that choosing and reporting out-of-set rows do not share: "labels", "recordings", ...
+    rare : sequence of str
+        Classes with fewer recordings than a threshold needs, for the message.
 
     Returns
     -------
@@ -240,6 +244,11 @@ def operating_point(
     """
     if not len(final.choosing) and false_reject is None:
         return None
+    if any(scores.known is None for scores in (final, *measured)):
+        fault = "too few recordings to choose the threshold of an open set, which needs three or more"
+        if rare:
+            raise unfit_classes(rare, fault, "add recordings")
+        raise KnnError(f"A fold has {fault} of each class.", "Add recordings, or make another split.")
     chosen = [_choose_threshold(scores, false_reject) for scores in (final, *measured)]
     limits = [point.threshold for point in chosen[1:]]
     rejected = np.concatenate(
@@ -259,11 +268,7 @@ def operating_point(
 
 
 def _choose_threshold(scores: HeldOutScores, false_reject: float | None) -> OpenSetThreshold:
-    if scores.known is None:
-        raise KnnError(
-            "A class has too few recordings to choose the threshold of an open set.",
-            "Each needs three or more; add recordings, or leave the class out (`ignore`).",
-        )
+    assert scores.known is not None  # see `operating_point`
     if not len(scores.choosing) and false_reject is None:
         raise KnnError(
             "Outside one of the folds there are no rows of labels outside the closed set to choose a threshold on.",
