@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,22 @@ from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
-from knn_cli.networks.bundle_search import CONFIG, bundle_folders, first_usable, note_shadowed
+from knn_cli.networks.bundle_config import (
+    IDENTITY,
+    SCHEMA,
+    SEGMENTER_IDENTITY,
+    is_config,
+    read_config,
+    read_json,
+)
+from knn_cli.networks.bundle_config import (
+    INT8 as INT8,
+)
+from knn_cli.networks.bundle_config import (
+    SEGMENTER as SEGMENTER,
+)
+from knn_cli.networks.bundle_search import CONFIG as CONFIG
+from knn_cli.networks.bundle_search import bundle_folders, first_usable, note_shadowed
 
 if TYPE_CHECKING:
     import torch
@@ -31,21 +46,9 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=torch.nn.Module)
 
-SCHEMA = 1
 VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped bundles, which are the defaults
-INT8 = "int8"  # of `products`: linear layers multiply 8-bit integers
-SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 
 WEIGHTS, CLASSIFIER, CARD = "weights.safetensors", "classifier.h5", "README.md"
-_PARTS = {
-    "audio": {"rate", "scale"},
-    "encoder": {"name", "args"},
-    "pooling": {"name", "args"},
-    "head": {"name", "args", "labels"},
-    SEGMENTER: {"name", "args"},
-}
-_IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what determines an embedding, with `products` if there
-_SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Bundle:
         """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network."""
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
-        keys = _SEGMENTER_IDENTITY if self.is_segmenter else _IDENTITY
+        keys = SEGMENTER_IDENTITY if self.is_segmenter else IDENTITY
         keys = (*keys, "products") if "products" in self.config else keys
         identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
@@ -361,37 +364,14 @@ def check_free(folder: Path, force: bool) -> None:
 def _bundle_config(folder: Path) -> dict[str, Any]:
     """The folder's config if it is that of a bundle, of any schema; other programs write config.json too."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / CONFIG)
+    except BundleError:
         return {}
-    return config if isinstance(config, dict) and isinstance(config.get("schema"), int) and "kind" in config else {}
+    return config if is_config(config) else {}
 
 
 def _open(folder: Path) -> Bundle:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}.", "Copy the whole folder again.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("schema"), int):
-        raise BundleError(f"{path} is not the config of a model bundle: it has no schema number.")
-    if config["schema"] > SCHEMA:
-        raise BundleError(
-            f"{path} has schema {config['schema']}; this knn reads up to {SCHEMA}.", "Install a newer knn."
-        )
-    needed: Iterable[str] = ("name", "kind")
-    if "encoder" in config:
-        needed = (*needed, *_IDENTITY)
-    elif config.get("kind") == SEGMENTER:
-        needed = (*needed, *_SEGMENTER_IDENTITY)
-    if missing := [key for key in needed if key not in config]:
-        raise BundleError(f"{path} lacks {', '.join(missing)}.", "Copy the whole folder again.")
-    if config.get("products", INT8) != INT8:
-        raise BundleError(f"{path}: products can only be {INT8!r}.", "Install a newer knn, or copy the folder again.")
-    for part, keys in _PARTS.items():
-        if part in config and not (isinstance(config[part], dict) and keys <= config[part].keys()):
-            raise BundleError(f"{path}: {part} needs {', '.join(sorted(keys))}.", "Copy the whole folder again.")
-    return Bundle(folder, config)
+    return Bundle(folder, read_config(folder / CONFIG))
 
 
 def _known(known: Mapping[str, Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.networks import bundle, bundle_weights
 from knn_cli.networks.bundle import CONFIG, WEIGHTS
+from knn_cli.networks.bundle_config import MAX_CONFIG_BYTES
 
 
 @pytest.fixture
@@ -107,6 +109,12 @@ def test_broken_configs(tiny: bundle.Bundle) -> None:
         ("[]", "no schema number"),
         (json.dumps({**good, "schema": 99}), "schema 99"),
         (json.dumps({key: value for key, value in good.items() if key != "pooling"}), "lacks pooling"),
+        (json.dumps({**good, "name": ["a"]}), "name is .*, not a text"),
+        (json.dumps({**good, "head": {"name": "softmax", "args": {}, "labels": ["a", "a"]}}), "distinct texts"),
+        (json.dumps({**good, "views": {"speaker": [0, "x"]}}), "pairs of whole numbers"),
+        (json.dumps({**good, "encoder": {"name": "wavlm", "args": {"x": [math.inf]}}}), "encoder holds NaN"),
+        ("[" * 10**5, "brackets are too deep"),
+        (" " * (MAX_CONFIG_BYTES + 1), "larger than 64 MB"),
     ):
         path.write_text(text)
         with pytest.raises(BundleError, match=message):
@@ -117,6 +125,29 @@ def test_broken_configs(tiny: bundle.Bundle) -> None:
     path.write_text(json.dumps({**good, "pooling": {"name": "mhfa", "args": {"colour": 1}}}))
     with pytest.raises(KnnError, match="does not take these arguments"):
         bundle.load_network(bundle.find(tiny.folder))
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 1e999, -1.0, 0, "1.0", None, True, [1.0], 1e30])
+def test_impossible_scales_are_refused(tiny: bundle.Bundle, scale: object) -> None:
+    path = tiny.folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "audio": {"rate": 16000, "scale": scale}}))
+    with pytest.raises(BundleError, match=r"config\.json: audio scale is .*, not a number, 1e-06 to 1e\+06"):
+        bundle.find(tiny.folder)
+
+
+@pytest.mark.parametrize("rate", [math.nan, 0, -16000, 1, 2**31, 16000.0, "16000", None, True])
+def test_impossible_rates_are_refused(tiny: bundle.Bundle, rate: object) -> None:
+    path = tiny.folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "audio": {"rate": rate, "scale": 1.0}}))
+    with pytest.raises(BundleError, match=r"audio rate is .*, not a whole number, 1000 to 768000"):
+        bundle.find(tiny.folder)
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(tiny: bundle.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tiny.folder / CONFIG).unlink()
+    os.mkfifo(tiny.folder / CONFIG)
+    monkeypatch.setenv("KNN_MODELS", str(tiny.folder.parent), prepend=os.pathsep)
+    assert tiny.folder.name not in bundle.available()
 
 
 def test_nothing_is_replaced_unasked(tiny: bundle.Bundle, tmp_path: Path) -> None:
