@@ -116,11 +116,16 @@ class TemporaryFolder:
         _move(self.path)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a name is one that temporary folders have."""
+    return _NAME.fullmatch(name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Remove what dead processes left in a folder, after finishing or undoing what they had begun."""
     _swept.add(folder)
     try:
-        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+        found = [path for path in folder.iterdir() if is_temporary(path.name)]
     except OSError:
         return  # whoever writes there will be told
     for path in found:

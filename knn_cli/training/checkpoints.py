@@ -1,6 +1,7 @@
 """What a training leaves on the disk while it runs: snapshots to go on from, weights to choose from, its metrics.
 
-    OUT.training/plan.json       recipe, corpus and first weights: only an identical training is resumed
+    OUT.training/plan.json       recipe, corpus and first weights: only an identical training is resumed. Without it,
+                                 nothing else in the folder is ours
                  last.pt         everything that the next step needs
                  best.pt         weights of the epoch that did best on held-out recordings
                  epoch-0007.pt   weights of the last epochs, where they will be averaged
@@ -12,11 +13,10 @@ Each file is written whole under another name and then renamed, so a crash or a 
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import pickle  # only to catch what torch.load raises
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.temporary import is_temporary, sweep
+from knn_cli.networks import bundle
 
 State = Mapping[str, Tensor]
 
@@ -35,10 +37,11 @@ _UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
 )
-_OURS = re.compile(
-    r"plan\.json|last\.pt|best\.pt|metrics(\.\d+)?\.jsonl|epoch-\d+\.pt|network|tensorboard(\.\d+)?|.*\.(part|tmp)"
-)
+_WEIGHTS = re.compile(r"last\.pt|best\.pt|epoch-\d+\.pt")
+_MARK = {"knn": "training"}
 _KEPT = re.compile(r"(?:metrics|tensorboard)\.(\d+)(?:\.jsonl)?")
+_LOGS = re.compile(r"metrics(\.\d+)?\.jsonl|tensorboard(\.\d+)?")
+_OURS = re.compile(rf"plan\.json|{_WEIGHTS.pattern}|{_LOGS.pattern}")
 
 
 class TrainingFolder:
@@ -72,13 +75,16 @@ class TrainingFolder:
         KnnError
             If the folder holds another training and `force` is not set, or files of others, or cannot be made.
         """
-        text = json.dumps(plan, sort_keys=True, default=str, indent=1)
+        text = _plan_text(plan)
         file = self.path / "plan.json"
         try:
+            if self.path.exists():
+                sweep(self.path)
+                self._check_ours()
             if self.path.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
                 if not force and self.last.is_file():
                     raise KnnError(
-                        f"{self.path} holds another training that is not finished.",
+                        f"{self.path} holds another training that is not finished, or one of sound that has changed.",
                         "Repeat its command to resume it, name another model, or drop it with `force`.",
                     )
                 self._drop()
@@ -91,16 +97,25 @@ class TrainingFolder:
             with replacing_text(file) as stream:
                 stream.write(text)
 
-    def _drop(self) -> None:
-        """Remove what a training left, but for its metrics, which get the next free number.
-
-        KnnError, and nothing removed, when anything else is in the folder.
-        """
-        files = sorted(self.path.iterdir())
-        if foreign := [file.name for file in files if not _OURS.fullmatch(file.name)]:
+    def _check_ours(self) -> None:
+        """Raise KnnError for a link, and for a folder with files of others but no plan of ours."""
+        if self.path.is_symlink():
+            raise KnnError(f"{self.path} is a link, and checkpoints are kept there.", "Remove the link.")
+        try:
+            mark = json.loads((self.path / "plan.json").read_text(encoding="utf-8"))
+            if isinstance(mark, dict) and mark.items() >= _MARK.items():
+                return
+        except (FileNotFoundError, ValueError):
+            pass
+        names = sorted(file.name for file in self.path.iterdir() if not is_temporary(file.name))
+        if foreign := [name for name in names if not _LOGS.fullmatch(name)]:
             raise KnnError(
                 f"{self.path} holds {foreign[0]}, which no training wrote.", "Move it, or name another model."
             )
+
+    def _drop(self) -> None:
+        """Remove what a training left, but for its metrics, which get the next free number."""
+        files = sorted(file for file in self.path.iterdir() if _OURS.fullmatch(file.name))
         numbers = [int(match[1]) for file in files if (match := _KEPT.fullmatch(file.name))]
         number = max(numbers, default=0) + 1
         for file in files:
@@ -110,8 +125,6 @@ class TrainingFolder:
                 file.rename(self.path / f"metrics.{number}.jsonl")
             elif file.name == "tensorboard":
                 file.rename(self.path / f"tensorboard.{number}")
-            elif file.is_dir():
-                shutil.rmtree(file)
             else:
                 file.unlink()
 
@@ -153,9 +166,35 @@ class TrainingFolder:
 
     def drop_weights(self) -> None:
         """Drop the weights; the metrics stay."""
-        for file in (self.last, self.best, self.path / "plan.json", *self.path.glob("epoch-*.pt")):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "network", ignore_errors=True)
+        for file in sorted(self.path.iterdir()):
+            if _WEIGHTS.fullmatch(file.name):
+                file.unlink()
+        (self.path / "plan.json").unlink(missing_ok=True)  # last, for it says that the others are ours
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """What a finished bundle says of the training that made it."""
+    return hashlib.sha256(_plan_text(plan).encode()).hexdigest()
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Raise an error if a bundle cannot be written to `out`, as `bundle.check_free`.
+
+    Where a process was killed between the end of a training and the removal of its weights, they are removed now.
+    """
+    folder = TrainingFolder(out)
+    try:
+        config = json.loads((out / bundle.CONFIG).read_text(encoding="utf-8"))
+        text = (folder.path / "plan.json").read_text(encoding="utf-8")
+        if not force and config["training"]["plan"] == hashlib.sha256(text.encode()).hexdigest():
+            folder.drop_weights()
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # none of that is there
+    bundle.check_free(out, force)
+
+
+def _plan_text(plan: Mapping[str, Any]) -> str:
+    return json.dumps({**_MARK, **plan}, sort_keys=True, default=str, indent=1)
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -166,8 +205,6 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     try:
         with replacing(path) as part, part.open("wb") as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
     except RuntimeError as error:  # torch's archive writer, when the file below it refuses
         reason = error.__context__ if isinstance(error.__context__, OSError) else None
         why = (reason.strerror if reason else None) or "the disk refuses"

@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import h5py
 import numpy as np
@@ -31,15 +29,13 @@ from knn_cli.core.values import Floats, Segment, Texts
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import Store, kind_of
 from knn_cli.store.labels import Labels
-
-# Formats of the sounds in shards, which libsndfile reads from memory.
-SHARD_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
-)
-MAX_MEMBER_BYTES = 1 << 30
-FLAC_HEAD_BYTES = 1 << 16  # in which a FLAC counts its samples
+from knn_cli.training import tar_shards
 
 Rows = NDArray[np.int64]
+
+MAX_DIGEST_ROWS = 4096  # whose sound a training is recognized by
+
+_END_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,25 @@ class Corpus(ABC):
         for column in vars(self.columns).values():
             digest.update("\0".join(map(str, column.tolist())).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+    @cached_property
+    def sound_digest(self) -> str:
+        """A hash of the sound of all rows, by which a resumed training recognizes it; of large corpora, a sample.
+
+        Of at most `MAX_DIGEST_ROWS` rows, evenly spread, the encoded sound is read; of long ones, both ends. So it
+        does not depend on where the corpus lies or when it was copied, and takes seconds.
+        """
+        rows = np.unique(np.linspace(0, len(self) - 1, min(len(self), MAX_DIGEST_ROWS)).astype(np.int64))
+        digest = hashlib.sha256()
+        for row in rows.tolist():
+            sound = self.encoded(row)
+            digest.update(len(sound).to_bytes(8, "little") + sound)
+        self.close()
+        return digest.hexdigest()
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """The sound of a row as the corpus holds it; of long rows in files, the beginning and the end."""
 
     @abstractmethod
     def samples(self, row: int, start: float, seconds: float) -> Floats:
@@ -138,12 +153,19 @@ class StoreCorpus(Corpus):
             super().__init__(path, store.rate, CorpusColumns(**texts, seconds=seconds))
         self._opened: tuple[int, Store] | None = None
 
-    def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """See `Corpus.samples`."""
+    def encoded(self, row: int) -> bytes:
+        """See `Corpus.encoded`."""
+        return self._store().flac(row)
+
+    def _store(self) -> Store:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), Store(self.source, "audio")
+        return self._opened[1]
+
+    def samples(self, row: int, start: float, seconds: float) -> Floats:
+        """See `Corpus.samples`."""
         first = round(start * self.rate)
-        return _decode(self._opened[1], row)[first : first + round(seconds * self.rate)]
+        return _decode(self._store(), row)[first : first + round(seconds * self.rate)]
 
     def close(self) -> None:
         """See `Corpus.close`."""
@@ -175,6 +197,10 @@ class FolderCorpus(Corpus):
         known = labels.label_all(apply, below)
         super().__init__(folder, rate, _columns(known, [_seconds(file) for file in self._files]))
 
+    def encoded(self, row: int) -> bytes:
+        """See `Corpus.encoded`."""
+        return _ends(self._files[row])
+
     def samples(self, row: int, start: float, seconds: float) -> Floats:
         """See `Corpus.samples`."""
         return next(iter(reading.crops(self._files[row], [Segment(start, start + seconds)], rate=self.rate)))
@@ -194,17 +220,22 @@ class TarCorpus(Corpus):
         known: list[Labels] = []
         seconds: list[float] = []
         for shard in shards:
-            sounds, texts = _members(shard)
+            sounds, texts = tar_shards.members(shard)
             for path, (offset, size, length) in sounds.items():
                 name = labels.recording_name(PurePosixPath(path))
-                label = texts.get(_key(path))
+                label = texts.get(tar_shards.key(path))
                 known.append(Labels(name, label.split("-")[0], label) if label else apply(PurePosixPath(path)))
                 seconds.append(length)
                 self._members.append((shard, path, offset, size))
-        known = _distinct_names(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
+        known = tar_shards.distinct_names(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
         if not known:
             raise AudioError(f"{source} holds no audio.", "Shards hold pairs such as 000.flac and 000.cls.")
         super().__init__(source, rate, _columns(known, seconds))
+
+    def encoded(self, row: int) -> bytes:
+        """See `Corpus.encoded`."""
+        shard, _, offset, size = self._members[row]
+        return _ends(shard, offset, size)
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
         """See `Corpus.samples`."""
@@ -218,7 +249,7 @@ class TarCorpus(Corpus):
                 sound.seek(min(round(start * rate), sound.frames))
                 samples: Floats = sound.read(count, dtype="float32", always_2d=True).mean(1)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise _unreadable(shard, path, error) from error
+            raise tar_shards.unreadable(shard, path, error) from error
         return samples if rate == self.rate else soxr.resample(samples, rate, self.rate).astype(np.float32)
 
 
@@ -302,6 +333,21 @@ def _rounds(rows: Rows, count: int, random: np.random.Generator) -> Rows:
     return np.concatenate(rounds)[:count]
 
 
+def _ends(path: Path, offset: int = 0, size: int | None = None) -> bytes:
+    """A part of a file, by default all of it; where it is long, its beginning, its end and its size."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size if size is None else size
+            file.seek(offset)
+            if size <= 2 * _END_BYTES:
+                return file.read(size)
+            first = file.read(_END_BYTES)
+            file.seek(offset + size - _END_BYTES)
+            return first + file.read(_END_BYTES) + size.to_bytes(8, "little")
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}.", "Check it.") from error
+
+
 def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> CorpusColumns:
     texts = {field: np.asarray([getattr(row, field) for row in known], dtype=np.str_) for field in labels.FIELDS}
     return CorpusColumns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
@@ -310,74 +356,3 @@ def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> CorpusColumns
 def _seconds(path: Path) -> float:
     seconds = reading.info(path).seconds
     return seconds if math.isfinite(seconds) else sum(block.seconds for block in reading.blocks(path))
-
-
-def _member_seconds(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> float:
-    """Seconds of sound in a member; AudioError if it is no sound, or larger than a clip may be."""
-    if member.issparse() or member.size > MAX_MEMBER_BYTES:
-        raise AudioError(
-            f"{shard}: {member.name} has holes, or more than {MAX_MEMBER_BYTES >> 20} MB.", "Shards hold clips."
-        )
-    data = file.read(FLAC_HEAD_BYTES if member.name.lower().endswith(".flac") else -1)
-    try:
-        with memory_file(data) as copy, soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
-            return float(sound.frames / sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(shard, member.name, error) from error
-
-
-def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
-    """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
-    sounds: dict[str, tuple[int, int, float]] = {}
-    texts: dict[str, str] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.isfile() else None
-                if file is None:
-                    continue
-                suffix = PurePosixPath(member.name).suffix.lower()
-                if suffix in (".cls", ".txt"):
-                    texts[_key(member.name)] = file.read().decode("utf-8").strip()
-                elif suffix in SHARD_SUFFIXES:
-                    sounds[member.name] = (member.offset_data, member.size, _member_seconds(shard, member, file))
-    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise AudioError(f"{shard} is no tar shard of audio: {error}.", "Shards are not compressed.") from error
-    return sounds, texts
-
-
-def _unreadable(shard: Path, path: str, error: Exception) -> AudioError:
-    reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-    return AudioError(
-        f"{path} in {shard} cannot be read: {reason}.",
-        "It is damaged, or its codec is missing here; WAV, FLAC, MP3, OGG and Opus are read.",
-    )
-
-
-def _distinct_names(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
-    """Make the recording names that come from file names distinct.
-
-    Names are distinguished by folder, as in `labels.label_all`, and by shard where the same path occurs in several
-    shards, which then number their samples separately. Segments of the same recording have different paths in
-    different shards, and keep a common name.
-    """
-    shards_of: dict[PurePosixPath, set[Path]] = {}
-    for shard, path in members:
-        shards_of.setdefault(path, set()).add(shard)
-    file_names = [labels.recording_name(path) for _, path in members]
-    repeated = {name for name, (_, path) in zip(file_names, members, strict=True) if len(shards_of[path]) > 1}
-    folders = [
-        PurePosixPath(shard.stem, path.parent) if name in repeated else path.parent
-        for name, (shard, path) in zip(file_names, members, strict=True)
-    ]
-    names = labels.distinct(file_names, folders)
-    return [
-        replace(row, name=name) if row.name == file_name else row
-        for row, file_name, name in zip(known, file_names, names, strict=True)
-    ]
-
-
-def _key(path: str) -> str:
-    """The key of a sample: the path up to the first dot of the file name (WebDataset's convention)."""
-    folder, _, last = path.rpartition("/")
-    return f"{folder}/{last.partition('.')[0]}"

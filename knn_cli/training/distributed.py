@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +61,17 @@ class ProcessGroup:
         box = [text]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def in_main(self, work: Callable[[], object]) -> None:
+        """Let the main process do something; its KnnError is raised in all of them."""
+        failure = ""
+        if self.is_main:
+            try:
+                work()
+            except KnnError as error:
+                failure = "\0".join((error.message, error.hint))
+        if failure := self.broadcast_text(failure):
+            raise KnnError(*failure.split("\0"))
 
 
 @contextmanager

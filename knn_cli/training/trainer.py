@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.locks import locked
 from knn_cli.core.values import Progress
-from knn_cli.networks import bundle
 from knn_cli.training import lineage
-from knn_cli.training.checkpoints import TrainingFolder, load, save
+from knn_cli.training.checkpoints import TrainingFolder, check_free, load, plan_digest, save
 from knn_cli.training.corpus_split import TrainingSplit, split_corpus
 from knn_cli.training.dataset import open_corpus
 from knn_cli.training.distributed import ProcessGroup, TrainingStopped, process_group, stop_signals
@@ -79,8 +79,9 @@ def train(
         If the recipe or the corpus lacks something, the loss is not a number, or the disk is full.
     """
     source, out = Path(source), Path(out)
-    bundle.check_free(out, force)
-    with process_group(device) as group:
+    with process_group(device) as group, ExitStack() as held:
+        group.in_main(lambda: held.enter_context(locked(out, is_folder=True)))
+        group.in_main(lambda: check_free(out, force))
         builder = ModelBuilder(recipe)
         builder.check()
         corpus = open_corpus(source, rule=recipe.data.labels, rate=builder.rate)
@@ -187,6 +188,7 @@ class Trainer:
         self._check_batch_norms()
         self.step = TrainingStep(self.network, recipe, builder.scale, self.sampler.steps, group)
         self.state = TrainingState()
+        self.plan: dict[str, Any] = {}
         self.folder = self._open_folder(out, force)
         self._resume()
         self.step.distribute()
@@ -239,6 +241,7 @@ class Trainer:
             "seed": self.recipe.seed,
             "rows": len(self.split.train_rows),
             "held_out": len(self.split.held_out_rows),
+            "plan": plan_digest(self.plan),
             **({} if origin is None else {"init": origin.fingerprint}),
         }
 
@@ -313,20 +316,18 @@ class Trainer:
     def _open_folder(self, out: Path, force: bool) -> TrainingFolder:
         """The training's folder, made or checked by the main process; its KnnError is raised in all of them."""
         origin = self.builder.origin
-        plan = {
-            "recipe": self.recipe.result_config,
-            "corpus": self.split.corpus.identity,
-            "init": None if origin is None else [origin.fingerprint, origin.config["weights_sha256"]],
-        }
-        failure = ""
         folder = TrainingFolder(out)
-        if self.group.is_main:
-            try:
-                folder.prepare(plan, force=force)
-            except KnnError as error:
-                failure = "\0".join((error.message, error.hint))
-        if failure := self.group.broadcast_text(failure):
-            raise KnnError(*failure.split("\0"))
+
+        def prepare() -> None:
+            self.plan = {
+                "recipe": self.recipe.result_config,
+                "corpus": self.split.corpus.identity,
+                "sound": self.split.corpus.sound_digest,
+                "init": None if origin is None else [origin.fingerprint, origin.config["weights_sha256"]],
+            }
+            folder.prepare(self.plan, force=force)
+
+        self.group.in_main(prepare)
         return folder
 
     def _resume(self) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from knn_cli.recognition.classifier import Classifier
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
 from knn_cli.training import trainer
-from knn_cli.training.checkpoints import load
+from knn_cli.training.checkpoints import TrainingFolder, load
+from knn_cli.training.dataset import open_corpus
 from knn_cli.training.distributed import TrainingStopped
 from knn_cli.training.finishing import TrainingResult
 from knn_cli.training.model_builder import ModelBuilder
@@ -39,6 +41,7 @@ from knn_cli.training.recipe import ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import parse, read
 from knn_cli.training.trainer import train
 from knn_cli.training.validation import EpochResult, evaluate_held_out
+from tests.helpers.killed import locked_elsewhere
 
 RATE = 16000
 TINY = {
@@ -711,8 +714,6 @@ def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, exampl
 
 
 def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path: Path) -> None:
-    from knn_cli.training.checkpoints import TrainingFolder
-
     folder = tmp_path / "mine.training"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years")
@@ -723,8 +724,6 @@ def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path: Path) -> None:
 
 
 def test_force_begins_again_after_a_damaged_checkpoint(tmp_path: Path) -> None:
-    from knn_cli.training.checkpoints import TrainingFolder
-
     folder = TrainingFolder(tmp_path / "mine")
     folder.prepare({"seed": 0})
     folder.last.write_bytes(b"half a checkpoint")
@@ -732,3 +731,101 @@ def test_force_begins_again_after_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert folder.last.is_file()
     folder.prepare({"seed": 0}, force=True)
     assert not folder.last.is_file()
+
+
+def stopped(corpus: Path, out: Path, recipe: Recipe) -> None:
+    """A training that is killed after its first checkpoint."""
+
+    def stop(step: int, total: int) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(corpus, out, recipe, progress=stop)
+
+
+def test_changed_sound_under_the_same_labels_is_refused(tmp_path: Path) -> None:
+    """In stores, folders and shards alike; sound that was copied, or made again, is the same."""
+    folder = tmp_path / "folder"
+    for label in "ab":
+        (folder / label).mkdir(parents=True)
+        for number in range(4):
+            sound = np.random.default_rng(number).normal(size=RATE) * 0.1
+            soundfile.write(folder / label / f"{label}{number}.wav", sound, RATE)
+    recipe = tiny(loop={"batch": 2})
+    stopped(folder, tmp_path / "mine", recipe)
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied, copy_function=shutil.copy)
+    again: list[int] = []
+    run(copied, tmp_path / "mine", recipe, progress=lambda step, total: again.append(step))
+    assert again[0] == 3  # went on from the checkpoint of step 2
+    stopped(folder, tmp_path / "other", recipe)
+    soundfile.write(folder / "a" / "a2.wav", np.random.default_rng(9).normal(size=RATE) * 0.1, RATE)
+    with pytest.raises(KnnError, match="sound that has changed"):
+        run(folder, tmp_path / "other", recipe)
+    run(folder, tmp_path / "other", recipe, force=True)
+
+
+def test_a_digest_of_sound(tmp_path: Path) -> None:
+    """Equal for equal sound, whenever the store was made; another for one other sample."""
+
+    def digest(name: str, value: float) -> str:
+        with StoreWriter(tmp_path / name, "audio", {"rate": RATE}, plan={}) as writer:
+            for row in range(3):
+                sound = np.full(RATE, 0.25, np.float32)
+                sound[100] = value if row == 1 else 0.25
+                writer.add(str(row), [AudioRow(Waveform(sound, RATE), str(row), "a", "a", "s", 0.0, 1.0)])
+        return open_corpus(tmp_path / name, rule="folder", rate=RATE).sound_digest
+
+    assert digest("a.h5", 0.25) == digest("b.h5", 0.25) != digest("c.h5", 0.5)
+
+
+def test_a_training_killed_when_its_bundle_is_whole(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command removes its weights, and with force goes on from them."""
+
+    def die(self: TrainingFolder) -> None:
+        raise Killed
+
+    for name in ("mine", "other"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(TrainingFolder, "drop_weights", die)
+            run(corpus, tmp_path / name, tiny())
+        assert (tmp_path / f"{name}.training" / "last.pt").is_file()
+    with pytest.raises(KnnError, match="exists already"):
+        run(corpus, tmp_path / "mine", tiny())
+    steps: list[int] = []
+    run(corpus, tmp_path / "other", tiny(), force=True, progress=lambda step, total: steps.append(step))
+    assert not steps and not list(tmp_path.glob("*.training/*.pt"))
+
+
+def test_weights_without_a_plan_are_not_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "mine.training"
+    folder.mkdir()
+    for name, text in (("best.pt", "weights"), ("plan.json", "[]"), ("plan.json", '{"seed": 0}')):
+        (folder / name).write_text(text)
+        for force in (False, True):
+            with pytest.raises(KnnError, match="which no training wrote"):
+                TrainingFolder(tmp_path / "mine").prepare({"seed": 0}, force=force)
+        assert (folder / name).read_text() == text
+    (tmp_path / "two.training").symlink_to("mine.training")
+    with pytest.raises(KnnError, match="is a link"):
+        TrainingFolder(tmp_path / "two").prepare({"seed": 0}, force=True)
+
+
+def test_files_of_others_beside_checkpoints_stay(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path / "mine")
+    folder.prepare({"seed": 0})
+    (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "network").mkdir()
+    for plan in ({"seed": 0}, {"seed": 1}):
+        folder.prepare(plan, force=True)
+    folder.drop_weights()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["network", "notes.txt"]
+
+
+def test_two_trainings_of_one_bundle(corpus: Path, tmp_path: Path) -> None:
+    with locked_elsewhere(tmp_path / "mine"), pytest.raises(KnnError, match="is being written by another process"):
+        run(corpus, tmp_path / "mine", tiny())
+    assert not list(tmp_path.iterdir())
