@@ -47,14 +47,16 @@ def _is_views(value: Any) -> bool:
     )
 
 
-_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_Entry = tuple[Callable[[Any], bool], str]  # what a value must fit, and what that is
+
+_ENTRIES: dict[str, _Entry] = {
     "name": (_is_text, "a text"),
     "kind": (_is_text, "a text"),
     "weights_sha256": (_is_text, "a text"),
     "views": (_is_views, "pairs of whole numbers"),
 }
-_NAMED = {"name": (_is_text, "a text"), "args": (_is_mapping, "an object")}
-_PARTS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+_NAMED: dict[str, _Entry] = {"name": (_is_text, "a text"), "args": (_is_mapping, "an object")}
+_PARTS: dict[str, dict[str, _Entry]] = {
     "audio": {
         "rate": (
             lambda value: type(value) is int and _is_number(value, RATES),
@@ -123,9 +125,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check(
-    path: Path, part: str, values: Mapping[str, Any], entries: Mapping[str, tuple[Callable[[Any], bool], str]]
-) -> None:
+def _check(path: Path, part: str, values: Mapping[str, Any], entries: Mapping[str, _Entry]) -> None:
     for name, (fits, what) in entries.items():
         if name in values and not fits(values[name]):
             shown = repr(values[name])[:60]

@@ -100,7 +100,7 @@ def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
         chosen("group", ["1"], 0.0)
     with pytest.raises(KnnError, match="there is none"):
         chosen("speaker", [], 0.0)
-    with pytest.raises(KnnError, match="2 classes has a single recording .* '1-1', '1-2'"):
+    with pytest.raises(KnnError, match=r"2 classes has a single recording .* '1-1', '1-2'"):
         split_corpus(corpus, DataConfig(label="subgroup", minimum=0.0), 0)
     task = split_corpus(corpus, DataConfig(label="group", minimum=0.0, held_out=0.5), 0)
     assert sorted([*task.train_rows, *task.held_out_rows]) == [0, 1, 2, 3] and len(task.held_out_rows) == 2
