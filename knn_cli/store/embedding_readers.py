@@ -213,7 +213,7 @@ def _read_npz(path: Path) -> EmbeddingSet:
         ) from error
     columns: dict[str, NDArray[Any]] = {}
     for column, legacy in _LEGACY_ARRAYS.items():
-        names = [key for key in dict.fromkeys((column, legacy, column.capitalize())) if key in arrays]
+        keys = [key for key in dict.fromkeys((column, legacy, column.capitalize())) if key in arrays]
         if len(names) > 1:
             raise StoreError(f"{path} holds {' and '.join(names)}, which mean the same.", "Leave one of them out.")
         if names:

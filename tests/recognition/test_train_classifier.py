@@ -274,7 +274,7 @@ def test_more_refusals(tmp_path: Path) -> None:
         ({"seed": -1}, "seed -1 is negative"),
         ({"split": make_split(rows), "units": "speaker"}, "keeps recordings disjoint"),
         ({"split": make_split(rows), "fraction": 0.2}, "already defines the held-out recordings"),
-        ({"units": "speaker"}, "Each of the 5 classes has a single .* 'a', 'b', 'c', 'd', 'e'. Add recordings, or"),
+        ({"units": "speaker"}, r"Each of the 5 classes has a single .* 'a', 'b', 'c', 'd', 'e'. Add recordings, or"),
         ({"label": "name", "units": "speaker"}, "cannot be kept whole"),
     ):
         with pytest.raises(KnnError, match=message):
