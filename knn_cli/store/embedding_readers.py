@@ -214,10 +214,10 @@ def _read_npz(path: Path) -> EmbeddingSet:
     columns: dict[str, NDArray[Any]] = {}
     for column, legacy in _LEGACY_ARRAYS.items():
         keys = [key for key in dict.fromkeys((column, legacy, column.capitalize())) if key in arrays]
-        if len(names) > 1:
-            raise StoreError(f"{path} holds {' and '.join(names)}, which mean the same.", "Leave one of them out.")
-        if names:
-            columns[column] = arrays[names[0]]
+        if len(keys) > 1:
+            raise StoreError(f"{path} holds {' and '.join(keys)}, which mean the same.", "Leave one of them out.")
+        if keys:
+            columns[column] = arrays[keys[0]]
     if not {"data", "name"} <= set(columns):
         names = ", ".join(sorted(arrays)) or "nothing"
         raise StoreError(f"{path} holds {names}.", "It needs the arrays data (N, D) and name (N,).")
