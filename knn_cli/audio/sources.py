@@ -91,6 +91,8 @@ def existing_file(path: Path | str) -> Path:
         if stat.S_ISDIR(status.st_mode):
             os.scandir(path).close()  # one that `find` could not list is refused by the system
             raise AudioError(f"{path} is a folder, not an audio file.")
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "Check the path; paths are relative to the current folder."
         raise AudioError(f"{path} does not exist.", hint) from error

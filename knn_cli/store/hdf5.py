@@ -292,7 +292,10 @@ def _mapped_values(file: h5py.File, source: Any) -> int:
 
 def kind_of(path: Path) -> str | None:
     """Return `audio` or `embeddings` for a store, None for any other file. StoreError for a damaged store."""
-    if not is_regular(path) or not h5py.is_hdf5(path):
+    try:
+        if not is_regular(path) or not h5py.is_hdf5(path):
+            return None
+    except OSError:  # one that may not be read; whoever reads it is told
         return None
     with Store(path) as store:
         return store.kind

@@ -69,6 +69,18 @@ def test_one_folder_that_cannot_be_listed_fails_and_the_rest_is_done(
     assert "closed cannot be read: Permission denied" in result.stderr and "link.wav does not exist" in result.stderr
 
 
+def test_one_file_that_may_not_be_read_fails_and_the_rest_is_done(folder: Path, tmp_path: Path) -> None:
+    closed = folder / "closed.flac"
+    closed.write_bytes(b"fLaC")
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("needs a user for whom permissions hold")
+    result = knn("convert", folder, tmp_path / "out.h5")
+    assert result.exit_code == 1 and len(hdf5.labels(tmp_path / "out.h5")) == len(NAMES)
+    assert "closed.flac cannot be read: Permission denied" in result.stderr
+    assert hdf5.kind_of(closed) is None
+
+
 def test_messages_are_one_line_without_what_terminals_obey(tmp_path: Path) -> None:
     (tmp_path / "a\n\x1b[2Kknn: all is well.wav").touch()
     result = knn("--log-file", tmp_path / "log", "info", tmp_path / "a\n\x1b[2Kknn: all is well.wav")
