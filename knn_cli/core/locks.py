@@ -24,7 +24,9 @@ from knn_cli.core.output_paths import is_stream, refused, resolved
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    _has_locks = False
+else:
+    _has_locks = True
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of ours are longer than their output's
@@ -47,7 +49,7 @@ def lock(file: int) -> bool | None:
     bool or None
         False where another one holds the lock, None where there are no locks.
     """
-    if fcntl is None:
+    if not _has_locks:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
