@@ -243,9 +243,9 @@ def _wave64_chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]
             return
         length = struct.unpack_from("<Q", head, 16)[0] - 24
         yield head[:4], at + 24, length
-        if length < 0:
-            return
         at += 24 + length + -length % 8
+        if length < 0 or at > size:
+            return
 
 
 def _extended(data: bytes) -> float:

@@ -27,7 +27,7 @@ Numbers = Literal["float32", "float64", "int32"]
 
 UNKNOWN_LENGTH = 1 << 62  # frames of a FLAC that was written to a pipe, as libsndfile has them
 MAX_EXACT_BYTES = 1 << 20  # compressed files up to this size are decoded to learn their length
-_BLOCK_NUMBERS = 1 << 19  # that libsndfile decodes at once, per channel up to 8
+_BLOCK_FRAMES = {"float32": 1 << 19, "float64": 1 << 17, "int32": 1 << 17}  # decoded at once, of up to 8 channels
 _MAX_MISSING = 0.02  # of an MP3's own count, ...
 _MAX_PADDING = 0.3  # ... which includes what encoders add, in seconds
 # Beginnings of files that libsndfile reads first.
@@ -226,7 +226,7 @@ class _ReadOnward(soundfile.SoundFile):  # type: ignore[misc]
 def _read_native(path: Path, file: soundfile.SoundFile, numbers: Numbers) -> Iterator[tuple[int, NDArray[Any]]]:
     """The pieces of libsndfile; where a FLAC is damaged, those of FFmpeg from there on."""
     promised, got, rate = file.frames, 0, file.samplerate
-    size = _BLOCK_NUMBERS if file.channels <= 8 else _BLOCK_NUMBERS * 8 // file.channels
+    size = _BLOCK_FRAMES[numbers] * 8 // max(8, file.channels)
     try:
         while len(frames := file.read(size, dtype=numbers, always_2d=True)):
             yield rate, frames

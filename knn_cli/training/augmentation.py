@@ -181,7 +181,7 @@ def _through(clip: Floats, codec: str, rate: int) -> Floats:
             encoder.write(clip)
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as decoder:
-            decoded: Floats = decoder.read(dtype="float32")
+            decoded: Floats = decoder.read(decoder.frames, dtype="float32")
     return decoded
 
 

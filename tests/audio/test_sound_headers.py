@@ -93,3 +93,11 @@ def test_rates_that_no_recording_has(tmp_path: Path, rate: int) -> None:
     for read in (reading.read, reading.info):
         with pytest.raises(AudioError, match="samples per second"):
             read(path)
+
+
+def test_a_chunk_larger_than_any_file_is_no_traceback(tmp_path: Path) -> None:
+    path = written(tmp_path, "W64", "PCM_16", "FILE")
+    data = bytearray(path.read_bytes())
+    data[56:64] = bytes([255] * 7 + [127])  # the size of the fmt chunk
+    path.write_bytes(data)
+    assert sound_headers.read_header(path) is None
