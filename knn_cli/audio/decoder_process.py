@@ -264,7 +264,7 @@ class Recording:
             end = place + frame.size
             if mp3_frames.is_count(data[place:end]):
                 continue
-            piece: Packet[AudioStream] = Packet(data[place:end])
+            piece: Packet[Any] = Packet(data[place:end])
             piece.stream, piece.time_base = packet.stream, packet.time_base
             piece.duration = round(frame.samples / frame.rate / (packet.time_base or 1))
             yield piece
