@@ -5,6 +5,7 @@ The kind of output depends on the source, its format on the suffix of the output
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -36,8 +37,8 @@ ONNX = ".onnx"
 # Files of a model on the Hugging Face hub: settings, and the first kind of weights that a repository has, because many
 # repositories have the same weights in several formats and precisions.
 HUB_SETTINGS = (
-    *("config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json", "added_tokens.json"),
-    *("hyperparams.yaml", "label_encoder.txt"),
+    *("config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json"),
+    *("tokenizer.json", "added_tokens.json", "hyperparams.yaml", "label_encoder.txt"),
 )
 HUB_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
@@ -172,7 +173,16 @@ def _is_checkpoint(src: Path) -> bool:
         weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin"), *src.glob("model.bin")]
         alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin")
         return ((src / "config.json").is_file() and bool(weights)) or any((src / name).is_file() for name in alone)
-    return src.suffix.lower() in CHECKPOINT_SUFFIXES
+    return src.suffix.lower() in CHECKPOINT_SUFFIXES or _is_torch_archive(src)
+
+
+def _is_torch_archive(src: Path) -> bool:
+    """Whether a file is a zip of PyTorch, a checkpoint or TorchScript, whatever its suffix."""
+    try:
+        with zipfile.ZipFile(src) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
 
 
 def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: bool) -> Conversion:

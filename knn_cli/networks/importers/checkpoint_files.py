@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only to catch what torch.load raises
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.importers.weight_names import SOURCES
 
 __all__ = [
@@ -24,16 +26,28 @@ __all__ = [
     "read",
     "read_hugging_face_weights",
     "read_json",
+    "read_preprocessor",
+    "read_weights",
     "read_yaml",
     "require_settings",
     "sources_hint",
     "weight_parts",
+    "weights_in",
+    "without_wrappers",
 ]
 
 _MAX_LISTED_KEYS = 20  # keys listed in an error
+_MAX_JSON_BYTES = 1 << 28  # the largest tokenizers have 20 MB
+_MAX_SMALL_BYTES = 1 << 20  # of a checkpoint that is next to nothing
 _MAX_SETTINGS = 100_000  # values in a settings file, repeated values counted each time
+_STATES = ("state_dict", "model_state_dict", "model")  # where trainers put weights; Lightning, most others, fairseq
+# What data-parallel training, torch.compile and Lightning put before the names of all weights.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 # Raised by torch.load and safetensors for bytes that are no checkpoint; torch does not document which errors it raises.
-_UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (
+    *(SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, OverflowError, MemoryError, zipfile.BadZipFile),
+)
 
 
 class InertObject:
@@ -56,12 +70,14 @@ _SAFE: list[Any] = [
 
 def read(path: Path) -> dict[str, Any]:
     """Read the dictionary in a .safetensors or PyTorch file without running code in it; KnnError if that fails."""
+    check_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         with path.open("rb") as file:
             if file.read(2) not in (b"PK", b"\x80\x02"):
                 raise KnnError(f"{path} is no PyTorch file.", sources_hint())
+        _check_archive(path)
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
@@ -77,6 +93,44 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """Raise a KnnError if a zip is a program in TorchScript or a bomb; files that are no zip are left to torch."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 2 * path.stat().st_size + _MAX_SMALL_BYTES:  # torch does not compress
+        raise KnnError(f"{path} claims to unpack to {unpacked:,} bytes, which no checkpoint does.", sources_hint())
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise KnnError(
+            f"{path} is TorchScript, a program with its weights, which knn does not run.",
+            f"Save its state dict: torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt').",
+        )
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read the weights in a file as `read` does, without what trainers put around them and before their names."""
+    return weights_in(read(path))
+
+
+def weights_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict within the content of a checkpoint, or the content itself, `without_wrappers`."""
+    inner = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), None)
+    return without_wrappers(content) if inner is None else weights_in(inner)
+
+
+def without_wrappers(weights: Mapping[Any, Any]) -> dict[str, Any]:
+    """Weights under names without what wrappers of modules put before all of them."""
+    named = {str(key): value for key, value in weights.items()}
+    while named:
+        prefix = next((each for each in _WRAPPERS if all(key.startswith(each) for key in named)), None)
+        if prefix is None:
+            break
+        named = {key.removeprefix(prefix): value for key, value in named.items()}
+    return named
+
+
 def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
     """Read the weights in a Hugging Face folder, in one file or in several with an index; KnnError if there are none.
 
@@ -84,13 +138,26 @@ def read_hugging_face_weights(folder: Path) -> dict[str, Any]:
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
-            return read(folder / name)
+            return read_weights(folder / name)
         if (index := folder / f"{name}.index.json").is_file():
-            weights: dict[str, Any] = {}
-            for part in weight_parts(index):
-                weights |= read(part)
-            return weights
+            return _read_parts(index)
     raise KnnError(f"{folder} has neither model.safetensors nor pytorch_model.bin.", "Copy the whole folder.")
+
+
+def _read_parts(index: Path) -> dict[str, Any]:
+    """The weights that an index names, each from the file that it names. KnnError for missing and further ones."""
+    parts = weight_parts(index)
+    named: dict[str, str] = {str(key): str(name) for key, name in read_json(index)["weight_map"].items()}
+    weights: dict[str, Any] = {}
+    for part in parts:
+        content = read(part)
+        expected = {key for key, name in named.items() if name == part.name}
+        if odd := sorted(expected ^ set(map(str, content))):
+            raise KnnError(
+                f"{part} holds other weights than {index.name} says: {list_keys(odd)}.", "Download it again."
+            )
+        weights |= content
+    return weights_in(weights)
 
 
 def weight_parts(index: Path) -> list[Path]:
@@ -100,22 +167,40 @@ def weight_parts(index: Path) -> list[Path]:
     """
     parts = read_json(index).get("weight_map")
     names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
-    if not names or any(name in (".", "..") or Path(name).name != name for name in names):
+    if not names:
         raise KnnError(f"{index} is no index of files with weights.", "Copy the whole folder.")
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
+    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+    if foreign := [name for name in names if Path(name).name != name or not name.endswith(f".{suffix}")]:
+        shown = list_keys([repr(name[:80]) for name in foreign])
+        raise KnnError(f"{index} names files that are no parts of the weights beside it: {shown}.", sources_hint())
+    present = {path.name for path in index.parent.iterdir() if path.is_file()}
+    if missing := [name for name in names if name not in present]:
         raise KnnError(f"{index.parent} lacks parts of its weights: {list_keys(missing)}.", "Copy the whole folder.")
     return [index.parent / name for name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the settings in a JSON file; KnnError if there are none."""
+    check_pointer(path)
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError("it is larger than any file of settings")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", sources_hint())
     return content
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """The settings of a Hugging Face folder's features, which two files may hold; {} where neither is there."""
+    if (own := folder / "preprocessor_config.json").is_file():
+        return read_json(own)
+    if (all_of_them := folder / "processor_config.json").is_file():
+        features = read_json(all_of_them).get("feature_extractor")
+        return features if isinstance(features, dict) else {}
+    return {}
 
 
 class _InertLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -139,6 +224,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     HyperPyYAML's `!new:CLASS` becomes a dictionary with the class under "!", and `!ref <name>` becomes the value of
     the top-level key `name`; other tags become strings.
     """
+    check_pointer(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_InertLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

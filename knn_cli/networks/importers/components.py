@@ -210,4 +210,8 @@ def _faults(expected: Mapping[str, Tensor], weights: Mapping[str, Any], left_out
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+    """The shape of a plain tensor; None for anything else, and for one that repeats its data to look larger."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        return None
+    stored = value.untyped_storage().nbytes() // max(1, value.element_size())
+    return tuple(value.shape) if value.numel() <= stored else None

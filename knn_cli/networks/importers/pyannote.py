@@ -21,6 +21,7 @@ from knn_cli.networks.importers.checkpoint_files import (
     list_keys,
     require_settings,
     sources_hint,
+    without_wrappers,
 )
 from knn_cli.networks.importers.components import ComponentToFill, ImportedComponent, ImportedSegmenter, match_weights
 from knn_cli.networks.importers.registry import Checkpoint, importer
@@ -49,7 +50,7 @@ _AXES = {  # number of axes of the weights whose shapes give the sizes
 
 def _has_pyannet(checkpoint: Checkpoint) -> bool:
     state = checkpoint.content.get("state_dict")
-    names = [str(key) for key in state] if isinstance(state, dict) else []
+    names = without_wrappers(state) if isinstance(state, dict) else {}
     return any(name.startswith("sincnet.") for name in names) and any(name.startswith("lstm.") for name in names)
 
 
@@ -64,7 +65,7 @@ def from_pyannote(checkpoint: Checkpoint) -> ImportedSegmenter:
         missing, extra or of another shape.
     """
     content, path = checkpoint.content, checkpoint.path
-    state = content["state_dict"]
+    state = checkpoint.weights
     wrong = [key for key, axes in _AXES.items() if getattr(state.get(key), "ndim", 0) != axes]
     if wrong:
         raise KnnError(

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from knn_cli.networks.importers.checkpoint_files import weights_in
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 
 __all__ = ["Checkpoint", "Importer", "RegisteredImporter", "importer", "importers"]
@@ -49,17 +50,13 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> Mapping[str, Any]:
-        """The state dict within the content if the trainer stored other things beside it, otherwise the content."""
-        if isinstance(self.content.get("model"), dict) and "cfg" not in self.content:
-            return dict(self.content["model"])
-        if isinstance(self.content.get("state_dict"), dict):  # Lightning's, pyannote's
-            return dict(self.content["state_dict"])
-        return self.content
+        """The state dict within the content, under names without the prefixes of wrappers; see `weights_in`."""
+        return weights_in(self.content)
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Names of the weights."""
-        return tuple(map(str, self.weights))
+        return tuple(self.weights)
 
 
 class Importer(Protocol):

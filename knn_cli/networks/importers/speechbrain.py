@@ -10,7 +10,7 @@ from typing import Any
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import (
     checked_settings,
-    read,
+    read_weights,
     read_yaml,
     require_settings,
     sources_hint,
@@ -133,7 +133,7 @@ def _section(settings: Mapping[str, Any], key: str, ending: str, path: Path) -> 
 def _file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise KnnError(f"{path} is missing.", "Copy the whole folder.")
-    return read(path)
+    return read_weights(path)
 
 
 def _speechbrain_labels(path: Path, classes: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
@@ -23,8 +24,10 @@ from knn_cli.networks.importers.checkpoint_files import (
     list_keys,
     read_hugging_face_weights,
     read_json,
+    read_preprocessor,
     require_settings,
     sources_hint,
+    without_wrappers,
 )
 from knn_cli.networks.importers.components import (
     ComponentToFill,
@@ -110,7 +113,7 @@ def from_microsoft(checkpoint: Checkpoint) -> ImportedModel:
         norm_first=config["layer_norm_first"],
         normalize=config["normalize"],
     )
-    return _imported(sizes, state, microsoft(sizes.convolution_norm), "Microsoft", path)
+    return _imported(sizes, without_wrappers(state), microsoft(sizes.convolution_norm), "Microsoft", path)
 
 
 def _is_config_folder(checkpoint: Checkpoint) -> bool:
@@ -166,7 +169,8 @@ def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
     if not all(isinstance(shape, (list, tuple)) for shape in shapes) or len({len(shape) for shape in shapes}) > 1:
         raise KnnError(f"{folder}/config.json has conv_dim, conv_kernel and conv_stride of different lengths.")
     norm = setting("feat_extract_norm", base.convolution_norm)
-    prepared = folder / "preprocessor_config.json"
+    preprocessor = read_preprocessor(folder)
+    require_settings(preprocessor, {"sampling_rate": reading.RATE, "feature_size": 1}, folder, "WavLM")
     return _sizes(
         folder,
         convolutions=tuple(zip(*shapes, strict=True)),
@@ -182,7 +186,7 @@ def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
         distance=setting("max_bucket_distance", base.distance),
         norm_first=setting("do_stable_layer_norm", base.norm_first),
         # config.json lacks this; without the other file it is as in Microsoft's training of that size.
-        normalize=read_json(prepared).get("do_normalize", True) if prepared.is_file() else norm == "layer",
+        normalize=preprocessor.get("do_normalize", True) if preprocessor else norm == "layer",
     )
 
 
@@ -207,10 +211,7 @@ def _is_torchaudio(checkpoint: Checkpoint) -> bool:
 def from_torchaudio(checkpoint: Checkpoint) -> ImportedModel:
     """Import a WavLM of torchaudio, whose sizes follow from the shapes of its weights."""
     content, path = checkpoint.weights, checkpoint.path
-    state: dict[str, Any] = dict(content)
-    if all(key.startswith("model.") for key in state):  # prefix of torchaudio's normalizing wrapper
-        state = {key.removeprefix("model."): value for key, value in state.items()}
-    state = weight_norm_names(state)
+    state = weight_norm_names(content)
     for key in [key for key in state if key.endswith((".in_proj_weight", ".in_proj_bias"))]:
         if isinstance(packed := state[key], Tensor) and packed.ndim and packed.shape[0] % 3 == 0:
             for part, value in zip(("query", "key", "value"), packed.chunk(3), strict=True):

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.whisper import sinusoids
 from knn_cli.networks.importers.checkpoint_files import (
     checked_settings,
     read_hugging_face_weights,
     read_json,
+    read_preprocessor,
     require_settings,
     sources_hint,
+    without_wrappers,
 )
 from knn_cli.networks.importers.components import (
     ImportedModel,
@@ -131,6 +134,8 @@ def from_hugging_face_whisper(checkpoint: Checkpoint) -> ImportedModel:
         "decoder_ffn_dim": 1536,
     }
     channels, blocks, heads, inner, bins, *decoder = checked_settings(config, defaults, folder, "Whisper").values()
+    features = {"sampling_rate": reading.RATE, "feature_size": bins, "hop_length": 160, "n_fft": 400}
+    require_settings(read_preprocessor(folder), features, folder, "Whisper")
     state = read_hugging_face_weights(folder)
     whisper = WhisperWeights(
         folder,
@@ -162,7 +167,7 @@ def from_openai(checkpoint: Checkpoint) -> ImportedModel:
     text = checked_settings(dims, {"n_text_layer": 4, "n_text_head": 6}, path, "Whisper")
     decoder = {"blocks": text["n_text_layer"], "heads": text["n_text_head"], "inner": 4 * channels}
     args = _args(channels, blocks, heads, 4 * channels, bins)
-    return imported_whisper(WhisperWeights(path, "OpenAI", OPENAI, state, args, decoder))
+    return imported_whisper(WhisperWeights(path, "OpenAI", OPENAI, without_wrappers(state), args, decoder))
 
 
 def _args(channels: int, blocks: int, heads: int, inner: int, bins: int) -> dict[str, Any]:

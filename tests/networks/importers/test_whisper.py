@@ -168,7 +168,7 @@ def test_weights_in_parts_are_read_and_a_missing_part_is_named(model: Any, tmp_p
     wrong: list[Any] = [{"a": "../elsewhere"}, {"a": str(tmp_path / "elsewhere")}, {"a": ".."}, {}, []]
     for parts in wrong:
         index.write_text(json.dumps({"weight_map": parts}))
-        with pytest.raises(KnnError, match="no index of files"):
+        with pytest.raises(KnnError, match=r"no index of files|no parts of the weights"):
             import_embedding_network(tmp_path)
 
 
@@ -240,7 +240,7 @@ def test_a_decoder_that_is_not_whole_is_refused(model: Any, tmp_path: Path) -> N
     for content, message in (
         ({key: value for key, value in state.items() if "encoder_attn.k_proj" not in key}, "2 missing"),
         ({**state, "model.decoder.layers.0.self_attn.k_proj.bias": torch.zeros(24)}, "1 extra"),
-        ({key: value for key, value in state.items() if key != name}, f"{name} is missing"),
+        ({key: value for key, value in state.items() if key != name}, f"{name.removeprefix('model.')} is missing"),
         ({**state, name: torch.zeros(8, 23)}, r"is \(8, 23\)"),
         ({**state, "proj_out.weight": torch.zeros(9, 24)}, "9 of 51865 tokens"),
     ):
