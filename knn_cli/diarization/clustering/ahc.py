@@ -317,3 +317,16 @@ def adopt_small(points: Doubles, weights: Doubles, labels: Labels, size: int) ->
     taker[small] = large[(units[small] @ units[large].T).argmax(axis=1)]
     adopted: Labels = taker[labels]
     return adopted
+
+
+def merge_close(points: Doubles, weights: Doubles, labels: NDArray[np.integer], threshold: float, low: int) -> Labels:
+    """(n,) labels after clusters whose mean cosine distance is at most `threshold` have merged.
+
+    The closest merge first, until `low` are left. Points (n, D) are unit vectors or, condensed, means of such.
+    """
+    labels = by_first_appearance(labels)
+    means, total = weighted_means(points, weights, labels)
+    merges, heights = merge_order(means, total, "average")
+    above = np.append(heights > threshold, True)
+    merged: Labels = cut(merges, len(total), min(int(above.argmax()), max(0, len(total) - low)))[labels]
+    return merged

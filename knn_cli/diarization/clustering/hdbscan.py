@@ -11,7 +11,14 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization.clustering.ahc import MAX_TREE_POINTS, AgglomerativeClustering, condense, cut, merge_order
+from knn_cli.diarization.clustering.ahc import (
+    MAX_TREE_POINTS,
+    AgglomerativeClustering,
+    condense,
+    cut,
+    merge_close,
+    merge_order,
+)
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, by_first_appearance, weighted_means
 
 
@@ -20,13 +27,17 @@ from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, b
 class HDBSCANClustering(BaseClusterer):
     """Density-based clustering of unit vectors [1]_, as implemented by scikit-learn.
 
-    Embeddings that HDBSCAN labels as noise join the nearest speaker. Too many speakers are merged by average linkage of
-    their centroids; where there are too few, average linkage of all embeddings is used instead. Weights are not used.
+    Embeddings that HDBSCAN labels as noise join the nearest speaker; clusters near each other are merged. Too many
+    speakers are merged by average linkage of their centroids; where there are too few, average linkage of all
+    embeddings is used instead. Weights are not used.
 
     Parameters
     ----------
     minimum_size : int
         Minimum number of embeddings of a speaker, limited to a tenth of all embeddings.
+    same_speaker_threshold : float
+        Clusters whose mean cosine distance is at most this are one speaker. Dense regions are often words of a speaker,
+        in short recordings above all.
     limit : int
         Number of embeddings above which blocks are condensed first.
 
@@ -42,6 +53,7 @@ class HDBSCANClustering(BaseClusterer):
     """
 
     minimum_size: int = 5
+    same_speaker_threshold: float = 0.65
     limit: int = MAX_TREE_POINTS
 
     def __post_init__(self) -> None:
@@ -70,6 +82,7 @@ class HDBSCANClustering(BaseClusterer):
         labels = by_first_appearance(labels)
         if labels.max() + 1 < bounds.low:
             return AgglomerativeClustering(limit=self.limit)(points, num_speakers=bounds.low)
+        labels = merge_close(centroids, counts, labels, self.same_speaker_threshold, bounds.low)
         middles, total = weighted_means(centroids, counts, labels)
         merges, _ = merge_order(middles, total, "average")
         merged: Labels = cut(merges, len(total), max(0, len(total) - bounds.high))[labels][member]

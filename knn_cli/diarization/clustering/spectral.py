@@ -11,7 +11,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense
+from knn_cli.diarization.clustering.ahc import AgglomerativeClustering, condense, merge_close
 from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, weighted_means
 from knn_cli.diarization.clustering.memory import remembered
 
@@ -25,7 +25,7 @@ class SpectralClustering(BaseClusterer):
 
     Each embedding keeps the edges to its nearest neighbours, weighted by max(cosine, 0). The eigenvectors of the
     symmetric graph's normalised Laplacian are clustered by k-means [1]_, and the number of speakers is chosen by the
-    eigengap heuristic ([2]_, section 8.3). Weights are not used.
+    eigengap heuristic ([2]_, section 8.3); clusters as near as one speaker's are then merged. Weights are not used.
 
     Parameters
     ----------
@@ -39,6 +39,9 @@ class SpectralClustering(BaseClusterer):
     single_speaker_threshold : float
         The gap after the first eigenvalue, which is always 0, is not informative: where it is the largest, the number
         of speakers is that of average linkage cut at this cosine distance.
+    same_speaker_threshold : float
+        Clusters whose mean cosine distance is at most this are one speaker. Words that are repeated give groups of
+        nearly equal embeddings, which the eigengap takes for speakers; of one voice, they are still near each other.
     max_estimated : int
         Maximum number of speakers where the caller gives none.
     limit : int
@@ -59,6 +62,7 @@ class SpectralClustering(BaseClusterer):
     min_share_of_small: float = 0.26
     minimum_neighbours: int = 8
     single_speaker_threshold: float = 0.75
+    same_speaker_threshold: float = 0.5
     max_estimated: int = 10
     limit: int = 1500
 
@@ -89,7 +93,8 @@ class SpectralClustering(BaseClusterer):
             speakers = min(high, int(tree.partition(embeddings, bounds, weights).max()) + 1)
         rows = vectors[:, :speakers]
         rows = l2_normalize(rows, min_norm=1e-12)
-        labels: Labels = k_means(rows, counts, speakers)[member]
+        clusters = k_means(rows, counts, speakers)
+        labels: Labels = merge_close(centroids, counts, clusters, self.same_speaker_threshold, low)[member]
         return labels
 
     def _spectrum(self, points: Doubles, weights: Doubles, count: int) -> tuple[Doubles, Doubles]:

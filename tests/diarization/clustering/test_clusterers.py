@@ -83,6 +83,25 @@ def test_one_speaker(name: str, given_settings: Mapping[str, Any]) -> None:
     assert set(build(name, **given_settings)(points)) == {0}
 
 
+def sentences(speakers: int, repeats: int, words: int = 9, dimension: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Speakers who say a sentence each in turn, again and again: words have nearly equal embeddings; and who spoke."""
+    generator = np.random.default_rng(0)
+    who = np.repeat(np.arange(speakers), words)
+    spoken = unit(np.eye(dimension)[who] + 0.15 * generator.normal(size=(len(who), dimension)))
+    truth, points = np.tile(who, repeats), np.tile(spoken, (repeats, 1))
+    return points + 0.01 * generator.normal(size=points.shape), truth
+
+
+@pytest.mark.parametrize("name", CLUSTERERS.names())
+@pytest.mark.parametrize("repeats", [2, 4])
+@pytest.mark.parametrize("speakers", [1, 2, 3])
+def test_repeated_sentences_make_no_speakers(name: str, speakers: int, repeats: int) -> None:
+    points, truth = sentences(speakers, repeats)
+    assert adjusted_rand_score(truth, build(name, 32)(points)) == 1.0
+    asked = build(name, 32)(points, num_speakers=speakers + 1)
+    assert len(set(asked)) == speakers + 1
+
+
 @every
 def test_nothing_and_one(name: str, given_settings: Mapping[str, Any]) -> None:
     method = build(name, 8, **given_settings)
