@@ -294,6 +294,7 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
     soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
     scores = reconstruction.aggregate(embeddings.short_windows, embeddings.short, soft_assignment)
+    del units, likelihoods, soft_assignment  # ten hours of them are as much as the scores
     if not embeddings.local:
         return scores
     similarity = l2_normalize(embeddings.local_vectors.astype(np.float64)) @ centroids.T  # (L, S), 0 without embedding
@@ -303,7 +304,9 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
         agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, np.count_nonzero(mask))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
     scores *= SHORT_WINDOW_WEIGHT
-    scores += (1 - SHORT_WINDOW_WEIGHT) * _score_long_windows(segmentation, embeddings.local, similarity)
+    long = _score_long_windows(segmentation, embeddings.local, similarity)
+    long *= 1 - SHORT_WINDOW_WEIGHT
+    scores += long
     return scores
 
 
@@ -331,7 +334,8 @@ def reconstruct(
     turns = post_processing.frame_turns(
         active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
     )
-    return _to_diarization(turns, np.where(active, scores, np.nan), embeddings, labels, seconds, recording)
+    scores[~active] = np.nan
+    return _to_diarization(turns, scores, embeddings, labels, seconds, recording)
 
 
 def _to_diarization(

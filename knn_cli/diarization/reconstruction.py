@@ -23,6 +23,7 @@ ONSET = 0.5  # probability from which a local speaker is active
 WINDOW_FRAMES = 38  # of a short window: a second and a half
 HOP_FRAMES = 19  # from one short window to the next
 MIN_WINDOW_FRAMES = 8  # of a window that is shorter than usual
+FRAMES_AT_ONCE = 100_000  # whose scores are copied at once
 Labels = NDArray[np.int64]
 
 
@@ -165,14 +166,16 @@ def aggregate(segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_as
 
 def select_active(counts: NDArray[np.int64], scores: Floats) -> NDArray[np.bool_]:
     """(frames, S) bool, who speaks: in each frame the `counts` (frames,) speakers with the highest scores."""
-    left = scores.copy()
     active = np.zeros(scores.shape, dtype=bool)
-    for place in range(min(int(counts.max(initial=0)), scores.shape[1])):
-        rows = np.flatnonzero(counts > place)
-        best = left[rows].argmax(1)
-        some = left[rows, best] > 0
-        rows, best = rows[some], best[some]
-        active[rows, best], left[rows, best] = True, 0
+    for at in range(0, len(scores), FRAMES_AT_ONCE):
+        block = slice(at, at + FRAMES_AT_ONCE)
+        left = scores[block].copy()
+        for place in range(min(int(counts[block].max()), scores.shape[1])):
+            rows = np.flatnonzero(counts[block] > place)
+            best = left[rows].argmax(1)
+            some = left[rows, best] > 0
+            rows, best = rows[some], best[some]
+            active[at + rows, best], left[rows, best] = True, 0
     return active
 
 

@@ -22,6 +22,7 @@ from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import l2_normalize
 
 Labels = NDArray[np.int64]
+SUMMED_COLUMNS = 32  # of points, that are copied at once
 
 
 class Bounds(NamedTuple):
@@ -97,7 +98,7 @@ class BaseClusterer(ABC):
         weights: NDArray[np.floating] | None = None,
     ) -> Labels:
         """Cluster embeddings (N, D) into labels (N,); see `Clusterer`."""
-        rows = np.asarray(embeddings, dtype=np.float64)
+        rows = np.asarray(embeddings)
         if rows.ndim != 2 or not np.isfinite(rows).all():
             raise ValueError("embeddings are a matrix (N, D) of finite numbers")
         seconds = None if weights is None else np.asarray(weights, dtype=np.float64)
@@ -115,11 +116,11 @@ class BaseClusterer(ABC):
             fewer = wanted._replace(high=min(high, int(np.count_nonzero(reliable))))
             labels = np.empty(len(rows), dtype=np.int64)
             labels[reliable] = by_first_appearance(
-                self.partition(rows[reliable], fewer, None if seconds is None else seconds[reliable])
+                self.partition(rows[reliable].astype(np.float64), fewer, None if seconds is None else seconds[reliable])
             )
         else:
-            labels = by_first_appearance(self.partition(rows, wanted, seconds))
-        points = l2_normalize(rows)  # only now, so that methods have the memory
+            labels = by_first_appearance(self.partition(rows.astype(np.float64), wanted, seconds))
+        points = l2_normalize(rows.astype(np.float64))  # only now, so that methods have the memory
         if some:
             centroids, _ = weighted_means(points[reliable], np.ones(len(rows))[reliable], labels[reliable])
             labels[~reliable] = (points[~reliable] @ l2_normalize(centroids).T).argmax(axis=1)
@@ -159,7 +160,9 @@ def weighted_means(
     present, starts = np.unique(labels[order], return_index=True)
     sums = np.zeros((len(total), points.shape[1]))
     if len(present):
-        sums[present] = np.add.reduceat(points[order] * weights[order, None], starts, axis=0)
+        for at in range(0, points.shape[1], SUMMED_COLUMNS):  # so that copies of all points need little memory
+            columns = slice(at, at + SUMMED_COLUMNS)
+            sums[present, columns] = np.add.reduceat(points[order, columns] * weights[order, None], starts, axis=0)
     return sums / np.maximum(total, 1e-300)[:, None], total
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Doubles
-from knn_cli.core.vectors import l2_normalize
+from knn_cli.core.vectors import NORM_ROWS, l2_normalize
 from knn_cli.networks.bundle import Bundle, check_embedder
 from knn_cli.recognition.row_checks import float64_rows
 
@@ -76,7 +76,11 @@ class EmbeddingPLDA:
     def normalised(self, embeddings: NDArray[np.floating]) -> Doubles:
         """(N, E) -> (N, D) of length 1 after LDA, to be compared by their cosines. KnnError for another E."""
         rows = float64_rows(embeddings, len(self.centre))
-        return l2_normalize(l2_normalize(rows - self.centre) @ self.lda - self.shift)
+        result = np.empty((len(rows), self.lda.shape[1]))
+        for at in range(0, len(rows), NORM_ROWS):
+            block = slice(at, at + NORM_ROWS)
+            result[block] = l2_normalize(l2_normalize(rows[block] - self.centre) @ self.lda - self.shift)
+        return result
 
     def coordinates(self, embeddings: NDArray[np.floating]) -> Doubles:
         """(N, E) -> (N, K) with within-speaker covariance 1 and between-speaker covariance diag(`between`)."""

@@ -108,8 +108,9 @@ def infer(
     gamma = responsibilities
     prior = np.full(gamma.shape[1], 1 / gamma.shape[1])
     scale = np.full((len(x), 1), fa) if weights is None else fa * weights[:, None]  # (N, 1)
-    rho = scale * (x * np.sqrt(phi))  # (N, D) eq. 18, scaled
-    constant = -0.5 * scale * (np.square(x).sum(axis=1, keepdims=True) + x.shape[1] * LN_2PI)  # (N, 1)
+    rho = x * np.sqrt(phi)
+    rho *= scale  # (N, D) eq. 18, scaled
+    constant = -0.5 * scale * (np.einsum("nd,nd->n", x, x)[:, None] + x.shape[1] * LN_2PI)  # (N, 1)
     bounds: list[float] = []
     for _ in range(settings.iterations):
         counts = (scale * gamma).sum(axis=0)[:, None]  # (S, 1) fa times those of eq. 17
