@@ -140,7 +140,8 @@ def _facts(path: Path, answer: dict[str, Any], track: int) -> StreamFacts:
     if track > answer.get("tracks", track):
         count = answer["tracks"]
         raise AudioError(
-            f"{path} has {count} audio track{'s' * (count > 1)}, not track {track}.", "Try `track=1`, or none."
+            f"{path} has {count} audio track{'s' * (count > 1)}, not track {track}.",
+            "Try `channel=1:mix`, which is its first track.",
         )
     if answer.get("error") == "no sound":
         raise AudioError(f"{path} holds no sound: it has no audio track.", "Give a recording that has one.")

@@ -197,7 +197,9 @@ def _open_native(path: Path, track: int) -> soundfile.SoundFile | None:
     if not head.startswith(_NATIVE):
         return None
     if track > 1:
-        raise AudioError(f"{path} has 1 audio track, not track {track}.", "Try `track=1`, or none.")
+        raise AudioError(
+            f"{path} has 1 audio track, not track {track}.", "Try `channel=1:mix`, which is its first track."
+        )
     try:
         return open_native(path)
     except soundfile.LibsndfileError:
@@ -274,7 +276,9 @@ def _decoded(path: Path, numbers: Numbers, track: int) -> Iterator[tuple[int, ND
     with decoding.opened(path, track=track) as recording:
         if not track and recording.facts.tracks > 1:
             count = recording.facts.tracks
-            reading_notes.note(path, f"has {count} audio tracks, of which the first is read; `track=2` reads another")
+            reading_notes.note(
+                path, f"has {count} audio tracks, of which the first is read; `channel=2:mix` reads another"
+            )
         for rate, frames in recording.pieces():
             yield rate, _converted(frames, numbers)
     faults = list(recording.end.faults)

@@ -310,11 +310,21 @@ class Commands(TyperGroup):
             hint = "Repeat the command: convert, embed -o and train --recipe continue where they stopped."
             console.error(KnnError("Stopped.", hint))
             raise typer.Exit(130) from None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            console.error(KnnError("There is not enough memory for this.", "Process less at once, or free memory."))
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             hint = "Check the path, its permissions and the free space on the disk."
             console.error(KnnError(f"{name}{error.strerror or error}.", hint))
         raise typer.Exit(1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on some device, could not allocate memory."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch
 
 
 def failed(name: str, error: KnnError) -> Failure:

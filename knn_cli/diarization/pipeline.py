@@ -301,7 +301,7 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     for row, speaker in enumerate(embeddings.local):
         mask = speaker.embedding_mask
         inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
-        agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, np.count_nonzero(mask))
+        agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, int(mask.sum()))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
     scores *= SHORT_WINDOW_WEIGHT
     long = _score_long_windows(segmentation, embeddings.local, similarity)

@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 import os
 import select
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -126,34 +129,57 @@ def _check(path: Path, hint: str) -> None:
 
 def _finding_elsewhere(path: Path) -> str:
     """`_finding` of a process that has little time and memory, or that the process did not end well."""
-    import resource  # Windows lacks it
-
     receiver, sender = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the new process does not use
-        child = os.fork()
-    if child == 0:
-        answer = "damaged"
-        try:
-            os.close(receiver)
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _CHECK_BYTES
-            for kind, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_CPU, _CHECK_SECONDS)):
-                hard = resource.getrlimit(kind)[1]
-                resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            answer = _finding(path)
-        finally:
-            os.write(sender, f"{answer}\n".encode())
-            os._exit(0)
-    os.close(sender)
+    child = 0
     try:
+        with warnings.catch_warnings(), _interrupts_later():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the new process does not use
+            child = os.fork()
+            if child == 0:
+                _answer(path, receiver, sender)
+        os.close(sender)
         answer = _received(receiver)
     finally:
         os.close(receiver)
-        with suppress(ProcessLookupError):
-            os.kill(child, 9)
-        os.waitpid(child, 0)
+        if child:  # else it could not fork
+            with suppress(ProcessLookupError):
+                os.kill(child, 9)
+            os.waitpid(child, 0)
     return answer[:-1] if answer.endswith("\n") else "is damaged, and reading it did not come to an end"
+
+
+def _answer(path: Path, receiver: int, sender: int) -> NoReturn:
+    """In the new process: write the finding into the pipe, and end."""
+    import resource  # Windows lacks it
+
+    answer = "damaged"
+    try:
+        os.close(receiver)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _CHECK_BYTES
+        for kind, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_CPU, _CHECK_SECONDS)):
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        answer = _finding(path)
+    finally:
+        os.write(sender, f"{answer}\n".encode())
+        os._exit(0)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Let Ctrl-C wait: while a process forks, Python drops what the handlers of signals raise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    missed: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda *call: missed.append(call))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if missed and callable(handler):
+            handler(*missed[0])
 
 
 def _received(receiver: int) -> str:

@@ -98,3 +98,16 @@ def test_links_in_a_circle_and_pipes(store: Path, tmp_path: Path) -> None:
         result = knn("convert", store, tmp_path / name, "--force")
         assert result.exit_code == 1 and "is a pipe or a device" in result.output
         assert (tmp_path / name).is_fifo()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("knn_cli.audio.reading.info", refuse)
+    example = Path(__file__).parents[2] / "examples" / "meeting.flac"
+    result = knn("info", example)
+    assert result.exit_code == 1 and "There is not enough memory for this." in result.stderr

@@ -128,3 +128,17 @@ def test_who_is_writing_and_who_did_not_finish(store: Path, tmp_path: Path) -> N
     with pytest.raises(StoreError, match="was not closed by the program that wrote it"):
         hdf5.read(tmp_path / "dead.h5")
     assert data == store.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are looked through in another process on Linux only")
+def test_an_interrupt_while_the_process_forks_is_not_lost(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+
+    def interrupted() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hdf5_reading._finding_elsewhere(store)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
