@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import re
 import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -40,6 +42,13 @@ _LEGACY_ARRAYS = {
     "start": "Start",
     "end": "End",
 }
+# What zipfile and NumPy raise for damaged archives; NumPy parses headers as Python text.
+_NPZ_ERRORS = (
+    *(OSError, ValueError, EOFError, AttributeError, TypeError, LookupError, OverflowError, MemoryError, SyntaxError),
+    *(NotImplementedError, RuntimeError, RecursionError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+_LARGE_BYTES = 1 << 28  # up to here, members may swell as they like
+_MAX_COMPRESSION = 100  # times that embeddings and names can be compressed
 _NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d+")
 _TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
 
@@ -197,6 +206,20 @@ def _from_kaldi(path: Path, entries: Iterable[tuple[str, NDArray[Any]]]) -> Embe
     return _filled(data, {"name": names, **columns}, {"start": starts, "end": ends})
 
 
+def _check_npz_sizes(path: Path) -> None:
+    """Raise ValueError where an array claims more than its member holds, or where a small member swells enormously."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(file)
+            if math.prod(shape) * kind.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} has the shape {shape}, and holds {member.file_size} bytes")
+            if member.file_size > max(_LARGE_BYTES, _MAX_COMPRESSION * member.compress_size):
+                raise ValueError(f"{member.filename} swells from {member.compress_size} to {member.file_size} bytes")
+
+
 @READERS.register(".npz")
 def _read_npz(path: Path) -> EmbeddingSet:
     """Arrays data, name and, if present, group, subgroup, speaker, start, end, embedder.
@@ -205,9 +228,10 @@ def _read_npz(path: Path) -> EmbeddingSet:
     refused.
     """
     try:
+        _check_npz_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except _NPZ_ERRORS as error:
         raise StoreError(
             f"{path} is not an .npz file of plain arrays: {error}.", "Pickled objects are not read."
         ) from error

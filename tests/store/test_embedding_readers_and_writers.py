@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.texts import tidy
 from knn_cli.core.values import EmbeddingSet
-from knn_cli.store import kaldi
+from knn_cli.store import embedding_readers, kaldi
 from knn_cli.store.embedding_readers import READERS, read_embeddings
 from knn_cli.store.embedding_writers import WRITERS, utterance_ids, write_embeddings, write_text
 
@@ -510,3 +511,35 @@ def test_names_of_npz_files_in_other_types(tmp_path: Path) -> None:
         np.savez(tmp_path / "e.npz", data=np.ones(shape), name=np.array(["a"] * shape[0], dtype=str))
         with pytest.raises(StoreError, match="holds no embeddings"):
             read_embeddings(tmp_path / "e.npz")
+
+
+def npz_member(shape: str, kind: str = "<f4", data: bytes = b"\0" * 16) -> bytes:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        npz_member(f"({1 << 31}, 512)"),
+        npz_member(f"({1 << 62}, {1 << 62})"),
+        npz_member("(4, -1)"),
+        npz_member("((((4, 1)"),
+        npz_member("(4, 1)", kind="|O"),
+        b"no array",
+        b"",
+    ],
+)
+def test_npz_that_claims_more_than_it_holds(member: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "claims.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.npy", member)
+    with pytest.raises(StoreError, match=r"claims\.npz is not an \.npz file of plain arrays"):
+        read_embeddings(path)
+
+
+def test_npz_that_swells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_readers, "_LARGE_BYTES", 1000)
+    np.savez_compressed(tmp_path / "bomb.npz", data=np.zeros((10_000, 4), np.float32), name=np.array(["a"] * 10_000))
+    with pytest.raises(StoreError, match=r"data\.npy swells from"):
+        read_embeddings(tmp_path / "bomb.npz")
