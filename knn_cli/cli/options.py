@@ -93,7 +93,7 @@ ChannelOption = Annotated[
         "--channel",
         metavar="CHANNEL",
         panel=INPUT,
-        help="Use mix, left, right, or a number from 1; 2:mix is the second audio track.",
+        help="Use mix, left, right, or a number from 1.",
         show_default=False,
     ),
 ]

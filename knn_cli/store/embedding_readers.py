@@ -47,6 +47,7 @@ _NPZ_ERRORS = (
     *(OSError, ValueError, EOFError, AttributeError, TypeError, LookupError, OverflowError, MemoryError, SyntaxError),
     *(NotImplementedError, RuntimeError, RecursionError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+_MAX_VECTOR_TEXT = 1 << 24  # characters of one embedding
 _LARGE_BYTES = 1 << 28  # up to here, members may swell as they like
 _MAX_COMPRESSION = 100  # times that embeddings and names can be compressed
 _NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d+")
@@ -121,9 +122,12 @@ def _stack_files(files: Sequence[Path]) -> EmbeddingSet:
 def _gz_vector(path: Path) -> Floats:
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
-            lines = [line for line in file.read().splitlines() if line.strip()]
+            text = file.read(_MAX_VECTOR_TEXT + 1)
+            lines = [line for line in text.splitlines() if line.strip()]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is not a complete gzip file of numbers: {error}.", "Copy it again.") from error
+    if len(text) > _MAX_VECTOR_TEXT:
+        raise StoreError(f"{path} holds more text than a line of numbers can have.")
     if len(lines) != 1:
         raise StoreError(f"{path} holds {len(lines)} lines; a text embedding is one line of numbers.")
     words = lines[0].split(",") if "," in lines[0] else lines[0].split()

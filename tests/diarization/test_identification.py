@@ -158,7 +158,7 @@ def test_what_cannot_be_enrolled(tiny: Embedder, tmp_path: Path, example: Path) 
         (EmbeddingSet.from_columns(data, "ab", speaker=["x", "y"], embedder="other@1"), "other@1.*tiny-test"),
         (EmbeddingSet.from_columns(data[:, 1:], "ab", speaker=["x", "y"]), "tiny-test"),
         (EmbeddingSet.from_columns(data * [[1], [0]], "ab", speaker=["x", "y"]), "no usable embedding of y"),
-        (EmbeddingSet.from_columns(data[:0], [], speaker=[]), "has no rows"),
+        (EmbeddingSet.from_columns(data[:0], [], speaker=[]), "is empty"),
     ):
         write_store(tmp_path / "v.h5", rows, force=True)
         with pytest.raises(KnnError, match=message):

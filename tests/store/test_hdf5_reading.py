@@ -133,6 +133,7 @@ def test_who_is_writing_and_who_did_not_finish(store: Path, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="files are looked through in another process on Linux only")
 def test_an_interrupt_while_the_process_forks_is_not_lost(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fork = os.fork
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
     def interrupted() -> int:
         os.kill(os.getpid(), signal.SIGINT)

@@ -325,6 +325,8 @@ def merge_close(points: Doubles, weights: Doubles, labels: NDArray[np.integer], 
     The closest merge first, until `low` are left. Points (n, D) are unit vectors or, condensed, means of such.
     """
     labels = by_first_appearance(labels)
+    if int(labels.max()) < low:
+        return labels
     means, total = weighted_means(points, weights, labels)
     merges, heights = merge_order(means, total, "average")
     above = np.append(heights > threshold, True)
