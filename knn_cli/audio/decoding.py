@@ -137,12 +137,7 @@ def opened(path: Path, *, track: int = 0, decode: bool = True) -> Iterator[OpenR
 
 
 def _facts(path: Path, answer: dict[str, Any], track: int) -> StreamFacts:
-    if track > answer.get("tracks", track):
-        count = answer["tracks"]
-        raise AudioError(
-            f"{path} has {count} audio track{'s' * (count > 1)}, not track {track}.",
-            "Try `channel=1:mix`, which is its first track.",
-        )
+    check_track(path, track, answer.get("tracks", track))
     if answer.get("error") == "no sound":
         raise AudioError(f"{path} holds no sound: it has no audio track.", "Give a recording that has one.")
     if "error" in answer:
@@ -151,6 +146,15 @@ def _facts(path: Path, answer: dict[str, Any], track: int) -> StreamFacts:
     check_numbers(path, rate, channels)
     names = "rate channels seconds promised demuxer codec kind tracks".split()
     return StreamFacts(**{name: answer[name] for name in names}, tags=tuple(answer["tags"].items()))
+
+
+def check_track(path: Path, track: int, count: int) -> None:
+    """Refuse a track, from 1 or 0 for the first, that a file with so many audio tracks lacks: AudioError."""
+    if track > count:
+        raise AudioError(
+            f"{path} has {count} audio track{'s' * (count > 1)}, not track {track}.",
+            "Try `channel=1:mix`, which is its first track.",
+        )
 
 
 def check_numbers(path: Path, rate: int, channels: int) -> None:

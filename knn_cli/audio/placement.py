@@ -41,8 +41,6 @@ class Placement:
         Seconds left out, and where the first of them lay.
     missing : list of float
         Seconds of silence in formats that leave no pauses, and where the first of them lie.
-    jumps : int
-        Number of times that were not followed, since they lead back, or too far.
     """
 
     demuxer: str
@@ -51,7 +49,6 @@ class Placement:
     seconds: float = 0.0
     overlap: list[float] = field(default_factory=list)
     missing: list[float] = field(default_factory=list)
-    jumps: int = 0
     _shift: float = 0.0
     _first: float | None = None
     _previous: float = -1.0
@@ -109,7 +106,6 @@ class Placement:
     def _follow(self, early: float) -> None:
         """Let times from here on continue where the sound is."""
         self._shift += early
-        self.jumps += 1
 
     def _is_pause(self, at: float) -> bool:
         """Whether nothing but silence lies between the sound so far and `at`."""

@@ -196,10 +196,7 @@ def _open_native(path: Path, track: int) -> soundfile.SoundFile | None:
         head = file.read(16)
     if not head.startswith(_NATIVE):
         return None
-    if track > 1:
-        raise AudioError(
-            f"{path} has 1 audio track, not track {track}.", "Try `channel=1:mix`, which is its first track."
-        )
+    decoding.check_track(path, track, 1)
     try:
         return open_native(path)
     except soundfile.LibsndfileError:

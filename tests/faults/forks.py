@@ -14,12 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 TOP = Path(__file__).resolve().parents[2]
 # What no command may exceed: seconds of a processor, or without using one (so that a busy machine changes nothing), and
@@ -27,7 +31,6 @@ TOP = Path(__file__).resolve().parents[2]
 SECONDS, MEMORY = 30.0, 2 << 30
 POLL = 0.002
 GRACE = 1.0  # for helper processes to notice that their parent is gone
-CRASHED = -1000  # code of a command in which the child ended by a signal
 
 
 @dataclass
@@ -360,6 +363,34 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def work_off(
+    items: list[Item],
+    servers: Sequence[Server],
+    place: Path,
+    work: Callable[[Server, Item, Path], None],
+    until: Callable[[], bool],
+) -> None:
+    """Take items from the end of a list until none is left or the time is up; each server has a folder `place-N`."""
+    lock = threading.Lock()
+
+    def worker(server: Server, folder: Path) -> None:
+        while not until():
+            with lock:
+                if not items:
+                    return
+                item = items.pop()
+            work(server, item, folder)
+
+    threads = [
+        threading.Thread(target=worker, args=(server, place.with_name(f"{place.name}-{index}")))
+        for index, server in enumerate(servers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def no_network() -> None:

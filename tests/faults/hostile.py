@@ -25,7 +25,6 @@ from tests.faults.mutated import Case
 from tests.faults.targets import HEARD, TINY
 
 Lay = Callable[[Path], list[str]]
-SECRET = "secret.wav"
 PLANTED = "planted"
 HTTP = "http://127.0.0.1:{port}/x.wav"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import judge
-from tests.faults.forks import Outcome, Request, Server
+from tests.faults.forks import Outcome, Request, Server, work_off
 from tests.faults.mutated import Fault
 from tests.faults.writes import WRITES, Write, contents
 
@@ -257,45 +257,24 @@ class Run:
         left = [number for number in range(count) if number not in self.done][::-1]
         self.partner = servers[-1]
 
-        def worker(server: Server, place: Path) -> None:
-            while not until():
-                with self.lock:
-                    if not left:
-                        return
-                    number = left.pop()
-                write, what, found, tail = self.part(self, server, number, place)
-                faults = []
-                if found:
-                    causes = " ".join(sorted({one.partition(":")[0] for one in found}))
-                    kept = self.work / "kept" / f"{self.name}-{number}"
-                    shutil.rmtree(kept, ignore_errors=True)
-                    if place.is_dir():
-                        shutil.copytree(place, kept, symlinks=True)
-                    faults.append(
-                        Fault(
-                            f"{self.seed}-{number}",
-                            write.name,
-                            [causes],
-                            f"{found[:3]}",
-                            [*write.arguments, what],
-                            str(kept),
-                            tail,
-                        )
-                    )
-                with self.lock, self.results.open("a") as file:
-                    self.done.add(number)
-                    self.faults += faults
-                    print(json.dumps({"done": number, "faults": [asdict(one) for one in faults]}), file=file)
+        work_off(left, servers if self.part is kill else servers[:1], self.work / self.name, self._one, until)
 
-        workers = servers if self.part is kill else servers[:1]
-        threads = [
-            threading.Thread(target=worker, args=(server, self.work / f"{self.name}-{index}"))
-            for index, server in enumerate(workers)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    def _one(self, server: Server, number: int, place: Path) -> None:
+        write, what, found, tail = self.part(self, server, number, place)
+        faults = []
+        if found:
+            causes = " ".join(sorted({one.partition(":")[0] for one in found}))
+            kept = self.work / "kept" / f"{self.name}-{number}"
+            shutil.rmtree(kept, ignore_errors=True)
+            if place.is_dir():
+                shutil.copytree(place, kept, symlinks=True)
+            command = [*write.arguments, what]
+            case = f"{self.seed}-{number}"
+            faults.append(Fault(case, write.name, [causes], f"{found[:3]}", command, str(kept), tail))
+        with self.lock, self.results.open("a") as file:
+            self.done.add(number)
+            self.faults += faults
+            print(json.dumps({"done": number, "faults": [asdict(one) for one in faults]}), file=file)
 
     def hard(self) -> list[Fault]:
         return self.faults

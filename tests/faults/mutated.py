@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import judge
-from tests.faults.forks import MEMORY, SECONDS, Outcome, Request, Server
+from tests.faults.forks import MEMORY, SECONDS, Outcome, Request, Server, work_off
 from tests.faults.mutations import mutate
 from tests.faults.targets import Target
 
@@ -144,22 +144,7 @@ class Run:
         numbers = [number for number in range(count) if number not in self.done]
         batches = [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)][::-1]
 
-        def worker(server: Server, place: Path) -> None:
-            while not until():
-                with self.lock:
-                    if not batches:
-                        return
-                    batch = batches.pop()
-                self._batch(server, batch, place)
-
-        threads = [
-            threading.Thread(target=worker, args=(server, self.work / f"{self.name}-{index}"))
-            for index, server in enumerate(servers)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        work_off(batches, servers, self.work / self.name, self._batch, until)
 
     def _batch(self, server: Server, numbers: Sequence[int], place: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)

@@ -16,6 +16,7 @@ import soundfile
 
 from knn_cli.core.values import EmbeddingSet
 from tests.helpers.oracles import load_transformers
+from tests.helpers.speechbrain_settings import hyperparams
 from tests.helpers.whisper_checkpoints import random_whisper, save_ctranslate2
 from tests.helpers.windows import windows_of
 
@@ -92,36 +93,6 @@ epochs = 2
 [loop]
 batch = 4
 checkpoint = 2
-"""
-
-HYPERPARAMS = """
-n_mels: 60
-deltas: False
-out_n_neurons: 2
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: !ref <n_mels>
-    left_frames: 0
-    deltas: !ref <deltas>
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: !ref <n_mels>
-    channels: [16, 16, 16, 16, 24]
-    kernel_sizes: [5, 3, 3, 3, 1]
-    dilations: [1, 2, 3, 4, 1]
-    attention_channels: 8
-    res2net_scale: 4
-    se_channels: 6
-    lin_neurons: 12
-classifier: !new:speechbrain.lobes.models.Xvector.Classifier
-    input_shape: [null, null, 12]
-    activation: !name:torch.nn.LeakyReLU
-    lin_blocks: 1
-    lin_neurons: 10
-    out_neurons: !ref <out_n_neurons>
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-modules:
-    classifier: !ref <classifier>
 """
 
 
@@ -310,7 +281,7 @@ def _speechbrain(folder: Path) -> None:
     from knn_cli.networks.importers.weight_names import ECAPA, ECAPA_POOLING, speechbrain_classifier
 
     folder.mkdir()
-    (folder / "hyperparams.yaml").write_text(HYPERPARAMS)
+    (folder / "hyperparams.yaml").write_text(hyperparams(classes=2))
     encoder = ENCODERS.build("ecapa-tdnn", channels=[16] * 4 + [24], scale=4, squeeze=6, bins=60)
     pooling = POOLINGS.build("ecapa-tdnn", layers=1, channels=24, attention=8, dimension=12)
     head = HEADS.build("deep-softmax", dimension=12, classes=2, hidden=[10])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,6 @@ TOLERANCE = 0.02  # seconds
 NOTES = ("short", "damage", "missing", "broken")  # words of a note on sound that is lost
 BURST, PAUSE = 0.6, 0.4  # seconds of noise and of silence, in turn, so that times can be measured
 SPOKEN_RATE = 16_000
-HAS_FFMPEG = shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is not None
 
 # Name -> suffix, codec and further options of ffmpeg: every kind of file of which variants are made.
 KINDS: dict[str, tuple[str, str]] = {

@@ -39,6 +39,7 @@ from knn_cli.networks.importers.wespeaker import CZECH_DIALECTS, VOXLINGUA107
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.train_classifier import train_classifier
 from tests.helpers.public_outputs import OUTPUTS, clips, weights
+from tests.helpers.speechbrain_settings import hyperparams
 from tests.networks.importers.test_wavlm import (
     CHANNELS,
     hugging_face_layers,
@@ -48,38 +49,13 @@ from tests.networks.importers.test_wavlm import (
 )
 
 LABELS = ["cs: Czech", "de: German", "sk: Slovak", "pl: Polish", "ab: Abkhazian"]
-HYPERPARAMS = """
-n_mels: 60
-deltas: False
-out_n_neurons: 5
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: !ref <n_mels>
-    left_frames: 0
-    deltas: !ref <deltas>
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: !ref <n_mels>
-    channels: [16, 16, 16, 16, 24]
-    kernel_sizes: [5, 3, 3, 3, 1]
-    dilations: [1, 2, 3, 4, 1]
-    attention_channels: 8
-    res2net_scale: 4
-    se_channels: 6
-    lin_neurons: 12
-classifier: !new:speechbrain.lobes.models.Xvector.Classifier
-    input_shape: [null, null, 12]
-    activation: !name:torch.nn.LeakyReLU
-    lin_blocks: 1
-    lin_neurons: 10
-    out_neurons: !ref <out_n_neurons>
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-modules:
-    classifier: !ref <classifier>
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+HYPERPARAMS = (
+    hyperparams(classes=5)
+    + """pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     paths:
         classifier: !apply:os.system [touch planted]
 """
+)
 
 
 def public(*parts: tuple[Any, WeightNames]) -> dict[str, Tensor]:
