@@ -36,7 +36,8 @@ def build_optimizer(network: Network, config: OptimizerConfig) -> Optimizer:
 def learning_rate_factor(schedule: ScheduleConfig, rate: float, step: int, steps: int) -> float:
     """Factor on all learning rates at a step.
 
-    Warm-up is linear and is multiplied with the decay, as in wespeaker's ExponentialDecrease.
+    Warm-up is linear, begins at 0 or at the share `warmup_from` of the rates, and is multiplied with the decay: the
+    formula of wespeaker's ExponentialDecrease, with and without `warm_from_zero`.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ def learning_rate_factor(schedule: ScheduleConfig, rate: float, step: int, steps
         Steps per epoch.
     """
     epochs, decay, final = step / steps, schedule.decay, schedule.final_rate
-    warm = min(1.0, (step + 1) / (schedule.warmup * steps)) if schedule.warmup else 1.0
+    risen = min(1.0, epochs / schedule.warmup) if schedule.warmup else 1.0
+    warm = schedule.warmup_from + (1 - schedule.warmup_from) * risen
     if final is None:
         return float(warm * decay**epochs)
     return float(warm * (final / rate) ** (epochs / schedule.epochs))

@@ -168,12 +168,13 @@ class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The schedule of the learning rates.
 
-    Rates rise during `warmup` epochs and then fall exponentially, by the factor `decay` per epoch or down to the head's
+    Rates rise during `warmup` epochs, from the share `warmup_from` of themselves, while they fall exponentially, by the factor `decay` per epoch or down to the head's
     `final_rate` at the end; with a decay of 1 and no final rate they stay constant.
     """
 
     epochs: PositiveCount = 10
     warmup: NonNegative = 0.0
+    warmup_from: Fraction = 0.0
     decay: FractionAbove0 = 1.0
     final_rate: Positive | None = None
 

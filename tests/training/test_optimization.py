@@ -15,7 +15,7 @@ from knn_cli.training.optimization import (
     restart_average,
     schedule_learning_rates,
 )
-from knn_cli.training.recipe import Recipe
+from knn_cli.training.recipe import Recipe, ScheduleConfig
 from knn_cli.training.recipe_reader import parse
 
 
@@ -77,3 +77,22 @@ def test_rates_follow_the_schedule_from_any_step(first: int) -> None:
         assert [group["lr"] for group in optimizer.param_groups] == [base * factor for base in bases]
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (0.0, [0.0, 0.00191956415, 0.00368472651, 0.00530480167, 0.00678860473, 0.0081444764, 0.00938030693,
+               0.0105035588, 0.0115212885, 0.012440167, 0.0132664992, 0.0127329481]),
+        (0.5, [0.01, 0.0105576028, 0.0110541795, 0.011493737, 0.0118800583, 0.0122167146, 0.0125070759,
+               0.0127543214, 0.0129614496, 0.0131312874, 0.0132664992, 0.0127329481]),
+    ],
+)  # fmt: skip
+def test_warm_up_is_that_of_wespeaker_step_by_step(start: float, expected: list[float]) -> None:
+    """Rates that wespeaker's ExponentialDecrease gave: 5 steps in each of 4 epochs, 2 of them warm-up, from 0 and not.
+
+    Its peak is 0.01 times 128 clips a step over 64, and falls to 0.44 of that.
+    """
+    schedule = ScheduleConfig(epochs=4, warmup=2, warmup_from=start, final_rate=0.0088)
+    rates = [0.02 * learning_rate_factor(schedule, 0.02, step, 5) for step in range(len(expected))]
+    assert rates == pytest.approx(expected, rel=1e-8)
