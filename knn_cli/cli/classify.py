@@ -15,6 +15,7 @@ from knn_cli.cli.options import (
     OUTPUT,
     BatchOption,
     ChannelOption,
+    ChunkOption,
     Device,
     DeviceOption,
     JsonOption,
@@ -64,6 +65,7 @@ def classify(
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    chunk: ChunkOption = None,
     priors: PriorsOption = "",
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
@@ -78,6 +80,7 @@ def classify(
     """
     from knn_cli.embedding.files import expand_folders
     from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
 
     weights = None if priors == "model" else parse_priors(priors)
@@ -88,6 +91,7 @@ def classify(
         model,
         device=device.value,
         batch_seconds=batch_seconds,
+        chunk=parse_chunk(chunk),
         languages=parse_languages(languages),
         open_set=not no_unknown,
     )

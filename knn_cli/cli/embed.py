@@ -13,6 +13,7 @@ from knn_cli.cli.options import (
     OUTPUT,
     BatchOption,
     ChannelOption,
+    ChunkOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -62,6 +63,7 @@ def embed(
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    chunk: ChunkOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -73,6 +75,7 @@ def embed(
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.files import labelled_files
     from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.store import hdf5
     from knn_cli.store.writer import check_free
 
@@ -87,7 +90,7 @@ def embed(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
     files = [] if stores else labelled_files(sources, labels)
-    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds)
+    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
         _into_store(stores[0] if stores else files, out, embedder, options, force)

@@ -17,6 +17,7 @@ from knn_cli.cli.options import (
     OUTPUT,
     SAMPLING,
     BatchOption,
+    ChunkOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -74,6 +75,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    chunk: ChunkOption = None,
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
     priors: PriorsOption = "",
@@ -105,6 +107,7 @@ def evaluate(
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
+    from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.evaluate_test_sets import TestSetOptions, evaluate_test_sets
     from knn_cli.reports.report import check_report_folder
@@ -123,6 +126,7 @@ def evaluate(
             name,
             device=device.value,
             batch_seconds=batch_seconds,
+            chunk=parse_chunk(chunk),
             languages=parse_languages(languages),
             open_set=not no_unknown,
         )

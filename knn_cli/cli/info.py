@@ -156,6 +156,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 def _bundle(model: Bundle) -> dict[str, Any]:
     from knn_cli.networks import bundle
+    from knn_cli.networks.chunk_setting import WHOLE
     from knn_cli.recognition.classifier_file import read_classifier
     from knn_cli.recognition.head_settings import read_head_settings
 
@@ -170,6 +171,7 @@ def _bundle(model: Bundle) -> dict[str, Any]:
     if model.has_network:
         facts["encoder"] = model.config["encoder"]["name"]
         facts["pooling"] = model.config["pooling"]["name"]
+        facts["hears at once"] = model.chunk if model.chunk == WHOLE else f"{model.chunk:g} s"
     if model.has_network or model.is_segmenter:
         facts["rate"] = model.rate
         weights = model.folder / bundle.WEIGHTS

@@ -143,6 +143,15 @@ BatchOption = Annotated[
         show_default=False,
     ),
 ]
+ChunkOption = Annotated[
+    str | None,
+    valued(
+        "--chunk",
+        metavar="SECONDS",
+        panel=MODEL,
+        help="Hear this much speech at once, or whole; else as the model says.",
+    ),
+]
 LevelOption = Annotated[
     Level,
     valued(

@@ -16,6 +16,7 @@ from knn_cli.cli.options import (
     SPEAKERS,
     BatchOption,
     ChannelOption,
+    ChunkOption,
     Device,
     DeviceOption,
     FolderOption,
@@ -89,6 +90,7 @@ def timeline(
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    chunk: ChunkOption = None,
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
     diarize: Annotated[
@@ -116,6 +118,7 @@ def timeline(
     from knn_cli.cli import beyond, progress, stdin
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
+    from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import language_timelines, speakers_from_rttm
     from knn_cli.recognition.timeline import TimelineOptions
@@ -133,6 +136,7 @@ def timeline(
         model,
         device=device.value,
         batch_seconds=batch_seconds,
+        chunk=parse_chunk(chunk),
         languages=parse_languages(languages),
         open_set=not no_unknown,
     )

@@ -15,6 +15,7 @@ from knn_cli.cli.options import (
     LABELS,
     OUTPUT,
     BatchOption,
+    ChunkOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -124,6 +125,7 @@ def train(
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    chunk: ChunkOption = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -136,6 +138,7 @@ def train(
     from knn_cli.core.output_paths import check_output
     from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
+    from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.split_file import read_split
     from knn_cli.recognition.train_classifier import train_classifier
     from knn_cli.recognition.training_steps.options import ClassifierOptions
@@ -169,7 +172,14 @@ def train(
     options.check_split(drawn)
     with console.progress("Embedding") as progress:
         rows = load_or_embed(
-            src, model, device.value, batch_seconds, label=level.value, use_vad=not no_vad, progress=progress
+            src,
+            model,
+            device.value,
+            batch_seconds,
+            chunk=parse_chunk(chunk),
+            label=level.value,
+            use_vad=not no_vad,
+            progress=progress,
         )
     result = train_classifier(rows, out, options, split=drawn, force=force)
     _note_caveats(result, model, level.value, calibration)

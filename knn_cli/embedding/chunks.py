@@ -11,19 +11,19 @@ import numpy as np
 
 from knn_cli.core.values import Floats, Segment
 
-__all__ = ["CHUNK_SECONDS", "cut_span", "rechunk"]
+__all__ = ["READ_SECONDS", "cut_span", "rechunk"]
 
-CHUNK_SECONDS = 20.0  # the most speech that goes through the network at once
+READ_SECONDS = 20.0  # the most speech that is read at once
 
 
 def cut_span(span: Segment) -> list[Segment]:
-    """A span in parts of up to `CHUNK_SECONDS`, so that reading it needs no more memory than one of them."""
-    edges = np.arange(span.start, span.end, CHUNK_SECONDS).tolist()
+    """A span in parts of up to `READ_SECONDS`, so that reading it needs no more memory than one of them."""
+    edges = np.arange(span.start, span.end, READ_SECONDS).tolist()
     return [Segment(start, end) for start, end in pairwise([*edges, span.end])]
 
 
-def rechunk(waveforms: Iterable[tuple[int, Floats]], rate: int) -> Iterator[tuple[int, Floats]]:
-    """Join the waveforms of each row and cut them again, into chunks of up to `CHUNK_SECONDS`.
+def rechunk(waveforms: Iterable[tuple[int, Floats]], rate: int, seconds: float) -> Iterator[tuple[int, Floats]]:
+    """Join the waveforms of each row and cut them again, into chunks of up to `seconds`.
 
     Parameters
     ----------
@@ -31,13 +31,15 @@ def rechunk(waveforms: Iterable[tuple[int, Floats]], rate: int) -> Iterator[tupl
         Row number and samples; all waveforms of a row follow each other.
     rate : int
         Samples per second.
+    seconds : float
+        Length of the longest chunk, such as `Embedder.chunk_seconds`.
 
     Yields
     ------
     (int, (S,) float32)
         Row number and chunk; a row's last two chunks are evened out so that no stub is left.
     """
-    size = round(CHUNK_SECONDS * rate)
+    size = round(seconds * rate)
     for row, pairs in groupby(waveforms, key=itemgetter(0)):
         pending = np.zeros(0, dtype=np.float32)
         for _, waveform in pairs:

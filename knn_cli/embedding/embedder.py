@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knn_cli.audio import reading
+from knn_cli.audio import reading, reading_notes
 from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Segment
+from knn_cli.embedding.chunks import rechunk
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.chunk_setting import WHOLE, Chunk, chunk_seconds
 from knn_cli.networks.contracts import Encoder, FramePooling
 from knn_cli.store.labels import Labels
 
@@ -39,13 +41,16 @@ class Embedder:
         "auto", "cpu", "cuda" or "mps".
     batch_seconds : float
         Seconds of sound that go through the network at once.
+    chunk : float or "whole", optional
+        The most seconds of a clip's speech that go through it at once; longer speech is cut evenly, and the embeddings
+        of its chunks are averaged. None takes what the bundle says; another becomes part of the fingerprint.
 
     Raises
     ------
     BundleError
         The model cannot be loaded.
     KnnError
-        The device is not there, or `batch_seconds` is not a number above 0.
+        The device is not there, `batch_seconds` is not a number above 0, or `chunk` is longer than the encoder takes.
 
     Examples
     --------
@@ -57,14 +62,22 @@ class Embedder:
     """
 
     def __init__(
-        self, model: str | Path | Bundle | None = None, *, device: str = "auto", batch_seconds: float = BATCH_SECONDS
+        self,
+        model: str | Path | Bundle | None = None,
+        *,
+        device: str = "auto",
+        batch_seconds: float = BATCH_SECONDS,
+        chunk: Chunk | None = None,
     ) -> None:
-        self.bundle = model if isinstance(model, Bundle) else bundle.find(model)
+        found = model if isinstance(model, Bundle) else bundle.find(model)
+        self.bundle = found if chunk is None else found.with_chunk(chunk)
         if not 0 < batch_seconds < math.inf:
             raise KnnError(f"Batches cannot be {batch_seconds:g} s long.", "Give `batch_seconds` above 0.")
         self.device = torch_device(device)
         self.batch_seconds = batch_seconds
         self._network = bundle.load_network(self.bundle).to(self.device)
+        longest = self._network.encoder.longest_seconds
+        self.chunk_seconds = chunk_seconds(self.bundle.chunk, longest, self.bundle.name)  # of speech in a chunk at most
         pooling = self._network.pooling
         self._frame_pooling = pooling if isinstance(pooling, FramePooling) else None
 
@@ -202,10 +215,17 @@ class Embedder:
                 weights[row] = weights.get(row, 0) + len(chunk)
         return {row: (total / weights[row]).astype(np.float32) for row, total in sums.items()}
 
+    def note_parts(self, path: Path | str, seconds: float) -> None:
+        """Tell the listener of `reading_notes` if so much speech of a row is to be heard whole and is too much."""
+        if self.bundle.chunk == WHOLE and seconds > self.chunk_seconds:
+            parts = math.ceil(seconds / self.chunk_seconds)
+            most = f"{self.chunk_seconds:g} s, the most that {self.bundle.name} hears at once"
+            reading_notes.note(Path(path), f"is heard in {parts} parts: a row has {seconds:.0f} s, above {most}")
+
     def spans(self, path: Path | str, spans: Sequence[Segment], *, channel: str = "mix") -> Floats:
         """(N, E) embeddings of spans (sorted by start, none empty) of one file of any length."""
         crops = reading.crops(path, spans, rate=self.rate, channel=channel)
-        rows = self.averages(enumerate(crops)).values()
+        rows = self.averages(rechunk(enumerate(crops), self.rate, self.chunk_seconds)).values()
         return np.stack(list(rows)) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
     def embedding_set(

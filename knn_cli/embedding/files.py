@@ -75,7 +75,9 @@ def embed_file(
         raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
     parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
     crops = sound.crops([part for _, part in parts])
-    rows = embedder.averages(rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate))
+    embedder.note_parts(path, max(segments.total_seconds(speech[row]) for row in kept))
+    joined = rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate, embedder.chunk_seconds)
+    rows = embedder.averages(joined)
     label = label or Labels(labels.recording_name(Path(path)))
     return embedder.embedding_set(rows, [units[row] for row in kept], [label] * len(kept))
 

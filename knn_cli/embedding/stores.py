@@ -16,6 +16,7 @@ from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
 from knn_cli.embedding.files import embed_files
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.networks import bundle
+from knn_cli.networks.chunk_setting import Chunk
 from knn_cli.store import labels
 from knn_cli.store.hdf5 import AudioRow, Store
 from knn_cli.store.labels import Labels
@@ -110,12 +111,13 @@ def embed_rows(
         kept = [
             index for index, found in enumerate(regions) if segments.total_seconds(found) >= embedder.minimum_seconds
         ]
+        embedder.note_parts(store.path, max((segments.total_seconds(regions[index]) for index in kept), default=0.0))
         speech = (
             (index, group[index].waveform.crop(region.start, region.end).samples)
             for index in kept
             for region in regions[index]
         )
-        vectors = embedder.averages(rechunk(speech, embedder.rate))
+        vectors = embedder.averages(rechunk(speech, embedder.rate, embedder.chunk_seconds))
         spans = [Segment(group[index].start, group[index].end) for index in kept]
         known = [Labels(*(getattr(group[index], name) for name in labels.FIELDS)) for index in kept]
         yield EmbeddedRows(str(number), embedder.embedding_set(vectors, spans, known), len(group) - len(kept), done)
@@ -257,6 +259,7 @@ def load_or_embed(
     device: str = "auto",
     batch_seconds: float = BATCH_SECONDS,
     *,
+    chunk: Chunk | None = None,
     label: str = "group",
     use_vad: bool = True,
     progress: Progress | None = None,
@@ -270,7 +273,7 @@ def load_or_embed(
     model : str, optional
         Name or path of the bundle that embeds an audio store; None takes the shipped model of speaker embeddings
         where `label` is "speaker", otherwise that of languages.
-    device, batch_seconds
+    device, batch_seconds, chunk
         See `Embedder`.
     label : str
         The label that will be learnt.
@@ -287,7 +290,7 @@ def load_or_embed(
     Raises
     ------
     KnnError
-        A model is given for a store of embeddings.
+        A model or a chunk is given for a store of embeddings.
     SilenceError
         No row holds speech.
     """
@@ -295,9 +298,12 @@ def load_or_embed(
         if store.kind == "embeddings":
             if model is not None:
                 raise KnnError(f"{path} holds embeddings already, so `model` has nothing to do.", "Leave it out.")
+            if chunk is not None:
+                raise KnnError(f"{path} holds embeddings already, so `chunk` has nothing to do.", "Leave it out.")
             return path
         shipped = bundle.VOICE if label == "speaker" else bundle.LANGUAGE
-        embedder = Embedder(shipped if model is None else model, device=device, batch_seconds=batch_seconds)
+        named = shipped if model is None else model
+        embedder = Embedder(named, device=device, batch_seconds=batch_seconds, chunk=chunk)
         parts = []
         for group in embed_rows(store, embedder, use_vad=use_vad):
             parts.append(group.embeddings)

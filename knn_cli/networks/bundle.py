@@ -37,6 +37,7 @@ from knn_cli.networks.bundle_config import (
 )
 from knn_cli.networks.bundle_search import CONFIG as CONFIG
 from knn_cli.networks.bundle_search import bundle_folders, first_usable, note_shadowed
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, with_suffix, without_suffix
 
 if TYPE_CHECKING:
     import torch
@@ -100,15 +101,31 @@ class Bundle:
         return float(self.config["audio"]["scale"])
 
     @property
+    def chunk(self) -> Chunk:
+        """The most seconds of speech that go through the network at once, or "whole"."""
+        chunk: Chunk = self.config.get("chunk", CHUNK_SECONDS)
+        return chunk
+
+    def with_chunk(self, chunk: Chunk) -> Bundle:
+        """The bundle with another `chunk`; a classifier alone then needs an embedder with that."""
+        if self.has_network or self.is_segmenter:
+            return Bundle(self.folder, {**self.config, "chunk": chunk})
+        embedder, _ = without_suffix(self.fingerprint)
+        return Bundle(self.folder, {**self.config, "embedder": with_suffix(embedder, chunk)})
+
+    @property
     def fingerprint(self) -> str:
-        """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network."""
+        """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network.
+
+        A `chunk` of an own length follows: `name@hash+whole`.
+        """
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
         keys = SEGMENTER_IDENTITY if self.is_segmenter else IDENTITY
         keys = (*keys, "products") if "products" in self.config else keys
         identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
-        return f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        return with_suffix(f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}", self.chunk)
 
     @property
     def head_labels(self) -> tuple[str, ...]:
@@ -204,13 +221,16 @@ def find_default(name: str, *, segmenter: bool = False) -> Bundle:
 
 def find_embedder(fingerprint: str) -> Bundle:
     """The bundle on the search path whose embeddings have this fingerprint; BundleError if there is none."""
+    network, chunk = without_suffix(fingerprint)
     same = [
-        bundle.folder for bundle in usable() if bundle.has_network and same_embedder(bundle.fingerprint, fingerprint)
+        bundle.folder
+        for bundle in usable()
+        if bundle.has_network and same_embedder(without_suffix(bundle.fingerprint)[0], network)
     ]
     if not same:
         wanted = fingerprint or "an unknown model"
         raise BundleError(f"No model here computes embeddings of {wanted}.", _known(available()))
-    return _open(first_usable(same, _whole))
+    return _open(first_usable(same, _whole)).with_chunk(chunk)
 
 
 def usable() -> Iterator[Bundle]:

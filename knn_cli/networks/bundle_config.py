@@ -10,6 +10,7 @@ from typing import Any
 
 from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
+from knn_cli.networks.chunk_setting import LIMITS, WHOLE, is_chunk
 
 SCHEMA = 1
 INT8 = "int8"  # of `products`: linear layers multiply 8-bit integers
@@ -54,6 +55,7 @@ _ENTRIES: dict[str, _Entry] = {
     "kind": (_is_text, "a text"),
     "weights_sha256": (_is_text, "a text"),
     "views": (_is_views, "pairs of whole numbers"),
+    "chunk": (is_chunk, f"{WHOLE!r} or a number of seconds, {LIMITS[0]:g} to {LIMITS[1]:g}"),
 }
 _NAMED: dict[str, _Entry] = {"name": (_is_text, "a text"), "args": (_is_mapping, "an object")}
 _PARTS: dict[str, dict[str, _Entry]] = {

@@ -48,11 +48,14 @@ class Encoder(nn.Module, ABC):
         Samples of the shortest clip that the encoder takes.
     mask_kind : {"", "filter bank", "frames"}
         Features that `mask_features` masks: a filter bank's output, the frames of a convolutional front end, or none.
+    longest_seconds : float
+        The most sound that fits into the memory of an ordinary machine at once: chunks are not longer.
     norm_after_blocks : bool
         Whether the submodule `norm` is applied after the blocks although it is registered before them.
     """
 
     mask_kind: ClassVar[Literal["", "filter bank", "frames"]] = ""
+    longest_seconds: ClassVar[float] = 300.0
     norm_after_blocks: bool = False
     layers: int
     channels: int

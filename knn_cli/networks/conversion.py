@@ -15,6 +15,7 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from knn_cli.store import embedding_readers, hdf5
 from knn_cli.store.conversion import (
     LABEL_RULE,
@@ -203,6 +204,8 @@ def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: 
         "pooling": {"name": imported.pooling.name, "args": imported.pooling.args},
         "training": {"imported": imported.source},
     }
+    if imported.chunk != CHUNK_SECONDS:
+        config["chunk"] = imported.chunk
     if imported.head is not None:
         head = {"name": imported.head.name, "args": imported.head.args}
         head |= {"labels": [*imported.labels], "level": imported.level}

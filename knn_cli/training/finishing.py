@@ -16,7 +16,7 @@ from knn_cli.audio import speech_regions
 from knn_cli.core.errors import KnnError
 from knn_cli.core.temporary import TemporaryFolder
 from knn_cli.core.values import Floats, Texts, Waveform
-from knn_cli.embedding.chunks import CHUNK_SECONDS
+from knn_cli.embedding.chunks import rechunk
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
@@ -206,14 +206,15 @@ def _draw_rows(split: TrainingSplit, rows: Rows, count: int, random: np.random.G
 
 def _embed(split: TrainingSplit, rows: Rows, embedder: Embedder, use_vad: bool) -> _EmbeddedRows:
     """Rows with enough speech."""
-    embeddings = embedder.averages(_speech(split, rows, embedder, use_vad))
+    speech = _speech(split, rows, embedder, use_vad)
+    embeddings = embedder.averages(rechunk(speech, embedder.rate, embedder.chunk_seconds))
     kept = np.asarray(sorted(embeddings), dtype=np.int64)
     data = np.stack([embeddings[row] for row in kept]) if len(kept) else np.zeros((0, embedder.dimension), np.float32)
     return _EmbeddedRows(data, np.asarray(split.labels)[split.classes[kept]], split.corpus.columns.name[kept])
 
 
 def _speech(split: TrainingSplit, rows: Rows, embedder: Embedder, use_vad: bool) -> Iterator[tuple[int, Floats]]:
-    """(row, (S,) samples) of the speech of each row, in chunks of the embedder's size."""
+    """(row, (S,) samples) of the speech of each row."""
     rate = embedder.rate
     for first in range(0, len(rows), SPEECH_BATCH_ROWS):
         batch = rows[first : first + SPEECH_BATCH_ROWS].tolist()
@@ -222,5 +223,4 @@ def _speech(split: TrainingSplit, rows: Rows, embedder: Embedder, use_vad: bool)
             parts = [clip.crop(region.start, region.end).samples for region in regions]
             speech = np.concatenate([np.zeros(0, np.float32), *parts])
             if len(speech) >= embedder.minimum_seconds * rate and not speech_regions.is_silent(speech):
-                for chunk in np.array_split(speech, math.ceil(len(speech) / (CHUNK_SECONDS * rate))):
-                    yield row, chunk
+                yield row, speech

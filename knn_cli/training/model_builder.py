@@ -16,6 +16,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
 from knn_cli.networks import bundle, bundle_weights
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, chunk_seconds
 from knn_cli.networks.contracts import Head
 from knn_cli.networks.encoders.adapters import adapters_of
 from knn_cli.networks.network import Network
@@ -100,11 +101,19 @@ class ModelBuilder:
         taken = self.origin is not None and "encoder" in self.recipe.init.parts
         return self.origin.scale if taken and self.origin is not None else self.recipe.scale
 
+    @property
+    def chunk(self) -> Chunk:
+        """The most seconds of speech that the network will hear at once: the recipe's, else the encoder's bundle's."""
+        if self.recipe.chunk is not None or self.origin is None or "encoder" not in self.recipe.init.parts:
+            return CHUNK_SECONDS if self.recipe.chunk is None else self.recipe.chunk
+        return self.origin.chunk
+
     def config(self, labels: Sequence[str]) -> dict[str, Any]:
         """The configuration of audio, encoder, pooling and head in the bundle to be written, for `labels`."""
         parts = {key: {"name": component.name, "args": component.args} for key, component in self.components.items()}
         parts["head"] |= {"labels": list(labels), "level": self.recipe.data.label}
-        return {"audio": {"rate": self.rate, "scale": self.scale}, **parts}
+        chunk = {} if self.chunk == CHUNK_SECONDS else {"chunk": self.chunk}
+        return {"audio": {"rate": self.rate, "scale": self.scale}, **chunk, **parts}
 
     def check(self) -> None:
         """Check the recipe by building everything on the meta device, before any audio is read.
@@ -117,6 +126,7 @@ class ModelBuilder:
         """
         with torch.device("meta"):
             network = self._network(["", " "], None, 1)
+            chunk_seconds(self.chunk, network.encoder.longest_seconds, self.recipe.name)
             FineTuner(network, self.recipe)
         parameter_groups(network, self.recipe.optimizer)
         head, margin = cast(Head, network.head), self.recipe.margin

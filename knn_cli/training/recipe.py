@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.chunk_setting import LIMITS
 
 __all__ = [
     "CODECS",
@@ -41,6 +42,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1)]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1)]
 CropSeconds = Annotated[float, Meta(gt=0, le=3600)]
+ChunkSeconds = Annotated[float, Meta(ge=LIMITS[0], le=LIMITS[1])]
 Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(ge=1)]
 Speed = Annotated[float, Meta(ge=0.5, le=2)]
@@ -168,8 +170,8 @@ class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The schedule of the learning rates.
 
-    Rates rise during `warmup` epochs, from the share `warmup_from` of themselves, while they fall exponentially, by the factor `decay` per epoch or down to the head's
-    `final_rate` at the end; with a decay of 1 and no final rate they stay constant.
+    Rates rise during `warmup` epochs, from the share `warmup_from` of themselves, while they fall exponentially, by the
+    factor `decay` per epoch or down to the head's `final_rate` at the end; without these two they stay constant.
     """
 
     epochs: PositiveCount = 10
@@ -279,7 +281,10 @@ class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
-    """A complete recipe. `name` identifies it in messages and in the bundle's card."""
+    """A complete recipe. `name` identifies it in messages and in the bundle's card.
+
+    `chunk` is how much speech the network will hear at once, in seconds or "whole", once it is trained.
+    """
 
     encoder: ComponentConfig = ComponentConfig()
     pooling: ComponentConfig = ComponentConfig()
@@ -294,6 +299,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     loop: LoopConfig = LoopConfig()
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     scale: Positive = 1.0
+    chunk: ChunkSeconds | Literal["whole"] | None = None
     name: str = ""
 
     @property

@@ -44,7 +44,7 @@ def test_silent_and_short_files_are_refused(tiny: Embedder, tmp_path: Path) -> N
 def test_a_long_span_is_read_in_pieces(tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", noise(9.0), 16000, subtype="FLOAT")
     whole = embed_file(tmp_path / "a.wav", tiny, use_vad=False).data
-    monkeypatch.setattr(chunks, "CHUNK_SECONDS", 2.0)
+    monkeypatch.setattr(chunks, "READ_SECONDS", 2.0)
     asked: list[float] = []
     real = reading.HeldRecording.crops
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import speech_regions
 from knn_cli.core.values import Floats, Waveform
-from knn_cli.embedding.chunks import CHUNK_SECONDS
 from knn_cli.embedding.embedder import Embedder
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from tools.shipped_models.data import Row, read_16k, read_manifest, rows_of_cells
 
 RATE = 16000

@@ -66,6 +66,7 @@ class WavLM(Encoder):
     __signature__ = _signature()
 
     mask_kind = "frames"
+    longest_seconds = 120.0  # memory grows with the square: Base takes 2.5 GB for these
 
     def __init__(self, size: str = "base", adapters: Mapping[str, Any] | None = None, **sizes: Any) -> None:
         super().__init__()

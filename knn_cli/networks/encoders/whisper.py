@@ -154,6 +154,7 @@ class Whisper(Encoder):
     places: Tensor
 
     rate = 16000
+    longest_seconds = 30.0  # it was never trained on more
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk
 from knn_cli.networks.importers.checkpoint_files import list_keys
 from knn_cli.networks.importers.weight_names import WeightNames
 
@@ -70,6 +71,8 @@ class ImportedModel:
         The label level of these names: group or subgroup.
     scale : float
         The factor by which the network expects waveforms in [-1, 1] to be multiplied.
+    chunk : float or "whole"
+        The most seconds of speech that it hears at once, as where it was trained and scored.
     """
 
     encoder: ImportedComponent
@@ -80,6 +83,7 @@ class ImportedModel:
     labels: tuple[str, ...] = ()
     level: str = "group"
     scale: float = 1.0
+    chunk: Chunk = CHUNK_SECONDS
 
     @property
     def state(self) -> dict[str, Tensor]:

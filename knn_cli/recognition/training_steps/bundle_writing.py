@@ -102,7 +102,7 @@ def write_classifier_bundle(
         source = embedder.bundle
         weights = source.folder / bundle.WEIGHTS
         config["embedder_name"] = source.config.get("embedder_name", source.name)
-        carried = ("audio", "encoder", "pooling", "head", "views", "products")
+        carried = ("audio", "encoder", "pooling", "head", "views", "products", "chunk")
         config |= {key: source.config[key] for key in carried if key in source.config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
