@@ -2,8 +2,8 @@
 
 `analyse` takes nearly all of the time: `get_segmentation` finds local speakers in long windows, then short windows and
 local speakers are embedded. What follows needs no sound and can be repeated: a clustering method groups the short
-windows (`cluster_windows`); `reconstruct` combines both kinds of windows into scores per frame (`aggregate_scores`),
-and `post_processing` makes turns of them.
+windows (`cluster_windows`); `speaker_turns.reconstruct` combines both kinds of windows into scores per frame, and
+`post_processing` makes turns of them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,16 @@ from numpy.typing import NDArray
 from knn_cli.audio import reading
 from knn_cli.audio.segments import EPSILON, FRAME_SECONDS
 from knn_cli.core.registry import CLUSTERERS
-from knn_cli.core.values import Diarization, Doubles, Floats, Turn, Waveform, sort_turns
+from knn_cli.core.values import Diarization, Floats, Waveform
 from knn_cli.diarization.options import DiarizationOptions, check_speakers
 
 if TYPE_CHECKING:
     from knn_cli.diarization.clustering.base import Clusterer
-    from knn_cli.diarization.post_processing import FrameTurn
     from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
 
 MIN_CLUSTERING_SECONDS = 0.6  # of speech, from which an embedding may shape clusters
-SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
-SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
-SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
 
 
 DEFAULT_OPTIONS = DiarizationOptions()
@@ -84,6 +80,7 @@ def diarize(
     >>> sorted(result.speakers)
     ['SPEAKER_00', 'SPEAKER_01', 'SPEAKER_02', 'SPEAKER_03']
     """
+    from knn_cli.diarization import speaker_turns
     from knn_cli.embedding.embedder import Embedder
 
     check_speakers(num_speakers, min_speakers, max_speakers)
@@ -92,7 +89,8 @@ def diarize(
     embeddings, seconds = analyse(path, embedder, options, channel, num_speakers or min_speakers or 1)
     bounds = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     labels = cluster_windows(embeddings, clusterer, bounds)
-    return reconstruct(embeddings, labels, options, seconds, Path(path).stem)
+    least = num_speakers or min_speakers
+    return speaker_turns.reconstruct(embeddings, labels, options, seconds, Path(path).stem, min_speakers=least)
 
 
 @dataclass(frozen=True)
@@ -268,116 +266,3 @@ def cluster_windows(embeddings: WindowEmbeddings, clusterer: Clusterer, bounds: 
     if len(rows):
         labels[rows] = clusterer(embeddings.vectors[rows], weights=embeddings.seconds[rows], **bounds)
     return labels
-
-
-def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
-    """(frames, S) score of each speaker in each frame, from the clusters (N,) of short windows; -1: no embedding.
-
-    A short window scores speakers by a softmax of the cosines of its embedding with theirs. A local speaker of a long
-    window is assigned to one speaker, by its embedding and by the scores of the short windows within it, and two local
-    speakers of one window are two speakers. So long windows say who speaks at the same time, and short ones who it is
-    where a long one takes two speakers for one.
-    """
-    from knn_cli.core.vectors import l2_normalize
-    from knn_cli.diarization import reconstruction
-    from knn_cli.diarization.clustering.base import weighted_means
-
-    segmentation = embeddings.segmentation
-    rows = np.flatnonzero(labels >= 0)
-    units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
-    centroids, _ = weighted_means(units, np.ones(len(rows)), labels[rows])
-    centroids = l2_normalize(centroids)
-    if embeddings.short_windows.several:
-        similarity = l2_normalize(embeddings.vectors.astype(np.float64)) @ centroids.T
-        return _score_long_windows(embeddings.short_windows, embeddings.short, similarity)
-    likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
-    soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
-    soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
-    scores = reconstruction.aggregate(embeddings.short_windows, embeddings.short, soft_assignment)
-    del units, likelihoods, soft_assignment  # ten hours of them are as much as the scores
-    if not embeddings.local:
-        return scores
-    similarity = l2_normalize(embeddings.local_vectors.astype(np.float64)) @ centroids.T  # (L, S), 0 without embedding
-    for row, speaker in enumerate(embeddings.local):
-        mask = speaker.embedding_mask
-        inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
-        agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, int(mask.sum()))
-        similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
-    scores *= SHORT_WINDOW_WEIGHT
-    long = _score_long_windows(segmentation, embeddings.local, similarity)
-    long *= 1 - SHORT_WINDOW_WEIGHT
-    scores += long
-    return scores
-
-
-def _score_long_windows(segmentation: Segmentation, local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
-    """(frames, S) score of each speaker by the local speakers that are assigned to it, of their similarity (L, S)."""
-    from knn_cli.diarization import reconstruction
-
-    windows = np.array([speaker.window for speaker in local], dtype=np.int64)
-    assigned = reconstruction.assign_speakers(similarity, windows)
-    hard_assignment = np.eye(similarity.shape[1], dtype=np.float32)[assigned]
-    return reconstruction.aggregate(segmentation, local, hard_assignment)
-
-
-def reconstruct(
-    embeddings: WindowEmbeddings, labels: Labels, options: DiarizationOptions, seconds: float, recording: str
-) -> Diarization:
-    """Turns of the recording's speakers from the clusters (N,) of short windows."""
-    from knn_cli.diarization import post_processing, reconstruction
-
-    if not (labels >= 0).any():
-        return Diarization((), recording, seconds=seconds)
-    scores = aggregate_scores(embeddings, labels)
-    active = reconstruction.select_active(reconstruction.speaker_count(embeddings.segmentation), scores)
-    reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
-    turns = post_processing.frame_turns(
-        active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
-    )
-    scores[~active] = np.nan
-    return _to_diarization(turns, scores, embeddings, labels, seconds, recording)
-
-
-def _to_diarization(
-    frame_turns: list[FrameTurn],
-    scores: Floats,
-    embeddings: WindowEmbeddings,
-    labels: Labels,
-    seconds: float,
-    recording: str,
-) -> Diarization:
-    """Turns with names by first appearance, confidences, and each speaker's embedding.
-
-    scores : (frames, S), NaN where a speaker is not active: pauses and margins of a turn say nothing of it
-    """
-    names: dict[int, str] = {}
-    turns: list[Turn] = []
-    for first, last, speaker in frame_turns:
-        name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        confidence = float(np.nanmean(scores[first:last, speaker]))
-        turns.append(Turn(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds), name, confidence))
-    rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
-    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
-    vectors = {name: speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
-    clean_speech = {name: clean_seconds(embeddings, rows) for name, rows in rows_of.items()}
-    return Diarization(sort_turns(turns), recording, vectors, clean_speech, seconds)
-
-
-def speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
-    """(E,) mean of unit embeddings, so that long vectors do not outweigh the others, by their seconds."""
-    from knn_cli.core.vectors import l2_normalize
-
-    weights = embeddings.seconds[rows].astype(np.float64)
-    units = l2_normalize(embeddings.full_vectors[rows].astype(np.float64))
-    mean: Floats = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
-    return mean
-
-
-def clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> float:
-    """Seconds of the recording behind the embeddings of these short windows, overlapping windows counted once."""
-    used = np.zeros(embeddings.short_windows.frames, dtype=bool)
-    speakers = [embeddings.short[row] for row in rows.tolist()]
-    starts = embeddings.short_windows.starts[[speaker.window for speaker in speakers]]
-    masks = np.stack([speaker.embedding_mask for speaker in speakers])
-    used[(starts[:, None] + np.arange(masks.shape[1]))[masks]] = True
-    return float(used.sum() * FRAME_SECONDS)

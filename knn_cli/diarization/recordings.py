@@ -16,7 +16,16 @@ from knn_cli.audio import alike_channels, reading, reading_notes, reading_progre
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
-from knn_cli.diarization import channels, corrections, identification, kept_analysis, linking, pipeline, speaker_windows
+from knn_cli.diarization import (
+    channels,
+    corrections,
+    identification,
+    kept_analysis,
+    linking,
+    pipeline,
+    speaker_turns,
+    speaker_windows,
+)
 from knn_cli.diarization.clustering.memory import remembering
 from knn_cli.diarization.corrections import Edit, Merge
 from knn_cli.diarization.enrollment import EnrolledSpeakers
@@ -166,7 +175,10 @@ def diarize_analysis(
     clusterer = pipeline.build_clusterer(options.clusterer, options.clusterer_settings, model)
     with remembering(analysis.clustering):
         labels = pipeline.cluster_windows(analysis.windows, clusterer, numbers)
-    return pipeline.reconstruct(analysis.windows, labels, options, analysis.seconds, analysis.recording)
+    least = numbers.get("num_speakers") or numbers.get("min_speakers")
+    return speaker_turns.reconstruct(
+        analysis.windows, labels, options, analysis.seconds, analysis.recording, min_speakers=least
+    )
 
 
 def _analysis(path: Path, embedder: Embedder, options: DiarizationOptions, channel: str) -> KeptAnalysis:

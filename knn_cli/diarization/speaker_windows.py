@@ -13,7 +13,7 @@ from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Turn, sort_turns
 from knn_cli.core.vectors import l2_normalize
-from knn_cli.diarization import corrections, pipeline
+from knn_cli.diarization import corrections, speaker_turns
 from knn_cli.diarization.corrections import Delete, Edit, Reassign
 from knn_cli.diarization.linking import speaker_labels, unused_labels
 
@@ -89,8 +89,8 @@ def with_embeddings_of_turns(
     for speaker in speakers:
         rows = speaker_rows(diarization, windows, speaker)
         if len(rows):
-            vectors[speaker] = pipeline.speaker_embedding(windows, rows)
-            seconds[speaker] = pipeline.clean_seconds(windows, rows)
+            vectors[speaker] = speaker_turns.speaker_embedding(windows, rows)
+            seconds[speaker] = speaker_turns.clean_seconds(windows, rows)
         else:  # nothing that is left of it was embedded
             vectors.pop(speaker, None)
             seconds.pop(speaker, None)

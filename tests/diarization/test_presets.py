@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knn_cli.core.errors import KnnError
-from knn_cli.diarization import kept_analysis, pipeline
+from knn_cli.diarization import kept_analysis, pipeline, speaker_turns
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.presets import PRESETS
 from knn_cli.embedding.embedder import Embedder
@@ -27,9 +27,9 @@ def test_local_speakers_of_a_window_a_second_are_clustered(tiny: Embedder, examp
     clusterer = pipeline.build_clusterer(options.clusterer, options.clusterer_settings, tiny.bundle)
     nothing = {"num_speakers": None, "min_speakers": None, "max_speakers": None}
     labels = pipeline.cluster_windows(windows, clusterer, nothing)
-    found = pipeline.reconstruct(windows, labels, options, seconds, "meeting")
+    found = speaker_turns.reconstruct(windows, labels, options, seconds, "meeting")
     # two local speakers of one window are two speakers wherever there are two
-    scores = pipeline.aggregate_scores(windows, labels)
+    scores = speaker_turns.aggregate_scores(windows, labels)
     assert found.turns and set(np.unique(scores.sum(1) > 0)) <= {False, True}
 
 

@@ -8,7 +8,7 @@ import pytest
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.core.values import Diarization, Doubles, Turn
-from knn_cli.diarization import pipeline, speaker_windows
+from knn_cli.diarization import pipeline, speaker_turns, speaker_windows
 from knn_cli.diarization.corrections import Delete, Edit, Merge, Reassign, Rename, SplitSpeaker
 from knn_cli.diarization.options import DiarizationOptions
 from knn_cli.diarization.pipeline import WindowEmbeddings
@@ -27,7 +27,7 @@ def windows() -> WindowEmbeddings:
 
 def clustered(windows: WindowEmbeddings, speakers: int) -> Diarization:
     labels = pipeline.cluster_windows(windows, AHC, {"num_speakers": speakers})
-    return pipeline.reconstruct(windows, labels, DiarizationOptions(), 40.0, "meeting")
+    return speaker_turns.reconstruct(windows, labels, DiarizationOptions(), 40.0, "meeting")
 
 
 def cosine(diarization: Diarization, speaker: str, voice: Doubles) -> float:

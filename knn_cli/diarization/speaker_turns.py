@@ -1,0 +1,192 @@
+"""Turns of speakers from clusters of short windows.
+
+Short windows say which speakers there are, long ones who speaks at the same time: `aggregate_scores` lets both vote for
+each frame. A speaker that only the clusters of short windows know is none (`merge_contradicted`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.audio.segments import FRAME_SECONDS
+from knn_cli.core.values import Diarization, Doubles, Floats, Turn, sort_turns
+
+if TYPE_CHECKING:
+    from knn_cli.diarization.options import DiarizationOptions
+    from knn_cli.diarization.pipeline import WindowEmbeddings
+    from knn_cli.diarization.post_processing import FrameTurn
+    from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
+
+SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
+SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
+SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
+LEAST_OWN_SHARE = 0.5  # of the clean frames of a cluster, in which its speaker is active
+
+
+def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
+    """(frames, S) score of each speaker in each frame, from the clusters (N,) of short windows; -1: no embedding.
+
+    A short window scores speakers by a softmax of the cosines of its embedding with theirs. A local speaker of a long
+    window is assigned to one speaker, by its embedding and by the scores of the short windows within it, and two local
+    speakers of one window are two speakers. So long windows say who speaks at the same time, and short ones who it is
+    where a long one takes two speakers for one.
+    """
+    from knn_cli.core.vectors import l2_normalize
+    from knn_cli.diarization import reconstruction
+    from knn_cli.diarization.clustering.base import weighted_means
+
+    segmentation = embeddings.segmentation
+    rows = np.flatnonzero(labels >= 0)
+    units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
+    centroids, _ = weighted_means(units, np.ones(len(rows)), labels[rows])
+    centroids = l2_normalize(centroids)
+    if embeddings.short_windows.several:
+        similarity = l2_normalize(embeddings.vectors.astype(np.float64)) @ centroids.T
+        return _score_long_windows(embeddings.short_windows, embeddings.short, similarity)
+    likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
+    soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
+    soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
+    scores = reconstruction.aggregate(embeddings.short_windows, embeddings.short, soft_assignment)
+    del units, likelihoods, soft_assignment  # ten hours of them are as much as the scores
+    if not embeddings.local:
+        return scores
+    similarity = l2_normalize(embeddings.local_vectors.astype(np.float64)) @ centroids.T  # (L, S), 0 without embedding
+    for row, speaker in enumerate(embeddings.local):
+        mask = speaker.embedding_mask
+        inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
+        agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, int(mask.sum()))
+        similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
+    scores *= SHORT_WINDOW_WEIGHT
+    long = _score_long_windows(segmentation, embeddings.local, similarity)
+    long *= 1 - SHORT_WINDOW_WEIGHT
+    scores += long
+    return scores
+
+
+def _score_long_windows(segmentation: Segmentation, local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
+    """(frames, S) score of each speaker by the local speakers that are assigned to it, of their similarity (L, S)."""
+    from knn_cli.diarization import reconstruction
+
+    windows = np.array([speaker.window for speaker in local], dtype=np.int64)
+    assigned = reconstruction.assign_speakers(similarity, windows)
+    hard_assignment = np.eye(similarity.shape[1], dtype=np.float32)[assigned]
+    return reconstruction.aggregate(segmentation, local, hard_assignment)
+
+
+def reconstruct(
+    embeddings: WindowEmbeddings,
+    labels: Labels,
+    options: DiarizationOptions,
+    seconds: float,
+    recording: str,
+    *,
+    min_speakers: int | None = None,
+) -> Diarization:
+    """Turns of the recording's speakers from the clusters (N,) of short windows, of at least `min_speakers`."""
+    from knn_cli.diarization import post_processing, reconstruction
+
+    if not (labels >= 0).any():
+        return Diarization((), recording, seconds=seconds)
+    counts = reconstruction.speaker_count(embeddings.segmentation)
+    scores = aggregate_scores(embeddings, labels)
+    active = reconstruction.select_active(counts, scores)
+    while labels.max() >= (min_speakers or 1):
+        merged = merge_contradicted(embeddings, labels, active)
+        if merged is None:
+            break
+        labels = merged
+        scores = aggregate_scores(embeddings, labels)
+        active = reconstruction.select_active(counts, scores)
+    reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
+    turns = post_processing.frame_turns(
+        active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
+    )
+    scores[~active] = np.nan
+    return _to_diarization(turns, scores, embeddings, labels, seconds, recording)
+
+
+def merge_contradicted(embeddings: WindowEmbeddings, labels: Labels, active: NDArray[np.bool_]) -> Labels | None:
+    """Labels without the cluster that long windows contradict most, or None where they contradict none.
+
+    Music or noise within speech puts some short windows of one speaker into a cluster of their own. The local speakers
+    of long windows around them are the speaker's all the same, so that the cluster's speaker is not active in most of
+    the frames that it was made of. Those windows join the speaker who is.
+
+    Parameters
+    ----------
+    embeddings : WindowEmbeddings
+        Where short windows have no long ones beside them, nothing contradicts a cluster.
+    labels : (N,) int64 array
+        Clusters of short windows; -1 without an embedding.
+    active : (frames, S) bool array
+        Which speakers are active in which frames.
+    """
+    if not embeddings.local:
+        return None
+    shares = np.ones((active.shape[1], active.shape[1]))  # of the clean frames of a cluster, with each speaker
+    for speaker in range(active.shape[1]):
+        rows = np.flatnonzero((labels == speaker) & (embeddings.seconds > 0))
+        if len(rows):
+            shares[speaker] = active[_clean_frames(embeddings, rows)].mean(0)
+    weakest = int(shares.diagonal().argmin())
+    if shares[weakest, weakest] >= LEAST_OWN_SHARE:
+        return None
+    others = np.delete(np.arange(len(shares)), weakest)
+    heir = others[shares[weakest, others].argmax()]
+    merged: Labels = np.where(labels == weakest, heir, labels)
+    merged[merged > weakest] -= 1
+    return merged
+
+
+def _to_diarization(
+    frame_turns: list[FrameTurn],
+    scores: Floats,
+    embeddings: WindowEmbeddings,
+    labels: Labels,
+    seconds: float,
+    recording: str,
+) -> Diarization:
+    """Turns with names by first appearance, confidences, and each speaker's embedding.
+
+    scores : (frames, S), NaN where a speaker is not active: pauses and margins of a turn say nothing of it
+    """
+    names: dict[int, str] = {}
+    turns: list[Turn] = []
+    for first, last, speaker in frame_turns:
+        name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
+        confidence = float(np.nanmean(scores[first:last, speaker]))
+        turns.append(Turn(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds), name, confidence))
+    rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
+    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
+    vectors = {name: speaker_embedding(embeddings, rows) for name, rows in rows_of.items()}
+    clean_speech = {name: clean_seconds(embeddings, rows) for name, rows in rows_of.items()}
+    return Diarization(sort_turns(turns), recording, vectors, clean_speech, seconds)
+
+
+def speaker_embedding(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> Floats:
+    """(E,) mean of unit embeddings, so that long vectors do not outweigh the others, by their seconds."""
+    from knn_cli.core.vectors import l2_normalize
+
+    weights = embeddings.seconds[rows].astype(np.float64)
+    units = l2_normalize(embeddings.full_vectors[rows].astype(np.float64))
+    mean: Floats = ((weights[:, None] * units).sum(0) / weights.sum()).astype(np.float32)
+    return mean
+
+
+def clean_seconds(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> float:
+    """Seconds of the recording behind the embeddings of these short windows, overlapping windows counted once."""
+    return float(_clean_frames(embeddings, rows).sum() * FRAME_SECONDS)
+
+
+def _clean_frames(embeddings: WindowEmbeddings, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(frames,) the frames behind the embeddings of these short windows."""
+    used = np.zeros(embeddings.short_windows.frames, dtype=bool)
+    speakers = [embeddings.short[row] for row in rows.tolist()]
+    starts = embeddings.short_windows.starts[[speaker.window for speaker in speakers]]
+    masks = np.stack([speaker.embedding_mask for speaker in speakers])
+    used[(starts[:, None] + np.arange(masks.shape[1]))[masks]] = True
+    return used
