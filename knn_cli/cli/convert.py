@@ -125,6 +125,9 @@ def convert(
         console.note(f"onnxruntime agrees with torch on {result.export.clips} random clips: {near}.")
     else:
         console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
+    if result.unlabelled:
+        of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
+        console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
     leave(result.failures, report_errors=True)
 
 

@@ -57,8 +57,8 @@ class ConversionOptions(AudioStoreOptions):
     Attributes
     ----------
     label_rule : str
-        Recordings: how paths become labels, see `labels.rule`. Checkpoint of a training: the names of its classes with
-        commas between them, or a text file with one name per line.
+        Recordings and embeddings: how paths and keys become labels, see `labels.rule`. Checkpoint of a training: the
+        names of its classes with commas between them, or a text file with one name per line.
     segment, min_segment, channel, rate
         Recordings: see `AudioStoreOptions`.
     recursive : bool
@@ -148,7 +148,7 @@ def _convert_path(
     if not src.exists():
         raise KnnError(f"{src} does not exist.", "Check the path.")
     if hdf5.kind_of(src) is not None:
-        return export_store(src, out, force=force)
+        return export_store(src, out, label_rule=options.label_rule, force=force)
     if src.suffix.lower() in hdf5.SUFFIXES:
         hdf5.is_store(src)  # says what it is in place of one
     if _is_checkpoint(src):
@@ -156,14 +156,14 @@ def _convert_path(
     if options.config is not None:
         raise KnnError(f"{src} is no checkpoint.", "`config` is for checkpoints that a training wrote.")
     if src.is_file() and src.suffix.lower() in embedding_readers.READERS.names():
-        return embeddings_to_store(src, out, force=force)
+        return embeddings_to_store(src, out, label_rule=options.label_rule, force=force)
     if not src.is_dir():
         return recordings_to_store(src.parent, [PurePosixPath(src.name)], out, options, force=force, progress=progress)
     if files := reading.find(src):
         relative = [PurePosixPath(path.relative_to(src).as_posix()) for path in files]
         return recordings_to_store(src, relative, out, options, force=force, progress=progress)
     if any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
-        return embeddings_to_store(src, out, recursive=options.recursive, force=force)
+        return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)
     hint = "Audio is found at any depth; embeddings in .gz files below the first level need `recursive=True`."
     raise KnnError(f"{src} holds no audio, no embeddings and no checkpoint that knn knows.", hint)
 

@@ -16,11 +16,11 @@ from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
 from knn_cli.core.output_paths import check_folder, check_output, listed_files, write_list_of_files
 from knn_cli.core.values import EmbeddingSet, Progress
-from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi, labels
+from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi, labels, row_labels
 from knn_cli.store.hdf5 import AudioRow, Store
 from knn_cli.store.writer import StoreWriter, check_free, source_stamp, write_store
 
-LABEL_RULE = "folder"
+LABEL_RULE = labels.DEFAULT_RULE
 SEGMENT_SECONDS = 40.0
 MIN_SEGMENT_SECONDS = 1.0
 SHORTEST_SEGMENT_SECONDS = 0.1
@@ -86,6 +86,8 @@ class Conversion:
         Recordings that could not be read.
     clipped : list of Clipped
         Recordings with samples above full scale, where a store's 16 bits end.
+    unlabelled : list of str
+        Names of the recordings that have no group, subgroup or speaker.
     """
 
     out: Path
@@ -98,6 +100,7 @@ class Conversion:
     earlier: int = 0
     failures: list[Failure] = field(default_factory=list)
     clipped: list[Clipped] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
 
 
 def recordings_to_store(
@@ -140,7 +143,9 @@ def recordings_to_store(
     # All labels first: a mistake in the rule shows before any work.
     labelled = list(zip(files, labels.label_all(labels.rule(options.label_rule), files, root), strict=True))
     check_output(out, [root / file for file in files])
-    result = Conversion(out, "audio")
+    result = Conversion(
+        out, "audio", unlabelled=[label.name for _, label in labelled if label == labels.Labels(label.name)]
+    )
     with StoreWriter(out, "audio", {"rate": options.rate}, plan=_plan(root, labelled, options), force=force) as writer:
         for done, (file, label) in enumerate(labelled, start=1):
             if str(file) in writer.finished:
@@ -207,7 +212,9 @@ def _nothing_written(root: Path, result: Conversion) -> KnnError:
     )
 
 
-def embeddings_to_store(src: Path, out: Path, *, recursive: bool = False, force: bool = False) -> Conversion:
+def embeddings_to_store(
+    src: Path, out: Path, *, recursive: bool = False, label_rule: str = LABEL_RULE, force: bool = False
+) -> Conversion:
     """Write the embeddings of another program's file, or of a folder of text embeddings, to an embedding store.
 
     Parameters
@@ -218,6 +225,8 @@ def embeddings_to_store(src: Path, out: Path, *, recursive: bool = False, force:
         The store.
     recursive : bool
         Read text embeddings in all folders below `src`.
+    label_rule : str
+        How keys become labels, see `row_labels.labelled`.
     force : bool
         Replace an existing store.
 
@@ -228,12 +237,20 @@ def embeddings_to_store(src: Path, out: Path, *, recursive: bool = False, force:
     """
     _check_suffix(out, "an embedding store")
     check_free(out, force)
-    embeddings = embedding_readers.read_embeddings(src, recursive=recursive)
+    embeddings = embedding_readers.read_embeddings(src, recursive=recursive, label_rule=label_rule)
     write_store(out, embeddings, force=force)
-    return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
+    return _of_embeddings(out, embeddings)
 
 
-def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
+def _of_embeddings(out: Path, embeddings: EmbeddingSet) -> Conversion:
+    """The result for embeddings that were written."""
+    bare = (embeddings.group == "") & (embeddings.subgroup == "") & (embeddings.speaker == "")
+    unlabelled = list(dict.fromkeys(embeddings.name[bare].tolist()))
+    recordings = len(set(embeddings.name.tolist()))
+    return Conversion(out, "embeddings", sources=recordings, rows=len(embeddings), unlabelled=unlabelled)
+
+
+def export_store(src: Path, out: Path, *, label_rule: str = LABEL_RULE, force: bool = False) -> Conversion:
     """Write a store to the format that a suffix names, or, without a suffix, to a Kaldi data directory.
 
     Parameters
@@ -242,6 +259,8 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
         A store; only Kaldi data directories take sound.
     out : Path
         A store, a file with a suffix of `embedding_writers.WRITERS`, or a folder.
+    label_rule : str
+        If it is not the default, labels of embeddings are taken from the names of the recordings by it.
     force : bool
         Replace an existing output.
 
@@ -255,6 +274,9 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
         raise KnnError(f"{out} has no suffix that a store can be written to.", f"Known: {known}; a folder for Kaldi.")
     check_output(out, [src])
     kind = hdf5.kind_of(src)
+    if label_rule != LABEL_RULE and (out.suffix == "" or kind == "audio"):
+        hint = "Convert the recordings again, or relabel embeddings into a store or a file."
+        raise KnnError("A rule of labels changes stores of embeddings only.", hint)
     if out.suffix == "":
         return _kaldi_folder(src, out, force)
     if kind == "audio":
@@ -263,11 +285,14 @@ def export_store(src: Path, out: Path, *, force: bool = False) -> Conversion:
     for path in embedding_writers.outputs(out):
         check_free(path, force)
     embeddings = hdf5.read(src)
+    if label_rule != LABEL_RULE:
+        embeddings = row_labels.labelled(embeddings, label_rule)
     if out.suffix.lower() in hdf5.SUFFIXES:
         write_store(out, embeddings, force=force)
     else:
         embedding_writers.write_embeddings(out, embeddings)
-    return Conversion(out, "embeddings", sources=len(set(embeddings.name.tolist())), rows=len(embeddings))
+    result = _of_embeddings(out, embeddings)
+    return result if label_rule != LABEL_RULE else replace(result, unlabelled=[])
 
 
 def _kaldi_folder(src: Path, out: Path, force: bool) -> Conversion:

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
 from knn_cli.core.registry import Registry
-from knn_cli.core.texts import refuse_repeated, tidy
+from knn_cli.core.texts import path_text, refuse_repeated, tidy
 from knn_cli.core.values import EmbeddingSet, Floats
 from knn_cli.core.visible_text import cell_text
-from knn_cli.store import kaldi, labels
+from knn_cli.store import kaldi, labels, row_labels
 from knn_cli.store.row_texts import holds_texts, row_texts
 
 READERS = Registry("reader of embeddings")
@@ -50,11 +50,11 @@ _NPZ_ERRORS = (
 _MAX_VECTOR_TEXT = 1 << 24  # characters of one embedding
 _LARGE_BYTES = 1 << 28  # up to here, members may swell as they like
 _MAX_COMPRESSION = 100  # times that embeddings and names can be compressed
-_NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d+")
+_NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d{{5,}}")
 _TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
 
 
-def read_embeddings(path: Path, *, recursive: bool = False) -> EmbeddingSet:
+def read_embeddings(path: Path, *, recursive: bool = False, label_rule: str = labels.DEFAULT_RULE) -> EmbeddingSet:
     """Read the embeddings of a file, or of a folder of text embeddings.
 
     Parameters
@@ -63,9 +63,13 @@ def read_embeddings(path: Path, *, recursive: bool = False) -> EmbeddingSet:
         A file with a suffix of `READERS`, or a folder of .gz files.
     recursive : bool
         Read the .gz files of all folders below as well.
+    label_rule : str
+        How keys become labels, see `row_labels.labelled`.
 
     Raises
     ------
+    KnnError
+        If the rule does not match.
     StoreError
         If the file is missing or damaged, if no reader knows its suffix, if rows have different lengths, or if there
         are NaN or infinite values.
@@ -84,39 +88,33 @@ def read_embeddings(path: Path, *, recursive: bool = False) -> EmbeddingSet:
             f"{path} holds NaN or infinite values in {np.sum(~finite)} embeddings, first in {rows.name[~finite][0]}.",
             "Leave these out, or embed their recordings again.",
         )
-    return rows
+    return row_labels.labelled(rows, label_rule, paths=path.is_dir() or path.suffix.lower() == ".gz")
 
 
 def read_folder(folder: Path, *, recursive: bool = False) -> EmbeddingSet:
     """Read a folder of `RECORDING_SPLIT_NNN.i.gz`, one line of numbers each, in natural order (2 before 10).
 
-    The name of a row is the file's name up to `_SPLIT`; the parent folder `3-2` gives group `3` and subgroup `3-2`.
+    A row's name is the path of its file, from the folder's own name on, without `.gz` and `.i.gz`.
     """
     pattern = "**/*.gz" if recursive else "*.gz"
     files = sorted((path for path in folder.glob(pattern) if path.is_file()), key=lambda path: _natural(path, folder))
     if not files:
         hint = "" if recursive else "If they lie in folders of this folder, read these too with `recursive=True`."
         raise StoreError(f"{folder} holds no text embeddings (*.gz).", hint)
-    return _stack_files(files)
+    return _stack_files(files, folder)
 
 
 @READERS.register(".gz")
 def _read_gz(path: Path) -> EmbeddingSet:
-    return _stack_files([path])
+    return _stack_files([path], path.parent)
 
 
-def _stack_files(files: Sequence[Path]) -> EmbeddingSet:
+def _stack_files(files: Sequence[Path], root: Path) -> EmbeddingSet:
     rows = [_gz_vector(path) for path in files]
     # `.i` goes with `.gz`, nothing else does: a recording's own name may hold dots.
-    known = [
-        labels.by_folder(path.resolve().with_name(re.sub(r"(\.i)?\.gz$", "", path.name) + ".gz")) for path in files
-    ]
-    return EmbeddingSet.from_columns(
-        _stack(rows, [str(path) for path in files]),
-        [label.name for label in known],
-        group=[label.group for label in known],
-        subgroup=[label.subgroup for label in known],
-    )
+    home = Path(root.resolve().name)
+    keys = [(home / re.sub(r"(\.i)?\.gz$", "", path.relative_to(root).as_posix())).as_posix() for path in files]
+    return EmbeddingSet.from_columns(_stack(rows, [str(path) for path in files]), list(map(path_text, keys)))
 
 
 def _gz_vector(path: Path) -> Floats:
@@ -183,8 +181,8 @@ def _read_ark(path: Path) -> EmbeddingSet:
 def _from_kaldi(path: Path, entries: Iterable[tuple[str, NDArray[Any]]]) -> EmbeddingSet:
     """One row per vector, or per row of a matrix.
 
-    `utt2spk`, `utt2lang`, `utt2subgroup` beside the file (or `STEM.utt2spk` and so on) give speaker, group and
-    subgroup; an utterance that they lack has none. Utterances named as `embedding_writers.utterance_ids` names them
+    `STEM.utt2spk`, `STEM.utt2lang`, `STEM.utt2subgroup` beside the file, or tables without STEM, give speaker, group
+    and subgroup; an utterance that they lack has none. Utterances named as `embedding_writers.utterance_ids` names them
     give back recording and times.
     """
     rows: list[NDArray[Any]] = []
@@ -194,10 +192,14 @@ def _from_kaldi(path: Path, entries: Iterable[tuple[str, NDArray[Any]]]) -> Embe
             rows.append(row)
             utterances.append(key)
     columns: dict[str, list[str]] = {}
+    own = any(kaldi.table_beside(path, table).is_file() for table in kaldi.LABEL_TABLES.values())
     for column, table in kaldi.LABEL_TABLES.items():
-        beside = next(filter(Path.is_file, (kaldi.table_beside(path, table), path.with_name(table))), None)
-        known = kaldi.read_table(beside) if beside else {}
+        beside = kaldi.table_beside(path, table) if own else path.with_name(table)
+        known = kaldi.read_table(beside) if beside.is_file() else {}
         columns[column] = [known.get(utterance, "") for utterance in utterances]
+    if not own and not any(columns["subgroup"]):  # utt2lang is of others, who know one level of languages
+        classes = [labels.of_class("", text) for text in columns["group"]]
+        columns |= {column: [getattr(label, column) for label in classes] for column in ("group", "subgroup")}
     names, starts, ends = [], [], []
     for utterance in utterances:
         numbered = _NUMBERED_UTTERANCE.fullmatch(utterance)

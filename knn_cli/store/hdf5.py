@@ -32,13 +32,14 @@ from knn_cli.audio.flac_bytes import decode_flac
 from knn_cli.core.errors import StoreError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
-from knn_cli.store import hdf5_reading
+from knn_cli.store import hdf5_reading, row_labels
 from knn_cli.store.row_texts import holds_texts, row_texts
 
 SCHEMA = 1
 KINDS = ("audio", "embeddings")
 SUFFIXES = frozenset([".h5", ".hdf5"])
 
+LABEL_FIELDS = ("group", "subgroup")
 TEXT_DATASETS = {"name": "Name", "group": "GroupID", "subgroup": "SubgroupID", "speaker": "Speaker"}
 TIME_DATASETS = ("Start", "End")
 PAYLOAD_DATASETS = {"audio": "Audio", "embeddings": "Data"}  # by kind
@@ -164,8 +165,20 @@ class Store:
             return {key: _text(value) for key, value in self._file.attrs.items()}
 
     def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
-        """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" for none or blanks."""
+        """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" for none or blanks.
+
+        Names in files of other programs that are those of pieces, or of files, become those of their recordings.
+        """
         rows = range(len(self))[first:last]
+        foreign = "schema" not in self._file.attrs
+        if foreign and field == "name":
+            return row_labels.recordings(self._texts(field, rows))
+        if foreign and field in LABEL_FIELDS and not any(TEXT_DATASETS[level] in self._file for level in LABEL_FIELDS):
+            return row_labels.folder_labels(self._texts("name", rows), field)
+        return self._texts(field, rows)
+
+    def _texts(self, field: str, rows: range) -> NDArray[np.str_]:
+        """As `column`, as they are in the file."""
         dataset = self._file.get(TEXT_DATASETS[field])
         if dataset is None:
             return np.full(len(rows), "", dtype=np.str_)

@@ -20,7 +20,9 @@ from knn_cli.core.folders import is_folder
 from knn_cli.core.texts import path_text, read_table, tidy
 from knn_cli.core.visible_text import visible
 
+DEFAULT_RULE = "folder"
 SPLIT_MARK = "_SPLIT"  # in names of segments of a recording: RECORDING_SPLIT_007.wav
+_VOXLINGUA_PIECE = re.compile(r"(?<=.)__U__S\d+---\d+\.\d+-\d+\.\d+$")  # VIDEO__U__S12---0003.450-0012.330.wav
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,16 @@ _KEYS = ("path", "file", "name")
 
 
 def recording_name(path: PurePath) -> str:
-    """Return the stem up to `_SPLIT`, which segments of one recording share, tidy and visible; `_` for blanks."""
-    stem = visible(path_text(path.stem))
-    return stem.split(SPLIT_MARK)[0] or stem or "_"
+    """Return the stem up to `_SPLIT`, or VoxLingua107's `__U__`, which segments of one recording share.
+
+    It is tidy and visible; `_` for blanks.
+    """
+    return _shared_stem(visible(path_text(path.stem))) or "_"
+
+
+def _shared_stem(stem: str) -> str:
+    """What the stems of the segments of a recording share."""
+    return _VOXLINGUA_PIECE.sub("", stem.split(SPLIT_MARK)[0] or stem)
 
 
 def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) -> list[Labels]:
@@ -59,10 +68,19 @@ def label_all(apply: Rule, paths: Sequence[PurePath], root: Path | None = None) 
     Raises
     ------
     KnnError
-        For two files of a folder whose names differ only in blanks around them, or in how letters are composed.
+        For two files of a folder whose names differ only in blanks around them, or in how letters are composed; for
+        paths that the rule does not match: how many, and one of them.
     """
     _refuse_merged(paths)
-    known = [Labels(path.name) if root is not None and is_folder(root / path) else apply(path) for path in paths]
+    known, unmatched = [], []
+    for path in paths:
+        try:
+            known.append(Labels(path.name) if root is not None and is_folder(root / path) else apply(path))
+        except KnnError as error:
+            unmatched.append(error)
+    if unmatched:
+        more = f" So it is with {len(unmatched)} of {len(paths)}." if len(paths) > 1 else ""
+        raise KnnError(unmatched[0].message + more, unmatched[0].hint) from unmatched[0]
     labels = [Labels(*map(visible, astuple(label))) for label in known]
     names = distinct([label.name for label in labels], [path.parent for path in paths])
     return [
@@ -75,7 +93,7 @@ def _refuse_merged(paths: Sequence[PurePath]) -> None:
     first: dict[tuple[PurePath, str], PurePath] = {}
     for path in paths:
         other = first.setdefault((path.parent, recording_name(path)), path)
-        if other.stem.split(SPLIT_MARK)[0] != path.stem.split(SPLIT_MARK)[0]:
+        if _shared_stem(other.stem) != _shared_stem(path.stem):
             both = f"{str(other)!r} and {str(path)!r}"
             raise KnnError(f"Two files would be one recording {recording_name(path)}: {both}.", "Rename one.")
 
@@ -140,10 +158,14 @@ def rule(spec: str) -> Rule:
     )
 
 
+def of_class(name: str, text: str) -> Labels:
+    """Label by the text of a class: it is the subgroup, such as `3-2`, and its first part the group, `3`."""
+    return Labels(name, text.split("-")[0], text)
+
+
 def by_folder(path: PurePath) -> Labels:
-    """Label by folder: the subgroup is the parent folder, such as `3-2`, the group its first part, `3`."""
-    subgroup = path_text(path.parent.name)
-    return Labels(recording_name(path), subgroup.split("-")[0], subgroup)
+    """Label by folder, see `of_class`."""
+    return of_class(recording_name(path), path_text(path.parent.name))
 
 
 def _by_parts(parts: list[str]) -> Rule:

@@ -56,6 +56,7 @@ def test_mistakes(tmp_path: Path) -> None:
 def test_recording_name() -> None:
     assert recording_name(PurePath("a/rec_7_SPLIT_012.1.gz")) == "rec_7"
     assert recording_name(PurePath("_SPLIT_1.wav")) == "_SPLIT_1"
+    assert recording_name(PurePath("ab/-x_Y__U__S12---0003.450-0012.330.wav")) == "-x_Y"  # VoxLingua107
     assert recording_name(PurePath(" \u00a0.wav")) == "_"
     assert recording_name(PurePath("a\x1b\udce9.wav")) == "a\\x1b\\xe9"
 
@@ -119,3 +120,5 @@ def test_folders_in_both_forms_are_one_class_and_bytes_stay_apart() -> None:
     with pytest.raises(KnnError, match="Two files would be one recording a"):
         label_all(rule("folder"), [PurePath("x/a.wav"), PurePath("x/a .wav")])
     assert len(label_all(rule("folder"), [PurePath("x/a_SPLIT_1.wav"), PurePath("x/a_SPLIT_2.wav")])) == 2
+    pieces = [PurePath(f"ab/v__U__S{place}---0000.000-0001.500.wav") for place in range(2)]
+    assert {label.name for label in label_all(rule("folder"), pieces)} == {"v"}
