@@ -12,6 +12,7 @@ import typer
 from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, complete_models, epilog
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
+from knn_cli.core.input_files import check_regular
 from knn_cli.core.languages import label_names
 from knn_cli.core.visible_text import visible
 
@@ -110,6 +111,8 @@ def describe(what: str | Path) -> dict[str, Any]:
         facts = {"path": str(path), "kind": "folder", "audio files": len(found) - len(closed)}
         return facts | ({"cannot be read": closed} if closed else {})
     known = ", ".join(sorted(bundle.available(segmenter=None))) or "(none)"
+    if path.exists():
+        check_regular(path, "a file, a folder or a model")
     raise KnnError(f"{what} is not a file, a folder or a model.", f"Installed models: {known}.")
 
 

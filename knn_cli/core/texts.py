@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.input_files import read_bytes
+from knn_cli.core.lfs import check_pointer
 from knn_cli.core.visible_text import cell_text, visible
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -42,7 +44,7 @@ def path_text(name: str) -> str:
 
 
 def read_text(path: Path | str, what: str, *, error: type[KnnError] = KnnError) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+    """Read a text file, or what comes out of a pipe, in UTF-8, with or without a byte order mark.
 
     Parameters
     ----------
@@ -57,10 +59,8 @@ def read_text(path: Path | str, what: str, *, error: type[KnnError] = KnnError) 
     KnnError
         If the file cannot be read, is in another encoding (the line is named), or holds a zero byte.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as reason:
-        raise error(f"{path} cannot be read: {reason.strerror or reason}.", f"Give the path of {what}.") from reason
+    raw = read_bytes(path, what, error=error)
+    check_pointer(path, raw, error=error)
     if raw.startswith(_UTF16_MARKS):
         raise error(f"{path} is text in UTF-16.", "Save it as UTF-8.")
     if (place := raw.find(b"\0")) >= 0:

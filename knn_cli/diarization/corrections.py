@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import read_text
 from knn_cli.core.values import Diarization, Floats, Turn, sort_turns
 from knn_cli.diarization.linking import rename_speakers, speaker_labels
 
@@ -292,9 +293,7 @@ def read(path: Path | str) -> tuple[str, list[Edit]]:
     """
     again = "Save the corrections in the player again."
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KnnError(f"{path} cannot be read: {error.strerror}.") from error
+        content = json.loads(read_text(path, "a file of corrections"))
     except (ValueError, RecursionError) as error:
         raise KnnError(f"{path} is no file of corrections.", again) from error
     if not isinstance(content, dict) or content.get("knn") != "corrections":

@@ -180,7 +180,7 @@ def is_kept(path: Path) -> bool:
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     """A file of our kind and schema, with what is raised about its content as a StoreError."""
-    if not path.is_file():
+    if not path.exists():
         raise StoreError(f"{path} does not exist.", "Diarize a recording, and `keep` it.")
     what = "no kept diarization"
     damaged = hdf5_reading.reading(path, "", KEEP_AGAIN, f"{what}, or is damaged")

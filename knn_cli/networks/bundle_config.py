@@ -10,6 +10,7 @@ from typing import Any
 
 from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
+from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.chunk_setting import LIMITS, WHOLE, is_chunk
 
 SCHEMA = 1
@@ -80,7 +81,9 @@ def read_json(path: Path) -> Any:
             raise BundleError(f"{path} cannot be read: it is missing or no file.", _COPY)
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise BundleError(f"{path} cannot be read: it is larger than {MAX_CONFIG_BYTES >> 20} MB.", _COPY)
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        check_pointer(path, text, error=BundleError)
+        return json.loads(text.decode("utf-8"))
     except RecursionError as error:
         raise BundleError(f"{path} cannot be read: its brackets are too deep.", _COPY) from error
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from knn_cli.core.errors import BundleError
+from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.int8 import dequantised, with_int8_products
 
 __all__ = ["load_strictly", "load_weights", "read_weights", "weight_bytes"]
@@ -47,6 +48,7 @@ def weight_bytes(path: Path, sha256: str) -> bytes:
     if not path.is_file():
         raise BundleError(f"The bundle {path.parent} lacks {path.name}.", "Copy the whole folder again.")
     data = path.read_bytes()
+    check_pointer(path, data, error=BundleError)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise BundleError(f"{path} is not the file that config.json names (sha256 differs).", "Copy the folder again.")
     return data

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_folder
+from knn_cli.core.input_files import check_regular
+from knn_cli.core.texts import read_lines
 from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
@@ -147,6 +150,8 @@ def _convert_path(
     """Convert a path according to its kind."""
     if not src.exists():
         raise KnnError(f"{src} does not exist.", "Check the path.")
+    if not is_folder(src):
+        check_regular(src, "a recording, embeddings or a checkpoint")
     if hdf5.kind_of(src) is not None:
         return export_store(src, out, label_rule=options.label_rule, force=force)
     if src.suffix.lower() in hdf5.SUFFIXES:
@@ -280,7 +285,7 @@ def _check_model(src: Path | str) -> None:
 def _class_names(text: str) -> list[str]:
     """Names from a text file with one name per line, or from a text with commas between them."""
     if Path(text).is_file():
-        return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(text, "a list of names") if line.strip()]
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import read_text
 from knn_cli.core.values import LABEL_LEVELS, Texts
 from knn_cli.recognition import splitters
 from knn_cli.recognition.splitters import Mask
@@ -171,12 +172,7 @@ def _file_lines(split: Split) -> Iterator[str]:
 
 def read_split(path: Path | str) -> Split:
     """Read what `write_split` wrote. Raises KnnError that names the line for anything else."""
-    try:
-        with Path(path).open(encoding="utf-8", newline="\n") as file:
-            texts = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise KnnError(f"The split {path} cannot be read: {reason}.", "Make one with `knn split`.") from error
+    texts = read_text(path, "a split of `knn split`").split("\n")
     rule, seed = _parse_head(path, texts)
     if texts[-1] or len(texts) < 6:
         raise _refused(path, len(texts), "the file is cut off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.input_files import open_text
+from knn_cli.core.lfs import check_pointer
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.texts import split_fields, tidy
 from knn_cli.core.values import Doubles
@@ -92,8 +95,9 @@ def _read_columns(
     texts: tuple[dict[str, int], ...] = ({}, {}, {})
     codes = (array("q"), array("q"), array("q"))
     formats: set[LineFormat] = set()
+    check_pointer(path)
     try:
-        with Path(path).open(encoding="utf-8-sig") as file:
+        with TextIOWrapper(open_text(path, "a list of trials"), encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 fields = (
                     [tidy(field) for field in line.split("\t")] if "\t" in line.strip() else split_fields(tidy(line))

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
+from knn_cli.core.input_files import check_regular
+from knn_cli.core.lfs import check_pointer
 from knn_cli.core.registry import Registry
 from knn_cli.core.texts import path_text, refuse_repeated, tidy
 from knn_cli.core.values import EmbeddingSet, Floats
@@ -77,6 +79,9 @@ def read_embeddings(path: Path, *, recursive: bool = False, label_rule: str = la
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist.")
+    if not path.is_dir():
+        check_regular(path, "a file of embeddings", error=StoreError)
+        check_pointer(path, error=StoreError)
     rows: EmbeddingSet = (
         read_folder(path, recursive=recursive) if path.is_dir() else READERS.get(path.suffix.lower())(path)
     )
@@ -118,6 +123,7 @@ def _stack_files(files: Sequence[Path], root: Path) -> EmbeddingSet:
 
 
 def _gz_vector(path: Path) -> Floats:
+    check_pointer(path, error=StoreError)
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             text = file.read(_MAX_VECTOR_TEXT + 1)

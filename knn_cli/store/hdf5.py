@@ -80,7 +80,7 @@ class Store:
     def __init__(self, path: Path | str, kind: str | None = None, *, rows: NDArray[np.int64] | None = None) -> None:
         self.path = Path(path)
         self._rows = rows
-        if not self.path.is_file():
+        if not self.path.exists():
             raise StoreError(f"{self.path} does not exist.", "Make a store with `knn convert` or `knn embed -o`.")
         self._file = hdf5_reading.opened(self.path)
         try:

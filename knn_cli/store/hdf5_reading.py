@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 
 from knn_cli.core.errors import StoreError
+from knn_cli.core.input_files import check_regular
 from knn_cli.core.lfs import check_pointer
 
 FOLLOW_LINKS = "KNN_HDF5_LINKS"  # in the environment, "1" lets a file name others
@@ -74,6 +75,7 @@ def opened(path: Path | str, hint: str = "Make it again.", what: str = "not an H
         other files, or claims to hold out of proportion more than it does.
     """
     path = Path(path)
+    check_regular(path, "an HDF5 file", error=StoreError)
     try:
         if not h5py.is_hdf5(path):
             check_pointer(path)

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
+from knn_cli.core.input_files import check_regular
+from knn_cli.core.lfs import check_pointer
 from knn_cli.core.texts import read_lines, tidy
 
 Array = NDArray[np.floating[Any]]
@@ -167,6 +169,8 @@ def text_vector(key: str, row: NDArray[np.float32]) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
+    check_regular(path, "a file of Kaldi", error=StoreError)
+    check_pointer(path, error=StoreError)
     try:
         return path.open("rb")
     except OSError as error:

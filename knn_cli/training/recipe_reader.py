@@ -20,6 +20,7 @@ from msgspec import inspect as types
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
+from knn_cli.core.texts import read_text
 from knn_cli.training.recipe import COMPONENTS, ComponentConfig, Recipe
 
 if sys.version_info >= (3, 11):
@@ -55,10 +56,7 @@ def read(path: Path | str) -> Recipe:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise KnnError(f"The recipe {path} cannot be read: {reason}.", "Name a TOML file.") from error
+        table = tomllib.loads(read_text(path, "a recipe in TOML"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         hint = "docs/training.md shows what a recipe looks like."

@@ -12,6 +12,8 @@ import soundfile
 
 from knn_cli.audio.flac_bytes import memory_file
 from knn_cli.core.errors import AudioError
+from knn_cli.core.input_files import check_regular
+from knn_cli.core.lfs import check_pointer
 from knn_cli.store import labels
 from knn_cli.store.labels import Labels
 
@@ -41,6 +43,8 @@ def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, s
     """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
     sounds: dict[str, tuple[int, int, float]] = {}
     texts: dict[str, str] = {}
+    check_regular(shard, "a tar shard", error=AudioError)
+    check_pointer(shard, error=AudioError)
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:

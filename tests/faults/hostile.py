@@ -755,6 +755,16 @@ def special_files() -> Iterator[Hostile]:
         "x.json": ("diarize", "kept.h5", "--corrections", "{x}"),
         "x.txt": ("verify", "{x}", "emb.h5"),
         "z.wav": ("embed", "{d}", *TINY),
+        **{f"y.{suffix}": CONVERT for suffix in ("scp", "gz", "txt", "bin", "tsv")},
+        "x.tsv": ("train", "emb.h5", "-o", "{d}/out", "--split", "{x}"),
+        "y.csv": ("convert", "corpus", "{d}/out.h5", "--labels", "{x}"),
+        "z.csv": ("train", "emb.h5", "-o", "{d}/out", "--groups", "{x}"),
+        "x.uem": ("diarize", "plain.wav", *TINY, "--reference", "turns.rttm", "--uem", "{x}"),
+        "y.rttm": ("timeline", "plain.wav", "--model", "head", *HEARD, "--turns", "{x}"),
+        "y.h5": ("evaluate", "{x}", "--model", "dialects"),
+        "z.h5": ("diarize", "plain.wav", *TINY, "--speakers", "{x}"),
+        "x.yaml": ("convert", "checkpoints/avg_model.pt", "{d}/out", "--config", "{x}"),
+        "config.json": ("info", "{d}"),
     }
     for kind, make in makers.items():
         for name, command in reads.items():

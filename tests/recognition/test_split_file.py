@@ -131,7 +131,7 @@ def test_reading_is_strict(tmp_path: Path) -> None:
         with pytest.raises(KnnError, match=message):
             read_split(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(KnnError, match="no UTF-8"):
+    with pytest.raises(KnnError, match="UTF-16"):
         read_split(path)
     with pytest.raises(KnnError, match="cannot be read"):
         read_split(tmp_path / "none.tsv")

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.lfs import check_pointer
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import NORM_ROWS, l2_normalize
 from knn_cli.networks.bundle import Bundle, check_embedder
@@ -188,6 +189,7 @@ def load(bundle: Bundle) -> EmbeddingPLDA:
             f"The model {bundle.name!r} has no PLDA ({FILE}), which vbx needs.",
             "Choose another clustering method, or a model that has one, such as `voice`.",
         )
+    check_pointer(path, error=BundleError)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata: Mapping[str, str] = file.metadata() or {}

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.input_files import check_regular, read_bytes
 from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.importers.weight_names import SOURCES
 
@@ -70,6 +71,7 @@ _SAFE: list[Any] = [
 
 def read(path: Path) -> dict[str, Any]:
     """Read the dictionary in a .safetensors or PyTorch file without running code in it; KnnError if that fails."""
+    check_regular(path, "a checkpoint")
     check_pointer(path)
     try:
         if path.suffix == ".safetensors":
@@ -181,16 +183,21 @@ def weight_parts(index: Path) -> list[Path]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the settings in a JSON file; KnnError if there are none."""
-    check_pointer(path)
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError("it is larger than any file of settings")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_settings_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", sources_hint())
     return content
+
+
+def _settings_text(path: Path) -> str:
+    """The text of a file of settings. KnnError if it is no file of a possible size, ValueError if it is no text."""
+    check_regular(path, "a file of settings")
+    data = read_bytes(path, "a file of settings", most=_MAX_JSON_BYTES)
+    check_pointer(path, data)
+    return data.decode("utf-8")
 
 
 def read_preprocessor(folder: Path) -> dict[str, Any]:
@@ -224,9 +231,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     HyperPyYAML's `!new:CLASS` becomes a dictionary with the class under "!", and `!ref <name>` becomes the value of
     the top-level key `name`; other tags become strings.
     """
-    check_pointer(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_InertLoader)
+        content = yaml.load(_settings_text(path), Loader=_InertLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):

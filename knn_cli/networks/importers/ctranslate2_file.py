@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_regular
 
 __all__ = ["Ctranslate2Model", "is_ctranslate2", "read_ctranslate2"]
 
@@ -99,6 +100,8 @@ class _Reader:
 
 def is_ctranslate2(path: Path) -> bool:
     """Whether a file starts as `model.bin` does; False for what is no file."""
+    if not is_regular(path):
+        return False
     try:
         with path.open("rb") as file:
             version, length = (int.from_bytes(file.read(size), "little") for size in (4, 2))

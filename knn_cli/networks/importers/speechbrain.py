@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import read_text, split_lines
 from knn_cli.networks.importers.checkpoint_files import (
     checked_settings,
     read_weights,
@@ -139,10 +140,10 @@ def _file(path: Path) -> dict[str, Any]:
 def _speechbrain_labels(path: Path, classes: int) -> tuple[str, ...]:
     """Read the labels of a label encoder's text file, in the order of their numbers."""
     try:
-        lines = path.read_text(encoding="utf-8").split("================", 1)[0].splitlines()
+        lines = split_lines(read_text(path, "a list of labels").split("================", 1)[0])
         pairs = [line.rsplit(" => ", 1) for line in lines if line.strip()]
         numbered = {int(number): str(ast.literal_eval(label)) for label, number in pairs}
-    except (OSError, ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError) as error:
         raise KnnError(f"{path} holds no labels of speechbrain.", "Copy the whole folder.") from error
     if sorted(numbered) != list(range(classes)) or len(set(numbered.values())) != classes:
         raise KnnError(f"{path} does not name the {classes} classes one by one.", "Copy the whole folder.")
