@@ -11,6 +11,7 @@ import typer
 
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.label_lists import parse_languages, parse_priors
+from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     OUTPUT,
     BatchOption,
@@ -60,7 +61,14 @@ def classify(
     out: TextOption = None,
     as_json: JsonOption = False,
     top: Annotated[
-        int, valued("--top", metavar="N", min=1, panel=OUTPUT, help="Show this many labels, best first.")
+        int,
+        valued(
+            "--top",
+            metavar="N",
+            callback=within(1, MOST_COUNT),
+            panel=OUTPUT,
+            help="Show this many labels, best first.",
+        ),
     ] = 3,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,

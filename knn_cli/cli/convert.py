@@ -9,6 +9,7 @@ import typer
 
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.label_lists import parse_languages
+from knn_cli.cli.limits import MOST_SECONDS, within
 from knn_cli.cli.options import (
     INPUT,
     OUTPUT,
@@ -51,7 +52,14 @@ def convert(
     labels: LabelsOption = "folder",
     segment: SegmentOption = 40.0,
     min_segment: Annotated[
-        float, valued("--min-segment", metavar="SECONDS", panel=INPUT, help="Drop remainders shorter than this.")
+        float,
+        valued(
+            "--min-segment",
+            metavar="SECONDS",
+            callback=within(0, MOST_SECONDS),
+            panel=INPUT,
+            help="Drop remainders shorter than this.",
+        ),
     ] = 1.0,
     channel: ChannelOption = "mix",
     recursive: Annotated[
@@ -63,7 +71,13 @@ def convert(
     ] = None,
     rate: Annotated[
         int,
-        valued("--rate", metavar="HZ", min=4000, max=192000, panel=OUTPUT, help="Store audio at this sampling rate."),
+        valued(
+            "--rate",
+            metavar="HZ",
+            callback=within(4000, 192000),
+            panel=OUTPUT,
+            help="Store audio at this sampling rate.",
+        ),
     ] = 16000,
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Make a model or .onnx file of 8-bit weights.")] = False,
     force: ForceOption = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, within
 from knn_cli.cli.options import INPUT, MODEL, OUTPUT, SPEAKERS, complete_segmentation, switch, valued
 
 EDITING, CORRECTIONS = "Speaker removal", "Corrections"
@@ -74,10 +75,24 @@ CorrectionsOption = Annotated[
     valued("--corrections", metavar="FILE", panel=CORRECTIONS, help="Make the corrections of an HTML player."),
 ]
 MinSpeakersOption = Annotated[
-    int | None, valued("--min-speakers", metavar="N", panel=SPEAKERS, help="Find at least this many speakers.")
+    int | None,
+    valued(
+        "--min-speakers",
+        metavar="N",
+        callback=within(1, MOST_SPEAKERS),
+        panel=SPEAKERS,
+        help="Find at least this many speakers.",
+    ),
 ]
 MaxSpeakersOption = Annotated[
-    int | None, valued("--max-speakers", metavar="N", panel=SPEAKERS, help="Find at most this many speakers.")
+    int | None,
+    valued(
+        "--max-speakers",
+        metavar="N",
+        callback=within(1, MOST_SPEAKERS),
+        panel=SPEAKERS,
+        help="Find at most this many speakers.",
+    ),
 ]
 SpeakersOption = Annotated[
     Path | None,
@@ -94,6 +109,7 @@ MinTurnOption = Annotated[
     valued(
         "--min-turn",
         metavar="SECONDS",
+        callback=within(0, MOST_SECONDS),
         panel=SPEAKERS,
         help="Drop shorter turns (default 0.1).",
         show_default=False,
@@ -104,6 +120,7 @@ MaxGapOption = Annotated[
     valued(
         "--max-gap",
         metavar="SECONDS",
+        callback=within(0, MOST_SECONDS),
         panel=SPEAKERS,
         help="Fill shorter pauses of a speaker (0.4).",
         show_default=False,
@@ -114,6 +131,7 @@ MarginOption = Annotated[
     valued(
         "--margin",
         metavar="SECONDS",
+        callback=within(0, MOST_SECONDS),
         panel=SPEAKERS,
         help="Keep this much silence after turns (0.2).",
         show_default=False,
@@ -127,7 +145,13 @@ MuteOption = Annotated[bool, switch("--mute", panel=EDITING, help="Write the aud
 CutOption = Annotated[bool, switch("--cut", panel=EDITING, help="Write the audio with these speakers cut out.")]
 MaxSilenceOption = Annotated[
     float | None,
-    valued("--max-silence", metavar="SECONDS", panel=EDITING, help="Shorten silences longer than this to 0.2 s."),
+    valued(
+        "--max-silence",
+        metavar="SECONDS",
+        callback=within(0, MOST_SECONDS),
+        panel=EDITING,
+        help="Shorten silences longer than this to 0.2 s.",
+    ),
 ]
 ReferenceOption = Annotated[
     Path | None,

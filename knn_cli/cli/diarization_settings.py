@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from knn_cli.cli.options import setting
+from knn_cli.cli.limits import MOST_COUNT, Limits
+from knn_cli.cli.settings import setting
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ class DiarizationSettings:
     """Rarely used settings of `knn diarize`; None leaves each to the method."""
 
     linkage: Literal["average", "centroid", "ward"] | None = setting(None, "ahc: average, centroid, ward")
-    distance_threshold: float | None = setting(None, "ahc, vbx: 0 to 2")
-    min_cluster_size: int | None = setting(None, "ahc, hdbscan: embeddings")
-    identification_threshold: float | None = setting(None, "cosine")
-    linking_threshold: float | None = setting(None, "cosine")
-    silence_threshold: float | None = setting(None, "dB")
+    distance_threshold: float | None = setting(None, "ahc, vbx: 0 to 2", Limits(0, 2))
+    min_cluster_size: int | None = setting(None, "ahc, hdbscan: embeddings", Limits(1, MOST_COUNT))
+    identification_threshold: float | None = setting(None, "cosine", Limits(-1, 1))
+    linking_threshold: float | None = setting(None, "cosine", Limits(-1, 1))
+    silence_threshold: float | None = setting(None, "dB", Limits(-200, 200))
 
 
 # Name in `--set` -> name of the parameter of the clustering methods.

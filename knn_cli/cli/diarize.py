@@ -57,10 +57,10 @@ from knn_cli.cli.options import (
     epilog,
     format_option,
     note_model,
-    read_settings,
     refuse_together,
     refuse_without,
 )
+from knn_cli.cli.settings import read_settings
 from knn_cli.cli.stdin import NameOption
 from knn_cli.core.errors import KnnError
 

@@ -12,6 +12,7 @@ import typer
 
 from knn_cli.cli.console import console
 from knn_cli.cli.label_lists import parse_languages, parse_priors
+from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     MODEL,
     OUTPUT,
@@ -88,14 +89,20 @@ def evaluate(
         valued(
             "--curve",
             metavar="N",
-            min=0,
+            callback=within(0, 1000),
             panel=FIGURES,
             help="Also average 1 to N segments of each recording.",
         ),
     ] = 0,
     draws: Annotated[
         int,
-        valued("--draws", metavar="N", min=0, panel=FIGURES, help="Draw this many bootstrap samples of recordings."),
+        valued(
+            "--draws",
+            metavar="N",
+            callback=within(0, MOST_COUNT),
+            panel=FIGURES,
+            help="Draw this many bootstrap samples of recordings.",
+        ),
     ] = 1000,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

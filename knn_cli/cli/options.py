@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, field, fields
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from knn_cli.cli.console import console
+from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, within
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ ChannelOption = Annotated[
 SegmentOption = Annotated[
     float | None,
     valued(
-        "--segment", metavar="SECONDS", panel=INPUT,
+        "--segment", metavar="SECONDS", panel=INPUT, callback=within(0.1, MOST_SECONDS),
         help="Cut recordings into segments of this length.",
     ),
 ]  # fmt: skip
@@ -138,6 +137,7 @@ BatchOption = Annotated[
     valued(
         "--batch-seconds",
         metavar="SECONDS",
+        callback=within(0.01, MOST_SECONDS),
         panel=MODEL,
         help="Process this much sound at once (120).",
         show_default=False,
@@ -183,12 +183,19 @@ NoUnknownOption = Annotated[
     bool, switch("--no-unknown", panel=LABELS, help="Always answer with a label, never unknown or no speech.")
 ]
 NumSpeakersOption = Annotated[
-    int | None, valued("--num-speakers", metavar="N", panel=SPEAKERS, help="Find exactly this many speakers.")
+    int | None,
+    valued(
+        "--num-speakers",
+        metavar="N",
+        callback=within(1, MOST_SPEAKERS),
+        panel=SPEAKERS,
+        help="Find exactly this many speakers.",
+    ),
 ]
 HeldOutOption = Annotated[
     float | None,
     valued(
-        "--held-out", metavar="SHARE", panel=SAMPLING, show_default=False,
+        "--held-out", metavar="SHARE", panel=SAMPLING, show_default=False, callback=within(0, 1),
         help="Hold out this share of each class (0.2).",
     ),
 ]  # fmt: skip
@@ -204,7 +211,14 @@ SplitOption = Annotated[
     valued("--split", metavar="FILE", panel=SAMPLING, help="Use the split in this file of `knn split`."),
 ]
 SeedOption = Annotated[
-    int, valued("--seed", metavar="N", min=0, panel=SAMPLING, help="Use this seed for all random draws.")
+    int,
+    valued(
+        "--seed",
+        metavar="N",
+        callback=within(0, 2**32 - 1),
+        panel=SAMPLING,
+        help="Use this seed for all random draws.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -219,11 +233,6 @@ def format_option() -> Any:
     """--format; its type is the enumeration of a command's formats, which `epilog` lists."""
     help = "Write this format; see below."
     return valued("--format", metavar="FORMAT", panel=OUTPUT, help=help)
-
-
-def setting(default: Any, help: str) -> Any:
-    """Return a dataclass field for `--set`, with its default and its text in the help."""
-    return field(default=default, metadata={"help": help})
 
 
 def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | None = None) -> str:
@@ -304,57 +313,6 @@ def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
     check_output(out, sources)
     if out is not None and out.suffix.lower() in {*reading.SUFFIXES, *hdf5.SUFFIXES}:
         raise KnnError(f"{out} is not a name for a text file.", "Is it a recording? The output comes after the option.")
-
-
-# ---- values ----
-
-Settings = TypeVar("Settings")
-
-
-def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings:
-    """Return a settings dataclass from the NAME=VALUE pairs of `--set`.
-
-    Raises
-    ------
-    KnnError
-        If a name is unknown (the hint suggests similar ones) or given twice, or a value has another type.
-    """
-    known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    types = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, text = (part.strip() for part in pair.partition("="))
-        name = name.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=2)
-            names = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
-            raise KnnError(f"There is no setting {name!r}.", names)
-        if not equals or not text:
-            raise KnnError(f"--set {pair} has no value.", f"Write it as --set {name}=VALUE.")
-        if name in values:
-            raise KnnError(f"The setting {name} is given twice.", "Leave one of them out.")
-        values[name] = _value(name, text, types[name])
-    return kind(**values)
-
-
-def _value(name: str, text: str, kind: Any) -> Any:
-    """A setting's text as its type: bool, int, float, str, or one of a Literal's texts."""
-    optional = get_origin(kind) in (Union, UnionType)
-    value_type = next(inner for inner in get_args(kind) if inner is not NoneType) if optional else kind
-    if get_origin(value_type) is Literal:
-        if text in get_args(value_type):
-            return text
-        raise KnnError(f"{name} cannot be {text!r}.", f"It is one of {', '.join(get_args(value_type))}.")
-    if value_type is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() in words:
-            return words[text.lower()]
-        raise KnnError(f"{name} cannot be {text!r}.", "It is true or false.")
-    try:
-        return value_type(text)
-    except ValueError:
-        what = {int: "a whole number", float: "a number"}[value_type]
-        raise KnnError(f"{name} cannot be {text!r}.", f"It is {what}.") from None
 
 
 # ---- notes that several commands write ----

@@ -11,6 +11,7 @@ import typer
 
 from knn_cli.cli.console import console
 from knn_cli.cli.label_lists import listed
+from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     OUTPUT,
     SAMPLING,
@@ -84,12 +85,16 @@ def split(
     ] = SplitKind.held_out,
     units: UnitsOption = None,
     held_out: HeldOutOption = None,
-    folds: Annotated[int, valued("--folds", metavar="N", panel=SAMPLING, help="Draw this many folds.")] = 5,
+    folds: Annotated[
+        int,
+        valued("--folds", metavar="N", callback=within(2, MOST_COUNT), panel=SAMPLING, help="Draw this many folds."),
+    ] = 5,
     number: Annotated[
         int | None,
         valued(
             "--number",
             metavar="N",
+            callback=within(1, MOST_COUNT),
             panel=SAMPLING,
             help="Take this many recordings per class, of medium length.",
         ),

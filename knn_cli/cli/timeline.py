@@ -11,6 +11,7 @@ import typer
 
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.label_lists import parse_languages
+from knn_cli.cli.limits import within
 from knn_cli.cli.options import (
     INPUT,
     SPEAKERS,
@@ -98,14 +99,34 @@ def timeline(
     ] = False,
     num_speakers: NumSpeakersOption = None,
     window: Annotated[
-        float, valued("--window", metavar="SECONDS", panel=WINDOWS, help="Score windows of this length.")
+        float,
+        valued(
+            "--window",
+            metavar="SECONDS",
+            callback=within(0.1, 3600),
+            panel=WINDOWS,
+            help="Score windows of this length.",
+        ),
     ] = 4.0,
     step: Annotated[
-        float, valued("--step", metavar="SECONDS", panel=WINDOWS, help="Start a window every this many seconds.")
+        float,
+        valued(
+            "--step",
+            metavar="SECONDS",
+            callback=within(0.01, 3600),
+            panel=WINDOWS,
+            help="Start a window every this many seconds.",
+        ),
     ] = 1.5,
     switch_probability: Annotated[
         float,
-        valued("--switch", metavar="PROBABILITY", panel=WINDOWS, help="Probability that the label changes within 1 s."),
+        valued(
+            "--switch",
+            metavar="PROBABILITY",
+            callback=within(0, 1),
+            panel=WINDOWS,
+            help="Probability that the label changes within 1 s.",
+        ),
     ] = 0.2,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -11,6 +11,7 @@ import typer
 
 from knn_cli.cli.console import console, end_at_once_among_several
 from knn_cli.cli.label_lists import listed, parse_priors
+from knn_cli.cli.limits import Limits
 from knn_cli.cli.options import (
     LABELS,
     OUTPUT,
@@ -33,11 +34,10 @@ from knn_cli.cli.options import (
     UnitsOption,
     VerboseOption,
     epilog,
-    read_settings,
     refuse_beside,
-    setting,
     valued,
 )
+from knn_cli.cli.settings import read_settings, setting
 from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class TrainingSettings:
     balanced: bool = setting(False, "average the covariance over classes, not rows")
     duration_aware: bool = setting(False, "calibrate by the length of a row")
     out_of_set_class: bool = setting(False, "train out-of-set labels as the class unknown")
-    false_reject: float | None = setting(None, "share of known rows that may be called unknown")
+    false_reject: float | None = setting(None, "share of known rows that may be called unknown", Limits(0, 1))
     refit: bool | None = setting(None, "fit on all rows in the end; not with a test side")
     view: str = setting("", "part of the embeddings, such as language")
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from knn_cli.cli.console import console
+from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     JsonOption,
     ModelOption,
@@ -73,7 +74,13 @@ def verify(
     ] = None,
     as_norm: Annotated[
         int | None,
-        valued("--as-norm", metavar="N", panel=SCORING, help="Normalise by the N best scores against the cohort."),
+        valued(
+            "--as-norm",
+            metavar="N",
+            callback=within(1, MOST_COUNT),
+            panel=SCORING,
+            help="Normalise by the N best scores against the cohort.",
+        ),
     ] = None,
     speakers: Annotated[
         Path | None,

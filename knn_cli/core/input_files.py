@@ -106,5 +106,5 @@ def _kind(path: Path | str, what: str, error: type[KnnError]) -> int:
     try:
         return stat.S_IFMT(Path(path).stat().st_mode)
     except (OSError, ValueError) as reason:  # ValueError: a null byte
-        said = getattr(reason, "strerror", None) or reason
-        raise error(f"{path} cannot be read: {said}.", f"Give the path of {what}.") from reason
+        reason_text = getattr(reason, "strerror", None) or reason
+        raise error(f"{path} cannot be read: {reason_text}.", f"Give the path of {what}.") from reason

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from knn_cli.core.atomic import replacing_folder
 from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.output_paths import check_folder
-from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS
+from knn_cli.core.registry import SEGMENTERS
 from knn_cli.networks.bundle_config import (
     IDENTITY,
     SCHEMA,
@@ -42,7 +42,7 @@ from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, with_suffix, wi
 if TYPE_CHECKING:
     import torch
 
-    from knn_cli.networks.contracts import Encoder, Pooling, SegmentationNetwork
+    from knn_cli.networks.contracts import SegmentationNetwork
     from knn_cli.networks.network import Network
 
     Module = TypeVar("Module", bound=torch.nn.Module)
@@ -285,39 +285,37 @@ def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
         only = "segmentation network" if bundle.is_segmenter else "classifier"
         raise BundleError(f"The bundle {bundle.folder} has a {only} only.", "Name a model that embeds.")
     int8_products = bundle.has_int8_products and not float_products
-    return _loaded(build_network(bundle.config), bundle, int8_products).eval()
+    from knn_cli.networks.construction import build_network
+
+    return _loaded(lambda source: build_network(bundle.config, source), bundle, int8_products).eval()
 
 
 def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
     """The bundle's segmentation network (`registry.SEGMENTERS`), as `load_network` returns and raises."""
     if not bundle.is_segmenter:
         raise BundleError(f"The bundle {bundle.folder} has no segmentation network.", "Name a model that has one.")
+    from knn_cli.networks.construction import built
+
     part = bundle.config[SEGMENTER]
-    network: SegmentationNetwork = SEGMENTERS.build(part["name"], **part["args"])
-    return _loaded(network, bundle).eval()
+
+    def build(source: str) -> SegmentationNetwork:
+        network: SegmentationNetwork = built(SEGMENTERS, part["name"], part["args"], source=source, error=BundleError)
+        return network
+
+    return _loaded(build, bundle).eval()
 
 
-def _loaded(network: Module, bundle: Bundle, int8_products: bool = False) -> Module:
-    """`network` with the bundle's weights."""
+def _loaded(build: Callable[[str], Module], bundle: Bundle, int8_products: bool = False) -> Module:
+    """The network that `build` makes, which messages say to be from its argument, with the bundle's weights."""
     from knn_cli.networks.bundle_weights import load_weights, read_weights
+    from knn_cli.networks.construction import limited
 
     path = bundle.folder / WEIGHTS
     state = read_weights(path, bundle.config["weights_sha256"])
+    with limited(path):
+        network = build(str(bundle.folder / CONFIG))
     load_weights(network, state, str(path), int8_products=int8_products)
     return network
-
-
-def build_network(config: Mapping[str, Any]) -> Network:
-    """A network of the config's encoder, pooling and head with new weights; KnnError for unknown names or arguments."""
-    from knn_cli.networks.network import Network
-
-    encoder: Encoder = ENCODERS.build(config["encoder"]["name"], **config["encoder"]["args"])
-    sizes = {"layers": encoder.layers, "channels": encoder.channels}
-    pooling: Pooling = POOLINGS.build(config["pooling"]["name"], **sizes, **config["pooling"]["args"])
-    if "head" not in config:
-        return Network(encoder, pooling)
-    sizes = {"dimension": pooling.dimension, "classes": len(config["head"]["labels"])}
-    return Network(encoder, pooling, HEADS.build(config["head"]["name"], **sizes, **config["head"]["args"]))
 
 
 def write(

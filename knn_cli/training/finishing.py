@@ -21,6 +21,7 @@ from knn_cli.embedding.embedder import Embedder
 from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
+from knn_cli.networks.construction import build_network
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier, fit_calibrated
 from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.training.corpus_split import TrainingSplit
@@ -141,7 +142,7 @@ def finish_model(
     """
     recipe, labels = builder.recipe, split.labels
     config = builder.config(labels)
-    dimension = bundle.build_network(config).dimension
+    dimension = build_network(config).dimension
     state = without_speed_classes(builder, trained.state, dimension, len(labels))
     accuracy = None if math.isnan(trained.accuracy) else trained.accuracy
     facts = {**trained.facts, "held_out_accuracy": accuracy, "recipe": plain_recipe(recipe)}

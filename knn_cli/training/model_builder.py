@@ -17,6 +17,7 @@ from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
 from knn_cli.networks import bundle, bundle_weights
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, chunk_seconds
+from knn_cli.networks.construction import IMPOSSIBLE_SIZES, first_line, limited
 from knn_cli.networks.contracts import Head
 from knn_cli.networks.encoders.adapters import adapters_of
 from knn_cli.networks.network import Network
@@ -24,9 +25,6 @@ from knn_cli.training.dataset import Rows
 from knn_cli.training.fine_tuning import FineTuner, parameter_groups
 from knn_cli.training.recipe import COMPONENTS, AdapterConfig, ComponentConfig, Recipe
 from knn_cli.training.recipe_reader import check_args
-
-# Raised by modules for impossible sizes that they do not check themselves.
-_IMPOSSIBLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class TrainingModule(nn.Module):
@@ -180,16 +178,15 @@ class ModelBuilder:
     def _built(self, registry: Registry, part: str, **sizes: Any) -> Any:
         config = self.components[part]
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), limited():
                 warnings.simplefilter("ignore")  # torch warns of empty weights, which are refused below
                 built = registry.build(config.name, **sizes, **config.args)
             if any(weight.numel() == 0 for weight in built.parameters()):
                 raise ValueError("a weight would be empty")
-        except _IMPOSSIBLE as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        except IMPOSSIBLE_SIZES as error:
             args = ", ".join(f"{key} = {value}" for key, value in config.args.items()) or "its default arguments"
             raise KnnError(
-                f"[{part}] {config.name} cannot be built with {args}: {reason}.", "Change its sizes."
+                f"[{part}] {config.name} cannot be built with {args}: {first_line(error)}.", "Change its sizes."
             ) from error
         return built
 

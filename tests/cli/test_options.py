@@ -16,7 +16,7 @@ import pytest
 
 from knn_cli.cli import app, diarization_options, timeline
 from knn_cli.cli.app import load
-from knn_cli.cli.options import read_settings, setting
+from knn_cli.cli.settings import read_settings, setting
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.diarization.presets import PRESETS

@@ -20,6 +20,7 @@ from knn_cli.core.values import Waveform
 from knn_cli.diarization.reconstruction import Segmentation
 from knn_cli.diarization.segmentation import HOP_FRAMES, WINDOW_FRAMES, FrameLevels, Segmenter, slide
 from knn_cli.networks import bundle
+from knn_cli.networks.construction import build_network
 from knn_cli.networks.segmenters.encoder_lstm import SegmentationHead
 from knn_cli.networks.segmenters.pyannet import PyanNet
 
@@ -47,7 +48,7 @@ def blocks(sound: np.ndarray, seconds: float = 60.0) -> Iterator[Waveform]:
 def make_embedder(folder: Path, **changes: Any) -> bundle.Bundle:
     torch.manual_seed(0)
     config = {"name": folder.name, "kind": "embedder", **NETWORK, **changes}
-    return bundle.write(folder, config, state=bundle.build_network(config).state_dict())
+    return bundle.write(folder, config, state=build_network(config).state_dict())
 
 
 def make_segmenter(folder: Path, name: str, args: dict[str, Any], **more: Any) -> bundle.Bundle:

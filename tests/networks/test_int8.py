@@ -14,6 +14,7 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle_weights import read_weights
+from knn_cli.networks.construction import build_network
 from knn_cli.networks.conversion import convert
 from knn_cli.networks.int8 import (
     SCALE,
@@ -50,7 +51,7 @@ def int8_of(layer: nn.Module) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def small(tmp_path: Path) -> bundle.Bundle:
     """A Whisper of random weights."""
     torch.manual_seed(0)
-    return bundle.write(tmp_path / "small", CONFIG, state=bundle.build_network(CONFIG).state_dict())
+    return bundle.write(tmp_path / "small", CONFIG, state=build_network(CONFIG).state_dict())
 
 
 @pytest.fixture

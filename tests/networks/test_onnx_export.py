@@ -19,6 +19,7 @@ from knn_cli.cli.app import app
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks import bundle, onnx_export
+from knn_cli.networks.construction import build_network
 from knn_cli.networks.conversion import convert
 from knn_cli.networks.onnx_export import export_onnx
 from tests.helpers.encoder_contract import shaken, sound
@@ -71,7 +72,7 @@ def random_bundle(
     if head is not None:
         config["head"] = {"name": head, "args": {}, "labels": ["čeština", "polski", "other"]}
     torch.manual_seed(0)
-    bundle.write(folder / "random", config, state=shaken(bundle.build_network(config)).state_dict())
+    bundle.write(folder / "random", config, state=shaken(build_network(config)).state_dict())
     return folder / "random"
 
 

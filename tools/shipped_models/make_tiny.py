@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from knn_cli.networks import bundle
+from knn_cli.networks.construction import build_network
 
 CONFIG = {
     "name": "tiny-test",
@@ -33,7 +34,7 @@ CARD = "# tiny-test\n\nRandom weights for tests. It knows nothing: do not use it
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    network = bundle.build_network(CONFIG)
+    network = build_network(CONFIG)
     folder = Path(__file__).resolve().parents[2] / "tests" / "data" / "tiny-test"
     written = bundle.write(folder, CONFIG, state=network.state_dict(), card=CARD, force=True)
     print(f"{written.folder}: {written.fingerprint}, {(written.folder / bundle.WEIGHTS).stat().st_size} bytes")

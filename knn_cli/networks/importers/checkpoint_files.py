@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from knn_cli.core.errors import KnnError
 from knn_cli.core.input_files import check_regular, read_bytes
 from knn_cli.core.lfs import check_pointer
+from knn_cli.networks.construction import first_line
 from knn_cli.networks.importers.weight_names import SOURCES
 
 __all__ = [
@@ -83,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", "Download it again.") from error
+        raise KnnError(f"{path} cannot be read: {first_line(error)}.", "Download it again.") from error
     except UnpicklingError as error:
         raise KnnError(
             f"{path} is damaged, or holds objects beside weights, which knn does not load because that could run "
@@ -186,7 +187,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_settings_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
+        raise KnnError(f"{path} cannot be read: {first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", sources_hint())
     return content
@@ -234,7 +235,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(_settings_text(path), Loader=_InertLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise KnnError(f"{path} cannot be read: {_first_line(error)}.", sources_hint()) from error
+        raise KnnError(f"{path} cannot be read: {first_line(error)}.", sources_hint()) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no settings.", sources_hint())
 
@@ -313,7 +314,3 @@ def list_keys(keys: Sequence[object]) -> str:
 def sources_hint() -> str:
     """The hint of an error message that lists all supported sources."""
     return "Known: " + "; ".join(f"{name}: {what}" for name, what in SOURCES.items()) + "."
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

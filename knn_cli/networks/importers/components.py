@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk
+from knn_cli.networks.construction import built
 from knn_cli.networks.importers.checkpoint_files import list_keys
 from knn_cli.networks.importers.weight_names import WeightNames
 
@@ -28,6 +29,8 @@ __all__ = [
     "match_weights",
     "pooling_to_fill",
 ]
+
+_SOURCE = "The checkpoint"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ class ComponentToFill:
 def encoder_to_fill(name: str, args: dict[str, Any], names: WeightNames, prefix: str = "") -> ComponentToFill:
     """Build an encoder on the meta device. Raises KnnError for arguments that it does not take."""
     with torch.device("meta"):
-        return ComponentToFill(ImportedComponent(name, args), ENCODERS.build(name, **args), names, prefix)
+        return ComponentToFill(
+            ImportedComponent(name, args), built(ENCODERS, name, args, source=_SOURCE), names, prefix
+        )
 
 
 def pooling_to_fill(
@@ -137,7 +142,9 @@ def pooling_to_fill(
     """Build the pooling after `encoder` on the meta device. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"layers": encoder.module.layers, "channels": encoder.module.channels}
     with torch.device("meta"):
-        return ComponentToFill(ImportedComponent(name, args), POOLINGS.build(name, **sizes, **args), names, prefix)
+        return ComponentToFill(
+            ImportedComponent(name, args), built(POOLINGS, name, args, source=_SOURCE, **sizes), names, prefix
+        )
 
 
 def head_to_fill(
@@ -146,7 +153,9 @@ def head_to_fill(
     """Build the head after `pooling` on the meta device. Raises KnnError for arguments that it does not take."""
     sizes: dict[str, Any] = {"dimension": pooling.module.dimension, "classes": classes}
     with torch.device("meta"):
-        return ComponentToFill(ImportedComponent(name, args), HEADS.build(name, **sizes, **args), names, prefix)
+        return ComponentToFill(
+            ImportedComponent(name, args), built(HEADS, name, args, source=_SOURCE, **sizes), names, prefix
+        )
 
 
 def match_weights(

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.construction import IMPOSSIBLE_SIZES, first_line, limited
 from knn_cli.networks.importers.checkpoint_files import read, sources_hint
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 from knn_cli.networks.importers.ctranslate2_file import is_ctranslate2
-from knn_cli.networks.importers.registry import Checkpoint, importers
+from knn_cli.networks.importers.registry import Checkpoint, RegisteredImporter, importers
 
 __all__ = ["import_checkpoint", "import_embedding_network"]
 
@@ -58,7 +59,7 @@ def import_checkpoint(
         if each.recognizes(checkpoint):
             if not each.takes_options:
                 _refuse_options(checkpoint)
-            return each.read(checkpoint)
+            return _read(each, checkpoint)
     _refuse_options(checkpoint)
     if any("pos_conv_embed" in key for key in checkpoint.keys):
         raise KnnError(f"{path} is the weights of a Hugging Face model without its config.", "Name their folder.")
@@ -71,6 +72,16 @@ def _weights_file(path: Path) -> Path:
         files = (path / name for name in ("avg_model.pt", "pytorch_model.bin", "model.bin"))
         return next((file for file in files if file.is_file()), path)
     return path
+
+
+def _read(importer: RegisteredImporter, checkpoint: Checkpoint) -> ImportedModel | ImportedSegmenter:
+    """What an importer reads, and what contents that no checkpoint has make its modules raise as a KnnError."""
+    try:
+        with limited(checkpoint.path):
+            return importer.read(checkpoint)
+    except IMPOSSIBLE_SIZES as error:
+        message = f"{checkpoint.path} is no checkpoint of {importer.source} as knn knows them: {first_line(error)}."
+        raise KnnError(message, "Download it again.") from error
 
 
 def _refuse_options(checkpoint: Checkpoint) -> None:

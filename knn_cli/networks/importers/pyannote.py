@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import SEGMENTERS
+from knn_cli.networks.construction import built
 from knn_cli.networks.importers.checkpoint_files import (
     InertObject,
     checked_settings,
@@ -88,7 +90,7 @@ def from_pyannote(checkpoint: Checkpoint) -> ImportedSegmenter:
             f"{path} has {rows} classes; up to {args['most']} of {args['speakers']} speakers at once need {classes}.",
             "Download it again.",
         )
-    network = PyanNet(**args)
+    network = built(SEGMENTERS, "pyannet", args, source=str(path))
     part = match_weights(
         [ComponentToFill(ImportedComponent("pyannet", args), network, pyannet(monolithic))],
         state,

@@ -53,6 +53,8 @@ def from_speechbrain(checkpoint: Checkpoint) -> ImportedModel:
     path = folder / "hyperparams.yaml"
     settings = read_yaml(path)
     bins, sizes = _ecapa_settings(settings, path)
+    path = folder / "embedding_model.ckpt"
+    weights = _file(path)
     args = dict(zip(("channels", "kernels", "dilations", "scale", "squeeze"), sizes.values(), strict=False))
     encoder = encoder_to_fill("ecapa-tdnn", {**args, "bins": bins}, ECAPA)
     pooling_args = {
@@ -61,8 +63,7 @@ def from_speechbrain(checkpoint: Checkpoint) -> ImportedModel:
         "context": sizes["global_context"],
     }
     pooling = pooling_to_fill(encoder, "ecapa-tdnn", pooling_args, ECAPA_POOLING)
-    weights = folder / "embedding_model.ckpt"
-    components = match_weights([encoder, pooling], _file(weights), weights, "ECAPA-TDNN", "speechbrain")
+    components = match_weights([encoder, pooling], weights, path, "ECAPA-TDNN", "speechbrain")
     source = f"speechbrain: {folder.name}"
     head, labels = _classifier(settings, folder, pooling)
     return ImportedModel(components[0], source, _SPEECHBRAIN_NOTE, components[1], head, labels)
@@ -117,11 +118,12 @@ def _classifier(
         classifier, {"lin_blocks": 1, "lin_neurons": 512, "out_neurons": 1211}, path, "an x-vector classifier"
     )
     labels = _speechbrain_labels(folder / "label_encoder.txt", sizes["out_neurons"])
-    hidden = [sizes["lin_neurons"]] * sizes["lin_blocks"]
+    path = folder / "classifier.ckpt"
+    weights = _file(path)
+    hidden = [sizes["lin_neurons"]] * min(sizes["lin_blocks"], len(weights))
     names = speechbrain_classifier(len(hidden))
     head = head_to_fill(pooling, len(labels), "deep-softmax", {"hidden": hidden}, names)
-    weights = folder / "classifier.ckpt"
-    return match_weights([head], _file(weights), weights, "classifier", "speechbrain")[0], labels
+    return match_weights([head], weights, path, "classifier", "speechbrain")[0], labels
 
 
 def _section(settings: Mapping[str, Any], key: str, ending: str, path: Path) -> dict[str, Any]:

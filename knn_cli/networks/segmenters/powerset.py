@@ -15,12 +15,16 @@ from torch import Tensor
 
 from knn_cli.core.values import Floats
 
+MAX_SPEAKERS = 12  # of a chunk, in all
+
 
 @cache
 def powerset(speakers: int, max_active: int) -> tuple[tuple[int, ...], ...]:
     """The classes in order, each a tuple of speakers."""
     if not 0 < max_active <= speakers:
         raise ValueError(f"{max_active} of {speakers} speakers at once make no classes")
+    if speakers > MAX_SPEAKERS:
+        raise ValueError(f"{speakers} speakers make too many classes; a chunk has up to {MAX_SPEAKERS}")
     return tuple(each for size in range(max_active + 1) for each in combinations(range(speakers), size))
 
 
