@@ -1,6 +1,27 @@
-"""`python -m knn_cli` is `knn`."""
+"""`python -m knn_cli` is `knn`: signals are heard first, and only then is anything else imported."""
 
-from knn_cli.cli.app import main
+from __future__ import annotations
+
+import atexit
+from typing import NoReturn
+
+from knn_cli.cli import stopping
+
+
+def main() -> NoReturn:
+    """The `knn` command."""
+    try:
+        stopping.begin()
+        atexit.register(stopping.ignore)  # the first to be registered is the last to be called
+        from knn_cli.cli.app import run
+
+        code = stopping.finished(run())
+    except BaseException:
+        if not stopping.is_asked():
+            raise
+        code = stopping.stopped()
+    raise SystemExit(code)
+
 
 if __name__ == "__main__":
     main()

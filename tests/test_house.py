@@ -278,7 +278,7 @@ def test_help_is_light(arguments: list[str]) -> None:
     """No torch, scipy or h5py behind the help."""
     script = f"""
 import sys
-from knn_cli.cli.app import main
+from knn_cli.__main__ import main
 sys.argv = ["knn", *{arguments!r}]
 try:
     main()

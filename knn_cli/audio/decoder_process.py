@@ -15,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import signal
 import struct
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -42,6 +45,7 @@ DEMUXERS = (
     "f4v flac flv gsm iff ilbc ircam loas m4a matroska mj2 mlp mov mp3 mp4 mpc mpc8 mpeg mpegts mxf nistsphere nsv nut "
     "ogg oma osq paf pvf qcp qoa rka rm shn smk sox spdif swf tak truehd tta voc w64 wav wsd wtv webm wv xwma"
 )
+_PARENT_SECONDS = 0.2  # how often it is asked whether the parent is still there
 _CHECKED = {"flac": "crccheck+explode"}  # decoders that otherwise give noise for damaged frames
 
 
@@ -89,8 +93,11 @@ class _Pending:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which ends this process
-    limit = int(sys.argv[1])
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to the parent too, which ends this process
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    limit, parent = int(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     _limit_memory()
     _watch(limit)
@@ -114,6 +121,13 @@ def main() -> None:
                 recording = None
         _send(answers, answer, payload)
         _watch(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it has ended, even in the middle of a file."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(0)
 
 
 def _send(answers: BinaryIO, answer: dict[str, Any], payload: bytes) -> None:
@@ -158,8 +172,6 @@ class Recording:
 
     def open(self) -> dict[str, Any]:
         """Open it; return what it is, or {"error": why it cannot be read}."""
-        import os
-
         import av
         from av.stream import Discard
 

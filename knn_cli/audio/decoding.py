@@ -220,7 +220,8 @@ class _Process:
 
     def __init__(self) -> None:
         path = [place for place in sys.path if place]
-        command = [sys.executable, "-I", "-S", "-c", _START.format(path=path), str(MAX_SECONDS_WITHOUT_PROGRESS)]
+        numbers = str(MAX_SECONDS_WITHOUT_PROGRESS), str(os.getpid())
+        command = [sys.executable, "-I", "-S", "-c", _START.format(path=path), *numbers]
         self._running = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

@@ -10,7 +10,7 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -93,11 +93,11 @@ def _common(
         console.log_to(log_file, shlex.join(["knn", *sys.argv[1:]]))
 
 
-def main() -> NoReturn:
-    """The `knn` command."""
+def run() -> int:
+    """Run the command that the program was given; return its exit code."""
     open_missing_streams()
     try:
         app()
     except SystemExit as end:
-        raise SystemExit(flush_stdout(end.code if isinstance(end.code, int) else 0)) from None
-    raise SystemExit(0)
+        return flush_stdout(end.code if isinstance(end.code, int) else 0)
+    return 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from knn_cli.cli import stopping
 from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.visible_text import visible
 
@@ -167,6 +168,8 @@ class Console:
         self._write(text, self.verbose)
 
     def error(self, error: KnnError) -> None:
+        """Write an error; KeyboardInterrupt where it is what became of a signal that came."""
+        stopping.check()
         self.complain(f"knn: {with_flags(error.message, self.options)}")
         if hint := hint_with_flags(error.hint, self.options):
             self.complain(f"     {hint}")
@@ -307,10 +310,6 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader of stdout has closed it; 141 is the shell's exit code for SIGPIPE
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
-        except KeyboardInterrupt:
-            hint = "Repeat the command: convert, embed -o and train --recipe continue where they stopped."
-            console.error(KnnError("Stopped.", hint))
-            raise typer.Exit(130) from None
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise

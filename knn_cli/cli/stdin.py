@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -90,26 +86,7 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
         raise KnnError("stdin is a terminal, not a recording.", HINT)
     from knn_cli.audio.spool import spooled
 
-    ctx.with_resource(_ended_in_order())
     stream = cast(BufferedReader, sys.stdin.buffer)
     spool = ctx.with_resource(spooled(stream, name=name, title=TITLE))
     console.show_as(str(spool.path), TITLE)
     return ReceivedSources([spool.path], spool)
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let signals that end the process do so as an exception, so that temporary files are deleted."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

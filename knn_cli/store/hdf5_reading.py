@@ -14,15 +14,12 @@ from __future__ import annotations
 import math
 import os
 import select
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import h5py
@@ -31,6 +28,7 @@ import numpy as np
 from knn_cli.core.errors import StoreError
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.lfs import check_pointer
+from knn_cli.core.signals import become_helper, deferred
 
 FOLLOW_LINKS = "KNN_HDF5_LINKS"  # in the environment, "1" lets a file name others
 
@@ -132,13 +130,13 @@ def _check(path: Path, hint: str) -> None:
 def _finding_elsewhere(path: Path) -> str:
     """`_finding` of a process that has little time and memory, or that the process did not end well."""
     receiver, sender = os.pipe()
-    child = 0
+    parent, child = os.getpid(), 0
     try:
-        with warnings.catch_warnings(), _interrupts_later():
+        with warnings.catch_warnings(), deferred():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the new process does not use
             child = os.fork()
             if child == 0:
-                _answer(path, receiver, sender)
+                _answer(path, parent, receiver, sender)
         os.close(sender)
         answer = _received(receiver)
     finally:
@@ -150,12 +148,13 @@ def _finding_elsewhere(path: Path) -> str:
     return answer[:-1] if answer.endswith("\n") else "is damaged, and reading it did not come to an end"
 
 
-def _answer(path: Path, receiver: int, sender: int) -> NoReturn:
+def _answer(path: Path, parent: int, receiver: int, sender: int) -> NoReturn:
     """In the new process: write the finding into the pipe, and end."""
     import resource  # Windows lacks it
 
     answer = "damaged"
     try:
+        become_helper(parent)
         os.close(receiver)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _CHECK_BYTES
         for kind, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_CPU, _CHECK_SECONDS)):
@@ -166,22 +165,6 @@ def _answer(path: Path, receiver: int, sender: int) -> NoReturn:
     finally:
         os.write(sender, f"{answer}\n".encode())
         os._exit(0)
-
-
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Let Ctrl-C wait: while a process forks, Python drops what the handlers of signals raise."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    missed: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda *call: missed.append(call))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if missed and callable(handler):
-            handler(*missed[0])
 
 
 def _received(receiver: int) -> str:

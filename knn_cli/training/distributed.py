@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +19,25 @@ from torch import distributed as dist
 
 from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
+from knn_cli.core.signals import REPEAT_SECONDS
+
+_BY_HAND = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class TrainingStopped(KnnError):
-    """A training that was asked to stop and left a checkpoint: nothing is wrong, and the same command goes on."""
+    """A training that was asked to stop and left a checkpoint: nothing is wrong, and the same command goes on.
 
-    code = 75  # what the command exits with: EX_TEMPFAIL of sysexits.h, try again later
+    Parameters
+    ----------
+    message, hint : str
+    number : int, optional
+        The signal. After Ctrl-C and the end of a terminal the command exits with their code of shells, else with 75:
+        EX_TEMPFAIL of sysexits.h, try again later.
+    """
+
+    def __init__(self, message: str, hint: str, number: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.code = 75 if number is None or number not in _BY_HAND else 128 + number
 
 
 @dataclass(frozen=True)
@@ -99,17 +115,60 @@ def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
             dist.destroy_process_group()
 
 
+class StopSignals:
+    """Which signal has asked a training to stop, if any: it ends the step and writes a checkpoint first.
+
+    Attributes
+    ----------
+    number : int or None
+        The first of these signals.
+    is_interruptible : bool
+        Whether Ctrl-C stops at once, because a checkpoint has just been written.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.is_interruptible = False
+        self._received = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        by_hand, before = number in _BY_HAND, self._before[number]
+        is_repeated = self.number is not None and now - self._received > REPEAT_SECONDS
+        if by_hand and callable(before) and (self.is_interruptible or is_repeated):
+            before(number, frame)
+        if self.number is None:
+            self.number, self._received = number, now
+
+    def listen(self) -> None:
+        """Hear the signals; only in a main thread, and none that the process was told to ignore."""
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP"):  # Windows lacks some
+                number = getattr(signal, name, None)
+                if number is not None and (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                    self._before[number] = handler
+                    signal.signal(number, self._handle)
+
+    def close(self) -> None:
+        """Leave the signals to whom they came before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGUSR1 set, which schedulers send before they kill; only in a main thread."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has the first only
-    before = {name: signal.signal(getattr(signal, name), lambda number, frame: asked.set()) for name in names}
+def stop_signals() -> Iterator[StopSignals]:
+    """Signals that let a training end its step and write a checkpoint: those of schedulers, Ctrl-C, the terminal's end.
+
+    Ctrl-C that is repeated after `REPEAT_SECONDS` stops at once, and what came since the last checkpoint is lost.
+    """
+    asked = StopSignals()
+    asked.listen()
     try:
         yield asked
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        asked.close()

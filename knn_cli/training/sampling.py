@@ -6,6 +6,7 @@ only on these and on the recipe's seed.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.signals import become_helper
 from knn_cli.core.values import Floats
 from knn_cli.training.augmentation import Augmenter, change_speed
 from knn_cli.training.dataset import Corpus, Rows, epoch_rows
@@ -165,7 +167,7 @@ class BatchSampler:
             collate_fn=_stacked,
             num_workers=self._recipe.data.workers,
             generator=torch.Generator(),  # so that the global generator, which dropout uses, is unaffected
-            worker_init_fn=_ignore_sigterm_for_a_minute,
+            worker_init_fn=_as_helper,
         )
         self._clips.corpus.close()
         stream = iter(loader)
@@ -173,10 +175,11 @@ class BatchSampler:
             yield step, (_raise_error(next(stream)) for _ in range(accumulate))
 
 
-def _ignore_sigterm_for_a_minute(worker: int) -> None:
-    """Keep a worker alive for a minute after SIGTERM, which schedulers send to all processes, to finish the step."""
-    if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))  # SIGALRM ends the process
+def _as_helper(worker: int) -> None:
+    """Leave signals to the main process, with which the worker ends; SIGTERM leaves a minute to finish the step."""
+    become_helper(os.getppid())
+    if hasattr(signal, "SIGALRM"):  # which ends the process; schedulers send SIGTERM to all processes
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
 
 
 def _stacked(clips: list[Batch | KnnError]) -> Batch | KnnError:

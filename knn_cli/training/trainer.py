@@ -24,7 +24,7 @@ from knn_cli.training import lineage
 from knn_cli.training.checkpoints import TrainingFolder, check_free, load, plan_digest, save
 from knn_cli.training.corpus_split import TrainingSplit, split_corpus
 from knn_cli.training.dataset import open_corpus
-from knn_cli.training.distributed import ProcessGroup, TrainingStopped, process_group, stop_signals
+from knn_cli.training.distributed import ProcessGroup, StopSignals, TrainingStopped, process_group, stop_signals
 from knn_cli.training.fine_tuning import merged_state
 from knn_cli.training.finishing import TrainedNetwork, TrainingResult, finish_model
 from knn_cli.training.metrics_log import MetricsLog, draw, tensorboard_writer
@@ -74,7 +74,7 @@ def train(
     Raises
     ------
     TrainingStopped
-        If SIGTERM or SIGUSR1 came; a checkpoint was written.
+        If SIGTERM, SIGUSR1, SIGHUP or Ctrl-C came; a checkpoint was written.
     KnnError
         If the recipe or the corpus lacks something, the loss is not a number, or the disk is full.
     """
@@ -203,20 +203,20 @@ class Trainer:
                 self.step.fine_tuner.train()
                 for keys, batches in self.sampler.batches(self.state.epochs, self.state.epoch_steps):
                     labels = self.sampler.labels(keys)
-                    result = self._run_step(labels, batches, stopping.is_set())
+                    result = self._run_step(labels, batches, bool(stopping))
                     self._log_step(result, writer)
                     if result.stop:
                         self._save()
-                        raise self._stopped()
+                        raise self._stopped(stopping)
                     if self.state.steps % loop.checkpoint == 0 and self.state.epoch_steps < self.sampler.steps:
                         self._save()
                     if progress is not None and self.group.is_main:
                         progress(self.state.steps, total)
-                epoch = self._end_epoch(writer)
+                epoch = self._end_epoch(writer, stopping)
                 if report is not None and self.group.is_main:
                     report(epoch)
-                if self.group.any(stopping.is_set()):
-                    raise self._stopped()
+                if self.group.any(bool(stopping)):
+                    raise self._stopped(stopping)
 
     def select_weights(self) -> tuple[dict[str, Tensor], float]:
         """The weights that the recipe keeps, and their accuracy on held-out rows (NaN without such rows)."""
@@ -256,13 +256,17 @@ class Trainer:
         self.state.add_step(result.loss)
         return result
 
-    def _end_epoch(self, writer: Any) -> EpochResult:
+    def _end_epoch(self, writer: Any, stopping: StopSignals) -> EpochResult:
         """Evaluate on held-out rows, keep the weights that `select_weights` may want, log and save."""
         self._save()  # evaluation takes its time, and may be killed
+        if self.group.any(bool(stopping)):
+            raise self._stopped(stopping)
         self.step.broadcast_statistics()
         state, has_held_out = self.state, len(self.split.held_out_rows) > 0
+        stopping.is_interruptible = self.group.size == 1
         with self.step.averaged_weights():
             accuracy, row_accuracy = self._evaluate()
+        stopping.is_interruptible = False
         loss, state.epoch_loss = state.epoch_loss / self.sampler.steps, 0.0
         better = bool(accuracy > state.best_accuracy) or not has_held_out
         state.best_accuracy = accuracy if better else state.best_accuracy
@@ -344,9 +348,9 @@ class Trainer:
         if self.group.is_main:
             save(self.folder.last, {**self.step.state_dict(), **self.state.checkpoint})
 
-    def _stopped(self) -> TrainingStopped:
+    def _stopped(self, stopping: StopSignals) -> TrainingStopped:
         hint = f"The checkpoint is in {self.folder.path}; the same command goes on with it."
-        return TrainingStopped(f"The training was asked to stop after step {self.state.steps}.", hint)
+        return TrainingStopped(f"Stopped after step {self.state.steps}.", hint, stopping.number)
 
     def _check_batch_norms(self) -> None:
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

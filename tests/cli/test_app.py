@@ -360,11 +360,10 @@ def test_interrupted_embedding_goes_on(corpus: Path, tmp_path: Path) -> None:
     """SIGINT in the middle: one sentence, exit 130, finished files kept, the same command ends the work."""
     out = tmp_path / "e.h5"
     script = f"""
-import os, signal
+import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
 from knn_cli.embedding import files
-from knn_cli.cli.app import app
-from knn_cli.networks.conversion import convert as convert_folder
+from knn_cli.__main__ import main
 real = files.embed_file
 seen = 0
 def slow(*arguments, **settings):
@@ -374,7 +373,8 @@ def slow(*arguments, **settings):
         os.kill(os.getpid(), signal.SIGINT)
     return real(*arguments, **settings)
 files.embed_file = slow
-app(["embed", {str(corpus)!r}, "-o", {str(out)!r}, "--no-vad", *{TINY!r}])
+sys.argv = ["knn", "embed", {str(corpus)!r}, "-o", {str(out)!r}, "--no-vad", *{TINY!r}]
+main()
 """
     stopped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert stopped.returncode == 130 and "Stopped." in stopped.stderr and "Traceback" not in stopped.stderr

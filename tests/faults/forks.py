@@ -45,6 +45,7 @@ class Outcome:
     cut: str = ""  # "hang" or "memory", where it was ended for that
     orphans: tuple[str, ...] = ()  # processes that it left behind
     struck: bool = False  # whether the signal that was asked for found it running
+    events: int = 0  # where a strike was asked for at one of them: how many there were
 
     @property
     def text(self) -> str:
@@ -65,6 +66,7 @@ class Request:
     alone: bool = True
     swift: bool = False
     strike: tuple[int, float] | None = None  # a signal, and seconds after the start
+    strike_at: tuple[int, int] | None = None  # a signal, and an event, as `tests.helpers.struck` counts them
     seconds: float = SECONDS
     memory: int = MEMORY
     file_size: int | None = None
@@ -116,7 +118,7 @@ def import_everything() -> None:
 def prepare(request: dict[str, Any]) -> None:
     """Make the child what a fresh process would be."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -153,7 +155,7 @@ def redirect(request: dict[str, Any], number: int) -> None:
 
 def command(arguments: list[str]) -> int:
     """Run `knn` as its script does, in a child that goes on."""
-    from knn_cli.cli.app import main
+    from knn_cli.__main__ import main
 
     sys.argv = ["knn", *arguments]
     try:
@@ -344,7 +346,11 @@ class Server:
         for number, (ended, seconds) in enumerate(ends):
             streams = [Path(f"{request.logs}.{number}.{name}") for name in ("out", "err")]
             out, err = (path.read_bytes() if path.exists() else b"" for path in streams)
-            outcomes.append(Outcome(ended, out, err, seconds, answer["memory"], struck=answer["struck"]))
+            outcome = Outcome(ended, out, err, seconds, answer["memory"], struck=answer["struck"])
+            if request.strike_at is not None:
+                outcome.events = int(answer["progress"] or 0)
+                outcome.struck = not 0 < outcome.events < request.strike_at[1]
+            outcomes.append(outcome)
         outcomes[-1].cut, outcomes[-1].orphans = answer["cut"], tuple(answer["orphans"])
         return outcomes
 
@@ -415,13 +421,24 @@ if __name__ == "__main__":
             batch(request, told)
         redirect(request, 0)
         sys.argv = ["knn", *request["commands"][0]]
-        from knn_cli.cli.app import main
+        from tests.helpers import struck
 
-        os.write(begun, b"x")
-        os.close(begun)
+        number, moment = request["strike_at"] or (0, 0)
+        strike = struck.Strike(moment, number)
+
+        def begin() -> None:
+            os.write(begun, b"x")
+            os.close(begun)
+            if request["strike_at"] is not None:
+                strike.begin()
+
+        struck.when_it_begins(begin)
         if not request["swift"]:
-            main()
+            struck.program.main()
         code = command(request["commands"][0])
+        strike.end()
+        if strike.count:
+            os.write(told, b"%d" % strike.count)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)

@@ -21,9 +21,9 @@ from tests.faults.mutated import Fault
 from tests.faults.writes import WRITES, Write, contents
 
 NOBODY = 65534
-SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}
+SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT, "HUP": signal.SIGHUP}
 # Exit codes that tell of a signal: the signal itself, the shell's number of it, and "try again later" of trainings.
-CODES = {"KILL": {-9}, "TERM": {-15, 143, 130, 75}, "INT": {130, 75}}
+CODES = {"KILL": {-9}, "TERM": {143, 75}, "INT": {130}, "HUP": {129}}
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Reference:
     files: dict[str, str]
     old: dict[str, str]  # of what is replaced
     size: int
+    events: int  # of the run, as a strike at one of them counts them
 
 
 def _fresh(folder: Path) -> Path:
@@ -52,36 +53,44 @@ def reference(server: Server, write: Write, folder: Path, seeds: Path) -> Refere
     """Run a command twice without interruption: the second time tells whether its outputs repeat themselves."""
     found: list[dict[str, str]] = []
     seconds, old = 0.0, {}
-    for _ in range(2):
+    for more in ({}, {"strike_at": (0, 0)}):
         _fresh(folder)
         if write.before:
             assert _run(server, write, folder, seeds, before=True, swift=True).code == 0, write.name
             old = contents(folder)
-        outcome = _run(server, write, folder, seeds, swift=True, seconds=600)
+        outcome = _run(server, write, folder, seeds, swift=True, seconds=600, **more)
         assert outcome.code == 0, (write.name, outcome.text)
-        seconds = outcome.seconds
+        seconds = seconds or outcome.seconds
         found.append(contents(folder))
     assert found[0] == found[1], (write.name, "differs from itself", found[0].items() ^ found[1].items())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Reference(write, seconds, found[0], old, size)
+    return Reference(write, seconds, found[0], old, size, outcome.events)
 
 
-def killed(server: Server, known: Reference, seed: str, folder: Path, seeds: Path) -> tuple[str, list[str], list[str]]:
-    """Strike a command at a moment of its run, then give it again: the signal and moment, faults, last lines."""
+def killed(
+    server: Server, known: Reference, seed: str, folder: Path, seeds: Path, timed: bool
+) -> tuple[str, list[str], list[str]]:
+    """Strike a command at a moment of its run, then give it again: the signal and moment, faults, last lines.
+
+    A moment is a time, or an event in Python's code, which is the same place in every run.
+    """
     draw, write = random.Random(seed), known.write
-    name, moment = draw.choice(sorted(SIGNALS)), draw.uniform(0, known.seconds)
+    name = draw.choice(sorted(SIGNALS))
+    seconds, event = draw.uniform(0, known.seconds), draw.randint(1, known.events)
+    moment: dict[str, Any] = (
+        {"strike": (int(SIGNALS[name]), seconds)} if timed else {"strike_at": (int(SIGNALS[name]), event)}
+    )
     _fresh(folder)
     if write.before:
         _run(server, write, folder, seeds, before=True, swift=True)
-    first = _run(server, write, folder, seeds, strike=(int(SIGNALS[name]), moment), swift=True)
-    what = f"{name} after {moment:.3f} s"
+    first = _run(server, write, folder, seeds, swift=True, **moment)
+    what = f"{name} after {seconds:.3f} s" if timed else f"{name} at event {event}"
     finished = first.code == 0 or not first.struck
     found = (
         judge.faults(first, {0} if finished else {*CODES[name], 0}) if first.code not in CODES[name] else _talk(first)
     )
     between = {path: digest for path, digest in contents_or_damage(folder).items() if not _unfinished(path)}
-    begun = contents_or_damage(folder) not in (known.old, known.files)
-    if first.code == 130 and begun and "knn: Stopped." not in first.text:
+    if first.code in CODES[name] and first.code > 0 and first.text.count("knn: Stopped") != 1:
         found.append("silence")
     for path, digest in between.items():
         if digest not in (known.files.get(path), known.old.get(path)):
@@ -257,7 +266,13 @@ class Run:
         left = [number for number in range(count) if number not in self.done][::-1]
         self.partner = servers[-1]
 
-        work_off(left, servers if self.part is kill else servers[:1], self.work / self.name, self._one, until)
+        work_off(
+            left,
+            servers if self.part in (kill, kill_at_event) else servers[:1],
+            self.work / self.name,
+            self._one,
+            until,
+        )
 
     def _one(self, server: Server, number: int, place: Path) -> None:
         write, what, found, tail = self.part(self, server, number, place)
@@ -281,9 +296,18 @@ class Run:
 
 
 def kill(run: Run, server: Server, number: int, place: Path) -> tuple[Write, str, list[str], list[str]]:
+    """At a time and at an event, in turns over all commands."""
+    return _kill(run, server, number, place, number // len(WRITES) % 2 == 0)
+
+
+def kill_at_event(run: Run, server: Server, number: int, place: Path) -> tuple[Write, str, list[str], list[str]]:
+    return _kill(run, server, number, place, False)
+
+
+def _kill(run: Run, server: Server, number: int, place: Path, timed: bool) -> tuple[Write, str, list[str], list[str]]:
     write = WRITES[number % len(WRITES)]
     known = run.reference(server, write, place)
-    return write, *killed(server, known, f"{run.seed}-{number}", place, run.seeds)
+    return write, *killed(server, known, f"{run.seed}-{number}", place, run.seeds, timed)
 
 
 def without_room(run: Run, server: Server, number: int, place: Path) -> tuple[Write, str, list[str], list[str]]:

@@ -116,7 +116,7 @@ def test_hostile_inputs(server: Server, materials: Path, tmp_path: Path) -> None
 
 
 def test_kills(server: Server, materials: Path, tmp_path: Path) -> None:
-    run = interrupted.Run("kills", interrupted.kill, "short", tmp_path, materials)
+    run = interrupted.Run("kills", interrupted.kill_at_event, "short", tmp_path, materials)
     run.go(KILLS, [server], lambda: False)
     assert len(run.done) == KILLS and not run.hard(), mutated.grouped(run.hard())
 

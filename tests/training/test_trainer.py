@@ -31,7 +31,7 @@ from knn_cli.networks import bundle
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
-from knn_cli.training import trainer
+from knn_cli.training import distributed, trainer
 from knn_cli.training.checkpoints import TrainingFolder, load
 from knn_cli.training.dataset import open_corpus
 from knn_cli.training.distributed import TrainingStopped
@@ -305,27 +305,84 @@ def test_another_recipe_does_not_take_over_an_unfinished_training(corpus: Path, 
         run(corpus, tmp_path / "mine", tiny())
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(corpus: Path, tmp_path: Path, name: str) -> None:
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A shell's background jobs ignore Ctrl-C, and what `nohup` starts the end of its terminal."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(
+    corpus: Path, tmp_path: Path, heard: None, name: str, code: int
+) -> None:
     def ask(step: int, total: int) -> None:
         if step == 3:
-            os.kill(os.getpid(), getattr(signal, name))
+            for _ in range(2):  # as `timeout` sends it
+                os.kill(os.getpid(), getattr(signal, name))
 
     before = signal.getsignal(getattr(signal, name))
-    with pytest.raises(TrainingStopped, match=r"asked to stop after step 4.*mine\.training; the same command") as found:
+    with pytest.raises(TrainingStopped, match=r"Stopped after step 4.*mine\.training; the same command") as found:
         run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=ask)
-    assert found.value.code == 75 and signal.getsignal(getattr(signal, name)) == before
+    assert found.value.code == code and signal.getsignal(getattr(signal, name)) == before
     seen: list[int] = []
     run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1000}), progress=lambda step, total: seen.append(step))
     assert seen[0] == 5
 
 
-def test_a_signal_to_every_process_lets_workers_finish_the_step(corpus: Path, tmp_path: Path) -> None:
+def test_ctrl_c_need_not_wait_for_what_a_checkpoint_spares(
+    corpus: Path, tmp_path: Path, heard: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last step of an epoch, or while it is measured: the checkpoint is there, and nothing is measured."""
+    recipe = tiny(loop={"checkpoint": 1000})
+    seen: list[int] = []
+
+    def interrupted(*args: Any) -> tuple[float, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it goes on")
+
+    def ask(step: int, total: int) -> None:
+        seen.append(step)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate_held_out", interrupted)
+        with pytest.raises(TrainingStopped, match="after step 6"):
+            run(corpus, tmp_path / "mine", recipe, progress=ask)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, tmp_path / "mine", recipe, progress=ask)
+    run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
+    assert seen == list(range(1, 13))
+
+
+def test_ctrl_c_that_is_repeated_stops_at_once(
+    corpus: Path, tmp_path: Path, heard: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "REPEAT_SECONDS", -1.0)
+
+    def ask(step: int, total: int) -> None:
+        for _ in range(2 * (step == 2)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "mine", tiny(loop={"checkpoint": 1}), progress=ask)
+    assert load(tmp_path / "mine.training" / "last.pt")["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_to_every_process_lets_workers_finish_the_step(
+    corpus: Path, tmp_path: Path, heard: None, name: str
+) -> None:
     def ask(step: int, total: int) -> None:
         if step == 2:
             pids = [str(process.pid) for process in multiprocessing.active_children()]
             assert pids
-            subprocess.run(["kill", "-TERM", *pids, str(os.getpid())], check=True)  # as a stranger does
+            subprocess.run(["kill", f"-{name}", *pids, str(os.getpid())], check=True)  # as a stranger does
 
     recipe = tiny(data={"workers": 1}, loop={"checkpoint": 1000})
     with pytest.raises(TrainingStopped, match="after step 3"):
@@ -698,7 +755,7 @@ def test_the_command_that_was_asked_to_stop_has_a_code_of_its_own(
     monkeypatch.setattr(trainer, "evaluate_held_out", ask)
     command = ["train", str(corpus), "--recipe", str(recipe), "-o", str(tmp_path / "mine"), "--device", "cpu"]
     stopped = CliRunner().invoke(app, command)
-    assert stopped.exit_code == 75 and "asked to stop after step 6" in stopped.stderr
+    assert stopped.exit_code == 75 and "Stopped after step 6" in stopped.stderr
 
 
 def test_the_classifier_is_fitted_on_speech(corpus: Path, tmp_path: Path, example: Path) -> None:
