@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.cli import stopping
 from knn_cli.core.errors import Failure, KnnError
-from knn_cli.core.visible_text import visible
+from knn_cli.core.visible_text import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -215,6 +215,8 @@ class Console:
 
 
 console = Console()
+# What typer raises for wrong options; it has moved between packages with typer's versions.
+_UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 OUTPUTS = ("out", "report", "rttm", "save_embeddings", "keep")  # parameters of commands that name an output
@@ -292,7 +294,8 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         console.reset()
         console.show_log()
-        return super().parse_args(ctx, args)
+        with _visible_usage_errors():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         if sys.stdout is None:  # closed by the caller
@@ -302,7 +305,7 @@ class Commands(TyperGroup):
         from knn_cli.audio import reading_notes
 
         try:
-            with reading_notes.listening(console.note_of_recording):
+            with reading_notes.listening(console.note_of_recording), _visible_usage_errors():
                 return super().invoke(ctx)
         except KnnError as error:
             console.error(error)
@@ -319,6 +322,17 @@ class Commands(TyperGroup):
             hint = "Check the path, its permissions and the free space on the disk."
             console.error(KnnError(f"{name}{error.strerror or error}.", hint))
         raise typer.Exit(1)
+
+
+@contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    """Let errors of usage show what an argument holds, which may be what a terminal obeys."""
+    try:
+        yield
+    except _UsageError as error:
+        text = visible_lines(error.format_message())
+        error.format_message = lambda: text  # type: ignore[method-assign]
+        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:

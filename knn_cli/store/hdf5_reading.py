@@ -37,8 +37,8 @@ LIBRARY_ERRORS = (
     *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError),
 )
 
-_CHECK_SECONDS = 10  # of processor time
-_WAIT_SECONDS = 30
+_CHECK_SECONDS = 4  # of processor time
+_WAIT_SECONDS = 25
 _CHECK_BYTES = 1 << 30  # of memory, beside what this process has
 _TEXT_BYTES = 8 << 20  # the largest file whose texts are read to be checked
 _ATTRIBUTE_BYTES = 1 << 24

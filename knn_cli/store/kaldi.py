@@ -50,11 +50,12 @@ def read_ark(path: Path) -> Iterator[tuple[str, Array]]:
         If the file is no such archive, or truncated.
     """
     with _open(path) as file:
-        size, entries = os.fstat(file.fileno()).st_size, 0
+        size = os.fstat(file.fileno()).st_size
+        keys: set[str] = set()
         while (key := _key(file, path)) is not None:
+            _note_key(key, keys, path)
             yield key, _entry(file, size, path, key)
-            entries += 1
-    if not entries:
+    if not keys:
         raise StoreError(f"{path} holds no embeddings.")
 
 
@@ -68,7 +69,7 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
     StoreError
         If a line ends in a pipe, which is a shell command and never run, or if an archive is damaged.
     """
-    entries = 0
+    keys: set[str] = set()
     with _open(path) as script, ExitStack() as stack:
         opened: tuple[Path, BinaryIO, int] | None = None
         for number, raw in enumerate(script, 1):
@@ -97,9 +98,9 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
                 file = stack.enter_context(_open(archive))
                 opened = (archive, file, os.fstat(file.fileno()).st_size)
             opened[1].seek(int(match["offset"] or 0))
+            _note_key(tidy(key), keys, path)
             yield tidy(key), _entry(opened[1], opened[2], archive, key)
-            entries += 1
-    if not entries:
+    if not keys:
         raise StoreError(f"{path} holds no embeddings.")
 
 
@@ -175,6 +176,13 @@ def _open(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _note_key(key: str, keys: set[str], path: Path) -> None:
+    """Add the key of an entry to those before it. StoreError if it is one of them, which Kaldi refuses too."""
+    if key in keys:
+        raise StoreError(f"{path} holds the utterance {key!r} twice.", "Leave one of the entries out, or rename it.")
+    keys.add(key)
 
 
 def _find(name: str, script: Path) -> Path:

@@ -11,7 +11,7 @@ There are four kinds of rule:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path, PurePath
 
@@ -203,7 +203,9 @@ def _by_expression(spec: str) -> Rule:
 def _by_table(table: Path) -> Rule:
     columns, lines = read_table(table, "a table of labels")
     key = next((key for key in _KEYS if key in columns), None)
-    fields = {field: name for field, names in _COLUMNS.items() for name in reversed(names) if name in columns}
+    fields = {
+        field: present for field, names in _COLUMNS.items() if (present := [name for name in names if name in columns])
+    }
     if key is None or not fields:
         raise KnnError(
             f"The label table {table} has the columns {', '.join(columns) or '(none)'}.",
@@ -212,7 +214,7 @@ def _by_table(table: Path) -> Rule:
     known: dict[str, tuple[int, dict[str, str]]] = {}
     for number, cells in lines:
         row = dict(zip(columns, cells, strict=True))
-        found = {field: row[column] for field, column in fields.items()}
+        found = {field: _only_one(row, names, f"Line {number} of {table}") for field, names in fields.items()}
         if not row[key]:
             raise KnnError(f"Line {number} of the label table {table} has no {key}.", "Add it, or leave the line out.")
         first, before = known.setdefault(row[key].removeprefix("./"), (number, found))
@@ -224,12 +226,25 @@ def _by_table(table: Path) -> Rule:
 
     def apply(path: PurePath) -> Labels:
         name = recording_name(path)
-        for candidate in (path.as_posix(), path.name, path.stem, name):
-            if (row := known.get(path_text(candidate))) is not None:
-                return Labels(name, **row[1])
+        for candidate in map(path_text, (path.as_posix(), path.name, path.stem, name)):
+            for spelling in (candidate.replace("\\", "\\\\"), candidate):  # as TSV has backslashes
+                if (row := known.get(spelling)) is not None:
+                    return Labels(name, **row[1])
         raise KnnError(f"The label table {table} has no row for {path}.", f"Its column {key!r} must name every file.")
 
     return apply
+
+
+def _only_one(row: Mapping[str, str], columns: Sequence[str], where: str) -> str:
+    """What a line says in columns that mean the same. KnnError if it says two things."""
+    values = {row[column]: column for column in reversed(columns) if row[column]}
+    if len(values) > 1:
+        (one, first), (two, second) = list(values.items())[:2]
+        raise KnnError(
+            f"{where} says {second} {two!r} and {first} {one!r}, which mean the same.",
+            "Leave one of the columns out, or give it another name.",
+        )
+    return next(iter(values), "")
 
 
 def read_groups(table: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from knn_cli.cli.app import COMMANDS, load
 from knn_cli.cli.console import FLAGS, SETTINGS, with_flags
 from knn_cli.cli.diarization_settings import DiarizationSettings
 from knn_cli.cli.train import TrainingSettings
+from tests.helpers.command import knn
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,23 @@ def test_every_flag_is_an_option_and_every_setting_is_one() -> None:
     flags = {flag for name in COMMANDS for param in load(name).params for flag in param.opts}
     assert set(FLAGS.values()) <= flags
     assert {field.name for kind in (TrainingSettings, DiarizationSettings) for field in fields(kind)} == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\x1b[31mred"],
+        ["--\x1b[31mred"],
+        ["info", "--\x1b[31mred\u202e"],
+        ["classify", "a.wav", "--top", "\x1b[31m"],
+        ["classify", "a.wav", "--device", "\x9b31m\u202e"],
+        ["classify", "a.wav", "--step=\udcff\x1b"],
+        ["convert", "a", "b", "c\x1b]0;x\x07"],
+        ["timeline", "a.wav", "--step", "nan\x1b"],
+    ],
+)
+def test_usage_errors_show_what_a_terminal_would_obey(arguments: list[str]) -> None:
+    result = knn(*arguments)
+    assert result.exit_code == 2
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(result.stderr)
+    assert "knn" in result.stderr

@@ -88,7 +88,7 @@ def test_split_refuses_what_it_would_ignore(
         (["--split", "split.tsv", "--units", "name"], "already keeps recordings disjoint"),
         (["--calibration", "none", "--set", "duration_aware=true"], "cannot depend on the length of a row"),
         (["--set", "out_of_set_class=true"], "--out-of-set"),
-        (["--out-of-set", "x", "--set", "false_reject=1.5"], "1.5 does not"),
+        (["--out-of-set", "x", "--set", "false_reject=1.5"], "false_reject cannot be 1.5"),
         (["--seed", "-1"], "--seed"),
     ],
 )

@@ -252,6 +252,14 @@ def test_tables_beside_an_archive_give_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.data, [[1, 2], [3, 4], [5, 6]])
 
 
+def test_an_utterance_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "e.ark").write_text("u1  [ 1 2 ]\nu2  [ 3 4 ]\nu1  [ 1 2 ]\n")
+    (tmp_path / "e.scp").write_text("u1 e.ark:3\nu2 e.ark:15\nu1 e.ark:3\n")
+    for suffix in ("ark", "scp"):
+        with pytest.raises(StoreError, match=f"e.{suffix} holds the utterance 'u1' twice"):
+            read_embeddings(tmp_path / f"e.{suffix}")
+
+
 @pytest.mark.parametrize("target", ["touch {} |", "| touch {}", "touch {}|", "|touch {}"])
 def test_pipes_are_refused_and_never_run(tmp_path: Path, target: str) -> None:
     witness = tmp_path / "witness"
@@ -471,7 +479,10 @@ def test_csv_as_spreadsheets_save_it(tmp_path: Path) -> None:
             read_embeddings(table)
 
 
-@pytest.mark.parametrize("text", [BOM + TEXT_ARK, TEXT_ARK.replace(b"\n", b"\r\n\r\n"), TEXT_ARK + BOM + TEXT_ARK[13:]])
+@pytest.mark.parametrize(
+    "text",
+    [BOM + TEXT_ARK, TEXT_ARK.replace(b"\n", b"\r\n\r\n"), TEXT_ARK + BOM + TEXT_ARK[13:].replace(b"jan", b"pia")],
+)
 def test_kaldi_text_as_editors_save_it(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.ark").write_bytes(text)
     (tmp_path / "x.utt2spk").write_bytes(BOM + b"eva Eva\xc2\xa0\r\njan\tJan Novak\r\njan  Jan Novak\r\n")

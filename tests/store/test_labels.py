@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import tsv_field
 from knn_cli.store.labels import Labels, label_all, read_groups, recording_name, recording_names, rule
 
 
@@ -90,6 +91,9 @@ def test_tables_as_spreadsheets_save_them(tmp_path: Path) -> None:
         ("file,group\na,b.wav,de", "has 3 cells, the header 2"),
         ("file,group\n,de", "Line 2 of the label table .* has no file"),
         ("file,group\na\0.wav,de", "zero byte"),
+        ("file,language,label\na,de,de\nb,de,cs", "Line 3 .* language 'de' and label 'cs', which mean the same"),
+        ("file,group,language\na,1,de", "group '1' and language 'de'"),
+        ("file,speaker_id,speaker\na,1,eva", "speaker 'eva' and speaker_id '1'"),
     ],
 )
 def test_tables_that_contradict_themselves_are_refused(tmp_path: Path, lines: str, message: str) -> None:
@@ -98,8 +102,24 @@ def test_tables_that_contradict_themselves_are_refused(tmp_path: Path, lines: st
         rule(str(tmp_path / "labels.csv"))
 
 
+def test_columns_that_mean_the_same_may_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label,language,dialect\na,de,de,de-1\nb,,cs,\nc,sk,,\n")
+    apply = rule(str(tmp_path / "labels.csv"))
+    assert [apply(PurePath(f"{name}.wav")).group for name in "abc"] == ["de", "cs", "sk"]
+
+
+def test_tables_that_knn_wrote_name_the_files_that_they_are_of(tmp_path: Path) -> None:
+    names = ["=1+1", "'=1+1", "-x", "'quoted'", "Jos\udce9", "a\\b", "a\\\\b", "@at"]
+    lines = [f"{tsv_field(name)}\t{tsv_field(f'={number}')}" for number, name in enumerate(names)]
+    (tmp_path / "labels.tsv").write_text("\n".join(["name\tgroup", *lines]), encoding="utf-8")
+    apply = rule(str(tmp_path / "labels.tsv"))
+    assert [apply(PurePath(f"{name}.wav")).group for name in names] == [f"={number}" for number in range(len(names))]
+
+
 def test_tables_of_groups(tmp_path: Path) -> None:
     table = tmp_path / "groups.csv"
+    table.write_text("label,group\n'=a,'-north\n", encoding="utf-8")
+    assert read_groups(table) == {"=a": "-north"}  # as knn writes cells that begin as formulas
     table.write_text("Label;Group\n cs ;west\n\nsk;west\nsk;west\n", encoding="utf-8")
     assert read_groups(table) == {"cs": "west", "sk": "west"}
     for lines, message in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ def read(path: Path) -> dict[str, Any]:
             if file.read(2) not in (b"PK", b"\x80\x02"):
                 raise KnnError(f"{path} is no PyTorch file.", sources_hint())
         _check_archive(path)
-        with torch.serialization.safe_globals(_SAFE):
+        with torch.serialization.safe_globals(_SAFE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, of damaged archives
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise KnnError(f"{path} cannot be read: {first_line(error)}.", "Download it again.") from error

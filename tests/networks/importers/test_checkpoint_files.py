@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.conversion import convert
-from knn_cli.networks.importers.checkpoint_files import read_hugging_face_weights, read_preprocessor, weights_in
+from knn_cli.networks.importers.checkpoint_files import read, read_hugging_face_weights, read_preprocessor, weights_in
 from knn_cli.networks.importers.entry import import_embedding_network
 from tests.networks.importers.test_wavlm import hugging_face_model
 
@@ -75,6 +77,16 @@ def test_a_pointer_is_named_as_such(name: str, tmp_path: Path) -> None:
         source = source.parent
     with pytest.raises(KnnError, match="is a Git LFS pointer, not the file itself"):
         convert(source, tmp_path / "out")
+
+
+def test_torch_says_nothing_beside_our_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps([1], 4))  # of a protocol that torch warns of
+        archive.writestr("x/version", "3\n")
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(KnnError, match=r"x\.pt"):
+        warnings.simplefilter("always")
+        read(tmp_path / "x.pt")
+    assert not caught
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".zip", ".jit", ".model"])
