@@ -2,12 +2,13 @@
 
 It reads one request a line, as JSON, and answers each with two sizes, JSON and bytes:
 
-    {"open": PATH AS HEX, "track": N, "decode": bool}  what the file is, or {"error"}
-    {"next": true}                                     a piece of sound, or {"end"} and what was wrong with the file
+    {"open": PATH AS HEX, "track": N, "decode": bool, "part": null or [FIRST BYTE, BYTE BEHIND IT]}
+                     what the file is, or {"error"}
+    {"next": true}   a piece of sound, or {"end"} and what was wrong with the file
     {"close": true}
 
-Nothing in a file makes it open another one: only these demuxers, only the protocol of files. A request that takes
-longer than its limit ends the process, whoever is still there, by the system's alarm clock.
+Nothing in a file makes it open another one: only these demuxers, only the protocol of files and of their parts. A
+request that takes longer than its limit ends the process, whoever is still there, by the system's alarm clock.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def main() -> None:
         payload = b""
         if "open" in request:
             recording = Recording(bytes.fromhex(request["open"]), request["track"], decode=request["decode"])
-            answer = recording.open()
+            answer = recording.open(request["part"])
         elif "next" in request and recording is not None:
             answer, payload = recording.next()
         else:
@@ -170,22 +171,24 @@ class Recording:
         self._faults = Faults()
         self._tag_end, self._rest = 0, b""  # of an MP3: where a tag ends, and bytes that may be half a frame
 
-    def open(self) -> dict[str, Any]:
-        """Open it; return what it is, or {"error": why it cannot be read}."""
+    def open(self, part: list[int] | None) -> dict[str, Any]:
+        """Open it, or these of its bytes; return what it is, or {"error": why it cannot be read}."""
         import av
         from av.stream import Discard
 
-        options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS.replace(" ", ",")}
+        options = {"protocol_whitelist": "file,subfile", "format_whitelist": DEMUXERS.replace(" ", ",")}
+        chosen = "" if part is None else f"subfile,,start,{part[0]},end,{part[1]},,:"
         try:
-            container = av.open("file:" + os.fsdecode(self._name), options=options, metadata_errors="replace")
+            container = av.open(f"{chosen}file:{os.fsdecode(self._name)}", options=options, metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
             return {"error": type(error).__name__}
         self._container = container
         tracks = container.streams.audio
         if not tracks:
             return {"error": "no sound"}
-        facts: dict[str, Any] = {"tracks": len(tracks), "demuxer": container.format.name.split(",")[0]}
-        if self._track > len(tracks):
+        demuxer = container.format.name.split(",")[0]
+        facts: dict[str, Any] = {"tracks": 1 if demuxer == "flv" else len(tracks), "demuxer": demuxer}
+        if self._track > facts["tracks"]:
             return facts
         self._stream = tracks[max(0, self._track - 1)]
         for stream in container.streams:
@@ -221,8 +224,9 @@ class Recording:
         stream, demuxer = self._stream, self._placement.demuxer
         if demuxer == "mov" and stream.duration is not None and stream.time_base is not None:
             return float((stream.duration + max(0, stream.start_time or 0)) * stream.time_base)
-        alone = len(self._container.streams) == 1
-        return self._total if demuxer == "matroska" and alone else None
+        if demuxer == "flv":  # its end may look like another stream
+            return None if self._container.streams.video else self._total
+        return self._total if demuxer == "matroska" and len(self._container.streams) == 1 else None
 
     def next(self) -> tuple[dict[str, Any], bytes]:
         """The next piece of sound, or the end."""

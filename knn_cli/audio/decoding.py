@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio.decoder_process import MAX_CHANNELS, MAX_PIECE_BYTES, MAX_RATE, MIN_RATE, SIZES
-from knn_cli.core.errors import AudioError
+from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.lfs import check_pointer
 
 Frames = NDArray[Any]  # (n, channels) in the numbers of the decoder
 
@@ -91,6 +92,7 @@ class OpenRecording:
 
     facts: StreamFacts
     _process: _Process
+    _after: float = 0.0  # seconds of what precedes it in the file
     end: DecodingEnd = field(default_factory=lambda: DecodingEnd(0.0, ()))
 
     def pieces(self) -> Iterator[tuple[int, Frames]]:
@@ -98,13 +100,15 @@ class OpenRecording:
         while True:
             answer, payload = self._process.ask({"next": True})
             if "end" in answer:
-                self.end = _end(answer, self.facts.promised)
+                self.end = _end(answer, self.facts.promised, self._after)
                 return
             yield from _arrays(answer, payload)
 
 
 @contextmanager
-def opened(path: Path, *, track: int = 0, decode: bool = True) -> Iterator[OpenRecording]:
+def opened(
+    path: Path, *, track: int = 0, decode: bool = True, part: tuple[int, int] | None = None, after: float = 0.0
+) -> Iterator[OpenRecording]:
     """Open a file for decoding.
 
     Parameters
@@ -114,6 +118,10 @@ def opened(path: Path, *, track: int = 0, decode: bool = True) -> Iterator[OpenR
         Which audio track, from 1; 0 for the first.
     decode : bool
         Whether the samples are wanted, or only `end`.
+    part : tuple of int, optional
+        Which bytes of the file are the recording; see `joined_files`.
+    after : float
+        Seconds of the recordings that precede it in the file, for what is said of times.
 
     Raises
     ------
@@ -122,8 +130,9 @@ def opened(path: Path, *, track: int = 0, decode: bool = True) -> Iterator[OpenR
     """
     process = _processes.take(path)
     try:
-        answer, _ = process.ask({"open": os.fsencode(path.absolute()).hex(), "track": track, "decode": decode}, path)
-        yield OpenRecording(_facts(path, answer, track), process)
+        name = os.fsencode(path.absolute()).hex()
+        answer, _ = process.ask({"open": name, "track": track, "decode": decode, "part": part}, path)
+        yield OpenRecording(_facts(path, answer, track), process, after)
         process.ask({"close": True})
     except AudioError:
         with suppress(AudioError):  # it may be what has failed
@@ -172,6 +181,10 @@ def check_numbers(path: Path, rate: int, channels: int) -> None:
 
 def unreadable(path: Path) -> AudioError:
     """Return the error for a file that no decoder reads."""
+    try:
+        check_pointer(path)
+    except KnnError as error:
+        return AudioError(error.message, error.hint)
     if path.suffix.lower() in HEADERLESS:
         return AudioError(
             f"{path} has no header, so its sampling rate is unknown.",
@@ -183,21 +196,24 @@ def unreadable(path: Path) -> AudioError:
     )
 
 
-def _end(answer: dict[str, Any], promised: float | None) -> DecodingEnd:
+def _end(answer: dict[str, Any], promised: float | None, after: float) -> DecodingEnd:
     faults, total = [], answer["end"]
     if answer["packets"]:
-        at, lost = answer["first"], answer["seconds"]
-        faults.append(f"{lost:.2f} s of {total:.1f} s could not be decoded, first at {at:.1f} s")
+        at, lost = after + answer["first"], answer["seconds"]
+        faults.append(f"{lost:.2f} s of {after + total:.1f} s could not be decoded, first at {at:.1f} s")
     elif answer["skipped"]:
-        faults.append(f"{answer['skipped']:,} bytes at {answer['skipped_at']:.1f} s are no sound and were skipped")
+        at = after + answer["skipped_at"]
+        faults.append(f"{answer['skipped']:,} bytes at {at:.1f} s are no sound and were skipped")
     if answer["overlap"] and answer["overlap"][0] > 0.1:
         seconds, at = answer["overlap"]
-        faults.append(f"{seconds:.1f} s from {at:.1f} s on lie over sound that was there before, and were left out")
+        faults.append(
+            f"{seconds:.1f} s from {after + at:.1f} s on lie over sound that was there before, and were left out"
+        )
     if promised is not None and total < promised - MAX_MISSING_SECONDS and not answer["unknown_length"]:
         faults.append(f"its header promises {promised:.1f} s, it holds {total:.1f} s")
     if answer["missing"]:
         seconds, at = answer["missing"]
-        faults.append(f"{seconds:.1f} s from {at:.1f} s on are missing")
+        faults.append(f"{seconds:.1f} s from {after + at:.1f} s on are missing")
     return DecodingEnd(total, tuple(faults), not answer["unknown_length"])
 
 

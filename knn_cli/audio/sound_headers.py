@@ -144,8 +144,10 @@ def _is_chunked(file: BinaryIO, at: int, size: int, order: str) -> bool:
     """Whether nothing but chunks or a tag lie from `at` to the end of the file."""
     file.seek(at)
     rest = file.read(8)
-    if rest.startswith(_TAGS) or not rest.strip(b"\0"):
+    if rest.startswith(_TAGS):
         return True
+    if not rest.strip(b"\0"):
+        return all(not piece.strip(b"\0") for piece in iter(lambda: file.read(_BLOCK_BYTES), b""))
     chunks = list(_chunks(file, at, size, f"{order}4sI"))
     ends = [position + length for _, position, length in chunks]
     return (
@@ -197,11 +199,13 @@ def _wave(file: BinaryIO, size: int) -> SoundHeader | None:
     head = file.read(12)
     if head[8:] != b"WAVE":
         return None
-    order, sound, long_size = ">" if head[:4] == b"RIFX" else "<", None, None
+    order, sound, long_size, count = ">" if head[:4] == b"RIFX" else "<", None, None, 0
     for name, at, length in _chunks(file, 12, size, f"{order}4sI"):
         file.seek(at)
         if name == b"fmt ":
             sound = _wave_format(file.read(min(length, 64)), order)
+        elif name == b"fact" and length >= 4:
+            count = struct.unpack(f"{order}I", file.read(4))[0]
         elif name == b"ds64" and head[:4] == b"RF64":
             long_size = struct.unpack("<QQ", file.read(16))[1]
         elif name == b"data":
@@ -212,6 +216,8 @@ def _wave(file: BinaryIO, size: int) -> SoundHeader | None:
                 promised = None if long_size >= _UNKNOWN_64 else long_size
             elif length >= MIN_UNKNOWN_BYTES and at + length > size:
                 promised = None
+            if not sound[2] and count:  # MP3 of varying bit rate
+                sound = (*sound[:2], length * sound[0] / count, sound[3])
             return _measured(size, at, promised, sound, lambda rest: _is_chunked(file, rest, size, order))
     return None
 

@@ -1,8 +1,9 @@
 """A file as pieces of sound in its own sampling rate and channels, whichever library decodes it.
 
-libsndfile reads uncompressed formats and FLAC, where it is exact and quick; `decoding` reads all others, and FLAC that
-is damaged or was written to a pipe. Headers are checked against the bytes there are. What can be heard is given, with a
-note on what cannot; only a file that holds less than its own count of samples is refused as cut short.
+libsndfile reads uncompressed formats and FLAC, where it is exact and quick; `decoding` reads all others, FLAC that is
+damaged or was written to a pipe, and recordings joined byte for byte. Headers are checked against the bytes there are.
+What can be heard is given, with a note on what cannot; only a file that holds less than its own count of samples is
+refused as cut short.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from knn_cli.audio import decoding, mp3_frames, reading_notes, sound_headers
+from knn_cli.audio import decoding, flac_frames, mp3_frames, reading_notes, sound_headers
+from knn_cli.audio.joined_files import Range, find_parts
 from knn_cli.audio.sound_headers import SoundHeader
 from knn_cli.core.errors import AudioError
 
@@ -107,10 +109,14 @@ def existing_file(path: Path | str) -> Path:
 
 
 def facts(path: Path, *, track: int = 0) -> SourceFacts:
-    """Return what a file is, from its header. AudioError for a file that is not audio, or lacks the track."""
-    file = _open_native(path, track)
+    """Return what a file is, from its header.
+
+    AudioError for a file that is not audio, lacks the track, or is cut short by its own count.
+    """
+    header, file = _checked_header(path), _open_native(path, track)
     if file is None:
-        with decoding.opened(path, track=track, decode=False) as recording:
+        parts = find_parts(path)
+        with decoding.opened(path, track=track, decode=False, part=_range(path, parts[0])) as recording:
             stream = recording.facts
         known = _WRITABLE.get((stream.demuxer, stream.codec), (stream.demuxer.upper(), stream.codec.upper()))
         if stream.demuxer == "flac":
@@ -118,16 +124,15 @@ def facts(path: Path, *, track: int = 0) -> SourceFacts:
         tags = tuple((_TAGS[name.lower()], text) for name, text in stream.tags if name.lower() in _TAGS and text)
         return SourceFacts(*known, stream.rate, stream.channels, None, stream.seconds, stream.tracks, tags)
     with file:
-        header = sound_headers.read_header(path)
         tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
         seconds: float | None = file.frames / file.samplerate
         if header is not None and _is_read_here(header):
             seconds = header.seconds
-        elif header is not None and header.promised_seconds - header.seconds > decoding.MAX_MISSING_SECONDS:
-            reading_notes.note(path, f"is cut short: its header promises {header.promised_seconds:.1f} s", loss=True)
-            seconds = header.seconds
+            _note_count(path, header)
         elif file.frames >= UNKNOWN_LENGTH:
             seconds = None
+        elif file.format == "FLAC":
+            _check_flac(path, file)
         return SourceFacts(file.format, file.subtype, file.samplerate, file.channels, seconds, seconds, tags=tags)
 
 
@@ -140,16 +145,26 @@ def length(path: Path, *, track: int = 0) -> float:
         As of `pieces`.
     """
     if path.stat().st_size > MAX_EXACT_BYTES:
-        with decoding.opened(path, track=track, decode=False) as recording:
-            for _ in recording.pieces():
-                pass
-        if recording.end.known:
-            _tell(path, recording.end.faults)
-            return recording.end.seconds
+        ends = list(_ends(path, track))
+        if all(end.known for end in ends):
+            _tell(path, [fault for end in ends for fault in end.faults])
+            return sum(end.seconds for end in ends)
     samples: Counter[int] = Counter()
     for rate, frames in pieces(path, "float32", track=track):
         samples[rate] += len(frames)
     return sum(count / rate for rate, count in samples.items())
+
+
+def _ends(path: Path, track: int) -> Iterator[decoding.DecodingEnd]:
+    """The end of each recording in a file, whose packets are counted."""
+    seconds, parts = 0.0, find_parts(path)
+    _note_parts(path, parts)
+    for part in parts:
+        with decoding.opened(path, track=track, decode=False, part=_range(path, part), after=seconds) as recording:
+            for _ in recording.pieces():
+                pass
+        seconds += recording.end.seconds
+        yield recording.end
 
 
 def pieces(path: Path, numbers: Numbers, *, track: int = 0) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -168,10 +183,7 @@ def pieces(path: Path, numbers: Numbers, *, track: int = 0) -> Iterator[tuple[in
     AudioError
         If the file is not audio, lacks the track, or is cut short by its own count.
     """
-    header = sound_headers.read_header(path)
-    if header is not None:
-        _check_count(path, header.promised_seconds, header.seconds)
-    file = _open_native(path, track)
+    header, file = _checked_header(path), _open_native(path, track)
     if file is None:
         yield from _decoded(path, numbers, track)
         return
@@ -181,7 +193,17 @@ def pieces(path: Path, numbers: Numbers, *, track: int = 0) -> Iterator[tuple[in
         elif file.frames >= UNKNOWN_LENGTH:
             yield from _decoded(path, numbers, track)
         else:
+            if file.format == "FLAC":
+                _check_flac(path, file)
             yield from _read_native(path, file, numbers)
+
+
+def _checked_header(path: Path) -> SoundHeader | None:
+    """The header of an uncompressed file; AudioError for one that holds less than its header promises."""
+    header = sound_headers.read_header(path)
+    if header is not None:
+        _check_count(path, header.promised_seconds, header.seconds)
+    return header
 
 
 def _is_read_here(header: SoundHeader) -> bool:
@@ -192,15 +214,19 @@ def _is_read_here(header: SoundHeader) -> bool:
 
 def _open_native(path: Path, track: int) -> soundfile.SoundFile | None:
     """The file, opened by libsndfile; None if FFmpeg is to read it."""
-    with path.open("rb") as file:
-        head = file.read(16)
-    if not head.startswith(_NATIVE):
+    with path.open("rb") as opened:
+        head = opened.read(16)
+    if not head.startswith(_NATIVE) or len(find_parts(path)) > 1:
         return None
     decoding.check_track(path, track, 1)
     try:
-        return open_native(path)
+        file = open_native(path)
     except soundfile.LibsndfileError:
         return None
+    if file.subtype == "MPEG_LAYER_III":  # in WAV, whose length libsndfile guesses
+        file.close()
+        return None
+    return file
 
 
 def open_native(path: Path) -> soundfile.SoundFile:
@@ -256,38 +282,67 @@ def _to_the_end(path: Path, header: SoundHeader, numbers: Numbers) -> Iterator[t
     """All samples there are, where the header counts fewer or none."""
     for frames in sound_headers.samples(path, header):
         yield header.rate, _converted(frames, numbers)
+    _note_count(path, header)
+
+
+def _note_count(path: Path, header: SoundHeader) -> None:
+    """Say how much is read, where the header counts less or nothing."""
     if header.promised is None:
-        reading_notes.note(
-            path, f"has a header that was never finished; all {header.seconds:.1f} s behind it are read", loss=True
-        )
+        clause = f"has a header that was never finished; all {header.seconds:.1f} s behind it are read"
     else:
-        reading_notes.note(
-            path,
-            f"counts {header.promised_seconds:.1f} s in its header; all {header.seconds:.1f} s are read",
-            loss=True,
-        )
+        clause = f"counts {header.promised_seconds:.1f} s in its header; all {header.seconds:.1f} s are read"
+    reading_notes.note(path, clause, loss=True)
+
+
+def _check_flac(path: Path, file: soundfile.SoundFile) -> None:
+    """Refuse a FLAC whose last frames are not there: AudioError."""
+    held = flac_frames.held_samples(path)
+    if held is not None:
+        _check_count(path, file.frames / file.samplerate, held / file.samplerate)
+
+
+def _range(path: Path, part: Range) -> Range | None:
+    """The bytes of a file that are decoded; None for all."""
+    return None if part == (0, path.stat().st_size) else part
+
+
+def _note_parts(path: Path, parts: tuple[Range, ...]) -> None:
+    if len(parts) > 1:
+        reading_notes.note(path, f"is {len(parts)} recordings, one behind the other; all of them are read")
 
 
 def _decoded(path: Path, numbers: Numbers, track: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """The pieces of FFmpeg, and notes on what they lack."""
-    with decoding.opened(path, track=track) as recording:
-        if not track and recording.facts.tracks > 1:
-            count = recording.facts.tracks
-            reading_notes.note(
-                path, f"has {count} audio tracks, of which the first is read; `channel=2:mix` reads another"
-            )
-        for rate, frames in recording.pieces():
-            yield rate, _converted(frames, numbers)
-    faults = list(recording.end.faults)
-    if recording.facts.demuxer == "ogg" and not _ends_well(path):
-        faults.append(f"it ends without Ogg's last page; {recording.end.seconds:.1f} s are read")
+    seconds, faults, parts = 0.0, list[str](), find_parts(path)
+    _note_parts(path, parts)
+    for part in parts:
+        try:
+            with decoding.opened(path, track=track, part=_range(path, part), after=seconds) as recording:
+                if part == parts[0]:
+                    _note_tracks(path, track, recording.facts.tracks)
+                for rate, frames in recording.pieces():
+                    yield rate, _converted(frames, numbers)
+        except AudioError:
+            if part == parts[0]:
+                raise
+            faults.append(f"the recording behind {seconds:.1f} s cannot be read")
+            continue
+        seconds += recording.end.seconds
+        faults.extend(recording.end.faults)
+        if recording.facts.demuxer == "ogg" and not _ends_well(path, part[1]):
+            faults.append(f"it ends without Ogg's last page; {seconds:.1f} s are read")
     promised = mp3_frames.counted_seconds(path) if recording.facts.demuxer == "mp3" else None
     if promised is not None and not faults:
-        _check_count(path, promised, recording.end.seconds, max(_MAX_PADDING, _MAX_MISSING * promised))
+        _check_count(path, promised, seconds, max(_MAX_PADDING, _MAX_MISSING * promised))
     _tell(path, faults)
 
 
-def _tell(path: Path, faults: list[str] | tuple[str, ...]) -> None:
+def _note_tracks(path: Path, track: int, count: int) -> None:
+    if not track and count > 1:
+        reading_notes.note(path, f"has {count} audio tracks, of which the first is read; `channel=2:mix` reads another")
+
+
+def _tell(path: Path, faults: list[str]) -> None:
     if faults:
         reading_notes.note(path, f"is damaged: {'; '.join(faults)}", loss=True)
 
@@ -308,10 +363,11 @@ def _converted(frames: NDArray[Any], numbers: Numbers) -> NDArray[Any]:
     return scaled
 
 
-def _ends_well(path: Path) -> bool:
-    """Whether an Ogg file's last page is marked as the last (RFC 3533, header_type bit 0x04)."""
+def _ends_well(path: Path, end: int) -> bool:
+    """Whether the last page of an Ogg stream that ends at this byte is marked so (RFC 3533, header_type bit 0x04)."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 17)))  # a page has at most 65,307 bytes
-        tail = file.read()
+        size = min(end, 1 << 17)  # a page has at most 65,307 bytes
+        file.seek(end - size)
+        tail = file.read(size)
     page = tail.rfind(b"OggS")
     return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
