@@ -7,6 +7,7 @@ MIN_CORRELATION. It reads each channel once, at a low rate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,14 @@ RATE = 8000
 BLOCK_SECONDS = 4.0
 
 
-def first_alike(path: Path, channels: int) -> list[int]:
+def first_alike(path: Path, names: Sequence[str]) -> list[int]:
     """Return, for each channel, the index of the first one that has the same sound; its own where there is none.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+        Its channels, as `reading.read` names them.
 
     Raises
     ------
@@ -29,9 +36,8 @@ def first_alike(path: Path, channels: int) -> list[int]:
         See `reading.read`.
     """
     size = round(BLOCK_SECONDS * RATE)
-    streams = [
-        reading.blocks(path, rate=RATE, channel=str(number + 1), seconds=BLOCK_SECONDS) for number in range(channels)
-    ]
+    channels = len(names)
+    streams = [reading.blocks(path, rate=RATE, channel=name, seconds=BLOCK_SECONDS) for name in names]
     products = np.zeros((channels, channels, 2 * size))
     for blocks in zip(*streams, strict=True):
         products += _correlations(np.stack([_padded(block.samples, size) for block in blocks]))

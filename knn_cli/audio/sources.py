@@ -30,6 +30,7 @@ Numbers = Literal["float32", "float64", "int32"]
 UNKNOWN_LENGTH = 1 << 62  # frames of a FLAC that was written to a pipe, as libsndfile has them
 MAX_EXACT_BYTES = 1 << 20  # compressed files up to this size are decoded to learn their length
 _BLOCK_FRAMES = {"float32": 1 << 19, "float64": 1 << 17, "int32": 1 << 17}  # decoded at once, of up to 8 channels
+_SILENT = 1e-3  # of full scale
 _MAX_MISSING = 0.02  # of an MP3's own count, ...
 _MAX_PADDING = 0.3  # ... which includes what encoders add, in seconds
 # Beginnings of files that libsndfile reads first.
@@ -318,9 +319,10 @@ def _decoded(path: Path, numbers: Numbers, track: int) -> Iterator[tuple[int, ND
     for part in parts:
         try:
             with decoding.opened(path, track=track, part=_range(path, part), after=seconds) as recording:
-                if part == parts[0]:
-                    _note_tracks(path, track, recording.facts.tracks)
-                for rate, frames in recording.pieces():
+                sound = recording.pieces()
+                if not track and recording.facts.tracks > 1:
+                    sound = _first_of_tracks(path, recording.facts.tracks, sound)
+                for rate, frames in sound:
                     yield rate, _converted(frames, numbers)
         except AudioError:
             if part == parts[0]:
@@ -337,9 +339,18 @@ def _decoded(path: Path, numbers: Numbers, track: int) -> Iterator[tuple[int, ND
     _tell(path, faults)
 
 
-def _note_tracks(path: Path, track: int, count: int) -> None:
-    if not track and count > 1:
-        reading_notes.note(path, f"has {count} audio tracks, of which the first is read; `channel=2:mix` reads another")
+def _first_of_tracks(
+    path: Path, count: int, sound: Iterator[tuple[int, NDArray[Any]]]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The pieces of the first of several tracks, with a note on the others, above all where there is nothing in it."""
+    reading_notes.note(path, f"has {count} audio tracks, of which the first is read; `channel=2:mix` reads another")
+    is_silent = True
+    for rate, frames in sound:
+        is_silent = is_silent and float(np.abs(_converted(frames, "float32")).max(initial=0.0)) < _SILENT
+        yield rate, frames
+    if is_silent:
+        clause = f"is silent in the first of its {count} audio tracks; `channel=2:mix` reads the second"
+        reading_notes.note(path, clause, loss=True)
 
 
 def _tell(path: Path, faults: list[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ class AudioFormat:
         Whether it is the format of the source.
     tags : tuple of (str, str)
         Title, artist, date and so on, with their values.
+    track : int
+        Which audio track of the source is read, from 1; 0 for the first.
     """
 
     format: str
@@ -92,6 +94,7 @@ class AudioFormat:
     suffix: str
     matches_source: bool = True
     tags: tuple[tuple[str, str], ...] = ()
+    track: int = 0
 
     @property
     def name(self) -> str:
@@ -109,8 +112,8 @@ class AudioFormat:
         return self.subtype not in _LOSSY
 
 
-def output_format(path: str | Path) -> AudioFormat:
-    """Return the format for an edited copy of a file: the same format if libsndfile writes it, else 24-bit WAV.
+def output_format(path: str | Path, *, track: int = 0) -> AudioFormat:
+    """Return the format for an edited copy of a file, or of a track: the same if libsndfile writes it, else 24-bit WAV.
 
     24 bits hold the samples of codecs that libsndfile does not write, and those of WAV's 4-bit encodings, without loss.
 
@@ -120,8 +123,9 @@ def output_format(path: str | Path) -> AudioFormat:
         If the file is not audio.
     """
     path = sources.existing_file(path)
-    found = sources.facts(path)
-    return _writable(found.format, found.subtype, found.rate, found.channels, path.suffix, found.tags)
+    found = sources.facts(path, track=track)
+    form = _writable(found.format, found.subtype, found.rate, found.channels, path.suffix, found.tags)
+    return replace(form, track=track)
 
 
 def _writable(
@@ -146,7 +150,8 @@ def read_frames(path: str | Path, audio_format: AudioFormat) -> Iterator[Frames]
     """
     path = sources.existing_file(path)
     seconds, form = 0.0, (audio_format.rate, audio_format.channels)
-    for rate, block in sources.pieces(path, "float64" if audio_format.bits is None else "int32"):
+    numbers: sources.Numbers = "float64" if audio_format.bits is None else "int32"
+    for rate, block in sources.pieces(path, numbers, track=audio_format.track):
         if (rate, block.shape[1]) != form:
             raise AudioError(
                 f"{path} changes after {seconds:.1f} s to {rate:,} samples per second in {block.shape[1]} channels.",

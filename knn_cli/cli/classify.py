@@ -28,12 +28,14 @@ from knn_cli.cli.options import (
     QuietOption,
     SegmentOption,
     TextOption,
+    TrackOption,
     VerboseOption,
     check_text_output,
     counted,
     epilog,
     note_classifier,
     note_silent_rows,
+    sound_channel,
     valued,
 )
 from knn_cli.core.errors import KnnError
@@ -57,6 +59,7 @@ def classify(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders of audio, or stores.")],
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",
+    track: TrackOption = None,
     no_vad: NoVadOption = False,
     out: TextOption = None,
     as_json: JsonOption = False,
@@ -92,7 +95,7 @@ def classify(
     from knn_cli.recognition.classifier import Classifier
 
     weights = None if priors == "model" else parse_priors(priors)
-    options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=channel)
+    options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     paths = expand_folders(sources)
     check_text_output(out, paths)
     classifier = Classifier(

@@ -45,6 +45,8 @@ SETTINGS = frozenset(
 )
 # Values of parameters whose option is a switch.
 SWITCHES = {
+    ("channel", "1:mix"): "--track 1",
+    ("channel", "2:mix"): "--track 2",
     ("use_vad", "False"): "--no-vad",
     ("open_set", "False"): "--no-unknown",
     ("vad", "silero"): "--segmentation silero",

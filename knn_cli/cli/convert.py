@@ -19,10 +19,12 @@ from knn_cli.cli.options import (
     LanguagesOption,
     QuietOption,
     SegmentOption,
+    TrackOption,
     VerboseOption,
     counted,
     epilog,
     refuse_beside,
+    sound_channel,
     switch,
     valued,
 )
@@ -62,6 +64,7 @@ def convert(
         ),
     ] = 1.0,
     channel: ChannelOption = "mix",
+    track: TrackOption = None,
     recursive: Annotated[
         bool, switch("-r", "--recursive", panel=INPUT, help="Find .gz embeddings at any depth of the folder.")
     ] = False,
@@ -107,7 +110,7 @@ def convert(
             label_rule=labels,
             segment=segment,
             min_segment=min_segment,
-            channel=channel,
+            channel=sound_channel(channel, track),
             rate=rate,
             recursive=recursive,
             config=config,

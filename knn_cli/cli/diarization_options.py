@@ -58,7 +58,7 @@ SaveEmbeddingsOption = Annotated[
 ]
 KeepOption = Annotated[
     Path | None,
-    valued("--keep", metavar="PATH", panel=OUTPUT, help="Keep what takes time, to change options fast."),
+    valued("--keep", metavar="PATH", panel=OUTPUT, help="Keep what takes time, for other options."),
 ]
 MergeOption = Annotated[
     list[str] | None,

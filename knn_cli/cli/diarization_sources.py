@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
 # Options that say something about sound or its networks, which a kept analysis has behind it.
-_NEED_SOUND = ("model", "segmentation", "channel", "per_channel", "keep", "batch_seconds")
+_NEED_SOUND = ("model", "segmentation", "channel", "track", "per_channel", "keep", "batch_seconds")
 
 
 @dataclass(frozen=True)

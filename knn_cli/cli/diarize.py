@@ -52,6 +52,7 @@ from knn_cli.cli.options import (
     QuietOption,
     SetOption,
     TextOption,
+    TrackOption,
     VerboseOption,
     counted,
     epilog,
@@ -59,6 +60,7 @@ from knn_cli.cli.options import (
     note_model,
     refuse_together,
     refuse_without,
+    sound_channel,
 )
 from knn_cli.cli.settings import read_settings
 from knn_cli.cli.stdin import NameOption
@@ -113,6 +115,7 @@ def diarize(
     sources: SourcesArgument,
     name: NameOption = None,
     channel: ChannelOption = "mix",
+    track: TrackOption = None,
     rttm: RttmOption = None,
     out: TextOption = None,
     out_dir: FolderOption = None,
@@ -174,6 +177,7 @@ def diarize(
     vad = SILERO if segmentation == SILERO else "ours"
     network = None if vad == SILERO else segmentation
     check_speakers(num_speakers, min_speakers, max_speakers)
+    channel = sound_channel(channel, track)
     reading.track_and_channel(channel)
     for threshold in (tuning.identification_threshold, tuning.linking_threshold):
         if threshold is not None:
@@ -241,7 +245,7 @@ def diarize(
 
     def passes(path: Path) -> list[float]:
         return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] * (
-            reading.info(path).channels if per_channel else 1
+            reading.info(path, channel=channel).channels if per_channel else 1
         )
 
     with progress.over_files("Diarizing", len(paths), passes) as finished:

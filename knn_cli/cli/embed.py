@@ -23,12 +23,14 @@ from knn_cli.cli.options import (
     NoVadOption,
     QuietOption,
     SegmentOption,
+    TrackOption,
     VerboseOption,
     epilog,
     note_model,
     note_silent_rows,
     refuse_together,
     refuse_without,
+    sound_channel,
     valued,
 )
 from knn_cli.core.errors import KnnError
@@ -53,6 +55,7 @@ def embed(
     labels: LabelsOption = "folder",
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",
+    track: TrackOption = None,
     no_vad: NoVadOption = False,
     out: Annotated[
         Path | None,
@@ -83,7 +86,7 @@ def embed(
     refuse_without(ctx, {"labels": ("out",), "force": ("out",)})
     if out is not None:
         check_free(out, force)
-    options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=channel)
+    options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     stores = [path for path in sources if hdf5.is_store(path)]
     if stores and len(sources) > 1:
         raise KnnError(

@@ -203,4 +203,6 @@ def _audio(path: Path) -> dict[str, Any]:
 
     header = reading.info(path)
     facts = {"path": str(path), "kind": "audio", "format": header.format, "rate": header.rate}
+    if header.tracks > 1:
+        facts["audio tracks"] = header.tracks
     return {**facts, "channels": header.channels, "seconds": round(header.seconds, 3)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knn_cli.cli.console import console
-from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, within
+from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, MOST_TRACKS, within
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -93,6 +93,17 @@ ChannelOption = Annotated[
         metavar="CHANNEL",
         panel=INPUT,
         help="Use mix, left, right, or a number from 1.",
+        show_default=False,
+    ),
+]
+TrackOption = Annotated[
+    int | None,
+    valued(
+        "--track",
+        metavar="N",
+        callback=within(1, MOST_TRACKS),
+        panel=INPUT,
+        help="Read this audio track of films and such (1).",
         show_default=False,
     ),
 ]
@@ -227,6 +238,13 @@ SetOption = Annotated[
         help="Change a setting listed below; repeatable.",
     ),
 ]  # fmt: skip
+
+
+def sound_channel(channel: str, track: int | None) -> str:
+    """Return the channel of an audio track as `audio.reading.read` names it: "2:left"; KnnError for no channel."""
+    if ":" in channel:
+        raise KnnError(f"There is no channel {channel!r}.", "Tracks are chosen by --track, channels by --channel.")
+    return channel if track is None else f"{track}:{channel}"
 
 
 def format_option() -> Any:

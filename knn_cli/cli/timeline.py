@@ -29,6 +29,7 @@ from knn_cli.cli.options import (
     NumSpeakersOption,
     QuietOption,
     TextOption,
+    TrackOption,
     VerboseOption,
     check_text_output,
     epilog,
@@ -37,6 +38,7 @@ from knn_cli.cli.options import (
     note_model,
     refuse_together,
     refuse_without,
+    sound_channel,
     switch,
     valued,
 )
@@ -83,6 +85,7 @@ def timeline(
     ] = None,
     name: NameOption = None,
     channel: ChannelOption = "mix",
+    track: TrackOption = None,
     no_vad: NoVadOption = False,
     out: TextOption = None,
     out_dir: FolderOption = None,
@@ -147,6 +150,7 @@ def timeline(
     refuse_together(ctx, [("as_json", "format"), ("out", "out_dir"), ("turns", "diarize")])
     refuse_without(ctx, {"num_speakers": ("diarize",)})
     check_speakers(num_speakers, None, None)
+    channel = sound_channel(channel, track)
     received = stdin.open_sources(ctx, sources, name)
     paths = expand_folders(received.paths)
     read = [*paths, *([turns] if turns else [])]

@@ -79,7 +79,7 @@ def diarize_recordings(
         diarized once, and named as without channels if there are no others. A file with a single channel gives an
         AudioError. Numbers of speakers are then per channel.
     channel : str
-        The channel that is read where `per_channel` is False.
+        The channel that is read; of its audio track all, where `per_channel` is True.
     analysed : callable, optional
         Called with each file and its `KeptAnalysis`; not where `per_channel` is True.
     **settings
@@ -93,7 +93,7 @@ def diarize_recordings(
     for path in files:
         try:
             if per_channel:
-                yield path, _diarize_channels(path, embedder, settings)
+                yield path, _diarize_channels(path, embedder, channel, settings)
             elif analysed is None:
                 yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
             else:
@@ -200,17 +200,19 @@ def _has_enough_windows(analysis: KeptAnalysis, settings: Mapping[str, Any]) -> 
     return not 0 < np.count_nonzero(analysis.windows.seconds) < asked
 
 
-def _diarize_channels(path: Path, embedder: Embedder, settings: Mapping[str, Any]) -> Diarization:
+def _diarize_channels(path: Path, embedder: Embedder, channel: str, settings: Mapping[str, Any]) -> Diarization:
     """Diarize the channels separately and merge the results; of channels with the same sound, the first only."""
-    count = reading.info(path).channels
+    count = reading.info(path, channel=channel).channels
+    track, _ = reading.track_and_channel(channel)
+    names = [f"{track}:{number}" if track else str(number) for number in range(1, count + 1)]
     if count < 2:
         raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
     with reading_progress.listening(None):
-        first = alike_channels.first_alike(path, count)
+        first = alike_channels.first_alike(path, names)
     results = []
     for number, earlier in enumerate(first, start=1):
         if earlier + 1 == number:
-            results.append(pipeline.diarize(path, model=embedder, channel=str(number), **settings))
+            results.append(pipeline.diarize(path, model=embedder, channel=names[earlier], **settings))
         else:
             results.append(Diarization((), path.stem))
             reading_notes.note(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from knn_cli.audio import reading
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal
@@ -42,7 +43,7 @@ class SpeakerRemoval:
     threshold : float
         Silence threshold in dB against full scale.
     channel : str
-        The channel of the turns, which a player of the edited audio plays.
+        The channel of the turns, which a player of the edited audio plays; of its audio track the audio is made.
 
     Raises
     ------
@@ -74,7 +75,7 @@ class SpeakerRemoval:
     def audio_path(self, source: Path) -> Path:
         """Path of its edited audio. AudioError where the source cannot be read."""
         word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
-        return speaker_removal.output_path(source, word, self.folder)
+        return speaker_removal.output_path(source, word, self.folder, track=reading.track_and_channel(self.channel)[0])
 
     def turns_path(self, source: Path) -> Path:
         """Path of the turns of its edited audio."""
@@ -115,9 +116,15 @@ class SpeakerRemoval:
             return RemovalSummary(names, parts, None)
         target = self.audio_path(source)
         result = speaker_removal.remove_speakers(
-            source, target, parts, how=self.how, max_silence=self.max_silence, threshold=self.threshold
+            source,
+            target,
+            parts,
+            how=self.how,
+            max_silence=self.max_silence,
+            threshold=self.threshold,
+            track=reading.track_and_channel(self.channel)[0],
         )
         cleaned = replace(speaker_removal.retime(diarization, result), name=target.stem)
-        document = turn_document(cleaned, audio_path=target, channel=self.channel)
+        document = turn_document(cleaned, audio_path=target, channel=self.channel.rpartition(":")[2])
         write(document, self.turns_path(source), self.format)
         return RemovalSummary(names, parts, result)

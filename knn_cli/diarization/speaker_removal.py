@@ -216,9 +216,9 @@ def check_silence(max_silence: float | None, threshold: float) -> None:
         )
 
 
-def output_path(source: str | Path, word: str = "cleaned", folder: str | Path | None = None) -> Path:
+def output_path(source: str | Path, word: str = "cleaned", folder: str | Path | None = None, *, track: int = 0) -> Path:
     """Path of the edited recording, with the suffix that `remove_speakers` requires: `<stem>_<word>.<suffix>`."""
-    return writing.derived_path(source, writing.output_format(source), word, folder)
+    return writing.derived_path(source, writing.output_format(source, track=track), word, folder)
 
 
 def remove_speakers(
@@ -229,6 +229,7 @@ def remove_speakers(
     how: Literal["mute", "cut"] | None = None,
     max_silence: float | None = None,
     threshold: float = SILENCE_THRESHOLD_DB,
+    track: int = 0,
 ) -> RemovalResult:
     """Write a recording without its unwanted spans and with long silences shortened, in bounded memory.
 
@@ -247,6 +248,8 @@ def remove_speakers(
         cutting, so that the target has no longer ones.
     threshold : float
         Silence threshold in dB against full scale.
+    track : int
+        Which audio track of the source is read, from 1; 0 for the first.
 
     Returns
     -------
@@ -263,7 +266,7 @@ def remove_speakers(
     if how is None and max_silence is None:
         raise ValueError("nothing to do: neither how nor max_silence")
     check_silence(max_silence, threshold)
-    form = writing.output_format(source)
+    form = writing.output_format(source, track=track)
     writing.check_target(target, source, form)
     applied, samples = _find_edits(source, form, parts, how, max_silence, threshold)
     counts = [samples]  # samples per channel, before and after each edit

@@ -20,7 +20,7 @@ def voice(seed: int, seconds: float = 6.0) -> np.ndarray:
 
 def first_alike(folder: Path, *channels: np.ndarray) -> list[int]:
     soundfile.write(folder / "a.wav", np.stack(channels, axis=1), RATE, subtype="FLOAT")
-    return alike_channels.first_alike(folder / "a.wav", len(channels))
+    return alike_channels.first_alike(folder / "a.wav", [str(number + 1) for number in range(len(channels))])
 
 
 ONE, OTHER = voice(0), voice(1)

@@ -102,6 +102,7 @@ def test_tracks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert reading.info(path).tracks == 2
     assert np.abs(reading.read(path).samples).max() < 0.01
     assert "has 2 audio tracks, of which the first is read" in caplog.text
+    assert "is silent in the first of its 2 audio tracks" in caplog.text
     assert np.abs(reading.read(path, channel="2:mix").samples).max() > 0.2
     with pytest.raises(AudioError, match="has 2 audio tracks, not track 3"):
         reading.read(path, channel="3:1")
