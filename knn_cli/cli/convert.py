@@ -72,6 +72,10 @@ def convert(
         Path | None,
         valued("--config", metavar="FILE", panel=INPUT, help="Read the settings of a checkpoint from this YAML."),
     ] = None,
+    origin: Annotated[
+        str | None,
+        valued("--origin", metavar="NAME", panel=INPUT, help="Take a checkpoint as one of wespeaker or 3d-speaker."),
+    ] = None,
     rate: Annotated[
         int,
         valued(
@@ -114,6 +118,7 @@ def convert(
             rate=rate,
             recursive=recursive,
             config=config,
+            origin=origin,
             int8=int8,
             force=force,
             progress=progress,

@@ -89,6 +89,7 @@ _SPEAKER_ENCODERS = (
     "knn_cli.networks.encoders.ecapa",
     "knn_cli.networks.encoders.resnet",
     "knn_cli.networks.encoders.campplus",
+    "knn_cli.networks.encoders.tdnn",
 )  # these modules register their encoder, its pooling and, for some, its head
 ENCODERS = Registry(
     "encoder",

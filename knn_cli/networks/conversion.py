@@ -19,6 +19,7 @@ from knn_cli.core.texts import read_lines
 from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
+from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
 from knn_cli.store import embedding_readers, hdf5
 from knn_cli.store.conversion import (
     LABEL_RULE,
@@ -42,7 +43,7 @@ ONNX = ".onnx"
 # repositories have the same weights in several formats and precisions.
 HUB_SETTINGS = (
     *("config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json"),
-    *("tokenizer.json", "added_tokens.json", "hyperparams.yaml", "label_encoder.txt"),
+    *("tokenizer.json", "added_tokens.json", "hyperparams.yaml", "label_encoder.txt", "config.yaml"),
 )
 HUB_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
@@ -68,6 +69,8 @@ class ConversionOptions(AudioStoreOptions):
         Text embeddings: read the files in all folders below the source.
     config : path, optional
         Checkpoint: the YAML file of the training that wrote it.
+    origin : str, optional
+        Checkpoint: "wespeaker" or "3d-speaker", where both have the same network and nothing else tells.
     int8 : bool
         Model bundle or ONNX file from a model: store learnt matrices in 8 bits, see `int8` and
         `onnx_export.export_onnx`.
@@ -75,6 +78,7 @@ class ConversionOptions(AudioStoreOptions):
 
     recursive: bool = False
     config: Path | str | None = None
+    origin: str | None = None
     int8: bool = False
 
 
@@ -113,7 +117,7 @@ def convert(
     progress : callable, optional
         Called with the number of recordings done and the number of all recordings.
     **options
-        Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, recursive, config, int8.
+        Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, recursive, config, origin, int8.
 
     Returns
     -------
@@ -158,8 +162,9 @@ def _convert_path(
         hdf5.is_store(src)  # says what it is in place of one
     if _is_checkpoint(src):
         return _import_checkpoint(src, out, options, force)
-    if options.config is not None:
-        raise KnnError(f"{src} is no checkpoint.", "`config` is for checkpoints that a training wrote.")
+    for name in ("config", "origin"):
+        if getattr(options, name) is not None:
+            raise KnnError(f"{src} is no checkpoint.", f"`{name}` is for checkpoints that a training wrote.")
     if src.is_file() and src.suffix.lower() in embedding_readers.READERS.names():
         return embeddings_to_store(src, out, label_rule=options.label_rule, force=force)
     if not src.is_dir():
@@ -177,7 +182,7 @@ def _is_checkpoint(src: Path) -> bool:
     """Whether a path looks like a checkpoint: a file by its suffix, a folder by its contents."""
     if src.is_dir():
         weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin"), *src.glob("model.bin")]
-        alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin")
+        alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin", *EXPERIMENT_MODELS)
         return ((src / "config.json").is_file() and bool(weights)) or any((src / name).is_file() for name in alone)
     return src.suffix.lower() in CHECKPOINT_SUFFIXES or _is_torch_archive(src)
 
@@ -198,7 +203,7 @@ def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: 
 
     bundle.check_free(out, force)
     names = None if options.label_rule == LABEL_RULE else _class_names(options.label_rule)
-    imported = import_checkpoint(src, config=options.config, labels=names)
+    imported = import_checkpoint(src, config=options.config, labels=names, origin=options.origin)
     if isinstance(imported, ImportedSegmenter):
         return _write_segmenter(imported, out, force)
     config: dict[str, Any] = {

@@ -217,7 +217,7 @@ class AdapterConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     bottleneck: int = 64
-    kind: Literal["houlsby", "pfeiffer"] = "houlsby"
+    kind: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     norms: bool = False
 
 

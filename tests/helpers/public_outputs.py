@@ -73,6 +73,25 @@ def _kaldi(scale: float, window: str) -> Tensor:
     return features - features.mean(1, keepdim=True)
 
 
+def of_wespeaker() -> dict[str, Tensor]:
+    """What wespeaker's networks give, whose packages can be imported."""
+    from wespeaker.models import campplus, ecapa_tdnn, resnet, tdnn
+
+    features = _kaldi(32768.0, "hamming")
+    basic, blocks = resnet.BasicBlock, [2, 2, 2, 2]
+    networks = {
+        "resnet18": resnet.ResNet(basic, blocks, 4, 80, 12),
+        "resnet50": resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], 2, 80, 12, two_emb_layer=True),
+        "resnet18-ASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="ASTP"),
+        "xvector": tdnn.XVEC(80, 8, 12, 12),
+        "ecapa-ASTP": ecapa_tdnn.ECAPA_TDNN(16, 80, 12),
+        "ecapa-context": ecapa_tdnn.ECAPA_TDNN(16, 80, 12, global_context_att=True, emb_bn=True),
+        "campplus-wespeaker": campplus.CAMPPlus(80, 12, growth_rate=4, init_channels=8),
+    }
+    outputs = {name: _filled(network)(features) for name, network in networks.items()}
+    return {name: output[-1] if isinstance(output, tuple) else output for name, output in outputs.items()}
+
+
 @torch.inference_mode()
 def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
     """Write `OUTPUTS`."""
@@ -90,18 +109,13 @@ def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
     from speechbrain.lobes.models.Xvector import Classifier
     from speechbrain.processing.features import InputNormalization
-    from wespeaker.models import resnet
 
-    found = {}
+    found = of_wespeaker()
     features = InputNormalization(norm_type="sentence", std_norm=False)(Fbank(n_mels=60)(clips()), torch.ones(2))
     embeddings = _filled(ECAPA_TDNN(60, **ECAPA))(features)
     found["decibels"] = features[0]
     found["ecapa"] = embeddings[:, 0]
     found["ecapa_scores"] = _filled(Classifier([None, None, 12], **CLASSIFIER))(embeddings)[:, 0]
-    features = _kaldi(32768.0, "hamming")
-    found["resnet18"] = _filled(resnet.ResNet(resnet.BasicBlock, [2, 2, 2, 2], 4, 80, 12))(features)[-1]
-    deep = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], 2, 80, 12, two_emb_layer=True)
-    found["resnet50"] = _filled(deep)(features)[-1]
     found["campplus"] = _filled(CAMPPlus(80, 12, growth_rate=4, init_channels=8))(_kaldi(1.0, "povey"))
     OUTPUTS.parent.mkdir(exist_ok=True)
     np.savez_compressed(OUTPUTS, **{name: value.numpy() for name, value in found.items()})

@@ -18,22 +18,33 @@ __all__ = ["KINDS", "Adapter", "adapters_of", "insert"]
 
 # Kind -> the block's attributes that hold an adapter, applied before the residual sum: "houlsby" has one after the
 # attention and one after the feed-forward layer (figure 2); "pfeiffer" only the second, as in Pfeiffer et al.,
-# "AdapterFusion", EACL 2021 (arXiv:2005.00247), without the layer norm that they add.
-KINDS = {"houlsby": ("attention_adapter", "output_adapter"), "pfeiffer": ("output_adapter",)}
+# "AdapterFusion", EACL 2021 (arXiv:2005.00247), without the layer norm that they add; "parallel" has one beside each,
+# of the same input, whose output is added, as in He et al., "Towards a unified view of parameter-efficient transfer
+# learning", ICLR 2022 (arXiv:2110.04366), section 3.3.
+KINDS = {
+    "houlsby": ("attention_adapter", "output_adapter"),
+    "pfeiffer": ("output_adapter",),
+    "parallel": ("attention_beside", "output_beside"),
+}
 
 
 class Adapter(nn.Module):
-    """x + W_up gelu(W_down x): (..., channels) -> (..., channels); at first the identity, because W_up starts at 0."""
+    """x + W_up gelu(W_down x): (..., channels) -> (..., channels); at first the identity, because W_up starts at 0.
 
-    def __init__(self, channels: int, bottleneck: int) -> None:
+    Without `residual` it is the second term alone.
+    """
+
+    def __init__(self, channels: int, bottleneck: int, residual: bool = True) -> None:
         super().__init__()
+        self.residual = residual
         self.down = nn.Linear(channels, bottleneck)
         self.up = nn.Linear(bottleneck, channels)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, x + self.up(F.gelu(self.down(x))))
+        change = self.up(F.gelu(self.down(x)))
+        return cast(Tensor, x + change if self.residual else change)
 
 
 def insert(blocks: Iterable[nn.Module], channels: int, bottleneck: int, kind: str = "houlsby") -> None:
@@ -63,7 +74,8 @@ def insert(blocks: Iterable[nn.Module], channels: int, bottleneck: int, kind: st
         )
     for block in blocks:
         for place in KINDS[kind]:
-            setattr(block, place, Adapter(channels, bottleneck).to(next(block.parameters()).device))
+            adapter = Adapter(channels, bottleneck, residual=kind != "parallel")
+            setattr(block, place, adapter.to(next(block.parameters()).device))
 
 
 def adapters_of(encoder: nn.Module) -> dict[str, Any]:

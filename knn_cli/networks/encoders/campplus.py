@@ -182,10 +182,15 @@ class CAMPPlusPooling(Pooling):
         Width C of a layer.
     dimension : int
         Width E of the embedding.
+    added : float
+        What is added to variances: 0 in 3D-Speaker, 1e-7 in wespeaker, which shows on channels that hardly move.
     """
 
-    def __init__(self, layers: int, channels: int, dimension: int = 192) -> None:
+    def __init__(self, layers: int, channels: int, dimension: int = 192, added: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= added < 1:
+            raise KnnError(f"CAM++ cannot add {added} to variances.", "It is 0 or 1e-7.")
+        self.added = added
         check_sizes("CAM++", layers=layers, channels=channels, dimension=dimension)
         self.layers, self.dimension = layers, dimension
         self.linear = nn.Conv1d(2 * channels, dimension, 1, bias=False)
@@ -202,6 +207,6 @@ class CAMPPlusPooling(Pooling):
         frames = last_layer(layers, self.layers)
         mean = time_mean(frames, mask)
         # The gradient of a square root is infinite at 0: the bound keeps a constant channel from giving NaN.
-        deviation = time_variance(frames, mean, mask).clamp_min(1e-14).sqrt()
+        deviation = (time_variance(frames, mean, mask) + self.added).clamp_min(1e-14).sqrt()
         pooled = torch.cat([mean, deviation], dim=1)  # (B, 2C)
         return cast(Tensor, self.norm(self.linear(pooled.unsqueeze(2)).squeeze(2)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +18,8 @@ from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
 from knn_cli.networks.features import LogMel, frame_mask
-from knn_cli.networks.pooling.base import MIN_VARIANCE, check_sizes, last_layer, time_mean, time_variance
+from knn_cli.networks.pooling.base import check_sizes, last_layer
+from knn_cli.networks.pooling.time_statistics import time_statistics
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
 
@@ -149,7 +149,7 @@ def _shortcut(before: int, after: int, strides: tuple[int, int]) -> nn.Sequentia
 
 @POOLINGS.register("resnet")
 class ResNetPooling(Pooling):
-    """wespeaker's pooling for ResNets: mean and standard deviation over time of the last layer, and a linear layer.
+    """wespeaker's pooling for ResNets: statistics over time of the last layer, and a linear layer.
 
     Parameters
     ----------
@@ -161,13 +161,26 @@ class ResNetPooling(Pooling):
         Width E of the embedding.
     two : bool
         Whether ReLU, batch norm and a second linear layer follow.
+    statistics : str
+        Kind of `time_statistics`: mean and standard deviation, or others.
+    hidden : int
+        Width of the bottleneck of attentive ones.
     """
 
-    def __init__(self, layers: int, channels: int, dimension: int = 256, two: bool = False) -> None:
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        dimension: int = 256,
+        two: bool = False,
+        statistics: str = "mean-deviation",
+        hidden: int = 128,
+    ) -> None:
         super().__init__()
-        check_sizes("ResNet", layers=layers, channels=channels, dimension=dimension)
+        check_sizes("ResNet", layers=layers, channels=channels, dimension=dimension, hidden=hidden)
         self.layers, self.dimension = layers, dimension
-        self.seg_1 = nn.Linear(2 * channels, dimension)
+        self.pool, size = time_statistics(statistics, channels, hidden)
+        self.seg_1 = nn.Linear(size, dimension)
         self.seg_bn_1 = nn.BatchNorm1d(dimension, affine=False) if two else None
         self.seg_2 = nn.Linear(dimension, dimension) if two else None
 
@@ -179,10 +192,7 @@ class ResNetPooling(Pooling):
         ValueError
             The number of layers is not L.
         """
-        frames = last_layer(layers, self.layers)
-        mean = time_mean(frames, mask)
-        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
-        x = self.seg_1(torch.cat([mean, deviation], dim=1))  # (B, E)
+        x = self.seg_1(self.pool(last_layer(layers, self.layers), mask))  # (B, E)
         if self.seg_2 is not None and self.seg_bn_1 is not None:
             x = self.seg_2(self.seg_bn_1(F.relu(x)))
         return cast(Tensor, x)

@@ -82,6 +82,8 @@ class WavLM(Encoder):
         self.front = ConvolutionalFrontEnd(self.sizes)
         self.position = PositionConvolution(self.channels, self.sizes.position_kernel, self.sizes.position_groups)
         self.norm = nn.LayerNorm(self.channels)
+        if self.sizes.norm_first and not self.sizes.final_norm:
+            self.norm = nn.Identity()
         self.distances = RelativePositions(self.sizes.heads, self.sizes.buckets, self.sizes.distance)
         self.blocks = nn.ModuleList(WavLMBlock(self.sizes) for _ in range(self.sizes.blocks))
         if adapters is not None:
@@ -151,7 +153,7 @@ class WavLM(Encoder):
         bias = self.distances(x.shape[1])  # (H, 2 T - 1)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, bias, padding)
-            if number == len(self.blocks) and self.sizes.norm_first:
+            if number == len(self.blocks) and self.sizes.norm_first and self.sizes.final_norm:
                 x = self.norm(x)
             if number % 2 == 0:  # the call takes time, so only for every second block
                 free_memory_on_backward(x)

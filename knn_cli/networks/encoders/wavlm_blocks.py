@@ -117,14 +117,20 @@ class WavLMBlock(nn.Module):
         self.output_norm = nn.LayerNorm(sizes.channels)
         self.attention_adapter: nn.Module = nn.Identity()  # replaced by `adapters.insert`
         self.output_adapter: nn.Module = nn.Identity()
+        self.attention_beside: nn.Module | None = None  # the same, of the input of attention and feed-forward layer
+        self.output_beside: nn.Module | None = None
 
     def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
         if self.norm_first:
-            x = x + self.attention_adapter(self.attention(self.attention_norm(x), bias, padding))
+            x = x + self._attend(self.attention_norm(x), bias, padding)
             return x + self._feed_forward(self.output_norm(x))
-        x = self.attention_norm(x + self.attention_adapter(self.attention(x, bias, padding)))
+        x = self.attention_norm(x + self._attend(x, bias, padding))
         y: Tensor = self.output_norm(x + self._feed_forward(x))
         return y
+
+    def _attend(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+        adapted: Tensor = self.attention_adapter(self.attention(x, bias, padding))
+        return adapted if self.attention_beside is None else adapted + self.attention_beside(x)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         wide = self.widen(x)
@@ -135,4 +141,4 @@ class WavLMBlock(nn.Module):
         else:
             y = self.narrow(F.gelu(wide))
         adapted: Tensor = self.output_adapter(y)
-        return adapted
+        return adapted if self.output_beside is None else adapted + self.output_beside(x)

@@ -43,6 +43,8 @@ class WavLMSizes:
         Pre-LN blocks (Large) instead of post-LN (Base, Base+).
     normalize : bool
         Whether each clip is first normalised to mean 0 and variance 1 (Large).
+    final_norm : bool
+        Whether the last layer of pre-LN blocks is normalised, as `last_hidden_state` of transformers.
     """
 
     convolutions: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -58,6 +60,7 @@ class WavLMSizes:
     distance: int = 800
     norm_first: bool = False
     normalize: bool = False
+    final_norm: bool = True
 
     def __post_init__(self) -> None:
         """Convert lists (as in JSON) to tuples and reject sizes that no network can have."""

@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.construction import IMPOSSIBLE_SIZES, first_line, limited
-from knn_cli.networks.importers.checkpoint_files import read, sources_hint
+from knn_cli.networks.importers.checkpoint_files import read, read_yaml, sources_hint
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 from knn_cli.networks.importers.ctranslate2_file import is_ctranslate2
+from knn_cli.networks.importers.origins import ORIGINS, origin_in
 from knn_cli.networks.importers.registry import Checkpoint, RegisteredImporter, importers
+from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
 
 __all__ = ["import_checkpoint", "import_embedding_network"]
 
 
 def import_embedding_network(
-    path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
+    path: Path | str,
+    *,
+    config: Path | str | None = None,
+    labels: Sequence[str] | None = None,
+    origin: str | None = None,
 ) -> ImportedModel:
     """Import an embedding network as `import_checkpoint` does; KnnError for a segmentation network."""
-    imported = import_checkpoint(path, config=config, labels=labels)
+    imported = import_checkpoint(path, config=config, labels=labels, origin=origin)
     if isinstance(imported, ImportedSegmenter):
         raise KnnError(f"{path} is a segmentation network, which computes no embeddings.", "Name an embedding network.")
     return imported
 
 
 def import_checkpoint(
-    path: Path | str, *, config: Path | str | None = None, labels: Sequence[str] | None = None
+    path: Path | str,
+    *,
+    config: Path | str | None = None,
+    labels: Sequence[str] | None = None,
+    origin: str | None = None,
 ) -> ImportedModel | ImportedSegmenter:
     """Read a checkpoint of any of the sources in `weight_names.SOURCES`.
 
     Parameters
     ----------
     path : Path or str
-        A checkpoint, or a folder with a checkpoint and its settings.
+        A checkpoint, or a folder with a checkpoint and its settings, such as `exp/NAME` of wespeaker.
     config : Path or str, optional
-        The training's YAML file, for a checkpoint that was written by wespeaker's training.
+        The training's YAML file, for a checkpoint that was written by a training of wespeaker or 3D-Speaker; None
+        takes a config.yaml of wespeaker's beside it, or beside its folder `models`.
     labels : sequence of str, optional
         Names of the classes of such a checkpoint's head, in any order.
+    origin : str, optional
+        "wespeaker" or "3d-speaker", for a network that both have and nothing else tells apart.
 
     Returns
     -------
@@ -53,14 +67,17 @@ def import_checkpoint(
     path = _weights_file(Path(path))
     if not path.exists():
         raise KnnError(f"There is no checkpoint {path}.", sources_hint())
+    if origin not in (None, *ORIGINS):
+        raise KnnError(f"`origin` cannot be {origin!r}.", f"Known: {', '.join(ORIGINS)}.")
     content = {} if path.is_dir() or is_ctranslate2(path) else read(path)
-    checkpoint = Checkpoint(path, content, None if config is None else Path(config), labels)
+    given = Checkpoint(path, content, None if config is None else Path(config), labels, origin)
+    checkpoint = replace(given, config=_config_beside(path)) if config is None else given
     for each in importers():
         if each.recognizes(checkpoint):
             if not each.takes_options:
-                _refuse_options(checkpoint)
+                _refuse_options(given)
             return _read(each, checkpoint)
-    _refuse_options(checkpoint)
+    _refuse_options(given)
     if any("pos_conv_embed" in key for key in checkpoint.keys):
         raise KnnError(f"{path} is the weights of a Hugging Face model without its config.", "Name their folder.")
     raise KnnError(f"{path} is no checkpoint that knn knows.", sources_hint())
@@ -69,7 +86,7 @@ def import_checkpoint(
 def _weights_file(path: Path) -> Path:
     """The weights in a folder without a settings file, which some sources do not need; otherwise the path itself."""
     if path.is_dir() and not any((path / name).is_file() for name in ("hyperparams.yaml", "config.json")):
-        files = (path / name for name in ("avg_model.pt", "pytorch_model.bin", "model.bin"))
+        files = (path / name for name in ("avg_model.pt", "pytorch_model.bin", "model.bin", *EXPERIMENT_MODELS))
         return next((file for file in files if file.is_file()), path)
     return path
 
@@ -84,8 +101,18 @@ def _read(importer: RegisteredImporter, checkpoint: Checkpoint) -> ImportedModel
         raise KnnError(message, "Download it again.") from error
 
 
+def _config_beside(path: Path) -> Path | None:
+    """The config.yaml of wespeaker or 3D-Speaker beside a checkpoint, or beside its folder `models`; else None."""
+    folders = [path.parent, *(folder.parent for folder in path.parents[:2] if folder.name == "models")]
+    for file in (folder / "config.yaml" for folder in folders if path.is_file()):
+        if file.is_file() and origin_in(read_yaml(file)) is not None:
+            return file
+    return None
+
+
 def _refuse_options(checkpoint: Checkpoint) -> None:
-    for option, value in (("`config`", checkpoint.config), ("`labels`", checkpoint.labels)):
+    options = {"config": checkpoint.config, "labels": checkpoint.labels, "origin": checkpoint.origin}
+    for option, value in options.items():
         if value is not None:
-            hint = f"{checkpoint.path} needs no {option}, which is only for checkpoints of wespeaker's training."
+            hint = f"{checkpoint.path} needs no `{option}`, which is only for checkpoints of wespeaker's training."
             raise KnnError(hint, sources_hint())

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from knn_cli.networks.importers.checkpoint_files import weights_in
+from knn_cli.networks.importers.checkpoint_files import read_yaml, weights_in
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 
 __all__ = ["Checkpoint", "Importer", "RegisteredImporter", "importer", "importers"]
@@ -36,12 +36,20 @@ class Checkpoint:
         The YAML file of the training that wrote the checkpoint.
     labels : sequence of str, optional
         Names of the head's classes, in any order.
+    origin : str, optional
+        One of `origins.ORIGINS`, where wespeaker and 3D-Speaker have networks with the same weights.
     """
 
     path: Path
     content: Mapping[str, Any] = field(default_factory=dict)
     config: Path | None = None
     labels: Sequence[str] | None = None
+    origin: str | None = None
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What the YAML file says; {} without one. KnnError if it cannot be read."""
+        return {} if self.config is None else read_yaml(self.config)
 
     @property
     def is_folder(self) -> bool:
@@ -86,7 +94,7 @@ class RegisteredImporter:
     read : Importer
         The importer itself.
     takes_options : bool
-        Whether it uses `config` and `labels`.
+        Whether it uses `config`, `labels` and `origin`.
     """
 
     source: str

@@ -47,7 +47,14 @@ from knn_cli.networks.importers.weight_names import (
     microsoft,
 )
 
-__all__ = ["from_hugging_face", "from_microsoft", "from_torchaudio", "sizes_from_shapes", "weight_norm_names"]
+__all__ = [
+    "from_hugging_face",
+    "from_microsoft",
+    "from_torchaudio",
+    "sizes_from_shapes",
+    "wavlm_args",
+    "weight_norm_names",
+]
 
 _LICENCE_NOTE = (
     "The weights keep the licence of their source. Microsoft's model cards for WavLM point to the licence of its "
@@ -280,12 +287,17 @@ def _imported(
     pooling: Callable[[ComponentToFill], ComponentToFill] | None = None,
 ) -> ImportedModel:
     """Match the weights with the network; KnnError where keys are missing, extra or of another shape."""
-    to_fill = [encoder_to_fill("wavlm", asdict(sizes), names)]
+    to_fill = [encoder_to_fill("wavlm", wavlm_args(sizes), names)]
     if pooling is not None:
         to_fill.append(pooling(to_fill[0]))
     components = match_weights(to_fill, weight_norm_names(state), path, "WavLM", source)
     imported = ImportedModel(components[0], f"{source}: {path.name}", _LICENCE_NOTE)
     return imported if pooling is None else replace(imported, pooling=components[1])
+
+
+def wavlm_args(sizes: WavLMSizes) -> dict[str, Any]:
+    """The encoder's arguments, without `final_norm` where it is as in all published models."""
+    return {name: value for name, value in asdict(sizes).items() if name != "final_norm" or not value}
 
 
 def _sizes(path: Path, **sizes: Any) -> WavLMSizes:

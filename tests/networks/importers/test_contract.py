@@ -21,7 +21,10 @@ def test_every_source_has_an_importer_and_every_module_is_registered() -> None:
     folder = Path(inspect.getfile(import_checkpoint)).parent
     decorated = {path.stem for path in folder.glob("*.py") if "\n@importer(" in path.read_text(encoding="utf-8")}
     assert set(MODULES) == decorated
-    assert len(set(IDS)) == len(IDS) and [each.source for each in importers() if each.takes_options] == ["wespeaker"]
+    assert len(set(IDS)) == len(IDS) and {each.source for each in importers() if each.takes_options} == {
+        "wespeaker",
+        "3D-Speaker",
+    }
 
 
 @pytest.mark.parametrize("each", importers(), ids=IDS)

@@ -35,7 +35,7 @@ from knn_cli.networks.importers.weight_names import (
     WeightNames,
     speechbrain_classifier,
 )
-from knn_cli.networks.importers.wespeaker import CZECH_DIALECTS, VOXLINGUA107
+from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS, VOXLINGUA107
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.train_classifier import train_classifier
 from tests.helpers.public_outputs import OUTPUTS, clips, weights
@@ -229,7 +229,7 @@ def test_resnet_faults(tmp_path: Path) -> None:
     ):
         torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, path)
         with pytest.raises(KnnError, match=why):
-            import_embedding_network(path)
+            import_embedding_network(path, origin="wespeaker")
 
 
 def campplus_state() -> dict[str, Tensor]:
@@ -240,7 +240,7 @@ def campplus_state() -> dict[str, Tensor]:
 
 def test_campplus(tmp_path: Path) -> None:
     torch.save(campplus_state(), tmp_path / "campplus.bin")
-    convert(tmp_path / "campplus.bin", tmp_path / "c")
+    convert(tmp_path / "campplus.bin", tmp_path / "c", origin="3d-speaker")
     expected = torch.from_numpy(np.load(OUTPUTS)["campplus"])
     torch.testing.assert_close(outputs(tmp_path / "c"), expected, atol=1e-4, rtol=1e-4)
 
@@ -249,14 +249,11 @@ def test_campplus_faults(tmp_path: Path) -> None:
     path, state = tmp_path / "campplus.bin", campplus_state()
     for missing, why in (
         ("xvector.block2.tdnnd3.linear1.weight", r"1 missing: xvector\.block2\.tdnnd3\.linear1\.weight\."),
-        (
-            "xvector.dense.linear.weight",
-            r"does not determine the sizes of its CAM\+\+: .*xvector\.dense\.linear\.weight",
-        ),
+        ("xvector.dense.linear.weight", r"does not determine its network: xvector\.dense\.linear\.weight is missing"),
     ):
         torch.save({key: value for key, value in state.items() if key != missing}, path)
         with pytest.raises(KnnError, match=why):
-            import_embedding_network(path)
+            import_embedding_network(path, origin="3d-speaker")
 
 
 SETTINGS: dict[str, Any] = {
@@ -340,11 +337,12 @@ def test_labels_of_a_training(tmp_path: Path) -> None:
     for given in ("cs,pl", "cs,pl,cs", "cs,pl,sk,de"):
         with pytest.raises(KnnError, match="The head has 3 classes"):
             convert(training.path, tmp_path / "n", config=training.config, label_rule=given)
+    training.config.rename(tmp_path / "elsewhere.yaml")
     with pytest.raises(KnnError, match=r"it needs its settings.*`config`"):
         convert(training.path, tmp_path / "n")
     soundfile.write(tmp_path / "a.wav", clips()[0].numpy(), 16000)
     with pytest.raises(KnnError, match=r"a\.wav is no checkpoint"):
-        convert(tmp_path / "a.wav", tmp_path / "a.h5", config=training.config)
+        convert(tmp_path / "a.wav", tmp_path / "a.h5", config=tmp_path / "elsewhere.yaml")
 
 
 def test_classes_at_other_speeds_are_left_out(tmp_path: Path) -> None:
@@ -371,12 +369,18 @@ def test_a_resnet_of_the_fork(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"model": "XVEC"}, "the model 'XVEC'"),
+        ({"model": "XVEC"}, "the model 'XVEC', which is not in"),
         ({"model_args": 3}, "has no model_args"),
-        ({"model_args": {**SETTINGS["model_args"], "pooling": "MHFA_Context"}}, "the pooling 'MHFA_Context'"),
+        ({"model_args": {**SETTINGS["model_args"], "pooling": "Mean"}}, "the pooling 'Mean'"),
+        ({"model_args": {**SETTINGS["model_args"], "pooling": "MHFA_Context"}}, r"lacks .*att_head\.weight, or has"),
+        (
+            {"model": "WavLM_Base_Adapter", "model_args": {**SETTINGS["model_args"], "adapter_type": "PrefixAdapter"}},
+            "adapters of the type 'PrefixAdapter'",
+        ),
         ({"model_args": {**SETTINGS["model_args"], "head_nb": 5}}, r"mis-sized: .*back_end\.att_head\.weight is"),
         ({"model_args": {**SETTINGS["model_args"], "head_nb": "4"}}, "another kind than a pooling's: head_nb"),
-        ({"projection_args": {"project_type": "sphere"}}, "the project_type 'sphere'"),
+        ({"projection_args": {"project_type": "circle"}}, "the project_type 'circle'"),
+        ({"projection_args": {"project_type": "sphereface2", "margin_type": "B"}}, "the margin_type 'B'"),
         ({"projection_args": {"project_type": "softmax"}}, r"lacks projection\.trans\.2\.weight"),
         ({"projection_args": {**SETTINGS["projection_args"], "K": 2}}, "39 rows of .*, which is not divisible by 2"),
     ],

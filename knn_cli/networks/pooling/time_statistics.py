@@ -1,0 +1,93 @@
+"""Statistics over time of a clip's frames, (B, T, C) to (B, V), as modules in front of an embedding layer.
+
+Attentive statistics have the parameter names of wespeaker's `pool`; the others have no parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knn_cli.core.errors import KnnError
+from knn_cli.networks.pooling.base import MIN_VARIANCE, time_mean, time_variance, zero_padding
+
+__all__ = ["STATISTICS", "time_statistics"]
+
+# Kind -> values per channel
+STATISTICS = {"mean": 1, "deviation": 1, "mean-deviation": 2, "attentive": 2, "attentive-context": 2}
+
+
+def time_statistics(kind: str, channels: int, hidden: int = 128) -> tuple[nn.Module, int]:
+    """Build the statistics of a kind, called with frames (B, T, C) and mask (B, T) or None.
+
+    Parameters
+    ----------
+    kind : str
+        One of `STATISTICS`; "attentive-context" also shows the attention the clip's own mean and deviation.
+    channels : int
+        Width C of the frames.
+    hidden : int
+        Width of the attention's bottleneck.
+
+    Returns
+    -------
+    Module, int
+        The module, and the number V of its values.
+
+    Raises
+    ------
+    KnnError
+        There is no such kind.
+    """
+    if kind not in STATISTICS:
+        raise KnnError(f"There are no statistics {kind!r}.", f"Known: {', '.join(STATISTICS)}.")
+    size = STATISTICS[kind] * channels
+    if kind.startswith("attentive"):
+        return AttentiveTimeStatistics(channels, hidden, context=kind == "attentive-context"), size
+    return PlainTimeStatistics(kind), size
+
+
+class PlainTimeStatistics(nn.Module):
+    """Mean, standard deviation, or both."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        mean = time_mean(frames, mask)
+        if self.kind == "mean":
+            return mean
+        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
+        return deviation if self.kind == "deviation" else torch.cat([mean, deviation], dim=1)
+
+
+class AttentiveTimeStatistics(nn.Module):
+    """Mean and deviation under a weight for each channel and frame, softmax(V tanh(W x + b) + k).
+
+    Okabe et al., "Attentive statistics pooling for deep speaker embedding", Interspeech 2018 (arXiv:1803.10963), with
+    weights of each channel and the context of Desplanques et al. (arXiv:2005.07143), section 3.1.
+    """
+
+    def __init__(self, channels: int, hidden: int, context: bool) -> None:
+        super().__init__()
+        self.context = context
+        self.linear1 = nn.Conv1d(channels * (3 if context else 1), hidden, 1)
+        self.linear2 = nn.Conv1d(hidden, channels, 1)
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        frames = zero_padding(frames, mask)
+        weight, width = self.linear1.weight.squeeze(2), frames.shape[2]  # (hidden, C or 3C)
+        keys = F.linear(frames, weight[:, :width], self.linear1.bias)  # (B, T, hidden)
+        if self.context:  # the same at every frame, so its part of the product is computed once
+            mean = time_mean(frames, mask)
+            deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
+            keys = keys + F.linear(torch.cat([mean, deviation], dim=1), weight[:, width:]).unsqueeze(1)
+        logits = F.linear(keys.tanh(), self.linear2.weight.squeeze(2), self.linear2.bias)  # (B, T, C)
+        if mask is not None:
+            logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
+        weights = logits.softmax(dim=1)
+        mean = (weights * frames).sum(dim=1)
+        variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
+        return torch.cat([mean, variance.clamp_min(MIN_VARIANCE).sqrt()], dim=1)
