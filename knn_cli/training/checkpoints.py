@@ -3,6 +3,7 @@
     OUT.training/plan.json       recipe, corpus and first weights: only an identical training is resumed. Without it,
                                  nothing else in the folder is ours
                  last.pt         everything that the next step needs
+                 previous.pt     the one before it, from which a training goes on if the last one is damaged
                  best.pt         weights of the epoch that did best on held-out recordings
                  epoch-0007.pt   weights of the last epochs, where they will be averaged
                  metrics.jsonl   one JSON object a line: steps and epochs
@@ -15,10 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle  # only to catch what torch.load raises
 import re
+import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +39,10 @@ State = Mapping[str, Tensor]
 # What torch.load raises for bytes that are no checkpoint: it does not promise one kind of error.
 _UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error),
 )
-_WEIGHTS = re.compile(r"last\.pt|best\.pt|epoch-\d+\.pt")
+_log = logging.getLogger(__name__)
+_WEIGHTS = re.compile(r"last\.pt|previous\.pt|best\.pt|epoch-\d+\.pt")
 _MARK = {"knn": "training"}
 _KEPT = re.compile(r"(?:metrics|tensorboard)\.(\d+)(?:\.jsonl)?")
 _LOGS = re.compile(r"metrics(\.\d+)?\.jsonl|tensorboard(\.\d+)?")
@@ -60,15 +65,26 @@ class TrainingFolder:
     def __init__(self, out: Path) -> None:
         self.path = out.with_name(out.name + ".training")
 
-    def prepare(self, plan: Mapping[str, Any], *, force: bool = False) -> None:
-        """Make the folder, or check that the training in it can be resumed; only the main process does this.
+    def prepare(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        force: bool = False,
+        fits: Callable[[Mapping[str, Any]], bool] = lambda checkpoint: True,
+    ) -> None:
+        """Make the folder, or let `last` be what the training in it goes on from; only the main process does this.
+
+        Where the last checkpoint is damaged, it is the one before, and where that is too, the training begins again:
+        both are said.
 
         Parameters
         ----------
         plan
             What decides the result; a training of the same plan is resumed.
         force
-            Begin again where the folder is of another plan, or its checkpoint is damaged.
+            Begin again where the folder is of another plan, or weights of epochs in it are damaged.
+        fits
+            Tells whether a checkpoint holds what this training needs.
 
         Raises
         ------
@@ -82,20 +98,43 @@ class TrainingFolder:
                 sweep(self.path)
                 self._check_ours()
             if self.path.exists() and (not file.is_file() or file.read_text(encoding="utf-8") != text):
-                if not force and self.last.is_file():
+                if not force and self._checkpoints():
                     raise KnnError(
                         f"{self.path} holds another training that is not finished, or one of sound that has changed.",
                         "Repeat its command to resume it, name another model, or drop it with `force`.",
                     )
                 self._drop()
-            elif force and self.last.is_file() and not _is_readable(self.last):
-                self._drop()
+            elif self._checkpoints():
+                self._mend(fits)
+                if force and not all(
+                    _is_whole(file) for file in self.path.glob("*.pt") if _WEIGHTS.fullmatch(file.name)
+                ):
+                    self._drop()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise KnnError(f"{self.path} cannot be written: {error.strerror or error}.", "Name another.") from error
+            raise KnnError(f"{self.path} cannot be used: {error.strerror or error}.", "Name another.") from error
         if not file.exists():
             with replacing_text(file) as stream:
                 stream.write(text)
+
+    def _checkpoints(self) -> list[Path]:
+        """The checkpoints that there are, the newest first."""
+        return [file for file in (self.last, self.previous) if file.is_file()]
+
+    def _mend(self, fits: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Let `last` be the newest checkpoint that is whole, or drop all where none is."""
+        found = self._checkpoints()
+        for file in found:
+            file.open("rb").close()  # what may not be read is not damaged
+            if not _is_whole(file, fits):
+                continue
+            if file == self.previous:
+                if len(found) > 1:
+                    _log.warning("%s is damaged; the training goes on from the checkpoint before it.", self.last)
+                file.replace(self.last)
+            return
+        _log.warning("%s is damaged, and no other checkpoint is there; the training begins again.", found[0])
+        self._drop()
 
     def _check_ours(self) -> None:
         """Raise KnnError for a link, and for a folder with files of others but no plan of ours."""
@@ -132,6 +171,16 @@ class TrainingFolder:
     def last(self) -> Path:
         """What to go on from."""
         return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before it."""
+        return self.path / "previous.pt"
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint, and keep the one before; KnnError as of the function `save`."""
+        self.previous.unlink(missing_ok=True)  # so that no more than two need space
+        save(self.last, state, before=self.previous)
 
     @property
     def best(self) -> Path:
@@ -197,32 +246,40 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
     return json.dumps({**_MARK, **plan}, sort_keys=True, default=str, indent=1)
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, Any], before: Path | None = None) -> None:
     """Write tensors and plain values so that `load` reads them, whole or not at all.
 
-    Raises KnnError when the file cannot be written; the one before is then still there.
+    The file before, if there is one, takes the name `before`. Raises KnnError when the file cannot be written; the one
+    before is then still there.
     """
     try:
-        with replacing(path) as part, part.open("wb") as file:
-            torch.save(dict(state), file)
+        with replacing(path) as part:
+            with part.open("wb") as file:
+                torch.save(dict(state), file)
+            if before is not None and path.is_file():
+                path.replace(before)
     except RuntimeError as error:  # torch's archive writer, when the file below it refuses
         reason = error.__context__ if isinstance(error.__context__, OSError) else None
         why = (reason.strerror if reason else None) or "the disk refuses"
         raise KnnError(f"{path} cannot be written: {why}.", "Make room; the checkpoint before is kept.") from error
 
 
-def _is_readable(path: Path) -> bool:
+def _is_whole(path: Path, fits: Callable[[Mapping[str, Any]], bool] = lambda state: True) -> bool:
     try:
-        load(path)
+        return fits(load(path))
     except KnnError:
         return False
-    return True
 
 
 def load(path: Path) -> dict[str, Any]:
     """What `save` wrote, on the CPU. Raises KnnError for a file that is missing or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch does not look at checksums
+                raise zipfile.BadZipFile(damaged)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
+        if "allocate memory" in str(error):
+            raise
         raise KnnError(f"The checkpoint {path} cannot be read.", "Begin again with `force`.") from error
     return state

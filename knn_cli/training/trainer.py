@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,10 +329,21 @@ class Trainer:
                 "sound": self.split.corpus.sound_digest,
                 "init": None if origin is None else [origin.fingerprint, origin.config["weights_sha256"]],
             }
-            folder.prepare(self.plan, force=force)
+            folder.prepare(self.plan, force=force, fits=self._fits)
 
         self.group.in_main(prepare)
         return folder
+
+    def _fits(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint holds all that the next step needs, of such a network."""
+        own = self.step.state_dict()
+        weights = checkpoint.get("network")
+        return (
+            {*own, *_CHECKPOINT_KEYS} <= set(checkpoint)
+            and isinstance(weights, Mapping)
+            and {name: getattr(value, "shape", None) for name, value in weights.items()}
+            == {name: value.shape for name, value in own["network"].items()}
+        )
 
     def _resume(self) -> None:
         """Go on from the folder's checkpoint, if it has one."""
@@ -346,7 +357,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.group.is_main:
-            save(self.folder.last, {**self.step.state_dict(), **self.state.checkpoint})
+            self.folder.save({**self.step.state_dict(), **self.state.checkpoint})
 
     def _stopped(self, stopping: StopSignals) -> TrainingStopped:
         hint = f"The checkpoint is in {self.folder.path}; the same command goes on with it."

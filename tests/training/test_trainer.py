@@ -32,7 +32,7 @@ from knn_cli.recognition.classifier import Classifier
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.writer import StoreWriter
 from knn_cli.training import distributed, trainer
-from knn_cli.training.checkpoints import TrainingFolder, load
+from knn_cli.training.checkpoints import TrainingFolder, load, save
 from knn_cli.training.dataset import open_corpus
 from knn_cli.training.distributed import TrainingStopped
 from knn_cli.training.finishing import TrainingResult
@@ -300,9 +300,6 @@ def test_another_recipe_does_not_take_over_an_unfinished_training(corpus: Path, 
         run(corpus, tmp_path / "mine", tiny(), progress=stop)
     with pytest.raises(KnnError, match="another training that is not finished"):
         run(corpus, tmp_path / "mine", tiny(optimizer={"rate": 1e-4}))
-    (tmp_path / "mine.training" / "last.pt").write_bytes(b"PK half a file")
-    with pytest.raises(KnnError, match="cannot be read"):
-        run(corpus, tmp_path / "mine", tiny())
 
 
 @pytest.fixture
@@ -780,14 +777,58 @@ def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path: Path) -> None:
     assert (folder / "thesis.txt").exists()
 
 
-def test_force_begins_again_after_a_damaged_checkpoint(tmp_path: Path) -> None:
+def test_force_begins_again_where_weights_of_an_epoch_are_damaged(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path / "mine")
     folder.prepare({"seed": 0})
-    folder.last.write_bytes(b"half a checkpoint")
+    save(folder.last, {"step": 1})
+    folder.best.write_bytes(b"half")
     folder.prepare({"seed": 0})
     assert folder.last.is_file()
     folder.prepare({"seed": 0}, force=True)
-    assert not folder.last.is_file()
+    assert not folder.last.is_file() and not folder.best.is_file()
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "a bit": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+    "text": lambda data: b"PK half a file",
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "weights", "another network"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, both: bool
+) -> None:
+    recipe = tiny(schedule={"epochs": 1}, loop={"checkpoint": 1, "classifier": "head"})
+    stopped(corpus, tmp_path / "mine", recipe)
+    folder = TrainingFolder(tmp_path / "mine")
+    assert (load(folder.previous)["step"], load(folder.last)["step"]) == (2, 3)
+    for file in (folder.last, folder.previous)[: 1 + both]:
+        if damage in DAMAGES:
+            file.write_bytes(DAMAGES[damage](file.read_bytes()))
+        else:
+            state = load(file)
+            other = {name: value[:1] for name, value in state["network"].items()}
+            save(file, state["network"] if damage == "weights" else {**state, "network": other})
+    seen: list[int] = []
+    run(corpus, tmp_path / "mine", recipe, progress=lambda step, total: seen.append(step))
+    assert seen == [*range(1 if both else 3, 7)]
+    assert ("begins again" if both else "goes on from the checkpoint before it") in caplog.text
+    assert sorted(file.name for file in folder.path.iterdir()) == ["metrics.1.jsonl"] * both + ["metrics.jsonl"]
+
+
+def test_a_training_killed_between_two_checkpoints_goes_on_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = TrainingFolder(tmp_path / "mine")
+    folder.prepare({"seed": 0})
+    folder.save({"step": 1})
+    folder.last.rename(folder.previous)
+    folder.prepare({"seed": 0})
+    assert load(folder.last) == {"step": 1} and not caplog.text
 
 
 def stopped(corpus: Path, out: Path, recipe: Recipe) -> None:
