@@ -255,8 +255,8 @@ def _hold(held: ExitStack, name: str, path: Path) -> None:
     """Lock an output until `held` is closed; KnnError if another process writes it, or nobody may."""
     from knn_cli.core.locks import locked
 
-    if name == "keep" and not path.suffix:  # a folder that several commands may fill
-        return
+    if name == "keep" and (path.suffix.lower() not in (".h5", ".hdf5") or path.is_dir()):
+        return  # a folder that several commands may fill, whose files the command locks
     is_folder = name == "report" or not path.suffix
     if is_folder or path.parent.is_dir():  # else the command says so
         held.enter_context(locked(path, is_folder=is_folder))

@@ -11,10 +11,12 @@ import typer
 
 from knn_cli.cli.options import flag, given
 from knn_cli.core.errors import KnnError
+from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import check_unique_stems, make_output_folder
 from knn_cli.core.visible_text import readable
 
 if TYPE_CHECKING:
+    from knn_cli.cli.turn_outputs import Hold
     from knn_cli.networks.bundle import Bundle
 
 STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
@@ -139,8 +141,12 @@ def _kept_sources(paths: list[Path]) -> Sources:
     return Sources(paths, names, sounds, channels, next(iter(embedders.values()), ""), kept=True)
 
 
-def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path], force: bool) -> dict[Path, Path]:
+def keep_targets(
+    keep: Path | None, paths: Sequence[Path], read: Collection[Path], force: bool, hold: Hold
+) -> dict[Path, Path]:
     """Recording -> the file that its analysis is kept in: `keep` itself, or a file per recording in that folder.
+
+    `hold` enters the lock of the files in a folder until the command ends.
 
     Raises
     ------
@@ -162,6 +168,7 @@ def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path
     else:
         targets = {path: keep / f"{path.stem}.h5" for path in paths}
         make_output_folder(keep, list(targets.values()), list(read))
+        hold(locked_files(targets.values()))
     for target in targets.values():
         check_free(target, force)
     return targets

@@ -207,8 +207,8 @@ def diarize(
     if outputs.format == "html" or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
-    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force)
-    keep_files = diarization_sources.keep_targets(keep, paths, others, force)
+    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, hold=ctx.with_resource)
+    keep_files = diarization_sources.keep_targets(keep, paths, others, force, ctx.with_resource)
     received.receive()
 
     needs_model = options.clusterer in (None, "vbx") or speakers is not None or link_speakers

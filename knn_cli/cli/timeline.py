@@ -140,6 +140,7 @@ def timeline(
     one label for all their turns.
     """
     from knn_cli.cli import beyond, progress, stdin
+    from knn_cli.core.locks import locked_files
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
     from knn_cli.networks.chunk_setting import parse_chunk
@@ -156,6 +157,7 @@ def timeline(
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
+    ctx.with_resource(locked_files(writer.files))
     received.receive()
     classifier = Classifier(
         model,
@@ -222,7 +224,13 @@ def _format(as_json: bool, asked: TimelineFormat | None, out: Path | None) -> st
 
 
 class _TimelineWriter:
-    """Writes timelines to stdout, to a file, or to one file per recording; the outputs are checked beforehand."""
+    """Writes timelines to stdout, to a file, or to one file per recording; the outputs are checked beforehand.
+
+    Attributes
+    ----------
+    files : list of Path
+        The files of recordings in a folder.
+    """
 
     def __init__(
         self, paths: list[Path], read: list[Path], out: Path | None, out_dir: Path | None, format: str | None
@@ -245,11 +253,12 @@ class _TimelineWriter:
             message = f"Several recordings in one {self._format.name} file could not be distinguished."
             raise KnnError(message, "Give --out-dir for one file per recording.")
         self._targets = dict.fromkeys(paths, out)
+        self.files: list[Path] = []
         if out_dir is not None:
             names = labels.recording_names(paths)
-            targets = [out_dir / f"{name}{self._format.suffix}" for name in names]
-            self._targets = dict(zip(paths, targets, strict=True))
-            make_output_folder(out_dir, targets, read)
+            self.files = [out_dir / f"{name}{self._format.suffix}" for name in names]
+            self._targets = dict(zip(paths, self.files, strict=True))
+            make_output_folder(out_dir, self.files, read)
 
     def write(self, path: Path, result: LanguageTimeline) -> None:
         from knn_cli.formats import span_formats

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from knn_cli.audio import reading
 from knn_cli.cli.options import check_text_output
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import check_output, make_output_folder
 from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
 from knn_cli.store import hdf5
@@ -18,6 +20,8 @@ from knn_cli.store.writer import check_free
 
 if TYPE_CHECKING:
     from knn_cli.diarization.removal_outputs import SpeakerRemoval
+
+Hold = Callable[[AbstractContextManager[None]], object]
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def check(
     others: Sequence[Path] = (),
     *,
     force: bool = False,
+    hold: Hold = lambda lock: None,
 ) -> None:
-    """Check the outputs before hours of work, and create their folder.
+    """Check the outputs before hours of work, and create their folder and lock the files in it.
 
     Parameters
     ----------
@@ -97,6 +102,8 @@ def check(
         Other files that are read, or folders with RTTM or audio files.
     force : bool
         Whether existing audio and stores may be replaced.
+    hold : callable
+        Enters the lock until the command ends.
 
     Raises
     ------
@@ -118,25 +125,29 @@ def check(
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
     if outputs.folder is None:
         return
-    targets = list(outputs.targets.values())
+    targets, audio = list(outputs.targets.values()), []
     if clean is not None:
         for source in sources:
-            targets += _cleaned(clean, source, force)
+            files, edited = _cleaned(clean, source)
+            targets += files
+            audio += edited
     if len(set(targets)) < len(targets):
         target = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or process it separately.")
     make_output_folder(outputs.folder, targets, read)
+    hold(locked_files(targets))
+    for file in audio:
+        if file.exists() and not force:
+            raise KnnError(f"{file} exists already.", "Name another folder, or replace it with --force.")
 
 
-def _cleaned(clean: SpeakerRemoval, source: Path, force: bool) -> list[Path]:
-    """Files that speaker removal writes for a recording; unreadable recordings are reported later."""
+def _cleaned(clean: SpeakerRemoval, source: Path) -> tuple[list[Path], list[Path]]:
+    """Files that speaker removal writes for a recording, and which are audio; unreadable ones are reported later."""
     listed = [clean.list_path(source)] if clean.unwanted is not None else []
     if not clean.writes_sound:
-        return listed
+        return listed, []
     try:
         audio, turns = clean.audio_path(source), clean.turns_path(source)
     except AudioError:
-        return listed
-    if audio.exists() and not force:
-        raise KnnError(f"{audio} exists already.", "Name another folder, or replace it with --force.")
-    return [*listed, audio, turns]
+        return listed, []
+    return [*listed, audio, turns], [audio]

@@ -3,18 +3,22 @@
 They are the system's locks (flock), which end with the process that holds them, however it ends. The file `.NAME.lock`
 beside NAME is removed at the end; one that a killed process left is taken over by the next. Where the system or the
 file system has no such locks, nothing is locked.
+
+Of the many files that a run writes into one folder, each is a byte of that folder's `.knn.lock` (lockf), so that one
+open file holds thousands of locks and several runs can fill one folder with different files.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,8 @@ else:
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of ours are longer than their output's
 
+_FILES_LOCK = ".knn.lock"
+_ENTRANCE = 1 << 60  # a byte that stands for no file
 _MAX_MARK_BYTES = 4096
 _guard = threading.Lock()
 _holders: Counter[Path] = Counter()  # outputs that this process has locked, and how often
@@ -140,6 +146,79 @@ def locked(path: str | Path, *, is_folder: bool = False) -> Iterator[None]:
         for folder in made:
             with suppress(OSError):  # it is not empty, as it should be
                 folder.rmdir()
+
+
+@contextmanager
+def locked_files(paths: Iterable[str | Path]) -> Iterator[None]:
+    """Be the only process that writes any of these files, as `locked`, for many files of few folders.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Their folders must exist. Those of a folder in which this user may not lock are not locked.
+
+    Raises
+    ------
+    KnnError
+        If another process is writing one of them.
+    """
+    folders: dict[Path, dict[int, str | Path]] = {}
+    for path in paths:
+        target = resolved(path)
+        folders.setdefault(target.parent, {})[_byte_of(target.name)] = path
+    with ExitStack() as held:
+        for folder, places in folders.items():
+            held.enter_context(_locked_bytes(folder / _FILES_LOCK, places))
+        yield
+
+
+def _byte_of(name: str) -> int:
+    """The byte of a lock file that stands for a file beside it."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:7], "big")
+
+
+@contextmanager
+def _locked_bytes(path: Path, places: dict[int, str | Path]) -> Iterator[None]:
+    """Hold bytes of a lock file, which stand for outputs; KnnError for the first that another process holds."""
+    file = _taken_bytes(path, places)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_UN)
+                if _lock_bytes(file, 0, 0) and is_same_file(file, path) and read_mark(file, "lock"):
+                    path.unlink()
+            os.close(file)
+
+
+def _taken_bytes(path: Path, places: dict[int, str | Path]) -> int | None:
+    """The descriptor of the lock file, None where it cannot be had."""
+    while _has_locks:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+        except OSError:  # another user's, or no place for files; writing the outputs will tell
+            return None
+        busy = [output for place, output in places.items() if not _lock_bytes(file, place)]
+        if is_same_file(file, path):  # else the process that held it has removed it
+            if not busy:
+                if read_mark(file, "lock") == {}:
+                    write_mark(file, "lock", path.parent.name)
+                return file
+            if _lock_bytes(file, _ENTRANCE):  # else the process that holds it is about to remove it
+                os.close(file)
+                raise KnnError(f"{busy[0]} is being written by another process.", "Wait for it to end.")
+        os.close(file)
+    return None
+
+
+def _lock_bytes(file: int, start: int, length: int = 1) -> bool:
+    """Lock bytes of a file, all for the length 0; False where another process holds one of them."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # else a file system without locks
+    return True
 
 
 def _lock_path(target: Path) -> Path:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from knn_cli.store.writer import write_store
 from tests.helpers.command import knn
@@ -53,6 +55,35 @@ def test_one_command_at_a_time_writes_an_output(store: Path, tmp_path: Path, nam
         assert result.exit_code == 1 and "is being written by another process" in result.output
     assert knn("convert", store, tmp_path / name).exit_code == 0
     assert not list(tmp_path.glob(".*"))
+
+
+SILERO = ("--model", ROOT / "tests" / "data" / "tiny-test", "--segmentation", "silero", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("command", "busy"),
+    [
+        (("diarize", *SILERO, "--out-dir", "out", "--format", "csv"), "out/talk.csv"),
+        (("diarize", *SILERO, "--out-dir", "out", "--unwanted", "least", "--cut"), "out/talk_cut.wav"),
+        (("diarize", *SILERO, "--keep", "out"), "out/talk.h5"),
+        (("diarize", *SILERO, "--keep", "out.v1"), "out.v1/talk.h5"),
+        (("timeline", "--device", "cpu", "--out-dir", "out", "--format", "srt"), "out/talk.srt"),
+    ],
+)
+def test_one_command_at_a_time_writes_files_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], busy: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("talk.wav", "other.wav"):
+        soundfile.write(name, np.zeros(16000), 16000)
+    Path(busy).parent.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with locked_elsewhere(tmp_path / busy, files=True):
+        result = knn(*command, "talk.wav")
+        assert result.exit_code == 1 and f"{busy} is being written by another process" in result.output
+        assert sorted(tmp_path.rglob("*")) == sorted([*before, (tmp_path / busy).with_name(".knn.lock")])
+        assert knn(*command, "other.wav").exit_code == 0
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("name", ["out.npz", "out.h5", "folder", "new/folder"])

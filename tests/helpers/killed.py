@@ -24,17 +24,17 @@ def run_killed(script: str, *arguments: object) -> None:
 
 HOLD = """
 import sys
-from knn_cli.core.locks import locked
-with locked(sys.argv[1]):
+from knn_cli.core.locks import locked, locked_files
+with locked_files(sys.argv[1:]) if FILES else locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def locked_elsewhere(path: Path) -> Iterator[None]:
-    """Let another process hold the lock of an output."""
-    command = [sys.executable, "-c", HOLD, str(path)]
+def locked_elsewhere(*paths: Path, files: bool = False) -> Iterator[None]:
+    """Let another process hold the lock of an output, or those of files."""
+    command = [sys.executable, "-c", HOLD.replace("FILES", str(files)), *map(str, paths)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
         try:
