@@ -23,11 +23,14 @@ from knn_cli.cli.options import (
     VerboseOption,
     counted,
     epilog,
+    flag,
+    given,
     refuse_beside,
     sound_channel,
     switch,
     valued,
 )
+from knn_cli.core.errors import KnnError
 
 EPILOG = epilog(
     "knn convert recordings/ corpus.h5 --segment 4",
@@ -96,14 +99,16 @@ def convert(
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
-    classes, a,b,c or a file of them), and a model becomes an ONNX file, with --languages a model of these labels, or
-    with --int8 a model in 8 bits.
+    classes, a,b,c or a file of them), as does a saved classifier of KNN-proj, and a model becomes an ONNX file, with
+    --languages a model of these labels, or with --int8 a model in 8 bits.
     """
     from knn_cli.networks import bundle, conversion
 
     if (names := parse_languages(languages)) is not None:
         refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
         _keep_labels(src, out, names, force)
+        return
+    if _converted_glc(ctx, src, out, force):
         return
     assert segment is not None  # it has a default here
 
@@ -151,6 +156,24 @@ def convert(
         of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
         console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
     leave(result.failures, report_errors=True)
+
+
+def _converted_glc(ctx: typer.Context, src: Path, out: Path, force: bool) -> bool:
+    """Whether the source is a saved classifier of KNN-proj, which is then converted."""
+    from knn_cli.store import hdf5
+
+    if src.suffix.lower() not in hdf5.SUFFIXES:
+        return False
+    from knn_cli.recognition.saved_glc import convert_saved_glc, is_saved_glc
+
+    if not is_saved_glc(src):
+        return False
+    if more := sorted(given(ctx) - {"src", "out", "force", "quiet", "verbose"}):
+        raise KnnError(f"{flag(ctx, more[0])} does not apply to {src}, a saved classifier.", "Leave it out.")
+    labels = convert_saved_glc(src, out, force=force).config["labels"]
+    console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with `knn classify --model`.")
+    console.note("It classifies stores of embeddings of whichever model it was fitted on: the file does not say which.")
+    return True
 
 
 def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:

@@ -14,6 +14,7 @@ from knn_cli.cli.console import console
 from knn_cli.cli.label_lists import parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
+    INPUT,
     MODEL,
     OUTPUT,
     SAMPLING,
@@ -36,7 +37,9 @@ from knn_cli.cli.options import (
     complete_models,
     epilog,
     note_classifier,
+    refuse_together,
     refuse_without,
+    switch,
     valued,
 )
 from knn_cli.core.errors import KnnError
@@ -47,6 +50,7 @@ EPILOG = epilog(
     "knn evaluate test.h5 --model my-dialects",
     "knn evaluate emb.h5 --model my-dialects --split split.tsv --report report/",
     "knn evaluate emb.h5 --model my-dialects --compare other --curve 6 --json",
+    "knn evaluate scores.h5 --scores",
 )
 
 
@@ -56,6 +60,9 @@ def evaluate(
         list[Path], typer.Argument(metavar="STORE", help="Stores of sound or embeddings with true labels.")
     ],
     no_vad: NoVadOption = False,
+    scores: Annotated[
+        bool, switch("--scores", panel=INPUT, help="Take the rows of stores as scores of their sorted labels.")
+    ] = False,
     out: TextOption = None,
     as_json: JsonOption = False,
     report: Annotated[
@@ -117,10 +124,13 @@ def evaluate(
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.evaluate_test_sets import TestSetOptions, evaluate_test_sets
+    from knn_cli.recognition.given_scores import scores_as_classifier
     from knn_cli.reports.report import check_report_folder
     from knn_cli.reports.test_set_report import result_notes, write_test_set_report
 
     refuse_without(ctx, {"part": ("split",), "force": ("report",)})
+    others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
+    refuse_together(ctx, [("scores", name) for name in others])
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
     read = [*sources, *([split] if split else [])]
     check_text_output(out, read)
@@ -128,24 +138,28 @@ def evaluate(
         check_report_folder(report, sources=read, force=force)
         if out is not None and report.resolve() in out.resolve().parents:
             raise KnnError(f"{out} is in the folder of the report, which is replaced as a whole.", "Name another file.")
-    classifiers = [
-        Classifier(
-            name,
-            device=device.value,
-            batch_seconds=batch_seconds,
-            chunk=parse_chunk(chunk),
-            languages=parse_languages(languages),
-            open_set=not no_unknown,
-        )
-        for name in (model, *(compare or []))
-    ]
-    for classifier in classifiers:
-        note_classifier(model, classifier)
-    with console.progress("Classifying") as progress:
-        options = TestSetOptions(
-            split=split, part=part, max_segments=curve, bootstrap=draws, priors=weights, use_vad=not no_vad
-        )
-        result = evaluate_test_sets(sources, classifiers, options, progress=progress)
+    options = TestSetOptions(
+        split=split, part=part, max_segments=curve, bootstrap=draws, priors=weights, use_vad=not no_vad
+    )
+    if scores:
+        with scores_as_classifier(sources) as given_scores:
+            result = evaluate_test_sets(sources, [given_scores], options)
+    else:
+        classifiers = [
+            Classifier(
+                name,
+                device=device.value,
+                batch_seconds=batch_seconds,
+                chunk=parse_chunk(chunk),
+                languages=parse_languages(languages),
+                open_set=not no_unknown,
+            )
+            for name in (model, *(compare or []))
+        ]
+        for classifier in classifiers:
+            note_classifier(model, classifier)
+        with console.progress("Classifying") as progress:
+            result = evaluate_test_sets(sources, classifiers, options, progress=progress)
     notes = result_notes(result, curve)
     for note in notes:
         console.note(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +106,9 @@ def _config_beside(path: Path) -> Path | None:
     """The config.yaml of wespeaker or 3D-Speaker beside a checkpoint, or beside its folder `models`; else None."""
     folders = [path.parent, *(folder.parent for folder in path.parents[:2] if folder.name == "models")]
     for file in (folder / "config.yaml" for folder in folders if path.is_file()):
-        if file.is_file() and origin_in(read_yaml(file)) is not None:
-            return file
+        with suppress(KnnError):  # one of another program may be anything
+            if file.is_file() and origin_in(read_yaml(file)) is not None:
+                return file
     return None
 
 
