@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import select
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, AnyStr, BinaryIO
 
 from knn_cli.core.errors import KnnError
 
 MAX_TEXT_BYTES = 1 << 30  # of a text that is read at once
+MAX_LINE = 1 << 24  # characters or bytes of a line in a file that is read line by line
 WAIT_SECONDS = 5.0  # for the first bytes of a named pipe
 _OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/")  # names of what the process has open, where a pipe has its writer
 _KINDS = {
@@ -96,6 +98,19 @@ def read_bytes(path: Path | str, what: str, *, most: int = MAX_TEXT_BYTES, error
     if max(size, len(data)) > most:
         raise error(f"{path} is larger than {most >> 20} MB, which is not {what}.", "Is it another file?")
     return data
+
+
+def lines_of(stream: IO[AnyStr], path: Path | str, what: str, *, error: type[KnnError] = KnnError) -> Iterator[AnyStr]:
+    """Yield the lines of an open text with their ends. Raises an error for one longer than any line of such a file.
+
+    A file of nothing but zeros would otherwise be one line that fills the memory.
+    """
+    while line := stream.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise error(
+                f"{path} has a line of more than {MAX_LINE >> 20} MB, so it is not {what}.", "Is it another file?"
+            )
+        yield line
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.input_files import open_text
+from knn_cli.core.input_files import lines_of, open_text
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.texts import split_fields, tidy
@@ -98,7 +98,7 @@ def _read_columns(
     check_pointer(path)
     try:
         with TextIOWrapper(open_text(path, "a list of trials"), encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(lines_of(file, path, "a list of trials"), start=1):
                 fields = (
                     [tidy(field) for field in line.split("\t")] if "\t" in line.strip() else split_fields(tidy(line))
                 )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
-from knn_cli.core.input_files import check_regular
+from knn_cli.core.input_files import check_regular, lines_of
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.registry import Registry
 from knn_cli.core.texts import path_text, refuse_repeated, tidy
@@ -285,7 +285,8 @@ def _read_csv(path: Path) -> EmbeddingSet:
     rows: list[Floats] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=csv_delimiter(path))
+            text = lines_of(file, path, "a table of embeddings", error=StoreError)
+            reader = csv.reader(text, delimiter=csv_delimiter(path))
             header = [tidy(cell) for cell in next(reader, [])]
             refuse_repeated(header, path, error=StoreError)
             place = {column: header.index(column) for column in (*TEXT_COLUMNS, *TIME_COLUMNS) if column in header}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
-from knn_cli.core.input_files import check_regular
+from knn_cli.core.input_files import MAX_LINE, check_regular, lines_of
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.texts import read_lines, tidy
 
@@ -30,6 +30,7 @@ LABEL_TABLES = {"speaker": "utt2spk", "group": "utt2lang", "subgroup": "utt2subg
 _PLAIN = {b"FV": ("<f4", 1), b"DV": ("<f8", 1), b"FM": ("<f4", 2), b"DM": ("<f8", 2)}
 _COMPRESSED = {b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes per value
 _MAX_KEY_BYTES = 4096
+_MAX_ENTRY_BYTES = 1 << 30
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # in front of a text archive or script that an editor of Windows has saved
 _TABLE_LINE = re.compile(r"[ \t]+")
 _ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
@@ -72,7 +73,7 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
     keys: set[str] = set()
     with _open(path) as script, ExitStack() as stack:
         opened: tuple[Path, BinaryIO, int] | None = None
-        for number, raw in enumerate(script, 1):
+        for number, raw in enumerate(lines_of(script, path, "a script of Kaldi", error=StoreError), 1):
             try:
                 line = raw.removeprefix(_BYTE_ORDER_MARK).decode("utf-8").strip()
             except UnicodeDecodeError as error:
@@ -248,6 +249,8 @@ def _array(file: BinaryIO, size: int) -> Array:
         raise _EntryError(f"its type is {kind!r}")
     if rows < 0 or columns < 0 or need > size - file.tell():
         raise _EntryError("it is truncated")
+    if need > _MAX_ENTRY_BYTES:
+        raise _EntryError(f"it has {need:,} bytes, which no matrix of embeddings has")
     if kind in _PLAIN:
         return np.frombuffer(file.read(need), dtype=dtype).reshape(shape)
     from kaldiio.matio import read_matrix_or_vector
@@ -260,18 +263,18 @@ def _array(file: BinaryIO, size: int) -> Array:
 
 
 def _text(mark: bytes, file: BinaryIO) -> Array:
-    line = mark + file.readline()
+    line = mark + file.readline(MAX_LINE)
     if not line.lstrip().startswith(b"["):
         raise _EntryError("it is neither binary nor text in square brackets")
-    lines = [line.replace(b"[", b"", 1)]
-    while b"]" not in lines[-1]:
-        lines.append(file.readline())
-        if not lines[-1]:
+    rows = [line.replace(b"[", b"", 1)]
+    while b"]" not in rows[-1]:
+        rows.append(file.readline(MAX_LINE))
+        if not rows[-1].endswith(b"\n") and b"]" not in rows[-1]:
             raise _EntryError("it is truncated")
-    last, _, rest = lines[-1].partition(b"]")
+    last, _, rest = rows[-1].partition(b"]")
     if rest.strip():
         raise _EntryError("something follows the closing bracket")
-    rows = [np.array(line.split(), dtype=np.float64) for line in [*lines[:-1], last] if line.strip()]
-    if len(lines) == 1:
-        return rows[0] if rows else np.zeros(0)
-    return np.stack(rows) if rows else np.zeros((0, 0))
+    values = [np.array(row.split(), dtype=np.float64) for row in [*rows[:-1], last] if row.strip()]
+    if len(rows) == 1:
+        return values[0] if values else np.zeros(0)
+    return np.stack(values) if values else np.zeros((0, 0))

@@ -22,6 +22,9 @@ SHARD_SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
 )
 MAX_MEMBER_BYTES = 1 << 30
+MAX_LABEL_BYTES = 1 << 20  # transcripts are texts too
+# What tarfile raises for damaged headers, which it documents for some of them only.
+_DAMAGED = (tarfile.TarError, OSError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 FLAC_HEAD_BYTES = 1 << 16  # in which a FLAC counts its samples
 
 
@@ -39,6 +42,14 @@ def _member_seconds(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> fl
         raise unreadable(shard, member.name, error) from error
 
 
+def _label(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> str:
+    """The text of a label; AudioError for a member that is larger than any."""
+    if member.issparse() or member.size > MAX_LABEL_BYTES:
+        message = f"{shard}: {member.name} has holes, or more than {MAX_LABEL_BYTES >> 10} KB."
+        raise AudioError(message, "It is no label.")
+    return file.read().decode("utf-8").strip()
+
+
 def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
     """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
     sounds: dict[str, tuple[int, int, float]] = {}
@@ -53,10 +64,10 @@ def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, s
                     continue
                 suffix = PurePosixPath(member.name).suffix.lower()
                 if suffix in (".cls", ".txt"):
-                    texts[key(member.name)] = file.read().decode("utf-8").strip()
+                    texts[key(member.name)] = _label(shard, member, file)
                 elif suffix in SHARD_SUFFIXES:
                     sounds[member.name] = (member.offset_data, member.size, _member_seconds(shard, member, file))
-    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+    except _DAMAGED as error:
         raise AudioError(f"{shard} is no tar shard of audio: {error}.", "Shards are not compressed.") from error
     return sounds, texts
 

@@ -305,17 +305,17 @@ def compressed() -> Iterator[Hostile]:
 
     def tar(change: Callable[[tarfile.TarInfo], None], data: bytes = b"") -> Lay:
         def lay(folder: Path) -> list[str]:
-            with tarfile.open(folder / "x.tar", "w") as archive:
+            sound = data or _wave(16000, 1, 16, samples=bytes(32000))
+            with (folder / "x.tar").open("wb") as file:
                 for label in ("a", "b"):
                     for number in range(4):
-                        member = tarfile.TarInfo(f"{label}{number}.wav")
-                        sound = data or _wave(16000, 1, 16, samples=bytes(32000))
-                        member.size = len(sound)
-                        change(member)
-                        archive.addfile(member, io.BytesIO(sound))
-                        text = tarfile.TarInfo(f"{label}{number}.cls")
-                        text.size = 1
-                        archive.addfile(text, io.BytesIO(label.encode()))
+                        for suffix, content in (("wav", sound), ("cls", label.encode())):
+                            member = tarfile.TarInfo(f"{label}{number}.{suffix}")
+                            member.size = len(content)
+                            if suffix == "wav":
+                                change(member)
+                            file.write(member.tobuf() + content + bytes(-len(content) % 512))
+                file.write(bytes(1024))
             return ["train", str(folder / "x.tar"), "--recipe", "recipe.toml", "-o", str(folder / "out"), *HEARD]
 
         return lay
@@ -337,10 +337,16 @@ def compressed() -> Iterator[Hostile]:
         {"name": "\x1b[1m.wav"},
         {"pax_headers": {"GNU.sparse.realsize": str(1 << 40), "GNU.sparse.major": "1", "GNU.sparse.minor": "0"}},
         {"pax_headers": {"size": "nan"}},
+        {"type": tarfile.GNUTYPE_SPARSE},
+        {"type": tarfile.GNUTYPE_SPARSE, "size": 1 << 40},
         {"pax_headers": {"path": "y" * 100000}},
         {"name": ""},
     ):
         yield Hostile("tar", tar(setting(**values)))
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "z.cls"}
+    for size in (1 << 40, 1 << 63, -1):
+        headers_of = {**sparse, "GNU.sparse.realsize": str(size)}
+        yield Hostile("tar", tar(setting(name="z.cls", pax_headers=headers_of), b"1\n0\n0\n" + bytes(506)))
 
 
 # ---- HDF5 ----
@@ -764,7 +770,7 @@ def special_files() -> Iterator[Hostile]:
         "y.h5": ("evaluate", "{x}", "--model", "dialects"),
         "z.h5": ("diarize", "plain.wav", *TINY, "--speakers", "{x}"),
         "x.yaml": ("convert", "checkpoints/avg_model.pt", "{d}/out", "--config", "{x}"),
-        "config.json": ("info", "{d}"),
+        "config.json": ("embed", "plain.wav", "--no-vad", "--model", "{d}", *HEARD),
     }
     for kind, make in makers.items():
         for name, command in reads.items():
@@ -775,7 +781,45 @@ def special_files() -> Iterator[Hostile]:
                 make(folder / name)
                 return [part.replace("{x}", str(folder / name)).replace("{d}", str(folder)) for part in command]
 
-            yield Hostile(f"special file {kind}", lay, True)
+            yield Hostile(f"special file {kind}", lay, refused=kind != "folder" or command[0] != "info")
+
+
+def holes() -> Iterator[Hostile]:
+    """Files of a terabyte that hold next to nothing: a beginning, and then a hole."""
+    beginnings = {
+        "x.ark": (b"", b"key ", b"key  [ 1", b"key \0BFM \4\0\0\0\x7f\4\0\1\0\0", b"key \0BCM " + b"\1" * 16),
+        "x.scp": (b"", b"key x.ark:0\n"),
+        "x.csv": (b"", b"name,e0\na,1\n", b'name,e0\n"'),
+        "x.npz": (b"", b"PK\3\4"),
+        "x.gz": (b"", b"\x1f\x8b\x08\0\0\0\0\0\0\0"),
+        "x.pt": (b"", b"PK\3\4", b"\x80\x02"),
+        "x.safetensors": (b"", (100).to_bytes(8, "little") + b"{}"),
+        "x.h5": (b"", b"\x89HDF\r\n\x1a\n"),
+    }
+    commands: dict[str, tuple[str, ...]] = {
+        "x.tsv": ("train", "emb.h5", "-o", "{d}/out", "--split", "{x}"),
+        "y.csv": ("convert", "corpus", "{d}/out.h5", "--labels", "{x}"),
+        "z.csv": ("train", "emb.h5", "-o", "{d}/out", "--groups", "{x}"),
+        "x.rttm": ("diarize", "plain.wav", *TINY, "--segmentation", "silero", "--reference", "{x}"),
+        "x.uem": ("diarize", "plain.wav", *TINY, "--reference", "turns.rttm", "--uem", "{x}"),
+        "x.txt": ("verify", "{x}", "emb.h5"),
+        "x.json": ("diarize", "kept.h5", "--corrections", "{x}"),
+        "x.toml": ("train", "audio.h5", "--recipe", "{x}", "-o", "{d}/out"),
+        "x.tar": ("train", "{x}", "--recipe", "recipe.toml", "-o", "{d}/out", *HEARD),
+        "x.yaml": ("convert", "checkpoints/avg_model.pt", "{d}/out", "--config", "{x}"),
+        "config.json": ("embed", "plain.wav", "--no-vad", "--model", "{d}", *HEARD),
+    }
+    for name in (*beginnings, *commands):
+        for beginning in beginnings.get(name, (b"", b"a b\n")):
+
+            def lay(folder: Path, name: str = name, beginning: bytes = beginning) -> list[str]:
+                with (folder / name).open("wb") as file:
+                    file.write(beginning)
+                    file.truncate(1 << 40)
+                command = commands.get(name, CONVERT)
+                return [part.replace("{x}", str(folder / name)).replace("{d}", str(folder)) for part in command]
+
+            yield Hostile("hole", lay, True)
 
 
 def foreign_files() -> Iterator[Hostile]:
@@ -825,6 +869,7 @@ def everything(seeds: Path) -> list[Hostile]:
         tables,
         options,
         special_files,
+        holes,
         foreign_files,
     )
     columns = [list(source()) for source in sources]
