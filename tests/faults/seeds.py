@@ -161,7 +161,10 @@ def embeddings(embedder: str, seed: int = 0) -> EmbeddingSet:
 
 
 def models(folder: Path) -> None:
-    """`tiny` embeds, `head` classifies with a head, `who` finds local speakers; all with weights drawn by a seed."""
+    """`tiny` embeds, `head` classifies with a head, `who` finds local speakers, `speaker` tells speakers apart.
+
+    All of them have weights drawn by a seed.
+    """
     import torch
 
     from knn_cli.core.registry import SEGMENTERS
@@ -175,6 +178,27 @@ def models(folder: Path) -> None:
     config = {"name": "who", "kind": "segmenter", "audio": {"rate": RATE, "scale": 1.0}}
     state = SEGMENTERS.build("pyannet", **args).state_dict()
     bundle.write(folder / "who", {**config, "segmenter": {"name": "pyannet", "args": args}}, state=state)
+    _speaker_model(folder)
+
+
+def _speaker_model(folder: Path) -> None:
+    """`speaker`: a CAM++ with a speaker decision and a PLDA."""
+    from knn_cli.diarization.clustering import plda
+    from knn_cli.networks import bundle
+    from knn_cli.networks.construction import build_network
+
+    shipped = json.loads((TOP / "models" / "voice" / "config.json").read_text())
+    sizes = {"width": 4, "channels": 8, "growth": 4, "bottleneck": 2, "blocks": [1, 1, 1], "bins": 16}
+    config = {"name": "speaker", "kind": "embedder", "audio": {"rate": RATE, "scale": 1.0}}
+    config |= {
+        "encoder": {"name": "campplus", "args": sizes},
+        "pooling": {"name": "campplus", "args": {"dimension": 8}},
+    }
+    config["speaker_decision"] = shipped["speaker_decision"]
+    written = bundle.write(folder / "speaker", config, state=build_network(config).state_dict())
+    rows = np.random.default_rng(0).normal(size=(60, 8)) + np.repeat(np.eye(8)[:6], 10, axis=0)
+    fitted = plda.EmbeddingPLDA.fit(rows, np.repeat(np.arange(6), 10), dimension=4)
+    fitted.save(folder / "speaker" / plda.FILE, embedder=written.fingerprint)
 
 
 def stores(folder: Path, knn: Any) -> None:
@@ -310,6 +334,8 @@ def build(folder: Path, knn: Any, *, containers: bool = True) -> Path:
     tables(folder)
     stores(folder, knn)
     checkpoints(folder)
+    if (folder / "checkpoints" / "whisper").is_dir():  # as the shipped `language` is
+        knn("convert", "checkpoints/whisper", "lid")
     shutil.copyfile(folder / "plain.wav", folder / "secret.wav")
     soundfile.write(folder / "silence.wav", np.zeros(RATE, np.float32), RATE)
     return folder

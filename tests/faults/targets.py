@@ -96,6 +96,7 @@ def targets(seeds: Path) -> list[Target]:
     embed = ("embed", "plain.wav", "--no-vad", "--json", "--model", "{x}", *HEARD)
     verify = ("verify", "trials.txt", "emb.h5", "--json", "--model", "{x}")
     labels = ("convert", "{x}", "{out}", "--languages", "a,b")
+    of_speakers = ("--segmentation", "silero", "--model", "{x}", *HEARD)
     kaldi = ("emb.utt2spk", "emb.utt2lang", "emb.utt2subgroup", "emb.scp")
     table = (("convert", "{x}", "{out}.h5"),)
     found = [
@@ -155,8 +156,26 @@ def targets(seeds: Path) -> list[Target]:
             12,
             ("classifier.h5", "classifier.h5", "classifier.h5", "config.json"),
         ),
+        Target(
+            "model of speakers",
+            "speaker",
+            (
+                ("info", "{x}"),
+                embed,
+                ("diarize", "meeting.wav", *of_speakers, "--clusterer", "vbx", "--num-speakers", "2", "--json"),
+                ("diarize", "plain.wav", *of_speakers, "--speakers", "corpus", "--json"),
+                ("timeline", "meeting.wav", "--diarize", "--model", "{x}", *HEARD),
+            ),
+            10,
+            ("config.json", "config.json", "plda.safetensors", "plda.safetensors", "weights.safetensors"),
+        ),
         Target("classifier with PLDA", "voices", (verify,), 4, ("classifier.h5",)),
     ]
+    if (seeds / "lid").is_dir():
+        classify = ("classify", "plain.wav", "--no-vad", "--json", "--model", "{x}", *HEARD)
+        timeline = ("timeline", "plain.wav", "--model", "{x}", *HEARD)
+        files = ("config.json", "config.json", "weights.safetensors")
+        found.append(Target("model of languages", "lid", (("info", "{x}"), classify, timeline, labels), 8, files))
     convert = (("convert", "{x}", "{out}"),)
     for path in sorted((seeds / "checkpoints").iterdir()):
         inside = tuple(sorted(one.name for one in path.iterdir())) if path.is_dir() else ()
