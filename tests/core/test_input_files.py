@@ -1,5 +1,6 @@
 """What may be opened: files, and pipes where a text is read once."""
 
+import io
 import os
 import socket
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from knn_cli.core import input_files
 from knn_cli.core.errors import KnnError, StoreError
-from knn_cli.core.input_files import check_regular, read_bytes
+from knn_cli.core.input_files import check_regular, lines_of, read_bytes
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
@@ -76,3 +77,11 @@ def test_what_is_missing_or_too_long_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "none", "a\0b"):
         with pytest.raises(KnnError, match="cannot be read"):
             check_regular(path, "a table")
+
+
+def test_a_line_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_files, "MAX_LINE", 4)
+    assert list(lines_of(io.StringIO("ab\nabc\nabcd"), "x", "a table")) == ["ab\n", "abc\n", "abcd"]
+    for stream in (io.StringIO("ab\nabcde"), io.BytesIO(bytes(100))):
+        with pytest.raises(KnnError, match="x has a line of more than"):
+            list(lines_of(stream, "x", "a table"))

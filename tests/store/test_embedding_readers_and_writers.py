@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import pickle
+import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -250,6 +251,19 @@ def test_tables_beside_an_archive_give_labels(tmp_path: Path) -> None:
     assert found.speaker.tolist() == ["ann", "bob", "bob"]
     assert found.group.tolist() == ["", "cs", "cs"]
     np.testing.assert_array_equal(found.data, [[1, 2], [3, 4], [5, 6]])
+
+
+def test_what_no_matrix_of_embeddings_has_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    heads = {
+        "fm": b"key \0BFM \4" + struct.pack("<i", 1 << 20) + b"\4" + struct.pack("<i", 1 << 10),
+        "text": b"key  [ 1",
+    }
+    for name, head in heads.items():
+        with (tmp_path / f"{name}.ark").open("wb") as file:
+            file.write(head)
+            file.truncate(1 << 40)  # a hole
+        with pytest.raises(StoreError, match=r"no matrix of embeddings has|is truncated"):
+            read_embeddings(tmp_path / f"{name}.ark")
 
 
 def test_an_utterance_that_comes_twice_is_refused(tmp_path: Path) -> None:

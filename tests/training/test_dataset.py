@@ -152,6 +152,16 @@ def test_a_damaged_row_of_a_store_is_one_sentence(tmp_path: Path, monkeypatch: p
         open_corpus(tmp_path / "c.h5").samples(0, 0.0, 1.0)
 
 
+def test_members_of_impossible_sizes(tmp_path: Path) -> None:
+    large, sparse = tarfile.TarInfo("a.cls"), tarfile.TarInfo("a.cls")
+    sparse.pax_headers = {"GNU.sparse.map": "1,", "GNU.sparse.size": "x"}
+    large.size = (1 << 20) + 1
+    for member, message in ((large, r"a\.cls has holes, or more than 1024 KB"), (sparse, "is no tar shard")):
+        (tmp_path / "bad.tar").write_bytes(member.tobuf() + bytes(1 << 21))
+        with pytest.raises(AudioError, match=message):
+            open_corpus(tmp_path / "bad.tar")
+
+
 def test_what_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar")
     with pytest.raises(AudioError, match="no tar shard"):
