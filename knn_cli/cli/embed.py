@@ -38,7 +38,7 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.options import EmbeddingOptions
-    from knn_cli.store.labels import Labels
+    from knn_cli.store.corpora.recordings import CorpusRecording
 
 EPILOG = epilog(
     "knn embed corpus.h5 -o embeddings.h5",
@@ -76,10 +76,10 @@ def embed(
     JSON lines. The default model computes speaker embeddings; --model language computes embeddings of languages.
     """
     from knn_cli.embedding.embedder import Embedder
-    from knn_cli.embedding.files import labelled_files
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.store import hdf5
+    from knn_cli.store.corpora.registry import read_corpora
     from knn_cli.store.writer import check_free
 
     refuse_together(ctx, [("as_json", "out")])
@@ -92,19 +92,19 @@ def embed(
         raise KnnError(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
-    files = [] if stores else labelled_files(sources, labels)
+    recordings = [] if stores else read_corpora(sources, labels)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
-        _into_store(stores[0] if stores else files, out, embedder, options, force)
+        _into_store(stores[0] if stores else recordings, out, embedder, options, force)
     elif stores:
         _store_to_stdout(stores[0], embedder, options, as_json)
     else:
-        _files_to_stdout(files, embedder, options, as_json)
+        _recordings_to_stdout(recordings, embedder, options, as_json)
 
 
 def _into_store(
-    source: Path | list[tuple[Path, Labels]], out: Path, embedder: Embedder, options: EmbeddingOptions, force: bool
+    source: Path | list[CorpusRecording], out: Path, embedder: Embedder, options: EmbeddingOptions, force: bool
 ) -> None:
     from knn_cli.embedding import stores
     from knn_cli.store import hdf5
@@ -113,7 +113,7 @@ def _into_store(
         if isinstance(source, Path):
             result = stores.embed_store_into(source, out, embedder, options, force=force, progress=progress)
         else:
-            result = stores.embed_files_into(source, out, embedder, options, force=force, progress=progress)
+            result = stores.embed_recordings_into(source, out, embedder, options, force=force, progress=progress)
     with hdf5.Store(out) as written:
         rows = len(written)
     new = "" if rows == result.rows else f" ({result.rows} new, the rest from before)"
@@ -135,20 +135,22 @@ def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions,
             output.embeddings(sys.stdout, rows, as_json)
 
 
-def _files_to_stdout(
-    files: list[tuple[Path, Labels]], embedder: Embedder, options: EmbeddingOptions, as_json: bool
+def _recordings_to_stdout(
+    recordings: list[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, as_json: bool
 ) -> None:
     from knn_cli.cli import output
-    from knn_cli.embedding.files import embed_files
+    from knn_cli.embedding.files import embed_recordings
     from knn_cli.store import labels
+    from knn_cli.store.row_labels import KeyPath
 
     failures = []
     # Keys of Kaldi's lines: stems, so that pieces of one recording differ, with folders where they do not.
-    keys = labels.distinct([path.stem for path, _ in files], [path.parent for path, _ in files])
-    results = zip(keys, embed_files(files, embedder, options), strict=True)
+    stems = [KeyPath(entry.sound.member or entry.sound.path).stem for entry in recordings]
+    keys = labels.distinct(stems, [entry.sound.path.parent for entry in recordings])
+    results = zip(keys, embed_recordings(recordings, embedder, options), strict=True)
     with console.progress("Embedding") as progress:
         for done, (key, (file, rows)) in enumerate(results, start=1):
-            progress(done, len(files))
+            progress(done, len(recordings))
             if isinstance(rows, KnnError):
                 failures.append(failed(file, rows))
             else:

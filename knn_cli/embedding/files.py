@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from knn_cli.audio import reading, segments, speech_regions
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.folders import is_folder
-from knn_cli.core.values import EmbeddingSet, Segment
-from knn_cli.core.visible_text import visible
+from knn_cli.core.values import EmbeddingSet, Floats, Segment
 from knn_cli.embedding.chunks import cut_span, rechunk
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.store import labels
+from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
 from knn_cli.store.labels import Labels
 
-__all__ = ["embed_file", "embed_files", "expand_folders", "labelled_files"]
+__all__ = ["embed_file", "embed_recording", "embed_recordings", "expand_folders"]
 
 
 def embed_file(
@@ -56,42 +55,79 @@ def embed_file(
     >>> rows.data.shape, str(rows.name[0])
     ((7, 192), 'meeting')
     """
-    sound = reading.HeldRecording(path, rate=embedder.rate, channel=channel)
-    regions, seconds = speech_regions.of_blocks(sound.blocks(), use_vad=use_vad)
+    options = EmbeddingOptions(segment=segment, use_vad=use_vad, channel=channel)
+    part = CorpusPart(str(path), label or Labels(labels.recording_name(Path(path))))
+    return embed_recording(CorpusRecording(SoundSource(Path(path)), (part,)), embedder, options)
+
+
+def embed_recording(recording: CorpusRecording, embedder: Embedder, options: EmbeddingOptions) -> EmbeddingSet:
+    """Embed the parts of one recording of a corpus: a row for each, or for each of its segments; see `embed_file`."""
+    with recording.sound.opened() as path:
+        return _embed(path, recording, embedder, options)
+
+
+def _embed(path: Path, recording: CorpusRecording, embedder: Embedder, options: EmbeddingOptions) -> EmbeddingSet:
+    sound = reading.HeldRecording(path, rate=embedder.rate, channel=options.channel)
+    regions, seconds = speech_regions.of_blocks(sound.blocks(), use_vad=options.use_vad)
     needed = embedder.minimum_seconds
     if seconds < needed:
         raise AudioError(
             f"{path} is too short: {seconds:.2f} s, at least {needed:.2f} s are needed.", "Give a longer clip."
         )
-    units = [Segment(0.0, seconds)]
-    if segment is not None:
-        units, _ = segments.cut(seconds, segment, min(needed, segment))
-    speech = {row: segments.crop(regions, unit) for row, unit in enumerate(units)}
+    units, known, speech = [], [], {}
+    for part in recording.parts:
+        used = part.used(seconds)
+        for unit in _units(part, seconds, options.segment, needed):
+            speech[len(units)] = [span for one in used for span in segments.crop(regions, one & unit)]
+            units.append(unit)
+            known.append(part.labels)
     if not any(speech.values()):
-        raise speech_regions.no_speech(str(path), use_vad)
+        raise speech_regions.no_speech(str(path), options.use_vad)
     kept = [row for row, spans in speech.items() if sum(span.duration for span in spans) >= needed]
     if not kept:
-        amounts = f"{segments.total_seconds(regions):.2f} s of speech, at least {needed:.2f} s are needed"
+        longest = max(map(segments.total_seconds, speech.values()))
+        amounts = f"{longest:.2f} s of speech, at least {needed:.2f} s are needed"
         raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
-    parts = [(row, part) for row in kept for span in speech[row] for part in cut_span(span)]
-    crops = sound.crops([part for _, part in parts])
     embedder.note_parts(path, max(segments.total_seconds(speech[row]) for row in kept))
-    joined = rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate, embedder.chunk_seconds)
-    rows = embedder.averages(joined)
-    label = label or Labels(labels.recording_name(Path(path)))
-    return embedder.embedding_set(rows, [units[row] for row in kept], [label] * len(kept))
+    rows: dict[int, Floats] = {}
+    for group in _disjoint_groups(kept, units):
+        parts = [(row, part) for row in group for span in speech[row] for part in cut_span(span)]
+        crops = sound.crops([part for _, part in parts])
+        joined = rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate, embedder.chunk_seconds)
+        rows |= embedder.averages(joined)
+    return embedder.embedding_set(
+        {row: rows[row] for row in kept}, [units[row] for row in kept], [known[row] for row in kept]
+    )
 
 
-def embed_files(
-    files: Sequence[tuple[Path, Labels]], embedder: Embedder, options: EmbeddingOptions
+def _units(part: CorpusPart, seconds: float, segment: float | None, needed: float) -> list[Segment]:
+    """Where the rows of a part of a recording begin and end."""
+    unit = Segment(0.0, seconds) if part.span is None else part.span & Segment(0.0, seconds)
+    if segment is None:
+        return [unit]
+    cuts, _ = segments.cut(unit.duration, segment, min(needed, segment))
+    return [Segment(unit.start + cut.start, unit.start + cut.end) for cut in cuts]
+
+
+def _disjoint_groups(rows: Sequence[int], units: Sequence[Segment]) -> list[list[int]]:
+    """Rows in groups whose units do not overlap, sorted by start, so that each group is read in one pass."""
+    groups: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: units[row].start):
+        free = next((group for group in groups if units[group[-1]].end <= units[row].start + segments.EPSILON), None)
+        groups.append([row]) if free is None else free.append(row)
+    return groups
+
+
+def embed_recordings(
+    recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions
 ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-    """Embed file after file: (path, its embeddings, or the error of a file that has none)."""
-    for path, label in files:
+    """Embed recording after recording: (where it is, its embeddings, or the error of one that has none)."""
+    for recording in recordings:
         try:
-            result: EmbeddingSet | KnnError = embed_file(path, embedder, label=label, **vars(options))
+            result: EmbeddingSet | KnnError = embed_recording(recording, embedder, options)
         except AudioError as error:
             result = error
-        yield str(path), result
+        yield str(recording.sound), result
 
 
 def expand_folders(paths: Sequence[Path]) -> list[Path]:
@@ -105,32 +141,3 @@ def expand_folders(paths: Sequence[Path]) -> list[Path]:
         else:
             raise AudioError(f"{path} holds no audio files.", "Audio is found at any depth, by suffix.")
     return list(dict.fromkeys(files))
-
-
-def labelled_files(paths: Sequence[Path], rule: str = "folder") -> list[tuple[Path, Labels]]:
-    """Find audio files and their labels.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Files, and folders to search (see `expand_folders`).
-    rule : str
-        How labels follow from paths below a folder (see `store.labels.rule`); a file that is given by itself has its
-        name only.
-
-    Returns
-    -------
-    list of (Path, Labels)
-        Names are distinct where the folders' names make that possible.
-    """
-    apply = labels.rule(rule)
-    labelled: dict[Path, Labels] = {}
-    for path in paths:
-        files = expand_folders([path])
-        root = path if is_folder(path) else path.parent
-        below = [PurePosixPath(file.relative_to(root).as_posix()) for file in files]
-        for file, label in zip(files, labels.label_all(apply, below, root), strict=True):
-            labelled.setdefault(file, label)
-    names = labels.distinct([label.name for label in labelled.values()], [file.parent for file in labelled])
-    pairs = zip(labelled.items(), map(visible, names), strict=True)
-    return [(file, replace(label, name=name)) for (file, label), name in pairs]

@@ -13,11 +13,12 @@ from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import EmbeddingSet, Progress, Segment
 from knn_cli.embedding.chunks import rechunk
 from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
-from knn_cli.embedding.files import embed_files
+from knn_cli.embedding.files import embed_recordings
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import Chunk
 from knn_cli.store import labels
+from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import AudioRow, Store
 from knn_cli.store.labels import Labels
 from knn_cli.store.writer import StoreWriter, source_stamp
@@ -25,7 +26,7 @@ from knn_cli.store.writer import StoreWriter, source_stamp
 __all__ = [
     "EmbeddedRows",
     "EmbeddingSummary",
-    "embed_files_into",
+    "embed_recordings_into",
     "embed_rows",
     "embed_store",
     "embed_store_into",
@@ -206,8 +207,8 @@ def embed_store_into(
     return summary
 
 
-def embed_files_into(
-    files: Sequence[tuple[Path, Labels]],
+def embed_recordings_into(
+    recordings: Sequence[CorpusRecording],
     out: Path,
     embedder: Embedder,
     options: EmbeddingOptions,
@@ -215,14 +216,14 @@ def embed_files_into(
     force: bool = False,
     progress: Progress | None = None,
 ) -> EmbeddingSummary:
-    """Write the embeddings of audio files into a store of embeddings; an interrupted run is continued.
+    """Write the embeddings of recordings into a store of embeddings; an interrupted run is continued.
 
     Parameters
     ----------
-    files : sequence of (Path, Labels)
-        See `embedding.files.labelled_files`.
+    recordings : sequence of CorpusRecording
+        See `store.corpora.registry.read_corpora`.
     out, embedder, options, force, progress
-        As of `embed_store_into`; progress counts files.
+        As of `embed_store_into`; progress counts recordings.
 
     Returns
     -------
@@ -233,15 +234,16 @@ def embed_files_into(
     StoreError
         See `store.writer.StoreWriter`.
     KnnError
-        No file could be embedded: the first file's error.
+        No recording could be embedded: the first one's error.
     """
-    check_output(out, [path for path, _ in files])
+    check_output(out, [recording.sound.path for recording in recordings])
     summary = EmbeddingSummary()
     plan = _plan(embedder, options)
-    plan["files"] = [(source_stamp(path) if path.exists() else str(path), vars(label)) for path, label in files]
+    stamps = {recording.sound.path: source_stamp(recording.sound.path) for recording in recordings}
+    plan["files"] = [(*stamps[entry.sound.path], entry.sound.member, entry.parts) for entry in recordings]
     with _writer(out, embedder, plan, force) as writer:
-        left = [(path, label) for path, label in files if str(path) not in writer.finished]
-        for done, (name, result) in enumerate(embed_files(left, embedder, options), start=1):
+        left = [recording for recording in recordings if str(recording.sound) not in writer.finished]
+        for done, (name, result) in enumerate(embed_recordings(left, embedder, options), start=1):
             if isinstance(result, KnnError):
                 summary.failures.append(Failure(name, result))
             else:

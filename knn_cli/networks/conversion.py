@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.audio import reading
@@ -20,15 +20,10 @@ from knn_cli.core.values import Progress
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
-from knn_cli.store import embedding_readers, hdf5
-from knn_cli.store.conversion import (
-    LABEL_RULE,
-    AudioStoreOptions,
-    Conversion,
-    embeddings_to_store,
-    export_store,
-    recordings_to_store,
-)
+from knn_cli.store import hdf5
+from knn_cli.store.audio_store import AudioStoreOptions, recordings_to_store
+from knn_cli.store.conversion import LABEL_RULE, Conversion, embeddings_to_store, export_store
+from knn_cli.store.corpora import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +92,9 @@ def convert(
     ===================================================  ======================================================
     source                                               output
     ===================================================  ======================================================
-    audio file, folder of audio                          audio store (.h5)
+    audio file, folder of audio, Kaldi data directory,   audio store (.h5)
+    tar shards, raw or shard list of wespeaker, manifest
+    of lhotse, Common Voice, metadata.csv
     .scp, .ark, .npz, .csv, .tsv, .txt or .gz file,      embedding store (.h5)
     folder of .gz files
     embedding store                                      .npz, .ark, .scp, .csv, .tsv, .parquet, .txt, .h5, or
@@ -165,14 +162,10 @@ def _convert_path(
     for name in ("config", "origin"):
         if getattr(options, name) is not None:
             raise KnnError(f"{src} is no checkpoint.", f"`{name}` is for checkpoints that a training wrote.")
-    if src.is_file() and src.suffix.lower() in embedding_readers.READERS.names():
-        return embeddings_to_store(src, out, label_rule=options.label_rule, force=force)
-    if not src.is_dir():
-        return recordings_to_store(src.parent, [PurePosixPath(src.name)], out, options, force=force, progress=progress)
-    if files := reading.find(src):
-        relative = [PurePosixPath(path.relative_to(src).as_posix()) for path in files]
-        return recordings_to_store(src, relative, out, options, force=force, progress=progress)
-    if any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
+    if registry.kind_of(src) is not None:
+        recordings = registry.read_corpus(src, options.label_rule)
+        return recordings_to_store(src, recordings, out, options, force=force, progress=progress)
+    if src.is_file() or any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
         return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)
     hint = "Audio is found at any depth; embeddings in .gz files below the first level need `recursive=True`."
     raise KnnError(f"{src} holds no audio, no embeddings and no checkpoint that knn knows.", hint)

@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from knn_cli.audio import mixing, reading
 from knn_cli.audio.flac_bytes import encode_flac
 from knn_cli.core.atomic import replacing_folder
-from knn_cli.core.errors import AudioError, Failure, KnnError, StoreError
+from knn_cli.core.errors import Failure, KnnError, StoreError
 from knn_cli.core.output_paths import check_folder, check_output, listed_files, write_list_of_files
-from knn_cli.core.values import EmbeddingSet, Progress
+from knn_cli.core.values import EmbeddingSet
 from knn_cli.store import embedding_readers, embedding_writers, hdf5, kaldi, labels, row_labels
-from knn_cli.store.hdf5 import AudioRow, Store
-from knn_cli.store.writer import StoreWriter, check_free, source_stamp, write_store
+from knn_cli.store.hdf5 import Store
+from knn_cli.store.writer import check_free, write_store
 
 LABEL_RULE = labels.DEFAULT_RULE
-SEGMENT_SECONDS = 40.0
-MIN_SEGMENT_SECONDS = 1.0
-SHORTEST_SEGMENT_SECONDS = 0.1
-MAX_CLIPPED_PEAK = 8.0  # 18 dB above full scale: sound above is in other units, not too loud
 
 _KALDI_FOLDER = "Kaldi data directory"
-
-
-@dataclass(frozen=True)
-class AudioStoreOptions:
-    """How recordings become the rows of an audio store.
-
-    Attributes
-    ----------
-    label_rule : str
-        How paths become labels, see `labels.rule`.
-    segment : float
-        Seconds per row, at least 0.1.
-    min_segment : float
-        Remainders shorter than this many seconds are dropped and counted.
-    channel : str
-        `mix`, `left`, `right`, or a number from 1.
-    rate : int
-        Samples per second of the store.
-    """
-
-    label_rule: str = LABEL_RULE
-    segment: float = SEGMENT_SECONDS
-    min_segment: float = MIN_SEGMENT_SECONDS
-    channel: str = "mix"
-    rate: int = reading.RATE
 
 
 class Clipped(NamedTuple):
@@ -103,115 +71,6 @@ class Conversion:
     unlabelled: list[str] = field(default_factory=list)
 
 
-def recordings_to_store(
-    root: Path,
-    files: Sequence[PurePosixPath],
-    out: Path,
-    options: AudioStoreOptions,
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Conversion:
-    """Cut recordings into segments and write them to an audio store; an interrupted run is resumed.
-
-    Parameters
-    ----------
-    root : Path
-        The folder of the recordings.
-    files : sequence of PurePosixPath
-        The recordings, relative to it.
-    out : Path
-        The store.
-    options : AudioStoreOptions
-    force : bool
-        Replace an existing store.
-    progress : callable, optional
-        Called with the number of files done and of all files.
-
-    Raises
-    ------
-    KnnError
-        If the options do not fit, if none of the recordings can be read or is long enough, or as `StoreWriter`.
-    """
-    _check_suffix(out, "an audio store")
-    if not (SHORTEST_SEGMENT_SECONDS <= options.segment < math.inf and 0 <= options.min_segment <= options.segment):
-        raise KnnError(
-            f"Segments of {options.segment:g} s with a minimum of {options.min_segment:g} s make no sense.",
-            f"The segment is at least {SHORTEST_SEGMENT_SECONDS:g} s, the minimum between 0 and the segment.",
-        )
-    reading.track_and_channel(options.channel)
-    # All labels first: a mistake in the rule shows before any work.
-    labelled = list(zip(files, labels.label_all(labels.rule(options.label_rule), files, root), strict=True))
-    check_output(out, [root / file for file in files])
-    result = Conversion(
-        out, "audio", unlabelled=[label.name for _, label in labelled if label == labels.Labels(label.name)]
-    )
-    with StoreWriter(out, "audio", {"rate": options.rate}, plan=_plan(root, labelled, options), force=force) as writer:
-        for done, (file, label) in enumerate(labelled, start=1):
-            if str(file) in writer.finished:
-                result.earlier += 1
-            else:
-                try:
-                    result.rows += writer.add(str(file), _segments(root / file, label, options, result))
-                    result.sources += 1
-                except AudioError as error:
-                    result.failures.append(Failure(str(root / file), error))
-            if progress is not None:
-                progress(done, len(labelled))
-        if result.rows == 0 and not result.earlier:
-            raise _nothing_written(root, result)
-    return result
-
-
-def _plan(
-    root: Path, labelled: Sequence[tuple[PurePosixPath, labels.Labels]], options: AudioStoreOptions
-) -> dict[str, object]:
-    """Everything that decides the content of the store."""
-    cut = {
-        "label_rule": options.label_rule,
-        "segment": options.segment,
-        "minimum": options.min_segment,
-        "channel": options.channel,
-        "rate": options.rate,
-    }
-    sources = [(str(file), source_stamp(root / file), vars(label)) for file, label in labelled]
-    return {"root": root.resolve(), "sources": sources, "cut": cut}
-
-
-def _segments(path: Path, label: labels.Labels, options: AudioStoreOptions, result: Conversion) -> Iterator[AudioRow]:
-    """The rows of one recording; `result` counts them. AudioError for samples so large that clipping destroys them."""
-    with mixing.measuring() as levels:
-        for block in reading.blocks(path, rate=options.rate, channel=options.channel, seconds=options.segment):
-            if levels.peak > MAX_CLIPPED_PEAK:
-                raise AudioError(
-                    f"{path} holds samples of up to {levels.peak:.4g}, where 1 is full scale and a store ends.",
-                    f"Divide its samples by {levels.peak:.4g} or more.",
-                )
-            if block.seconds < min(options.min_segment, options.segment):
-                result.dropped += 1
-                result.dropped_seconds += block.seconds
-                continue
-            result.seconds += block.seconds
-            end = block.start + block.seconds
-            yield AudioRow(block, label.name, label.group, label.subgroup, label.speaker, block.start, end)
-    if levels.above:
-        result.clipped.append(Clipped(path, levels.above, levels.peak))
-
-
-def _nothing_written(root: Path, result: Conversion) -> KnnError:
-    """Why no recording of a folder gave a row."""
-    if result.failures:
-        first = result.failures[0].error
-        if len(result.failures) == 1:
-            return first
-        count = len(result.failures)
-        return KnnError(f"None of the {count} files in {root} can be read; the first: {first.message}", first.hint)
-    return KnnError(
-        f"All of {root} is shorter than the minimum: {result.dropped} remainders, {result.dropped_seconds:.2f} s.",
-        "Lower `min_segment`.",
-    )
-
-
 def embeddings_to_store(
     src: Path, out: Path, *, recursive: bool = False, label_rule: str = LABEL_RULE, force: bool = False
 ) -> Conversion:
@@ -235,7 +94,7 @@ def embeddings_to_store(
     KnnError
         If `src` cannot be read or `out` cannot be written.
     """
-    _check_suffix(out, "an embedding store")
+    check_suffix(out, "an embedding store")
     check_free(out, force)
     embeddings = embedding_readers.read_embeddings(src, recursive=recursive, label_rule=label_rule)
     write_store(out, embeddings, force=force)
@@ -359,8 +218,8 @@ def _grouped(keys: list[str], values: list[str]) -> list[str]:
     return [f"{key} {' '.join(sorted(members))}" for key, members in groups.items()]
 
 
-def _check_suffix(out: Path, what: str) -> None:
-    """Refuse an output that is not named as a store."""
+def check_suffix(out: Path, what: str) -> None:
+    """Refuse an output that is not named as a store: KnnError."""
     if out.suffix.lower() not in hdf5.SUFFIXES:
         known = " or ".join(sorted(hdf5.SUFFIXES))
         raise KnnError(f"{out} is no name for {what}.", f"Give it the suffix {known}.")

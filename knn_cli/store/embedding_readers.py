@@ -53,7 +53,6 @@ _MAX_VECTOR_TEXT = 1 << 24  # characters of one embedding
 _LARGE_BYTES = 1 << 28  # up to here, members may swell as they like
 _MAX_COMPRESSION = 100  # times that embeddings and names can be compressed
 _NUMBERED_UTTERANCE = re.compile(rf"(?P<name>.+){labels.SPLIT_MARK}_\d{{5,}}")
-_TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
 
 
 def read_embeddings(path: Path, *, recursive: bool = False, label_rule: str = labels.DEFAULT_RULE) -> EmbeddingSet:
@@ -210,7 +209,7 @@ def _from_kaldi(path: Path, entries: Iterable[tuple[str, NDArray[Any]]]) -> Embe
     for utterance in utterances:
         numbered = _NUMBERED_UTTERANCE.fullmatch(utterance)
         name = numbered["name"] if numbered else utterance
-        timed = _TIMED_UTTERANCE.fullmatch(name)
+        timed = row_labels.TIMED_UTTERANCE.fullmatch(name)
         names.append(timed["name"] if timed else name)
         starts.append(float(timed["start"]) if timed else np.nan)
         ends.append(float(timed["end"]) if timed else np.nan)

@@ -39,9 +39,9 @@ Rule = Callable[[PurePath], Labels]
 
 FIELDS = ("name", "group", "subgroup", "speaker")  # of Labels, in its order
 _COLUMNS = {  # common column names of tables
-    "group": ("group", "language", "label"),
-    "subgroup": ("subgroup", "dialect", "variety"),
-    "speaker": ("speaker", "speaker_id"),
+    "group": ("group", "language", "locale", "lang", "label"),
+    "subgroup": ("subgroup", "dialect", "variety", "accent"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
 }
 _KEYS = ("path", "file", "name")
 
@@ -200,12 +200,23 @@ def _by_expression(spec: str) -> Rule:
     return apply
 
 
+def label_columns(columns: Sequence[str]) -> dict[str, list[str]]:
+    """Return which columns of a table give group, subgroup and speaker, of those that there are.
+
+    Examples
+    --------
+    >>> label_columns(["file_name", "language", "client_id"])
+    {'group': ['language'], 'speaker': ['client_id']}
+    """
+    return {
+        field: present for field, names in _COLUMNS.items() if (present := [name for name in names if name in columns])
+    }
+
+
 def _by_table(table: Path) -> Rule:
     columns, lines = read_table(table, "a table of labels")
     key = next((key for key in _KEYS if key in columns), None)
-    fields = {
-        field: present for field, names in _COLUMNS.items() if (present := [name for name in names if name in columns])
-    }
+    fields = label_columns(columns)
     if key is None or not fields:
         raise KnnError(
             f"The label table {table} has the columns {', '.join(columns) or '(none)'}.",
@@ -214,7 +225,7 @@ def _by_table(table: Path) -> Rule:
     known: dict[str, tuple[int, dict[str, str]]] = {}
     for number, cells in lines:
         row = dict(zip(columns, cells, strict=True))
-        found = {field: _only_one(row, names, f"Line {number} of {table}") for field, names in fields.items()}
+        found = {field: only_label(row, names, f"Line {number} of {table}") for field, names in fields.items()}
         if not row[key]:
             raise KnnError(f"Line {number} of the label table {table} has no {key}.", "Add it, or leave the line out.")
         first, before = known.setdefault(row[key].removeprefix("./"), (number, found))
@@ -235,7 +246,7 @@ def _by_table(table: Path) -> Rule:
     return apply
 
 
-def _only_one(row: Mapping[str, str], columns: Sequence[str], where: str) -> str:
+def only_label(row: Mapping[str, str], columns: Sequence[str], where: str) -> str:
     """What a line says in columns that mean the same. KnnError if it says two things."""
     values = {row[column]: column for column in reversed(columns) if row[column]}
     if len(values) > 1:

@@ -20,6 +20,7 @@ from knn_cli.core.values import EmbeddingSet, Texts
 from knn_cli.store import labels
 from knn_cli.store.labels import Labels
 
+TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
 _PIECE = re.compile(rf".+{labels.SPLIT_MARK}_\d{{1,4}}")  # the names that knn makes distinct have five digits
 
 
@@ -47,6 +48,18 @@ def is_path(key: str) -> bool:
     (True, True, False, False)
     """
     return KeyPath(key).suffix.lower() in reading.SUFFIXES or _PIECE.fullmatch(key) is not None
+
+
+def untimed(key: str) -> str:
+    """Return a key without the times that `embedding_writers.utterance_ids` has put behind a name.
+
+    Examples
+    --------
+    >>> untimed("meeting-00004.00-00008.00")
+    'meeting'
+    """
+    timed = TIMED_UTTERANCE.fullmatch(key)
+    return timed["name"] if timed else key
 
 
 def of_keys(keys: Sequence[str], rule: str = labels.DEFAULT_RULE, *, paths: bool = False) -> list[Labels]:

@@ -1,4 +1,4 @@
-"""Labelled audio for training: an audio store, a folder of recordings or tar shards, read clip by clip.
+"""Labelled audio for training: an audio store, or recordings of any corpus (`store.corpora`), read clip by clip.
 
 A corpus holds the labels and lengths of its rows, and decodes a row only when a clip of it is requested. The clips of
 an epoch and their start times depend only on (seed, epoch, position in the epoch), so that they are the same in a
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -24,17 +24,20 @@ from numpy.typing import NDArray
 
 from knn_cli.audio import reading
 from knn_cli.audio.flac_bytes import decode_flac, memory_file
+from knn_cli.audio.segments import total_seconds
 from knn_cli.core.errors import AudioError, StoreError
 from knn_cli.core.values import Floats, Segment, Texts
 from knn_cli.store import labels
-from knn_cli.store.hdf5 import Store, kind_of
+from knn_cli.store.corpora import registry, tar_shards
+from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
+from knn_cli.store.hdf5 import Store, is_store
 from knn_cli.store.labels import Labels
-from knn_cli.training import tar_shards
 
 Rows = NDArray[np.int64]
 
 MAX_DIGEST_ROWS = 4096  # whose sound a training is recognized by
 
+MAX_LENGTH_ERROR = 0.02  # share of a recording, for containers whose counts are estimates
 _END_BYTES = 1 << 18
 
 
@@ -185,112 +188,120 @@ def _decode(store: Store, row: int) -> Floats:
         raise AudioError(f"Row {row} of {store.path} cannot be read.", "Make the store again.") from error
 
 
-class FolderCorpus(Corpus):
-    """The audio files of a folder, labelled by a rule (see `store.labels`)."""
+class RecordingCorpus(Corpus):
+    """The utterances of recordings in files and in tar shards, a row each.
 
-    def __init__(self, folder: Path, rule: str, rate: int) -> None:
-        apply = labels.rule(rule)
-        self._files = reading.find(folder)
-        if not self._files:
-            raise AudioError(f"{folder} holds no audio files.", "Audio is found at any depth, by suffix.")
-        below = [PurePosixPath(file.relative_to(folder).as_posix()) for file in self._files]
-        known = labels.label_all(apply, below)
-        super().__init__(folder, rate, _columns(known, [_seconds(file) for file in self._files]))
+    Parameters
+    ----------
+    recordings : sequence of CorpusRecording
+        See `store.corpora`.
+    source : Path
+        The corpus, for messages.
+    rate : int
+        Samples per second.
 
-    def encoded(self, row: int) -> bytes:
-        """See `Corpus.encoded`."""
-        return _ends(self._files[row])
-
-    def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """See `Corpus.samples`."""
-        return next(iter(reading.crops(self._files[row], [Segment(start, start + seconds)], rate=self.rate)))
-
-
-class TarCorpus(Corpus):
-    """Tar shards in WebDataset's format: files with the same key belong together, such as `key.flac` and `key.cls`.
-
-    The label is the text of `key.cls` or `key.txt`, or, if there is neither, follows from the audio file's path by the
-    labelling rule. Recordings are named after their keys; a key that occurs in several shards (which then number their
-    samples separately) is prefixed with the shard's name.
+    Raises
+    ------
+    AudioError
+        If a recording cannot be read, or is not as long as its corpus says.
     """
 
-    def __init__(self, shards: Sequence[Path], source: Path, rule: str, rate: int) -> None:
-        apply = labels.rule(rule)
-        self._members: list[tuple[Path, str, int, int]] = []  # shard, path within it, offset and size in bytes
+    def __init__(self, recordings: Sequence[CorpusRecording], source: Path, rate: int) -> None:
+        self._rows: list[tuple[SoundSource, list[Segment]]] = []  # what of a sound is used, sorted by start
         known: list[Labels] = []
-        seconds: list[float] = []
-        for shard in shards:
-            sounds, texts = tar_shards.members(shard)
-            for path, (offset, size, length) in sounds.items():
-                name = labels.recording_name(PurePosixPath(path))
-                label = texts.get(tar_shards.key(path))
-                known.append(Labels(name, label.split("-")[0], label) if label else apply(PurePosixPath(path)))
-                seconds.append(length)
-                self._members.append((shard, path, offset, size))
-        known = tar_shards.distinct_names(known, [(shard, PurePosixPath(path)) for shard, path, _, _ in self._members])
-        if not known:
-            raise AudioError(f"{source} holds no audio.", "Shards hold pairs such as 000.flac and 000.cls.")
-        super().__init__(source, rate, _columns(known, seconds))
+        for recording in recordings:
+            seconds = _seconds(recording)
+            for part in recording.parts:
+                self._rows.append((recording.sound, part.used(seconds)))
+                known.append(part.labels)
+        super().__init__(source, rate, _columns(known, [total_seconds(spans) for _, spans in self._rows]))
 
     def encoded(self, row: int) -> bytes:
         """See `Corpus.encoded`."""
-        shard, _, offset, size = self._members[row]
-        return _ends(shard, offset, size)
+        sound, spans = self._rows[row]
+        ends = _ends(sound.path, sound.offset, sound.size) if sound.member else _ends(sound.path)
+        return ends + repr(spans).encode()
 
     def samples(self, row: int, start: float, seconds: float) -> Floats:
-        """See `Corpus.samples`."""
-        shard, path, offset, size = self._members[row]
-        try:
-            with shard.open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-            with memory_file(data) as member, soundfile.SoundFile(member.fileno(), closefd=False) as sound:
-                rate, count = sound.samplerate, math.ceil(seconds * sound.samplerate)
-                sound.seek(min(round(start * rate), sound.frames))
-                samples: Floats = sound.read(count, dtype="float32", always_2d=True).mean(1)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise tar_shards.unreadable(shard, path, error) from error
-        return samples if rate == self.rate else soxr.resample(samples, rate, self.rate).astype(np.float32)
+        """See `Corpus.samples`; parts of a row follow each other without what lies between."""
+        sound, spans = self._rows[row]
+        parts = []
+        for span in spans:
+            part = Segment(span.start + max(start, 0.0), min(span.end, span.start + start + seconds))
+            if part.start < part.end:
+                parts.append(part)
+            start -= span.duration
+        if sound.member:
+            pieces = [_member_samples(sound, part, self.rate) for part in parts]
+        else:
+            pieces = list(reading.crops(sound.path, parts, rate=self.rate))
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+
+
+def _member_samples(sound: SoundSource, span: Segment, rate: int) -> Floats:
+    """(S,) float32 samples of a part of a tar file's member."""
+    try:
+        with sound.path.open("rb") as file:
+            file.seek(sound.offset)
+            data = file.read(sound.size)
+        with memory_file(data) as member, soundfile.SoundFile(member.fileno(), closefd=False) as opened:
+            own_rate = opened.samplerate
+            opened.seek(min(round(span.start * own_rate), opened.frames))
+            count = math.ceil(span.duration * own_rate - 1e-6)  # times are sums of floats
+            samples: Floats = opened.read(count, dtype="float32", always_2d=True).mean(1)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise tar_shards.unreadable(sound.path, sound.member, error) from error
+    return samples if own_rate == rate else soxr.resample(samples, own_rate, rate).astype(np.float32)
+
+
+def _seconds(recording: CorpusRecording) -> float:
+    """How long a recording is; AudioError if its corpus says something else."""
+    if recording.sound.member:
+        return recording.seconds or 0.0
+    path = recording.sound.path
+    found = reading.info(path).seconds
+    seconds = found if math.isfinite(found) else sum(block.seconds for block in reading.blocks(path))
+    stated = recording.seconds
+    if stated is not None and abs(stated - seconds) > max(MAX_LENGTH_ERROR * seconds, 0.5):
+        raise AudioError(
+            f"{path} has {seconds:.2f} s, its corpus says {stated:.2f} s.", "Correct the list, or the file."
+        )
+    return seconds
 
 
 def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE) -> Corpus:
-    """Open the corpus at a path: an audio store, a tar shard, a folder of shards, or a folder of recordings.
+    """Open the corpus at a path: an audio store, or what `store.corpora` reads.
 
     Parameters
     ----------
     source : Path
         The path.
     rule : str
-        The rule by which recordings and shards are labelled (see `store.labels`).
+        The rule by which recordings are labelled (see `corpora.recordings.gathered`).
     rate : int
         Samples per second; a store must have this rate.
 
     Returns
     -------
     Corpus
-        A `StoreCorpus`, `TarCorpus` or `FolderCorpus`.
+        A `StoreCorpus` or `RecordingCorpus`.
 
     Raises
     ------
     StoreError
         The path is not a corpus, or it is a store of another kind or rate.
     AudioError
-        A folder or shard holds no audio.
+        A folder or shard holds no audio, or some that cannot be read.
     """
-    if source.is_dir():
-        shards = sorted(source.glob("*.tar"))
-        return TarCorpus(shards, source, rule, rate) if shards else FolderCorpus(source, rule, rate)
-    if source.suffix.lower() == ".tar" and source.is_file():
-        return TarCorpus([source], source, rule, rate)
-    if not source.is_file() or kind_of(source) is None:
-        raise StoreError(f"{source} is no corpus.", "Name an audio store, a folder of recordings, or .tar shards.")
-    corpus = StoreCorpus(source)
-    if corpus.rate != rate:
-        raise StoreError(
-            f"{source} holds sound at {corpus.rate} Hz, the network takes {rate} Hz.",
-            f"Convert again with `rate={rate}`.",
-        )
-    return corpus
+    if is_store(source):
+        corpus = StoreCorpus(source)
+        if corpus.rate != rate:
+            raise StoreError(
+                f"{source} holds sound at {corpus.rate} Hz, the network takes {rate} Hz.",
+                f"Convert again with `rate={rate}`.",
+            )
+        return corpus
+    return RecordingCorpus(registry.read_corpus(source, rule), source, rate)
 
 
 def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: int) -> Rows:
@@ -351,8 +362,3 @@ def _ends(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 def _columns(known: Sequence[Labels], seconds: Sequence[float]) -> CorpusColumns:
     texts = {field: np.asarray([getattr(row, field) for row in known], dtype=np.str_) for field in labels.FIELDS}
     return CorpusColumns(**texts, seconds=np.asarray(seconds, dtype=np.float64))
-
-
-def _seconds(path: Path) -> float:
-    seconds = reading.info(path).seconds
-    return seconds if math.isfinite(seconds) else sum(block.seconds for block in reading.blocks(path))

@@ -21,7 +21,7 @@ from knn_cli.diarization.identification import SpeakerScore, identify
 from knn_cli.diarization.linking import link_speakers, rename_speakers
 from knn_cli.diarization.speaker_export import export_speakers
 from knn_cli.embedding.embedder import Embedder
-from knn_cli.embedding.files import embed_file, labelled_files
+from knn_cli.embedding.files import embed_file
 from knn_cli.networks.conversion import convert
 from knn_cli.recognition.speaker_decision import UNCALIBRATED
 from knn_cli.store import hdf5
@@ -502,6 +502,6 @@ def test_real_speakers_are_recognised(shared: Path, tmp_path: Path) -> None:
         for path in paths[name][:3]:
             (tmp_path / name / path.name).symlink_to(path)
     enrolled = enroll(tmp_path, embedder)
-    files = labelled_files([paths[name][-1] for name in names])
-    embedded = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, (path, _) in enumerate(files)}
+    files = [paths[name][-1] for name in names]
+    embedded = {f"SPEAKER_{n:02d}": embed_file(path, embedder).data[0].tolist() for n, path in enumerate(files)}
     assert identify(diarized(**embedded), enrolled).names == {"SPEAKER_00": names[0], "SPEAKER_01": names[1]}

@@ -12,7 +12,8 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, SilenceError
 from knn_cli.embedding import chunks
 from knn_cli.embedding.embedder import Embedder
-from knn_cli.embedding.files import embed_file, expand_folders, labelled_files
+from knn_cli.embedding.files import embed_file, expand_folders
+from knn_cli.store.corpora.registry import read_corpora
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,9 @@ def test_files_of_a_folder_have_its_labels(tmp_path: Path) -> None:
     for name in ("x/deu/a.wav", "x/fra/a.wav", "b.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = {path.relative_to(tmp_path).as_posix(): label for path, label in labelled_files([tmp_path / "x"])}
+    known = read_corpora([tmp_path / "x"])
+    found = {entry.sound.path.relative_to(tmp_path).as_posix(): entry.parts[0].labels for entry in known}
     assert {path: label.group for path, label in found.items()} == {"x/deu/a.wav": "deu", "x/fra/a.wav": "fra"}
     assert len({label.name for label in found.values()}) == 2
-    ((_, alone),) = labelled_files([tmp_path / "b.wav"])
+    alone = read_corpora([tmp_path / "b.wav"])[0].parts[0].labels
     assert (alone.name, alone.group) == ("b", "")

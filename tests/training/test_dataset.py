@@ -169,7 +169,7 @@ def test_what_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="holds no audio files"):
         open_corpus(tmp_path / "empty")
-    with pytest.raises(StoreError, match="no corpus"):
+    with pytest.raises(AudioError, match="nothing does not exist"):
         open_corpus(tmp_path / "nothing")
     with StoreWriter(tmp_path / "c.h5", "audio", {"rate": 8000}, plan={}) as writer:
         writer.add("a", [AudioRow(Waveform(np.zeros(800, np.float32), 8000), "a", "", "", "", 0.0, 0.1)])

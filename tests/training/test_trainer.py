@@ -286,7 +286,7 @@ def test_what_is_missing_is_named(corpus: Path, tmp_path: Path) -> None:
         run(corpus, tmp_path / "a", tiny(loop={"precision": "fp16"}))
     with pytest.raises(KnnError, match="its head has no margin"):
         run(corpus, tmp_path / "a", tiny(head={"name": "softmax", "margin": None, "scale": None}, margin={"end": 0.3}))
-    with pytest.raises(KnnError, match="no corpus"):
+    with pytest.raises(KnnError, match="does not exist"):
         run(tmp_path / "nothing.h5", tmp_path / "a", tiny())
     assert not (tmp_path / "a").exists()
 

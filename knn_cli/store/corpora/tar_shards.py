@@ -1,10 +1,9 @@
-"""Tar shards in WebDataset's format: their members, and the names of the recordings in them."""
+"""Tar shards in WebDataset's format, as wespeaker writes them too: members with the same key belong together."""
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -14,12 +13,14 @@ from knn_cli.audio.flac_bytes import memory_file
 from knn_cli.core.errors import AudioError
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.lfs import check_pointer
-from knn_cli.store import labels
-from knn_cli.store.labels import Labels
 
 # Formats of the sounds in shards, which libsndfile reads from memory.
 SHARD_SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
+)
+FEATURE_SUFFIXES = frozenset([".npy", ".npz", ".pt", ".pth", ".ark", ".feat", ".pkl"])
+FEATURES_HINT = (
+    "Features cannot be heard, augmented, or given to a network that takes others: name the sound that they are of."
 )
 MAX_MEMBER_BYTES = 1 << 30
 MAX_LABEL_BYTES = 1 << 20  # transcripts are texts too
@@ -42,6 +43,9 @@ def _member_seconds(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> fl
         raise unreadable(shard, member.name, error) from error
 
 
+TEXT_SUFFIXES = (".cls", ".txt", ".spk")
+
+
 def _label(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> str:
     """The text of a label; AudioError for a member that is larger than any."""
     if member.issparse() or member.size > MAX_LABEL_BYTES:
@@ -51,9 +55,13 @@ def _label(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> str:
 
 
 def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
-    """Scan a shard: audio path -> (offset and size in bytes, seconds), and key -> text of its label."""
+    """Scan a shard: audio path -> (offset and size in bytes, seconds), and path of a label -> its text.
+
+    AudioError if it is damaged, compressed, or holds features in place of sound.
+    """
     sounds: dict[str, tuple[int, int, float]] = {}
     texts: dict[str, str] = {}
+    features = ""
     check_regular(shard, "a tar shard", error=AudioError)
     check_pointer(shard, error=AudioError)
     try:
@@ -63,13 +71,26 @@ def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, s
                 if file is None:
                     continue
                 suffix = PurePosixPath(member.name).suffix.lower()
-                if suffix in (".cls", ".txt"):
-                    texts[key(member.name)] = _label(shard, member, file)
+                if suffix in TEXT_SUFFIXES:
+                    texts[member.name] = _label(shard, member, file)
                 elif suffix in SHARD_SUFFIXES:
                     sounds[member.name] = (member.offset_data, member.size, _member_seconds(shard, member, file))
+                elif suffix in FEATURE_SUFFIXES:
+                    features = member.name
     except _DAMAGED as error:
         raise AudioError(f"{shard} is no tar shard of audio: {error}.", "Shards are not compressed.") from error
+    if features and not sounds:
+        raise AudioError(f"{shard} holds features, such as {features}, and no sound.", FEATURES_HINT)
     return sounds, texts
+
+
+def label_of(path: str, texts: Mapping[str, str], suffix: str) -> str:
+    """The text of a member's label: that of wespeaker's key, the path up to its last dot, else of WebDataset's."""
+    folder, _, last = path.rpartition("/")
+    for stem in (path.rpartition(".")[0], f"{folder}/{last.partition('.')[0]}".lstrip("/")):
+        if (text := texts.get(stem + suffix)) is not None:
+            return text
+    return ""
 
 
 def unreadable(shard: Path, path: str, error: Exception) -> AudioError:
@@ -78,32 +99,3 @@ def unreadable(shard: Path, path: str, error: Exception) -> AudioError:
         f"{path} in {shard} cannot be read: {reason}.",
         "It is damaged, or its codec is missing here; WAV, FLAC, MP3, OGG and Opus are read.",
     )
-
-
-def distinct_names(known: Sequence[Labels], members: Sequence[tuple[Path, PurePosixPath]]) -> list[Labels]:
-    """Make the recording names that come from file names distinct.
-
-    Names are distinguished by folder, as in `labels.label_all`, and by shard where the same path occurs in several
-    shards, which then number their samples separately. Segments of the same recording have different paths in
-    different shards, and keep a common name.
-    """
-    shards_of: dict[PurePosixPath, set[Path]] = {}
-    for shard, path in members:
-        shards_of.setdefault(path, set()).add(shard)
-    file_names = [labels.recording_name(path) for _, path in members]
-    repeated = {name for name, (_, path) in zip(file_names, members, strict=True) if len(shards_of[path]) > 1}
-    folders = [
-        PurePosixPath(shard.stem, path.parent) if name in repeated else path.parent
-        for name, (shard, path) in zip(file_names, members, strict=True)
-    ]
-    names = labels.distinct(file_names, folders)
-    return [
-        replace(row, name=name) if row.name == file_name else row
-        for row, file_name, name in zip(known, file_names, names, strict=True)
-    ]
-
-
-def key(path: str) -> str:
-    """The key of a sample: the path up to the first dot of the file name (WebDataset's convention)."""
-    folder, _, last = path.rpartition("/")
-    return f"{folder}/{last.partition('.')[0]}"

@@ -1,0 +1,178 @@
+"""Recordings of a corpus to the rows of an audio store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from knn_cli.audio import mixing, reading, segments
+from knn_cli.core.errors import AudioError, Failure, KnnError
+from knn_cli.core.output_paths import check_output
+from knn_cli.core.values import Progress, Segment, Waveform
+from knn_cli.store.conversion import LABEL_RULE, Clipped, Conversion, check_suffix
+from knn_cli.store.corpora.recordings import CorpusRecording
+from knn_cli.store.hdf5 import AudioRow
+from knn_cli.store.labels import Labels
+from knn_cli.store.writer import StoreWriter, source_stamp
+
+SEGMENT_SECONDS = 40.0
+MIN_SEGMENT_SECONDS = 1.0
+SHORTEST_SEGMENT_SECONDS = 0.1
+MAX_CLIPPED_PEAK = 8.0  # 18 dB above full scale: sound above is in other units, not too loud
+
+
+@dataclass(frozen=True)
+class AudioStoreOptions:
+    """How recordings become the rows of an audio store.
+
+    Attributes
+    ----------
+    label_rule : str
+        How paths become labels, see `labels.rule`.
+    segment : float
+        Seconds per row, at least 0.1.
+    min_segment : float
+        Remainders shorter than this many seconds are dropped and counted.
+    channel : str
+        `mix`, `left`, `right`, or a number from 1.
+    rate : int
+        Samples per second of the store.
+    """
+
+    label_rule: str = LABEL_RULE
+    segment: float = SEGMENT_SECONDS
+    min_segment: float = MIN_SEGMENT_SECONDS
+    channel: str = "mix"
+    rate: int = reading.RATE
+
+
+class _Piece(NamedTuple):
+    """A part of a recording that becomes a row."""
+
+    span: Segment
+    labels: Labels
+
+
+def recordings_to_store(
+    source: Path,
+    recordings: Sequence[CorpusRecording],
+    out: Path,
+    options: AudioStoreOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Cut recordings into segments and write them to an audio store; an interrupted run is resumed.
+
+    Parameters
+    ----------
+    source : Path
+        The corpus, for messages.
+    recordings : sequence of CorpusRecording
+    out : Path
+        The store.
+    options : AudioStoreOptions
+    force : bool
+        Replace an existing store.
+    progress : callable, optional
+        Called with the number of recordings done and of all.
+
+    Raises
+    ------
+    KnnError
+        If the options do not fit, if none of the recordings can be read or is long enough, or as `StoreWriter`.
+    """
+    check_suffix(out, "an audio store")
+    if not (SHORTEST_SEGMENT_SECONDS <= options.segment < math.inf and 0 <= options.min_segment <= options.segment):
+        raise KnnError(
+            f"Segments of {options.segment:g} s with a minimum of {options.min_segment:g} s make no sense.",
+            f"The segment is at least {SHORTEST_SEGMENT_SECONDS:g} s, the minimum between 0 and the segment.",
+        )
+    reading.track_and_channel(options.channel)
+    check_output(out, [recording.sound.path for recording in recordings])
+    known = [part.labels for recording in recordings for part in recording.parts]
+    bare = dict.fromkeys(label.name for label in known if label == Labels(label.name))
+    result = Conversion(out, "audio", unlabelled=list(bare) if len(known) > 1 else [])
+    plan = _plan(source, recordings, options)
+    with StoreWriter(out, "audio", {"rate": options.rate}, plan=plan, force=force) as writer:
+        for done, recording in enumerate(recordings, start=1):
+            if str(recording.sound) in writer.finished:
+                result.earlier += 1
+            else:
+                try:
+                    result.rows += writer.add(str(recording.sound), _rows(recording, options, result))
+                    result.sources += 1
+                except AudioError as error:
+                    result.failures.append(Failure(str(recording.sound), error))
+            if progress is not None:
+                progress(done, len(recordings))
+        if result.rows == 0 and not result.earlier:
+            raise _nothing_written(source, result)
+    return result
+
+
+def _plan(source: Path, recordings: Sequence[CorpusRecording], options: AudioStoreOptions) -> dict[str, object]:
+    """Everything that decides the content of the store."""
+    stamps = {recording.sound.path: source_stamp(recording.sound.path) for recording in recordings}
+    sources = [(*stamps[entry.sound.path], entry.sound.member, entry.parts) for entry in recordings]
+    cut = {"segment": options.segment, "minimum": options.min_segment, "channel": options.channel, "rate": options.rate}
+    return {"root": source.resolve(), "sources": sources, "cut": cut}
+
+
+def _rows(recording: CorpusRecording, options: AudioStoreOptions, result: Conversion) -> Iterator[AudioRow]:
+    """The rows of one recording; `result` counts them. AudioError for samples so large that clipping destroys them."""
+    source = recording.sound
+    with source.opened() as path, mixing.measuring() as levels:
+        for block, label in _blocks(path, recording, options, result):
+            if levels.peak > MAX_CLIPPED_PEAK:
+                raise AudioError(
+                    f"{source} holds samples of up to {levels.peak:.4g}, where 1 is full scale and a store ends.",
+                    f"Divide its samples by {levels.peak:.4g} or more.",
+                )
+            if block.seconds < min(options.min_segment, options.segment) or not len(block.samples):
+                result.dropped += 1
+                result.dropped_seconds += block.seconds
+                continue
+            result.seconds += block.seconds
+            end = block.start + block.seconds
+            yield AudioRow(block, label.name, label.group, label.subgroup, label.speaker, block.start, end)
+    if levels.above:
+        result.clipped.append(Clipped(source.path, levels.above, levels.peak))
+
+
+def _blocks(
+    path: Path, recording: CorpusRecording, options: AudioStoreOptions, result: Conversion
+) -> Iterator[tuple[Waveform, Labels]]:
+    """Sound of up to the length of a segment, and its labels."""
+    if len(recording.parts) == 1 and recording.parts[0].is_whole:
+        for block in reading.blocks(path, rate=options.rate, channel=options.channel, seconds=options.segment):
+            yield block, recording.parts[0].labels
+        return
+    pieces = []
+    for part in recording.parts:
+        for span in part.used(reading.info(path, channel=options.channel).seconds if part.is_open else math.inf):
+            cuts, lost = segments.cut(span.duration, options.segment, options.min_segment)
+            pieces += [_Piece(Segment(span.start + cut.start, span.start + cut.end), part.labels) for cut in cuts]
+            result.dropped += lost > 0
+            result.dropped_seconds += lost
+    pieces.sort(key=lambda piece: piece.span.start)
+    crops = reading.crops(path, [piece.span for piece in pieces], rate=options.rate, channel=options.channel)
+    for piece, samples in zip(pieces, crops, strict=True):
+        yield Waveform(samples, options.rate, piece.span.start), piece.labels
+
+
+def _nothing_written(source: Path, result: Conversion) -> KnnError:
+    """Why no recording of a corpus gave a row."""
+    if result.failures:
+        first = result.failures[0].error
+        if len(result.failures) == 1:
+            return first
+        count = len(result.failures)
+        return KnnError(f"None of the {count} files in {source} can be read; the first: {first.message}", first.hint)
+    return KnnError(
+        f"All of {source} is shorter than the minimum: {result.dropped} remainders, {result.dropped_seconds:.2f} s.",
+        "Lower `min_segment`.",
+    )
