@@ -30,7 +30,7 @@ from knn_cli.audio import mp3_frames
 from knn_cli.audio.placement import Placement
 
 if TYPE_CHECKING:
-    from av import AudioFrame, Packet
+    from av import AudioFrame, AudioResampler, Packet
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
@@ -39,6 +39,7 @@ PIECE_SECONDS = 4.0
 MAX_PIECE_BYTES = 1 << 24
 MAX_MEMORY_BYTES = 3 << 29  # 1.5 GiB
 MAX_CHANNELS = 64
+MAX_PLANES = 7  # PyAV 18 reads beyond the pointers of frames that have more
 MIN_RATE, MAX_RATE = 1000, 768_000
 # Containers of sound and video; none that refers to other files, and none of images, texts, devices or filters.
 DEMUXERS = (
@@ -169,6 +170,7 @@ class Recording:
         self._name, self._track, self._decode = name, track, decode
         self._container: InputContainer | None = None
         self._faults = Faults()
+        self._packer: tuple[tuple[str, int, str], AudioResampler] | None = None
         self._tag_end, self._rest = 0, b""  # of an MP3: where a tag ends, and bytes that may be half a frame
 
     def open(self, part: list[int] | None) -> dict[str, Any]:
@@ -328,8 +330,10 @@ class Recording:
             if not (samples and MIN_RATE <= rate <= MAX_RATE and 0 < channels <= MAX_CHANNELS):
                 self._fault(0.0)
                 continue
-            form = frame.format.name, rate, channels
             silence, left_out = self._placement.place(frame.time, samples, rate)
+            if frame.format.is_planar and channels > MAX_PLANES:
+                frame = self._packed(frame)
+            form = frame.format.name, rate, channels
             if pending is not None and (silence or pending.form != form or pending.is_full):
                 yield pending.message()
                 pending = None
@@ -339,6 +343,16 @@ class Recording:
             pending.add(frame, left_out, samples)
         if pending is not None:
             yield pending.message()
+
+    def _packed(self, frame: AudioFrame) -> AudioFrame:
+        """The frame with one plane for all channels."""
+        from av import AudioResampler
+
+        form = frame.format.name, frame.sample_rate, frame.layout.name
+        if self._packer is None or self._packer[0] != form:
+            self._packer = form, AudioResampler(frame.format.packed, frame.layout, frame.sample_rate)
+        (packed,) = self._packer[1].resample(frame)
+        return packed
 
     def _lengths(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Nothing: the packets are placed by their times and lengths, without decoding them."""

@@ -48,7 +48,7 @@ def _parts(path: Path, size: int, changed: int) -> tuple[Range, ...]:
         if head[4:8] == b"ftyp":
             starts = list(_boxes(file, first))
         elif begins is None:
-            return ((0, size),)
+            return ((mp3_frames.hidden_start(file, first) if first else 0, size),)
         else:
             known = first + len(begins) if first else _behind_samples(path, len(begins))
             starts = list(_beginnings(file, known, size, begins))
@@ -177,6 +177,7 @@ _BEGINNINGS: dict[bytes, Callable[[bytes], bool]] = {
     b"RIFF": _is_wave,
     b"RIFX": _is_wave,
     b"RF64": _is_wave,
+    b"BW64": _is_wave,
     b"riff\x2e\x91\xcf\x11": _always,  # Wave64
     b"FORM": lambda head: head[8:12] in (b"AIFF", b"AIFC"),
     b".snd": _is_au,

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version
 _KILOBITS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG-1
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG-2 and 2.5
 }
-
+_TAG_HEAD = 10  # bytes
+_MAX_TAG_BYTES = 1 << 24
+_SURE_FRAMES = 4  # in a row that no picture in a tag has by chance
+_MOST_MISSING = 100  # times the bytes there are: a larger count is damaged itself
 
 MAX_FRAME_BYTES = 1441
+MIN_FRAME_BYTES = 24
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,25 @@ def counted_seconds(path: Path) -> float | None:
     with path.open("rb") as file:
         file.seek(tag_size(file.read(10)))
         first = file.read(512)
+        size = file.seek(0, 2)
     frame, at = parse_frame(first[:4]), max(first.find(b"Xing"), first.find(b"Info"))
     if frame is None or at < 0 or len(first) < at + 12 or not first[at + 7] & 1:
         return None
-    return int.from_bytes(first[at + 8 : at + 12], "big") * frame.samples / frame.rate
+    count = int.from_bytes(first[at + 8 : at + 12], "big")
+    return count * frame.samples / frame.rate if count * MIN_FRAME_BYTES <= size * _MOST_MISSING else None
+
+
+def hidden_start(file: BinaryIO, tag_end: int) -> int:
+    """Return where the frames of an MP3 begin whose tag claims to end amid them, or behind the file; 0 for others."""
+    file.seek(_TAG_HEAD)
+    data = file.read(min(_MAX_TAG_BYTES, tag_end + 4 * MAX_FRAME_BYTES))
+    start = end = count = 0
+    for at, frame in find_frames(data):
+        if at != end:
+            start, count = at, 0
+        end, count = at + frame.size, count + 1
+        if count == _SURE_FRAMES and tag_end > _TAG_HEAD + len(data):
+            return _TAG_HEAD + start
+        if count >= _SURE_FRAMES and _TAG_HEAD + start < tag_end < _TAG_HEAD + end:
+            return _TAG_HEAD + start
+    return 0

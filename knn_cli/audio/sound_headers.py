@@ -21,6 +21,7 @@ _UNKNOWN_64 = 1 << 62
 _MAX_CHUNKS = 10_000
 _TAGS = (b"TAG", b"ID3", b"LIST", b"APETAGEX")  # what programs append, whatever the format
 _BLOCK_BYTES = 1 << 20
+_LONG = (b"RF64", b"BW64")  # WAV with 64-bit sizes
 _G711 = {6: "alaw", 7: "ulaw"}
 
 
@@ -206,13 +207,13 @@ def _wave(file: BinaryIO, size: int) -> SoundHeader | None:
             sound = _wave_format(file.read(min(length, 64)), order)
         elif name == b"fact" and length >= 4:
             count = struct.unpack(f"{order}I", file.read(4))[0]
-        elif name == b"ds64" and head[:4] == b"RF64":
+        elif name == b"ds64" and head[:4] in _LONG:
             long_size = struct.unpack("<QQ", file.read(16))[1]
         elif name == b"data":
             if sound is None:
                 return None
             promised: int | None = length
-            if head[:4] == b"RF64" and long_size is not None and length >= MIN_UNKNOWN_BYTES:
+            if head[:4] in _LONG and long_size is not None and length >= MIN_UNKNOWN_BYTES:
                 promised = None if long_size >= _UNKNOWN_64 else long_size
             elif length >= MIN_UNKNOWN_BYTES and at + length > size:
                 promised = None
@@ -351,6 +352,7 @@ _PARSERS: dict[bytes, Callable[[BinaryIO, int], SoundHeader | None]] = {
     b"RIFF": _wave,
     b"RIFX": _wave,
     b"RF64": _wave,
+    b"BW64": _wave,
     b"riff": _wave64,
     b"FORM": _aiff,
     b".snd": _au,

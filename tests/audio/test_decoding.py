@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from knn_cli.audio import decoding, reading, sources
+from knn_cli.audio import decoding, mp3_frames, reading, sources
 from knn_cli.core.errors import AudioError
 from tests.helpers.compressed import write_compressed
 
@@ -169,3 +171,40 @@ def test_processes_end_with_the_program(tmp_path: Path) -> None:
         time.sleep(0.05)
     else:
         pytest.fail("the process is still there")
+
+
+@pytest.mark.parametrize("claimed", [500, 3000, 5000, 90_000_000])
+def test_tags_of_another_size_than_they_claim_hide_no_sound(tmp_path: Path, claimed: int) -> None:
+    path = write_compressed(tmp_path / "a.mp3", TONE, RATE)
+    data = path.read_bytes()
+    sound = data[mp3_frames.tag_size(data[:10]) :]
+    size = bytes(claimed >> shift & 0x7F for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\x04\0\0" + size + bytes(3000) + sound)
+    assert loud(path) == [pytest.approx((0.0, 2.0), abs=0.12)]
+    assert reading.info(path).seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_count_that_no_file_of_its_size_has_is_none(tmp_path: Path) -> None:
+    path = write_compressed(tmp_path / "a.mp3", TONE, RATE)
+    data = path.read_bytes()
+    at = max(data.find(b"Xing"), data.find(b"Info")) + 8
+    path.write_bytes(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+    assert reading.info(path).seconds == pytest.approx(2.0, abs=0.1)
+    path.write_bytes(data[:at] + (2 * int.from_bytes(data[at : at + 4], "big")).to_bytes(4, "big") + data[at + 4 :])
+    with pytest.raises(AudioError, match="is cut short: its header promises 4"):
+        reading.info(path)
+
+
+def test_eight_channels(tmp_path: Path) -> None:
+    path = tmp_path / "a.opus"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libopus", rate=RATE, layout="7.1")
+        for first in range(0, len(TONE), 960):
+            piece = np.tile(TONE[first : first + 960], (8, 1)) * (np.arange(8)[:, None] == 1)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece.T).reshape(1, -1), "flt", "7.1")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, first, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert reading.info(path).channels == 8
+    levels = [np.abs(reading.read(path, channel=str(channel)).samples).max() for channel in (1, 2, 8)]
+    assert levels == [pytest.approx(0.0, abs=0.02), pytest.approx(0.3, abs=0.05), pytest.approx(0.0, abs=0.02)]

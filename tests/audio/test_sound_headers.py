@@ -10,6 +10,7 @@ import soundfile
 
 from knn_cli.audio import reading, sound_headers, writing
 from knn_cli.core.errors import AudioError
+from tests.helpers.compressed import write_compressed
 
 SOUND = np.random.default_rng(0).uniform(-0.9, 0.9, (8000, 2))
 KINDS = [
@@ -101,3 +102,34 @@ def test_a_chunk_larger_than_any_file_is_no_traceback(tmp_path: Path) -> None:
     data[56:64] = bytes([255] * 7 + [127])  # the size of the fmt chunk
     path.write_bytes(data)
     assert sound_headers.read_header(path) is None
+
+
+def test_bw64_is_wav_with_long_sizes(tmp_path: Path) -> None:
+    path = written(tmp_path, "RF64", "PCM_16", "FILE")
+    data = b"BW64" + path.read_bytes()[4:]
+    path.write_bytes(data)
+    assert reading.info(path).seconds == reading.read(path).seconds == 0.5
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="is cut short: its header promises"):
+        reading.info(path)
+
+
+def test_silence_where_the_count_ends_is_no_padding(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    samples = np.concatenate([SOUND, np.zeros_like(SOUND), SOUND])
+    soundfile.write(path, samples, 16000, "PCM_16")
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + (4 * len(SOUND)).to_bytes(4, "little") + data[44:])
+    assert reading.read(path).seconds == reading.info(path).seconds == 1.5
+    path.write_bytes(
+        data[:40] + (8 * len(SOUND)).to_bytes(4, "little") + data[44 : 44 + 8 * len(SOUND)] + bytes(90_000)
+    )
+    assert reading.read(path).seconds == reading.info(path).seconds == 1.0
+
+
+def test_mp3_in_wav_is_as_long_as_it_is_read(tmp_path: Path) -> None:
+    path = write_compressed(tmp_path / "a.wav", SOUND[:, 0].astype(np.float32), 16000, codec="libmp3lame")
+    assert reading.info(path).seconds == pytest.approx(reading.read(path).seconds, abs=0.001)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="is cut short"):
+        reading.info(path)
