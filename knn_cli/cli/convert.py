@@ -99,8 +99,9 @@ def convert(
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
-    classes, a,b,c or a file of them), as does a saved classifier of KNN-proj, and a model becomes an ONNX file, with
-    --languages a model of these labels, or with --int8 a model in 8 bits.
+    classes, a,b,c or a file of them), as does a saved classifier of KNN-proj; settings of wespeaker (.yaml) become a
+    recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, or with --int8 a model in 8
+    bits.
     """
     from knn_cli.networks import bundle, conversion
 
@@ -108,7 +109,7 @@ def convert(
         refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
         _keep_labels(src, out, names, force)
         return
-    if _converted_glc(ctx, src, out, force):
+    if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out):
         return
     assert segment is not None  # it has a default here
 
@@ -168,12 +169,36 @@ def _converted_glc(ctx: typer.Context, src: Path, out: Path, force: bool) -> boo
 
     if not is_saved_glc(src):
         return False
-    if more := sorted(given(ctx) - {"src", "out", "force", "quiet", "verbose"}):
-        raise KnnError(f"{flag(ctx, more[0])} does not apply to {src}, a saved classifier.", "Leave it out.")
+    _refuse_others(ctx, f"{src}, a saved classifier")
     labels = convert_saved_glc(src, out, force=force).config["labels"]
     console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with `knn classify --model`.")
     console.note("It classifies stores of embeddings of whichever model it was fitted on: the file does not say which.")
     return True
+
+
+def _converted_recipe(ctx: typer.Context, src: Path, out: Path) -> bool:
+    """Whether settings of a training are to become a recipe, which is then written."""
+    if src.suffix.lower() not in (".yaml", ".yml") or out.suffix.lower() != ".toml":
+        return False
+    from knn_cli.core.atomic import replacing_text
+    from knn_cli.core.output_paths import check_output
+    from knn_cli.training.wespeaker_recipe import recipe_of_wespeaker
+
+    _refuse_others(ctx, f"{src}, settings of a training")
+    check_output(out, [src])
+    converted = recipe_of_wespeaker(src)
+    with replacing_text(out) as file:
+        file.write(converted.text)
+    console.note(f"{out}: a recipe for `knn train --recipe`.")
+    for key, why in converted.left.items():
+        console.note(f"Not carried over, {key}: {why}.")
+    return True
+
+
+def _refuse_others(ctx: typer.Context, what: str) -> None:
+    """Refuse options that are for other sources."""
+    if more := sorted(given(ctx) - {"src", "out", "force", "quiet", "verbose"}):
+        raise KnnError(f"{flag(ctx, more[0])} does not apply to {what}.", "Leave it out.")
 
 
 def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:

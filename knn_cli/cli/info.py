@@ -174,7 +174,7 @@ def _bundle(model: Bundle) -> dict[str, Any]:
     if model.has_network:
         facts["encoder"] = model.config["encoder"]["name"]
         facts["pooling"] = model.config["pooling"]["name"]
-        facts["hears at once"] = model.chunk if model.chunk == WHOLE else f"{model.chunk:g} s"
+        facts["chunk"] = model.chunk if model.chunk == WHOLE else f"{model.chunk:g} s"
     if model.has_network or model.is_segmenter:
         facts["rate"] = model.rate
         weights = model.folder / bundle.WEIGHTS

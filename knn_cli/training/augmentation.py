@@ -74,11 +74,16 @@ class Augmenter:
 
         if chosen(recipe.pitch_share):
             clip = shift_pitch(clip, random.uniform(-recipe.pitch_semitones, recipe.pitch_semitones), self.rate)
-        if self._responses and chosen(recipe.rir_share):
+        rir_share, noise_share, music_share = recipe.rir_share, recipe.noise_share, recipe.music_share
+        if recipe.one_share:  # one or the other
+            reverberant = chosen(0.5)
+            rir_share, noise_share = recipe.one_share * reverberant, recipe.one_share * (not reverberant)
+            music_share = 0.0
+        if self._responses and chosen(rir_share):
             clip = add_reverberation(clip, reading.read(_draw(self._responses, random), rate=self.rate).samples)
-        if self._noise and chosen(recipe.noise_share):
+        if self._noise and chosen(noise_share):
             clip = add_noise(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
-        if self._music and chosen(recipe.music_share):
+        if self._music and chosen(music_share):
             clip = add_noise(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
         if chosen(recipe.eq_share):
             gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(EQUALIZER_HZ))

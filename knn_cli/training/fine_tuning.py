@@ -144,7 +144,7 @@ class FineTuner:
         self.layer_drop = LayerDrop(encoder, recipe.tuning.layer_drop) if recipe.tuning.layer_drop else None
         masked = any(getattr(recipe.augment, key) for key in _MASKS)
         self.spec_augment = SpecAugment(encoder, recipe.augment) if masked else None
-        self._cnn_factor = recipe.tuning.cnn_gradient
+        self._cnn_factor, self._encoder_factor = recipe.tuning.cnn_gradient, recipe.tuning.encoder_gradient
         self._cnn = _convolutions(encoder) if recipe.tuning.cnn_gradient != 1 else []
         if self._cnn and not any(weight.requires_grad for weight in self._cnn):
             raise KnnError("tuning.cnn_gradient has no effect on frozen convolutions.", "Take that line out.")
@@ -172,6 +172,9 @@ class FineTuner:
         for weight in self._cnn:
             if weight.grad is not None:
                 weight.grad.mul_(self._cnn_factor)
+        for weight in self.network.encoder.parameters() if self._encoder_factor != 1 else ():
+            if weight.grad is not None:
+                weight.grad.mul_(self._encoder_factor)
         self.l2_sp.add()
 
 
@@ -179,7 +182,7 @@ def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str
     """Group the trainable parameters by learning rate and weight decay.
 
     Pooling and head have the learning rate `rate`, weights of the encoder encoder_rate * layer_decay^depth, where the
-    depth is that of `depths_below_top`. Norms and biases have no weight decay.
+    depth is that of `depths_below_top`. Norms and biases have no weight decay, unless `decay_all` says so.
 
     Parameters
     ----------
@@ -210,7 +213,7 @@ def parameter_groups(network: Network, recipe: OptimizerConfig) -> list[dict[str
         weight_rate = recipe.rate
         if part == "encoder":
             weight_rate = rate * recipe.layer_decay ** down[rest]
-        decay = recipe.weight_decay if weight.ndim > 1 else 0.0
+        decay = recipe.weight_decay if weight.ndim > 1 or recipe.decay_all else 0.0
         groups.setdefault((weight_rate, decay), []).append(weight)
     return [{"params": weights, "lr": each, "weight_decay": decay} for (each, decay), weights in groups.items()]
 
@@ -289,6 +292,7 @@ def _refuse_for_frozen(recipe: Recipe) -> None:
         *((f"augment.{key}", getattr(recipe.augment, key) > 0) for key in _MASKS),
         ("tuning.layer_drop", recipe.tuning.layer_drop > 0),
         ("tuning.pull", recipe.tuning.pull > 0),
+        ("tuning.encoder_gradient", recipe.tuning.encoder_gradient != 1),
         ("optimizer.encoder_rate", recipe.optimizer.encoder_rate is not None),
         ("optimizer.layer_decay", recipe.optimizer.layer_decay != 1),
     ):

@@ -251,7 +251,7 @@ def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[
     Raises
     ------
     KnnError
-        The recipe's table names unknown labels or lacks some.
+        The recipe's table names unknown labels or lacks some, or its list has another length.
     """
     chosen = recipe.loop.class_weights
     if isinstance(chosen, dict):
@@ -261,6 +261,14 @@ def class_weights(recipe: Recipe, labels: Sequence[str], classes: Rows) -> list[
                 f"loop.class_weights and the corpus differ in {', '.join(differing)}.", "Name each label once."
             )
         return [chosen[label] for label in labels]
+    if isinstance(chosen, tuple):
+        if len(chosen) != len(labels):
+            raise KnnError(
+                f"loop.class_weights has {len(chosen)} weights, and the corpus {len(labels)} labels: "
+                f"{', '.join(labels)}.",
+                "Give one for each, in this order.",
+            )
+        return [*chosen]
     if chosen == "none":
         return None
     counts = np.bincount(classes, minlength=len(labels))

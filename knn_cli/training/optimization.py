@@ -30,14 +30,16 @@ def build_optimizer(network: Network, config: OptimizerConfig) -> Optimizer:
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
         return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.rate, betas=config.betas)
 
 
 def learning_rate_factor(schedule: ScheduleConfig, rate: float, step: int, steps: int) -> float:
     """Factor on all learning rates at a step.
 
     Warm-up is linear, begins at 0 or at the share `warmup_from` of the rates, and is multiplied with the decay: the
-    formula of wespeaker's ExponentialDecrease, with and without `warm_from_zero`.
+    formula of wespeaker's ExponentialDecrease, with and without `warm_from_zero`. With a `cycle` the rates are those of
+    its TriAngular2, after Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv:1506.01186).
 
     Parameters
     ----------
@@ -55,6 +57,12 @@ def learning_rate_factor(schedule: ScheduleConfig, rate: float, step: int, steps
     warm = schedule.warmup_from + (1 - schedule.warmup_from) * risen
     if final is None:
         return float(warm * decay**epochs)
+    if schedule.cycle:
+        length = max(2, int(schedule.cycle * steps))
+        half, place = length // 2, step % length
+        height = (1 - final / rate) * 0.5 ** (step // length)
+        part = place / half if place <= half else 1 - (place - half) / half
+        return float(warm * (final / rate + height * part))
     return float(warm * (final / rate) ** (epochs / schedule.epochs))
 
 

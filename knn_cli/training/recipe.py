@@ -108,7 +108,9 @@ class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Augmentation of training clips.
 
     Each `..._share` is the fraction of clips that are augmented in this way, except `mask_time_share` and
-    `mask_feature_share`, which are fractions of a clip's frames and channels (see `spec_augment`).
+    `mask_feature_share`, which are fractions of a clip's frames and channels (see `spec_augment`). `one_share` of the
+    clips get either reverberation or noise, half of them each, in place of the shares of reverberation, noise and
+    music.
     """
 
     speeds: tuple[Speed, ...] = ()
@@ -121,6 +123,7 @@ class AugmentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     music_snr: tuple[float, float] = (5.0, 15.0)
     rir: str = ""
     rir_share: Fraction = 0.3
+    one_share: Fraction = 0.0
     band_share: Fraction = 0.0
     band: tuple[Positive, Positive] = (3000.0, 7000.0)
     codec_share: Fraction = 0.0
@@ -157,11 +160,12 @@ class OptimizerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     `fine_tuning.parameter_groups`).
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     rate: Positive = 1e-3
     encoder_rate: Positive | None = None
     layer_decay: FractionAbove0 = 1.0
     weight_decay: NonNegative = 1e-4
+    decay_all: bool = False
     momentum: FractionBelow1 = 0.9
     nesterov: bool = True
     betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999)
@@ -172,6 +176,8 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     Rates rise during `warmup` epochs, from the share `warmup_from` of themselves, while they fall exponentially, by the
     factor `decay` per epoch or down to the head's `final_rate` at the end; without these two they stay constant.
+    With a `cycle` of epochs they rise from `final_rate` and return to it in each, to half the height of the one before
+    (`optimization.learning_rate_factor`).
     """
 
     epochs: PositiveCount = 10
@@ -179,9 +185,12 @@ class ScheduleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     warmup_from: Fraction = 0.0
     decay: FractionAbove0 = 1.0
     final_rate: Positive | None = None
+    cycle: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         """Check conditions on several keys."""
+        lone = self.cycle > 0 and (self.final_rate is None or self.decay != 1)
+        _refuse(lone, "schedule.cycle needs schedule.final_rate, and no decay", "Rates return to the final rate.")
         _refuse(self.warmup > self.epochs, "schedule.warmup is longer than schedule.epochs", "Both count epochs.")
         both = self.decay != 1 and self.final_rate is not None
         _refuse(both, "schedule.decay and schedule.final_rate exclude each other", "Take one out.")
@@ -226,6 +235,7 @@ class TuningConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     freeze: tuple[str, ...] = ()
     cnn_gradient: NonNegative = 1.0
+    encoder_gradient: NonNegative = 1.0
     layer_drop: FractionBelow1 = 0.0
     pull: NonNegative = 0.0
     lora: LoraConfig | None = None
@@ -248,6 +258,7 @@ class TuningConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ClassWeights = Annotated[dict[str, Positive], Meta(min_length=1)]
+ListedWeights = Annotated[tuple[Positive, ...], Meta(min_length=2)]  # in the sorted order of the labels
 
 
 class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -266,7 +277,7 @@ class LoopConfig(Struct, frozen=True, forbid_unknown_fields=True):
     average: PositiveCount = 1
     patience: Count = 0
     keep: Literal["best", "last"] = "best"
-    class_weights: Literal["none", "balanced"] | ClassWeights = "none"
+    class_weights: Literal["none", "balanced"] | ClassWeights | ListedWeights = "none"
     classifier: Literal["glc", "head"] = "glc"
     checkpoint: PositiveCount = 500
     log: PositiveCount = 10

@@ -18,13 +18,17 @@ from knn_cli.training.optimization import (
 from knn_cli.training.recipe import Recipe, ScheduleConfig
 from knn_cli.training.recipe_reader import parse
 
+TABLES = {
+    "encoder": {"name": "resnet", "depth": 18, "width": 4, "bins": 16},
+    "pooling": {"name": "resnet"},
+    "head": {"name": "softmax"},
+}
+
 
 def recipe() -> Recipe:
     return parse(
         {
-            "encoder": {"name": "resnet", "depth": 18, "width": 4, "bins": 16},
-            "pooling": {"name": "resnet"},
-            "head": {"name": "softmax"},
+            **TABLES,
             "optimizer": {"rate": 0.03, "encoder_rate": 0.007},
             "schedule": {"epochs": 3, "warmup": 1.0, "final_rate": 0.001},
         }
@@ -96,3 +100,19 @@ def test_warm_up_is_that_of_wespeaker_step_by_step(start: float, expected: list[
     schedule = ScheduleConfig(epochs=4, warmup=2, warmup_from=start, final_rate=0.0088)
     rates = [0.02 * learning_rate_factor(schedule, 0.02, step, 5) for step in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-8)
+
+
+def test_cycles_are_those_of_wespeaker_step_by_step() -> None:
+    """Rates that wespeaker's TriAngular2 gave: 5 steps in each epoch, cycles of two epochs."""
+    expected = [0.0044, 0.00552, 0.00664, 0.00776, 0.00888, 0.01, 0.00888, 0.00776, 0.00664, 0.00552, 0.0044, 0.00496,
+                0.00552, 0.00608, 0.00664, 0.0072, 0.00664, 0.00608, 0.00552, 0.00496, 0.0044, 0.00468]  # fmt: skip
+    schedule = ScheduleConfig(epochs=8, final_rate=0.0044, cycle=2)
+    rates = [0.01 * learning_rate_factor(schedule, 0.01, step, 5) for step in range(len(expected))]
+    assert rates == pytest.approx(expected, rel=1e-8)
+
+
+def test_adam_and_decay_of_all_weights() -> None:
+    mine = parse({**TABLES, "optimizer": {"name": "adam", "weight_decay": 0.1, "decay_all": True}})
+    optimizer = build_optimizer(ModelBuilder(mine).build(["a", "b"], None, 1), mine.optimizer)
+    assert type(optimizer) is torch.optim.Adam
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}

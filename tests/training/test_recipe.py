@@ -221,6 +221,10 @@ def test_margin_and_class_weights() -> None:
     assert class_weights(balanced, ["a", "b"], classes) == pytest.approx([4 / 6, 2.0])
     named = parse(BASE | {"loop": {"class_weights": {"b": 2, "a": 1}}})
     assert class_weights(named, ["a", "b"], classes) == [1.0, 2.0]
+    listed = parse(BASE | {"loop": {"class_weights": [3, 0.5]}})
+    assert class_weights(listed, ["a", "b"], classes) == [3.0, 0.5]
+    with pytest.raises(KnnError, match="has 2 weights, and the corpus 3 labels: a, b, c"):
+        class_weights(listed, ["a", "b", "c"], classes)
     assert class_weights(parse(BASE), ["a", "b"], classes) is None
 
 

@@ -214,7 +214,7 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
 
 
 class _InertLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """A safe loader that reads the tags of HyperPyYAML as data: nothing is built, called or looked up."""
+    """A safe loader that reads the tags of HyperPyYAML and Python as data: nothing is built, called or looked up."""
 
 
 def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
@@ -226,6 +226,7 @@ def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
 
 
 _InertLoader.add_multi_constructor("!", _tagged)
+_InertLoader.add_multi_constructor("tag:yaml.org,2002:python/", _tagged)  # of tensors and tuples that were dumped
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
