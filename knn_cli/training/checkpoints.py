@@ -261,7 +261,8 @@ def save(path: Path, state: Mapping[str, Any], before: Path | None = None) -> No
     except RuntimeError as error:  # torch's archive writer, when the file below it refuses
         reason = error.__context__ if isinstance(error.__context__, OSError) else None
         why = (reason.strerror if reason else None) or "the disk refuses"
-        raise KnnError(f"{path} cannot be written: {why}.", "Make room; the checkpoint before is kept.") from error
+        hint = "Make room; the checkpoint before is kept." if path.is_file() else "Make room."
+        raise KnnError(f"{path} cannot be written: {why}.", hint) from error
 
 
 def _is_whole(path: Path, fits: Callable[[Mapping[str, Any]], bool] = lambda state: True) -> bool:

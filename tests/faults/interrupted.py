@@ -10,10 +10,10 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.faults import judge
 from tests.faults.forks import Outcome, Request, Server, work_off
@@ -185,6 +185,28 @@ def _without_room(
     after = contents_or_damage(folder)
     found += [f"differs: {path}" for path in known.files if after.get(path) != known.files[path]]
     return found, tail
+
+
+class Starved(NamedTuple):
+    """What a command without space has met and said."""
+
+    before: dict[str, str]
+    first: Outcome
+
+
+@contextmanager
+def without_space(server: Server, write: Write, folder: Path, seeds: Path, kind: str) -> Iterator[Starved]:
+    """Run a command on a disk with hardly any space, or whose files may not get larger than 512 bytes."""
+    with ExitStack() as stack:
+        resize = stack.enter_context(small_disk(folder, 1 << 16)) if kind == "disk" else None
+        if resize is None:
+            _fresh(folder)
+        if write.before:
+            assert _run(server, write, folder, seeds, before=True, swift=True).code == 0
+        before = contents(folder)
+        if resize is not None:
+            resize(sum(path.stat().st_blocks for path in folder.rglob("*")) // 2 + 4)
+        yield Starved(before, _run(server, write, folder, seeds, file_size=None if resize else 512))
 
 
 def closed_folder(server: Server, known: Reference, folder: Path, seeds: Path) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from knn_cli.cli.app import COMMANDS, load
 from tests.faults import hostile, interrupted, judge, mutated, mutations, seeds, targets
 from tests.faults.__main__ import ENVIRONMENT
 from tests.faults.forks import Outcome, Server
-from tests.faults.writes import READ, WRITES, WRITTEN
+from tests.faults.writes import READ, WRITES, WRITTEN, contents
 
 # Numbers of long runs; the short run takes the first of each.
 MUTATED, HOSTILE, KILLS = 40, 30, 4
@@ -119,6 +119,23 @@ def test_kills(server: Server, materials: Path, tmp_path: Path) -> None:
     run = interrupted.Run("kills", interrupted.kill_at_event, "short", tmp_path, materials)
     run.go(KILLS, [server], lambda: False)
     assert len(run.done) == KILLS and not run.hard(), mutated.grouped(run.hard())
+
+
+FULL = ("store to npz", "store to Kaldi again", "onnx", "8 bits", "train again", "train a network", "report")
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("kind", ["disk", "files"])
+def test_no_space_for_an_output(server: Server, materials: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """A sentence and exit 1; what was there stays, and nothing new but the folder of an unfinished training."""
+    write = next((one for one in WRITES if one.name == name), None)
+    if write is None or (kind == "disk" and not interrupted.can_mount(tmp_path / "place")):
+        pytest.skip("no onnx, or no right to mount")
+    with interrupted.without_space(server, write, tmp_path / "place", materials, kind) as outcome:
+        left = [path for path in contents(tmp_path / "place") if path not in outcome.before]
+        assert not judge.faults(outcome.first, {1}), outcome.first.text
+        assert outcome.before.items() <= contents(tmp_path / "place").items()
+        assert not [path for path in left if ".training/" not in path or "/." in path]
 
 
 def test_a_run_goes_on_where_it_stopped(server: Server, materials: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ WRITES = (
     ),
     Write("labels of a model", ("convert", "head", "{d}/out", "--languages", "a,b")),
     Write("8 bits", ("convert", "tiny", "{d}/out", "--int8")),
+    *([Write("onnx", ("convert", "tiny", "{d}/out.onnx"))] if find_spec("onnx") and find_spec("onnxruntime") else []),
     Write("embed", ("embed", "corpus", *TINY, "-o", "{d}/out.h5")),
     Write("embed a store", ("embed", "audio.h5", *TINY, "--no-vad", "-o", "{d}/out.h5")),
     _texts("split", "split", "emb.h5", "-o", "{d}/out.tsv"),
