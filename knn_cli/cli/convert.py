@@ -19,6 +19,7 @@ from knn_cli.cli.options import (
     LanguagesOption,
     QuietOption,
     SegmentOption,
+    SpeechOption,
     TrackOption,
     VerboseOption,
     counted,
@@ -43,9 +44,7 @@ def convert(
     ctx: typer.Context,
     src: Annotated[
         Path,
-        typer.Argument(
-            metavar="SOURCE", help="Folder of audio or .gz embeddings, audio file, store, checkpoint or model."
-        ),
+        typer.Argument(metavar="SOURCE", help="Audio, folder or list of it, embeddings, store, checkpoint or model."),
     ],
     out: Annotated[
         Path,
@@ -68,6 +67,7 @@ def convert(
     ] = 1.0,
     channel: ChannelOption = "mix",
     track: TrackOption = None,
+    speech: SpeechOption = None,
     recursive: Annotated[
         bool, switch("-r", "--recursive", panel=INPUT, help="Find .gz embeddings at any depth of the folder.")
     ] = False,
@@ -122,6 +122,7 @@ def convert(
             min_segment=min_segment,
             channel=sound_channel(channel, track),
             rate=rate,
+            speech=speech,
             recursive=recursive,
             config=config,
             origin=origin,

@@ -23,6 +23,7 @@ from knn_cli.cli.options import (
     NoVadOption,
     QuietOption,
     SegmentOption,
+    SpeechOption,
     TrackOption,
     VerboseOption,
     epilog,
@@ -50,13 +51,14 @@ EPILOG = epilog(
 def embed(
     ctx: typer.Context,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders of audio, or one audio store.")
+        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, or one audio store.")
     ],
     labels: LabelsOption = "folder",
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",
     track: TrackOption = None,
     no_vad: NoVadOption = False,
+    speech: SpeechOption = None,
     out: Annotated[
         Path | None,
         valued("-o", "--out", metavar="STORE", panel=OUTPUT, help="Write an embedding store (.h5), not to stdout."),
@@ -77,6 +79,7 @@ def embed(
     """
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.formats.speech_lists import restricted
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.store import hdf5
     from knn_cli.store.corpora.registry import read_corpora
@@ -93,6 +96,10 @@ def embed(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
     recordings = [] if stores else read_corpora(sources, labels)
+    if speech is not None:
+        if stores:
+            raise KnnError(f"{stores[0]} is a store, whose rows are cut already.", "Leave --speech out.")
+        recordings = restricted(recordings, speech)
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:

@@ -121,6 +121,13 @@ LabelsOption = Annotated[
         help="Take labels from folder, group/speaker/file, a regular expression or a table (.csv).",
     ),
 ]  # fmt: skip
+SpeechOption = Annotated[
+    Path | None,
+    valued(
+        "--speech", metavar="FILE", panel=INPUT,
+        help="Use only the speech in this list: RTTM, UEM, Kaldi segments, CSV.",
+    ),
+]  # fmt: skip
 JsonOption = Annotated[bool, switch("--json", panel=OUTPUT, help="Write JSON lines.")]
 ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace existing stores, models or audio.")]
 TextOption = Annotated[

@@ -17,6 +17,7 @@ from knn_cli.core.folders import is_folder
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.texts import read_lines
 from knn_cli.core.values import Progress
+from knn_cli.formats.speech_lists import restricted
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
@@ -60,6 +61,8 @@ class ConversionOptions(AudioStoreOptions):
         names of its classes with commas between them, or a text file with one name per line.
     segment, min_segment, channel, rate
         Recordings: see `AudioStoreOptions`.
+    speech : path, optional
+        Recordings: use only the speech of this list, see `speech_lists.restricted`.
     recursive : bool
         Text embeddings: read the files in all folders below the source.
     config : path, optional
@@ -71,6 +74,7 @@ class ConversionOptions(AudioStoreOptions):
         `onnx_export.export_onnx`.
     """
 
+    speech: Path | str | None = None
     recursive: bool = False
     config: Path | str | None = None
     origin: str | None = None
@@ -114,7 +118,8 @@ def convert(
     progress : callable, optional
         Called with the number of recordings done and the number of all recordings.
     **options
-        Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, recursive, config, origin, int8.
+        Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, speech, recursive, config,
+        origin, int8.
 
     Returns
     -------
@@ -153,6 +158,8 @@ def _convert_path(
         raise KnnError(f"{src} does not exist.", "Check the path.")
     if not is_folder(src):
         check_regular(src, "a recording, embeddings or a checkpoint")
+    if options.speech is not None and (hdf5.kind_of(src) is not None or registry.kind_of(src) is None):
+        raise KnnError(f"{src} holds no recordings of which `speech` could say what is used.", "Leave it out.")
     if hdf5.kind_of(src) is not None:
         return export_store(src, out, label_rule=options.label_rule, force=force)
     if src.suffix.lower() in hdf5.SUFFIXES:
@@ -164,6 +171,8 @@ def _convert_path(
             raise KnnError(f"{src} is no checkpoint.", f"`{name}` is for checkpoints that a training wrote.")
     if registry.kind_of(src) is not None:
         recordings = registry.read_corpus(src, options.label_rule)
+        if options.speech is not None:
+            recordings = restricted(recordings, options.speech)
         return recordings_to_store(src, recordings, out, options, force=force, progress=progress)
     if src.is_file() or any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
         return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)

@@ -79,7 +79,8 @@ class TrainingSplit:
 
 def split_corpus(corpus: Corpus, data: DataConfig, seed: int) -> TrainingSplit:
     """Split a corpus as the recipe's table [data] asks; KnnError as in `usable_rows` and `splitters.held_out`."""
-    rows = usable_rows(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=data.maximum)
+    longest = data.maximum if data.long == "leave-out" else None
+    rows = usable_rows(corpus, level=data.label, ignore=data.ignore, minimum=data.minimum, maximum=longest)
     texts: Texts = getattr(corpus.columns, data.label)[rows]
     labels, codes = np.unique(texts, return_inverse=True)
     classes = np.full(len(corpus), -1, dtype=np.int64)

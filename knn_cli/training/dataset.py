@@ -27,6 +27,7 @@ from knn_cli.audio.flac_bytes import decode_flac, memory_file
 from knn_cli.audio.segments import total_seconds
 from knn_cli.core.errors import AudioError, StoreError
 from knn_cli.core.values import Floats, Segment, Texts
+from knn_cli.formats.speech_lists import restricted
 from knn_cli.store import labels
 from knn_cli.store.corpora import registry, tar_shards
 from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
@@ -269,7 +270,9 @@ def _seconds(recording: CorpusRecording) -> float:
     return seconds
 
 
-def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE) -> Corpus:
+def open_corpus(
+    source: Path, *, rule: str = "folder", speech: Path | str | None = None, rate: int = reading.RATE
+) -> Corpus:
     """Open the corpus at a path: an audio store, or what `store.corpora` reads.
 
     Parameters
@@ -278,6 +281,8 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
         The path.
     rule : str
         The rule by which recordings are labelled (see `corpora.recordings.gathered`).
+    speech : path, optional
+        A list of what is used of recordings, see `speech_lists.restricted`; a store has its own rows.
     rate : int
         Samples per second; a store must have this rate.
 
@@ -294,6 +299,8 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
         A folder or shard holds no audio, or some that cannot be read.
     """
     if is_store(source):
+        if speech is not None:
+            raise StoreError(f"{source} is a store, whose rows are cut already.", "Give the list when it is converted.")
         corpus = StoreCorpus(source)
         if corpus.rate != rate:
             raise StoreError(
@@ -301,7 +308,10 @@ def open_corpus(source: Path, *, rule: str = "folder", rate: int = reading.RATE)
                 f"Convert again with `rate={rate}`.",
             )
         return corpus
-    return RecordingCorpus(registry.read_corpus(source, rule), source, rate)
+    recordings = registry.read_corpus(source, rule)
+    if speech is not None:
+        recordings = restricted(recordings, speech)
+    return RecordingCorpus(recordings, source, rate)
 
 
 def epoch_rows(classes: Rows, *, count: int, balance: float, seed: int, epoch: int) -> Rows:

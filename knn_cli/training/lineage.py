@@ -21,7 +21,7 @@ from knn_cli.training.recipe import DataConfig
 
 __all__ = ["SplitHistory", "check"]
 
-SPLIT_KEYS = ("label", "ignore", "minimum", "maximum", "held_out", "unit")  # of [data], that decide a split
+SPLIT_KEYS = ("label", "ignore", "minimum", "maximum", "long", "held_out", "unit")  # of [data], that decide a split
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _splits_of(origin: Bundle) -> list[dict[str, Any]]:
 
 def _train_recordings(split: TrainingSplit, earlier: dict[str, Any]) -> Texts:
     """Names (N,) of the recordings that a training with this earlier split of the same corpus was trained on."""
-    data = DataConfig(**{**earlier["data"], "ignore": tuple(earlier["data"].get("ignore", ()))})
+    settings = {"long": "leave-out", **earlier["data"]}  # as it was before there was a choice
+    data = DataConfig(**{**settings, "ignore": tuple(settings.get("ignore", ()))})
     names: Texts = split.corpus.columns.name[split_corpus(split.corpus, data, earlier["seed"]).train_rows]
     return names

@@ -78,7 +78,8 @@ class InitConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The training data.
 
-    `minimum` and `maximum` bound the length of a row in seconds; `balance` ranges from rows drawn with equal
+    `speech` is a list of what is used of recordings; `minimum` and `maximum` bound the length of a row in seconds, and
+    `long` says whether longer rows are cropped to a part of it or left out; `balance` ranges from rows drawn with equal
     probability (0) to classes drawn with equal probability (1); `clips` is the number of clips per epoch, 0 for a clip
     per row; `held_out` is the fraction of each class's units to hold out; `fit` is the number of rows per class that
     the classifier is fitted on.
@@ -87,9 +88,11 @@ class DataConfig(Struct, frozen=True, forbid_unknown_fields=True):
     label: Literal["group", "subgroup", "speaker", "name"] = "subgroup"
     ignore: tuple[str, ...] = ()
     labels: str = "folder"
+    speech: str = ""
     seconds: CropSeconds = 3.0
     minimum: NonNegative = 0.5
     maximum: float | None = None
+    long: Literal["crop", "leave-out"] = "crop"
     balance: Fraction = 0.0
     clips: Count = 0
     held_out: FractionBelow1 = 0.1

@@ -75,10 +75,20 @@ class ClipDataset(Dataset[Batch]):
         speeds = self.augmenter.speeds
         chosen = int(random.integers(len(speeds)))
         needed = round(self.samples * speeds[chosen])
-        raw = self.corpus.clip(int(self.rows[number]), needed, float(random.random()))
+        row = int(self.rows[number])
+        raw = self.corpus.clip(row, needed, self._position(row, needed / self.corpus.rate, random))
         clip = self.augmenter(change_speed(raw, self.samples, speeds[chosen]), random)
         label = int(self.classes[number]) + (self.count * chosen if self.augmenter.folds > 1 else 0)
         return Batch(clip[None], np.asarray([label], dtype=np.int64), random.integers(2**63, size=1, dtype=np.int64))
+
+    def _position(self, row: int, seconds: float, random: np.random.Generator) -> float:
+        """Where in a row a clip lies, from 0 to 1; in a row above the maximum, within a random part of that length."""
+        position = float(random.random())
+        maximum, length = self.recipe.data.maximum, float(self.corpus.columns.seconds[row])
+        if maximum is None or length <= max(maximum, seconds):
+            return position
+        part = max(maximum, seconds)
+        return ((length - part) * float(random.random()) + (part - seconds) * position) / (length - seconds)
 
     def __getitem__(self, key: Key) -> Batch | KnnError:  # type: ignore[override]
         """As `clip`, but an error is returned, not raised, so that it passes from a worker process unchanged."""

@@ -84,8 +84,9 @@ def train(
         group.in_main(lambda: check_free(out, force))
         builder = ModelBuilder(recipe)
         builder.check()
-        corpus = open_corpus(source, rule=recipe.data.labels, rate=builder.rate)
-        split = split_corpus(corpus, recipe.data, recipe.seed)
+        data = recipe.data
+        corpus = open_corpus(source, rule=data.labels, speech=data.speech or None, rate=builder.rate)
+        split = split_corpus(corpus, data, recipe.seed)
         history = lineage.check(split, builder)
         trainer = Trainer(split, builder, out, group, force=force)
         trainer.fit(progress, report)

@@ -364,7 +364,7 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background would pass on that it is ignored
 from knn_cli.embedding import files
 from knn_cli.__main__ import main
-real = files.embed_file
+real = files.embed_recording
 seen = 0
 def slow(*arguments, **settings):
     global seen
@@ -372,7 +372,7 @@ def slow(*arguments, **settings):
     if seen == 4:
         os.kill(os.getpid(), signal.SIGINT)
     return real(*arguments, **settings)
-files.embed_file = slow
+files.embed_recording = slow
 sys.argv = ["knn", "embed", {str(corpus)!r}, "-o", {str(out)!r}, "--no-vad", *{TINY!r}]
 main()
 """

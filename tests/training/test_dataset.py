@@ -107,6 +107,25 @@ def test_rows_are_chosen_by_label_and_length(corpus: Corpus) -> None:
     assert task.classes.tolist() == [0, 0, 1, 1] and task.labels == ("1", "2")
 
 
+def test_long_rows_are_kept_and_crops_come_from_all_of_them(tmp_path: Path) -> None:
+    """Of rows above data.maximum, a crop lies in a random part of that length, as in wespeaker."""
+    ramp = np.arange(4 * RATE, dtype=np.float32) / (4 * RATE)
+    for name in ("1-1/a", "1-2/b"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / f"{name}.flac", ramp, RATE)
+    corpus = open_corpus(tmp_path)
+    data = DataConfig(minimum=0.0, maximum=1.0, seconds=0.5, held_out=0.0)
+    assert len(split_corpus(corpus, data, 0).train_rows) == 2
+    with pytest.raises(KnnError, match="there is none in rows"):
+        split_corpus(corpus, DataConfig(minimum=0.0, maximum=1.0, held_out=0.0, long="leave-out"), 0)
+    quiet = AugmentConfig(noise_share=0.0, music_share=0.0, rir_share=0.0)
+    clips = ClipDataset(corpus, np.array([0]), np.array([0]), 2, Recipe(data=data, augment=quiet))
+    starts = np.array([4 * clips.clip((0, position, 0)).waveforms[0, 0] for position in range(400)])
+    assert 0 <= starts.min() < 0.3 and 3.2 < starts.max() <= 3.5
+    # The sum of uniform times in [0, 3] and [0, 0.5]: mean 1.75, variance 9/12 + 0.25/12.
+    assert starts.mean() == pytest.approx(1.75, abs=0.15) and starts.var() == pytest.approx(0.77, abs=0.12)
+
+
 def test_recordings_of_shards_have_names_of_their_own(tmp_path: Path) -> None:
     """Shards that number their samples anew, folders within a shard, and pieces of a recording in several shards."""
     ramp = sounds()["1-1/a.flac"][:1600]
