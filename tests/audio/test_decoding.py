@@ -157,14 +157,21 @@ def test_a_file_that_is_not_read_to_its_end_does_not_disturb_the_next(tmp_path: 
         assert np.array_equal(first.samples, reading.read(path).samples[:16000])
 
 
-def test_processes_end_with_the_program(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+@pytest.mark.parametrize("held", [False, True])
+def test_processes_end_with_the_program(tmp_path: Path, held: bool) -> None:
+    """Also where a process that the program has forked goes on, and holds the pipes open."""
     path = write_compressed(tmp_path / "a.m4a", TONE, RATE)
     code = (
-        "import os, signal, sys; from knn_cli.audio import decoding, reading; reading.read(sys.argv[1]);"
-        "print(decoding._processes._idle[0]._running.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys, time\n"
+        "from knn_cli.audio import decoding, reading\n"
+        "reading.read(sys.argv[1])\n"
+        "print(decoding._processes._idle[0]._running.pid, flush=True)\n"
+        "if sys.argv[2] == 'True' and os.fork() == 0: os.close(1); os.close(2); time.sleep(10); os._exit(0)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    child = int(done.stdout)
+    command = [sys.executable, "-c", code, str(path), str(held)]
+    child = int(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
     for _ in range(100):
         if not Path(f"/proc/{child}").exists():
             break
