@@ -49,7 +49,6 @@ FIGURES = "Figures"
 EPILOG = epilog(
     "knn evaluate test.h5 --model my-dialects",
     "knn evaluate emb.h5 --model my-dialects --split split.tsv --report report/",
-    "knn evaluate emb.h5 --model my-dialects --compare other --curve 6 --json",
     "knn evaluate scores.h5 --scores",
 )
 

@@ -75,7 +75,7 @@ def _kaldi(scale: float, window: str) -> Tensor:
 
 def of_wespeaker() -> dict[str, Tensor]:
     """What wespeaker's networks give, whose packages can be imported."""
-    from wespeaker.models import campplus, ecapa_tdnn, resnet, tdnn
+    from wespeaker.models import campplus, ecapa_tdnn, repvgg, resnet, tdnn
 
     features = _kaldi(32768.0, "hamming")
     basic, blocks = resnet.BasicBlock, [2, 2, 2, 2]
@@ -87,6 +87,22 @@ def of_wespeaker() -> dict[str, Tensor]:
         "ecapa-ASTP": ecapa_tdnn.ECAPA_TDNN(16, 80, 12),
         "ecapa-context": ecapa_tdnn.ECAPA_TDNN(16, 80, 12, global_context_att=True, emb_bn=True),
         "campplus-wespeaker": campplus.CAMPPlus(80, 12, growth_rate=4, init_channels=8),
+        "repvgg": repvgg.RepVGG(
+            num_blocks=[2, 1, 2, 1],
+            strides=[1, 1, 2, 2, 2],
+            width_multiplier=[0.125, 0.125, 0.125, 0.125],
+            override_groups_map=repvgg.g2_map,
+            pooling_func="TSTP",
+            embed_dim=12,
+        ),
+        "repvgg-dilated": repvgg.RepVGG(
+            block="RepSPK",
+            num_blocks=[2, 1, 2, 1],
+            strides=[1, 1, 2, 2, 2],
+            width_multiplier=[0.125, 0.125, 0.125, 0.125],
+            pooling_func="TSTP",
+            embed_dim=12,
+        ),
     }
     outputs = {name: _filled(network)(features) for name, network in networks.items()}
     return {name: output[-1] if isinstance(output, tuple) else output for name, output in outputs.items()}

@@ -12,8 +12,8 @@ SOURCES = {
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
     "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
-    "wespeaker": "avg_model.pt of a ResNet, CAM++, ECAPA-TDNN or x-vector network, pyannote's pytorch_model.bin of a "
-    "ResNet, model_N.pt of a WavLM with its config.yaml beside it or named by `config`, or the folder exp/NAME",
+    "wespeaker": "avg_model.pt of a ResNet, CAM++, ECAPA-TDNN, RepVGG or x-vector network, model_N.pt of a WavLM with "
+    "its config.yaml beside it or named by `config`, the folder exp/NAME, or pyannote's pytorch_model.bin of a ResNet",
     "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++ or ResNet",
     "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }

@@ -12,6 +12,7 @@ from typing import Any
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.chunk_setting import WHOLE, Chunk
 from knn_cli.networks.importers.components import ComponentToFill, ImportedModel, match_weights
+from knn_cli.networks.importers.merged_branches import merge_branches
 from knn_cli.networks.importers.origins import EXTRACTOR, WESPEAKER, origin_of
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.wavlm import weight_norm_names
@@ -35,7 +36,8 @@ def _training(checkpoint: Checkpoint) -> Training:
     prefix = "resnet." if "resnet.conv1.weight" in checkpoint.weights else ""
     if _has_extractor(checkpoint):
         prefix = EXTRACTOR
-    return Training(checkpoint.path, checkpoint.weights, prefix, checkpoint.settings, checkpoint.config)
+    state = merge_branches(checkpoint.weights)
+    return Training(checkpoint.path, state, prefix, checkpoint.settings, checkpoint.config)
 
 
 def _has_network(checkpoint: Checkpoint) -> bool:

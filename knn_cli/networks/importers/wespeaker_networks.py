@@ -17,7 +17,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.resnet import DEPTHS
 from knn_cli.networks.importers.checkpoint_files import list_keys, sources_hint
 from knn_cli.networks.importers.components import ComponentToFill, encoder_to_fill, pooling_to_fill
-from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING, SAME_NAMES
+from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING, SAME_NAMES, WeightNames
 from knn_cli.networks.pooling.base import MIN_VARIANCE
 
 __all__ = ["NETWORKS", "Training", "network_of"]
@@ -181,3 +181,21 @@ def _resnet(training: Training) -> list[ComponentToFill]:
     args = {"depth": depths[0], "width": width, "bins": bins, **training.window_unless("hamming")}
     encoder = encoder_to_fill("resnet", args, SAME_NAMES, training.prefix)
     return [encoder, _segment_pooling(training, encoder, training.has("seg_2.weight"))]
+
+
+@_network("RepVGG", "stage0.rbr_reparam.weight")
+def _repvgg(training: Training) -> list[ComponentToFill]:
+    """One without squeeze-excitation, whose branches are merged (`merged_branches`)."""
+    first, _, kernel, _ = training.shape("stage0.rbr_reparam.weight", 4)
+    blocks = [training.count(f"stage{stage}.") for stage in range(1, 5)]
+    widths = [training.shape(f"stage{stage}.0.rbr_reparam.weight", 4)[0] for stage in range(1, 5)]
+    groups = 1
+    if blocks[0] > 1:  # the second layer of the first stage is the first that may be divided
+        groups = widths[0] // training.shape("stage1.1.rbr_reparam.weight", 4)[1]
+    values, last = _statistics(training)[1], training.shape("seg.weight", 2)
+    args: dict[str, Any] = {"widths": [first, *widths], "blocks": blocks, "kernel": kernel, "groups": groups}
+    args |= {"bins": 8 * last[1] // (values * widths[-1]), **training.window_unless("hamming")}
+    encoder = encoder_to_fill("repvgg", args, SAME_NAMES, training.prefix)
+    pooling = {"dimension": last[0], **_statistics(training)[0]}
+    names = WeightNames((("seg_1.", "seg."), ("pool.", "pool.")))
+    return [encoder, pooling_to_fill(encoder, "resnet", pooling, names, training.prefix)]

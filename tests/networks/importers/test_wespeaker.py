@@ -114,6 +114,42 @@ def test_a_network_of_wespeaker(tmp_path: Path, name: str, parts: tuple[tuple[st
         import_embedding_network(tmp_path / "exp")
 
 
+def branches(dilated: bool) -> dict[str, Tensor]:
+    """The weights of a RepVGG in training: three branches, of which each has its batch norm."""
+    second, inner = ("rbr_dense_dilation", 3) if dilated else ("rbr_1x1", 1)
+    shapes: dict[str, Tensor] = {"seg.weight": torch.empty(12, 64 * 10 * 2), "seg.bias": torch.empty(12)}
+    blocks = [("stage0", 1, 8, 1), ("stage1.0", 8, 8, 1), ("stage1.1", 8, 8, 2), ("stage2.0", 8, 16, 1)]
+    blocks += [("stage3.0", 16, 32, 2), ("stage3.1", 32, 32, 1), ("stage4.0", 32, 64, 2)]
+    for name, before, after, groups in blocks:
+        shared = 1 if dilated else groups
+        norms = [f"{name}.rbr_dense.bn", f"{name}.{second}.bn"]
+        if before == after:
+            norms.append(f"{name}.rbr_identity")
+        for norm in norms:
+            kinds = ("weight", "bias", "running_mean", "running_var")
+            shapes |= {f"{norm}.{kind}": torch.empty(after) for kind in kinds}
+            shapes[f"{norm}.num_batches_tracked"] = torch.empty(())
+        for branch, size in (("rbr_dense", 3), (second, inner)):
+            shapes[f"{name}.{branch}.conv.weight"] = torch.empty(after, before // shared, size, size)
+    return weights(shapes)
+
+
+@pytest.mark.parametrize("dilated", [False, True])
+def test_the_branches_of_repvgg_are_merged(tmp_path: Path, dilated: bool) -> None:
+    state = branches(dilated)
+    path = tmp_path / "avg_model.pt"
+    torch.save(state, path)
+    convert(path, tmp_path / "m")
+    expect(tmp_path / "m", "repvgg-dilated" if dilated else "repvgg")
+    sounds = [*clips().numpy(), clips().numpy()[0, :9000]]
+    embedder = Embedder(tmp_path / "m", device="cpu")
+    np.testing.assert_allclose(embedder(sounds)[2], embedder([sounds[2]])[0], atol=1e-4, rtol=1e-4)
+    for key in ("stage3.1.rbr_identity.running_var", "stage2.0.rbr_dense.conv.weight"):
+        torch.save({name: value for name, value in state.items() if name != key}, path)
+        with pytest.raises(KnnError, match=r"missing: stage3|stage2\.0\.rbr_reparam\.weight is missing"):
+            import_embedding_network(path)
+
+
 def test_the_settings_beside_an_experiment_are_found(tmp_path: Path) -> None:
     """exp/NAME with models/avg_model.pt and config.yaml, as a training of the fork leaves it."""
     training = Training(tmp_path, "softmax")
