@@ -147,7 +147,7 @@ def rule(spec: str) -> Rule:
         return by_folder
     if "(?P<" in spec:
         return _by_expression(spec)
-    if spec.lower().endswith((".csv", ".tsv", ".txt")):
+    if spec.lower().endswith((".csv", ".tsv", ".txt")) or spec.startswith("/dev/"):  # a pipe, as of `<(command)`
         return _by_table(Path(spec))
     parts = spec.split("/")
     if len(parts) > 1 and parts[-1] in {"file", "*"} and set(parts[:-1]) <= {*FIELDS, "*"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 
 import pytest
@@ -114,6 +115,15 @@ def test_tables_that_knn_wrote_name_the_files_that_they_are_of(tmp_path: Path) -
     (tmp_path / "labels.tsv").write_text("\n".join(["name\tgroup", *lines]), encoding="utf-8")
     apply = rule(str(tmp_path / "labels.tsv"))
     assert [apply(PurePath(f"{name}.wav")).group for name in names] == [f"={number}" for number in range(len(names))]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system does not name open files")
+def test_a_table_may_come_through_a_pipe() -> None:
+    receiver, sender = os.pipe()
+    os.write(sender, b"file,group\na,de\n")
+    os.close(sender)
+    assert rule(f"/dev/fd/{receiver}")(PurePath("a.wav")) == Labels("a", "de")
+    os.close(receiver)
 
 
 def test_tables_of_groups(tmp_path: Path) -> None:
