@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio.decoder_process import MAX_CHANNELS, MAX_PIECE_BYTES, MAX_RATE, MIN_RATE, SIZES
+from knn_cli.audio.joined_files import mp4_boxes
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.lfs import check_pointer
 
@@ -189,6 +190,17 @@ def unreadable(path: Path) -> AudioError:
         return AudioError(
             f"{path} has no header, so its sampling rate is unknown.",
             "Make a WAV of it: ffmpeg -f s16le -ar 16000 -ac 1 -i FILE out.wav (or sox, with -t wav).",
+        )
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if head[4:8] == b"ftyp" and b"moov" not in {name for name, *_ in mp4_boxes(file)}:
+            return AudioError(
+                f"{path} is cut short: the index (moov) that an MP4 may have at its end is not there.",
+                "Copy or download it again; a recorder that was stopped leaves such files.",
+            )
+    if head.startswith(b"NIST_1A") and b"shorten" in head:
+        return AudioError(
+            f"{path} is a SPHERE file compressed by Shorten, damaged or not known here.", "Expand it first."
         )
     return AudioError(
         f"{path} is not audio that can be read here.",

@@ -46,7 +46,7 @@ def _parts(path: Path, size: int, changed: int) -> tuple[Range, ...]:
         head = file.read(_SEEN_BYTES)
         begins = next((each for each, is_one in _BEGINNINGS.items() if head.startswith(each) and is_one(head)), None)
         if head[4:8] == b"ftyp":
-            starts = list(_boxes(file, first))
+            starts = list(_begins_anew(file, first))
         elif begins is None:
             return ((mp3_frames.hidden_start(file, first) if first else 0, size),)
         else:
@@ -99,17 +99,27 @@ def _page_size(head: bytes) -> int:
     return 27 + head[26] + sum(head[27 : 27 + head[26]])
 
 
-def _boxes(file: BinaryIO, start: int) -> Iterator[int]:
-    """Where an MP4 begins anew: at a second `ftyp`, unless the times of its fragments go on."""
-    at, candidate, previous = start, 0, b""
+def mp4_boxes(file: BinaryIO, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, place, bytes) of each outermost box of an MP4, up to the one that is read past."""
+    at = start
     for _ in range(_MAX_BOXES):
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:
-            break
+            return
         length, name = struct.unpack(">I4s", head[:8])
         if length == 1 and len(head) == 16:
             length = struct.unpack(">Q", head[8:])[0]
+        yield name, at, length
+        if length < 8:
+            return
+        at += length
+
+
+def _begins_anew(file: BinaryIO, start: int) -> Iterator[int]:
+    """Where an MP4 begins anew: at a second `ftyp`, unless the times of its fragments go on."""
+    candidate, previous = 0, b""
+    for name, at, length in mp4_boxes(file, start):
         if name == b"moof" and candidate:
             file.seek(at)
             candidate = 0 if _goes_on(file.read(min(length, _BLOCK_BYTES))) else candidate
@@ -118,9 +128,7 @@ def _boxes(file: BinaryIO, start: int) -> Iterator[int]:
             candidate = 0
         if name == b"ftyp" and previous not in (b"", b"ftyp"):
             candidate = at
-        if length < 8:
-            break
-        at, previous = at + length, name
+        previous = name
 
 
 def _goes_on(fragment: bytes) -> bool:

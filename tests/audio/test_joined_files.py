@@ -74,6 +74,22 @@ def test_fragments_whose_times_go_on_are_one_recording(tmp_path: Path) -> None:
         assert len(find_parts(path)) == count
 
 
+def test_a_film_without_its_index_is_cut_short(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.m4a")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="is cut short: the index"):
+        reading.info(path)
+
+
+def test_shorten_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.sph"
+    path.write_bytes(
+        b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n".ljust(1024) + b"ajkg"
+    )
+    with pytest.raises(AudioError, match="compressed by Shorten"):
+        reading.info(path)
+
+
 def test_damage_behind_the_first_is_said(tmp_path: Path) -> None:
     path = written(tmp_path / "a.webm")
     path.write_bytes(path.read_bytes() + path.read_bytes()[:150])
