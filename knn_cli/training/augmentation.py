@@ -7,19 +7,18 @@ All functions map (S,) float32 to (S,) float32 of the same length.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 from scipy.signal import fftconvolve
 
-from knn_cli.audio import reading
 from knn_cli.audio.flac_bytes import memory_file
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Doubles, Floats, Segment
+from knn_cli.core.values import Doubles, Floats
 from knn_cli.training.phase_vocoder import phase_vocoder
 from knn_cli.training.recipe import AugmentConfig
+from knn_cli.training.sound_pools import sound_pool
 
 MIN_POWER = 1e-8  # mean square under which a signal is too quiet for a signal-to-noise ratio
 EQUALIZER_HZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)
@@ -41,8 +40,8 @@ class Augmenter:
     Raises
     ------
     KnnError
-        If a folder of noise, music or impulse responses is missing or holds no audio, or this machine's libsndfile
-        does not have a codec.
+        If a folder or LMDB of noise, music or impulse responses is missing or holds no audio, or this machine's
+        libsndfile does not have a codec.
     """
 
     def __init__(self, recipe: AugmentConfig, rate: int) -> None:
@@ -51,7 +50,7 @@ class Augmenter:
         if recipe.band_share and max(recipe.band) >= rate / 2:
             hint = f"Sound at {rate} Hz has frequencies up to {rate / 2:g} Hz."
             raise KnnError(f"augment.band goes up to {max(recipe.band):g} Hz.", hint)
-        self._noise, self._music, self._responses = map(_folder, (recipe.noise, recipe.music, recipe.rir))
+        self._noise, self._music, self._responses = map(sound_pool, (recipe.noise, recipe.music, recipe.rir))
         for codec in recipe.codecs if recipe.codec_share else ():
             if codec in _FORMATS and not soundfile.check_format(*_FORMATS[codec]):
                 version = soundfile.__libsndfile_version__
@@ -80,11 +79,13 @@ class Augmenter:
             rir_share, noise_share = recipe.one_share * reverberant, recipe.one_share * (not reverberant)
             music_share = 0.0
         if self._responses and chosen(rir_share):
-            clip = add_reverberation(clip, reading.read(_draw(self._responses, random), rate=self.rate).samples)
+            clip = add_reverberation(clip, self._responses.draw(self.rate, random))
         if self._noise and chosen(noise_share):
-            clip = add_noise(clip, self._other(self._noise, count, random), _between(recipe.noise_snr, random))
+            noise = self._noise.draw_part(count, self.rate, random)
+            clip = add_noise(clip, noise, _between(recipe.noise_snr, random))
         if self._music and chosen(music_share):
-            clip = add_noise(clip, self._other(self._music, count, random), _between(recipe.music_snr, random))
+            music = self._music.draw_part(count, self.rate, random)
+            clip = add_noise(clip, music, _between(recipe.music_snr, random))
         if chosen(recipe.eq_share):
             gains = random.uniform(-recipe.eq_decibels, recipe.eq_decibels, len(EQUALIZER_HZ))
             clip = equalize(clip, gains, self.rate)
@@ -95,14 +96,6 @@ class Augmenter:
         if recipe.gain_decibels:
             clip = clip * np.float32(10 ** (random.uniform(-recipe.gain_decibels, recipe.gain_decibels) / 20))
         return clip.astype(np.float32, copy=False)
-
-    def _other(self, files: list[Path], count: int, random: np.random.Generator) -> Floats:
-        """(count,) float32 of one of the files, from a random place, repeated where it is shorter."""
-        path = _draw(files, random)
-        length, seconds = reading.info(path).seconds, count / self.rate
-        start = random.random() * max(0.0, length - seconds) if math.isfinite(length) else 0.0
-        samples = next(iter(reading.crops(path, [Segment(start, start + seconds)], rate=self.rate)))
-        return np.resize(samples, count)
 
 
 def change_speed(clip: Floats, count: int, speed: float) -> Floats:
@@ -201,17 +194,3 @@ def _power(clip: Floats) -> float:
 
 def _between(pair: tuple[float, ...], random: np.random.Generator) -> float:
     return random.uniform(pair[0], pair[1])
-
-
-def _draw(files: list[Path], random: np.random.Generator) -> Path:
-    return files[int(random.integers(len(files)))]
-
-
-def _folder(name: str) -> list[Path]:
-    if not name:
-        return []
-    folder = Path(name)
-    files = reading.find(folder) if folder.is_dir() else []
-    if not files:
-        raise KnnError(f"The folder {name} of [augment] is missing or holds no audio.", "Paths start where knn runs.")
-    return files
