@@ -64,11 +64,11 @@ WRITES = (
     ),
     Write("npz to store", ("convert", "emb.npz", "{d}/out.h5")),
     Write("sound to Kaldi folder", ("convert", "audio.h5", "{d}/out")),
-    Write("checkpoint", ("convert", "checkpoints/avg_model.pt", "{d}/out")),
+    Write("checkpoint", ("convert", "checkpoints/avg_model.pt", "{d}/out", "--origin", "wespeaker")),
     Write(
         "checkpoint again",
         ("convert", "checkpoints/lang-id", "{d}/out", "--force"),
-        before=("convert", "checkpoints/avg_model.pt", "{d}/out"),
+        before=("convert", "checkpoints/avg_model.pt", "{d}/out", "--origin", "wespeaker"),
     ),
     Write("labels of a model", ("convert", "head", "{d}/out", "--languages", "a,b")),
     Write("8 bits", ("convert", "tiny", "{d}/out", "--int8")),
