@@ -151,7 +151,7 @@ def _is_wavpack(head: bytes) -> bool:
     if len(head) < 32:
         return False
     version, high, index, count, flags = struct.unpack_from("<8xHB5xIII", head)
-    return 0x402 <= version <= 0x410 and high == 0 and index == 0 and count > 0 and bool(flags & 0x800)
+    return bool(0x402 <= version <= 0x410 and high == 0 and index == 0 and count > 0 and flags & 0x800)
 
 
 def _is_au(head: bytes) -> bool:
