@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from knn_cli.audio import alike_channels, reading, reading_notes, reading_progress
-from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import (
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 EDITED = "named or made by a correction"
 LINKED = "linked to this speaker of another recording"
+# Raised where the arrays of a kept analysis do not belong together.
+_CONTRADICTORY = (ArithmeticError, LookupError, TypeError, ValueError)
 AnalysisUser = Callable[[Path, KeptAnalysis], None]
 
 
@@ -145,6 +147,9 @@ def diarize_kept(
             yield path, diarize_analysis(analysis, model, **settings)
         except KnnError as error:
             yield path, error
+        except _CONTRADICTORY:  # windows that point beyond the arrays, as only a changed file has them
+            hint = kept_analysis.KEEP_AGAIN
+            yield path, StoreError(f"{path} is damaged: its windows contradict each other.", hint)
 
 
 def diarize_analysis(

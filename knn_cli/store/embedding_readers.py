@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -240,8 +241,14 @@ def _read_npz(path: Path) -> EmbeddingSet:
     """
     try:
         _check_npz_sizes(path)
-        with np.load(path, allow_pickle=False) as archive:
+        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as archive:
+            warnings.simplefilter("ignore")  # NumPy's own, of damaged headers
             arrays = {key: archive[key] for key in archive.files}
+        for array in arrays.values():
+            if array.dtype.kind == "U" and array.size:
+                codes = np.atleast_1d(array).astype(array.dtype.newbyteorder("=")).view(np.uint32)
+                if codes.max() > sys.maxunicode:
+                    raise ValueError("a text holds what is no character")
     except _NPZ_ERRORS as error:
         raise StoreError(
             f"{path} is not an .npz file of plain arrays: {error}.", "Pickled objects are not read."

@@ -181,6 +181,8 @@ def _open(path: Path) -> BinaryIO:
 
 def _note_key(key: str, keys: set[str], path: Path) -> None:
     """Add the key of an entry to those before it. StoreError if it is one of them, which Kaldi refuses too."""
+    if "\0" in key:
+        raise StoreError(f"{path} holds an utterance with a zero byte in its name.", "Is the file complete?")
     if key in keys:
         raise StoreError(f"{path} holds the utterance {key!r} twice.", "Leave one of the entries out, or rename it.")
     keys.add(key)

@@ -266,6 +266,18 @@ def test_what_no_matrix_of_embeddings_has_is_refused_before_it_is_read(tmp_path:
             read_embeddings(tmp_path / f"{name}.ark")
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "e.ark").write_bytes(b"u\x001  [ 1 2 ]\n")
+    (tmp_path / "e.scp").write_bytes(b"u\x001 e.ark:4\n")
+    for suffix in ("ark", "scp"):
+        with pytest.raises(StoreError, match="zero byte in its name"):
+            read_embeddings(tmp_path / f"e.{suffix}")
+    impossible = np.array([0x7FFFFFFF], np.uint32).view("<U1")
+    np.savez(tmp_path / "e.npz", data=np.ones((1, 2), np.float32), name=impossible)
+    with pytest.raises(StoreError, match=r"is not an \.npz file of plain arrays"):
+        read_embeddings(tmp_path / "e.npz")
+
+
 def test_an_utterance_that_comes_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.ark").write_text("u1  [ 1 2 ]\nu2  [ 3 4 ]\nu1  [ 1 2 ]\n")
     (tmp_path / "e.scp").write_text("u1 e.ark:3\nu2 e.ark:15\nu1 e.ark:3\n")

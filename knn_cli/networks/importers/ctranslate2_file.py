@@ -149,5 +149,8 @@ def _floats(name: str, values: NDArray[Any], scale: NDArray[Any] | None, path: P
     divisor = scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
     if not (np.isfinite(divisor) & (divisor != 0)).all():
         raise KnnError(f"{path} has a scale of {name} that is no number to divide by.", "Download it again.")
-    result /= divisor
+    with np.errstate(over="ignore", under="ignore"):
+        result /= divisor
+    if not np.isfinite(result).all():
+        raise KnnError(f"{path} has a scale of {name} that makes it infinite.", "Download it again.")
     return result
