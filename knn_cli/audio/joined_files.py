@@ -159,7 +159,8 @@ def _is_au(head: bytes) -> bool:
         return False
     order = ">" if head.startswith(b".snd") else "<"
     start, _, coding, rate, channels = struct.unpack_from(f"{order}4x5I", head)
-    return 24 <= start < 1 << 16 and 0 < coding < 30 and MIN_RATE <= rate <= MAX_RATE and 0 < channels <= MAX_CHANNELS
+    possible = MIN_RATE <= rate <= MAX_RATE and 0 < channels <= MAX_CHANNELS
+    return bool(possible and 24 <= start < 1 << 16 and 0 < coding < 30)
 
 
 def _always(head: bytes) -> bool:
