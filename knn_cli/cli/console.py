@@ -218,7 +218,7 @@ class Console:
 
 console = Console()
 # What typer raises for wrong options; it has moved between packages with typer's versions.
-_UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 OUTPUTS = ("out", "report", "rttm", "save_embeddings", "keep")  # parameters of commands that name an output
@@ -333,7 +333,7 @@ def _visible_usage_errors() -> Iterator[None]:
         yield
     except _UsageError as error:
         text = visible_lines(error.format_message())
-        error.format_message = lambda: text  # type: ignore[method-assign]
+        error.format_message = lambda: text
         raise
 
 
