@@ -155,7 +155,7 @@ MaxSilenceOption = Annotated[
 ]
 ReferenceOption = Annotated[
     Path | None,
-    valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns (RTTM)."),
+    valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns."),
 ]
 UemOption = Annotated[
     Path | None, valued("--uem", metavar="FILE", panel=INPUT, help="Score only the regions in this file.")

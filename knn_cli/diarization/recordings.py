@@ -32,7 +32,7 @@ from knn_cli.diarization.enrollment import EnrolledSpeakers
 from knn_cli.diarization.identification import IdentificationResult
 from knn_cli.diarization.kept_analysis import KeptAnalysis
 from knn_cli.diarization.options import DiarizationOptions
-from knn_cli.formats import rttm
+from knn_cli.formats import rttm, turn_readers
 from knn_cli.formats.uem import read_uem
 from knn_cli.networks import bundle
 from knn_cli.recognition.speaker_decision import UNCALIBRATED, SpeakerDecision
@@ -348,8 +348,8 @@ def read_references(
     files : sequence of Path
         The recordings.
     reference : Path or None
-        An RTTM file, or a folder of them. A reference with a single recording is used for a single file, whatever its
-        name.
+        A file of turns, or a folder of them. A reference with a single recording is used for a single file, whatever
+        its name.
     uem : Path or None
         The scored part of each recording, by the name of the file or of its reference; everything where None.
 
@@ -367,7 +367,7 @@ def read_references(
     if reference is None:
         return {}
     rttm.check_names([path.stem for path in files], "recordings")
-    turns = rttm.read_references(reference)
+    turns = turn_readers.read_references(reference)
     scored = read_uem(uem) if uem is not None else None
     references: dict[str, tuple[Annotation, Timeline | None]] = {}
     for path in files:

@@ -118,52 +118,7 @@ def _line_fault(fields: Sequence[str]) -> str | None:
     return None
 
 
-def read_references(path: str | Path) -> dict[str, Annotation]:
-    """Read reference turns: an RTTM file, or all .rttm files in a folder.
-
-    Parameters
-    ----------
-    path : path
-        A file or a folder. The names of recordings are those inside the files; a file that names none is of the
-        recording that it is called by, in which nobody speaks.
-
-    Returns
-    -------
-    dict of str to pyannote.core.Annotation
-        As returned by `read_rttm`.
-
-    Raises
-    ------
-    KnnError
-        As `read_rttm`, and for a folder without .rttm files or a recording that is in two of them.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return _read_named(folder)
-    recordings: dict[str, Annotation] = {}
-    # Programs of macOS leave `._NAME.rttm` beside each file, which are no text.
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".rttm" and file.name[0] != ".")
-    if not files:
-        raise KnnError(f"{folder} holds no .rttm files.", "Give an RTTM file, or the folder that holds them.")
-    for file in files:
-        for uri, turns in _read_named(file).items():
-            if uri in recordings:
-                raise KnnError(f"The recording {uri} is in {file.name} and in a file before it.", "Remove one.")
-            recordings[uri] = turns
-    return recordings
-
-
-def _read_named(file: Path) -> dict[str, Annotation]:
-    """`read_rttm`, where a file without any recording is of the one that it is called by."""
-    from pyannote.core import Annotation
-
-    name = tidy(file.stem)
-    return read_rttm(file) or {name: Annotation(uri=name)}
-
-
-def turns_of_recording(
-    name: str, turns: Mapping[str, Annotation], files: Sequence[Path], source: Path | str
-) -> Annotation:
+def turns_of_recording(name: str, turns: Mapping[str, Value], files: Sequence[Path], source: Path | str) -> Value:
     """Return the turns of a recording; if there is one audio file and one recording with turns, names need not match.
 
     Parameters
@@ -171,7 +126,7 @@ def turns_of_recording(
     name : str
         Name of the recording.
     turns : mapping
-        Recording -> its turns, as returned by `read_rttm`.
+        Recording -> its turns.
     files : sequence of Path
         All audio files for which turns are looked up.
     source : Path or str

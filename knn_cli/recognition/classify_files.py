@@ -15,7 +15,8 @@ from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError,
 from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import ScoreTable
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
-from knn_cli.formats.rttm import read_references, turns_of_recording
+from knn_cli.formats.rttm import turns_of_recording
+from knn_cli.formats.turn_readers import read_references
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline

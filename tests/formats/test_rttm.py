@@ -16,12 +16,12 @@ from knn_cli.core.atomic import replacing_text
 from knn_cli.core.errors import KnnError
 from knn_cli.formats.rttm import (
     check_names,
-    read_references,
     read_rttm,
     rttm_field,
     turns_of_recording,
     write_rttm,
 )
+from knn_cli.formats.turn_readers import read_references
 
 
 def turns_of(annotation: Annotation) -> list[tuple[int, int, str]]:
@@ -180,11 +180,11 @@ def test_importing_is_light() -> None:
 
 
 def test_folders_of_references(tmp_path: Path) -> None:
-    with pytest.raises(KnnError, match=r"no \.rttm files"):
+    with pytest.raises(KnnError, match="no files of turns"):
         read_references(tmp_path)
     for name in ("x", "y"):
         (tmp_path / f"{name}.rttm").write_text(f"SPEAKER {name} 1 0 2 <NA> <NA> ann <NA> <NA>\n")
     assert set(read_references(tmp_path)) == {"x", "y"} and set(read_references(tmp_path / "x.rttm")) == {"x"}
     (tmp_path / "z.rttm").write_text("SPEAKER x 1 0 2 <NA> <NA> ann <NA> <NA>\n")
-    with pytest.raises(KnnError, match=r"recording x is in z\.rttm"):
+    with pytest.raises(KnnError, match=r"recording x is in two files of .*: x\.rttm and z\.rttm"):
         read_references(tmp_path)
