@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,6 +108,23 @@ class Edit:
         inside = np.minimum(times - firsts[np.maximum(place, 0)], np.array(lengths)[np.maximum(place, 0)])
         shift = np.where(place >= 0, removed[np.maximum(place, 0)] + inside, 0.0)
         return np.asarray(times - shift)
+
+
+def outside(start: float, end: float, spans: Sequence[Span]) -> Iterator[tuple[float, float]]:
+    """Yield the parts of [start, end) outside the spans, which are sorted and disjoint."""
+    at = bisect_right(spans, start, key=lambda span: span[1])
+    while at < len(spans) and spans[at][0] < end:
+        if spans[at][0] > start:
+            yield start, spans[at][0]
+        start = spans[at][1]
+        at += 1
+    if end > start:
+        yield start, end
+
+
+def joined(groups: Iterable[Sequence[Span]]) -> Edit:
+    """Return all spans of a sound that are in any of the groups, as an edit without fades that mutes."""
+    return Edit(sample_spans(chain.from_iterable(groups), 1), 0, removes=False)
 
 
 def sample_spans(times: Iterable[tuple[float, float]], rate: int) -> tuple[Span, ...]:

@@ -17,6 +17,7 @@ from knn_cli.core.values import MIN_SECONDS, Segment
 # Seconds: above the rounding error of sums of float64 times, far below one sample.
 EPSILON = 5e-10
 FRAME_SECONDS = 0.04  # resolution of the decisions on who speaks
+BEYOND_SECONDS = 0.25  # by which turns may outlast their recording without a word, as by rounding and padding
 MAX_GAP_SECONDS = 0.4  # pauses up to this long inside one speaker's turn are part of it
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knn_cli.audio.segments import BEYOND_SECONDS
 from knn_cli.cli.console import console
 
 if TYPE_CHECKING:
     from pyannote.core import Timeline
-
-BEYOND_SECONDS = 0.25  # by which turns may outlast their recording without a word, as by rounding and padding
 
 
 def note_beyond(path: Path, what: str, times: Timeline | None, seconds: float) -> None:

@@ -45,6 +45,14 @@ class TurnFormat(str, Enum):
     html = "html"
 
 
+class Overlap(str, Enum):
+    """What is done to overlapped speech."""
+
+    keep = "keep"
+    mute = "mute"
+    cut = "cut"
+
+
 SourcesArgument = Annotated[
     list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, files of --keep, or -.")
 ]
@@ -143,6 +151,10 @@ UnwantedOption = Annotated[
 ]
 MuteOption = Annotated[bool, switch("--mute", panel=EDITING, help="Write the audio with these speakers muted.")]
 CutOption = Annotated[bool, switch("--cut", panel=EDITING, help="Write the audio with these speakers cut out.")]
+OverlapOption = Annotated[
+    Overlap | None,
+    valued("--overlap", metavar="HOW", panel=EDITING, help="Keep, mute or cut all overlapped speech."),
+]
 MaxSilenceOption = Annotated[
     float | None,
     valued(
@@ -181,5 +193,5 @@ ClustererOption = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="Do as pyannote-3.1 or pyannote-community-1.")
+    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="As pyannote-3.1 or pyannote-community-1.")
 ]

@@ -17,6 +17,7 @@ from knn_cli.core.visible_text import readable
 
 if TYPE_CHECKING:
     from knn_cli.cli.turn_outputs import Hold
+    from knn_cli.core.values import Turn
     from knn_cli.networks.bundle import Bundle
 
 STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
@@ -98,6 +99,25 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
     paths = expand_folders(sources)
     check_unique_stems(paths)
     return Sources(paths, {path: readable(path.stem) for path in paths}, {path: path for path in paths})
+
+
+def given_turns(found: Sources, turns: Path | None) -> dict[Path, tuple[Turn, ...]] | None:
+    """The turns of each recording out of files of them, None where none are given.
+
+    Raises
+    ------
+    KnnError
+        For kept analyses, for a recording without turns, and as `formats.turn_readers.read_given_turns`.
+    """
+    if turns is None:
+        return None
+    from knn_cli.formats.rttm import turns_of_recording
+    from knn_cli.formats.turn_readers import read_given_turns
+
+    if found.kept:
+        raise KnnError(f"{found.paths[0]} is no recording, to which {turns} could belong.", "Name the sound instead.")
+    by_name = read_given_turns(turns)
+    return {path: turns_of_recording(name, by_name, found.paths, turns) for path, name in found.names.items()}
 
 
 def _kept_below(folder: Path) -> list[Path]:

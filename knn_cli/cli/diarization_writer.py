@@ -120,16 +120,16 @@ class ResultWriter:
 
     def _write_cleaned(self, clean: SpeakerRemoval, path: Path, result: RecordingResult) -> None:
         cleaning = clean.apply(path, result.diarization, self.known)
-        if clean.unwanted is not None:
+        if clean.lists:
             if not result.diarization.turns:
                 console.note(f"{path}: no unwanted speaker, since there is no speech.")
-            elif not cleaning.speakers:
+            elif clean.unwanted is not None and not cleaning.speakers:
                 few = clean.unwanted.strip() == "least"
                 why = "there is only one speaker" if few else "they do not speak there"
                 console.note(f"{path}: no unwanted speaker, since {why}.")
             else:
                 seconds = sum(part.end - part.start for part in cleaning.parts)
-                who = ", ".join(cleaning.speakers)
+                who = ", ".join([*cleaning.speakers, *["overlapped speech"] * (clean.overlap_removal is not None)])
                 console.note(
                     f"{clean.list_path(path)}: {counted(len(cleaning.parts), 'part')} of {who}, {seconds:.1f} s."
                 )
@@ -138,8 +138,6 @@ class ResultWriter:
         if cleaned.note:
             console.note(cleaned.note)
         lengths = cleaned.seconds()
-        if cleaned.how == "mute":
-            lengths["muted"] = lengths.pop("unwanted")
         self._lengths.append(lengths)
         console.note(f"{cleaned.target}: {_lengths(lengths)}.")
 
@@ -166,6 +164,6 @@ def _evidence(fact: Mapping[str, Any], name: str) -> str:
 def _lengths(seconds: Mapping[str, float]) -> str:
     """How much of a recording was kept, and what happened to the rest."""
     silence = "cut out as silence" + (", including muted parts" if seconds.get("muted") else "")
-    words = {"muted": "muted", "unwanted": "cut out as unwanted", "silence": silence}
+    words = {"muted": "muted", "cut": "cut out as unwanted", "silence": silence}
     removed = [f"{seconds[name]:.1f} s {word}" for name, word in words.items() if seconds.get(name)]
     return ", ".join([f"{seconds['kept']:.1f} s of {seconds['whole']:.1f} s kept", *removed])

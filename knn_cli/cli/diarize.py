@@ -24,6 +24,7 @@ from knn_cli.cli.diarization_options import (
     MinSpeakersOption,
     MinTurnOption,
     MuteOption,
+    OverlapOption,
     PerChannelOption,
     PresetOption,
     ReferenceOption,
@@ -53,11 +54,13 @@ from knn_cli.cli.options import (
     SetOption,
     TextOption,
     TrackOption,
+    TurnsOption,
     VerboseOption,
     counted,
     epilog,
     format_option,
     note_model,
+    refuse_beside,
     refuse_together,
     refuse_without,
     sound_channel,
@@ -92,14 +95,35 @@ _NEEDS = {  # options that have no effect without one of others
     "mute": ("unwanted",),
     "cut": ("unwanted",),
     "unwanted": ("out_dir",),
+    "overlap": ("out_dir",),
     "max_silence": ("out_dir",),
-    "force": ("save_embeddings", "keep", "mute", "cut", "max_silence"),
+    "force": ("save_embeddings", "keep", "mute", "cut", "overlap", "max_silence"),
 }
 _SETTINGS_NEED = {  # settings that have no effect without an option
     "identification_threshold": "speakers",
     "linking_threshold": "link_speakers",
     "silence_threshold": "max_silence",
 }
+
+# Options that still say something where turns are given.
+_BESIDE_TURNS = (
+    *(
+        "sources",
+        "name",
+        "channel",
+        "track",
+        "rttm",
+        "out",
+        "out_dir",
+        "format",
+        "as_json",
+        "force",
+        "reference",
+        "uem",
+    ),
+    *("merge", "rename", "corrections", "unwanted", "mute", "cut", "overlap", "max_silence", "settings"),
+    *("quiet", "verbose"),
+)
 
 EPILOG = epilog(
     "knn diarize meeting.wav --rttm out.rttm",
@@ -140,9 +164,11 @@ def diarize(
     unwanted: UnwantedOption = None,
     mute: MuteOption = False,
     cut: CutOption = False,
+    overlap: OverlapOption = None,
     max_silence: MaxSilenceOption = None,
     reference: ReferenceOption = None,
     uem: UemOption = None,
+    turns: TurnsOption = None,
     model: ModelOption = None,
     segmentation: SegmentationOption = None,
     clusterer: ClustererOption = None,
@@ -172,6 +198,7 @@ def diarize(
 
     refuse_together(ctx, _TOGETHER)
     refuse_without(ctx, _NEEDS)
+    refuse_beside(ctx, "turns", _BESIDE_TURNS, "The turns are given, so none are looked for.")
     tuning = read_settings(DiarizationSettings, settings)
     _check_settings(ctx, tuning)
     vad = SILERO if segmentation == SILERO else "ours"
@@ -188,6 +215,7 @@ def diarize(
 
     received = stdin.open_sources(ctx, sources, name)
     found = diarization_sources.find(ctx, received.paths)
+    given = diarization_sources.given_turns(found, turns)
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
     edits = diarization_edits.read_edits(ctx, found.names, options.max_gap)
     if rttm is not None:  # whatever its suffix
@@ -197,13 +225,16 @@ def diarize(
     if outputs.format == "rttm":
         rttm_files.check_names(found.names.values(), "recordings")
     clean = None
-    if unwanted is not None or max_silence is not None:
+    if unwanted is not None or overlap is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
+        overlapped: Literal["keep", "mute", "cut"] | None = None if overlap is None else overlap.value
         level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
-        clean = removal_outputs.SpeakerRemoval(out_dir, outputs.format, unwanted, how, max_silence, level, channel)
+        clean = removal_outputs.SpeakerRemoval(
+            out_dir, outputs.format, unwanted, how, overlapped, max_silence, level, channel
+        )
     truths = recordings.read_references(paths, reference, uem)
-    others = [path for path in (*paths, reference, uem, speakers, *(corrections or ())) if path is not None]
+    others = [path for path in (*paths, reference, uem, turns, speakers, *(corrections or ())) if path is not None]
     if outputs.format == "html" or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
@@ -215,7 +246,7 @@ def diarize(
     voice = found.model() if found.kept and needs_model else None
     embedder: Embedder | None = None
     segmenter: Segmenter | None = None
-    if not found.kept or speakers is not None:
+    if given is None and (not found.kept or speakers is not None):
         from knn_cli.embedding.embedder import Embedder
 
         embedder = Embedder(voice or model, device=device.value, batch_seconds=batch_seconds)
@@ -244,6 +275,8 @@ def diarize(
             analyses[path] = analysis
 
     def passes(path: Path) -> list[float]:
+        if given is not None:
+            return []
         return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] * (
             reading.info(path, channel=channel).channels if per_channel else 1
         )
@@ -256,7 +289,9 @@ def diarize(
             "options": replace(options, segmentation=segmenter),
             "analysed": analysed if keep_files or edits else None,
         }
-        if found.kept or embedder is None:
+        if given is not None:
+            diarizations = recordings.with_given_turns(paths, given, channel=channel)
+        elif found.kept or embedder is None:
             diarizations = recordings.diarize_kept(paths, **more)
         else:
             diarizations = recordings.diarize_recordings(
@@ -278,7 +313,7 @@ def diarize(
         if edits:
             corrected = recordings.correct_speakers(results, edits, analyses, build)
             results = diarization_edits.with_notes(corrected, edits)
-        asked = 1 if per_channel or edits else num_speakers or min_speakers or 1
+        asked = 1 if per_channel or edits or given is not None else num_speakers or min_speakers or 1
         save = save_embeddings is not None
         writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds, received.temporary)
         writer.write(results)

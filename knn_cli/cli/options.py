@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Panels of the help, in the order in which commands list their options.
 INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
-SAMPLING, TUNING, SPEAKERS = "Held-out data", "Rarely needed", "Speakers and turns"
+SAMPLING, SPEAKERS = "Held-out data", "Speakers and turns"
 
 
 class Device(str, Enum):
@@ -200,6 +200,9 @@ LanguagesOption = Annotated[
 NoUnknownOption = Annotated[
     bool, switch("--no-unknown", panel=LABELS, help="Always answer with a label, never unknown or no speech.")
 ]
+TurnsOption = Annotated[
+    Path | None, valued("--turns", metavar="PATH", panel=INPUT, help="Take the turns in this file or folder.")
+]
 NumSpeakersOption = Annotated[
     int | None,
     valued(
@@ -241,8 +244,8 @@ SeedOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     valued(
-        "--set", metavar="NAME=VALUE", panel=TUNING,
-        help="Change a setting listed below; repeatable.",
+        "--set", metavar="NAME=VALUE", panel=MODEL,
+        help="Change a setting (see below); repeatable.",
     ),
 ]  # fmt: skip
 

@@ -13,7 +13,6 @@ from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import within
 from knn_cli.cli.options import (
-    INPUT,
     SPEAKERS,
     BatchOption,
     ChannelOption,
@@ -30,6 +29,7 @@ from knn_cli.cli.options import (
     QuietOption,
     TextOption,
     TrackOption,
+    TurnsOption,
     VerboseOption,
     check_text_output,
     epilog,
@@ -79,10 +79,7 @@ def timeline(
     sources: Annotated[
         list[Path], typer.Argument(metavar="SOURCE", help="Audio files or folders of audio; - is stdin.")
     ],
-    turns: Annotated[
-        Path | None,
-        valued("--turns", metavar="FILE", panel=INPUT, help="Label the speaker turns in this RTTM file."),
-    ] = None,
+    turns: TurnsOption = None,
     name: NameOption = None,
     channel: ChannelOption = "mix",
     track: TrackOption = None,

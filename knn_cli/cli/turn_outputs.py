@@ -143,7 +143,7 @@ def check(
 
 def _cleaned(clean: SpeakerRemoval, source: Path) -> tuple[list[Path], list[Path]]:
     """Files that speaker removal writes for a recording, and which are audio; unreadable ones are reported later."""
-    listed = [clean.list_path(source)] if clean.unwanted is not None else []
+    listed = [clean.list_path(source)] if clean.lists else []
     if not clean.writes_sound:
         return listed, []
     try:

@@ -11,7 +11,7 @@ from knn_cli.audio import reading
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import RemovalResult, UnwantedSpan
+from knn_cli.diarization.speaker_removal import Removal, RemovalResult, UnwantedSpan
 from knn_cli.formats.span_formats import find_format, write
 from knn_cli.formats.spans import turn_document
 
@@ -38,6 +38,9 @@ class SpeakerRemoval:
         See `speaker_removal.unwanted_speakers`; None removes no speakers.
     how : {"mute", "cut"}, optional
         See `speaker_removal.remove_speakers`; None leaves the audio of unwanted speakers unchanged.
+    overlap : {"keep", "mute", "cut"}, optional
+        What happens to overlapped speech of whichever speakers; None leaves that of wanted speakers alone, and treats
+        that of unwanted ones as the rest of theirs.
     max_silence : float, optional
         See `speaker_removal.remove_speakers`; None leaves silences unchanged.
     threshold : float
@@ -54,7 +57,8 @@ class SpeakerRemoval:
     folder: Path
     format: str
     unwanted: str | None = None
-    how: Literal["mute", "cut"] | None = None
+    how: Removal | None = None
+    overlap: Literal["keep", "mute", "cut"] | None = None
     max_silence: float | None = None
     threshold: float = speaker_removal.SILENCE_THRESHOLD_DB
     channel: str = "mix"
@@ -66,7 +70,16 @@ class SpeakerRemoval:
 
     @property
     def writes_sound(self) -> bool:
-        return self.how is not None or self.max_silence is not None
+        return self.how is not None or self.overlap_removal is not None or self.max_silence is not None
+
+    @property
+    def overlap_removal(self) -> Removal | None:
+        return None if self.overlap == "keep" else self.overlap
+
+    @property
+    def lists(self) -> bool:
+        """Whether the unwanted spans of each recording are listed."""
+        return self.unwanted is not None or self.overlap_removal is not None
 
     def list_path(self, source: Path) -> Path:
         """Path of the list of a recording's unwanted spans."""
@@ -74,7 +87,7 @@ class SpeakerRemoval:
 
     def audio_path(self, source: Path) -> Path:
         """Path of its edited audio. AudioError where the source cannot be read."""
-        word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how]
+        word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how or self.overlap_removal]
         return speaker_removal.output_path(source, word, self.folder, track=reading.track_and_channel(self.channel)[0])
 
     def turns_path(self, source: Path) -> Path:
@@ -108,8 +121,10 @@ class SpeakerRemoval:
             names = speaker_removal.unwanted_speakers(
                 diarization.turns, self.unwanted, known, recording=diarization.name
             )
-        parts = speaker_removal.unwanted_spans(diarization.turns, names)
-        if self.unwanted is not None:
+        parts = speaker_removal.unwanted_spans(diarization.turns, names, all_overlap=self.overlap_removal is not None)
+        if self.overlap == "keep":
+            parts = [part for part in parts if part.speaker != speaker_removal.OVERLAPPED]
+        if self.lists:
             with replacing_text(self.list_path(source)) as file:
                 speaker_removal.write_unwanted_csv(parts, file)
         if not self.writes_sound:
@@ -120,6 +135,7 @@ class SpeakerRemoval:
             target,
             parts,
             how=self.how,
+            overlap=self.overlap_removal,
             max_silence=self.max_silence,
             threshold=self.threshold,
             track=reading.track_and_channel(self.channel)[0],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from knn_cli.core.visible_text import cell, visible
 if TYPE_CHECKING:
     from knn_cli.audio.writing import AudioFormat, Frames
 
+Removal = Literal["mute", "cut"]
 LEAST_TALKATIVE = "least"
 OVERLAPPED = "OVERLAPPED"
 SILENCE_THRESHOLD_DB = -50.0  # dB against full scale
@@ -54,14 +54,14 @@ class RemovalResult:
         Why its format differs from that of the source, "" where it does not.
     rate : int
         Samples per second.
-    how : {"mute", "cut"} or None
-        None where only silences were shortened.
     whole : int
         Length of the source.
     kept : int
         Length of the target.
     unwanted : int
         Length of the unwanted spans that were muted or cut.
+    muted : int
+        Length of those of them that were muted and are still there.
     silence : int
         Length of the silence that was removed; muted spans count as silence.
     parts : int
@@ -76,18 +76,19 @@ class RemovalResult:
     form: str
     note: str
     rate: int
-    how: str | None
     whole: int
     kept: int
     unwanted: int
+    muted: int
     silence: int
     parts: int
     silences: int
     edits: tuple[Edit, ...]
 
     def seconds(self) -> dict[str, float]:
-        """Whole, kept, unwanted and silent length in seconds, by name."""
-        return {name: getattr(self, name) / self.rate for name in ("whole", "kept", "unwanted", "silence")}
+        """Whole, kept, muted, cut and silent length in seconds, by name."""
+        samples = {"whole": self.whole, "kept": self.kept, "muted": self.muted, "cut": self.unwanted - self.muted}
+        return {name: length / self.rate for name, length in {**samples, "silence": self.silence}.items()}
 
 
 def speaking_seconds(turns: Sequence[Turn]) -> dict[str, float]:
@@ -226,7 +227,8 @@ def remove_speakers(
     target: str | Path,
     parts: Sequence[UnwantedSpan] = (),
     *,
-    how: Literal["mute", "cut"] | None = None,
+    how: Removal | None = None,
+    overlap: Removal | None = None,
     max_silence: float | None = None,
     threshold: float = SILENCE_THRESHOLD_DB,
     track: int = 0,
@@ -242,7 +244,9 @@ def remove_speakers(
     source, target : path
     parts : sequence of UnwantedSpan
     how : {"mute", "cut"}, optional
-        Set samples of `parts` to zero, or remove them, with fades of 50 ms before and after; None ignores `parts`.
+        Set samples of `parts` to zero, or remove them, with fades of 50 ms before and after; None leaves them.
+    overlap : {"mute", "cut"}, optional
+        The same for those of them that are OVERLAPPED; as the others by default.
     max_silence : float, optional
         Silences longer than this many seconds are shortened to 200 ms (see `edits.shorten_silences`), after muting and
         cutting, so that the target has no longer ones.
@@ -263,12 +267,13 @@ def remove_speakers(
         For a target that is the source, has the wrong suffix, cannot be written or would be empty, and as
         `check_silence`.
     """
-    if how is None and max_silence is None:
-        raise ValueError("nothing to do: neither how nor max_silence")
+    if how is None and overlap is None and max_silence is None:
+        raise ValueError("nothing to do: neither how nor overlap nor max_silence")
     check_silence(max_silence, threshold)
     form = writing.output_format(source, track=track)
     writing.check_target(target, source, form)
-    applied, samples = _find_edits(source, form, parts, how, max_silence, threshold)
+    removals = _removals(parts, form.rate, how, overlap or how)
+    applied, samples = _find_edits(source, form, removals, max_silence, threshold)
     counts = [samples]  # samples per channel, before and after each edit
     if not counts[0]:
         raise KnnError(f"{source} holds no samples.", "Check that the recording was written to its end.")
@@ -277,21 +282,24 @@ def remove_speakers(
     if not counts[-1]:
         raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
     writing.write_frames(target, form, _applied(applied, writing.read_frames(source, form)), counts[-1])
-    return _result(Path(source), Path(target), form, how, counts, applied)
+    return _result(Path(source), Path(target), form, counts, applied, len(removals))
+
+
+def _removals(parts: Sequence[UnwantedSpan], rate: int, how: Removal | None, overlap: Removal | None) -> list[Edit]:
+    """What mutes and then what cuts the spans; the times of what is cut hold after muting."""
+    spans: dict[Removal, list[tuple[float, float]]] = {"mute": [], "cut": []}
+    for part in parts:
+        removal = overlap if part.speaker == OVERLAPPED else how
+        if removal is not None:
+            spans[removal].append((part.start, part.end))
+    return [edits.mute_or_cut(times, rate, removes=removal == "cut") for removal, times in spans.items() if times]
 
 
 def _find_edits(
-    source: str | Path,
-    form: AudioFormat,
-    parts: Sequence[UnwantedSpan],
-    how: str | None,
-    max_silence: float | None,
-    threshold: float,
+    source: str | Path, form: AudioFormat, removals: Sequence[Edit], max_silence: float | None, threshold: float
 ) -> tuple[list[Edit], int]:
     """Edits in the order in which they are applied, and the length of the source in samples per channel."""
-    applied: list[Edit] = []
-    if how is not None:
-        applied = [edits.mute_or_cut(((part.start, part.end) for part in parts), form.rate, removes=how == "cut")]
+    applied = list(removals)
     lengths: list[int] = []
     sound = _applied(applied, _counted(writing.read_frames(source, form), lengths))
     if max_silence is not None:
@@ -306,24 +314,29 @@ def _find_edits(
 
 
 def _result(
-    source: Path, target: Path, form: AudioFormat, how: str | None, counts: Sequence[int], applied: Sequence[Edit]
+    source: Path, target: Path, form: AudioFormat, counts: Sequence[int], applied: Sequence[Edit], removals: int
 ) -> RemovalResult:
-    """Summary of the edits; `counts` are samples before the first and after each of the edits that were `applied`."""
+    """Summary of the edits; `counts` are samples before the first and after each of the edits that were `applied`.
+
+    removals : how many of those muted or cut spans
+    """
     whole = counts[0]
-    first = applied[0] if how is not None else None
-    shortened = applied[-1] if len(applied) > (how is not None) else None
+    unwanted = edits.joined(edit.spans for edit in applied[:removals])
+    cut = [edit for edit in applied[:removals] if edit.removes]
+    removed = sum(edit.covered_samples(whole) for edit in cut)
+    shortened = applied[-1] if len(applied) > removals else None
     note = f"{source.name} has a format that can only be read; written as {form.name}."
     return RemovalResult(
         target=target,
         form=form.name,
         note="" if form.matches_source else note,
         rate=form.rate,
-        how=how,
         whole=whole,
         kept=counts[-1],
-        unwanted=first.covered_samples(whole) if first else 0,
+        unwanted=unwanted.covered_samples(whole),
+        muted=unwanted.covered_samples(whole) - removed,
         silence=counts[-2] - counts[-1] if shortened is not None else 0,
-        parts=sum(begin < whole for begin, _ in first.spans) if first else 0,
+        parts=sum(begin < whole for begin, _ in unwanted.spans),
         silences=len(shortened.spans) if shortened is not None else 0,
         edits=tuple(applied),
     )
@@ -361,7 +374,7 @@ def retime(diarization: Diarization, cleaned: RemovalResult) -> Diarization:
     turns: list[Turn] = []
     muted = [span for edit in cleaned.edits if not edit.removes for span in edit.spans]
     for turn in diarization.turns:
-        for start, end in _outside(turn.start * cleaned.rate, turn.end * cleaned.rate, muted):
+        for start, end in edits.outside(turn.start * cleaned.rate, turn.end * cleaned.rate, muted):
             times = [min(start, cleaned.whole), min(end, cleaned.whole)]
             for edit in cleaned.edits:
                 times = [float(time) for time in edit.new_positions(times)]
@@ -376,15 +389,3 @@ def retime(diarization: Diarization, cleaned: RemovalResult) -> Diarization:
         {name: seconds for name, seconds in diarization.clean_speech_seconds.items() if name in left},
         cleaned.kept / cleaned.rate,
     )
-
-
-def _outside(start: float, end: float, spans: Sequence[edits.Span]) -> Iterator[tuple[float, float]]:
-    """The parts of [start, end) outside the spans, which are sorted and disjoint."""
-    at = bisect_right(spans, start, key=lambda span: span[1])
-    while at < len(spans) and spans[at][0] < end:
-        if spans[at][0] > start:
-            yield start, spans[at][0]
-        start = spans[at][1]
-        at += 1
-    if end > start:
-        yield start, end

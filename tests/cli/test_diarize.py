@@ -209,11 +209,11 @@ REFUSED = [
     (["--preset", "pyannote-3.1", "--set", "distance_threshold=0.3"], "--preset and the setting distance_threshold"),
     (["--preset", "pyannote-3.1", "--clusterer", "vbx"], "--preset and --clusterer"),
     (["--set", "linkage=ward"], "linkage is not a setting of vbx"),
-    (["--clusterer", "ahc", "--set", "distance_threshold=3"], "is not a cosine distance"),
-    (["--clusterer", "vbx", "--set", "distance_threshold=nan"], "is not a cosine distance"),
+    (["--clusterer", "ahc", "--set", "distance_threshold=3"], "3 is not from 0 to 2"),
+    (["--clusterer", "vbx", "--set", "distance_threshold=nan"], "nan is no number"),
     (["--clusterer", "vbx", "--set", "linkage=ward"], "Use it with --clusterer ahc"),
     (["--clusterer", "spectral", "--set", "min_cluster_size=3"], "--clusterer ahc or --clusterer hdbscan"),
-    (["--clusterer", "ahc", "--set", "min_cluster_size=0"], "minimum cluster size"),
+    (["--clusterer", "ahc", "--set", "min_cluster_size=0"], "0 is not from 1"),
     (["--channel", "middle"], "no channel 'middle'"),
     (["--per-channel", "--channel", "left"], "--per-channel and --channel"),
     (["--set", "identification_threshold=0.5"], "identification_threshold requires --speakers"),
@@ -231,7 +231,7 @@ REFUSED = [
     (["--max-silence", "0.1", "--out-dir", "{tmp}/o"], "--max-silence 0.1 cannot be reached"),
     (["--max-silence", "1", "--set", "silence_threshold=3", "--out-dir", "{tmp}/o"], "not a level below full scale"),
     (["--uem", "{tmp}/x.uem"], "--uem requires --reference"),
-    (["--force"], "--force requires --save-embeddings or --keep or --mute or --cut or --max-silence"),
+    (["--force"], "--force requires --save-embeddings or --keep or --mute or --cut or --overlap or --max-silence"),
 ]
 
 
@@ -435,7 +435,10 @@ def test_outputs_never_meet(sound: Path, asked: list[dict[str, Any]], tmp_path: 
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(RATE), RATE)
     files = [tmp_path / "one.wav", tmp_path / "one_cut.wav"]
     before = [path.read_bytes() for path in files]
-    for folder, message in ((tmp_path / "out", "Two outputs"), (tmp_path, "exists already|is one of the sources")):
+    for folder, message in (
+        (tmp_path / "out", "Two outputs"),
+        (tmp_path, "exists already|is one of the sources|Two outputs"),
+    ):
         result = knn("diarize", *files, "--unwanted", "least", "--cut", "--out-dir", folder, *TINY)
         assert result.exit_code == 1 and any(one in result.stderr for one in message.split("|")), result.output
     forced = knn("diarize", files[0], files[1], "--unwanted", "least", "--cut", "--force", "--out-dir", tmp_path, *TINY)
@@ -556,3 +559,34 @@ def test_thousands_of_outputs_are_checked_at_once(tmp_path: Path) -> None:
     check_outputs([path.with_suffix(".rttm") for path in sources], sources)
     with pytest.raises(KnnError, match="one of the sources"):
         check_outputs([tmp_path / "a.rttm", sources[-1]], sources)
+
+
+def test_given_turns_are_not_looked_for(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_model(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(bundle, "find", no_model)
+    (tmp_path / "one.csv").write_text("Start [s],End [s],Speaker\n0,4,Ada\n3,6,Ben\n8,20,Ada\n", encoding="utf-8")
+    given = ["--turns", str(tmp_path / "one.csv")]
+    run = done("diarize", sound / "one.wav", *given, "--rename", "Ben=Bo", "-o", tmp_path / "one.rttm")
+    assert "ends at 12.0 s, its turns at 20.0 s" in run.stderr
+    turns = read_rttm(tmp_path / "one.rttm")["one"]
+    rows = [(segment.start, segment.end, label) for segment, _, label in turns.itertracks(yield_label=True)]
+    assert rows == [(0.0, 4.0, "Ada"), (3.0, 6.0, "Bo"), (8.0, 12.0, "Ada")]
+    for overlap, unwanted, kept in (
+        ("keep", ["4.000,6.000,Ben"], 10.0),
+        ("mute", ["3.000,4.000,OVERLAPPED", "4.000,6.000,Ben"], 10.0),
+        ("cut", ["3.000,4.000,OVERLAPPED", "4.000,6.000,Ben"], 9.0),
+    ):
+        folder = tmp_path / overlap
+        removal = ["--unwanted", "Ben", "--cut", "--overlap", overlap, "--out-dir", folder]
+        run = done("diarize", sound / "one.wav", *given, *removal)
+        assert (folder / "one_unwanted.csv").read_text().splitlines()[1:] == unwanted
+        assert soundfile.info(folder / "one_cut.wav").duration == pytest.approx(kept)
+        assert ("1.0 s muted" in run.stderr) == (overlap == "mute")
+    for more, said in ((["--num-speakers", "2"], "cannot be combined"), (["--overlap", "mute"], "--out-dir")):
+        refused = knn("diarize", sound / "one.wav", *given, *more)
+        assert refused.exit_code == 1 and said in refused.stderr.replace("\n", " ")
+    (tmp_path / "other.csv").write_text("file,start,end,speaker\na,0,4,Ada\nb,3,6,Ben\n", encoding="utf-8")
+    missing = knn("diarize", sound / "one.wav", "--turns", tmp_path / "other.csv")
+    assert missing.exit_code == 1 and "no turns of one" in missing.stderr

@@ -423,7 +423,7 @@ def test_silence_is_looked_for_in_what_is_left(tmp_path: Path) -> None:
     mute = speaker_removal.remove_speakers(source, tmp_path / "m.wav", parts, how="mute", max_silence=1.0)
     assert (mute.unwanted, mute.silence, mute.kept) == (8000, 19200, 17600)  # 2.6 s
     assert np.array_equal(soundfile.read(mute.target)[0], soundfile.read(cut.target)[0])
-    assert mute.seconds() == {"whole": 4.6, "kept": 2.2, "unwanted": 1.0, "silence": 2.4}
+    assert mute.seconds() == {"whole": 4.6, "kept": 2.2, "muted": 1.0, "cut": 0.0, "silence": 2.4}
     for done in (cut, mute):
         again = speaker_removal.remove_speakers(done.target, tmp_path / "again.wav", max_silence=1.0)
         assert again.silence == 0 and again.target.read_bytes() == done.target.read_bytes()
@@ -452,7 +452,7 @@ def cleaned(whole: int, *done: Edit, rate: int = 10) -> speaker_removal.RemovalR
     kept = whole
     for edit in done:
         kept = edit.output_length(kept)
-    return speaker_removal.RemovalResult(Path("b.wav"), "WAV PCM_16", "", rate, None, whole, kept, 0, 0, 0, 0, done)
+    return speaker_removal.RemovalResult(Path("b.wav"), "WAV PCM_16", "", rate, whole, kept, 0, 0, 0, 0, 0, done)
 
 
 def test_turns_after_cutting() -> None:
@@ -615,3 +615,20 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert done.silences >= 4 * minutes - 1
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_overlap_is_muted_where_a_speaker_is_cut(tmp_path: Path) -> None:
+    source = tmp_path / "a.wav"
+    soundfile.write(source, np.full(10 * 1000, 0.5), 1000, subtype="PCM_16")
+    parts = [UnwantedSpan(1, 2, "OVERLAPPED"), UnwantedSpan(2, 4, "B"), UnwantedSpan(6, 7, "OVERLAPPED")]
+    done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", parts, how="cut", overlap="mute")
+    assert (done.kept, done.unwanted, done.muted, done.parts) == (8000, 4000, 2000, 2)
+    assert done.seconds() == {"whole": 10.0, "kept": 8.0, "muted": 2.0, "cut": 2.0, "silence": 0.0}
+    heard, _ = soundfile.read(done.target)
+    silent = np.flatnonzero(heard == 0)
+    assert silent.tolist() == [*range(1000, 2000), *range(4000, 5000)] and heard[0] == heard[-1] == 0.5
+    talk = Diarization(talk_of((0, 2, "A"), (1, 4, "B"), (4, 8, "A"), (6, 7, "C")), seconds=10.0)
+    assert turns_of(speaker_removal.retime(talk, done).turns) == [(0, 1, "A"), (2, 4, "A"), (5, 6, "A")]
+    # Overlapped speech alone, with nobody unwanted.
+    muted = speaker_removal.remove_speakers(source, tmp_path / "c.wav", [parts[0], parts[2]], overlap="mute")
+    assert (muted.kept, muted.muted, muted.parts) == (10000, 2000, 2)
