@@ -184,6 +184,7 @@ def diarize(
     from knn_cli.cli import diarization_edits, diarization_sources, progress, stdin, turn_outputs
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.diarization import (
+        given_turns,
         kept_analysis,
         linking,
         recordings,
@@ -290,7 +291,7 @@ def diarize(
             "analysed": analysed if keep_files or edits else None,
         }
         if given is not None:
-            diarizations = recordings.with_given_turns(paths, given, channel=channel)
+            diarizations = given_turns.with_given_turns(paths, given, channel=channel)
         elif found.kept or embedder is None:
             diarizations = recordings.diarize_kept(paths, **more)
         else:

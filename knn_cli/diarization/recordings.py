@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from knn_cli.audio import alike_channels, reading, reading_notes, reading_progress
-from knn_cli.audio.segments import BEYOND_SECONDS
 from knn_cli.core.errors import AudioError, KnnError, StoreError
 from knn_cli.core.output_paths import check_unique_stems
-from knn_cli.core.values import Diarization, Turn, sort_turns
+from knn_cli.core.values import Diarization
 from knn_cli.diarization import (
     channels,
     corrections,
@@ -151,26 +150,6 @@ def diarize_kept(
         except _CONTRADICTORY:  # windows that point beyond the arrays, as only a changed file has them
             hint = kept_analysis.KEEP_AGAIN
             yield path, StoreError(f"{path} is damaged: its windows contradict each other.", hint)
-
-
-def with_given_turns(
-    files: Sequence[Path], turns: Mapping[Path, Sequence[Turn]], *, channel: str = "mix"
-) -> Iterator[tuple[Path, Diarization | KnnError]]:
-    """Yield each recording with turns that somebody else has found; AudioError where it cannot be read.
-
-    Turns, and parts of turns, behind the end of a recording are left out with a note.
-    """
-    for path in files:
-        try:
-            seconds = reading.info(path, channel=channel).seconds
-        except KnnError as error:
-            yield path, error
-            continue
-        last = max((turn.end for turn in turns[path]), default=0.0)
-        if last > seconds + BEYOND_SECONDS:
-            reading_notes.note(path, f"ends at {seconds:.1f} s, its turns at {last:.1f} s; what is behind is left out")
-        inside = sort_turns(replace(turn, end=min(turn.end, seconds)) for turn in turns[path] if turn.start < seconds)
-        yield path, Diarization(inside, path.stem, seconds=seconds)
 
 
 def diarize_analysis(

@@ -248,8 +248,7 @@ def remove_speakers(
     overlap : {"mute", "cut"}, optional
         The same for those of them that are OVERLAPPED; as the others by default.
     max_silence : float, optional
-        Silences longer than this many seconds are shortened to 200 ms (see `edits.shorten_silences`), after muting and
-        cutting, so that the target has no longer ones.
+        Longer silences, in seconds, are shortened to 200 ms (see `edits.shorten_silences`), after muting and cutting.
     threshold : float
         Silence threshold in dB against full scale.
     track : int
@@ -261,11 +260,9 @@ def remove_speakers(
 
     Raises
     ------
-    AudioError
-        For a source that cannot be read.
     KnnError
         For a target that is the source, has the wrong suffix, cannot be written or would be empty, and as
-        `check_silence`.
+        `check_silence`; AudioError for a source that cannot be read.
     """
     if how is None and overlap is None and max_silence is None:
         raise ValueError("nothing to do: neither how nor overlap nor max_silence")

@@ -309,8 +309,8 @@ def _speaker_of_caption(text: str, markup: bool) -> str:
     if voice is not None:
         return unescape(voice.group(1))
     plain = unescape(_TAG.sub("", text)) if markup else text
-    first, _, said = plain.partition(":")
-    return first.strip(" []-") if said.strip() else plain.strip().splitlines()[0] if plain.strip() else ""
+    first, _, words = plain.partition(":")
+    return first.strip(" []-") if words.strip() else plain.strip().splitlines()[0] if plain.strip() else ""
 
 
 def _clock_seconds(parts: Sequence[str | None]) -> float:
