@@ -74,7 +74,9 @@ def _embed(path: Path, recording: CorpusRecording, embedder: Embedder, options: 
         raise AudioError(
             f"{path} is too short: {seconds:.2f} s, at least {needed:.2f} s are needed.", "Give a longer clip."
         )
-    units, known, speech = [], [], {}
+    units: list[Segment] = []
+    known: list[Labels] = []
+    speech: dict[int, list[Segment]] = {}
     for part in recording.parts:
         used = part.used(seconds)
         for unit in _units(part, seconds, options.segment, needed):

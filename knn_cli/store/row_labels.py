@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -118,9 +119,10 @@ def labelled(rows: EmbeddingSet, rule: str = labels.DEFAULT_RULE, *, paths: bool
         group, subgroup = (np.where(stated, getattr(rows, field), columns[field]) for field in ("group", "subgroup"))
         return replace(rows, name=columns["name"], group=group, subgroup=subgroup, speaker=speaker)
     rows = replace(rows, speaker=speaker)
-    return replace(
-        rows, **{field: np.where(column != "", column, getattr(rows, field)) for field, column in columns.items()}
-    )
+    found_or_kept: dict[str, Any] = {
+        field: np.where(column != "", column, getattr(rows, field)) for field, column in columns.items()
+    }
+    return replace(rows, **found_or_kept)
 
 
 def recordings(keys: Texts) -> Texts:

@@ -81,9 +81,8 @@ class WavLM(Encoder):
         self.stride, self.minimum = self.sizes.stride, self.sizes.minimum
         self.front = ConvolutionalFrontEnd(self.sizes)
         self.position = PositionConvolution(self.channels, self.sizes.position_kernel, self.sizes.position_groups)
-        self.norm = nn.LayerNorm(self.channels)
-        if self.sizes.norm_first and not self.sizes.final_norm:
-            self.norm = nn.Identity()
+        ends_raw = self.sizes.norm_first and not self.sizes.final_norm
+        self.norm = nn.Identity() if ends_raw else nn.LayerNorm(self.channels)
         self.distances = RelativePositions(self.sizes.heads, self.sizes.buckets, self.sizes.distance)
         self.blocks = nn.ModuleList(WavLMBlock(self.sizes) for _ in range(self.sizes.blocks))
         if adapters is not None:

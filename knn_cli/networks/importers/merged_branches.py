@@ -45,10 +45,10 @@ def _branch(state: Mapping[str, Any], prefix: str, name: str, size: int) -> tupl
     values = [state.get(f"{norm}{key}") for key in _NORM]
     dense = state.get(f"{prefix.removesuffix(f'{name}.')}rbr_dense.conv.weight")
     kernel = dense if name == "rbr_identity" else state.get(f"{prefix}conv.weight")
-    tensors = [kernel, *values]
-    if not all(isinstance(value, Tensor) for value in tensors) or kernel.ndim != 4:
+    norms = [value for value in values if isinstance(value, Tensor)]
+    if not isinstance(kernel, Tensor) or kernel.ndim != 4 or len(norms) < len(values):
         return None
-    if any(value.shape != (len(kernel),) for value in values):
+    if any(value.shape != (len(kernel),) for value in norms):
         return None
     if name == "rbr_identity":
         inner = kernel.shape[1]
@@ -61,6 +61,6 @@ def _branch(state: Mapping[str, Any], prefix: str, name: str, size: int) -> tupl
         kernel = spread
     if (edge := (size - kernel.shape[3]) // 2) > 0:
         kernel = F.pad(kernel, (edge, edge, edge, edge))
-    weight, bias, mean, variance = (value.double() for value in values)
+    weight, bias, mean, variance = (value.double() for value in norms)
     factor = weight / (variance + _EPSILON).sqrt()
     return kernel * factor[:, None, None, None], bias - mean * factor

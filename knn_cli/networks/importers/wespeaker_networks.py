@@ -157,7 +157,7 @@ def _ecapa(training: Training) -> list[ComponentToFill]:
     channels = training.shape("conv.weight", 3)[0]
     squeeze = training.shape("layer2.se_res2block.3.linear1.weight", 2)[0]
     scale = training.count("layer2.se_res2block.1.convs.") + 1
-    args = {"width": width, "channels": channels, "scale": scale, "squeeze": squeeze, "bins": bins}
+    args: dict[str, Any] = {"width": width, "channels": channels, "scale": scale, "squeeze": squeeze, "bins": bins}
     args |= training.window_unless("hamming")
     encoder = encoder_to_fill("ecapa-tdnn-fbank", args, SAME_NAMES, training.prefix)
     dimension = training.shape("linear.weight", 2)[0]

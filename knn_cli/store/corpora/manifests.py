@@ -114,7 +114,8 @@ def _supervised(found: Any, place: str, listed: _Listed, recording: str) -> Utte
     if not isinstance(found, dict):
         raise KnnError(f"{place} holds a supervision that is no object.", "Write the manifest again.")
     (key,) = texts_of(found, place, "id")
-    custom = found.get("custom") if isinstance(found.get("custom"), dict) else {}
+    details = found.get("custom")
+    custom: dict[str, Any] = details if isinstance(details, dict) else {}
     classes = next((str(custom[name]) for name in _CLASSES if custom.get(name)), "")
     stated = class_and_speaker(str(found.get("language") or ""), str(found.get("speaker") or ""), recording)
     if classes:
