@@ -215,7 +215,6 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir cannot be combined"),
         ("timeline", ["--diarize", "--turns", "x.rttm"], "--turns and --diarize cannot be combined"),
         ("timeline", ["--num-speakers", "2"], "--num-speakers requires --diarize"),
-        ("timeline", ["--diarize", "--num-speakers", "0"], "speakers"),
         ("embed", ["--labels", "group/file"], "--labels requires --out"),
     ],
 )

