@@ -28,6 +28,7 @@ from knn_cli.networks.bundle_config import (
     is_config,
     read_config,
     read_json,
+    weight_bytes,
 )
 from knn_cli.networks.bundle_config import (
     INT8 as INT8,
@@ -247,8 +248,6 @@ def _whole(folder: Path, segmenter: bool = False) -> Bundle:
     if bundle.is_segmenter != segmenter:
         raise BundleError(f"The model {folder} is of another kind than the default of its name.")
     if "weights_sha256" in bundle.config:
-        from knn_cli.networks.bundle_weights import weight_bytes
-
         weight_bytes(folder / WEIGHTS, bundle.config["weights_sha256"])
     return bundle
 

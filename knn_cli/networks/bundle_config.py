@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -143,3 +144,14 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def weight_bytes(path: Path, sha256: str) -> bytes:
+    """Return the file of a bundle's weights. BundleError if it is missing or not the one that the config names."""
+    if not path.is_file():
+        raise BundleError(f"The bundle {path.parent} lacks {path.name}.", "Copy the whole folder again.")
+    data = path.read_bytes()
+    check_pointer(path, data, error=BundleError)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{path} is not the file that config.json names (sha256 differs).", "Copy the folder again.")
+    return data

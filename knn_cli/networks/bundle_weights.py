@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from knn_cli.core.errors import BundleError
-from knn_cli.core.lfs import check_pointer
+from knn_cli.networks.bundle_config import weight_bytes
 from knn_cli.networks.int8 import dequantised, with_int8_products
 
-__all__ = ["load_strictly", "load_weights", "read_weights", "weight_bytes"]
+__all__ = ["load_strictly", "load_weights", "read_weights"]
 
 
 def read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
@@ -41,17 +40,6 @@ def read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
         return load(data)
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged: {error}.", "Copy the whole folder again.") from error
-
-
-def weight_bytes(path: Path, sha256: str) -> bytes:
-    """Return the file of a bundle's weights. BundleError if it is missing or not the one that the config names."""
-    if not path.is_file():
-        raise BundleError(f"The bundle {path.parent} lacks {path.name}.", "Copy the whole folder again.")
-    data = path.read_bytes()
-    check_pointer(path, data, error=BundleError)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise BundleError(f"{path} is not the file that config.json names (sha256 differs).", "Copy the folder again.")
-    return data
 
 
 def load_weights(

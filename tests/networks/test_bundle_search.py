@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,13 @@ def test_a_name_is_not_taken_for_the_folder_of_another_program(models: Path) -> 
     (models.parent / "good").mkdir()
     (models.parent / "good" / "config.json").write_text('{"model_type": "wavlm"}')
     assert bundle.find("good").folder == Path("models/good")
+
+
+def test_finding_one_of_two_bundles_loads_no_torch(models: Path) -> None:
+    fingerprint = bundle.find("good").fingerprint
+    code = (
+        "import sys; from knn_cli.networks import bundle; "
+        f"bundle.find_embedder({fingerprint!r}); print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
