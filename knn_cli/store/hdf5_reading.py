@@ -37,7 +37,7 @@ LIBRARY_ERRORS = (
     *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError),
 )
 
-_CHECK_SECONDS = 4  # of processor time
+_CHECK_SECONDS = 8  # of processor time
 _WAIT_SECONDS = 25
 _CHECK_BYTES = 1 << 30  # of memory, beside what this process has
 _TEXT_BYTES = 8 << 20  # the largest file whose texts are read to be checked

@@ -33,6 +33,7 @@ _MAX_KEY_BYTES = 4096
 _MAX_ENTRY_BYTES = 1 << 30
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # in front of a text archive or script that an editor of Windows has saved
 _TABLE_LINE = re.compile(r"[ \t]+")
+_MOST_DIGITS = 18  # of an offset, more than any file has bytes
 _ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
 
 
@@ -98,7 +99,10 @@ def read_scp(path: Path) -> Iterator[tuple[str, Array]]:
                 stack.close()
                 file = stack.enter_context(_open(archive))
                 opened = (archive, file, os.fstat(file.fileno()).st_size)
-            opened[1].seek(int(match["offset"] or 0))
+            offset = int((match["offset"] or "0")[:_MOST_DIGITS])
+            if offset > opened[2]:
+                raise StoreError(f"{path}, line {number}, points behind the end of {archive}.", "Copy both again.")
+            opened[1].seek(offset)
             _note_key(tidy(key), keys, path)
             yield tidy(key), _entry(opened[1], opened[2], archive, key)
     if not keys:

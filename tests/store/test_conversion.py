@@ -191,3 +191,11 @@ def test_every_writer_with_a_reader_is_offered() -> None:
     assert {".npz", ".ark", ".scp", ".csv"} <= {*embedding_readers.READERS.names()} & {
         *embedding_writers.WRITERS.names()
     }
+
+
+@pytest.mark.parametrize("offset", ["9", "1" * 30, "9" * 5000])
+def test_offsets_behind_the_end_of_an_archive(tmp_path: Path, offset: str) -> None:
+    (tmp_path / "a.ark").write_bytes(b"\0BFV \4\1\0\0\0")
+    (tmp_path / "a.scp").write_text(f"utt a.ark:1{offset}\n")
+    with pytest.raises(StoreError, match="line 1, points behind the end"):
+        list(kaldi.read_scp(tmp_path / "a.scp"))
