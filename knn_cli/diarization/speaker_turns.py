@@ -92,15 +92,13 @@ def reconstruct(
     if not (labels >= 0).any():
         return Diarization((), recording, seconds=seconds)
     counts = reconstruction.speaker_count(embeddings.segmentation)
-    scores = aggregate_scores(embeddings, labels)
-    active = reconstruction.select_active(counts, scores)
-    while labels.max() >= (min_speakers or 1):
-        merged = merge_contradicted(embeddings, labels, active)
-        if merged is None:
-            break
-        labels = merged
+    while True:
         scores = aggregate_scores(embeddings, labels)
         active = reconstruction.select_active(counts, scores)
+        can_merge = labels.max() >= (min_speakers or 1)
+        if not can_merge or (merged := merge_contradicted(embeddings, labels, active)) is None:
+            break
+        labels = merged
     reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
     turns = post_processing.frame_turns(
         active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin

@@ -16,7 +16,7 @@ from typing import Any
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import read_yaml
-from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS
+from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS, HEADS
 from knn_cli.networks.importers.wespeaker_wavlm import POOLINGS
 from knn_cli.training.recipe_reader import parse
 
@@ -24,14 +24,6 @@ __all__ = ["ConvertedRecipe", "recipe_of_wespeaker"]
 
 _CLIP, _CLIPS_PER_STEP, _INTEGERS = 5.0, 64, 32768.0  # of its executor, its schedule, its features
 _GRADIENTS = {"WavLM_Base_MHFA": 0.08, "WavLM_Large_MHFA": 0.02}
-_HEADS = {
-    "softmax": "softmax",
-    "add_margin": "am-softmax",
-    "arc_margin": "aam-softmax",
-    "arc_margin_intertopk_subcenter": "aam-softmax",
-    "sphere": "sphereface",
-    "sphereface2": "sphereface2",
-}
 # Keys that change how a training runs or is logged, and not what it learns.
 _HARMLESS = (
     *("PORT", "exp_dir", "log_batch_interval", "save_epoch_interval", "loss", "scheduler", "margin_scheduler"),
@@ -231,8 +223,8 @@ def _pooling(settings: _Settings, model: str, dimension: int) -> dict[str, Any]:
 def _head(settings: _Settings, again: bool) -> dict[str, Any]:
     kind = settings.take("projection_args.project_type", "")
     scale, easy = settings.take("projection_args.scale", 32.0), settings.take("projection_args.easy_margin", False)
-    if kind not in _HEADS:
-        raise KnnError(f"projection_args.project_type is {kind!r}.", f"Known: {', '.join(_HEADS)}.")
+    if kind not in HEADS:
+        raise KnnError(f"projection_args.project_type is {kind!r}.", f"Known: {', '.join(HEADS)}.")
     args: dict[str, Any] = {}
     if kind in ("add_margin", "arc_margin", "arc_margin_intertopk_subcenter", "sphereface2"):
         args["scale"] = scale
@@ -250,7 +242,7 @@ def _head(settings: _Settings, again: bool) -> dict[str, Any]:
         args["margin_on"] = {"C": "cosine", "A": "angle"}.get(
             settings.take("projection_args.margin_type", "C"), "cosine"
         )
-    return args if again else {"name": _HEADS[kind], **args}
+    return args if again else {"name": HEADS[kind], **args}
 
 
 def _data(settings: _Settings, path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ VOXLINGUA107 = tuple(
     "ps pt ro ru sa sco sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi war yi yo zh".split()
 )
 # project_type -> our head
-_HEADS = {
+HEADS = {
     "softmax": "softmax",
     "add_margin": "am-softmax",
     "arc_margin": "aam-softmax",
@@ -58,8 +58,8 @@ def with_head(
             f"{training.config} has no projection_args.", "Name the YAML of the training that wrote the checkpoint."
         )
     kind = str(projection.get("project_type"))
-    if kind not in _HEADS:
-        raise KnnError(f"{training.config} has the project_type {kind!r}.", f"Known: {', '.join(_HEADS)}.")
+    if kind not in HEADS:
+        raise KnnError(f"{training.config} has the project_type {kind!r}.", f"Known: {', '.join(HEADS)}.")
     args, centers = _arguments(kind, projection, training)
     key = f"{PROJECTION}{'trans.2.weight' if kind == 'softmax' else 'weight'}"
     rows = state.get(key)
@@ -71,7 +71,7 @@ def with_head(
     speeds = 3 if isinstance(data, dict) and data.get("speed_perturb") else 1
     if remainder or classes % speeds:
         raise KnnError(f"{path} has {rows.shape[0]} rows of {key}, which is not divisible by {centers * speeds}.")
-    head = head_to_fill(to_fill[1], classes, _HEADS[kind], args, SAME_NAMES, PROJECTION)
+    head = head_to_fill(to_fill[1], classes, HEADS[kind], args, SAME_NAMES, PROJECTION)
     components = match_weights([*to_fill, head], state, path, "network", "wespeaker")
     classes //= speeds
     for name in ("weight", "trans.2.weight", "trans.2.bias"):
