@@ -129,6 +129,8 @@ def recipe_of_wespeaker(path: Path) -> ConvertedRecipe:
     again = settings.take("do_lm", False)
     tables: dict[str, Any] = {"seed": settings.take("seed", 42), "chunk": "whole"}
     tables |= _network(settings, again, left)
+    if again:
+        _begin_again(tables, settings, path, left)
     tables["data"] = _data(settings, path, raw)
     if augment := _augmentation(settings, again, left):
         tables["augment"] = augment
@@ -200,6 +202,22 @@ def _whole(left: dict[str, str]) -> dict[str, Any]:
     """[init] of a second stage, which goes on from a whole network."""
     left["the first stage"] = "name its model in init.model"
     return {"model": "models/first-stage", "parts": ["encoder", "pooling", "head"]}
+
+
+def _begin_again(tables: dict[str, Any], settings: _Settings, path: Path, left: dict[str, str]) -> None:
+    """What else a second stage takes from the first: no head, where `NAME_lm.yaml` has another than `NAME.yaml`."""
+    if settings.take("dataset_args.speed_perturb", True):
+        left["the classes of other speeds"] = "theirs stay in the head without clips, here the first stage dropped them"
+    first = path.with_name(f"{path.stem.removesuffix('_lm')}{path.suffix}")
+    if not path.stem.endswith("_lm") or not first.is_file():
+        return
+    projection = read_yaml(first).get("projection_args")
+    kind = projection.get("project_type") if isinstance(projection, dict) else None
+    own = settings.take("projection_args.project_type", "")
+    if kind != own and kind in HEADS:
+        left["the head of the first stage"] = f"it is {kind} in {first.name}, so {own} begins with new weights"
+        tables["init"]["parts"] = ["encoder", "pooling"]
+        tables["head"] = {"name": HEADS[own], **tables["head"]}
 
 
 def _pooling(settings: _Settings, model: str, dimension: int) -> dict[str, Any]:
