@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,10 +179,13 @@ def check_target(target: str | Path, source: str | Path, audio_format: AudioForm
         )
 
 
-def write_frames(path: str | Path, audio_format: AudioFormat, blocks: Iterable[Frames], count: int) -> None:
+def write_frames(
+    path: str | Path, audio_format: AudioFormat, blocks: Iterable[Frames], count: int, *, part: Path | None = None
+) -> None:
     """Write `count` samples per channel; the file appears only once it is complete.
 
     A WAV of more than 4 GB is written as RF64, which is WAV with 64-bit sizes. Exceptions of `blocks` are passed on.
+    With `part`, that file is written, and who gave it will move it to `path`.
 
     Raises
     ------
@@ -192,8 +195,8 @@ def write_frames(path: str | Path, audio_format: AudioFormat, blocks: Iterable[F
     size = count * audio_format.channels * _BYTES.get(audio_format.subtype, (audio_format.bits or 32) // 8)
     kind = "RF64" if audio_format.format in ("WAV", "WAVEX") and size > MAX_WAV_BYTES else audio_format.format
     written = 0
-    with replacing(path) as part:
-        name = str(part) if os.name == "nt" else os.fsencode(part)  # as in `sources.open_native`
+    with replacing(path) if part is None else nullcontext(part) as file_path:
+        name = str(file_path) if os.name == "nt" else os.fsencode(file_path)  # as in `sources.open_native`
         try:
             with soundfile.SoundFile(
                 name,

@@ -52,7 +52,7 @@ def replacing_together(paths: Sequence[str | Path], removed: Iterable[Path] = ()
             for number, target in enumerate(targets):
                 if target.parent not in folders:
                     folders[target.parent] = stack.enter_context(_temporary(target, named))
-                part = folders[target.parent].path / str(number)
+                part = folders[target.parent].path / f"{number}{target.suffix}"  # some libraries look at it
                 # So that a refusal comes from here, with the system's message, and not from a library.
                 os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
                 moves.append((part, target))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from knn_cli.audio import reading
-from knn_cli.core.atomic import replacing_text
+from knn_cli.core.atomic import replacing_text, replacing_together
 from knn_cli.core.values import Diarization
-from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import Removal, RemovalResult, UnwantedSpan
+from knn_cli.diarization import speaker_removal, unwanted_spans
+from knn_cli.diarization.speaker_removal import Removal, RemovalResult
+from knn_cli.diarization.unwanted_spans import OVERLAPPED, UnwantedSpan
 from knn_cli.formats.span_formats import find_format, write
 from knn_cli.formats.spans import turn_document
 
@@ -35,14 +36,14 @@ class SpeakerRemoval:
     format : str
         Format of the turns that are written beside edited audio.
     unwanted : str, optional
-        See `speaker_removal.unwanted_speakers`; None removes no speakers.
+        See `unwanted_spans.unwanted_speakers`; None removes no speakers.
     how : {"mute", "cut"}, optional
-        See `speaker_removal.remove_speakers`; None leaves the audio of unwanted speakers unchanged.
+        See `speaker_removal.plan_removal`; None leaves the audio of unwanted speakers unchanged.
     overlap : {"keep", "mute", "cut"}, optional
         What happens to overlapped speech of whichever speakers; None leaves that of wanted speakers alone, and treats
         that of unwanted ones as the rest of theirs.
     max_silence : float, optional
-        See `speaker_removal.remove_speakers`; None leaves silences unchanged.
+        See `speaker_removal.plan_removal`; None leaves silences unchanged.
     threshold : float
         Silence threshold in dB against full scale.
     channel : str
@@ -66,7 +67,7 @@ class SpeakerRemoval:
     def __post_init__(self) -> None:
         speaker_removal.check_silence(self.max_silence, self.threshold)
         if self.unwanted is not None:
-            speaker_removal.unwanted_speakers((), self.unwanted)
+            unwanted_spans.unwanted_speakers((), self.unwanted)
 
     @property
     def writes_sound(self) -> bool:
@@ -112,25 +113,25 @@ class SpeakerRemoval:
         Raises
         ------
         KnnError
-            For an unknown speaker, and as `speaker_removal.remove_speakers`.
+            For an unknown speaker, and as `speaker_removal.plan_removal`.
         AudioError
             For a recording that cannot be read.
         """
         names: list[str] = []
         if self.unwanted is not None:
-            names = speaker_removal.unwanted_speakers(
+            names = unwanted_spans.unwanted_speakers(
                 diarization.turns, self.unwanted, known, recording=diarization.name
             )
-        parts = speaker_removal.unwanted_spans(diarization.turns, names, all_overlap=self.overlap_removal is not None)
+        parts = unwanted_spans.unwanted_spans(diarization.turns, names, all_overlap=self.overlap_removal is not None)
         if self.overlap == "keep":
-            parts = [part for part in parts if part.speaker != speaker_removal.OVERLAPPED]
+            parts = [part for part in parts if part.speaker != OVERLAPPED]
         if self.lists:
             with replacing_text(self.list_path(source)) as file:
-                speaker_removal.write_unwanted_csv(parts, file)
+                unwanted_spans.write_unwanted_csv(parts, file)
         if not self.writes_sound:
             return RemovalSummary(names, parts, None)
-        target = self.audio_path(source)
-        result = speaker_removal.remove_speakers(
+        target, turns = self.audio_path(source), self.turns_path(source)
+        plan = speaker_removal.plan_removal(
             source,
             target,
             parts,
@@ -140,7 +141,9 @@ class SpeakerRemoval:
             threshold=self.threshold,
             track=reading.track_and_channel(self.channel)[0],
         )
-        cleaned = replace(speaker_removal.retime(diarization, result), name=target.stem)
+        cleaned = replace(speaker_removal.retime(diarization, plan.result), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel.rpartition(":")[2])
-        write(document, self.turns_path(source), self.format)
-        return RemovalSummary(names, parts, result)
+        with replacing_together([turns, target]) as (turns_part, sound_part):  # where the sound is, its turns are
+            plan.write(sound_part)
+            write(replace(document, audio_file=sound_part, location=turns), turns_part, self.format)
+        return RemovalSummary(names, parts, plan.result)

@@ -1,4 +1,4 @@
-"""Speaker removal: unwanted speakers, their spans, and audio without them.
+"""Speaker removal: recordings without the spans of unwanted speakers.
 
 The turns of an unwanted speaker are muted or cut out completely, including overlapped speech of others; long silences
 are shortened. Rate, channels, format and bit depth stay the same, and so does every sample outside the edits.
@@ -6,38 +6,24 @@ are shortened. Rate, channels, format and bit depth stay the same, and so does e
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 from knn_cli.audio import edits, writing
 from knn_cli.audio.edits import Edit
-from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
-from knn_cli.core.texts import tidy
-from knn_cli.core.values import Diarization, Segment, Turn, sort_turns
-from knn_cli.core.visible_text import cell, visible
+from knn_cli.core.values import Diarization, Turn, sort_turns
+from knn_cli.diarization.unwanted_spans import OVERLAPPED, UnwantedSpan
 
 if TYPE_CHECKING:
     from knn_cli.audio.writing import AudioFormat, Frames
 
 Removal = Literal["mute", "cut"]
-LEAST_TALKATIVE = "least"
-OVERLAPPED = "OVERLAPPED"
 SILENCE_THRESHOLD_DB = -50.0  # dB against full scale
 MIN_SILENCE_SECONDS = edits.SILENCE_KEPT_SECONDS
-
-
-@dataclass(frozen=True)
-class UnwantedSpan:
-    """An unwanted span of a recording in seconds, with its speaker or OVERLAPPED."""
-
-    start: float
-    end: float
-    speaker: str
 
 
 @dataclass(frozen=True)
@@ -91,119 +77,6 @@ class RemovalResult:
         return {name: length / self.rate for name, length in {**samples, "silence": self.silence}.items()}
 
 
-def speaking_seconds(turns: Sequence[Turn]) -> dict[str, float]:
-    """Seconds of speech of each speaker, including overlap, in order of first appearance."""
-    segments: dict[str, list[Segment]] = {}
-    for turn in turns:
-        segments.setdefault(turn.speaker, []).append(Segment(turn.start, turn.end))
-    return {name: total_seconds(merge(spoken)) for name, spoken in segments.items()}
-
-
-def unwanted_speakers(
-    turns: Sequence[Turn], spec: str, known: Collection[str] = (), *, recording: str | None = None
-) -> list[str]:
-    """The speakers that `spec` names.
-
-    Parameters
-    ----------
-    turns : sequence of Turn
-    spec : str
-        Names separated by commas, or "least" for the speaker with the least speech: the one who begins last among
-        equals, and none where there are fewer than two speakers.
-    known : collection of str
-        Names that need not occur in this recording, such as those of enrolled speakers.
-    recording : str, optional
-        The recording's name, for messages.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    KnnError
-        For an empty name, and for a name that is neither in the recording nor known; it lists the speakers.
-    """
-    spoken = speaking_seconds(turns)
-    if spec.strip() == LEAST_TALKATIVE:
-        return [min(reversed(spoken), key=lambda name: spoken[name])] if len(spoken) > 1 else []
-    names = list(dict.fromkeys(tidy(name) for name in spec.split(",")))
-    if "" in names:
-        raise KnnError(f"`unwanted` {spec!r} has an empty name.", "Give names between commas, or `least`.")
-    missing = [name for name in names if name not in spoken and name not in known]
-    if spoken and missing:
-        who = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in spoken.items())
-        where = f" in {recording}" if recording else ""
-        raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"Speakers: {who}; or use `least`.")
-    return [name for name in names if name in spoken]
-
-
-def unwanted(
-    turns: Sequence[Turn], spec: str, *, known: Collection[str] = (), all_overlap: bool = False
-) -> list[UnwantedSpan]:
-    """Spans of the unwanted speakers, by time; where others speak at the same time, the label is OVERLAPPED.
-
-    Parameters
-    ----------
-    turns : sequence of Turn
-    spec, known
-        See `unwanted_speakers`.
-    all_overlap : bool
-        Include overlapped speech of other speakers.
-
-    Returns
-    -------
-    list of UnwantedSpan
-
-    Raises
-    ------
-    KnnError
-        As `unwanted_speakers`.
-    """
-    return unwanted_spans(turns, unwanted_speakers(turns, spec, known), all_overlap=all_overlap)
-
-
-def unwanted_spans(
-    turns: Sequence[Turn], speakers: Collection[str], *, all_overlap: bool = False
-) -> list[UnwantedSpan]:
-    """`unwanted` for these speakers. Spans do not overlap; those of the same label that touch are merged."""
-    changes: list[tuple[float, int, str]] = []
-    for turn in turns:
-        changes += [(turn.start, 1, turn.speaker), (turn.end, -1, turn.speaker)]
-    active: dict[str, int] = {}  # speaker -> number of simultaneous turns
-    spans: list[UnwantedSpan] = []
-    before = 0.0
-    for time, change, name in sorted(changes):
-        label = _label(active, speakers, all_overlap)
-        if label is not None and time - before > EPSILON:
-            if spans and spans[-1].speaker == label and before - spans[-1].end <= EPSILON:
-                spans[-1] = replace(spans[-1], end=time)
-            else:
-                spans.append(UnwantedSpan(before, time, label))
-        before = time
-        active[name] = active.get(name, 0) + change
-        if not active[name]:
-            del active[name]
-    return spans
-
-
-def _label(active: Collection[str], speakers: Collection[str], all_overlap: bool) -> str | None:
-    """Label of a span with these active speakers, None where it is wanted."""
-    if len(active) > 1:
-        return OVERLAPPED if all_overlap or any(name in speakers for name in active) else None
-    return next((name for name in active if name in speakers), None)
-
-
-def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
-    """Write spans as CSV, by time, to the millisecond: Start [s],End [s],Speaker."""
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(("Start [s]", "End [s]", "Speaker"))
-    for part in sorted(parts, key=lambda part: (part.start, part.end)):
-        start, end = round(part.start * 1000), round(part.end * 1000)
-        if end > start:
-            rows.writerow((f"{start / 1000:.3f}", f"{end / 1000:.3f}", cell(visible(part.speaker))))
-
-
 def check_silence(max_silence: float | None, threshold: float) -> None:
     """Raise KnnError for an impossible maximum duration of silences or an impossible silence threshold."""
     if max_silence is not None and not MIN_SILENCE_SECONDS <= max_silence < math.inf:
@@ -218,11 +91,37 @@ def check_silence(max_silence: float | None, threshold: float) -> None:
 
 
 def output_path(source: str | Path, word: str = "cleaned", folder: str | Path | None = None, *, track: int = 0) -> Path:
-    """Path of the edited recording, with the suffix that `remove_speakers` requires: `<stem>_<word>.<suffix>`."""
+    """Path of the edited recording, with the suffix that `plan_removal` requires: `<stem>_<word>.<suffix>`."""
     return writing.derived_path(source, writing.output_format(source, track=track), word, folder)
 
 
-def remove_speakers(
+@dataclass(frozen=True)
+class PlannedRemoval:
+    """A recording without its unwanted spans, to be written.
+
+    Attributes
+    ----------
+    source : Path
+    form : AudioFormat
+    edits : sequence of Edit
+        In the order in which they are applied.
+    result : RemovalResult
+        What will have been done.
+    """
+
+    source: Path
+    form: AudioFormat
+    edits: Sequence[Edit]
+    result: RemovalResult
+
+    def write(self, part: Path | None = None) -> RemovalResult:
+        """Write the target, or the file `part` that will become it. KnnError where that cannot be done."""
+        sound = _applied(self.edits, writing.read_frames(self.source, self.form))
+        writing.write_frames(self.result.target, self.form, sound, self.result.kept, part=part)
+        return self.result
+
+
+def plan_removal(
     source: str | Path,
     target: str | Path,
     parts: Sequence[UnwantedSpan] = (),
@@ -232,8 +131,8 @@ def remove_speakers(
     max_silence: float | None = None,
     threshold: float = SILENCE_THRESHOLD_DB,
     track: int = 0,
-) -> RemovalResult:
-    """Write a recording without its unwanted spans and with long silences shortened, in bounded memory.
+) -> PlannedRemoval:
+    """Plan a recording without its unwanted spans and with long silences shortened; read and written block by block.
 
     The target has the rate, channels, format and bit depth of the source; integer samples are read and written without
     conversion. OGG, Opus and MP3 are encoded again; formats that libsndfile cannot write become 24-bit WAV, with a
@@ -256,12 +155,12 @@ def remove_speakers(
 
     Returns
     -------
-    RemovalResult
+    PlannedRemoval
 
     Raises
     ------
     KnnError
-        For a target that is the source, has the wrong suffix, cannot be written or would be empty, and as
+        For a target that is the source, has the wrong suffix or would be empty, and as
         `check_silence`; AudioError for a source that cannot be read.
     """
     if how is None and overlap is None and max_silence is None:
@@ -278,8 +177,8 @@ def remove_speakers(
         counts.append(edit.output_length(counts[-1]))
     if not counts[-1]:
         raise KnnError(f"Nothing of {source} would be left.", "Mute it, or name fewer unwanted speakers.")
-    writing.write_frames(target, form, _applied(applied, writing.read_frames(source, form)), counts[-1])
-    return _result(Path(source), Path(target), form, counts, applied, len(removals))
+    result = _result(Path(source), Path(target), form, counts, applied, len(removals))
+    return PlannedRemoval(Path(source), form, applied, result)
 
 
 def _removals(parts: Sequence[UnwantedSpan], rate: int, how: Removal | None, overlap: Removal | None) -> list[Edit]:

@@ -149,7 +149,7 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
     source = document.audio_path
     with tempfile.TemporaryFile() as sound:
         max_seconds = embed_seconds if document.audio_stays else math.inf
-        kind, peaks = _sound(source, sound, document.channel, max_seconds)
+        kind, peaks = _sound(document.audio_file or source, sound, document.channel, max_seconds)
         href = "" if kind else _relative(source, (document.location or Path()).parent)
         template = load_template("knn_cli.formats", "player.html")
         pieces = template.generate(

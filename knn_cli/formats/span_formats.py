@@ -107,7 +107,7 @@ def find_format(kind: SpanKind, name: str | None = None, path: str | Path | None
 
 
 def write(document: SpanDocument, path: str | Path, name: str | None = None) -> None:
-    """Write spans to a file, which appears only once it is complete.
+    """Write spans to a file, which appears only once it is complete, and is their `location` if they have none.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def write(document: SpanDocument, path: str | Path, name: str | None = None) -> 
         If the player cannot read the recording.
     """
     known = find_format(document.kind, name, path)
-    document = replace(document, location=Path(path))
+    document = replace(document, location=document.location or Path(path))
     if known.binary:
         with replacing(path) as part, part.open("wb") as binary_file:
             known.write(document, binary_file)

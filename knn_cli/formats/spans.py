@@ -93,6 +93,8 @@ class SpanDocument:
         Tier -> (label, probability) of all its spans together: the language of each speaker.
     audio_path : Path or None
         The recording, for the player and for the reference in an ELAN document.
+    audio_file : Path or None
+        Where its sound is read from while it is not yet at `audio_path`.
     audio_stays : bool
         Whether the recording is still at its path when the file is used; otherwise the file does not refer to it, and
         a player holds its sound however long it is.
@@ -111,6 +113,7 @@ class SpanDocument:
     label_names: Mapping[str, str] = field(default_factory=dict)
     tier_labels: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     audio_path: Path | None = None
+    audio_file: Path | None = None
     audio_stays: bool = True
     channel: str = "mix"
     location: Path | None = None

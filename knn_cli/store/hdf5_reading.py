@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import signal
 import sys
 import time
 import warnings
@@ -127,10 +128,18 @@ def _check(path: Path, hint: str) -> None:
         raise StoreError(f"{path} {answer}.", hint)
 
 
-def _finding_elsewhere(path: Path) -> str:
-    """`_finding` of a process that has little time and memory, or that the process did not end well."""
+def _finding_elsewhere(path: Path, attempts: int = 2) -> str:
+    """`_finding` of a process that has little time and memory, or that the process did not end well.
+
+    Raises
+    ------
+    StoreError
+        If it had too little of the processor, or was killed by others in each of the attempts: that says nothing about
+        the file.
+    """
     receiver, sender = os.pipe()
     parent, child = os.getpid(), 0
+    status = 0
     try:
         with warnings.catch_warnings(), deferred():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the new process does not use
@@ -138,14 +147,27 @@ def _finding_elsewhere(path: Path) -> str:
             if child == 0:
                 _answer(path, parent, receiver, sender)
         os.close(sender)
-        answer = _received(receiver)
+        answer, ended = _received(receiver)
     finally:
         os.close(receiver)
         if child:  # else it could not fork
             with suppress(ProcessLookupError):
                 os.kill(child, 9)
-            os.waitpid(child, 0)
-    return answer[:-1] if answer.endswith("\n") else "is damaged, and reading it did not come to an end"
+            _, status = os.waitpid(child, 0)
+    if answer.endswith("\n"):
+        return answer[:-1]
+    if not ended:
+        raise StoreError(
+            f"{path} was not looked through within {_WAIT_SECONDS} s.", "Try again when the machine is less busy."
+        )
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGTERM):
+        if attempts > 1:
+            return _finding_elsewhere(path, attempts - 1)
+        raise StoreError(
+            f"{path} was not read: the process that looks through it was killed, perhaps for want of memory.",
+            "Repeat the command.",
+        )
+    return "is damaged, and reading it did not come to an end"
 
 
 def _answer(path: Path, parent: int, receiver: int, sender: int) -> NoReturn:
@@ -167,15 +189,15 @@ def _answer(path: Path, parent: int, receiver: int, sender: int) -> NoReturn:
         os._exit(0)
 
 
-def _received(receiver: int) -> str:
-    """What comes through a pipe until it is closed, or until it is too late."""
+def _received(receiver: int) -> tuple[str, bool]:
+    """What comes through a pipe until it is closed, or until it is too late, and whether it was closed."""
     end, data = time.monotonic() + _WAIT_SECONDS, b""
     while select.select([receiver], [], [], max(0.0, end - time.monotonic()))[0]:
         part = os.read(receiver, 4096)
         if not part:
-            break
+            return data.decode("utf-8", "replace"), True
         data += part
-    return data.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace"), False
 
 
 def _finding(path: Path) -> str:

@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,24 @@ from knn_cli.audio import edits, writing
 from knn_cli.audio.edits import Edit
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.values import Diarization, Turn, sort_turns
-from knn_cli.diarization import speaker_removal
-from knn_cli.diarization.speaker_removal import UnwantedSpan
+from knn_cli.diarization import removal_outputs, speaker_removal, unwanted_spans
+from knn_cli.diarization.removal_outputs import SpeakerRemoval
+from knn_cli.diarization.speaker_removal import RemovalResult
+from knn_cli.diarization.unwanted_spans import UnwantedSpan
 
 Triple = tuple[float, float, str]
+
+
+def remove_speakers(*args: Any, **settings: Any) -> RemovalResult:
+    return speaker_removal.plan_removal(*args, **settings).write()
+
+
+def unwanted_of(
+    turns: Sequence[Turn], spec: str, known: Sequence[str] | set[str] = (), all_overlap: bool = False
+) -> list[UnwantedSpan]:
+    return unwanted_spans.unwanted_spans(
+        turns, unwanted_spans.unwanted_speakers(turns, spec, known), all_overlap=all_overlap
+    )
 
 
 def talk_of(*triples: Triple, confidence: Mapping[int, float] | None = None) -> tuple[Turn, ...]:
@@ -46,54 +61,54 @@ def turns_of(found: Sequence[Turn]) -> list[Triple]:
 
 def test_alone_by_name_and_with_others_as_overlapped() -> None:
     talk = talk_of((0, 10, "A"), (4, 6, "B"), (12, 15, "B"), (14, 16, "A"), (14.5, 15.5, "C"), (20, 21, "C"))
-    assert triples(speaker_removal.unwanted(talk, "B")) == [(4, 6, "OVERLAPPED"), (12, 14, "B"), (14, 15, "OVERLAPPED")]
-    assert triples(speaker_removal.unwanted(talk, "C , B")) == [
+    assert triples(unwanted_of(talk, "B")) == [(4, 6, "OVERLAPPED"), (12, 14, "B"), (14, 15, "OVERLAPPED")]
+    assert triples(unwanted_of(talk, "C , B")) == [
         (4, 6, "OVERLAPPED"),
         (12, 14, "B"),
         (14, 15.5, "OVERLAPPED"),
         (20, 21, "C"),
     ]
-    assert triples(speaker_removal.unwanted(talk, "least")) == [(14.5, 15.5, "OVERLAPPED"), (20, 21, "C")]
-    everything = speaker_removal.unwanted(talk, "least", all_overlap=True)
+    assert triples(unwanted_of(talk, "least")) == [(14.5, 15.5, "OVERLAPPED"), (20, 21, "C")]
+    everything = unwanted_of(talk, "least", all_overlap=True)
     assert triples(everything) == [(4, 6, "OVERLAPPED"), (14, 15.5, "OVERLAPPED"), (20, 21, "C")]
 
 
 def test_a_speaker_who_overlaps_or_meets_themselves_is_alone() -> None:
     talk = talk_of((0, 2, "A"), (1, 3, "A"), (3, 4, "A"), (4, 5, "B"))
-    assert triples(speaker_removal.unwanted(talk, "A")) == [(0, 4, "A")]
+    assert triples(unwanted_of(talk, "A")) == [(0, 4, "A")]
 
 
 def test_least_counts_what_is_spoken_and_not_turns() -> None:
     # A's turns lie in one another: 3 s of speech, though 5 s of turns.
-    assert speaker_removal.unwanted_speakers(talk_of((0, 3, "A"), (1, 3, "A"), (5, 9, "B")), "least") == ["A"]
-    assert speaker_removal.unwanted_speakers(talk_of((0, 3, "A"), (5, 8, "B")), "least") == ["B"]  # begins last
+    assert unwanted_spans.unwanted_speakers(talk_of((0, 3, "A"), (1, 3, "A"), (5, 9, "B")), "least") == ["A"]
+    assert unwanted_spans.unwanted_speakers(talk_of((0, 3, "A"), (5, 8, "B")), "least") == ["B"]  # begins last
 
 
 def test_nobody_is_least_alone_and_nobody_speaks_in_silence() -> None:
     alone = talk_of((0, 3, "A"))
-    assert speaker_removal.unwanted(alone, "least") == []
-    assert triples(speaker_removal.unwanted(alone, "A")) == [(0, 3, "A")]
-    assert speaker_removal.unwanted(talk_of(), "least") == speaker_removal.unwanted(talk_of(), "A") == []
+    assert unwanted_of(alone, "least") == []
+    assert triples(unwanted_of(alone, "A")) == [(0, 3, "A")]
+    assert unwanted_of(talk_of(), "least") == unwanted_of(talk_of(), "A") == []
 
 
 def test_names_that_nobody_has() -> None:
     talk = talk_of((0, 3, "A"), (1, 2.5, "B"))
     with pytest.raises(KnnError, match=r"no speaker Anna in talk.*A \(3.0 s\), B \(1.5 s\)"):
-        speaker_removal.unwanted_speakers(talk, "Anna", recording="talk")
+        unwanted_spans.unwanted_speakers(talk, "Anna", recording="talk")
     with pytest.raises(KnnError, match="empty name"):
-        speaker_removal.unwanted(talk, "A,,B")
-    assert speaker_removal.unwanted(talk, "Anna", known={"Anna"}) == []
-    assert speaker_removal.unwanted_speakers(talk, "Anna,B", known={"Anna"}) == ["B"]
+        unwanted_of(talk, "A,,B")
+    assert unwanted_of(talk, "Anna", known={"Anna"}) == []
+    assert unwanted_spans.unwanted_speakers(talk, "Anna,B", known={"Anna"}) == ["B"]
 
 
 def test_csv() -> None:
     file = io.StringIO()
-    speaker_removal.write_unwanted_csv(
+    unwanted_spans.write_unwanted_csv(
         [UnwantedSpan(2, 3.5, 'x, "y"'), UnwantedSpan(0, 1.23456, "OVERLAPPED"), UnwantedSpan(1.3, 1.3001, "A")], file
     )
     assert file.getvalue() == 'Start [s],End [s],Speaker\n0.000,1.235,OVERLAPPED\n2.000,3.500,"x, ""y"""\n'
     empty = io.StringIO()
-    speaker_removal.write_unwanted_csv([], empty)
+    unwanted_spans.write_unwanted_csv([], empty)
     assert empty.getvalue() == "Start [s],End [s],Speaker\n"
 
 
@@ -104,7 +119,7 @@ times = st.integers(0, 40).map(lambda quarter: quarter / 4)
 @settings(deadline=None, max_examples=50)
 def test_every_instant_is_labelled_as_by_asking_who_speaks(turns: list[Triple], unwanted: set[str]) -> None:
     talk = talk_of(*((min(a, b), max(a, b), name) for a, b, name in turns if a != b))
-    parts = speaker_removal.unwanted_spans(talk, unwanted)
+    parts = unwanted_spans.unwanted_spans(talk, unwanted)
     for quarter in range(40):
         middle = quarter / 4 + 0.125
         speaking = {turn.speaker for turn in talk if turn.start < middle < turn.end}
@@ -302,7 +317,7 @@ def test_muted_and_cut_files_are_exact(
     fade = round(rate * 0.05)
     edit = Edit(((0, rate // 4), (rate, rate * 6 // 5), (rate * 19 // 10, 2 * rate)), fade, False)
 
-    muted = speaker_removal.remove_speakers(source, tmp_path / f"m.{suffix}", parts, how="mute")
+    muted = remove_speakers(source, tmp_path / f"m.{suffix}", parts, how="mute")
     heard = whole(muted.target, bits)
     assert len(heard) == len(held)
     for first, last in edit.spans:
@@ -315,7 +330,7 @@ def test_muted_and_cut_files_are_exact(
         (expected,) = edit.apply([held])
         assert np.array_equal(heard, expected)
 
-    cut = speaker_removal.remove_speakers(source, tmp_path / f"c.{suffix}", parts, how="cut")
+    cut = remove_speakers(source, tmp_path / f"c.{suffix}", parts, how="cut")
     outside = np.ones(len(held), dtype=bool)
     for first, last in edit.spans:
         outside[first:last] = False
@@ -338,7 +353,7 @@ def test_floats_keep_every_bit_and_what_is_above_full_scale(tmp_path: Path, subt
     soundfile.write(source, sound, 48000, subtype=subtype)
     held = soundfile.read(source)[0]
     assert np.abs(held).max() > 2
-    speaker_removal.remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
+    remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     heard = soundfile.read(target)[0]
     assert soundfile.info(target).subtype == subtype
     assert np.array_equal(heard[:21600], held[:21600]) and np.array_equal(heard[31200:], held[31200:])
@@ -364,7 +379,7 @@ def test_nothing_of_an_unwanted_turn_is_heard(tmp_path: Path, how: str) -> None:
                 unwanted |= (place + 1 > start * rate) & (place < end * rate)  # sample n lasts from n to n + 1
         source, target = tmp_path / f"{number}.wav", tmp_path / f"{number}_{how}.wav"
         soundfile.write(source, np.where(unwanted, 20000, -20000).astype(np.int16), rate)
-        done = speaker_removal.remove_speakers(source, target, speaker_removal.unwanted(talk_of(*turns), "B"), how=how)
+        done = remove_speakers(source, target, unwanted_of(talk_of(*turns), "B"), how=how)
         heard = soundfile.read(target, dtype="int16")[0]
         assert heard.max() <= 0
         assert done.unwanted == unwanted.sum()
@@ -373,22 +388,20 @@ def test_nothing_of_an_unwanted_turn_is_heard(tmp_path: Path, how: str) -> None:
 
 def test_a_whole_file_can_be_muted_and_not_cut(tmp_path: Path, tone: Path) -> None:
     everything = [UnwantedSpan(0, 9, "B")]
-    done = speaker_removal.remove_speakers(tone, tmp_path / "m.wav", everything, how="mute")
+    done = remove_speakers(tone, tmp_path / "m.wav", everything, how="mute")
     assert not soundfile.read(done.target)[0].any()
     assert (done.whole, done.kept, done.unwanted, done.parts) == (32000, 32000, 32000, 1)
     with pytest.raises(KnnError, match=r"Nothing of .* would be left"):
-        speaker_removal.remove_speakers(tone, tmp_path / "c.wav", everything, how="cut")
+        remove_speakers(tone, tmp_path / "c.wav", everything, how="cut")
     assert not (tmp_path / "c.wav").exists()
 
 
 def test_nobody_unwanted_is_a_copy(tmp_path: Path, tone: Path) -> None:
     for how in ("mute", "cut"):
-        done = speaker_removal.remove_speakers(tone, tmp_path / "b.wav", [], how=how)  # type: ignore[arg-type]
+        done = remove_speakers(tone, tmp_path / "b.wav", [], how=how)
         assert np.array_equal(soundfile.read(done.target)[0], soundfile.read(tone)[0])
         assert (done.unwanted, done.parts, done.kept) == (0, 0, 32000)
-    done = speaker_removal.remove_speakers(
-        tone, tmp_path / "b.wav", [UnwantedSpan(5, 6, "B")], how="cut"
-    )  # past the end
+    done = remove_speakers(tone, tmp_path / "b.wav", [UnwantedSpan(5, 6, "B")], how="cut")  # past the end
     assert (done.unwanted, done.parts, done.kept) == (0, 0, 32000)
 
 
@@ -403,7 +416,7 @@ def test_blocks_of_files_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(writing, "BLOCK_FRAMES", size)
         for how in ("mute", "cut"):
             target = tmp_path / f"{how}.flac"
-            speaker_removal.remove_speakers(source, target, parts, how=how, max_silence=0.5)  # type: ignore[arg-type]
+            remove_speakers(source, target, parts, how=how, max_silence=0.5)
             heard.append(soundfile.read(target, dtype="int16")[0])
     for number, one in enumerate(heard):
         assert np.array_equal(one, heard[number % 2])
@@ -415,17 +428,17 @@ def test_silence_is_looked_for_in_what_is_left(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     soundfile.write(source, sound, rate)
     turns = talk_of((0, 1, "A"), (1.8, 2.8, "B"), (3.6, 4.6, "A"), confidence={0: 0.5, 1: 0.6, 2: 0.7})
-    parts = speaker_removal.unwanted(turns, "least")
-    assert speaker_removal.remove_speakers(source, tmp_path / "0.wav", max_silence=1.0).silences == 0  # 0.8 s each
-    cut = speaker_removal.remove_speakers(source, tmp_path / "c.wav", parts, how="cut", max_silence=1.0)
+    parts = unwanted_of(turns, "least")
+    assert remove_speakers(source, tmp_path / "0.wav", max_silence=1.0).silences == 0  # 0.8 s each
+    cut = remove_speakers(source, tmp_path / "c.wav", parts, how="cut", max_silence=1.0)
     assert (cut.whole, cut.unwanted, cut.silence, cut.silences) == (36800, 8000, 11200, 1)  # 1.6 s together
     assert cut.kept == soundfile.info(cut.target).frames == 36800 - 8000 - 11200
-    mute = speaker_removal.remove_speakers(source, tmp_path / "m.wav", parts, how="mute", max_silence=1.0)
+    mute = remove_speakers(source, tmp_path / "m.wav", parts, how="mute", max_silence=1.0)
     assert (mute.unwanted, mute.silence, mute.kept) == (8000, 19200, 17600)  # 2.6 s
     assert np.array_equal(soundfile.read(mute.target)[0], soundfile.read(cut.target)[0])
     assert mute.seconds() == {"whole": 4.6, "kept": 2.2, "muted": 1.0, "cut": 0.0, "silence": 2.4}
     for done in (cut, mute):
-        again = speaker_removal.remove_speakers(done.target, tmp_path / "again.wav", max_silence=1.0)
+        again = remove_speakers(done.target, tmp_path / "again.wav", max_silence=1.0)
         assert again.silence == 0 and again.target.read_bytes() == done.target.read_bytes()
         left = speaker_removal.retime(Diarization(turns, seconds=4.6), done)
         assert turns_of(left.turns) == [(0, 1, "A"), (1.2, 2.2, "A")]
@@ -439,7 +452,7 @@ def test_no_click_where_silence_was(tmp_path: Path) -> None:
     sound[16000:40000] += 0.002
     sound[40000:64000] -= 0.002
     soundfile.write(source, sound, 16000, subtype="FLOAT")
-    speaker_removal.remove_speakers(source, target, max_silence=1.0)
+    remove_speakers(source, target, max_silence=1.0)
     heard = soundfile.read(target)[0]
     assert len(heard) == 16000 * 2 + 3200
     assert np.abs(np.diff(heard[16000:19200])).max() < 0.002 / 75
@@ -493,7 +506,7 @@ def test_coded_forms_stay_and_are_silent_where_muted(tmp_path: Path, suffix: str
     soundfile.write(source, 0.4 * np.sin(2 * np.pi * 300 * time), rate, format=kind, subtype=subtype)
     target = speaker_removal.output_path(source)
     assert target == tmp_path / f"a_cleaned.{suffix}"
-    done = speaker_removal.remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="mute")
+    done = remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="mute")
     info = soundfile.info(target)
     assert (info.subtype, info.samplerate, info.channels) == (subtype, rate, 1)
     assert done.form == f"{kind} {subtype}" and done.whole == info.frames == 3 * rate
@@ -501,7 +514,7 @@ def test_coded_forms_stay_and_are_silent_where_muted(tmp_path: Path, suffix: str
     assert np.abs(heard[rate : 2 * rate]).max() < 0.02  # no more than the coder's own noise near the fades
     assert np.abs(heard[rate + rate // 10 : 2 * rate - rate // 10]).max() < 1e-3
     assert np.abs(heard - held)[rate // 4 : rate // 2].max() < 0.05
-    cut = speaker_removal.remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="cut")
+    cut = remove_speakers(source, target, [UnwantedSpan(1, 2, "B")], how="cut")
     assert soundfile.info(target).frames == cut.kept == 2 * rate
 
 
@@ -514,7 +527,7 @@ def test_what_only_ffmpeg_reads_becomes_wav(tmp_path: Path, suffix: str, codec: 
     subprocess.run(["ffmpeg", "-v", "error", "-i", first, "-c:a", codec, source], check=True)
     target = speaker_removal.output_path(source, "muted")
     assert target == tmp_path / "b_muted.wav"
-    done = speaker_removal.remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
+    done = remove_speakers(source, target, [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     assert done.form == "WAV PCM_24" and "b." in done.note and "WAV PCM_24" in done.note
     info = soundfile.info(target)
     assert (info.samplerate, info.channels, info.subtype) == (44100, 2, "PCM_24")
@@ -522,13 +535,13 @@ def test_what_only_ffmpeg_reads_becomes_wav(tmp_path: Path, suffix: str, codec: 
     if codec != "aac":  # without loss
         assert np.array_equal(whole(target, 16)[:19000], whole(first, 16)[:19000])
     with pytest.raises(KnnError, match=r"would hold WAV PCM_24.*\.wav"):
-        speaker_removal.remove_speakers(source, tmp_path / "c.m4a", how="mute")
+        remove_speakers(source, tmp_path / "c.m4a", how="mute")
 
 
 def test_a_form_that_can_only_be_read_becomes_wav(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     soundfile.write(source, np.random.default_rng(6).uniform(-0.5, 0.5, 8000), 8000, subtype="IMA_ADPCM")
-    done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", [UnwantedSpan(0.5, 0.6, "B")], how="mute")
+    done = remove_speakers(source, tmp_path / "b.wav", [UnwantedSpan(0.5, 0.6, "B")], how="mute")
     assert done.form == "WAV PCM_24" and done.note
     assert np.array_equal(whole(done.target, 16)[:3600], whole(source, 16)[:3600])
 
@@ -541,7 +554,7 @@ def test_an_mp3_named_wav_stays_mp3(tmp_path: Path) -> None:
 
 def test_a_wav_beyond_4_gb_becomes_rf64(tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "MAX_WAV_BYTES", 63_999)
-    done = speaker_removal.remove_speakers(tone, tmp_path / "b.wav", how="mute")
+    done = remove_speakers(tone, tmp_path / "b.wav", how="mute")
     assert soundfile.info(done.target).format == "RF64"
     assert np.array_equal(soundfile.read(done.target)[0], soundfile.read(tone)[0])
 
@@ -551,7 +564,7 @@ def test_texts_stay(tmp_path: Path) -> None:
     with soundfile.SoundFile(source, "w", 8000, 1) as file:
         file.title, file.artist, file.date = "Interview 7", "Archive", "1971"
         file.write(np.zeros(8000))
-    speaker_removal.remove_speakers(source, target, how="mute")
+    remove_speakers(source, target, how="mute")
     with soundfile.SoundFile(target) as file:
         assert (file.title, file.artist, file.date) == ("Interview 7", "Archive", "1971")
 
@@ -559,32 +572,32 @@ def test_texts_stay(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, tone: Path) -> None:
     before = tone.read_bytes()
     with pytest.raises(KnnError, match="is one of the sources"):
-        speaker_removal.remove_speakers(tone, tone, how="mute")
+        remove_speakers(tone, tone, how="mute")
     (tmp_path / "link.wav").symlink_to(tone)
     with pytest.raises(KnnError, match="is one of the sources"):
-        speaker_removal.remove_speakers(tone, tmp_path / "link.wav", how="cut")
+        remove_speakers(tone, tmp_path / "link.wav", how="cut")
     with pytest.raises(KnnError, match=r"would hold WAV PCM_16.*\.wav"):
-        speaker_removal.remove_speakers(tone, tmp_path / "b.flac", how="mute")
+        remove_speakers(tone, tmp_path / "b.flac", how="mute")
     for seconds in (0.1, -1.0, math.nan, math.inf):
         with pytest.raises(KnnError, match="200 ms of a silence stay"):
-            speaker_removal.remove_speakers(tone, tmp_path / "b.wav", max_silence=seconds)
+            remove_speakers(tone, tmp_path / "b.wav", max_silence=seconds)
     for threshold in (0.0, 30.0, math.nan):
         with pytest.raises(KnnError, match="not a level below full scale"):
-            speaker_removal.remove_speakers(tone, tmp_path / "b.wav", max_silence=1.0, threshold=threshold)
+            remove_speakers(tone, tmp_path / "b.wav", max_silence=1.0, threshold=threshold)
     with pytest.raises(KnnError, match="cannot be written"):
-        speaker_removal.remove_speakers(tone, tmp_path / "none" / "b.wav", how="mute")
+        remove_speakers(tone, tmp_path / "none" / "b.wav", how="mute")
     with pytest.raises(ValueError, match="nothing to do"):
-        speaker_removal.remove_speakers(tone, tmp_path / "b.wav")
+        remove_speakers(tone, tmp_path / "b.wav")
     for name, content in (("text.wav", b"hello, this is no sound"), ("empty.wav", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(AudioError):
-            speaker_removal.remove_speakers(tmp_path / name, tmp_path / "b.wav", how="mute")
+            remove_speakers(tmp_path / name, tmp_path / "b.wav", how="mute")
     (tmp_path / "short.wav").write_bytes(before[:32000])
     with pytest.raises(AudioError, match="cut short"):
-        speaker_removal.remove_speakers(tmp_path / "short.wav", tmp_path / "b.wav", how="mute")
+        remove_speakers(tmp_path / "short.wav", tmp_path / "b.wav", how="mute")
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
     with pytest.raises(KnnError, match="holds no samples"):
-        speaker_removal.remove_speakers(tmp_path / "none.wav", tmp_path / "b.wav", how="mute")
+        remove_speakers(tmp_path / "none.wav", tmp_path / "b.wav", how="mute")
     assert tone.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "empty.wav",
@@ -610,7 +623,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         soundfile.write(source, np.resize(np.repeat([9000, 0], 40000), minutes * 480000).astype(np.int16), 8000)
         parts = [UnwantedSpan(60 * minute, 60 * minute + 20, "B") for minute in range(minutes)]
         tracemalloc.start()
-        done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", parts, how="cut", max_silence=1.0)
+        done = remove_speakers(source, tmp_path / "b.wav", parts, how="cut", max_silence=1.0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert done.silences >= 4 * minutes - 1
@@ -621,7 +634,7 @@ def test_overlap_is_muted_where_a_speaker_is_cut(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     soundfile.write(source, np.full(10 * 1000, 0.5), 1000, subtype="PCM_16")
     parts = [UnwantedSpan(1, 2, "OVERLAPPED"), UnwantedSpan(2, 4, "B"), UnwantedSpan(6, 7, "OVERLAPPED")]
-    done = speaker_removal.remove_speakers(source, tmp_path / "b.wav", parts, how="cut", overlap="mute")
+    done = remove_speakers(source, tmp_path / "b.wav", parts, how="cut", overlap="mute")
     assert (done.kept, done.unwanted, done.muted, done.parts) == (8000, 4000, 2000, 2)
     assert done.seconds() == {"whole": 10.0, "kept": 8.0, "muted": 2.0, "cut": 2.0, "silence": 0.0}
     heard, _ = soundfile.read(done.target)
@@ -630,5 +643,27 @@ def test_overlap_is_muted_where_a_speaker_is_cut(tmp_path: Path) -> None:
     talk = Diarization(talk_of((0, 2, "A"), (1, 4, "B"), (4, 8, "A"), (6, 7, "C")), seconds=10.0)
     assert turns_of(speaker_removal.retime(talk, done).turns) == [(0, 1, "A"), (2, 4, "A"), (5, 6, "A")]
     # Overlapped speech alone, with nobody unwanted.
-    muted = speaker_removal.remove_speakers(source, tmp_path / "c.wav", [parts[0], parts[2]], overlap="mute")
+    muted = remove_speakers(source, tmp_path / "c.wav", [parts[0], parts[2]], overlap="mute")
     assert (muted.kept, muted.muted, muted.parts) == (10000, 2000, 2)
+
+
+def test_edited_sound_never_stands_without_its_turns(
+    tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sound that exists is refused without --force, so that a stopped command could not be given again."""
+    (tmp_path / "out").mkdir()
+    clean = SpeakerRemoval(tmp_path / "out", "html", unwanted="B", how="mute")
+    talk = Diarization(talk_of((0.0, 1.0, "A"), (1.0, 1.5, "B")), name="tone", seconds=2.0)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(removal_outputs, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            clean.apply(tone, talk)
+    assert not clean.audio_path(tone).exists()
+
+    assert clean.apply(tone, talk).cleaned is not None
+    page = clean.turns_path(tone).read_text()
+    assert clean.audio_path(tone).exists() and ".part" not in page

@@ -27,17 +27,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Strike:
-    """Counts the events of this thread, and sends the signal at one of them; never where the moment is 0."""
+    """Counts the events of this thread, and sends the signal at one of them; never where the moment is 0.
+
+    Processes that are forked meanwhile count on, and send nothing.
+    """
 
     def __init__(self, moment: int = 0, number: int = 0) -> None:
         self.count, self._moment, self._number = 0, moment, number
+        self._process = 0
 
     def begin(self) -> None:
+        self._process = os.getpid()
         sys.setprofile(self._event)
 
     def _event(self, frame: FrameType, event: str, argument: Any) -> None:
         self.count += 1
-        if self.count == self._moment:
+        if self.count == self._moment and os.getpid() == self._process:
             os.kill(os.getpid(), self._number)
 
     def end(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -91,6 +92,32 @@ def test_what_the_library_does_to_a_damaged_file_is_given_up(
     with pytest.raises(StoreError, match="is damaged"):
         hdf5.read(store)
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are looked through in this process")
+def test_a_good_file_is_not_called_damaged_because_its_reader_was_killed_or_slow(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk, killed = hdf5_reading._walk, tmp_path / "killed"
+
+    def killed_once(*arguments: Any) -> str:
+        if not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return walk(*arguments)
+
+    monkeypatch.setattr(hdf5_reading, "_walk", killed_once)
+    assert len(hdf5.read(store)) == 3
+
+    store.touch()
+    monkeypatch.setattr(hdf5_reading, "_walk", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(StoreError, match="was not read: the process that looks through it was killed"):
+        hdf5.read(store)
+
+    monkeypatch.setattr(hdf5_reading, "_walk", lambda *_: time.sleep(60))
+    monkeypatch.setattr(hdf5_reading, "_WAIT_SECONDS", 0.1)
+    with pytest.raises(StoreError, match=r"was not looked through within 0\.1 s"):
+        hdf5.read(store)
 
 
 def test_every_flipped_byte_of_the_head_is_a_sentence_or_harmless(store: Path, tmp_path: Path) -> None:
