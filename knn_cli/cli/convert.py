@@ -79,6 +79,15 @@ def convert(
         str | None,
         valued("--origin", metavar="NAME", panel=INPUT, help="Take a checkpoint as one of wespeaker or 3d-speaker."),
     ] = None,
+    average: Annotated[
+        str | None,
+        valued(
+            "--average",
+            metavar="WHICH",
+            panel=INPUT,
+            help="Take the mean of a training's last checkpoints (3), or of SOURCE and others (b.pt,c.pt).",
+        ),
+    ] = None,
     rate: Annotated[
         int,
         valued(
@@ -126,6 +135,7 @@ def convert(
             recursive=recursive,
             config=config,
             origin=origin,
+            average=average,
             int8=int8,
             force=force,
             progress=progress,

@@ -69,6 +69,8 @@ class ConversionOptions(AudioStoreOptions):
         Checkpoint: the YAML file of the training that wrote it.
     origin : str, optional
         Checkpoint: "wespeaker" or "3d-speaker", where both have the same network and nothing else tells.
+    average : str, optional
+        Checkpoint: convert the mean of several, see `averaging.checkpoints_to_average`.
     int8 : bool
         Model bundle or ONNX file from a model: store learnt matrices in 8 bits, see `int8` and
         `onnx_export.export_onnx`.
@@ -78,6 +80,7 @@ class ConversionOptions(AudioStoreOptions):
     recursive: bool = False
     config: Path | str | None = None
     origin: str | None = None
+    average: str | None = None
     int8: bool = False
 
 
@@ -119,7 +122,7 @@ def convert(
         Called with the number of recordings done and the number of all recordings.
     **options
         Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, speech, recursive, config,
-        origin, int8.
+        origin, average, int8.
 
     Returns
     -------
@@ -164,9 +167,9 @@ def _convert_path(
         return export_store(src, out, label_rule=options.label_rule, force=force)
     if src.suffix.lower() in hdf5.SUFFIXES:
         hdf5.is_store(src)  # says what it is in place of one
-    if _is_checkpoint(src):
+    if _is_checkpoint(src) or (options.average is not None and is_folder(src)):
         return _import_checkpoint(src, out, options, force)
-    for name in ("config", "origin"):
+    for name in ("config", "origin", "average"):
         if getattr(options, name) is not None:
             raise KnnError(f"{src} is no checkpoint.", f"`{name}` is for checkpoints that a training wrote.")
     if registry.kind_of(src) is not None:
@@ -205,7 +208,8 @@ def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: 
 
     bundle.check_free(out, force)
     names = None if options.label_rule == LABEL_RULE else _class_names(options.label_rule)
-    imported = import_checkpoint(src, config=options.config, labels=names, origin=options.origin)
+    training = {"config": options.config, "origin": options.origin, "average": options.average}
+    imported = import_checkpoint(src, labels=names, **training)
     if isinstance(imported, ImportedSegmenter):
         return _write_segmenter(imported, out, force)
     config: dict[str, Any] = {

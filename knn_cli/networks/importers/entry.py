@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.construction import IMPOSSIBLE_SIZES, first_line, limited
+from knn_cli.networks.importers.averaging import averaged_content, checkpoints_to_average
 from knn_cli.networks.importers.checkpoint_files import read, read_yaml, sources_hint
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 from knn_cli.networks.importers.ctranslate2_file import is_ctranslate2
@@ -39,6 +41,7 @@ def import_checkpoint(
     config: Path | str | None = None,
     labels: Sequence[str] | None = None,
     origin: str | None = None,
+    average: str | None = None,
 ) -> ImportedModel | ImportedSegmenter:
     """Read a checkpoint of any of the sources in `weight_names.SOURCES`.
 
@@ -53,6 +56,8 @@ def import_checkpoint(
         Names of the classes of such a checkpoint's head, in any order.
     origin : str, optional
         "wespeaker" or "3d-speaker", for a network that both have and nothing else tells apart.
+    average : str, optional
+        Import the mean of several checkpoints, see `averaging.checkpoints_to_average`.
 
     Returns
     -------
@@ -65,12 +70,13 @@ def import_checkpoint(
         The file is missing or cannot be read, its source is unknown, its sizes or settings are those of another
         network, keys are missing, extra or of another shape (all are listed), or the names do not fit the head.
     """
-    path = _weights_file(Path(path))
+    files = [_weights_file(Path(path))] if average is None else checkpoints_to_average(Path(path), average)
+    path = files[-1]
     if not path.exists():
         raise KnnError(f"There is no checkpoint {path}.", sources_hint())
     if origin not in (None, *ORIGINS):
         raise KnnError(f"`origin` cannot be {origin!r}.", f"Known: {', '.join(ORIGINS)}.")
-    content = {} if path.is_dir() or is_ctranslate2(path) else read(path)
+    content = _content(path) if len(files) == 1 else averaged_content({str(file): _content(file) for file in files})
     given = Checkpoint(path, content, None if config is None else Path(config), labels, origin)
     checkpoint = replace(given, config=_config_beside(path)) if config is None else given
     for each in importers():
@@ -82,6 +88,11 @@ def import_checkpoint(
     if any("pos_conv_embed" in key for key in checkpoint.keys):
         raise KnnError(f"{path} is the weights of a Hugging Face model without its config.", "Name their folder.")
     raise KnnError(f"{path} is no checkpoint that knn knows.", sources_hint())
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a file holds; {} for a folder or a file that its importer reads itself."""
+    return {} if path.is_dir() or is_ctranslate2(path) else read(path)
 
 
 def _weights_file(path: Path) -> Path:
