@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from knn_cli.core.values import ScoreTable
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
+    from knn_cli.store.corpora.recordings import CorpusRecording
 
 EPILOG = epilog(
     "knn classify talk.mp3",
@@ -56,7 +57,9 @@ EPILOG = epilog(
 
 
 def classify(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders of audio, or stores.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, or stores.")
+    ],
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",
     track: TrackOption = None,
@@ -89,15 +92,15 @@ def classify(
     the probabilities and detection log-likelihood ratios of all labels. Recordings without speech are labelled zxx, by
     models with that label. See also `knn evaluate` and `knn timeline`.
     """
-    from knn_cli.embedding.files import expand_folders
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.classify_files import expand_sources
 
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
-    paths = expand_folders(sources)
-    check_text_output(out, paths)
+    recordings = expand_sources(sources)
+    check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
     classifier = Classifier(
         model,
         device=device.value,
@@ -107,11 +110,11 @@ def classify(
         open_set=not no_unknown,
     )
     note_classifier(model, classifier)
-    _classify(paths, classifier, options, top, classifier.priors if priors == "model" else weights, as_json, out)
+    _classify(recordings, classifier, options, top, classifier.priors if priors == "model" else weights, as_json, out)
 
 
 def _classify(
-    sources: list[Path],
+    sources: list[Path | CorpusRecording],
     classifier: Classifier,
     options: EmbeddingOptions,
     top: int,

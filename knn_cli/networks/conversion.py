@@ -21,7 +21,7 @@ from knn_cli.formats.speech_lists import restricted
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
-from knn_cli.store import hdf5
+from knn_cli.store import hdf5, kaldi
 from knn_cli.store.audio_store import AudioStoreOptions, recordings_to_store
 from knn_cli.store.conversion import LABEL_RULE, Conversion, embeddings_to_store, export_store
 from knn_cli.store.corpora import registry
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from knn_cli.networks.onnx_export import Export
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
+CLASS_TABLES = ("utt2spk", "utt2lang")  # lines are `utterance class`
 HUB = "hf:"
 ONNX = ".onnx"
 # Files of a model on the Hugging Face hub: settings, and the first kind of weights that a repository has, because many
@@ -58,7 +59,7 @@ class ConversionOptions(AudioStoreOptions):
     ----------
     label_rule : str
         Recordings and embeddings: how paths and keys become labels, see `labels.rule`. Checkpoint of a training: the
-        names of its classes with commas between them, or a text file with one name per line.
+        names of its classes with commas between them, a text file with one name per line, or its utt2spk.
     segment, min_segment, channel, rate
         Recordings: see `AudioStoreOptions`.
     speech : path, optional
@@ -294,8 +295,10 @@ def _check_model(src: Path | str) -> None:
 
 
 def _class_names(text: str) -> list[str]:
-    """Names from a text file with one name per line, or from a text with commas between them."""
+    """Names from a text with commas between them, a file with one per line, or the utt2spk of a training."""
     if Path(text).is_file():
+        if Path(text).name in CLASS_TABLES:
+            return sorted(set(kaldi.read_table(Path(text)).values()))
         return [line.strip() for line in read_lines(text, "a list of names") if line.strip()]
     return [name.strip() for name in text.split(",") if name.strip()]
 

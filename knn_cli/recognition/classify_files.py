@@ -1,4 +1,4 @@
-"""Files and stores to scores or language timelines, one after the other: a bad file costs none of the others."""
+"""Files, lists of them and stores to scores or language timelines, one after the other: a bad file costs no other."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
+from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
 from knn_cli.store.labels import recording_names
 
 if TYPE_CHECKING:
@@ -29,15 +30,39 @@ if TYPE_CHECKING:
     SpeakerTurns = Callable[[Path, str], Annotation]
 
 
-def classify_files(
-    sources: Sequence[Path], classifier: Classifier, options: EmbeddingOptions | None = None
-) -> Iterator[tuple[Path, ScoreTable | RowsWithoutSpeech | KnnError]]:
-    """Score audio files and stores.
+def expand_sources(paths: Sequence[Path]) -> list[Path | CorpusRecording]:
+    """What `classify_files` takes of paths as users name them, each once.
 
     Parameters
     ----------
-    sources : sequence of Path
-        Audio files, audio stores and embedding stores.
+    paths : sequence of Path
+        Audio files and stores, which stay what they are; folders, for the audio files below them; and all other corpora
+        that `registry.read_corpus` reads, such as Kaldi data directories, for their recordings.
+
+    Raises
+    ------
+    KnnError
+        A folder without audio, or a list that cannot be read.
+    """
+    from knn_cli.embedding.files import expand_folders
+    from knn_cli.store.corpora import registry
+
+    found: list[Path | CorpusRecording] = []
+    for path in paths:
+        kind = None if path.suffix.lower() in hdf5.SUFFIXES else registry.kind_of(path)
+        found += expand_folders([path]) if kind is None or kind.is_sound else registry.read_corpus(path)
+    return list(dict.fromkeys(found))
+
+
+def classify_files(
+    sources: Sequence[Path | CorpusRecording], classifier: Classifier, options: EmbeddingOptions | None = None
+) -> Iterator[tuple[Path | SoundSource, ScoreTable | RowsWithoutSpeech | KnnError]]:
+    """Score audio files, recordings of corpora, and stores.
+
+    Parameters
+    ----------
+    sources : sequence of Path or CorpusRecording
+        Audio files, audio stores and embedding stores; and recordings of lists, see `expand_sources`.
     classifier : Classifier
         The model, with its labels.
     options : EmbeddingOptions, optional
@@ -45,12 +70,13 @@ def classify_files(
 
     Yields
     ------
-    (Path, ScoreTable)
-        Scores of a file, whose rows are named by its path, or of a block of a store's rows, named by recording. A file
-        without speech has one row with NaN in place of scores, if `zxx` is a possible answer of the classifier.
+    (Path or SoundSource, ScoreTable)
+        Scores of a file, whose rows are named by its path; of a recording, named by the keys of its list; or of a block
+        of a store's rows, named by recording. Sound without speech has one row with NaN in place of scores, if `zxx` is
+        a possible answer of the classifier.
     (Path, RowsWithoutSpeech)
         After the scores of a store: how many of its rows were left out.
-    (Path, KnnError)
+    (Path or SoundSource, KnnError)
         Why a source has no scores.
 
     Raises
@@ -59,30 +85,56 @@ def classify_files(
         A length of segments is given for a store.
     """
     options = options or EmbeddingOptions()
-    for path in sources:
+    for source in sources:
+        if isinstance(source, CorpusRecording):
+            yield source.sound, _score_recording(source, classifier, options)
+            continue
         try:
-            if hdf5.is_store(path):
+            if hdf5.is_store(source):
                 options.check_store()
-                yield from ((path, result) for result in _score_store(path, classifier, options.use_vad))
+                yield from ((source, result) for result in _score_store(source, classifier, options.use_vad))
             else:
-                table = classifier.score_file(path, **vars(options))
-                yield path, replace(table, name=np.full(len(table), str(path)))
-        except SilenceError as error:
-            result: ScoreTable | KnnError = error
-            if NO_SPEECH in classifier.labels and not hdf5.is_store(path):
-                try:
-                    result = _without_speech(path, classifier)
-                except AudioError as unreadable:
-                    result = unreadable
-            yield path, result
+                yield source, _score_file(source, classifier, options)
         except (AudioError, StoreError, BundleError) as error:
-            yield path, error
+            yield source, error
 
 
-def _without_speech(path: Path, classifier: Classifier) -> ScoreTable:
-    """The row of a file that holds no speech; AudioError as of `reading.info`."""
-    times = np.zeros(1), np.array([reading.info(path).seconds])
-    return ScoreTable(classifier.labels, np.full((1, len(classifier.labels)), np.nan), np.array([str(path)]), *times)
+def _score_file(path: Path, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
+    try:
+        table = classifier.score_file(path, **vars(options))
+    except SilenceError:
+        if NO_SPEECH not in classifier.labels:
+            raise
+        return _without_speech(classifier, path, [str(path)])
+    return replace(table, name=np.full(len(table), str(path)))
+
+
+def _score_recording(
+    recording: CorpusRecording, classifier: Classifier, options: EmbeddingOptions
+) -> ScoreTable | AudioError | BundleError:
+    """The scores of a recording's parts, named by their keys."""
+    from knn_cli.embedding.files import embed_recording
+
+    parts = [replace(part, labels=replace(part.labels, name=part.key)) for part in recording.parts]
+    try:
+        try:
+            rows = embed_recording(replace(recording, parts=tuple(parts)), classifier.embedder, options)
+            return classifier.score(rows, str(recording.sound))
+        except SilenceError:
+            if NO_SPEECH not in classifier.labels:
+                raise
+            with recording.sound.opened() as path:
+                return _without_speech(classifier, path, [part.key for part in parts])
+    except (AudioError, BundleError) as error:
+        return error
+
+
+def _without_speech(classifier: Classifier, path: Path, names: Sequence[str]) -> ScoreTable:
+    """Rows of sound that holds no speech; AudioError as of `reading.info`."""
+    count = len(names)
+    scores = np.full((count, len(classifier.labels)), np.nan)
+    times = np.zeros(count), np.full(count, reading.info(path).seconds)
+    return ScoreTable(classifier.labels, scores, np.array(names), *times)
 
 
 def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:

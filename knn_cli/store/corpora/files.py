@@ -13,7 +13,7 @@ from knn_cli.core.texts import read_lines
 from knn_cli.store import embedding_readers
 from knn_cli.store.corpora import tar_shards
 from knn_cli.store.corpora.recordings import SoundSource, Utterance, class_and_speaker, find_sound
-from knn_cli.store.corpora.registry import corpus_reader
+from knn_cli.store.corpora.registry import SOUND, corpus_reader
 from knn_cli.store.row_labels import KeyPath
 
 SHARD = ".tar"
@@ -78,7 +78,7 @@ def _is_sound(path: Path) -> bool:
     return path.suffix.lower() not in embedding_readers.READERS.names()
 
 
-@corpus_reader("sound", _is_sound)
+@corpus_reader(SOUND, _is_sound)
 def _read_files(path: Path) -> Iterable[Utterance]:
     root, files = (path, reading.find(path)) if is_folder(path) else (path.parent, [path])
     for file in files:

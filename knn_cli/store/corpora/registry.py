@@ -17,6 +17,7 @@ from knn_cli.core.visible_text import visible
 from knn_cli.store import labels
 from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource, Utterance, gathered
 
+SOUND = "sound"
 _PACKAGE = "knn_cli.store.corpora"
 _MODULES = ("features", "kaldi_data", "wespeaker_lists", "manifests", "tables", "files")
 
@@ -30,6 +31,11 @@ class CorpusReader(NamedTuple):
     name: str
     recognises: Recogniser
     read: Reader
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is a file of audio or a folder of such files, not a list or an archive of them."""
+        return self.name == SOUND
 
 
 _readers: list[CorpusReader] = []

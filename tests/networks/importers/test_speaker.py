@@ -331,7 +331,8 @@ def test_labels_of_a_training(tmp_path: Path) -> None:
     with pytest.raises(KnnError, match=r"3 classes, whose names are unknown. Give `labels`"):
         convert(training.path, tmp_path / "m", config=training.config)
     (tmp_path / "names.txt").write_text("sk\ncs\n\npl\n")
-    for given in ("sk, cs,pl", str(tmp_path / "names.txt")):
+    (tmp_path / "utt2spk").write_text("a/1.wav sk\na/2.wav cs\nb/1.wav sk\nb/2.wav pl\n")
+    for given in ("sk, cs,pl", str(tmp_path / "names.txt"), str(tmp_path / "utt2spk")):
         convert(training.path, tmp_path / "m", config=training.config, label_rule=given, force=True)
         assert Classifier(tmp_path / "m").labels == ("cs", "pl", "sk")
     for given in ("cs,pl", "cs,pl,cs", "cs,pl,sk,de"):
