@@ -90,11 +90,12 @@ _SPEAKER_ENCODERS = (
     "knn_cli.networks.encoders.resnet",
     "knn_cli.networks.encoders.campplus",
     "knn_cli.networks.encoders.tdnn",
-    "knn_cli.networks.encoders.repvgg",
 )  # these modules register their encoder, its pooling and, for some, its head
 ENCODERS = Registry(
     "encoder",
     "knn_cli.networks.encoders.fbank_tdnn",
+    "knn_cli.networks.encoders.repvgg",
+    "knn_cli.networks.encoders.eres2net",
     "knn_cli.networks.encoders.wavlm",
     "knn_cli.networks.encoders.whisper",
     *_SPEAKER_ENCODERS,

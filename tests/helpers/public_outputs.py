@@ -75,7 +75,7 @@ def _kaldi(scale: float, window: str) -> Tensor:
 
 def of_wespeaker() -> dict[str, Tensor]:
     """What wespeaker's networks give, whose packages can be imported."""
-    from wespeaker.models import campplus, ecapa_tdnn, repvgg, resnet, tdnn
+    from wespeaker.models import campplus, ecapa_tdnn, eres2net, repvgg, resnet, tdnn
 
     features = _kaldi(32768.0, "hamming")
     basic, blocks = resnet.BasicBlock, [2, 2, 2, 2]
@@ -83,6 +83,8 @@ def of_wespeaker() -> dict[str, Tensor]:
         "resnet18": resnet.ResNet(basic, blocks, 4, 80, 12),
         "resnet50": resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], 2, 80, 12, two_emb_layer=True),
         "resnet18-ASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="ASTP"),
+        "eres2net-wespeaker": eres2net.ERes2Net(8, [1, 2, 2, 1], embed_dim=12),
+        "eres2net-aug": eres2net.ERes2Net(8, [1, 1, 2, 1], 24, 3, 4, embed_dim=12, two_emb_layer=True),
         "xvector": tdnn.XVEC(80, 8, 12, 12),
         "ecapa-ASTP": ecapa_tdnn.ECAPA_TDNN(16, 80, 12),
         "ecapa-context": ecapa_tdnn.ECAPA_TDNN(16, 80, 12, global_context_att=True, emb_bn=True),
@@ -108,6 +110,21 @@ def of_wespeaker() -> dict[str, Tensor]:
     return {name: output[-1] if isinstance(output, tuple) else output for name, output in outputs.items()}
 
 
+def of_3d_speaker() -> dict[str, Tensor]:
+    """What 3D-Speaker's networks give, whose package can be imported."""
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
+    from speakerlab.models.eres2net import ERes2Net, ERes2Net_huge, ERes2NetV2
+
+    features, sizes = _kaldi(1.0, "povey"), {"m_channels": 8, "embedding_size": 12}
+    networks = {
+        "campplus": CAMPPlus(80, 12, growth_rate=4, init_channels=8),
+        "eres2net": ERes2Net.ERes2Net(num_blocks=[1, 2, 2, 1], **sizes),
+        "eres2net-huge": ERes2Net_huge.ERes2Net(num_blocks=[1, 1, 2, 1], two_emb_layer=True, **sizes),
+        "eres2netv2": ERes2NetV2.ERes2NetV2(num_blocks=[1, 2, 1, 1], pooling_func="ASTP", **sizes),
+    }
+    return {name: _filled(network)(features) for name, network in networks.items()}
+
+
 @torch.inference_mode()
 def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
     """Write `OUTPUTS`."""
@@ -120,19 +137,17 @@ def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
         package = types.ModuleType(name)  # its own __init__ imports programs that the networks do not need
         package.__path__ = [str(Path(wespeaker, folder))]
         sys.modules[name] = package
-    from speakerlab.models.campplus.DTDNN import CAMPPlus
     from speechbrain.lobes.features import Fbank
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
     from speechbrain.lobes.models.Xvector import Classifier
     from speechbrain.processing.features import InputNormalization
 
-    found = of_wespeaker()
+    found = of_wespeaker() | of_3d_speaker()
     features = InputNormalization(norm_type="sentence", std_norm=False)(Fbank(n_mels=60)(clips()), torch.ones(2))
     embeddings = _filled(ECAPA_TDNN(60, **ECAPA))(features)
     found["decibels"] = features[0]
     found["ecapa"] = embeddings[:, 0]
     found["ecapa_scores"] = _filled(Classifier([None, None, 12], **CLASSIFIER))(embeddings)[:, 0]
-    found["campplus"] = _filled(CAMPPlus(80, 12, growth_rate=4, init_channels=8))(_kaldi(1.0, "povey"))
     OUTPUTS.parent.mkdir(exist_ok=True)
     np.savez_compressed(OUTPUTS, **{name: value.numpy() for name, value in found.items()})
 

@@ -47,6 +47,11 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("whisper", {"channels": 16, "blocks": 1, "heads": 2, "inner": 24, "bins": 40}),
     ("fbank-tdnn", FBANK),
     ("resnet", {"depth": 18, "width": 2}),
+    ("repvgg", {"widths": (4, 4, 8, 8, 8), "blocks": (1, 2, 1, 1), "groups": 2}),
+    ("eres2net", {"width": 4, "inner": (4, 4, 4, 8), "blocks": (1, 1, 2, 1), "scale": 3, "bins": 41}),
+    ("eres2net", {"width": 4, "inner": (4, 4, 4, 8), "blocks": (1, 1, 1, 1), "fusion": "last"}),
+    ("xvector-tdnn", {"hidden": 8, "channels": 12}),
+    ("ecapa-tdnn-fbank", {"width": 16, "channels": 24, "scale": 4, "squeeze": 6}),
     ("ecapa-tdnn", {"channels": (16, 16, 24, 16, 20), "scale": 4, "squeeze": 6, "bins": 24}),
     ("campplus", {"width": 4, "channels": 8, "growth": 4, "bottleneck": 2, "blocks": (1, 1, 1), "bins": 40}),
 ]

@@ -18,7 +18,7 @@ from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
 from knn_cli.networks.features import LogMel, frame_mask
-from knn_cli.networks.pooling.base import check_sizes, last_layer
+from knn_cli.networks.pooling.base import MIN_VARIANCE, check_sizes, last_layer
 from knn_cli.networks.pooling.time_statistics import time_statistics
 
 __all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
@@ -165,6 +165,8 @@ class ResNetPooling(Pooling):
         Kind of `time_statistics`: mean and standard deviation, or others.
     hidden : int
         Width of the bottleneck of attentive ones.
+    floor : float
+        What is added to variances, or the least weighted one: 1e-7 in wespeaker, 1e-8 and 1e-10 in 3D-Speaker.
     """
 
     def __init__(
@@ -175,11 +177,12 @@ class ResNetPooling(Pooling):
         two: bool = False,
         statistics: str = "mean-deviation",
         hidden: int = 128,
+        floor: float = MIN_VARIANCE,
     ) -> None:
         super().__init__()
         check_sizes("ResNet", layers=layers, channels=channels, dimension=dimension, hidden=hidden)
         self.layers, self.dimension = layers, dimension
-        self.pool, size = time_statistics(statistics, channels, hidden)
+        self.pool, size = time_statistics(statistics, channels, hidden, floor)
         self.seg_1 = nn.Linear(size, dimension)
         self.seg_bn_1 = nn.BatchNorm1d(dimension, affine=False) if two else None
         self.seg_2 = nn.Linear(dimension, dimension) if two else None

@@ -7,9 +7,12 @@ from typing import Any
 
 from knn_cli.networks.importers.registry import Checkpoint
 
-__all__ = ["EXTRACTOR", "ORIGINS", "PROJECTION", "THREE_D_SPEAKER", "WESPEAKER", "origin_in", "origin_of"]
+__all__ = ["EXTRACTOR", "ORIGINS", "PROJECTION", "SHARED", "THREE_D_SPEAKER", "WESPEAKER", "origin_in", "origin_of"]
 
 WESPEAKER, THREE_D_SPEAKER = ORIGINS = ("wespeaker", "3d-speaker")
+SHARED = ("CAM++", "ResNet", "ERes2Net", "ERes2NetV2")  # networks of which both train their own
+# Weights of an ERes2Net; the first is only in wespeaker's.
+_ERES2NET = ("layer3.0.conv2_1.weight", "layer1_downsample.weight", "layer3_ds.weight")
 EXTRACTOR, PROJECTION = "speaker_extractor.", "projection."  # wespeaker's prefixes of a network and of its head
 
 
@@ -24,6 +27,8 @@ def origin_of(checkpoint: Checkpoint) -> str | None:
     prefixes = (EXTRACTOR, PROJECTION, "resnet.")  # the last is pyannote's, of wespeaker's networks
     if any(str(key).startswith(prefixes) for key in checkpoint.keys):
         return WESPEAKER
+    if found := [name for name in _ERES2NET if name in checkpoint.weights]:
+        return WESPEAKER if found[0] == _ERES2NET[0] else THREE_D_SPEAKER
     return origin_in(checkpoint.settings)
 
 

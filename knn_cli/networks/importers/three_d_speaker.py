@@ -5,7 +5,7 @@ from __future__ import annotations
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import sources_hint
 from knn_cli.networks.importers.components import ImportedModel, match_weights
-from knn_cli.networks.importers.origins import THREE_D_SPEAKER, WESPEAKER, origin_of
+from knn_cli.networks.importers.origins import SHARED, THREE_D_SPEAKER, WESPEAKER, origin_of
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.wespeaker_networks import Training, network_of
 
@@ -15,17 +15,16 @@ _3D_SPEAKER_NOTE = (
     "The weights keep the licence of their source; 3D-Speaker's model cards state Apache-2.0. Check before you pass "
     "them on."
 )
-_NETWORKS = ("CAM++", "ResNet")
 
 
 def _is_shared(checkpoint: Checkpoint) -> bool:
     found = network_of(Training(checkpoint.path, checkpoint.weights))
-    return found is not None and found[0] in _NETWORKS
+    return found is not None and found[0] in SHARED
 
 
 @importer("3D-Speaker", recognizes=_is_shared, takes_options=True)
 def from_3d_speaker(checkpoint: Checkpoint) -> ImportedModel:
-    """Import a CAM++ or a ResNet of 3D-Speaker, whose sizes follow from the shapes of its weights.
+    """Import a CAM++, an ERes2Net or a ResNet of 3D-Speaker, whose sizes follow from the shapes of its weights.
 
     Raises
     ------

@@ -12,9 +12,10 @@ SOURCES = {
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
     "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
-    "wespeaker": "avg_model.pt of a ResNet, CAM++, ECAPA-TDNN, RepVGG or x-vector network, model_N.pt of a WavLM with "
-    "its config.yaml beside it or named by `config`, the folder exp/NAME, or pyannote's pytorch_model.bin of a ResNet",
-    "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++ or ResNet",
+    "wespeaker": "avg_model.pt of a ResNet, ERes2Net, CAM++, ECAPA-TDNN, RepVGG or x-vector network, model_N.pt of a "
+    "WavLM with its config.yaml beside it or named by `config`, the folder exp/NAME, or pyannote's pytorch_model.bin "
+    "of a ResNet",
+    "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++, ERes2Net or ResNet",
     "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }
 
@@ -194,6 +195,22 @@ CAMPPLUS = WeightNames(
     )
 )
 CAMPPLUS_POOLING = WeightNames((("linear.", "xvector.dense.linear."), ("norm.", "xvector.dense.nonlinear.batchnorm.")))
+
+
+def eres2net(scale: int) -> WeightNames:
+    """Names in wespeaker's ERes2Net, which has the first of `scale` convolutions of a fused block apart."""
+    fused = [
+        (
+            f"layer{stage}.#1.{ours}.{number}.",
+            f"layer{stage}.#1.{theirs}_1." if number == 0 else f"layer{stage}.#1.{ours}.{number - 1}.",
+        )
+        for stage in (3, 4)
+        for ours, theirs in (("convs", "conv2"), ("bns", "bn2"))
+        for number in range(scale)
+    ]
+    return WeightNames((*fused, ("", "")))
+
+
 XVECTOR = WeightNames(
     (
         ("layer_weights", "layer_weights"),

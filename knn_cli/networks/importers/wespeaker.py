@@ -13,7 +13,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.networks.chunk_setting import WHOLE, Chunk
 from knn_cli.networks.importers.components import ComponentToFill, ImportedModel, match_weights
 from knn_cli.networks.importers.merged_branches import merge_branches
-from knn_cli.networks.importers.origins import EXTRACTOR, WESPEAKER, origin_of
+from knn_cli.networks.importers.origins import EXTRACTOR, SHARED, WESPEAKER, origin_of
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.wavlm import weight_norm_names
 from knn_cli.networks.importers.wespeaker_heads import with_head
@@ -44,7 +44,7 @@ def _has_network(checkpoint: Checkpoint) -> bool:
     if _has_extractor(checkpoint):
         return False
     found = network_of(_training(checkpoint))
-    only_here = found is not None and found[0] not in ("CAM++", "ResNet")
+    only_here = found is not None and found[0] not in SHARED
     return found is not None and (only_here or origin_of(checkpoint) == WESPEAKER)
 
 

@@ -17,11 +17,13 @@ from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.resnet import DEPTHS
 from knn_cli.networks.importers.checkpoint_files import list_keys, sources_hint
 from knn_cli.networks.importers.components import ComponentToFill, encoder_to_fill, pooling_to_fill
-from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING, SAME_NAMES, WeightNames
+from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING, SAME_NAMES, WeightNames, eres2net
 from knn_cli.networks.pooling.base import MIN_VARIANCE
 
 __all__ = ["NETWORKS", "Training", "network_of"]
 
+# What 3D-Speaker adds to plain variances, and the least weighted one there.
+_FLOORS = {"mean-deviation": 1e-8, "deviation": 1e-8, "attentive": 1e-10, "attentive-context": 1e-10}
 # wespeaker's name of a pooling function -> our statistics, where no weights tell; attentive ones have weights.
 _FUNCTIONS = {"TSTP": "mean-deviation", "TAP": "mean", "TSDP": "deviation", "ASTP": "attentive"}
 
@@ -116,6 +118,8 @@ def _statistics(training: Training) -> tuple[dict[str, Any], int]:
 def _segment_pooling(training: Training, encoder: ComponentToFill, two: bool) -> ComponentToFill:
     """The pooling that ends in `seg_1`, and with `two` in `seg_2`."""
     args = {"dimension": training.shape("seg_1.weight", 2)[0], "two": two, **_statistics(training)[0]}
+    if training.window == "povey" and (kind := args.get("statistics", "mean-deviation")) != "mean":  # 3D-Speaker's
+        args["floor"] = _FLOORS[kind]
     return pooling_to_fill(encoder, "resnet", args, SAME_NAMES, training.prefix)
 
 
@@ -164,6 +168,31 @@ def _ecapa(training: Training) -> list[ComponentToFill]:
     statistics = {"statistics": "mean-deviation", **_statistics(training)[0]}
     pooling = {"dimension": dimension, "norm": training.has("bn2.weight"), **statistics}
     return [encoder, pooling_to_fill(encoder, "normalised-statistics", pooling, SAME_NAMES, training.prefix)]
+
+
+@_network("ERes2NetV2", "layer3_ds.weight")
+@_network("ERes2Net", "layer1_downsample.weight")
+def _eres2net(training: Training) -> list[ComponentToFill]:
+    width, scale = training.shape("conv1.weight", 4)[0], training.count("layer1.0.convs.")
+    expansion = training.shape("layer1.0.conv3.weight", 4)[0] // width
+    first = "conv2_1" if training.has("layer3.0.conv2_1.weight") else "convs.0"  # in fused blocks
+    inner = [
+        training.shape(f"layer{stage}.0.{first if stage > 2 else 'convs.0'}.weight", 4)[0] for stage in range(1, 5)
+    ]
+    last = training.shape("seg_1.weight", 2)[1]
+    args: dict[str, Any] = {
+        "width": width,
+        "inner": inner,
+        "blocks": [training.count(f"layer{stage}.") for stage in range(1, 5)],
+        "scale": scale,
+        "expansion": expansion,
+        "fusion": "last" if training.has("layer3_ds.weight") else "all",
+        "bins": 8 * last // (_statistics(training)[1] * width * 8 * expansion),
+        **training.window_unless("povey"),
+    }
+    names = eres2net(scale) if first == "conv2_1" else SAME_NAMES
+    encoder = encoder_to_fill("eres2net", args, names, training.prefix)
+    return [encoder, _segment_pooling(training, encoder, training.has("seg_2.weight"))]
 
 
 @_network("ResNet", "layer1.0.conv1.weight")

@@ -18,7 +18,7 @@ __all__ = ["STATISTICS", "time_statistics"]
 STATISTICS = {"mean": 1, "deviation": 1, "mean-deviation": 2, "attentive": 2, "attentive-context": 2}
 
 
-def time_statistics(kind: str, channels: int, hidden: int = 128) -> tuple[nn.Module, int]:
+def time_statistics(kind: str, channels: int, hidden: int = 128, floor: float = MIN_VARIANCE) -> tuple[nn.Module, int]:
     """Build the statistics of a kind, called with frames (B, T, C) and mask (B, T) or None.
 
     Parameters
@@ -29,6 +29,8 @@ def time_statistics(kind: str, channels: int, hidden: int = 128) -> tuple[nn.Mod
         Width C of the frames.
     hidden : int
         Width of the attention's bottleneck.
+    floor : float
+        What is added to plain variances, and the least weighted one.
 
     Returns
     -------
@@ -38,28 +40,30 @@ def time_statistics(kind: str, channels: int, hidden: int = 128) -> tuple[nn.Mod
     Raises
     ------
     KnnError
-        There is no such kind.
+        There is no such kind, or the floor is not from 0 to below 1.
     """
+    if not 0 <= floor < 1:
+        raise KnnError(f"There are no variances with a floor of {floor}.", "It is 1e-7 or less.")
     if kind not in STATISTICS:
         raise KnnError(f"There are no statistics {kind!r}.", f"Known: {', '.join(STATISTICS)}.")
     size = STATISTICS[kind] * channels
     if kind.startswith("attentive"):
-        return AttentiveTimeStatistics(channels, hidden, context=kind == "attentive-context"), size
-    return PlainTimeStatistics(kind), size
+        return AttentiveTimeStatistics(channels, hidden, context=kind == "attentive-context", floor=floor), size
+    return PlainTimeStatistics(kind, floor), size
 
 
 class PlainTimeStatistics(nn.Module):
     """Mean, standard deviation, or both."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, floor: float) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.floor = kind, floor
 
     def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         mean = time_mean(frames, mask)
         if self.kind == "mean":
             return mean
-        deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
+        deviation = (time_variance(frames, mean, mask) + self.floor).sqrt()
         return deviation if self.kind == "deviation" else torch.cat([mean, deviation], dim=1)
 
 
@@ -70,9 +74,9 @@ class AttentiveTimeStatistics(nn.Module):
     weights of each channel and the context of Desplanques et al. (arXiv:2005.07143), section 3.1.
     """
 
-    def __init__(self, channels: int, hidden: int, context: bool) -> None:
+    def __init__(self, channels: int, hidden: int, context: bool, floor: float) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.floor = context, floor
         self.linear1 = nn.Conv1d(channels * (3 if context else 1), hidden, 1)
         self.linear2 = nn.Conv1d(hidden, channels, 1)
 
@@ -82,7 +86,7 @@ class AttentiveTimeStatistics(nn.Module):
         keys = F.linear(frames, weight[:, :width], self.linear1.bias)  # (B, T, hidden)
         if self.context:  # the same at every frame, so its part of the product is computed once
             mean = time_mean(frames, mask)
-            deviation = (time_variance(frames, mean, mask) + MIN_VARIANCE).sqrt()
+            deviation = (time_variance(frames, mean, mask) + self.floor).sqrt()
             keys = keys + F.linear(torch.cat([mean, deviation], dim=1), weight[:, width:]).unsqueeze(1)
         logits = F.linear(keys.tanh(), self.linear2.weight.squeeze(2), self.linear2.bias)  # (B, T, C)
         if mask is not None:
@@ -90,4 +94,4 @@ class AttentiveTimeStatistics(nn.Module):
         weights = logits.softmax(dim=1)
         mean = (weights * frames).sum(dim=1)
         variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
-        return torch.cat([mean, variance.clamp_min(MIN_VARIANCE).sqrt()], dim=1)
+        return torch.cat([mean, variance.clamp_min(self.floor).sqrt()], dim=1)
