@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": (RECOGNITION, "Evaluate language or dialect recognition on labelled test sets."),
     "classify": (RECOGNITION, "Recognise the language or dialect of recordings, with calibrated probabilities."),
     "timeline": (RECOGNITION, "Follow the language or dialect through long recordings."),
+    "fuse": (RECOGNITION, "Fuse scores of several systems of languages, dialects or speakers, and calibrate them."),
     "verify": (RECOGNITION, "Score speaker trials: is it the same speaker in both recordings?"),
     "diarize": (DIARIZATION, "Find out who spoke when: the turns of each speaker, on stdout or in files."),
 }

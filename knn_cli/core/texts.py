@@ -92,7 +92,9 @@ def split_fields(line: str) -> list[str]:
     return _ASCII_SPACE.split(line.strip(" \t\v\f")) if line.strip(" \t\v\f") else []
 
 
-def read_table(path: Path | str, what: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(
+    path: Path | str, what: str, *, keep_case: bool = False
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read a small table with a header, separated by tabs, semicolons or commas, whichever the header has.
 
     Parameters
@@ -100,11 +102,13 @@ def read_table(path: Path | str, what: str) -> tuple[list[str], list[tuple[int, 
     path : Path or str
     what : str
         What it should be, with its article, for the message.
+    keep_case : bool
+        Keep the capital letters of the header, whose columns are then labels.
 
     Returns
     -------
     columns : list of str
-        The header, in small letters.
+        The header, in small letters unless they are kept.
     rows : list of (int, list of str)
         The number of each line and its cells, as many as there are columns. All texts are tidy; blank lines are passed
         over, and cells that a line lacks are "".
@@ -125,7 +129,8 @@ def read_table(path: Path | str, what: str) -> tuple[list[str], list[tuple[int, 
                 lines.append((reader.line_num, cells))
     except csv.Error as error:
         raise KnnError(f"{path}, line {reader.line_num}, is not {what}: {error}.", "Correct the line.") from error
-    columns = [cell.lower() for cell in lines[0][1]] if lines else []
+    header = lines[0][1] if lines else []
+    columns = header if keep_case else [cell.lower() for cell in header]
     refuse_repeated(columns, path)
     for number, cells in lines[1:]:
         if any(cells[len(columns) :]):

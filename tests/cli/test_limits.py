@@ -16,7 +16,13 @@ from knn_cli.cli.train import TrainingSettings
 from knn_cli.core.errors import KnnError
 
 LARGEST = 1e9  # no option has to take more, but a seed
-NAMES = {"convert": ["a", "b"], "split": ["a", "-o", "b"], "train": ["a", "-o", "b"], "verify": ["a", "b"]}
+NAMES = {
+    "convert": ["a", "b"],
+    "split": ["a", "-o", "b"],
+    "train": ["a", "-o", "b"],
+    "fuse": ["a"],
+    "verify": ["a", "b"],
+}
 
 
 def is_number(hint: Any) -> bool:

@@ -24,18 +24,20 @@ from knn_cli.formats.span_formats import TIMELINE_FORMATS, TURN_FORMATS
 from knn_cli.networks import bundle
 from tests.helpers.command import done, knn
 
-ORDER = ["convert", "embed", "info", "split", "train", "evaluate", "classify", "timeline", "verify", "diarize"]
+ORDER = ["convert", "embed", "info", "split", "train", "evaluate", "classify", "timeline", "fuse", "verify", "diarize"]
 COMMANDS = {name: load(name) for name in ORDER}
 CALLBACKS = {name: getattr(import_module(f"knn_cli.cli.{name}"), name) for name in ORDER}
 MAX_HELP_LINES = 72
 
 # Flags that differ from command to command, and in what: each command writes its own kind of output, `timeline` and
 # `diarize` know different formats (which stand below the options), `--split` divides recordings where models are
-# trained and a speaker in `diarize`, `verify --speakers` takes stores only, and the switches of `knn` are listed once.
+# trained and a speaker in `diarize`, `split --folds` draws folds into a file and `fuse --folds` measures on such,
+# `verify --speakers` takes stores only, and the switches of `knn` are listed once.
 DIFFERENT: dict[str, set[str]] = {
     "--out": {"metavar", "help"},
     "--format": {"type"},
     "--split": {"metavar", "help", "type", "multiple"},
+    "--folds": {"help"},
     "--speakers": {"metavar", "help"},
 }
 

@@ -238,6 +238,16 @@ def tables(folder: Path) -> None:
     (folder / "trials.txt").write_text(
         "".join(f"{int(one[:2] == two[:2])} {one} {two}\n" for one in names[::3] for two in names[1::3])
     )
+    scores = [[(row * 7 + column * 3) % 5 - 2 for column in range(3)] for row in range(len(names))]
+    (folder / "scores.tsv").write_text(
+        "name\tlabel\ta\tb\tc\n"
+        + "".join(
+            f"{name}\t{'abc'[int(name[1])]}\t{a}\t{b}\t{c}\n" for name, (a, b, c) in zip(names, scores, strict=True)
+        )
+    )
+    fusion = {"schema": 1, "kind": "fusion of labels", "systems": ["scores"], "labels": ["a", "b", "c"], "quality": []}
+    fusion |= {"centre": [], "weights": [[0.5]], "offsets": [[0.1], [0.0], [-0.1]], "measured": {}}
+    (folder / "fusion.json").write_text(json.dumps(fusion))
     (folder / "turns.rttm").write_text(
         "".join(
             f"SPEAKER plain 1 {start:.3f} {length:.3f} <NA> <NA> {who} <NA> <NA>\n"

@@ -125,6 +125,8 @@ def targets(seeds: Path) -> list[Target]:
             ),
             4,
         ),
+        Target("scores", "scores.tsv", (("fuse", "{x}", "--folds", "2", "-o", "{out}"),), 4),
+        Target("fusion", "fusion.json", (("fuse", "scores.tsv", "--fusion", "{x}"),), 4),
         Target("trials", "trials.txt", (("verify", "{x}", "emb.h5", "--json"),), 4),
         Target(
             "RTTM",

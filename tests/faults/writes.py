@@ -14,7 +14,7 @@ from tests.faults.targets import HEARD, TINY
 # Parameters of commands that name files: read, or written. A command with a parameter in neither fails a test.
 READ = frozenset(
     "src sources config stores trials cohort speakers reference uem corrections split groups recipe turns "
-    "speech average".split()
+    "speech average tables keys measures fusion".split()
 )
 WRITTEN = frozenset("out out_dir rttm save_embeddings keep report".split())
 SILERO = ("--segmentation", "silero")
@@ -98,6 +98,7 @@ WRITES = (
         "--format",
         "json",
     ),
+    _texts("fuse", "fuse", "scores.tsv", "--folds", "0", "-o", "{d}/out.json"),
     _texts("verify", "verify", "trials.txt", "emb.h5", "-o", "{d}/out.tsv"),
     _texts("diarize to RTTM", "diarize", "meeting.wav", *TINY, *SILERO, "--rttm", "{d}/out.rttm"),
     _texts("diarize to a player", "diarize", "plain.wav", *TINY, *SILERO, "-o", "{d}/out.html"),

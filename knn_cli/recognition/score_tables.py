@@ -1,0 +1,183 @@
+"""Tables of scores: what systems say of every label for every row, read and written as text.
+
+A table has a header, a line for each row, and a column for each label, named by it, whose cells are natural logarithms
+of likelihoods, up to a number for each row, or any other scores. Further columns say what the row is:
+
+    name      the recording (also file, recording, utterance, segmentid, segment, path)
+    start     and end, in seconds, where rows are parts of recordings
+    label     the true label (also truth, true_label, language, group, subgroup, dialect), "" where unknown
+
+JSON lines of `knn classify` are read as well: detection log-likelihood ratios of all labels say what their posteriors
+under equal priors are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from scipy import special
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.tables import tsv_field
+from knn_cli.core.texts import read_lines, read_table, tidy
+from knn_cli.core.values import Doubles, ScoreTable, Texts
+
+__all__ = ["read_keys", "read_score_table", "write_score_table"]
+
+NAMES = ("name", "file", "recording", "utterance", "segmentid", "segment", "path")
+TRUTHS = ("label", "truth", "true_label", "language", "language_code", "group", "subgroup", "dialect")
+_TIMES = ("start", "end")
+_WHAT = "a table of scores"
+_HINT = "It has a header, a column name, and a column of numbers for each label."
+_MAX_SUM_ERROR = 0.01  # of posteriors that are restored from rounded LLRs
+
+
+def read_score_table(path: Path | str) -> ScoreTable:
+    """Read a table of scores, or JSON lines of `knn classify`.
+
+    Parameters
+    ----------
+    path : Path or str
+
+    Returns
+    -------
+    ScoreTable
+        `start` and `end` are NaN where they are unknown, `truth` is empty where no row has a true label; rows of JSON
+        lines that hold no speech have NaN as scores.
+
+    Raises
+    ------
+    KnnError
+        For a file that cannot be read, has no rows, or no two columns of labels; with its line, for a cell that is no
+        finite number.
+    """
+    path = Path(path)
+    first = next((line for line in read_lines(path, _WHAT) if line.strip()), "")
+    return _from_json_lines(path) if first.lstrip().startswith("{") else _from_table(path)
+
+
+def write_score_table(table: ScoreTable, file: TextIO) -> None:
+    """Write a tab-separated table as `read_score_table` reads it, with the column label where there are true labels."""
+    truth = table.truth.tolist() if len(table.truth) else None
+    heads = ["name", *_TIMES, *([] if truth is None else ["label"]), *table.labels]
+    file.write("\t".join(map(tsv_field, heads)) + "\n")
+    for row, scores in enumerate(table.log_likelihood.tolist()):
+        times = ["" if math.isnan(time) else f"{time:.10g}" for time in (table.start[row], table.end[row])]
+        known = [] if truth is None else [truth[row]]
+        cells = [tsv_field(str(table.name[row])), *times, *map(tsv_field, known)]
+        file.write("\t".join([*cells, *("" if math.isnan(score) else f"{score:.6f}" for score in scores)]) + "\n")
+
+
+def read_keys(path: Path | str) -> dict[str, str]:
+    """Read the true labels of recordings: a table with the columns name and label, or segmentid and language_code.
+
+    Raises
+    ------
+    KnnError
+        For a table without these columns, or with two labels for one name.
+    """
+    columns, lines = read_table(path, "a table of true labels")
+    name = next((column for column in NAMES if column in columns), None)
+    truth = next((column for column in TRUTHS if column in columns), None)
+    if name is None or truth is None:
+        raise KnnError(f"{path} is no table of true labels.", "It has the columns name and label.")
+    keys: dict[str, str] = {}
+    for number, cells in lines:
+        row = dict(zip(columns, cells, strict=True))
+        if keys.setdefault(row[name], row[truth]) != row[truth]:
+            raise KnnError(f"Line {number} of {path} has another label for {row[name]!r} than a line before it.")
+    return keys
+
+
+def _from_table(path: Path) -> ScoreTable:
+    columns, lines = read_table(path, _WHAT, keep_case=True)
+    name, truth = _column(columns, NAMES), _column(columns, TRUTHS)
+    times = [_column(columns, (time,)) for time in _TIMES]
+    if name is None or not lines:
+        raise KnnError(f"{path} is not {_WHAT}: it has no {'column name' if lines else 'rows'}.", _HINT)
+    used = {name, truth, *times}
+    places = [place for place in range(len(columns)) if place not in used and columns[place]]
+    labels = _checked_labels(path, [columns[place] for place in places])
+    scores = np.empty((len(lines), len(labels)))
+    spans = np.full((2, len(lines)), np.nan)
+    for row, (number, cells) in enumerate(lines):
+        scores[row] = [_number(path, number, columns[place], cells[place]) for place in places]
+        for span, place in zip(spans, times, strict=True):
+            if place is not None and cells[place]:
+                span[row] = _number(path, number, columns[place], cells[place])
+    names = [cells[name] for _, cells in lines]
+    truths = [] if truth is None else [cells[truth] for _, cells in lines]
+    return _table(labels, scores, names, spans, truths)
+
+
+def _from_json_lines(path: Path) -> ScoreTable:
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(read_lines(path, _WHAT), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise KnnError(f"Line {number} of {path} is not JSON.", "Write it with `knn classify`.") from error
+        if not isinstance(row, dict) or "file" not in row or not isinstance(row.get("llr", 0), dict | None):
+            raise KnnError(f"Line {number} of {path} holds no scores.", "Write it with `knn classify`.")
+        rows.append(row)
+    labels = _checked_labels(path, next((list(row["llr"]) for row in rows if row["llr"]), []))
+    llr = np.full((len(rows), len(labels)), np.nan)
+    for number, row in enumerate(rows, start=1):
+        if row["llr"] is not None and list(row["llr"]) != labels:
+            raise KnnError(f"Row {number} of {path} has other labels than the rows before it.")
+        if row["llr"] is not None:
+            llr[number - 1] = [_number(path, number, label, value) for label, value in row["llr"].items()]
+    spans = np.asarray([[_time(row.get(time)) for row in rows] for time in _TIMES])
+    return _table(labels, _log_posteriors(path, llr), [tidy(str(row["file"])) for row in rows], spans, [])
+
+
+def _log_posteriors(path: Path, llr: Doubles) -> Doubles:
+    """Log-posteriors under equal priors: the odds of a label are exp(LLR) / (C - 1)."""
+    logs = np.asarray(special.log_expit(llr - math.log(llr.shape[1] - 1)))
+    total = np.exp(logs).sum(axis=1)
+    if np.nanmax(abs(total - 1), initial=0) > _MAX_SUM_ERROR:
+        raise KnnError(
+            f"The log-likelihood ratios of {path} are under priors, so they do not say what the scores are.",
+            "Classify without priors, and with all labels.",
+        )
+    return logs
+
+
+def _table(
+    labels: list[str], scores: Doubles, names: Sequence[str], spans: Doubles, truths: Sequence[str]
+) -> ScoreTable:
+    known: Texts = np.asarray(truths if any(truths) else [], dtype=np.str_)
+    return ScoreTable(tuple(labels), scores, np.asarray(names, dtype=np.str_), spans[0], spans[1], known)
+
+
+def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    """The place of the first of some names among the columns."""
+    small = [column.lower() for column in columns]
+    return next((small.index(name) for name in names if name in small), None)
+
+
+def _checked_labels(path: Path, labels: list[str]) -> list[str]:
+    if len(labels) < 2:
+        raise KnnError(f"{path} is not {_WHAT}: it has {len(labels)} columns of labels.", _HINT)
+    return labels
+
+
+def _number(path: Path, line: int, column: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise KnnError(f"Line {line} of {path}: {column} is {value!r}, which is no score.", _HINT)
+    return number
+
+
+def _time(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
