@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ import soundfile
 
 # tiny-test, a toy model for the commands, is found by name, also by the processes that tests start.
 os.environ["KNN_MODELS"] = str(Path(__file__).resolve().parent / "data")
+
+
+_CONNECT, _RESOLVE = socket.socket.connect, socket.getaddrinfo
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def loopback(no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test reach servers that it runs itself, on 127.0.0.1."""
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if address[0] != "127.0.0.1":
+            raise OSError("a test tried to reach the network")
+        _CONNECT(self, address)
+
+    def resolve(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        if host != "127.0.0.1":
+            raise OSError("a test tried to reach the network")
+        return _RESOLVE(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 @pytest.fixture(scope="session")

@@ -192,12 +192,15 @@ class Console:
                 sys.stderr = _nowhere()
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
-        """Yield a callback (done, total or None) that draws a progress bar if stderr is a terminal."""
+    def progress(self, what: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+        """Yield a callback (done, total or None) that draws a progress bar if stderr is a terminal.
+
+        Counts `in_bytes` are shown as megabytes, with the speed.
+        """
         if not self.shows_progress:
             yield lambda done, total: None
             return
-        with self.bar() as bar:
+        with self.bar(*(_download_columns() if in_bytes else ())) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -214,6 +217,13 @@ class Console:
         terminal = Terminal(stderr=True)
         # rich would write the data of stdout to the terminal of the bar, even where stdout is a file.
         return Progress(*columns, console=terminal, transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def _download_columns() -> list[ProgressColumn]:
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    description = TextColumn("{task.description}")
+    return [description, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
 
 
 console = Console()

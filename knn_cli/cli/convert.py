@@ -113,6 +113,7 @@ def convert(
     bits.
     """
     from knn_cli.networks import bundle, conversion
+    from knn_cli.networks.hub import HUB
 
     if (names := parse_languages(languages)) is not None:
         refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
@@ -122,7 +123,8 @@ def convert(
         return
     assert segment is not None  # it has a default here
 
-    with console.progress("Converting") as progress:
+    in_bytes = str(src).startswith(HUB)
+    with console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress:
         result = conversion.convert(
             src,
             out,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from knn_cli.core.input_files import check_regular
 from knn_cli.core.texts import read_lines
 from knn_cli.core.values import Progress
 from knn_cli.formats.speech_lists import restricted
-from knn_cli.networks import bundle
+from knn_cli.networks import bundle, hub
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS
 from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
 from knn_cli.store import hdf5, kaldi
@@ -34,21 +34,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
 CLASS_TABLES = ("utt2spk", "utt2lang")  # lines are `utterance class`
-HUB = "hf:"
 ONNX = ".onnx"
-# Files of a model on the Hugging Face hub: settings, and the first kind of weights that a repository has, because many
-# repositories have the same weights in several formats and precisions.
-HUB_SETTINGS = (
-    *("config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json"),
-    *("tokenizer.json", "added_tokens.json", "hyperparams.yaml", "label_encoder.txt", "config.yaml"),
-)
-HUB_WEIGHTS = (
-    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
-    ("embedding_model.ckpt", "classifier.ckpt"),  # speechbrain's
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
-    ("avg_model.pt",),  # wespeaker's
-    ("model.bin",),  # CTranslate2's
-)
 
 
 @dataclass(frozen=True)
@@ -115,12 +101,12 @@ def convert(
     Parameters
     ----------
     src : path or str
-        `hf:OWNER/NAME` is read from the Hugging Face cache, or downloaded into it.
+        `hf:OWNER/NAME@REVISION` is read from the Hugging Face cache, or downloaded into it; see `hub.Address`.
     out : path
     force : bool
         Replace an existing output.
     progress : callable, optional
-        Called with the number of recordings done and the number of all recordings.
+        Called with the number of recordings done and that of all, or for a model of the hub with numbers of bytes.
     **options
         Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, speech, recursive, config,
         origin, average, int8.
@@ -149,9 +135,18 @@ def convert(
         if settings != ConversionOptions(int8=settings.int8):
             raise KnnError(f"{out} is made from a model as it is.", "Of the options, only `int8` and `force` apply.")
         return _export(src, Path(out), settings.int8, force) if to_onnx else _quantise(src, Path(out), force)
-    if str(src).startswith(HUB):
-        return _import_checkpoint(_downloaded(str(src).removeprefix(HUB)), Path(out), settings, force)
+    if str(src).startswith(hub.HUB):
+        return _convert_hub_model(str(src), Path(out), settings, force, progress)
     return _convert_path(Path(src), Path(out), settings, force, progress)
+
+
+def _convert_hub_model(
+    src: str, out: Path, options: ConversionOptions, force: bool, progress: Progress | None
+) -> Conversion:
+    """Convert a model of the hub."""
+    bundle.check_free(out, force)  # before anything is fetched
+    model = hub.fetched(src, progress)
+    return _import_checkpoint(model.path, out, options, force, model)
 
 
 def _convert_path(
@@ -202,24 +197,29 @@ def _is_torch_archive(src: Path) -> bool:
         return False
 
 
-def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: bool) -> Conversion:
-    """Convert a checkpoint to a bundle."""
+def _import_checkpoint(
+    src: Path, out: Path, options: ConversionOptions, force: bool, model: hub.HubModel | None = None
+) -> Conversion:
+    """Convert a checkpoint to a bundle, which says so where it comes from a `model` of the hub."""
     from knn_cli.networks.importers.components import ImportedSegmenter
     from knn_cli.networks.importers.entry import import_checkpoint
 
     bundle.check_free(out, force)
     names = None if options.label_rule == LABEL_RULE else _class_names(options.label_rule)
-    training = {"config": options.config, "origin": options.origin, "average": options.average}
+    training: dict[str, Any] = {"config": options.config, "origin": options.origin, "average": options.average}
     imported = import_checkpoint(src, labels=names, **training)
+    if model is not None:
+        source, note = _hub_source(imported, model)
+        imported = replace(imported, source=source, licence_note=note)
     if isinstance(imported, ImportedSegmenter):
-        return _write_segmenter(imported, out, force)
+        return _write_segmenter(imported, out, force, model)
     config: dict[str, Any] = {
         "name": out.name,
         "kind": "embedder",
         "audio": {"rate": reading.RATE, "scale": imported.scale},
         "encoder": {"name": imported.encoder.name, "args": imported.encoder.args},
         "pooling": {"name": imported.pooling.name, "args": imported.pooling.args},
-        "training": {"imported": imported.source},
+        "training": _training(imported, model),
     }
     if imported.chunk != CHUNK_SECONDS:
         config["chunk"] = imported.chunk
@@ -231,7 +231,21 @@ def _import_checkpoint(src: Path, out: Path, options: ConversionOptions, force: 
     return Conversion(out, "bundle", sources=1, rows=_parameters(imported.state))
 
 
-def _write_segmenter(imported: ImportedSegmenter, out: Path, force: bool) -> Conversion:
+def _training(imported: ImportedModel | ImportedSegmenter, model: hub.HubModel | None) -> dict[str, str]:
+    """Where a bundle comes from, for its config."""
+    return {"imported": imported.source} | ({} if model is None else model.facts())
+
+
+def _hub_source(imported: ImportedModel | ImportedSegmenter, model: hub.HubModel) -> tuple[str, str]:
+    """Source and note of an imported model, with its place on the hub in place of that on this machine."""
+    stated = f"Licence: {model.licence}, as the hub states it. " if model.licence else ""
+    source = f"{imported.source.partition(': ')[0]}: {model.address} (revision {model.commit})"
+    return source, stated + imported.licence_note
+
+
+def _write_segmenter(
+    imported: ImportedSegmenter, out: Path, force: bool, model: hub.HubModel | None = None
+) -> Conversion:
     """Write a bundle of a segmentation network."""
     network = imported.network
     config = {
@@ -239,7 +253,7 @@ def _write_segmenter(imported: ImportedSegmenter, out: Path, force: bool) -> Con
         "kind": bundle.SEGMENTER,
         "audio": {"rate": reading.RATE, "scale": 1.0},
         "segmenter": {"name": network.name, "args": network.args},
-        "training": {"imported": imported.source},
+        "training": _training(imported, model),
     }
     card = (
         f"# {out.name}\n\nImported from {imported.source}: segmentation network `{network.name}`, up to "
@@ -290,7 +304,7 @@ def _quantise(src: Path | str, out: Path, force: bool) -> Conversion:
 
 def _check_model(src: Path | str) -> None:
     """Refuse a checkpoint where a model bundle is needed: KnnError."""
-    if str(src).startswith(HUB) or Path(src).suffix.lower() in CHECKPOINT_SUFFIXES:
+    if str(src).startswith(hub.HUB) or Path(src).suffix.lower() in CHECKPOINT_SUFFIXES:
         raise KnnError(f"{src} is a checkpoint.", "Convert it to a model's folder first, and that further.")
 
 
@@ -301,42 +315,6 @@ def _class_names(text: str) -> list[str]:
             return sorted(set(kaldi.read_table(Path(text)).values()))
         return [line.strip() for line in read_lines(text, "a list of names") if line.strip()]
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _downloaded(repository: str) -> Path:
-    """The folder of a Hugging Face model: from the cache if it is there, else downloaded."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise KnnError("hf: needs the package huggingface_hub.", "pip install 'knn-cli[hub]'") from error
-    hint = "Check the name and the network, or download the folder by other means and convert that."
-    try:
-        for kind in HUB_WEIGHTS:
-            patterns = [*HUB_SETTINGS, *kind]
-            try:
-                folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
-            except FileNotFoundError:
-                folder = None
-            if folder is None or not _has_weights(folder):
-                folder = Path(snapshot_download(repository, allow_patterns=patterns))
-            if _has_weights(folder):
-                return folder
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise KnnError(f"{repository} cannot be downloaded from the Hugging Face hub: {reason}", hint) from error
-    raise KnnError(f"{repository} on the Hugging Face hub has no weights that knn reads.", hint)
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights, and all parts of what an index lists."""
-    from knn_cli.networks.importers.checkpoint_files import weight_parts
-
-    indices = [*folder.glob("*.index.json")]
-    try:
-        parts = [part for index in indices for part in weight_parts(index)]
-    except KnnError:
-        return False
-    return bool(parts) or any(file for kind in HUB_WEIGHTS for pattern in kind for file in folder.glob(pattern))
 
 
 def _card(name: str, imported: ImportedModel) -> str:

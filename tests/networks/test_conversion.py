@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,10 @@ from knn_cli.core.errors import KnnError
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.networks import bundle
 from knn_cli.networks.conversion import convert
+from tests.helpers.command import knn
+from tests.helpers.hub_server import COMMIT, FakeHub, served
 from tests.helpers.oracles import load_transformers
+from tests.networks.importers.test_speaker import resnet_state
 
 
 def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
@@ -58,50 +60,43 @@ def test_hugging_face_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.M
     (snapshot / "model.safetensors").touch()
     with pytest.raises(KnnError, match=r"WavLM|wavlm"):  # read, and rejected by its kind
         convert("hf:some/wavlm", tmp_path / "m")
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    with pytest.raises(KnnError, match="cannot be reached for other/wavlm"):
+        convert("hf:other/wavlm", tmp_path / "m")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    for name in ("other/wavlm", "a/b/c"):
-        with pytest.raises(KnnError, match="cannot be downloaded from the Hugging Face hub"):
-            convert(f"hf:{name}", tmp_path / "m")
+    with pytest.raises(KnnError, match="other/wavlm is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids"):
+        convert("hf:other/wavlm", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
-def test_the_hub_is_asked_for_one_kind_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several precisions and formats one is fetched, with the files that name tokens; what is cached, not again."""
-    hub = pytest.importorskip("huggingface_hub")
-    settings = ["added_tokens.json", "config.json", "generation_config.json", "tokenizer.json"]
-    large = ["model.fp32-00001-of-00002.safetensors", "model.safetensors.index.fp32.json", "pytorch_model.bin"]
-    parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
-    repositories = {
-        "large": ([*large, "model.safetensors", "flax_model.msgpack"], ["model.safetensors"]),
-        "parts": ([*large, *parts], parts),
-        "old": (["pytorch_model.bin", "tf_model.h5"], ["pytorch_model.bin"]),
-        "faster": (["model.bin", "vocabulary.txt"], ["model.bin"]),
-    }
-    asked = []
-
-    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        if local_files_only and not (tmp_path / name).is_dir():
-            raise FileNotFoundError
-        (tmp_path / name).mkdir(exist_ok=True)
-        for file in hub.utils.filter_repo_objects([*settings, *repositories[name][0]], allow_patterns=allow_patterns):
-            if not local_files_only:
-                asked.append(file)
-                index = {"weight_map": dict(enumerate(parts[:2]))}
-                (tmp_path / name / file).write_text(json.dumps(index) if file.endswith("index.json") else "{}")
-        return str(tmp_path / name)
-
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    for name, (_, weights) in repositories.items():
-        for expected in ([*settings, *weights], []):  # the second time nothing
-            asked.clear()
-            with pytest.raises(KnnError):  # these are no weights
-                convert(f"hf:{name}", tmp_path / "m")
-            assert sorted(set(asked)) == sorted(expected)
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted([*settings, *weights])
-    repositories["none"] = (["model.onnx"], [])
-    with pytest.raises(KnnError, match="has no weights that knn reads"):
-        convert("hf:none", tmp_path / "m")
+def test_a_model_of_the_hub_says_where_it_comes_from(
+    loopback: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size, licence and files are said before, quiet says nothing; card and config keep origin, revision, licence."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.save({**resnet_state(18, 4, False), "projection.weight": torch.ones(7, 12)}, tmp_path / "avg_model.pt")
+    torch.save({"other": torch.zeros(1)}, tmp_path / "bad.pt")
+    hub = FakeHub({"some/resnet": {}, "some/bad": {"avg_model.pt": (tmp_path / "bad.pt").read_bytes()}})
+    hub.repositories["some/resnet"] |= {"avg_model.pt": (tmp_path / "avg_model.pt").read_bytes(), "README.md": b""}
+    hub.cards["some/resnet"] = {"license": "other", "license_name": "a-b-c"}
+    with served(hub):
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        with pytest.raises(KnnError, match=r"avg_model.pt is no checkpoint that knn knows"):
+            convert("hf:some/bad", tmp_path / "m")
+        result = knn("convert", "hf:some/resnet@v1", tmp_path / "m")
+        assert result.exit_code == 0, result.output
+        assert "hf:some/resnet@v1: 0." in result.stderr and " MB, licence a-b-c, revision cccccccc: " in result.stderr
+        asked = len(hub.asked)
+        with pytest.raises(KnnError, match="exists already"):
+            convert("hf:some/resnet", tmp_path / "m")
+        assert len(hub.asked) == asked  # not fetched in vain
+        quiet = knn("convert", "-q", "hf:some/resnet", tmp_path / "n")
+        assert (quiet.exit_code, quiet.output) == (0, "")
+    model = bundle.find(tmp_path / "m")
+    source = f"wespeaker: hf:some/resnet@v1 (revision {COMMIT})"
+    facts = {"origin": "hf:some/resnet", "revision": COMMIT, "licence": "a-b-c"}
+    assert model.config["training"] == {"imported": source, **facts}
+    assert source in model.card and "Licence: a-b-c, as the hub states it." in model.card
 
 
 def test_a_converted_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
