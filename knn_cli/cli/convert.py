@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import MOST_SECONDS, within
 from knn_cli.cli.options import (
     INPUT,
+    MODEL,
     OUTPUT,
     ChannelOption,
     ForceOption,
@@ -27,16 +29,25 @@ from knn_cli.cli.options import (
     flag,
     given,
     refuse_beside,
+    refuse_without,
     sound_channel,
     switch,
     valued,
 )
 from knn_cli.core.errors import KnnError
 
+
+class Adaptation(str, Enum):
+    """How a PLDA is adapted."""
+
+    kaldi = "kaldi"
+    coral_plus = "coral-plus"
+
+
 EPILOG = epilog(
     "knn convert recordings/ corpus.h5 --segment 4",
     "knn convert language models/central-europe --languages cs,sk,pl",
-    "knn convert models/wavlm-base-plus models/wavlm-int8 --int8",
+    "knn convert speakers speakers-here --adapt recordings.h5",
 )
 
 
@@ -101,6 +112,14 @@ def convert(
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Make a model or .onnx file of 8-bit weights.")] = False,
     force: ForceOption = False,
     languages: LanguagesOption = "",
+    adapt: Annotated[
+        Path | None,
+        valued("--adapt", metavar="STORE", panel=MODEL, help="Adapt a model's PLDA to these embeddings, unlabelled."),
+    ] = None,
+    adaptation: Annotated[
+        Adaptation,
+        valued("--adaptation", metavar="METHOD", panel=MODEL, help="Adapt by kaldi or coral-plus.", show_default=False),
+    ] = Adaptation.kaldi,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -109,8 +128,8 @@ def convert(
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
     classes, a,b,c or a file of them), as does a saved classifier of KNN-proj; settings of wespeaker (.yaml) become a
-    recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, or with --int8 a model in 8
-    bits.
+    recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, with --int8 a model in 8
+    bits, or with --adapt one whose PLDA fits other recordings.
     """
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
@@ -118,6 +137,12 @@ def convert(
     if (names := parse_languages(languages)) is not None:
         refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
         _keep_labels(src, out, names, force)
+        return
+    refuse_without(ctx, {"adaptation": ("adapt",)})
+    if adapt is not None:
+        allowed = ("src", "out", "force", "adaptation", "quiet", "verbose")
+        refuse_beside(ctx, "adapt", allowed, "Convert in two steps.")
+        _adapt_plda(src, out, adapt, adaptation, force)
         return
     if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out):
         return
@@ -222,6 +247,16 @@ def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:
     labels = Classifier(write_label_set(src, out, names, force=force).folder).labels
     console.note(f"{out}: a model of the labels {', '.join(labels)}; name it with `knn classify --model`.")
     console.note("It has no threshold of unknown, and no measured figures: those of the source are of all its labels.")
+
+
+def _adapt_plda(src: Path, out: Path, store: Path, method: Adaptation, force: bool) -> None:
+    """Write a model with an adapted PLDA, and report how much it grew."""
+    from knn_cli.diarization.adapted_models import write_adapted
+
+    adapted = write_adapted(src, store, out, method=method.value, force=force)
+    between, within = adapted.growth
+    console.note(f"{out}: the PLDA of {src} adapted to {counted(adapted.rows, 'embedding')}; name it with --model.")
+    console.note(f"Variance between speakers is {between:.2f} times as large, within speakers {within:.2f} times.")
 
 
 def _duration(seconds: float) -> str:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped bundles, which are the defaults
 
-WEIGHTS, CLASSIFIER, CARD = "weights.safetensors", "classifier.h5", "README.md"
+WEIGHTS, CLASSIFIER, PLDA, CARD = "weights.safetensors", "classifier.h5", "plda.safetensors", "README.md"
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,7 @@ def write(
     state: Mapping[str, torch.Tensor] | None = None,
     weights: Path | None = None,
     classifier: Path | None = None,
+    plda: Path | None = None,
     card: str = "",
     force: bool = False,
 ) -> Bundle:
@@ -337,8 +338,9 @@ def write(
         The config without `schema` and `weights_sha256`, which are added.
     state : mapping of str to Tensor, optional
         Weights of the network.
-    weights, classifier : Path, optional
-        Existing weights.safetensors (in place of `state`) and classifier.h5, which are copied byte for byte.
+    weights, classifier, plda : Path, optional
+        Existing weights.safetensors (in place of `state`), classifier.h5 and plda.safetensors, which are copied byte
+        for byte.
     card : str
         Text of README.md.
     force : bool
@@ -364,6 +366,8 @@ def write(
             (new / WEIGHTS).write_bytes(data)
         if classifier is not None:
             shutil.copyfile(classifier, new / CLASSIFIER)
+        if plda is not None:
+            shutil.copyfile(plda, new / PLDA)
         (new / CONFIG).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (new / CARD).write_text(card or f"# {folder.name}\n", encoding="utf-8")
     return _open(folder)
@@ -374,7 +378,7 @@ def check_free(folder: Path, force: bool) -> None:
 
     Only a folder that is a bundle and contains nothing but a bundle's files is ever replaced.
     """
-    names = (CONFIG, WEIGHTS, CLASSIFIER, CARD)
+    names = (CONFIG, WEIGHTS, CLASSIFIER, PLDA, CARD)
     check_folder(folder, "model bundle", lambda found: names if _bundle_config(found) else (), force)
 
 

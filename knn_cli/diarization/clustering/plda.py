@@ -8,8 +8,8 @@ holds it as `plda.safetensors`, with the fingerprint of the embedder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,13 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import NORM_ROWS, l2_normalize
+from knn_cli.networks.bundle import PLDA as FILE
 from knn_cli.networks.bundle import Bundle, check_embedder
 from knn_cli.recognition.row_checks import float64_rows
 
 if TYPE_CHECKING:
     from knn_cli.recognition.plda import PLDA
 
-FILE = "plda.safetensors"
 SCHEMA = "1"
 
 
@@ -130,10 +130,7 @@ class EmbeddingPLDA:
     @classmethod
     def of(cls, model: PLDA, centre: Doubles, lda: Doubles, shift: Doubles) -> EmbeddingPLDA:
         """Combine LDA with a PLDA of length-normalised rows."""
-        from scipy import linalg
-
-        ratios, vectors = linalg.eigh(model.between, model.within)
-        return cls(centre, lda, shift, model.mean, vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0))
+        return cls(centre, lda, shift, model.mean, *_diagonalised(model))
 
     @classmethod
     def from_kaldi(
@@ -146,6 +143,17 @@ class EmbeddingPLDA:
         mean, transform, psi = arrays
         order = np.argsort(-psi, kind="stable")
         return cls(centre, lda, shift, mean, transform[order].T.copy(), psi[order])
+
+    def adapted(self, adapt: Callable[[PLDA], PLDA]) -> EmbeddingPLDA:
+        """The same map with another PLDA, which `adapt` makes of that in the coordinates: mean 0, within 1."""
+        from knn_cli.recognition.plda import PLDA
+
+        size = len(self.between)
+        model = adapt(PLDA(np.zeros(size), np.diag(self.between), np.eye(size)))
+        # Coordinates of the mean are those of `mean` + shift for any shift with shift @ transform = model.mean.
+        mean = self.mean + model.mean @ np.linalg.pinv(self.transform)
+        transform, between = _diagonalised(model)
+        return replace(self, mean=mean, transform=self.transform @ transform, between=between)
 
     def keep(self, dimension: int) -> EmbeddingPLDA:
         """The same map to the first `dimension` coordinates only, the most discriminative ones."""
@@ -160,6 +168,14 @@ class EmbeddingPLDA:
         arrays = {field.name: np.ascontiguousarray(getattr(self, field.name), np.float32) for field in fields(self)}
         with replacing(path) as part:
             part.write_bytes(save(arrays, metadata={"schema": SCHEMA, "embedder": embedder}))
+
+
+def _diagonalised(model: PLDA) -> tuple[Doubles, Doubles]:
+    """`transform` and `between` of a PLDA in its own space."""
+    from scipy import linalg
+
+    ratios, vectors = linalg.eigh(model.between, model.within)
+    return vectors[:, ::-1].copy(), np.maximum(ratios[::-1], 0.0)
 
 
 def load(bundle: Bundle) -> EmbeddingPLDA:
