@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, complete_models, epilog
+from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.options import OUTPUT, JsonOption, QuietOption, VerboseOption, complete_models, epilog, switch
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.input_files import check_regular
@@ -17,11 +20,12 @@ from knn_cli.core.languages import label_names
 from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
+    from knn_cli.core.values import Waveform
     from knn_cli.networks.bundle import Bundle
 
 MAX_LABELS = 30
 
-EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info language --json")
+EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info talks/ --quality > quality.tsv")
 
 
 def info(
@@ -33,6 +37,9 @@ def info(
             help="Stores, models (by name or folder), audio files, folders of audio.",
         ),
     ] = None,
+    quality: Annotated[
+        bool, switch("--quality", panel=OUTPUT, help="Write speech and noise of recordings as a table, for `knn fuse`.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -43,6 +50,9 @@ def info(
     """
     from knn_cli.cli import output
 
+    if quality:
+        _write_quality([Path(name) for name in what or []], as_json)
+        return
     descriptions = [describe(name) for name in what] if what else models()
     for number, facts in enumerate(descriptions):
         if as_json:
@@ -60,6 +70,49 @@ def info(
             typer.echo(visible(f"{key:<{width}}  {_plain(value)}"))
         for line in lines:
             typer.echo(visible(f"  {line}"))
+
+
+def _write_quality(sources: list[Path], as_json: bool) -> None:
+    """Write a line for each recording, or row of a store of sound: seconds, those of speech, and SNR in dB."""
+    from knn_cli.audio.sound_quality import quality_of_blocks
+    from knn_cli.cli.output import json_line
+    from knn_cli.core.tables import finite_or_none, tsv_text
+    from knn_cli.embedding.files import expand_folders
+
+    if not sources:
+        raise KnnError("There are no recordings to measure.", "Name audio files, folders of audio or stores of sound.")
+    failures = []
+    columns = ("name", "start", "end", "seconds", "speech_seconds", "snr")
+    if not as_json:
+        sys.stdout.write("\t".join(columns) + "\n")
+    paths = expand_folders(sources)
+    with console.progress("Measuring") as progress:
+        for done, path in enumerate(paths, start=1):
+            try:
+                for name, start, end, blocks in _sounds(path):
+                    found = quality_of_blocks(blocks)
+                    cells = (name, start, end, *(round(value, 3) for value in astuple(found)))
+                    if as_json:
+                        json_line(sys.stdout, dict(zip(columns, map(finite_or_none, cells), strict=True)))
+                    else:
+                        sys.stdout.write("\t".join(map(tsv_text, cells)) + "\n")
+            except KnnError as error:
+                failures.append(failed(str(path), error))
+            progress(done, len(paths))
+    leave(failures)
+
+
+def _sounds(path: Path) -> Iterator[tuple[str, float | None, float | None, Iterable[Waveform]]]:
+    """Name, start and end, and sound of a file, or of each row of a store of sound."""
+    from knn_cli.audio import reading
+    from knn_cli.store.hdf5 import Store, kind_of
+
+    if kind_of(path) is None:
+        yield str(path), None, None, reading.blocks(path)
+        return
+    with Store(path, "audio") as store:
+        for row in store.segments():
+            yield row.name, row.start, row.end, [row.waveform]
 
 
 def _label_lines(labels: list[str], names: dict[str, str], measured: dict[str, dict[str, float | None]]) -> list[str]:

@@ -31,7 +31,7 @@ class Table:
     def write_tsv(self, stream: TextIO) -> None:
         """Write a header and one line per row; floats have six significant digits, values not known are empty."""
         for row in (self.columns, *self.rows):
-            stream.write("\t".join(map(_tsv_text, row)) + "\n")
+            stream.write("\t".join(map(tsv_text, row)) + "\n")
 
     def write_json(self, stream: TextIO) -> None:
         """Write an object with title, columns and rows, each row an object; values not known are null."""
@@ -50,7 +50,8 @@ def tsv_field(text: str) -> str:
     return visible(readable(cell(text)).replace("\\", "\\\\"))
 
 
-def _tsv_text(value: CellValue) -> str:
+def tsv_text(value: CellValue) -> str:
+    """One value as a field: six significant digits of a float, nothing for values not known."""
     if (value := finite_or_none(value)) is None:
         return ""
     return tsv_field(f"{value:.6g}" if isinstance(value, float) else str(value))

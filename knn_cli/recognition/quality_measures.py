@@ -1,14 +1,14 @@
 """Measures of the quality of rows or trials, such as duration and signal-to-noise ratio, as side information of fusion.
 
 Seconds count by their logarithm, all else as it is. A trial has the mean of its two sides, and a side of several
-recordings the mean of these.
+recordings the mean of these. Rows are found by their names, or by those that stores give the recordings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from knn_cli.core.values import Doubles
 from knn_cli.recognition.score_tables import NAMES
 from knn_cli.recognition.system_scores import SystemScores, table_rows
 from knn_cli.recognition.trials import Trials
+from knn_cli.store.labels import recording_name
 
 __all__ = ["quality_of"]
 
@@ -102,6 +103,9 @@ def _read(path: Path) -> Mapping[str, Measures]:
             if place in values:
                 raise KnnError(f"Line {number} of {path} repeats {row[key]!r}.", "Leave one of the lines out.")
             values[place] = _number(path, number, column, row[column] or "nan")
+    for values in measures.values():
+        for (name, start, end), value in list(values.items()):
+            values.setdefault((recording_name(PurePath(name)), start, end), value)  # as stores name recordings
     return measures
 
 
