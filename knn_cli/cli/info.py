@@ -238,6 +238,7 @@ def _bundle(model: Bundle) -> dict[str, Any]:
     if model.classifier is not None:
         classifier = read_classifier(model.classifier)
         facts["labels"], open_set = list(classifier.labels), classifier.open_set
+        facts["shrinkage"] = round(classifier.classifier.shrinkage_, 6)
     elif model.head_labels:
         settings = read_head_settings(model)
         open_set = settings.open_set

@@ -121,6 +121,9 @@ def split(
     if out.exists() and not force:
         raise KnnError(f"{out} exists already.", "Replace it with --force, or name another file.")
     rows = hdf5.labels(src)
+    seconds = rows.end - rows.start
+    if kind is SplitKind.quartiles and bool((seconds != seconds).any()):  # NaN
+        console.note("Rows have no start and end, so a recording counts as long as the number of its rows.")
     options = SplitOptions(
         label=level.value,
         units="name" if units is None else units.value,

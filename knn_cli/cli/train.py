@@ -117,6 +117,16 @@ def train(
             show_default=False,
         ),
     ] = CalibrationMethod.affine,
+    shrinkage: Annotated[
+        str,
+        valued(
+            "--shrinkage",
+            metavar="SHARE",
+            panel=CLASSIFIER,
+            help="Shrink the covariance: auto, none (as KNN-proj), or 0 to 1.",
+            show_default=False,
+        ),
+    ] = "auto",
     split: SplitOption = None,
     held_out: HeldOutOption = None,
     units: UnitsOption = None,
@@ -141,7 +151,7 @@ def train(
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.split_file import read_split
     from knn_cli.recognition.train_classifier import train_classifier
-    from knn_cli.recognition.training_steps.options import ClassifierOptions
+    from knn_cli.recognition.training_steps.options import ClassifierOptions, parse_shrinkage
     from knn_cli.store import labels
 
     refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe sets this, or training a network does not use it.")
@@ -155,6 +165,7 @@ def train(
         label=level.value,
         ignore=listed(ignore),
         balanced=tuning.balanced,
+        shrinkage=parse_shrinkage(shrinkage),
         view=tuning.view,
         transforms=transforms,
         calibration=calibration.value,

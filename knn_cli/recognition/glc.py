@@ -24,6 +24,7 @@ from knn_cli.recognition.covariance import LOG_2PI, cholesky, oas_shrinkage
 from knn_cli.recognition.gaussian_statistics import CHUNK_ROWS, GaussianStatistics
 from knn_cli.recognition.row_checks import check_dimension, refuse_nonfinite
 
+Shrinkage = float | Literal["auto"]
 COLUMN_MULTIPLE = 16  # scores are padded to a multiple of this many columns: other widths make products slow
 MIN_ODDS_SUM = 1e-250  # sums of odds above have lost no digits to underflow
 
@@ -66,7 +67,7 @@ class GaussianLinearClassifier:
         self,
         *,
         balanced: bool = False,
-        shrinkage: float | Literal["auto"] = 0.0,
+        shrinkage: Shrinkage = 0.0,
         priors: Literal["empirical"] | Sequence[float] | Doubles | None = None,
     ) -> None:
         self.balanced = balanced
@@ -152,7 +153,7 @@ class GaussianLinearClassifier:
         dimension = means.shape[1]
         factor = cholesky(covariance)
         if factor is None:
-            hint = "Give more rows than dimensions, several of each class."
+            hint = "Give more rows than dimensions, several of each class, or shrink the covariance."
             if not np.trace(covariance) > np.finfo(float).eps * np.square(means).sum():
                 hint = "Give rows that differ: those of each class are all alike."
             raise KnnError(

@@ -291,7 +291,8 @@ def between_quartiles(
 ) -> Mask:
     """Draw `number` recordings of each class whose length lies between the class's quartiles (inclusive).
 
-    Every class thus has the same weight, and neither very short nor very long recordings are drawn.
+    Every class thus has the same weight, and neither very short nor very long recordings are drawn. Where the length of
+    any row is unknown, a recording is as long as the number of its rows.
 
     Parameters
     ----------
@@ -299,7 +300,7 @@ def between_quartiles(
         The recording and the label of each row.
     seconds : (N,) array
         The length of each row in seconds. The length of a recording is the sum over its rows; the quartiles of a
-        class are linearly interpolated over its recordings.
+        class are linearly interpolated over its recordings. NaN where it is unknown.
     number : int
         Recordings to draw per class.
     seed : int
@@ -313,8 +314,7 @@ def between_quartiles(
     Raises
     ------
     KnnError
-        A class has fewer such recordings, or no other recordings than those; a recording has two classes; or the
-        length of a row is unknown.
+        A class has fewer such recordings, or no other recordings than those; or a recording has two classes.
     """
     names, codes = np.unique(np.asarray(recordings, dtype=np.str_), return_inverse=True)
     texts, lengths = np.asarray(labels, dtype=np.str_), np.asarray(seconds, dtype=np.float64)
@@ -324,21 +324,22 @@ def between_quartiles(
     if number < 1:
         raise KnnError(f"{number} recordings of each class cannot be drawn.", "Ask for 1 or more.")
     if np.isnan(lengths).any():
-        where = str(names[codes[np.isnan(lengths)][0]])
-        raise KnnError(f"The rows of {where!r} have no start and end, so its length is unknown.")
+        lengths = np.ones(len(codes))
     classes = np.unique(texts)
     class_of = _class_of_recording(names, codes, texts, classes)
     total = _total_by_code(lengths, codes, len(names))
     rank = np.random.default_rng(seed).permutation(len(names))
     drawn = np.zeros(len(names), dtype=np.bool_)
     unfit: dict[str, list[str]] = {}
+    fewest = number
     for code, label in enumerate(classes.tolist()):
         middle, fault = _middle_recordings(np.flatnonzero(class_of == code), total, number)
         if fault:
             unfit.setdefault(fault, []).append(label)
+            fewest = min(fewest, len(middle) - (len(middle) == number))
         drawn[middle[np.argsort(rank[middle])[:number]]] = True
     for fault, labels_of in unfit.items():
-        raise unfit_classes(labels_of, fault, "ask for fewer", "add recordings")
+        raise unfit_classes(labels_of, fault, *(f"ask for {count}" for count in [fewest] if count), "add recordings")
     return np.asarray(drawn[codes])
 
 

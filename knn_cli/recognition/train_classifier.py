@@ -175,7 +175,7 @@ def _train(
     source.view = embedder.view(options.view)
     chosen = choose_rows(source, _row_options(options), split)
     classes = chosen.rows.classes
-    fit_options = FitOptions(options.balanced, _class_priors(options, classes), transforms)
+    fit_options = FitOptions(options.balanced, _class_priors(options, classes), options.shrinkage, transforms)
     groups = _groups_of(options.groups, classes) if options.groups else {}
     fits = _fit_and_score(source, chosen.rows, options, fit_options, split)
     figures, by_group = _figures(fits.measured, classes, groups)

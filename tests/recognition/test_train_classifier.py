@@ -20,11 +20,13 @@ from knn_cli.recognition import splitters
 from knn_cli.recognition import train_classifier as train_module
 from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.classifier import Classifier, posteriors
+from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.make_split import SplitOptions, make_split
 from knn_cli.recognition.split_file import read_split, write_split
 from knn_cli.recognition.train_classifier import fitted_hash, train_classifier
 from knn_cli.recognition.training_steps import cross_validation, embedding_source, held_out_scoring
+from knn_cli.recognition.training_steps.options import parse_shrinkage
 from knn_cli.recognition.training_steps.rows import TrainingRows
 from knn_cli.store.writer import write_store
 from tests.helpers.embedding_sets import blobs, labelled
@@ -401,3 +403,26 @@ def test_labels_of_a_store_take_few_bytes_a_row(tmp_path: Path, monkeypatch: pyt
     finally:
         tracemalloc.stop()
     assert peak < 10e6  # the names alone are 4 MB in the store, and 15 MB each time that numpy holds them as texts
+
+
+def test_the_covariance_is_shrunk_as_asked(tmp_path: Path) -> None:
+    rows = blobs()
+    means = {label: rows.data[rows.subgroup == label].astype(float) for label in ("a", "b", "c")}
+    residuals = np.concatenate([own - own.mean(axis=0) for own in means.values()])
+    pooled = residuals.T @ residuals / len(residuals)  # maximum likelihood, as the mother project's classifier
+    identity = np.eye(len(pooled)) * np.trace(pooled) / len(pooled)
+    for shrinkage in (0.0, 0.25, 1.0):
+        done = train_classifier(rows, tmp_path / f"{shrinkage}", shrinkage=shrinkage)
+        classifier = read_classifier(done.bundle.folder / bundle.CLASSIFIER).classifier
+        assert classifier.shrinkage_ == shrinkage
+        assert np.allclose(classifier.covariance_, (1 - shrinkage) * pooled + shrinkage * identity, atol=1e-6)
+
+    assert [parse_shrinkage(text) for text in ("none", "auto", "0.25")] == [0.0, "auto", 0.25]
+    for text in ("nan", "1.5", "-0.1", "ledoit"):
+        with pytest.raises(KnnError, match=f"shrinkage cannot be '{text}'"):
+            parse_shrinkage(text)
+    few = rows.take(slice(None, None, 4))
+    wide = dataclasses.replace(few, data=np.random.default_rng(0).normal(size=(len(few), 200)).astype(np.float32))
+    with pytest.raises(KnnError, match="has no inverse") as refused:
+        train_classifier(wide, tmp_path / "few", shrinkage=0.0)
+    assert "shrink the covariance" in str(refused.value.hint)

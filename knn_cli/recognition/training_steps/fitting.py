@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from knn_cli.core.values import Doubles, Floats, Texts
 from knn_cli.recognition import transforms
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
-from knn_cli.recognition.glc import GaussianLinearClassifier
+from knn_cli.recognition.glc import GaussianLinearClassifier, Shrinkage
 from knn_cli.recognition.splitters import Mask
 from knn_cli.recognition.training_steps.cross_validation import Indices
 from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
@@ -38,12 +38,15 @@ class FitOptions:
         Average the within-class covariance over classes, not rows (see `glc.GaussianLinearClassifier`).
     priors : (C,) array, "empirical" or None
         See `glc.GaussianLinearClassifier`.
+    shrinkage : float or "auto"
+        See there.
     transforms : tuple of TransformSpec
         Steps before the classifier, learnt anew for each training set.
     """
 
     balanced: bool = False
     priors: Priors = None
+    shrinkage: Shrinkage = "auto"
     transforms: tuple[TransformSpec, ...] = ()
 
 
@@ -124,9 +127,9 @@ def fit_classifiers(
     return [
         UncalibratedClassifier(
             chain,
-            GaussianLinearClassifier(balanced=options.balanced, shrinkage="auto", priors=options.priors).fit_statistics(
-                own
-            ),
+            GaussianLinearClassifier(
+                balanced=options.balanced, shrinkage=options.shrinkage, priors=options.priors
+            ).fit_statistics(own),
             own,
         )
         for chain, own in zip(chains, statistics, strict=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import LABEL_LEVELS
+from knn_cli.recognition.glc import Shrinkage
 from knn_cli.recognition.open_set_threshold import check_false_reject
 from knn_cli.recognition.split_file import Split
 from knn_cli.recognition.splitters import check_seed
@@ -31,6 +33,9 @@ class ClassifierOptions:
         Labels to leave out.
     balanced : bool
         Average the within-class covariance over classes instead of pooling it over rows.
+    shrinkage : float or "auto"
+        How much of the covariance is replaced by the scaled identity: 0 for none, as the mother project's classifier,
+        up to 1; "auto" chooses it by `covariance.oas_shrinkage`.
     view : str
         Part of the embedding to use, as the embedder's bundle names it; "" is the whole embedding.
     transforms : str
@@ -74,6 +79,7 @@ class ClassifierOptions:
     label: str = "subgroup"
     ignore: Sequence[str] = ()
     balanced: bool = False
+    shrinkage: Shrinkage = "auto"
     view: str = ""
     transforms: str = ""
     calibration: CalibrationKind = "affine"
@@ -108,6 +114,8 @@ class ClassifierOptions:
                 "A class of labels outside the closed set has no threshold.",
                 "Give `out_of_set_class` or `false_reject`, not both.",
             )
+        if self.shrinkage != "auto" and not 0 <= self.shrinkage <= 1:
+            raise KnnError(f"The shrinkage {self.shrinkage:g} is not from 0 to 1.")
         check_false_reject(self.false_reject)
         check_seed(self.seed)
 
@@ -136,3 +144,16 @@ class ClassifierOptions:
         if self.label == "name":
             return "segments"
         return _PLURAL[(self.units or "name") if split is None else split.units]
+
+
+def parse_shrinkage(text: str) -> Shrinkage:
+    """A text such as "none", "auto" or "0.1" as shrinkage. KnnError for others."""
+    if text == "auto":
+        return "auto"
+    try:
+        number = 0.0 if text == "none" else float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise KnnError(f"The shrinkage cannot be {text!r}.", "It is none, auto, or a number from 0 to 1.")
+    return number
