@@ -184,6 +184,9 @@ def _fitted(
     """Weights (S, 1 + Q), offsets (C, 1 + Q) and the centre (Q,) of centred scores, all of whose classes have rows."""
     classes = scores.shape[2]
     rows = _row_weights(codes, priors)
+    peaks = np.abs(scores).max(axis=(1, 2))
+    peaks = np.where(peaks > 0, peaks, 1.0)  # (S,)
+    scores = scores / peaks[:, None, None]  # whose squares are numbers
     means = np.einsum("n,snc->sc", rows, scores)
     spread = np.sqrt(np.einsum("n,snc->s", rows, (scores - means[:, None]) ** 2) / classes)
     spread = np.where(spread > 0, spread, 1.0)  # (S,) a system that says the same of all rows has no effect
@@ -192,10 +195,10 @@ def _fitted(
     log_priors = np.zeros(classes) if priors is None else np.log(priors)
     unit_scores = (scores - means[:, None]) / spread[:, None, None]
     weights, offsets = _Problem(unit_scores, codes, rows, design, log_priors, ridge, classes == 2).minimise()
-    weights = weights / spread[:, None]  # of scores as they are
+    weights = weights / spread[:, None]
     offsets = offsets - np.einsum("sq,sc->cq", weights, means)
     units = np.concatenate([[1.0], width])
-    return weights / units, offsets / units, centre
+    return weights / peaks[:, None] / units, offsets / units, centre
 
 
 @dataclass(frozen=True, eq=False)

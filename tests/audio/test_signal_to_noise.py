@@ -22,7 +22,7 @@ def mixture(decibels: float, samples: int = 200_000, seed: int = 0) -> Doubles:
     rng = np.random.default_rng(seed)
     speech = rng.gamma(0.4, size=samples) * rng.choice([-1, 1], size=samples)
     noise = rng.normal(size=samples) * np.sqrt(0.56 / 10 ** (decibels / 10))
-    return 0.01 * (speech + noise)
+    return np.asarray(0.01 * (speech + noise))
 
 
 def test_limits() -> None:

@@ -16,6 +16,7 @@ from knn_cli.recognition.fuse_scores import fuse, fused_figures, train_fusion
 from knn_cli.recognition.fusion_file import read_fusion, write_fusion
 from knn_cli.recognition.quality_measures import quality_of
 from knn_cli.recognition.score_tables import read_score_table, write_score_table
+from knn_cli.recognition.split_file import Split, SplitLine
 from knn_cli.recognition.system_scores import read_systems
 from tests.helpers.command import done, knn
 
@@ -85,6 +86,16 @@ def test_held_out_rows_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.Mo
     trained = train_fusion(blind)
     own = fused_figures(fuse(trained.model, blind))
     assert own["cllr"] < np.log2(3) < trained.figures[-1].figures["cllr"]
+
+
+def test_folds_of_a_split(tmp_path: Path) -> None:
+    """A side that is held out is what is tested."""
+    systems = read_systems(write_tables(tmp_path))
+    assert isinstance(systems.rows, ScoreTable)
+    names = systems.rows.name.tolist()
+    lines = [SplitLine(name, name, "", "test" if row < 30 else "train") for row, name in enumerate(names)]
+    split = Split(tuple(lines), {"kind": "held-out", "label": "group", "units": "name", "ignore": []}, 0)
+    assert train_fusion(systems, folds=split).tested == 30
 
 
 def test_trials_of_held_out_speakers(tmp_path: Path) -> None:

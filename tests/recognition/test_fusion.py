@@ -118,6 +118,14 @@ def test_not_worse_than_the_best_system(seed: int, spread: float) -> None:
     assert cllr(fitted(scores, truth).apply(scores), truth) <= single + ridge_of_the_best
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_units_whose_squares_are_no_numbers(unit: float) -> None:
+    scores, truth = drawn(0)
+    others = scores * np.asarray([unit, 1.0])[:, None, None]
+    fused = fitted(scores, truth).apply(scores)
+    np.testing.assert_allclose(fitted(others, truth).apply(others), fused, atol=1e-4)
+
+
 def test_separable_rows_and_absent_classes_stay_finite() -> None:
     truth = np.repeat([0, 2], 5)
     scores = np.stack([np.eye(4)[truth], np.zeros((10, 4))])

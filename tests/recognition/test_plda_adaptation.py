@@ -20,7 +20,7 @@ seeds = st.integers(0, 10**6)
 
 def random_covariance(rng: np.random.Generator, dimension: int, rank: int | None = None) -> Doubles:
     root = rng.normal(size=(dimension, rank or 2 * dimension))
-    return root @ root.T / root.shape[1]
+    return np.asarray(root @ root.T / root.shape[1])
 
 
 def drawn(seed: int, dimension: int = 4) -> tuple[PLDA, Doubles, Doubles]:

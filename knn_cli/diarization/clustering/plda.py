@@ -21,13 +21,14 @@ from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.values import Doubles
 from knn_cli.core.vectors import NORM_ROWS, l2_normalize
-from knn_cli.networks.bundle import PLDA as FILE
+from knn_cli.networks import bundle as bundles
 from knn_cli.networks.bundle import Bundle, check_embedder
 from knn_cli.recognition.row_checks import float64_rows
 
 if TYPE_CHECKING:
     from knn_cli.recognition.plda import PLDA
 
+FILE = bundles.PLDA
 SCHEMA = "1"
 
 
