@@ -96,6 +96,7 @@ ENCODERS = Registry(
     "knn_cli.networks.encoders.fbank_tdnn",
     "knn_cli.networks.encoders.repvgg",
     "knn_cli.networks.encoders.eres2net",
+    "knn_cli.networks.encoders.redimnet",
     "knn_cli.networks.encoders.wavlm",
     "knn_cli.networks.encoders.whisper",
     *_SPEAKER_ENCODERS,

@@ -1,8 +1,8 @@
-"""Filter-bank features: mel powers, and the mean-normalised log-mel features of Kaldi and of speechbrain.
+"""Filter-bank features: mel powers, and the mean-normalised log-mel features of Kaldi, speechbrain and ReDimNet.
 
-`LogMel` and `DecibelMel` map waveforms (B, S) to features (B, T, F) and give a clip the same features in a
-padded batch as on its own: means, maxima and padding depend on the clip's samples only, and features past its end are
-zero.
+`LogMel`, `DecibelMel` and `PaddedLogMel` map waveforms (B, S) to features (B, T, F) and give a clip the same features
+in a padded batch as on its own: means, maxima and padding depend on the clip's samples only, and features past its end
+are zero.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ __all__ = [
     "DecibelMel",
     "LogMel",
     "MelPower",
+    "PaddedLogMel",
     "check_clip_lengths",
     "frame_mask",
     "mel_matrix",
     "power_spectra",
+    "reflect_pad",
     "windows",
 ]
 
@@ -183,6 +185,67 @@ class DecibelMel(nn.Module):
             within = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)
             decibels = torch.maximum(decibels, within.amax((1, 2), keepdim=True) - 80)
             return _centred(decibels, mask)
+
+
+class PaddedLogMel(nn.Module):
+    """ReDimNet's features: log(powers + 1e-6) of windows around every `hop` samples, minus the mean over the clip.
+
+    Pre-emphasis (0.97); the clip reflected at its ends; 25 ms Hamming windows; power spectrum; filters that are
+    triangular in frequency between edges equally spaced on mel = 2595 log10(1 + f / 700) from 20 to 7600 Hz, as
+    `torchaudio.transforms.MelSpectrogram` has them.
+
+    Parameters
+    ----------
+    bins : int
+        Mel bins F.
+    rate : int
+        Samples per second.
+    hop : int
+        Samples from one frame to the next.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, bins: int = 72, rate: int = 16000, hop: int = 160) -> None:
+        super().__init__()
+        self.bins, self.stride, self.size = bins, hop, 512 * max(1, rate // 16000)
+        self.minimum = self.size // 2 + 1  # so that half a window can be reflected
+        around = (self.size - rate // 40) // 2
+        self.register_buffer("window", F.pad(torch.hamming_window(rate // 40), (around, around)), persistent=False)
+        mels = np.linspace(*(2595 * np.log10(1 + np.array([20.0, 7600.0]) / 700)), bins + 2)
+        edges = 700 * (10 ** (mels / 2595) - 1)
+        points = np.linspace(0, rate / 2, self.size // 2 + 1)[:, None]
+        rising, falling = (points - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - points) / np.diff(edges)[1:]
+        triangles = np.maximum(np.minimum(rising, falling), 0)
+        self.register_buffer("filters", torch.from_numpy(triangles.astype(np.float32)), persistent=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
+        frames = samples // self.stride + 1
+        return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = waveforms.float()
+            before = torch.cat([waveforms[:, 1:2], waveforms[:, :-1]], dim=1)
+            clips = reflect_pad((waveforms - 0.97 * before).unsqueeze(1), self.size // 2, lengths).squeeze(1)
+            powers = power_spectra(windows(clips, self.size, self.stride) * self.window, self.size) @ self.filters
+            logs = (powers + 1e-6).log()  # (B, T, F)
+            return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
+
+
+def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
+    """(B, C, T) padded by `reach` frames at both ends of each clip, by reflection at its first and last frame."""
+    if reach == 0:
+        return x
+    if counts is None:
+        return F.pad(x, (reach, reach), mode="reflect")  # (B, C, T + 2 reach)
+    steps = torch.arange(-reach, x.shape[2] + reach, device=x.device).abs()
+    end = counts[:, None] - 1
+    steps = torch.where(steps > end, 2 * end - steps, steps).clamp_min(0)  # (B, T + 2 reach)
+    return x.gather(2, steps.unsqueeze(1).expand(-1, x.shape[1], -1))
 
 
 def frame_mask(counts: Tensor, frames: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Outputs of the public implementations on weights that a test can make again: data/public_outputs.npz.
 
-Made by `python tests/public_outputs.py SPEECHBRAIN WESPEAKER 3D_SPEAKER`, three source trees of the public
-repositories (speechbrain 1.0 with hyperpyyaml, wenet-e2e/wespeaker, modelscope/3D-Speaker; November 2026), and only
-read by the tests. Filter banks are speechbrain's own and torchaudio's `compliance.kaldi.fbank`.
+Made by `python tests/public_outputs.py SPEECHBRAIN WESPEAKER 3D_SPEAKER REDIMNET`, four source trees of the
+public repositories (speechbrain 1.0 with hyperpyyaml, wenet-e2e/wespeaker, modelscope/3D-Speaker, IDRnD/ReDimNet;
+November 2026), and only read by the tests. Filter banks are speechbrain's and ReDimNet's own and torchaudio's
+`compliance.kaldi.fbank`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,51 @@ ECAPA = {
     "lin_neurons": 12,
 }
 CLASSIFIER = {"lin_blocks": 1, "lin_neurons": 10, "out_neurons": 5}
+
+# Settings of ReDimNet: every kind of block and of stage, the last with what wespeaker's has too.
+REDIMNET: dict[str, dict[str, Any]] = {
+    "att": {
+        "F": 12,
+        "C": 4,
+        "block_1d_type": "att",
+        "block_2d_type": "basic_resnet_fwse",
+        "stages_setup": [(1, 1, 2, [(3, 3)], 6), (3, 2, 1, [(3, 3)], None), (2, 1, 1, [(3, 3)], 4)],
+        "group_divisor": 2,
+        "out_channels": 10,
+        "global_context_att": True,
+        "emb_bn": True,
+        "hop_length": 240,
+        "embed_dim": 12,
+    },
+    "fc": {
+        "F": 12,
+        "C": 4,
+        "block_1d_type": "fc",
+        "block_2d_type": "convnext_like_relu",
+        "stages_setup": [(2, 1, 3, [(3, 3)], 6), (3, 1, 1, [(3, 3)], 6)],
+        "group_divisor": None,
+        "pooling_func": "TSTP",
+        "embed_dim": 12,
+    },
+    "conv": {
+        "F": 12,
+        "C": 4,
+        "block_1d_type": "conv",
+        "block_2d_type": "basic_resnet",
+        "stages_setup": [(1, 1, 1, [(3, 3)], 6), (2, 2, 1, [(3, 3)], 12)],
+        "group_divisor": None,
+        "embed_dim": 12,
+    },
+    "b0": {
+        "F": 12,
+        "C": 4,
+        "block_1d_type": "conv+att",
+        "block_2d_type": "convnext_like",
+        "stages_setup": [(1, 1, 1, [(3, 3)], 12), (2, 1, 2, [(3, 3)], 6), (1, 1, 1, [(3, 3)], None)],
+        "group_divisor": 2,
+        "embed_dim": 12,
+    },
+}
 
 
 def clips() -> Tensor:
@@ -75,7 +121,7 @@ def _kaldi(scale: float, window: str) -> Tensor:
 
 def of_wespeaker() -> dict[str, Tensor]:
     """What wespeaker's networks give, whose packages can be imported."""
-    from wespeaker.models import campplus, ecapa_tdnn, eres2net, repvgg, resnet, tdnn
+    from wespeaker.models import campplus, ecapa_tdnn, eres2net, redimnet, repvgg, resnet, tdnn
 
     features = _kaldi(32768.0, "hamming")
     basic, blocks = resnet.BasicBlock, [2, 2, 2, 2]
@@ -85,6 +131,15 @@ def of_wespeaker() -> dict[str, Tensor]:
         "resnet18-ASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="ASTP"),
         "eres2net-wespeaker": eres2net.ERes2Net(8, [1, 2, 2, 1], embed_dim=12),
         "eres2net-aug": eres2net.ERes2Net(8, [1, 1, 2, 1], 24, 3, 4, embed_dim=12, two_emb_layer=True),
+        "redimnet-wespeaker": redimnet.ReDimNet(
+            80,
+            4,
+            "conv+att",
+            "convnext_like",
+            [(1, 1, 1, [], 10), (2, 1, 2, [], 8), (1, 1, 1, [], None)],
+            2,
+            embed_dim=12,
+        ),
         "xvector": tdnn.XVEC(80, 8, 12, 12),
         "ecapa-ASTP": ecapa_tdnn.ECAPA_TDNN(16, 80, 12),
         "ecapa-context": ecapa_tdnn.ECAPA_TDNN(16, 80, 12, global_context_att=True, emb_bn=True),
@@ -110,6 +165,19 @@ def of_wespeaker() -> dict[str, Tensor]:
     return {name: output[-1] if isinstance(output, tuple) else output for name, output in outputs.items()}
 
 
+def of_redimnet() -> dict[str, Tensor]:
+    """What the authors' ReDimNet gives, whose package can be imported."""
+    from redimnet.model import ReDimNetWrap
+
+    outputs = {}
+    for name, config in REDIMNET.items():
+        model = ReDimNetWrap(**config)
+        constants = {key: value for key, value in model.state_dict().items() if key.startswith("spec.")}
+        model.load_state_dict(weights(model.state_dict()) | constants)
+        outputs[f"redimnet-{name}"] = model.eval()(clips())
+    return outputs
+
+
 def of_3d_speaker() -> dict[str, Tensor]:
     """What 3D-Speaker's networks give, whose package can be imported."""
     from speakerlab.models.campplus.DTDNN import CAMPPlus
@@ -126,13 +194,13 @@ def of_3d_speaker() -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
+def main(speechbrain: str, wespeaker: str, speaker_3d: str, redimnet: str) -> None:
     """Write `OUTPUTS`."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from tests.helpers.oracles import load_torchaudio
 
     load_torchaudio()
-    sys.path[:0] = [speechbrain, speaker_3d]
+    sys.path[:0] = [speechbrain, speaker_3d, redimnet]
     for name, folder in (("wespeaker", "wespeaker"), ("wespeaker.models", "wespeaker/models")):
         package = types.ModuleType(name)  # its own __init__ imports programs that the networks do not need
         package.__path__ = [str(Path(wespeaker, folder))]
@@ -142,7 +210,7 @@ def main(speechbrain: str, wespeaker: str, speaker_3d: str) -> None:
     from speechbrain.lobes.models.Xvector import Classifier
     from speechbrain.processing.features import InputNormalization
 
-    found = of_wespeaker() | of_3d_speaker()
+    found = of_wespeaker() | of_3d_speaker() | of_redimnet()
     features = InputNormalization(norm_type="sentence", std_norm=False)(Fbank(n_mels=60)(clips()), torch.ones(2))
     embeddings = _filled(ECAPA_TDNN(60, **ECAPA))(features)
     found["decibels"] = features[0]

@@ -50,6 +50,8 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("repvgg", {"widths": (4, 4, 8, 8, 8), "blocks": (1, 2, 1, 1), "groups": 2}),
     ("eres2net", {"width": 4, "inner": (4, 4, 4, 8), "blocks": (1, 1, 2, 1), "scale": 3, "bins": 41}),
     ("eres2net", {"width": 4, "inner": (4, 4, 4, 8), "blocks": (1, 1, 1, 1), "fusion": "last"}),
+    ("redimnet", {"width": 4, "stages": [[1, 1, 2, 8], [2, 1, 1, 8]], "group": 2, "bins": 12}),
+    ("redimnet", {"width": 4, "stages": [[2, 1, 1, 8]], "blocks": ["resnet-excited", "att"], "group": 2, "bins": 12}),
     ("xvector-tdnn", {"hidden": 8, "channels": 12}),
     ("ecapa-tdnn-fbank", {"width": 16, "channels": 24, "scale": 4, "squeeze": 6}),
     ("ecapa-tdnn", {"channels": (16, 16, 24, 16, 20), "scale": 4, "squeeze": 6, "bins": 24}),

@@ -18,7 +18,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.features import DecibelMel, frame_mask
+from knn_cli.networks.features import DecibelMel, frame_mask, reflect_pad
 from knn_cli.networks.heads.base import ClassificationHead
 from knn_cli.networks.pooling.base import check_sizes, last_layer, zero_padding
 
@@ -132,18 +132,6 @@ class SERes2NetBlock(nn.Module):
     @property
     def units(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.res2net_block["blocks"])
-
-
-def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
-    """(B, C, T) padded by `reach` frames at both ends of each clip, by reflection at its first and last frame."""
-    if reach == 0:
-        return x
-    if counts is None:
-        return F.pad(x, (reach, reach), mode="reflect")  # (B, C, T + 2 reach)
-    steps = torch.arange(-reach, x.shape[2] + reach, device=x.device).abs()
-    end = counts[:, None] - 1
-    steps = torch.where(steps > end, 2 * end - steps, steps).clamp_min(0)  # (B, T + 2 reach)
-    return x.gather(2, steps.unsqueeze(1).expand(-1, x.shape[1], -1))
 
 
 @POOLINGS.register("ecapa-tdnn")

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import DecibelMel, LogMel, check_clip_lengths
+from knn_cli.networks.features import DecibelMel, LogMel, PaddedLogMel, check_clip_lengths
 
 __all__ = ["FilterBankEncoder"]
 
@@ -19,7 +19,7 @@ class FilterBankEncoder(Encoder):
 
     Parameters
     ----------
-    front : LogMel or DecibelMel
+    front : LogMel, DecibelMel or PaddedLogMel
         The filter bank.
     channels : int
         Width C of the layer.
@@ -33,7 +33,7 @@ class FilterBankEncoder(Encoder):
     title: ClassVar[str] = "this encoder"  # its name in messages
 
     def __init__(
-        self, front: LogMel | DecibelMel, channels: int, subsampling: int = 1, minimum: int | None = None
+        self, front: LogMel | DecibelMel | PaddedLogMel, channels: int, subsampling: int = 1, minimum: int | None = None
     ) -> None:
         super().__init__()
         self.front = front

@@ -20,7 +20,7 @@ from knn_cli.networks.importers.components import ComponentToFill, encoder_to_fi
 from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING, SAME_NAMES, WeightNames, eres2net
 from knn_cli.networks.pooling.base import MIN_VARIANCE
 
-__all__ = ["NETWORKS", "Training", "network_of"]
+__all__ = ["NETWORKS", "Training", "network", "network_of", "segment_pooling", "statistics_of"]
 
 # What 3D-Speaker adds to plain variances, and the least weighted one there.
 _FLOORS = {"mean-deviation": 1e-8, "deviation": 1e-8, "attentive": 1e-10, "attentive-context": 1e-10}
@@ -95,7 +95,9 @@ def network_of(training: Training) -> tuple[str, Build] | None:
     return next((each for key, each in NETWORKS.items() if training.has(key)), None)
 
 
-def _network(name: str, key: str) -> Callable[[Build], Build]:
+def network(name: str, key: str) -> Callable[[Build], Build]:
+    """Register what builds the network of this name, told by a weight that no other one has."""
+
     def register(build: Build) -> Build:
         NETWORKS[key] = (name, build)
         return build
@@ -103,7 +105,7 @@ def _network(name: str, key: str) -> Callable[[Build], Build]:
     return register
 
 
-def _statistics(training: Training) -> tuple[dict[str, Any], int]:
+def statistics_of(training: Training) -> tuple[dict[str, Any], int]:
     """Arguments of the statistics over time, and their values per channel."""
     if training.has("pool.linear1.weight"):
         hidden, seen, _ = training.shape("pool.linear1.weight", 3)
@@ -115,15 +117,15 @@ def _statistics(training: Training) -> tuple[dict[str, Any], int]:
     return ({}, 2) if function == "TSTP" else ({"statistics": _FUNCTIONS[function]}, 1)
 
 
-def _segment_pooling(training: Training, encoder: ComponentToFill, two: bool) -> ComponentToFill:
+def segment_pooling(training: Training, encoder: ComponentToFill, two: bool) -> ComponentToFill:
     """The pooling that ends in `seg_1`, and with `two` in `seg_2`."""
-    args = {"dimension": training.shape("seg_1.weight", 2)[0], "two": two, **_statistics(training)[0]}
+    args = {"dimension": training.shape("seg_1.weight", 2)[0], "two": two, **statistics_of(training)[0]}
     if training.window == "povey" and (kind := args.get("statistics", "mean-deviation")) != "mean":  # 3D-Speaker's
         args["floor"] = _FLOORS[kind]
     return pooling_to_fill(encoder, "resnet", args, SAME_NAMES, training.prefix)
 
 
-@_network("CAM++", "xvector.block1.tdnnd1.cam_layer.linear_local.weight")
+@network("CAM++", "xvector.block1.tdnnd1.cam_layer.linear_local.weight")
 def _campplus(training: Training) -> list[ComponentToFill]:
     if (function := training.args.get("pooling_func", "TSTP")) != "TSTP":
         raise KnnError(f"{training.config} has the pooling_func {function!r}.", "knn's CAM++ has TSTP only.")
@@ -146,16 +148,16 @@ def _campplus(training: Training) -> list[ComponentToFill]:
     return [encoder, pooling_to_fill(encoder, "campplus", pooling, CAMPPLUS_POOLING, training.prefix)]
 
 
-@_network("x-vector network", "frame_1.conv_1d.weight")
+@network("x-vector network", "frame_1.conv_1d.weight")
 def _xvector(training: Training) -> list[ComponentToFill]:
     hidden, bins, _ = training.shape("frame_1.conv_1d.weight", 3)
     channels = training.shape("frame_5.conv_1d.weight", 3)[0]
     args = {"hidden": hidden, "channels": channels, "bins": bins, **training.window_unless("hamming")}
     encoder = encoder_to_fill("xvector-tdnn", args, SAME_NAMES, training.prefix)
-    return [encoder, _segment_pooling(training, encoder, two=True)]
+    return [encoder, segment_pooling(training, encoder, two=True)]
 
 
-@_network("ECAPA-TDNN", "layer2.se_res2block.0.conv.weight")
+@network("ECAPA-TDNN", "layer2.se_res2block.0.conv.weight")
 def _ecapa(training: Training) -> list[ComponentToFill]:
     width, bins, _ = training.shape("layer1.conv.weight", 3)
     channels = training.shape("conv.weight", 3)[0]
@@ -165,13 +167,13 @@ def _ecapa(training: Training) -> list[ComponentToFill]:
     args |= training.window_unless("hamming")
     encoder = encoder_to_fill("ecapa-tdnn-fbank", args, SAME_NAMES, training.prefix)
     dimension = training.shape("linear.weight", 2)[0]
-    statistics = {"statistics": "mean-deviation", **_statistics(training)[0]}
+    statistics = {"statistics": "mean-deviation", **statistics_of(training)[0]}
     pooling = {"dimension": dimension, "norm": training.has("bn2.weight"), **statistics}
     return [encoder, pooling_to_fill(encoder, "normalised-statistics", pooling, SAME_NAMES, training.prefix)]
 
 
-@_network("ERes2NetV2", "layer3_ds.weight")
-@_network("ERes2Net", "layer1_downsample.weight")
+@network("ERes2NetV2", "layer3_ds.weight")
+@network("ERes2Net", "layer1_downsample.weight")
 def _eres2net(training: Training) -> list[ComponentToFill]:
     width, scale = training.shape("conv1.weight", 4)[0], training.count("layer1.0.convs.")
     expansion = training.shape("layer1.0.conv3.weight", 4)[0] // width
@@ -187,15 +189,15 @@ def _eres2net(training: Training) -> list[ComponentToFill]:
         "scale": scale,
         "expansion": expansion,
         "fusion": "last" if training.has("layer3_ds.weight") else "all",
-        "bins": 8 * last // (_statistics(training)[1] * width * 8 * expansion),
+        "bins": 8 * last // (statistics_of(training)[1] * width * 8 * expansion),
         **training.window_unless("povey"),
     }
     names = eres2net(scale) if first == "conv2_1" else SAME_NAMES
     encoder = encoder_to_fill("eres2net", args, names, training.prefix)
-    return [encoder, _segment_pooling(training, encoder, training.has("seg_2.weight"))]
+    return [encoder, segment_pooling(training, encoder, training.has("seg_2.weight"))]
 
 
-@_network("ResNet", "layer1.0.conv1.weight")
+@network("ResNet", "layer1.0.conv1.weight")
 def _resnet(training: Training) -> list[ComponentToFill]:
     counts = tuple(training.count(f"layer{stage}.") for stage in range(1, 5))
     deep = training.has("layer1.0.conv3.weight")
@@ -206,13 +208,13 @@ def _resnet(training: Training) -> list[ComponentToFill]:
             sources_hint(),
         )
     width, last = training.shape("conv1.weight", 4)[0], training.shape("seg_1.weight", 2)[1]
-    bins = last // (_statistics(training)[1] * width * (4 if deep else 1))
+    bins = last // (statistics_of(training)[1] * width * (4 if deep else 1))
     args = {"depth": depths[0], "width": width, "bins": bins, **training.window_unless("hamming")}
     encoder = encoder_to_fill("resnet", args, SAME_NAMES, training.prefix)
-    return [encoder, _segment_pooling(training, encoder, training.has("seg_2.weight"))]
+    return [encoder, segment_pooling(training, encoder, training.has("seg_2.weight"))]
 
 
-@_network("RepVGG", "stage0.rbr_reparam.weight")
+@network("RepVGG", "stage0.rbr_reparam.weight")
 def _repvgg(training: Training) -> list[ComponentToFill]:
     """One without squeeze-excitation, whose branches are merged (`merged_branches`)."""
     first, _, kernel, _ = training.shape("stage0.rbr_reparam.weight", 4)
@@ -221,10 +223,10 @@ def _repvgg(training: Training) -> list[ComponentToFill]:
     groups = 1
     if blocks[0] > 1:  # the second layer of the first stage is the first that may be divided
         groups = widths[0] // training.shape("stage1.1.rbr_reparam.weight", 4)[1]
-    values, last = _statistics(training)[1], training.shape("seg.weight", 2)
+    values, last = statistics_of(training)[1], training.shape("seg.weight", 2)
     args: dict[str, Any] = {"widths": [first, *widths], "blocks": blocks, "kernel": kernel, "groups": groups}
     args |= {"bins": 8 * last[1] // (values * widths[-1]), **training.window_unless("hamming")}
     encoder = encoder_to_fill("repvgg", args, SAME_NAMES, training.prefix)
-    pooling = {"dimension": last[0], **_statistics(training)[0]}
+    pooling = {"dimension": last[0], **statistics_of(training)[0]}
     names = WeightNames((("seg_1.", "seg."), ("pool.", "pool.")))
     return [encoder, pooling_to_fill(encoder, "resnet", pooling, names, training.prefix)]

@@ -9,7 +9,8 @@ from torch import nn
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
-from knn_cli.networks.encoders.ecapa import DeepSoftmax, EcapaPooling, EcapaTDNN, reflect_pad
+from knn_cli.networks.encoders.ecapa import DeepSoftmax, EcapaPooling, EcapaTDNN
+from knn_cli.networks.features import reflect_pad
 from knn_cli.networks.importers.weight_names import ECAPA as SPELLING
 from knn_cli.networks.importers.weight_names import ECAPA_POOLING, WeightNames, speechbrain_classifier
 from knn_cli.networks.network import Network

@@ -1,0 +1,174 @@
+"""ReDimNet over log-mel spectrograms: stages of two dimensions and of one, whose outputs have one shape.
+
+Yakovlev et al., "Reshape dimensions network for speaker recognition", Interspeech 2024 (arXiv:2407.18223). Between
+stages, the map (C, F, T) of each is (C F, T), and a stage begins with a learnt mixture of all outputs before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.registry import ENCODERS
+from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
+from knn_cli.networks.encoders.redimnet_blocks import (
+    TIME_BLOCKS,
+    ChannelNorm,
+    ConvBlock,
+    ResidualBlock,
+    TimeBlock,
+    within,
+)
+from knn_cli.networks.features import LogMel, PaddedLogMel, frame_mask
+
+__all__ = ["ReDimNet"]
+
+MAP_BLOCKS = ("convnext", "convnext-relu", "resnet", "resnet-excited")
+
+
+@ENCODERS.register("redimnet")
+class ReDimNet(FilterBankEncoder):
+    """Log-mel features to the only layer of this encoder, the mixture of all its stages.
+
+    Parameters
+    ----------
+    width : int
+        Channels C of the stem.
+    stages : sequence of four int each
+        For each stage: by how much it divides frequencies and multiplies channels; blocks on the map; by how much the
+        channels are widened within these; width of the block over time (0: none).
+    blocks : sequence of two str
+        Their kinds: on maps, one of `MAP_BLOCKS`, and over time, one of `redimnet_blocks.TIME_BLOCKS`.
+    group : int
+        Channels of a group in the convolutions of blocks; 0: one group.
+    out : int
+        Width of the layer after a last convolution; 0: without one.
+    bins : int
+        Mel bins F.
+    features : str
+        "padded" (`PaddedLogMel`, the authors'), or the window of Kaldi's filter bank, "hamming" (wespeaker's) or
+        "povey".
+    hop : int
+        Samples from one frame to the next of "padded" features; others have 160.
+    """
+
+    title = "ReDimNet"
+
+    mask_kind = "filter bank"
+
+    def __init__(
+        self,
+        width: int = 16,
+        stages: Sequence[Sequence[int]] = (
+            *((1, 2, 1, 96), (2, 2, 1, 96), (1, 3, 1, 96)),
+            *((2, 4, 1, 144), (1, 4, 1, 144), (2, 4, 1, 288)),
+        ),
+        blocks: Sequence[str] = ("convnext", "conv+att"),
+        group: int = 4,
+        out: int = 0,
+        bins: int = 72,
+        features: str = "padded",
+        hop: int = 160,
+    ) -> None:
+        _check(width, stages, blocks, bins)
+        if width < group:
+            raise KnnError(f"ReDimNet cannot have groups of {group} channels where its stem has {width}.")
+        on_map, over_time = blocks
+        front = PaddedLogMel(bins, self.rate, hop) if features == "padded" else LogMel(bins, self.rate, features)
+        super().__init__(front, out or width * bins)
+        self.stem = nn.ModuleList([nn.Conv2d(1, width, 3, padding=1), ChannelNorm(width)])
+        built, channels, height = [], width, bins
+        for number, (stride, count, widening, hidden) in enumerate(stages):
+            stage = nn.Module()
+            if number:
+                stage.mixture = nn.Parameter(torch.zeros(1, number + 1, width * bins, 1))
+            after = stride * channels
+            stage.stride = nn.Conv2d(channels, after * widening, (stride, 1), (stride, 1))
+            channels, height = after, height // stride
+            stage.blocks = nn.ModuleList(_map_block(on_map, channels * widening, group, height) for _ in range(count))
+            stage.squeeze = _squeeze(channels, widening, group) if widening > 1 else None
+            stage.time = TimeBlock(width * bins, hidden, over_time) if hidden else None
+            built.append(stage)
+        self.stages = nn.ModuleList(built)
+        self.mixture = nn.Parameter(torch.zeros(1, len(stages) + 1, width * bins, 1))
+        self.mfa = nn.Sequential(nn.Conv1d(width * bins, out, 1), nn.BatchNorm1d(out)) if out else nn.Sequential()
+
+    def block_list(self) -> list[nn.Module]:
+        """As `Encoder.block_list`."""
+        return list(self.stages)
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
+
+    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        real = None if counts is None else frame_mask(counts, features.shape[2]).unsqueeze(1)  # (B, 1, T)
+        x = features.unsqueeze(1)  # (B, 1, F, T)
+        for module in self.stem:
+            x = module(x)
+        outputs = [_flat(x)]  # (B, F C, T) each
+        for number, stage in enumerate(self.stages):
+            x = _mixed(outputs, cast(Tensor, stage.mixture)) if number else outputs[0]
+            outputs.append(self._run(stage, x, real))
+        return cast(Tensor, self.mfa(_mixed(outputs, self.mixture)).transpose(1, 2))  # (B, T, F C or out)
+
+    @staticmethod
+    def _run(stage: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+        """(B, F C, T) through a stage to the same shape."""
+        convolution = cast(nn.Conv2d, stage.stride)
+        x = x.unflatten(1, (-1, convolution.in_channels)).transpose(1, 2)  # (B, C, F, T)
+        x = convolution(x)
+        for block in cast(nn.ModuleList, stage.blocks):
+            x = block(x, real)
+        if stage.squeeze is not None:
+            x = cast(nn.Sequential, stage.squeeze)(within(x, real))
+        x = _flat(x)
+        return x if stage.time is None else cast(Tensor, stage.time(x, real))
+
+
+def _check(width: int, stages: Sequence[Sequence[int]], blocks: Sequence[str], bins: int) -> None:
+    if len(blocks) != 2 or blocks[0] not in MAP_BLOCKS or blocks[1] not in TIME_BLOCKS:
+        known = f"On maps {', '.join(MAP_BLOCKS)}; over time {', '.join(TIME_BLOCKS)}."
+        raise KnnError(f"ReDimNet has no blocks {' and '.join(blocks)!r}.", known)
+    if not stages or any(len(stage) != 4 or min(stage[:3]) < 1 or stage[3] < 0 for stage in stages) or width < 1:
+        raise KnnError("ReDimNet needs stages of four numbers each.", "Stride, blocks, widening and width over time.")
+    height = bins
+    for stride, *_ in stages:
+        if height % stride:
+            raise KnnError(f"ReDimNet cannot divide {height} frequencies by {stride}.", "Choose other bins or strides.")
+        height //= stride
+
+
+def _map_block(kind: str, channels: int, group: int, height: int) -> nn.Module:
+    if kind.startswith("convnext"):
+        return ConvBlock(channels, group, relu=kind == "convnext-relu")
+    return ResidualBlock(channels, group, height if kind == "resnet-excited" else 0)
+
+
+def _squeeze(channels: int, widening: int, group: int) -> nn.Sequential:
+    """Back from widened channels to those of the stage."""
+    groups = channels // group if group else 1
+    return nn.Sequential(
+        nn.Conv2d(channels * widening, channels, 3, padding=1, groups=groups),
+        nn.BatchNorm2d(channels, eps=1e-6),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, 1),
+    )
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, C, F, T) -> (B, F C, T), the channels of a frequency beside each other."""
+    return x.transpose(1, 2).flatten(1, 2)
+
+
+def _mixed(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """N of (B, F C, T), and weights (1, N, F C, 1) before their softmax over N -> (B, F C, T)."""
+    shares = weights.softmax(dim=1)
+    total = outputs[0] * shares[:, 0]
+    for number, output in enumerate(outputs[1:], start=1):
+        total = total + output * shares[:, number]
+    return total
