@@ -33,6 +33,7 @@ COMMANDS = {
     "fuse": (RECOGNITION, "Fuse scores of several systems of languages, dialects or speakers, and calibrate them."),
     "verify": (RECOGNITION, "Score speaker trials: is it the same speaker in both recordings?"),
     "diarize": (DIARIZATION, "Find out who spoke when: the turns of each speaker, on stdout or in files."),
+    "tune": (DIARIZATION, "Choose settings of diarize on recordings with reference turns."),
 }
 
 

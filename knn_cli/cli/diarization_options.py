@@ -23,13 +23,6 @@ class ClusteringMethod(str, Enum):
     hdbscan = "hdbscan"
 
 
-class Preset(str, Enum):
-    """Recipes of other programs."""
-
-    pyannote = "pyannote-3.1"
-    community = "pyannote-community-1"
-
-
 class TurnFormat(str, Enum):
     """Formats of turns."""
 
@@ -51,6 +44,12 @@ class Overlap(str, Enum):
     keep = "keep"
     mute = "mute"
     cut = "cut"
+
+
+def _complete_presets(incomplete: str) -> list[str]:
+    from knn_cli.diarization.presets import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
 
 
 SourcesArgument = Annotated[
@@ -193,5 +192,12 @@ ClustererOption = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Preset | None, valued("--preset", metavar="NAME", panel=MODEL, help="As pyannote-3.1 or pyannote-community-1.")
+    str | None,
+    valued(
+        "--preset",
+        metavar="NAME",
+        panel=MODEL,
+        autocompletion=_complete_presets,
+        help="As pyannote-3.1, -community-1, or FILE.",
+    ),
 ]

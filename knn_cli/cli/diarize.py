@@ -39,7 +39,7 @@ from knn_cli.cli.diarization_options import (
     UemOption,
     UnwantedOption,
 )
-from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings, choose_options
+from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
 from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
@@ -67,6 +67,7 @@ from knn_cli.cli.options import (
 )
 from knn_cli.cli.settings import read_settings
 from knn_cli.cli.stdin import NameOption
+from knn_cli.cli.tunable_settings import check_kept, chosen_options, segmenter_of
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
     from knn_cli.recognition.speaker_decision import SpeakerDecision
-
-SILERO = "silero"
 
 _TOGETHER = (  # at most one option of each group
     ("rttm", "out", "out_dir"),
@@ -202,8 +201,6 @@ def diarize(
     refuse_beside(ctx, "turns", _BESIDE_TURNS, "The turns are given, so none are looked for.")
     tuning = read_settings(DiarizationSettings, settings)
     _check_settings(ctx, tuning)
-    vad = SILERO if segmentation == SILERO else "ours"
-    network = None if vad == SILERO else segmentation
     check_speakers(num_speakers, min_speakers, max_speakers)
     channel = sound_channel(channel, track)
     reading.track_and_channel(channel)
@@ -211,11 +208,12 @@ def diarize(
         if threshold is not None:
             speaker_decision.check_threshold(threshold)
     lengths = {"min_turn": min_turn, "max_gap": max_gap, "margin": margin}
-    options = choose_options(clusterer and clusterer.value, preset and preset.value, tuning, lengths)
-    options = replace(options, vad=vad, segmentation=network)
+    options = chosen_options(clusterer and clusterer.value, preset, tuning, lengths, segmentation)
 
     received = stdin.open_sources(ctx, sources, name)
     found = diarization_sources.find(ctx, received.paths)
+    if found.kept:
+        check_kept(preset, options, found.paths[0])
     given = diarization_sources.given_turns(found, turns)
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
     edits = diarization_edits.read_edits(ctx, found.names, options.max_gap)
@@ -257,7 +255,7 @@ def diarize(
         options.clusterer, options.clusterer_settings, voice
     )  # impossible settings are refused before any file
     if embedder is not None and not found.kept:
-        segmenter = _segmenter(vad, network, embedder)
+        segmenter = segmenter_of(options, embedder)
         detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
         chosen = model if segmentation is not None else None  # by the user, both of them
         note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
@@ -343,12 +341,6 @@ def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
         for name in CLUSTERING_SETTINGS:
             if getattr(settings, name) is not None:
                 raise KnnError(f"--preset and the setting {name} cannot be combined.", "Choose one of them.")
-
-
-def _segmenter(vad: str, model: str | None, embedder: Embedder) -> Segmenter | None:
-    from knn_cli.diarization.segmentation import Segmenter
-
-    return None if vad == SILERO else Segmenter(model, embedder=embedder)
 
 
 def _enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:

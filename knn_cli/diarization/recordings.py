@@ -99,7 +99,7 @@ def diarize_recordings(
             elif analysed is None:
                 yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
             else:
-                analysis = _analysis(path, embedder, settings["options"], channel)
+                analysis = analyse_recording(path, embedder, settings["options"], channel)
                 try:
                     if _has_enough_windows(analysis, settings):
                         result = diarize_analysis(analysis, embedder.bundle, **settings)
@@ -186,7 +186,8 @@ def diarize_analysis(
     )
 
 
-def _analysis(path: Path, embedder: Embedder, options: DiarizationOptions, channel: str) -> KeptAnalysis:
+def analyse_recording(path: Path, embedder: Embedder, options: DiarizationOptions, channel: str) -> KeptAnalysis:
+    """All of a recording's diarization that takes time; AudioError for the file, BundleError for the models."""
     from knn_cli.diarization.segmentation import Segmenter
 
     network = kept_analysis.SILERO

@@ -7,6 +7,7 @@ each frame. A speaker that only the clusters of short windows know is none (`mer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +78,24 @@ def _score_long_windows(segmentation: Segmentation, local: Sequence[LocalSpeaker
     return reconstruction.aggregate(segmentation, local, hard_assignment)
 
 
+@dataclass(frozen=True)
+class SpeakerActivity:
+    """Who is active in each frame, before turns are made of it.
+
+    Attributes
+    ----------
+    active : (frames, S) bool array
+    scores : (frames, S) float32 array
+        NaN where a speaker is not active.
+    labels : (N,) int64 array
+        Speaker of each short window, -1 without an embedding.
+    """
+
+    active: NDArray[np.bool_]
+    scores: Floats
+    labels: Labels
+
+
 def reconstruct(
     embeddings: WindowEmbeddings,
     labels: Labels,
@@ -87,10 +106,17 @@ def reconstruct(
     min_speakers: int | None = None,
 ) -> Diarization:
     """Turns of the recording's speakers from the clusters (N,) of short windows, of at least `min_speakers`."""
-    from knn_cli.diarization import post_processing, reconstruction
+    activity = find_activity(embeddings, labels, min_speakers=min_speakers)
+    return make_turns(activity, embeddings, options, seconds, recording)
+
+
+def find_activity(embeddings: WindowEmbeddings, labels: Labels, *, min_speakers: int | None = None) -> SpeakerActivity:
+    """The activity of the speakers, of at least `min_speakers`, from the clusters (N,) of short windows."""
+    from knn_cli.diarization import reconstruction
 
     if not (labels >= 0).any():
-        return Diarization((), recording, seconds=seconds)
+        nobody = np.zeros((embeddings.segmentation.frames, 0))
+        return SpeakerActivity(nobody.astype(bool), nobody.astype(np.float32), labels)
     counts = reconstruction.speaker_count(embeddings.segmentation)
     while True:
         scores = aggregate_scores(embeddings, labels)
@@ -100,11 +126,20 @@ def reconstruct(
             break
         labels = merged
     reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
-    turns = post_processing.frame_turns(
-        active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
-    )
     scores[~active] = np.nan
-    return _to_diarization(turns, scores, embeddings, labels, seconds, recording)
+    return SpeakerActivity(active, scores, labels)
+
+
+def make_turns(
+    activity: SpeakerActivity, embeddings: WindowEmbeddings, options: DiarizationOptions, seconds: float, recording: str
+) -> Diarization:
+    """Turns from the activity of speakers, with the pauses, margins and shortest turn of the options."""
+    from knn_cli.diarization import post_processing
+
+    turns = post_processing.frame_turns(
+        activity.active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
+    )
+    return _to_diarization(turns, activity.scores, embeddings, activity.labels, seconds, recording)
 
 
 def merge_contradicted(embeddings: WindowEmbeddings, labels: Labels, active: NDArray[np.bool_]) -> Labels | None:

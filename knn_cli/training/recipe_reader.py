@@ -10,7 +10,6 @@ import difflib
 import inspect
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,13 +19,8 @@ from msgspec import inspect as types
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
-from knn_cli.core.texts import read_text
+from knn_cli.core.toml_files import read_toml
 from knn_cli.training.recipe import COMPONENTS, ComponentConfig, Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["check_args", "parse", "read"]
 
@@ -55,12 +49,7 @@ def read(path: Path | str) -> Recipe:
         If the file cannot be read or is not TOML, or if anything in it is unknown or impossible.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(read_text(path, "a recipe in TOML"))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
-        hint = "docs/training.md shows what a recipe looks like."
-        raise KnnError(f"The recipe {path} is not TOML: {reason}.", hint) from error
+    table = read_toml(path, "recipe", "docs/training.md shows what a recipe looks like.")
     return parse(table, path.stem)
 
 

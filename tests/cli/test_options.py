@@ -17,6 +17,7 @@ import pytest
 from knn_cli.cli import app, diarization_options, timeline
 from knn_cli.cli.app import load
 from knn_cli.cli.settings import read_settings, setting
+from knn_cli.cli.tunable_settings import TunableSettings
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import CLUSTERERS
 from knn_cli.diarization.presets import PRESETS
@@ -24,7 +25,20 @@ from knn_cli.formats.span_formats import TIMELINE_FORMATS, TURN_FORMATS
 from knn_cli.networks import bundle
 from tests.helpers.command import done, knn
 
-ORDER = ["convert", "embed", "info", "split", "train", "evaluate", "classify", "timeline", "fuse", "verify", "diarize"]
+ORDER = [
+    "convert",
+    "embed",
+    "info",
+    "split",
+    "train",
+    "evaluate",
+    "classify",
+    "timeline",
+    "fuse",
+    "verify",
+    "diarize",
+    "tune",
+]
 COMMANDS = {name: load(name) for name in ORDER}
 CALLBACKS = {name: getattr(import_module(f"knn_cli.cli.{name}"), name) for name in ORDER}
 MAX_HELP_LINES = 72
@@ -114,7 +128,8 @@ def test_examples_have_only_options_that_there_are(name: str) -> None:
 
 def test_choices_are_those_of_the_registries() -> None:
     assert {method.value for method in diarization_options.ClusteringMethod} == set(CLUSTERERS.names())
-    assert {preset.value for preset in diarization_options.Preset} == set(PRESETS)
+    tunable = {name: set(get_args(get_args(kind)[0])) for name, kind in get_type_hints(TunableSettings).items()}
+    assert tunable["preset"] == set(PRESETS) and tunable["clusterer"] == set(CLUSTERERS.names())
     assert {format.value for format in diarization_options.TurnFormat} == set(TURN_FORMATS)
     assert {format.value for format in timeline.TimelineFormat} == set(TIMELINE_FORMATS)
 

@@ -254,6 +254,12 @@ def tables(folder: Path) -> None:
             for start, length, who in ((0.1, 0.8, "anna"), (0.9, 0.7, "bea"), (1.5, 0.6, "anna"))
         )
     )
+    (folder / "corpus.rttm").write_text(
+        "".join(
+            f"SPEAKER {path.stem} 1 0.1 0.8 <NA> <NA> anna <NA> <NA>\n"
+            for path in sorted((folder / "corpus").rglob("*.wav"))
+        )
+    )
     (folder / "plain.uem").write_text("plain 1 0.000 2.200\n")
     edits = [
         {"edit": "merge", "speaker": "SPEAKER_01", "into": "SPEAKER_00"},

@@ -104,6 +104,10 @@ WRITES = (
     _texts("diarize to RTTM", "diarize", "meeting.wav", *TINY, *SILERO, "--rttm", "{d}/out.rttm"),
     _texts("diarize to a player", "diarize", "plain.wav", *TINY, *SILERO, "-o", "{d}/out.html"),
     _texts("diarize a folder", "diarize", "corpus", *TINY, *SILERO, "--out-dir", "{d}/out", "--format", "json"),
+    _texts(
+        "tune",
+        *("tune", "corpus", "--reference", "corpus.rttm", *TINY, *SILERO, "--grid", "margin=0", "-o", "{d}/out.toml"),
+    ),
     Write("keep", ("diarize", "meeting.wav", *TINY, *SILERO, "--keep", "{d}/kept.h5", "--rttm", "{d}/out.rttm")),
     Write(
         "speakers",
