@@ -90,6 +90,7 @@ _SPEAKER_ENCODERS = (
     "knn_cli.networks.encoders.resnet",
     "knn_cli.networks.encoders.campplus",
     "knn_cli.networks.encoders.tdnn",
+    "knn_cli.networks.encoders.conv_asr",
 )  # these modules register their encoder, its pooling and, for some, its head
 ENCODERS = Registry(
     "encoder",

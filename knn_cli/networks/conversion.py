@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
     from knn_cli.networks.onnx_export import Export
 
-CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt"])
+CHECKPOINT_SUFFIXES = frozenset([".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".nemo"])
 CLASS_TABLES = ("utt2spk", "utt2lang")  # lines are `utterance class`
 ONNX = ".onnx"
 
@@ -183,6 +183,8 @@ def _is_checkpoint(src: Path) -> bool:
     """Whether a path looks like a checkpoint: a file by its suffix, a folder by its contents."""
     if src.is_dir():
         weights = [*src.glob("*.safetensors"), *src.glob("pytorch_model*.bin"), *src.glob("model.bin")]
+        if len([*src.glob("*.nemo")]) == 1:
+            return True
         alone = ("hyperparams.yaml", "avg_model.pt", "pytorch_model.bin", *EXPERIMENT_MODELS)
         return ((src / "config.json").is_file() and bool(weights)) or any((src / name).is_file() for name in alone)
     return src.suffix.lower() in CHECKPOINT_SUFFIXES or _is_torch_archive(src)

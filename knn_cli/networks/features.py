@@ -1,14 +1,15 @@
-"""Filter-bank features: mel powers, and the mean-normalised log-mel features of Kaldi, speechbrain and ReDimNet.
+"""Filter-bank features: mel powers, and the normalised log-mel features of Kaldi, speechbrain, ReDimNet and NeMo.
 
-`LogMel`, `DecibelMel` and `PaddedLogMel` map waveforms (B, S) to features (B, T, F) and give a clip the same features
-in a padded batch as on its own: means, maxima and padding depend on the clip's samples only, and features past its end
-are zero.
+`LogMel`, `DecibelMel`, `PaddedLogMel` and `StandardMel` map waveforms (B, S) to features (B, T, F) and give a clip the
+same features in a padded batch as on its own: means, maxima and padding depend on the clip's samples only, and features
+past its end are zero.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ __all__ = [
     "LogMel",
     "MelPower",
     "PaddedLogMel",
+    "StandardMel",
     "check_clip_lengths",
     "frame_mask",
     "mel_matrix",
     "power_spectra",
     "reflect_pad",
+    "slaney_matrix",
     "windows",
 ]
 
@@ -51,6 +54,26 @@ def mel_matrix(bins: int, size: int, rate: int, low: float, high: float) -> NDAr
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre))
     return cast(NDArray[np.float32], np.maximum(triangles, 0.0).astype(np.float32))
+
+
+def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
+    """Slaney's mel filters (size // 2 + 1, bins) float32 for the power spectrum of a `size`-point transform.
+
+    Centres equally spaced on Slaney's scale (linear to 1 kHz, logarithmic above) from 0 to half the rate; triangles
+    linear in frequency, each of area one.
+    """
+    step = math.log(6.4) / 27  # a mel above 1 kHz, which is mel 15
+
+    def hertz(mels: np.ndarray) -> np.ndarray:
+        return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(step * (mels - 15)))
+
+    top = rate / 2
+    last = 3 * top / 200 if top < 1000 else 15 + math.log(top / 1000) / step
+    edges = hertz(np.linspace(0.0, last, bins + 2))
+    points = np.linspace(0.0, top, size // 2 + 1)[:, None]  # (size // 2 + 1, 1)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre)).clip(0)
+    return torch.from_numpy((triangles * 2 / (right - left)).astype(np.float32))
 
 
 def windows(x: Tensor, size: int, step: int) -> Tensor:
@@ -246,6 +269,85 @@ def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
     end = counts[:, None] - 1
     steps = torch.where(steps > end, 2 * end - steps, steps).clamp_min(0)  # (B, T + 2 reach)
     return x.gather(2, steps.unsqueeze(1).expand(-1, x.shape[1], -1))
+
+
+class StandardMel(nn.Module):
+    """NeMo's log-mel features: each bin with mean 0 and deviation 1 over a clip's frames.
+
+    Pre-emphasis x[n] - 0.97 x[n - 1] that leaves the first sample; symmetric windows centred at every step, with
+    silence around the clip; Slaney's mels of power; ln(power + 2^-24); (value - mean) / (deviation + 1e-5), the
+    deviation unbiased. The frame at the very end, centred where the clip has no more samples, is left out.
+
+    Parameters
+    ----------
+    bins : int
+        Mel bins F.
+    window : int
+        Samples of a window, even.
+    transform : int
+        Points of the Fourier transform.
+    stride : int
+        Samples from one frame to the next.
+    shape : str
+        One of `SHAPES`.
+    rate : int
+        Samples per second.
+    """
+
+    SHAPES: ClassVar[Mapping[str, Callable[..., Tensor]]] = {
+        "hann": torch.hann_window,
+        "hamming": torch.hamming_window,
+        "blackman": torch.blackman_window,
+        "bartlett": torch.bartlett_window,
+    }
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        bins: int = 80,
+        window: int = 400,
+        transform: int = 512,
+        stride: int = 160,
+        shape: str = "hann",
+        rate: int = 16000,
+    ) -> None:
+        super().__init__()
+        if min(bins, window, stride) < 1 or window % 2 or not window <= transform:
+            raise KnnError(f"There are no {bins} mels of windows of {window} samples and {transform} points.")
+        if shape not in self.SHAPES:
+            raise KnnError(f"There are no windows {shape!r}.", f"Known: {', '.join(self.SHAPES)}.")
+        self.bins, self.size, self.transform, self.stride = bins, window, transform, stride
+        self.minimum = stride
+        self.register_buffer("window", self.SHAPES[shape](window, periodic=False), persistent=False)
+        self.register_buffer("filters", slaney_matrix(bins, transform, rate), persistent=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
+        return samples // self.stride
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            x = waveforms.float()
+            x = torch.cat([x[:, :1], x[:, 1:] - 0.97 * x[:, :-1]], dim=1)
+            if lengths is not None:
+                x = x * frame_mask(lengths, x.shape[1])  # silence past the clip's end
+            frames = windows(F.pad(x, (self.size // 2, self.size // 2)), self.size, self.stride)[:, :-1]
+            powers = power_spectra(frames * self.window, self.transform) @ self.filters  # (B, T, F)
+            mels = (powers + 2.0**-24).log()
+            mask = None if lengths is None else frame_mask(self.frames(lengths), mels.shape[1])
+            centred = _centred(mels, mask)
+            if mask is None:
+                variance = centred.square().sum(1, keepdim=True) / clamp_min(mels.shape[1] - 1, 1)
+            else:
+                variance = centred.square().sum(1, keepdim=True) / (mask.sum(1) - 1).clamp_min(1)[:, None, None]
+            return centred / (variance.sqrt() + 1e-5)
+
+
+def clamp_min(count: Samples, minimum: int) -> Samples:
+    """The larger of the two. A length is a tensor while a graph is traced, and no branch may depend on it then."""
+    return count.clamp(min=minimum) if isinstance(count, Tensor) else max(count, minimum)
 
 
 def frame_mask(counts: Tensor, frames: int) -> Tensor:

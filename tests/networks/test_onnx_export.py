@@ -55,6 +55,10 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("xvector-tdnn", {"hidden": 8, "channels": 12}),
     ("ecapa-tdnn-fbank", {"width": 16, "channels": 24, "scale": 4, "squeeze": 6}),
     ("ecapa-tdnn", {"channels": (16, 16, 24, 16, 20), "scale": 4, "squeeze": 6, "bins": 24}),
+    (
+        "conv-asr",
+        {"blocks": [{"channels": 16}, {"channels": 12, "kernel": 5, "repeat": 2, "residual": True}], "bins": 24},
+    ),
     ("campplus", {"width": 4, "channels": 8, "growth": 4, "bottleneck": 2, "blocks": (1, 1, 1), "bins": 40}),
 ]
 

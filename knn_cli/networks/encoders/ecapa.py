@@ -152,14 +152,24 @@ class EcapaPooling(Pooling):
         Width E of the embedding.
     context : bool
         Whether the attention takes the clip's mean and standard deviation together with each frame.
+    floor : float
+        The least variance: speechbrain's 1e-12, or 1e-10 of NeMo.
     """
 
     def __init__(
-        self, layers: int, channels: int, attention: int = 128, dimension: int = 192, context: bool = True
+        self,
+        layers: int,
+        channels: int,
+        attention: int = 128,
+        dimension: int = 192,
+        context: bool = True,
+        floor: float = 1e-12,
     ) -> None:
         super().__init__()
         check_sizes("ECAPA-TDNN", layers=layers, channels=channels, attention=attention, dimension=dimension)
-        self.layers, self.dimension, self.context = layers, dimension, context
+        if not 0 < floor < 1:
+            raise KnnError(f"ECAPA-TDNN pooling has no variances with a floor of {floor}.", "It is 1e-10 or less.")
+        self.layers, self.dimension, self.context, self.floor = layers, dimension, context, floor
         self.tdnn = TDNNBlock(channels * (3 if context else 1), attention)
         self.conv = nn.Conv1d(attention, channels, 1)
         self.norm = nn.BatchNorm1d(2 * channels)
@@ -180,18 +190,18 @@ class EcapaPooling(Pooling):
         weight, width = self.tdnn.conv.weight, x.shape[1]  # (A, 3C or C, 1)
         keys = F.conv1d(x, weight[:, :width], self.tdnn.conv.bias)  # (B, A, T)
         if self.context:  # the same at every frame, so its part of the product is computed once
-            whole = torch.cat(_statistics(x, real / real.sum(2, keepdim=True)), dim=1)  # (B, 2C)
+            whole = torch.cat(_statistics(x, real / real.sum(2, keepdim=True), self.floor), dim=1)  # (B, 2C)
             keys = keys + (whole @ weight[:, width:].squeeze(2).T).unsqueeze(2)
         logits = self.conv(self.tdnn.norm(F.relu(keys)).tanh()).masked_fill(~real, float("-inf"))  # (B, C, T)
-        pooled = torch.cat(_statistics(x, logits.softmax(2)), dim=1)  # (B, 2C)
+        pooled = torch.cat(_statistics(x, logits.softmax(2), self.floor), dim=1)  # (B, 2C)
         return cast(Tensor, self.fc(self.norm(pooled).unsqueeze(2)).squeeze(2))
 
 
-def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(x: Tensor, weights: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Weighted mean and standard deviation over time of (B, C, T): (B, C) each."""
     mean = (weights * x).sum(2)
     variance = (weights * (x - mean.unsqueeze(2)).square()).sum(2)
-    return mean, variance.clamp_min(1e-12).sqrt()
+    return mean, variance.clamp_min(floor).sqrt()
 
 
 @HEADS.register("deep-softmax")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import DecibelMel, LogMel, PaddedLogMel, check_clip_lengths
+from knn_cli.networks.features import DecibelMel, LogMel, PaddedLogMel, StandardMel, check_clip_lengths
 
 __all__ = ["FilterBankEncoder"]
+
+FilterBank: TypeAlias = LogMel | DecibelMel | PaddedLogMel | StandardMel
 
 
 class FilterBankEncoder(Encoder):
@@ -19,7 +21,7 @@ class FilterBankEncoder(Encoder):
 
     Parameters
     ----------
-    front : LogMel, DecibelMel or PaddedLogMel
+    front : LogMel, DecibelMel, PaddedLogMel or StandardMel
         The filter bank.
     channels : int
         Width C of the layer.
@@ -32,9 +34,7 @@ class FilterBankEncoder(Encoder):
     rate = 16000
     title: ClassVar[str] = "this encoder"  # its name in messages
 
-    def __init__(
-        self, front: LogMel | DecibelMel | PaddedLogMel, channels: int, subsampling: int = 1, minimum: int | None = None
-    ) -> None:
+    def __init__(self, front: FilterBank, channels: int, subsampling: int = 1, minimum: int | None = None) -> None:
         super().__init__()
         self.front = front
         self.layers, self.channels, self.subsampling = 1, channels, subsampling

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,34 +21,14 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
-from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spectra, windows
+from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spectra, slaney_matrix, windows
 from knn_cli.networks.int8 import linears
 
-__all__ = ["Whisper", "WhisperMel", "slaney_matrix"]
+__all__ = ["Whisper", "WhisperMel"]
 
 _MIN_POWER = 1e-10  # mel power
 _DYNAMIC_RANGE_DECADES = 8.0  # below a clip's largest mel power; smaller powers are raised to that level
 _MAX_POSITIONS = 1500  # frames (30 seconds) whose sinusoids are precomputed
-
-
-def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
-    """Slaney's mel filters (size // 2 + 1, bins) float32 for the power spectrum of a `size`-point transform.
-
-    Centres equally spaced on Slaney's scale (linear to 1 kHz, logarithmic above) from 0 to half the rate; triangles
-    linear in frequency, each of area one.
-    """
-    step = math.log(6.4) / 27  # a mel above 1 kHz, which is mel 15
-
-    def hertz(mels: np.ndarray) -> np.ndarray:
-        return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(step * (mels - 15)))
-
-    top = rate / 2
-    last = 3 * top / 200 if top < 1000 else 15 + math.log(top / 1000) / step
-    edges = hertz(np.linspace(0.0, last, bins + 2))
-    points = np.linspace(0.0, top, size // 2 + 1)[:, None]  # (size // 2 + 1, 1)
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((points - left) / (centre - left), (right - points) / (right - centre)).clip(0)
-    return torch.from_numpy((triangles * 2 / (right - left)).astype(np.float32))
 
 
 class WhisperMel(nn.Module):

@@ -22,7 +22,7 @@ _PENALTY_STATED_AT = 0.2
 
 @HEADS.register("softmax")
 class Softmax(ClassificationHead):
-    """A linear layer without margin, after batch normalisation and ReLU as in wespeaker's `Linear`, or alone.
+    """A linear layer without margin: alone, after ReLU, or after batch normalisation and ReLU as wespeaker's `Linear`.
 
     Parameters
     ----------
@@ -36,6 +36,8 @@ class Softmax(ClassificationHead):
         See `ClassificationHead`.
     label_smoothing : float
         See `ClassificationHead`.
+    rectify : bool
+        Whether ReLU comes first where nothing is normalised.
     """
 
     has_margin = False
@@ -47,9 +49,10 @@ class Softmax(ClassificationHead):
         normalize: bool = True,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
+        rectify: bool = False,
     ) -> None:
         super().__init__(dimension, classes, 0.0, class_weights, label_smoothing)
-        before = [nn.BatchNorm1d(dimension), nn.ReLU()] if normalize else []
+        before = [nn.BatchNorm1d(dimension), nn.ReLU()] if normalize else [nn.ReLU()] * rectify
         self.trans = nn.Sequential(*before, nn.Linear(dimension, classes))
 
     def logits(self, embeddings: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from knn_cli.networks.importers.averaging import averaged_content, checkpoints_t
 from knn_cli.networks.importers.checkpoint_files import read, read_yaml, sources_hint
 from knn_cli.networks.importers.components import ImportedModel, ImportedSegmenter
 from knn_cli.networks.importers.ctranslate2_file import is_ctranslate2
+from knn_cli.networks.importers.nemo_file import SUFFIX, is_nemo
 from knn_cli.networks.importers.origins import ORIGINS, origin_in
 from knn_cli.networks.importers.registry import Checkpoint, RegisteredImporter, importers
 from knn_cli.networks.importers.weight_names import EXPERIMENT_MODELS
@@ -92,14 +93,15 @@ def import_checkpoint(
 
 def _content(path: Path) -> dict[str, Any]:
     """What a file holds; {} for a folder or a file that its importer reads itself."""
-    return {} if path.is_dir() or is_ctranslate2(path) else read(path)
+    return {} if path.is_dir() or is_ctranslate2(path) or is_nemo(path) else read(path)
 
 
 def _weights_file(path: Path) -> Path:
     """The weights in a folder without a settings file, which some sources do not need; otherwise the path itself."""
     if path.is_dir() and not any((path / name).is_file() for name in ("hyperparams.yaml", "config.json")):
         files = (path / name for name in ("avg_model.pt", "pytorch_model.bin", "model.bin", *EXPERIMENT_MODELS))
-        return next((file for file in files if file.is_file()), path)
+        archives = sorted(path.glob(f"*{SUFFIX}"))
+        return next((file for file in files if file.is_file()), archives[0] if len(archives) == 1 else path)
     return path
 
 

@@ -19,7 +19,9 @@ from knn_cli.networks.importers.components import ImportedModel, ImportedSegment
 __all__ = ["Checkpoint", "Importer", "RegisteredImporter", "importer", "importers"]
 
 # Tried in this order, and in the order within each: the first importer that recognizes a checkpoint reads it.
-MODULES = ("speechbrain", "pyannote", "ctranslate2", "whisper", "redimnet", "wespeaker", "wavlm", "three_d_speaker")
+MODULES = (
+    *("speechbrain", "nemo", "pyannote", "ctranslate2", "whisper", "redimnet", "wespeaker", "wavlm", "three_d_speaker"),
+)
 
 
 @dataclass(frozen=True)

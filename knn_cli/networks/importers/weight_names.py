@@ -17,6 +17,7 @@ SOURCES = {
     "pytorch_model.bin of a ResNet",
     "IDRnD": 'a .pt file {"model_config": ..., "state_dict": ...} of a ReDimNet such as b2-vox2-ptn.pt',
     "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++, ERes2Net or ResNet",
+    "NeMo": "the .nemo file of an AmberNet, TitaNet or SpeakerNet",
     "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }
 

@@ -6,12 +6,12 @@ B clips, T frames, C channels of a layer, D channels after compression, H heads.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.features import clamp_min
 
 __all__ = [
     "MIN_VARIANCE",
@@ -25,8 +25,6 @@ __all__ = [
     "time_variance",
     "zero_padding",
 ]
-
-Count = TypeVar("Count", int, Tensor)
 
 # Lower bound of variances, so that the gradient of their square root stays finite.
 MIN_VARIANCE = 1e-7
@@ -102,11 +100,6 @@ def time_mean(frames: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return frames.mean(dim=1)
     return zero_padding(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-
-
-def clamp_min(count: Count, minimum: int) -> Count:
-    """The larger of the two. A length is a tensor while a graph is traced, and no branch may depend on it then."""
-    return count.clamp(min=minimum) if isinstance(count, Tensor) else max(count, minimum)
 
 
 def time_variance(frames: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
