@@ -31,6 +31,9 @@ _HARMLESS = (
     *("dataset_args.shuffle", "dataset_args.shuffle_args.shuffle_size", "dataset_args.raw_wav", "dataset_args.filter"),
     *("dataset_args.resample_rate", "dataset_args.fbank_args.frame_shift", "dataset_args.fbank_args.frame_length"),
     *("optimizer_args.fused", "model_init", "margin_update.update_margin", "data_type"),
+    # Written into config.yaml by a training, and following from other keys.
+    *("projection_args.embed_dim", "projection_args.num_class", "projection_args.do_lm", "margin_update.epoch_iter"),
+    *("scheduler_args.num_epochs", "scheduler_args.epoch_iter", "scheduler_args.scale_ratio", "optimizer_args.lr"),
 )
 
 
@@ -270,7 +273,9 @@ def _data(settings: _Settings, path: Path, raw: Mapping[str, Any]) -> dict[str, 
     settings.read.add("dataset_args.filter_args.max_num_frames")  # of longer ones 8 s are taken, and of these the crop
     loss = raw.get("loss_args")
     weights = loss.get("weight") if isinstance(loss, dict) else None
-    dialects = "naki" in path.stem or (isinstance(weights, list) and len(weights) == len(CZECH_DIALECTS))
+    weighted = len(weights) if isinstance(weights, list) else None  # one of a dumped tensor has other entries
+    classes = settings.values.get("projection_args.num_class", weighted)
+    dialects = "naki" in path.stem or classes in (len(CZECH_DIALECTS), 3 * len(CZECH_DIALECTS))  # with other speeds
     return {
         "label": "subgroup" if dialects else "group",
         "seconds": ((frames - 1) * 10 + 25) / 1000,

@@ -205,6 +205,18 @@ def test_a_tensor_in_the_settings_is_read_without_running_anything(tmp_path: Pat
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.parametrize(("classes", "label"), [(13, "subgroup"), (39, "subgroup"), (107, "group")])
+def test_what_a_training_wrote_into_its_settings_is_not_lost(tmp_path: Path, classes: int, label: str) -> None:
+    """The number of classes says which labels they are where the weights are a tensor, as nothing else does."""
+    given = settings("wavlm_base_MHFA_LR")
+    given["projection_args"] |= {"num_class": classes, "embed_dim": 256, "do_lm": False}
+    given["loss_args"] = {"weight": [["storage"], 0, [classes], [1], False, []]}  # of a tensor that was dumped
+    given["scheduler_args"] |= {"num_epochs": 40, "epoch_iter": 9, "scale_ratio": 8.0}
+    found = recipe_of_wespeaker(written(tmp_path, "config", given))
+    assert found.tables["data"]["label"] == label
+    assert not [key for key in found.left if key.startswith(("projection_args", "scheduler_args"))]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
