@@ -236,7 +236,8 @@ class PaddedLogMel(nn.Module):
         self.minimum = self.size // 2 + 1  # so that half a window can be reflected
         around = (self.size - rate // 40) // 2
         self.register_buffer("window", F.pad(torch.hamming_window(rate // 40), (around, around)), persistent=False)
-        mels = np.linspace(*(2595 * np.log10(1 + np.array([20.0, 7600.0]) / 700)), bins + 2)
+        low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (20.0, 7600.0))
+        mels = np.linspace(low, high, bins + 2)
         edges = 700 * (10 ** (mels / 2595) - 1)
         points = np.linspace(0, rate / 2, self.size // 2 + 1)[:, None]
         rising, falling = (points - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - points) / np.diff(edges)[1:]

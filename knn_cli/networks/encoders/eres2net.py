@@ -108,7 +108,7 @@ class ERes2Net(FilterBankEncoder):
             else:
                 below = zero_ends(getattr(self, f"layer{stage - 1}_downsample")(fused), counts)
                 fused = getattr(self, ("fuse_mode12", "fuse_mode123", "fuse_mode1234")[stage - 2])(x, below)
-        return cast(Tensor, fused.flatten(1, 2).transpose(1, 2))  # (B, T, C * F)
+        return fused.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
 
 
 def _downsample(before: int, after: int) -> nn.Conv2d:

@@ -82,17 +82,9 @@ class ReDimNet(FilterBankEncoder):
         super().__init__(front, out or width * bins)
         self.stem = nn.ModuleList([nn.Conv2d(1, width, 3, padding=1), ChannelNorm(width)])
         built, channels, height = [], width, bins
-        for number, (stride, count, widening, hidden) in enumerate(stages):
-            stage = nn.Module()
-            if number:
-                stage.mixture = nn.Parameter(torch.zeros(1, number + 1, width * bins, 1))
-            after = stride * channels
-            stage.stride = nn.Conv2d(channels, after * widening, (stride, 1), (stride, 1))
-            channels, height = after, height // stride
-            stage.blocks = nn.ModuleList(_map_block(on_map, channels * widening, group, height) for _ in range(count))
-            stage.squeeze = _squeeze(channels, widening, group) if widening > 1 else None
-            stage.time = TimeBlock(width * bins, hidden, over_time) if hidden else None
-            built.append(stage)
+        for number, sizes in enumerate(stages):
+            built.append(Stage(number, channels, height, sizes, group, (on_map, over_time)))
+            channels, height = sizes[0] * channels, height // sizes[0]
         self.stages = nn.ModuleList(built)
         self.mixture = nn.Parameter(torch.zeros(1, len(stages) + 1, width * bins, 1))
         self.mfa = nn.Sequential(nn.Conv1d(width * bins, out, 1), nn.BatchNorm1d(out)) if out else nn.Sequential()
@@ -111,23 +103,54 @@ class ReDimNet(FilterBankEncoder):
         for module in self.stem:
             x = module(x)
         outputs = [_flat(x)]  # (B, F C, T) each
-        for number, stage in enumerate(self.stages):
-            x = _mixed(outputs, cast(Tensor, stage.mixture)) if number else outputs[0]
-            outputs.append(self._run(stage, x, real))
+        for stage in cast(Sequence[Stage], self.stages):
+            x = outputs[0] if stage.mixture is None else _mixed(outputs, stage.mixture)
+            outputs.append(stage(x, real))
         return cast(Tensor, self.mfa(_mixed(outputs, self.mixture)).transpose(1, 2))  # (B, T, F C or out)
 
-    @staticmethod
-    def _run(stage: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
-        """(B, F C, T) through a stage to the same shape."""
-        convolution = cast(nn.Conv2d, stage.stride)
-        x = x.unflatten(1, (-1, convolution.in_channels)).transpose(1, 2)  # (B, C, F, T)
-        x = convolution(x)
-        for block in cast(nn.ModuleList, stage.blocks):
+
+class Stage(nn.Module):
+    """Fewer frequencies of more channels, blocks on this map, and a block over time.
+
+    Parameters
+    ----------
+    number : int
+        Stages before, each of which gives this one an output; so does the stem.
+    channels, height : int
+        Channels and frequencies before.
+    sizes : sequence of four int
+        See `ReDimNet`.
+    group : int
+        See `ReDimNet`.
+    blocks : (str, str)
+        See `ReDimNet`.
+    """
+
+    def __init__(
+        self, number: int, channels: int, height: int, sizes: Sequence[int], group: int, blocks: tuple[str, str]
+    ) -> None:
+        super().__init__()
+        stride, count, widening, hidden = sizes
+        flat, after = channels * height, stride * channels
+        self.mixture = nn.Parameter(torch.zeros(1, number + 1, flat, 1)) if number else None
+        self.stride = nn.Conv2d(channels, after * widening, (stride, 1), (stride, 1))
+        self.blocks = nn.ModuleList(
+            _map_block(blocks[0], after * widening, group, height // stride) for _ in range(count)
+        )
+        self.squeeze = _squeeze(after, widening, group) if widening > 1 else None
+        self.time = TimeBlock(flat, hidden, blocks[1]) if hidden else None
+
+    def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """(B, F C, T), and the real frames (B, 1, T) or None -> the same shape."""
+        batch, flat, time = x.shape
+        channels = self.stride.in_channels
+        x = self.stride(x.reshape(batch, flat // channels, channels, time).transpose(1, 2))  # (B, C, F, T)
+        for block in self.blocks:
             x = block(x, real)
-        if stage.squeeze is not None:
-            x = cast(nn.Sequential, stage.squeeze)(within(x, real))
+        if self.squeeze is not None:
+            x = self.squeeze(within(x, real))
         x = _flat(x)
-        return x if stage.time is None else cast(Tensor, stage.time(x, real))
+        return x if self.time is None else cast(Tensor, self.time(x, real))
 
 
 def _check(width: int, stages: Sequence[Sequence[int]], blocks: Sequence[str], bins: int) -> None:

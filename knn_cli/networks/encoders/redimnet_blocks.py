@@ -113,7 +113,7 @@ class Excitation(nn.Module):
         means = x.mean(dim=1)  # (B, F, T)
         mean = means.mean(dim=2) if real is None else within(means, real).sum(dim=2) / real.sum(dim=2)
         factors = self.exitation(F.relu(self.squeeze(mean))).sigmoid()  # (B, F)
-        return x * factors[:, None, :, None]
+        return cast(Tensor, x * factors[:, None, :, None])
 
 
 class TimeBlock(nn.Module):
@@ -219,4 +219,4 @@ class AttentionBlock(nn.Module):
         x = self.layer_norm(x + self.attention["out_proj"](seen.transpose(1, 2).flatten(2)))
         wide = F.gelu(self.feed_forward["intermediate_dense"](x), approximate="tanh")
         x = self.final_layer_norm(x + self.feed_forward["output_dense"](wide))
-        return cast(Tensor, x.transpose(1, 2))
+        return x.transpose(1, 2)

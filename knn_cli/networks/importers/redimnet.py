@@ -53,7 +53,7 @@ def from_idrnd(checkpoint: Checkpoint) -> ImportedModel:
     if config.get("feat_type", "pt") not in ("pt", "pt_mel") or config.get("tf_optimized_arch", False):
         raise KnnError(f"{path} has features or an order of its weights that are made for TensorFlow.", sources_hint())
     spectrum = config.get("spec_params")
-    usual = {"norm_signal": False, "do_preemph": True, "spec_norm": "mn"}
+    usual: dict[str, Any] = {"norm_signal": False, "do_preemph": True, "spec_norm": "mn"}
     usual |= {"n_fft": 512, "win_length": 400, "f_min": 20, "f_max": 7600, "sample_rate": 16000}
     require_settings(spectrum if isinstance(spectrum, dict) else {}, usual, path, "ReDimNet")
     settings = checked_settings(config, _DEFAULTS, path, "ReDimNet")
@@ -63,7 +63,7 @@ def from_idrnd(checkpoint: Checkpoint) -> ImportedModel:
     if settings["block_2d_type"].endswith("_relu"):
         args["blocks"][0] += "-relu"
     encoder = encoder_to_fill("redimnet", args, names, _BACKBONE)
-    pooling = {"dimension": training.shape("linear.weight", 2)[0], "norm": training.has("bn2.weight")}
+    pooling: dict[str, Any] = {"dimension": training.shape("linear.weight", 2)[0], "norm": training.has("bn2.weight")}
     pooling |= {"statistics": "mean-deviation", **statistics_of(training)[0]}
     to_fill = [encoder, pooling_to_fill(encoder, "normalised-statistics", pooling, SAME_NAMES)]
     components = match_weights(to_fill, training.state, path, "ReDimNet", "IDRnD", extras=_LEFT_OUT)
