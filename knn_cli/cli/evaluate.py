@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,7 +35,10 @@ from knn_cli.cli.options import (
     VerboseOption,
     check_text_output,
     complete_models,
+    counted,
     epilog,
+    flag,
+    given,
     note_classifier,
     refuse_together,
     refuse_without,
@@ -44,24 +47,35 @@ from knn_cli.cli.options import (
 )
 from knn_cli.core.errors import KnnError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from knn_cli.recognition.evaluate_test_sets import TestSetOptions, TestSetResult
+
 FIGURES = "Figures"
+_TABLES = (".tsv", ".csv", ".txt", ".json", ".jsonl")
 
 EPILOG = epilog(
     "knn evaluate test.h5 --model my-dialects",
     "knn evaluate emb.h5 --model my-dialects --split split.tsv --report report/",
-    "knn evaluate scores.h5 --scores",
+    "knn evaluate scores.tsv other.tsv --keys labels.tsv",
 )
 
 
 def evaluate(
     ctx: typer.Context,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="STORE", help="Stores of sound or embeddings with true labels.")
+        list[Path],
+        typer.Argument(metavar="SOURCE", help="Stores with true labels, or tables of scores, one of each system."),
     ],
     no_vad: NoVadOption = False,
     scores: Annotated[
         bool, switch("--scores", panel=INPUT, help="Take the rows of stores as scores of their sorted labels.")
     ] = False,
+    keys: Annotated[
+        Path | None,
+        valued("--keys", metavar="FILE", panel=INPUT, help="Take true labels of tables of scores from this table."),
+    ] = None,
     out: TextOption = None,
     as_json: JsonOption = False,
     report: Annotated[
@@ -116,7 +130,7 @@ def evaluate(
     """Evaluate language or dialect recognition on labelled test sets.
 
     Accuracy, NIST LRE costs, calibration error and open-set rates are written to stdout, with confidence intervals by
-    bootstrap over recordings. Audio stores are embedded first.
+    bootstrap over recordings. Audio stores are embedded first; tables of scores need no model.
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
@@ -131,7 +145,10 @@ def evaluate(
     others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
     refuse_together(ctx, [("scores", name) for name in others])
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
-    read = [*sources, *([split] if split else [])]
+    tables = sources[0].suffix.lower() in _TABLES
+    if tables or keys is not None:
+        _check_tables(ctx, sources, others)
+    read = [*sources, *(path for path in (split, keys) if path)]
     check_text_output(out, read)
     if report is not None:
         check_report_folder(report, sources=read, force=force)
@@ -140,7 +157,9 @@ def evaluate(
     options = TestSetOptions(
         split=split, part=part, max_segments=curve, bootstrap=draws, priors=weights, use_vad=not no_vad
     )
-    if scores:
+    if tables:
+        result = _evaluate_tables(sources, keys, options)
+    elif scores:
         with scores_as_classifier(sources) as given_scores:
             result = evaluate_test_sets(sources, [given_scores], options)
     else:
@@ -168,3 +187,29 @@ def evaluate(
         command = shlex.join(["knn", *sys.argv[1:]])
         page = write_test_set_report(report, result, notes, command=command, force=force)
         console.note(f"{page}: open it in a browser.")
+
+
+def _check_tables(ctx: typer.Context, sources: list[Path], others: Sequence[str]) -> None:
+    """Raise KnnError for sources that are not all tables of scores, and for options that mean nothing to them."""
+    if unlike := [path for path in sources if path.suffix.lower() not in _TABLES]:
+        raise KnnError(f"{unlike[0]} is no table of scores.", f"Tables are called {', '.join(_TABLES)}.")
+    if names := [name for name in ("scores", *others) if name in given(ctx)]:
+        raise KnnError(f"{flag(ctx, names[0])} means nothing to tables of scores.", "Leave it out.")
+
+
+def _evaluate_tables(sources: list[Path], keys: Path | None, options: TestSetOptions) -> TestSetResult:
+    from knn_cli.recognition.evaluate_test_sets import evaluate_test_sets
+    from knn_cli.recognition.given_scores import tables_as_classifiers
+    from knn_cli.recognition.system_scores import read_systems
+
+    systems = read_systems(sources, keys)
+    for path, kind in zip(sources, systems.kinds, strict=False):
+        console.note(f"{path}: {counted(len(systems), 'row')} of {kind}.")
+    if systems.left_out:
+        console.note(f"Left out {counted(systems.left_out, 'row')} without speech.")
+    if unknown := int((systems.truth == "").sum()):
+        console.note(f"Left out {counted(unknown, 'row')} without a true label.")
+    with tables_as_classifiers(systems) as (store, classifiers):
+        result = evaluate_test_sets([store], classifiers, options)
+    result.test_sets[0].path = sources[0]
+    return result

@@ -1,7 +1,9 @@
 """Tables of scores: what systems say of every label for every row, read and written as text.
 
 A table has a header, a line for each row, and a column for each label, named by it, whose cells are natural logarithms
-of likelihoods, up to a number for each row, or any other scores. Further columns say what the row is:
+of likelihoods, up to a number for each row. Posteriors (from 0 to 1, with a sum of 1 in each row) and, of three or more
+labels, detection log-likelihood ratios under equal priors (which say such posteriors) are recognised, and become
+log-posteriors. Further columns say what the row is:
 
     name      the recording (also file, recording, utterance, segmentid, segment, path)
     start     and end, in seconds, where rows are parts of recordings
@@ -17,7 +19,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from scipy import special
@@ -27,14 +29,17 @@ from knn_cli.core.tables import tsv_field
 from knn_cli.core.texts import read_lines, read_table, tidy
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 
-__all__ = ["read_keys", "read_score_table", "write_score_table"]
+__all__ = ["ScoreKind", "read_keys", "read_score_table", "read_scores", "write_score_table"]
+
+ScoreKind = Literal["log-likelihoods", "posteriors", "detection log-likelihood ratios"]
 
 NAMES = ("name", "file", "recording", "utterance", "segmentid", "segment", "path")
 TRUTHS = ("label", "truth", "true_label", "language", "language_code", "group", "subgroup", "dialect")
 _TIMES = ("start", "end")
 _WHAT = "a table of scores"
 _HINT = "It has a header, a column name, and a column of numbers for each label."
-_MAX_SUM_ERROR = 0.01  # of posteriors that are restored from rounded LLRs
+_MAX_SUM_ERROR = 0.01  # of posteriors that are rounded, or restored from rounded LLRs
+_LEAST_POSTERIOR = 1e-10  # of what was rounded to 0
 
 
 def read_score_table(path: Path | str) -> ScoreTable:
@@ -56,6 +61,11 @@ def read_score_table(path: Path | str) -> ScoreTable:
         For a file that cannot be read, has no rows, or no two columns of labels; with its line, for a cell that is no
         finite number.
     """
+    return read_scores(path)[0]
+
+
+def read_scores(path: Path | str) -> tuple[ScoreTable, ScoreKind]:
+    """`read_score_table`, and what the scores were that the file has."""
     path = Path(path)
     first = next((line for line in read_lines(path, _WHAT) if line.strip()), "")
     return _from_json_lines(path) if first.lstrip().startswith("{") else _from_table(path)
@@ -94,12 +104,17 @@ def read_keys(path: Path | str) -> dict[str, str]:
     return keys
 
 
-def _from_table(path: Path) -> ScoreTable:
+def _from_table(path: Path) -> tuple[ScoreTable, ScoreKind]:
     columns, lines = read_table(path, _WHAT, keep_case=True)
     name, truth = _column(columns, NAMES), _column(columns, TRUTHS)
     times = [_column(columns, (time,)) for time in _TIMES]
     if name is None or not lines:
         raise KnnError(f"{path} is not {_WHAT}: it has no {'column name' if lines else 'rows'}.", _HINT)
+    if "probability" in columns and "label_2" in columns:
+        raise KnnError(
+            f"{path} has the most probable labels alone, not the scores of all.",
+            "Write JSON lines, which have the scores of all.",
+        )
     used = {name, truth, *times}
     places = [place for place in range(len(columns)) if place not in used and columns[place]]
     labels = _checked_labels(path, [columns[place] for place in places])
@@ -112,10 +127,21 @@ def _from_table(path: Path) -> ScoreTable:
                 span[row] = _number(path, number, columns[place], cells[place])
     names = [cells[name] for _, cells in lines]
     truths = [] if truth is None else [cells[truth] for _, cells in lines]
-    return _table(labels, scores, names, spans, truths)
+    logs, kind = _as_log_likelihoods(scores)
+    return _table(labels, logs, names, spans, truths), kind
 
 
-def _from_json_lines(path: Path) -> ScoreTable:
+def _as_log_likelihoods(scores: Doubles) -> tuple[Doubles, ScoreKind]:
+    """Scores (N, C) as natural logarithms of likelihoods up to a number for each row, and what they were."""
+    if (scores >= 0).all() and (abs(scores.sum(axis=1) - 1) <= _MAX_SUM_ERROR).all():
+        return np.log(np.maximum(scores, _LEAST_POSTERIOR)), "posteriors"
+    logs = _log_posteriors(scores)
+    if len(scores.T) > 2 and (abs(np.exp(logs).sum(axis=1) - 1) <= _MAX_SUM_ERROR).all():
+        return logs, "detection log-likelihood ratios"
+    return scores, "log-likelihoods"
+
+
+def _from_json_lines(path: Path) -> tuple[ScoreTable, ScoreKind]:
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(read_lines(path, _WHAT), start=1):
         if not line.strip():
@@ -135,19 +161,19 @@ def _from_json_lines(path: Path) -> ScoreTable:
         if row["llr"] is not None:
             llr[number - 1] = [_number(path, number, label, value) for label, value in row["llr"].items()]
     spans = np.asarray([[_time(row.get(time)) for row in rows] for time in _TIMES])
-    return _table(labels, _log_posteriors(path, llr), [tidy(str(row["file"])) for row in rows], spans, [])
-
-
-def _log_posteriors(path: Path, llr: Doubles) -> Doubles:
-    """Log-posteriors under equal priors: the odds of a label are exp(LLR) / (C - 1)."""
-    logs = np.asarray(special.log_expit(llr - math.log(llr.shape[1] - 1)))
-    total = np.exp(logs).sum(axis=1)
-    if np.nanmax(abs(total - 1), initial=0) > _MAX_SUM_ERROR:
+    logs = _log_posteriors(llr)
+    if np.nanmax(abs(np.exp(logs).sum(axis=1) - 1), initial=0) > _MAX_SUM_ERROR:
         raise KnnError(
             f"The log-likelihood ratios of {path} are under priors, so they do not say what the scores are.",
             "Classify without priors, and with all labels.",
         )
-    return logs
+    names = [tidy(str(row["file"])) for row in rows]
+    return _table(labels, logs, names, spans, []), "detection log-likelihood ratios"
+
+
+def _log_posteriors(llr: Doubles) -> Doubles:
+    """Log-posteriors under equal priors: the odds of a label are exp(LLR) / (C - 1)."""
+    return np.asarray(special.log_expit(llr - math.log(llr.shape[1] - 1)))
 
 
 def _table(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.recognition.fusion import trial_scores
-from knn_cli.recognition.score_tables import read_keys, read_score_table
+from knn_cli.recognition.score_tables import ScoreKind, read_keys, read_scores
 from knn_cli.recognition.trial_scores import is_trial_scores, read_trial_scores, with_keys
 from knn_cli.recognition.trials import Trials
 
@@ -41,6 +41,8 @@ class SystemScores:
         What the rows are, in the order of `scores`; of a table, those of the first system.
     left_out : int
         Rows for which a system has no scores, because they hold no speech.
+    kinds : tuple of S str
+        What the scores were that the tables have; () for trials.
     """
 
     systems: tuple[str, ...]
@@ -49,6 +51,7 @@ class SystemScores:
     truth: Texts
     rows: ScoreTable | Trials
     left_out: int = 0
+    kinds: tuple[ScoreKind, ...] = ()
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -100,7 +103,8 @@ def read_systems(paths: Sequence[Path], keys: Path | None = None) -> SystemScore
 
 
 def _read_tables(paths: Sequence[Path], names: tuple[str, ...], keys: Path | None) -> SystemScores:
-    tables = [read_score_table(path) for path in paths]
+    read = [read_scores(path) for path in paths]
+    tables, kinds = [table for table, _ in read], tuple(kind for _, kind in read)
     first = tables[0]
     for path, table in zip(paths[1:], tables[1:], strict=True):
         if differing := sorted(set(table.labels) ^ set(first.labels)):
@@ -124,7 +128,7 @@ def _read_tables(paths: Sequence[Path], names: tuple[str, ...], keys: Path | Non
                 f"{keys} has no label of {str(first.name[0])!r} or any other row.", "Names must be the same."
             )
     rows = replace(first, truth=truth, rivals=None)
-    all_rows = SystemScores(names, scores, first.labels, truth, rows, int((~audible).sum()))
+    all_rows = SystemScores(names, scores, first.labels, truth, rows, int((~audible).sum()), kinds)
     return all_rows if audible.all() else all_rows.take(audible)
 
 

@@ -46,12 +46,13 @@ MAX_HELP_LINES = 72
 # Flags that differ from command to command, and in what: each command writes its own kind of output, `timeline` and
 # `diarize` know different formats (which stand below the options), `--split` divides recordings where models are
 # trained and a speaker in `diarize`, `split --folds` draws folds into a file and `fuse --folds` measures on such,
-# `verify --speakers` takes stores only, and the switches of `knn` are listed once.
+# `fuse --keys` also of trials, `verify --speakers` takes stores only, and the switches of `knn` are listed once.
 DIFFERENT: dict[str, set[str]] = {
     "--out": {"metavar", "help"},
     "--format": {"type"},
     "--split": {"metavar", "help", "type", "multiple"},
     "--folds": {"help"},
+    "--keys": {"help"},
     "--speakers": {"metavar", "help"},
 }
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from scipy import special
 from typer.testing import CliRunner
 
 from knn_cli.cli.app import app
 from knn_cli.core.errors import KnnError
+from knn_cli.evaluation.metrics import detection_llr
 from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS
+from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.given_scores import scores_as_classifier
+from knn_cli.recognition.score_tables import write_score_table
+from knn_cli.recognition.train_classifier import train_classifier
+from knn_cli.store.writer import write_store
+from tests.helpers.embedding_sets import blobs
 
 
 def legacy(path: Path, scores: np.ndarray, labels: list[str]) -> Path:
@@ -52,3 +60,52 @@ def test_what_is_no_scores_is_refused(tmp_path: Path) -> None:
         pass
     run = CliRunner().invoke(app, ["evaluate", str(path), "--scores", "--model", "language"])
     assert run.exit_code in (1, 2) and "--scores and --model cannot be combined" in run.output
+
+
+def test_a_table_of_scores_is_evaluated_as_the_model_that_gave_them(tmp_path: Path) -> None:
+    """The figures of `knn evaluate STORE --model M`, from the scores of M in any form, to the digits of the table."""
+    rows = blobs()
+    train_classifier(rows, tmp_path / "m")
+    write_store(tmp_path / "rows.h5", rows)
+    table = replace(Classifier(tmp_path / "m").score(rows), truth=rows.subgroup)
+    logs = table.log_likelihood - special.logsumexp(table.log_likelihood, axis=1, keepdims=True)
+
+    def figures(*arguments: object) -> dict[str, list[float]]:
+        run = CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--json", "--draws", "20"])
+        assert run.exit_code == 0, run.output
+        return [json.loads(line)["figures"] for line in run.stdout.splitlines()]
+
+    expected = figures(tmp_path / "rows.h5", "--model", tmp_path / "m")[0]
+    order = np.random.default_rng(0).permutation(len(rows))
+    columns = ["c", "a", "b"]  # in another order than theirs
+    for name, scores in {
+        "logs.tsv": table.log_likelihood + np.arange(len(rows))[:, None],
+        "posteriors.csv": np.exp(logs),
+        "llr.tsv": detection_llr(logs),
+    }.items():
+        shuffled = replace(table, log_likelihood=scores).take(order).restrict(columns)
+        with (tmp_path / name).open("w") as file:
+            write_score_table(shuffled, file)
+    found = figures(tmp_path / "logs.tsv", tmp_path / "llr.tsv")
+    assert len(found) == 2
+    for model in [*found, *figures(tmp_path / "posteriors.csv")]:
+        for figure, values in expected.items():
+            np.testing.assert_allclose(model[figure], values, atol=2e-3, err_msg=figure)
+
+
+def test_tables_that_cannot_be_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("name\tx\ty\nr1\t1\t0\nr2\t0\t3\n")
+    best = "file\tstart\tend\tlabel\tprobability\tlabel_2\tprobability_2\nr\t0\t1\tx\t1\ty\t0\n"
+    (tmp_path / "best.tsv").write_text(best)
+    (tmp_path / "keys.tsv").write_text("name\tlabel\nr1\tx\n")
+    for arguments, sentence in (
+        (["a.tsv"], "have no true labels"),
+        (["best.tsv"], "has the most probable labels alone"),
+        (["a.tsv", "--model", "language"], "--model means nothing to tables of scores"),
+        (["a.tsv", "rows.h5"], "rows.h5 is no table of scores"),
+        (["rows.h5", "--keys", str(tmp_path / "keys.tsv")], "rows.h5 is no table of scores"),
+        (["missing.tsv"], "missing.tsv"),
+    ):
+        paths = [str(tmp_path / part) if part.endswith((".tsv", ".h5")) else part for part in arguments]
+        run = CliRunner().invoke(app, ["evaluate", *paths])
+        assert run.exit_code in (1, 2) and sentence in " ".join(run.stderr.split()), (arguments, run.stderr)
