@@ -150,8 +150,21 @@ def _train(
     rows = counted(trained.model.measured["rows"], noun)
     if trained.tested:
         console.note(f"{out}: fusion of {rows}; figures of {counted(trained.tested, noun)} that it was not trained on.")
+        _note_loss(trained, rows)
     else:
         console.note(f"{out}: fusion of {rows}, none of which were held out to measure it.")
+
+
+def _note_loss(trained: TrainedFusion, rows: str) -> None:
+    """Say so if the fusion is worse than the best of its systems is without it, on what was held out."""
+    (given, name), (fused, _) = (
+        min((row.figures["cllr"], row.name) for row in trained.figures if row.scores == scores)
+        for scores in ("as given", "fused")
+    )
+    if given < fused:
+        console.note(
+            f"{name} as given has a lower Cllr, {given:.3f}, than the fusion, {fused:.3f}: {rows} are too few."
+        )
 
 
 def _apply(systems: SystemScores, path: Path, measures: Path | None, out: Path | None, as_json: bool) -> None:
