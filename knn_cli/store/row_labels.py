@@ -22,17 +22,27 @@ from knn_cli.store import labels
 from knn_cli.store.labels import Labels
 
 TIMED_UTTERANCE = re.compile(r"(?P<name>.+)-(?P<start>\d{5,}\.\d\d)-(?P<end>\d{5,}\.\d\d)")
+_CHUNK = re.compile(r"_\d{3,4}$")
 _PIECE = re.compile(rf".+{labels.SPLIT_MARK}_\d{{1,4}}")  # the names that knn makes distinct have five digits
 
 
 class KeyPath(PurePosixPath):
     """A key as a path: what follows its last dot is a suffix only where files of sound have it.
 
+    The number that `utt_chunk` of KNN-proj's wespeaker puts behind keys when it cuts utterances is no part of it.
+
     Examples
     --------
-    >>> KeyPath("1-1/REC.v2").stem, KeyPath("1-1/REC.v2.wav").stem
-    ('REC.v2', 'REC.v2')
+    >>> KeyPath("1-1/REC.v2").stem, KeyPath("1-1/REC.v2.wav").stem, KeyPath("1-1/REC.wav_002").stem
+    ('REC.v2', 'REC.v2', 'REC')
     """
+
+    @property
+    def suffix(self) -> str:
+        """What files of sound have behind the name, without a number of a chunk; else what PurePath says."""
+        whole = super().suffix
+        bare = _CHUNK.sub("", whole)
+        return bare if bare.lower() in reading.SUFFIXES else whole
 
     @property
     def stem(self) -> str:
@@ -82,6 +92,8 @@ def of_keys(keys: Sequence[str], rule: str = labels.DEFAULT_RULE, *, paths: bool
     Examples
     --------
     >>> of_keys(["NAKI/1-1/REC_SPLIT_000.wav"])
+    [Labels(name='REC', group='1', subgroup='1-1', speaker='')]
+    >>> of_keys(["NAKI/1-1/REC_SPLIT_000.wav_000"])
     [Labels(name='REC', group='1', subgroup='1-1', speaker='')]
     """
     unique = list(dict.fromkeys(keys))

@@ -175,7 +175,7 @@ def _ecapa(root: Path) -> tuple[Matrix, list[str], list[str]]:
     means = random.normal(size=(len(labels), 8)) * 1.2
     rows, names, dialects = [], [], []
     for mean, label in zip(means, labels, strict=True):
-        for recording in range(8):
+        for recording in range(32):
             for _ in range(int(random.integers(2, 7))):
                 rows.append(mean + random.normal(size=8))
                 names.append(f"{label}_{recording:02d}-Obec")
@@ -204,9 +204,9 @@ def _extracted(ancestor: Ancestor) -> None:
     """exp/NAKI-WavLM/embeddings/NAKI/avg_model: xvector.scp, scores.scp, their archives, and both as HDF5."""
     folder = ancestor.root / "exp" / "NAKI-WavLM" / "embeddings" / "NAKI" / "avg_model"
     folder.mkdir(parents=True)
-    keys = list(PIECES)
     names, dialects = map(list, zip(*PIECES.values(), strict=True))
-    for name, rows in (("xvector", ancestor.embeddings()), ("scores", ancestor.scores())):
+    chunks = [f"{key}_000" for key in PIECES]  # `utt_chunk` numbers what it cuts
+    for name, keys, rows in (("xvector", [*PIECES], ancestor.embeddings()), ("scores", chunks, ancestor.scores())):
         with (folder / f"{name}_000.ark").open("wb") as file:
             offsets = kaldi.write_ark(file, keys, rows)
         places = [f"{folder}/{name}_000.ark:{offset}" for offset in offsets]
