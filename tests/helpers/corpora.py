@@ -62,6 +62,18 @@ def kaldi_segments(root: Path) -> Path:
     return root
 
 
+def kaldi_speakers(root: Path) -> Path:
+    """The same with spk2utt in place of utt2spk."""
+    kaldi(root)
+    keys: dict[str, list[str]] = {}
+    for line in (root / "utt2spk").read_text().splitlines():
+        key, speaker = line.split()
+        keys.setdefault(speaker, []).append(key)
+    (root / "spk2utt").write_text("".join(f"{speaker} {' '.join(found)}\n" for speaker, found in keys.items()))
+    (root / "utt2spk").unlink()
+    return root
+
+
 def raw_list(root: Path) -> Path:
     folder(root)
     lines = [{"key": key, "spk": PIECES[key][1], "wav": str(root / key)} for key in PIECES]
@@ -120,6 +132,26 @@ def lhotse(root: Path) -> Path:
     return root
 
 
+def lhotse_cuts(root: Path) -> Path:
+    """A cut for each piece, with its recording and a supervision that begins where the cut does."""
+    lhotse(root)
+    recordings, supervisions = (
+        [json.loads(line) for line in gzip.decompress((root / name).read_bytes()).splitlines()]
+        for name in ("naki_recordings_train.jsonl.gz", "naki_supervisions_train.jsonl.gz")
+    )
+    known = {recording["id"]: recording for recording in recordings}
+    cuts = [
+        {key: found[key] for key in ("start", "duration", "channel")}
+        | {"id": f"cut-{found['id']}", "type": "MonoCut", "recording": known[found["recording_id"]]}
+        | {"supervisions": [found | {"start": 0.0}]}
+        for found in supervisions
+    ]
+    for path in root.glob("*.gz"):
+        path.unlink()
+    (root / "cuts.jsonl").write_text("".join(json.dumps(cut) + "\n" for cut in cuts))
+    return root / "cuts.jsonl"
+
+
 def _clips(root: Path) -> dict[str, str]:
     """Name of a clip -> its dialect; the names keep which recording it is of."""
     (root / "clips").mkdir()
@@ -144,14 +176,25 @@ def metadata(root: Path) -> Path:
     return root
 
 
+def metadata_lines(root: Path) -> Path:
+    lines = [
+        {"file_name": f"clips/{name}", "dialect": place, "speaker_id": "eva"} for name, place in _clips(root).items()
+    ]
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
 CORPORA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "folder": (folder, ""),
     "kaldi": (kaldi, ""),
+    "kaldi speakers": (kaldi_speakers, ""),
     "kaldi segments": (kaldi_segments, "eva"),
     "raw list": (raw_list, ""),
     "shard list": (shard_list, ""),
     "shard folder": (shard_folder, ""),
     "lhotse": (lhotse, "eva"),
+    "lhotse cuts": (lhotse_cuts, "eva"),
     "Common Voice": (common_voice, "eva"),
     "metadata": (metadata, "eva"),
+    "metadata lines": (metadata_lines, "eva"),
 }  # name -> how it is made, and its speaker

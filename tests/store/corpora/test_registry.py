@@ -106,3 +106,29 @@ def test_several_corpora_keep_their_recordings_apart(tmp_path: Path) -> None:
     assert len(names) == 6
     assert len(read_corpora([tmp_path / "a", tmp_path / "a"])) == len(PIECES)
     assert reading.info(read_corpora([tmp_path / "a"])[0].sound.path).seconds == SECONDS
+
+
+def test_two_lengths_of_one_recording_are_refused(tmp_path: Path) -> None:
+    """Lists of one file may say how long it is; where they differ, one of them is of another file."""
+    kaldi_segments, name = CORPORA["kaldi segments"][0], "10_A"
+    kaldi_segments(tmp_path)
+    with (tmp_path / "wav.scp").open("a") as file:
+        file.write(f"again {name}.flac\n")
+    (tmp_path / "segments").unlink()
+    (tmp_path / "utt2lang").unlink()
+    (tmp_path / "utt2spk").unlink()
+    for other, refused in (("6.0", False), ("5.0", True)):
+        (tmp_path / "reco2dur").write_text(f"{name} 6.0\nagain {other}\n")
+        if refused:
+            with pytest.raises(KnnError, match=r"10_A\.flac has two lengths in its lists"):
+                read_corpus(tmp_path)
+        else:
+            assert len(read_corpus(tmp_path)) == 3
+
+
+def test_spk2utt_that_names_what_no_list_has_is_refused(tmp_path: Path) -> None:
+    CORPORA["kaldi speakers"][0](tmp_path)
+    with (tmp_path / "spk2utt").open("a") as file:
+        file.write("3-1 nowhere.wav\n")
+    with pytest.raises(KnnError, match=r"spk2utt names nowhere\.wav, which is in no other list"):
+        read_corpus(tmp_path)
