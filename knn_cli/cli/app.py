@@ -24,6 +24,7 @@ RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, 
 COMMANDS = {
     "convert": (RECORDINGS, "Convert recordings, embeddings, checkpoints and models."),
     "embed": (RECORDINGS, "Compute embeddings of recordings."),
+    "models": (RECORDINGS, "List public checkpoints that knn can convert, with the command that brings each."),
     "info": (RECORDINGS, "Describe stores, models and audio files; without arguments, all installed models."),
     "split": (RECOGNITION, "Choose at random which recordings are held out."),
     "train": (RECOGNITION, "Train a classifier of languages, dialects or speakers on a store."),

@@ -28,6 +28,7 @@ from tests.helpers.command import done, knn
 ORDER = [
     "convert",
     "embed",
+    "models",
     "info",
     "split",
     "train",
