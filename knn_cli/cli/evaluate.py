@@ -130,7 +130,8 @@ def evaluate(
     """Evaluate language or dialect recognition on labelled test sets.
 
     Accuracy, NIST LRE costs, calibration error and open-set rates are written to stdout, with confidence intervals by
-    bootstrap over recordings. Audio stores are embedded first; tables of scores need no model.
+    bootstrap over recordings. Audio stores are embedded first; tables of scores need no model. A file named .tex gets
+    LaTeX tables.
     """
     from knn_cli.cli import output
     from knn_cli.core.atomic import replacing_text
@@ -138,7 +139,9 @@ def evaluate(
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.evaluate_test_sets import TestSetOptions, evaluate_test_sets
     from knn_cli.recognition.given_scores import scores_as_classifier
+    from knn_cli.reports.latex import write_latex
     from knn_cli.reports.report import check_report_folder
+    from knn_cli.reports.tables import NamedEvaluation
     from knn_cli.reports.test_set_report import result_notes, write_test_set_report
 
     refuse_without(ctx, {"part": ("split",), "force": ("report",)})
@@ -182,7 +185,10 @@ def evaluate(
     for note in notes:
         console.note(note)
     with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
-        output.test_set_figures(stream, result, as_json)
+        if out is not None and out.suffix.lower() == ".tex":
+            write_latex([NamedEvaluation(model.name, model.evaluation) for model in result.models], stream)
+        else:
+            output.test_set_figures(stream, result, as_json)
     if report is not None:
         command = shlex.join(["knn", *sys.argv[1:]])
         page = write_test_set_report(report, result, notes, command=command, force=force)
