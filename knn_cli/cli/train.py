@@ -38,12 +38,14 @@ from knn_cli.cli.options import (
     valued,
 )
 from knn_cli.cli.settings import read_settings, setting
+from knn_cli.core.errors import KnnError
 from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from knn_cli.recognition.train_classifier import TrainedClassifier
+    from knn_cli.training.segmentation_recipe import SegmentationRecipe
 
 CLASSIFIER = "Classifier"
 
@@ -247,13 +249,30 @@ def _lines(result: TrainedClassifier, out: Path) -> Iterator[tuple[str, str]]:
 
 def _train_network(src: Path, out: Path, recipe: Path, **options: Any) -> None:
     from knn_cli.training import recipe_reader, trainer
+    from knn_cli.training.segmentation_recipe import SegmentationRecipe
 
     checked = recipe_reader.read(recipe)
+    if isinstance(checked, SegmentationRecipe):
+        return _train_segmentation(src, out, checked, **options)
     with console.progress("Training") as progress:
         result = trainer.train(
             src, out, checked, progress=progress, report=lambda epoch: console.note(epoch.line), **options
         )
     if result.finished is not None:  # only in the main process of a distributed training
         console.note(result.finished.note)
+        typer.echo("\n".join(map(visible, result.lines)))
+    end_at_once_among_several()
+
+
+def _train_segmentation(src: Path, out: Path, recipe: SegmentationRecipe, use_vad: bool, **options: Any) -> None:
+    from knn_cli.training.segmentation_trainer import train_segmentation
+
+    if not use_vad:
+        raise KnnError("--no-vad has no effect on a segmentation network.", "Leave it out.")
+    with console.progress("Training") as progress:
+        result = train_segmentation(
+            src, out, recipe, progress=progress, report=lambda epoch: console.note(epoch.line), **options
+        )
+    if result.model is not None:
         typer.echo("\n".join(map(visible, result.lines)))
     end_at_once_among_several()

@@ -107,6 +107,25 @@ def diarization_error(
     )
 
 
+def frame_error(reference: NDArray[np.bool_], found: NDArray[np.bool_], seconds: float) -> DiarizationError:
+    """Diarization error of frames (T, speakers) against frames (T, speakers), `seconds` each, under the best mapping.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from knn_cli.evaluation.diarization_error import frame_error
+    >>> reference = np.array([[True, False], [True, True], [False, True]])
+    >>> frame_error(reference, reference[:, ::-1], 1.0).rate
+    0.0
+    """
+    shared = reference.T.astype(np.float64) @ found.astype(np.float64)
+    correct = shared[linear_sum_assignment(shared, maximize=True)].sum()
+    count_ref, count_hyp = reference.sum(axis=1), found.sum(axis=1)
+    missed, false_alarm = np.maximum(count_ref - count_hyp, 0).sum(), np.maximum(count_hyp - count_ref, 0).sum()
+    confusion = np.minimum(count_ref, count_hyp).sum() - correct
+    return DiarizationError(*(float(each * seconds) for each in (count_ref.sum(), missed, false_alarm, confusion)))
+
+
 def jaccard_errors(reference: Annotation, hypothesis: Annotation, *, uem: Timeline | None = None) -> Doubles:
     """Jaccard error of each reference speaker, with collar 0 and overlap scored.
 

@@ -13,13 +13,17 @@ from knn_cli.training.recipe import Recipe
 
 __all__ = ["plain_recipe", "write_card"]
 
-PATH_KEYS = (("init", "model"), ("augment", "noise"), ("augment", "music"), ("augment", "rir"))
+PATH_KEYS = (
+    ("init", "model"),
+    *(("augment", key) for key in ("noise", "music", "rir")),
+    *(("segmentation", key) for key in ("references", "uem")),
+)
 
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON, without defaults; of paths, which belong to this machine, the last part only."""
-    default, mine = Recipe().plain(), recipe.plain()
-    for table, key in PATH_KEYS:
+    default, mine = type(recipe)().plain(), recipe.plain()
+    for table, key in ((table, key) for table, key in PATH_KEYS if table in mine):
         mine[table][key] = Path(mine[table][key]).name
     if mine["data"]["labels"].endswith((".csv", ".tsv")):  # else it is a rule, not a file
         mine["data"]["labels"] = Path(mine["data"]["labels"]).name

@@ -18,19 +18,21 @@ import msgspec
 from msgspec import inspect as types
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, Registry
+from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS, Registry
 from knn_cli.core.toml_files import read_toml
 from knn_cli.training.recipe import COMPONENTS, ComponentConfig, Recipe
+from knn_cli.training.segmentation_recipe import SegmentationRecipe, check_segmentation, is_segmentation
 
 __all__ = ["check_args", "parse", "read"]
 
 MAX_NUMBER = 10**300  # near the largest that a float holds
 
-REGISTRIES: dict[str, Registry] = {"encoder": ENCODERS, "pooling": POOLINGS, "head": HEADS}
+REGISTRIES: dict[str, Registry] = {"encoder": ENCODERS, "pooling": POOLINGS, "head": HEADS, "segmenter": SEGMENTERS}
 # Arguments that follow from other components, or stand elsewhere in the recipe.
 DERIVED_ARGS: dict[str, set[str]] = {
     "encoder": set(),
     "pooling": {"layers", "channels"},
+    "segmenter": set(),
     "head": {"dimension", "classes", "class_weights"},
 }
 
@@ -102,7 +104,14 @@ def _parsed(table: Mapping[str, Any], name: str) -> Recipe:
     components = {key: _component(key, table[key]) for key in COMPONENTS if key in table}
     if "name" in table:  # a field of Recipe, but no key of the file
         raise _unknown_key("name", "the recipe", _keys(Recipe))
-    recipe: Recipe = _convert({**table, **components, "name": name}, Recipe, "the recipe", "")
+    recipe: Recipe
+    if is_segmentation(table):
+        if "segmenter" in table:
+            components["segmenter"] = _component("segmenter", table["segmenter"])
+        recipe = _convert({**table, **components, "name": name}, SegmentationRecipe, "the recipe", "")
+        check_segmentation(recipe)
+        return recipe
+    recipe = _convert({**table, **components, "name": name}, Recipe, "the recipe", "")
     _check_recipe(recipe)
     return recipe
 

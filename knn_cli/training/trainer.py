@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from knn_cli.core.errors import KnnError
 from knn_cli.core.locks import locked
 from knn_cli.core.values import Progress
+from knn_cli.networks.network import Network
 from knn_cli.training import lineage
 from knn_cli.training.checkpoints import TrainingFolder, check_free, load, plan_digest, save
 from knn_cli.training.corpus_split import TrainingSplit, split_corpus
@@ -175,6 +176,8 @@ class Trainer:
         If the recipe asks for what the device, the network or the corpus does not have, or the folder cannot be used.
     """
 
+    epoch_result = EpochResult
+
     def __init__(
         self, split: TrainingSplit, builder: ModelBuilder, out: Path, group: ProcessGroup, *, force: bool
     ) -> None:
@@ -182,10 +185,9 @@ class Trainer:
         self.split, self.builder, self.recipe, self.group = split, builder, recipe, group
         if recipe.loop.precision == "fp16" and group.device.type != "cuda":
             raise KnnError(f"loop.precision fp16 needs a CUDA device, not {group.device.type}.", "Take bf16 or fp32.")
-        clips = ClipDataset(split.corpus, split.train_rows, split.classes[split.train_rows], len(split.labels), recipe)
+        clips = self._clips()
         self.sampler = BatchSampler(clips, recipe, group.rank, group.size)
-        weights = class_weights(recipe, split.labels, clips.classes)
-        self.network = builder.build(split.labels, weights, clips.augmenter.folds).to(group.device)
+        self.network = self._build(clips).to(group.device)
         self._check_batch_norms()
         self.step = TrainingStep(self.network, recipe, builder.scale, self.sampler.steps, group)
         self.state = TrainingState()
@@ -193,6 +195,16 @@ class Trainer:
         self.folder = self._open_folder(out, force)
         self._resume()
         self.step.distribute()
+
+    def _clips(self) -> ClipDataset:
+        split = self.split
+        classes = split.classes[split.train_rows]
+        return ClipDataset(split.corpus, split.train_rows, classes, len(split.labels), self.recipe)
+
+    def _build(self, clips: ClipDataset) -> Network:
+        """The network with its first weights."""
+        weights = class_weights(self.recipe, self.split.labels, clips.classes)
+        return self.builder.build(self.split.labels, weights, clips.augmenter.folds)
 
     def fit(self, progress: Progress | None, report: Report | None) -> None:
         """Train to the last epoch, or until `loop.patience` epochs brought nothing on held-out rows."""
@@ -272,7 +284,7 @@ class Trainer:
         better = bool(accuracy > state.best_accuracy) or not has_held_out
         state.best_accuracy = accuracy if better else state.best_accuracy
         state.stale_epochs = 0 if better else state.stale_epochs + 1
-        epoch = EpochResult(state.epochs + 1, state.steps, loss, accuracy, row_accuracy, better)
+        epoch = self.epoch_result(state.epochs + 1, state.steps, loss, accuracy, row_accuracy, better)
         if self.group.is_main:
             self._keep_weights(better and has_held_out)
             self._log_epoch(epoch, has_held_out, writer)

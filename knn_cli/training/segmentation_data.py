@@ -1,0 +1,162 @@
+"""Recordings with reference turns as windows of sound and powerset classes, for segmentation networks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyannote.core import Annotation, Timeline
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.values import Doubles
+from knn_cli.diarization.recordings import read_references
+from knn_cli.embedding.files import expand_folders
+from knn_cli.networks.contracts import WaveformSegmenter
+from knn_cli.networks.segmenters.permutation_loss import IGNORED
+from knn_cli.networks.segmenters.powerset import to_powerset
+from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
+from knn_cli.store.labels import Labels
+from knn_cli.training.corpus_split import TrainingSplit
+from knn_cli.training.dataset import RecordingCorpus
+from knn_cli.training.recipe import Recipe
+from knn_cli.training.sampling import Batch, ClipDataset, Key
+from knn_cli.training.segmentation_recipe import SegmentationRecipe
+
+Active = NDArray[np.bool_]
+
+
+class TurnCorpus(RecordingCorpus):
+    """Recordings with their turns.
+
+    Parameters
+    ----------
+    source : Path
+        A recording or a folder of recordings.
+    references : Path
+        A file or folder of turns, see `diarization.recordings.read_references`.
+    uem : Path or None
+        What of each recording is annotated; all of it where None.
+    rate : int
+        Samples per second.
+
+    Raises
+    ------
+    KnnError
+        For sound that cannot be read, and for recordings without turns.
+    """
+
+    def __init__(self, source: Path, references: Path, uem: Path | None, rate: int) -> None:
+        paths = expand_folders([source])
+        known = read_references(paths, references, uem)
+        self.truths: list[tuple[Annotation, Timeline | None]] = [known[path.stem] for path in paths]
+        recordings = [
+            CorpusRecording(SoundSource(path), (CorpusPart(path.stem, Labels(path.stem, "", "", "")),))
+            for path in paths
+        ]
+        super().__init__(recordings, source, rate)
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]
+        """A hash of names, lengths and turns, by which a resumed training recognizes its corpus."""
+        turns = [
+            sorted((segment.start, segment.end, str(label)) for segment, _, label in truth.itertracks(yield_label=True))
+            for truth, _ in self.truths
+        ]
+        regions = [None if scored is None else [(part.start, part.end) for part in scored] for _, scored in self.truths]
+        known = [self.columns.name.tolist(), self.columns.seconds.tolist(), turns, regions]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
+
+    def frame_classes(self, row: int, times: Doubles, network: WaveformSegmenter) -> NDArray[np.int64]:
+        """(T,) powerset class of a recording at each time; IGNORED where there is none.
+
+        The local speakers are those who speak most at these times, as many as the network knows. Times with one of the
+        others, with more speakers than classes have, and outside the annotated regions have no class.
+        """
+        active = active_speakers(self.truths[row][0], times)
+        chosen = np.argsort(-active.sum(0), kind="stable")[: network.speakers]
+        kept = np.zeros((len(times), network.speakers), dtype=bool)
+        kept[:, : len(chosen)] = active[:, chosen]
+        classes = to_powerset(torch.from_numpy(kept), network.speakers, network.most).numpy()
+        classes[(active.sum(1) != kept.sum(1)) | (kept.sum(1) > network.most)] = IGNORED
+        classes[~self.annotated(row, times)] = IGNORED
+        return classes
+
+    def annotated(self, row: int, times: Doubles) -> Active:
+        """(T,) which times of a recording are annotated: those within it, and within its UEM where there is one."""
+        inside: Active = times < self.columns.seconds[row]
+        scored = self.truths[row][1]
+        return inside if scored is None else inside & _within(scored, times)
+
+
+def active_speakers(truth: Annotation, times: Doubles) -> Active:
+    """(T, speakers) who speaks at each time, by label."""
+    columns = [_within(truth.label_timeline(label), times) for label in truth.labels()]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(times), 0), dtype=bool)
+
+
+def _within(spans: Timeline, times: Doubles) -> Active:
+    """(T,) which times lie in any of the spans."""
+    inside = np.zeros(len(times), dtype=bool)
+    for span in spans:
+        inside |= (times >= span.start) & (times < span.end)
+    return inside
+
+
+def frame_times(network: WaveformSegmenter, samples: int, rate: int) -> Doubles:
+    """(T,) seconds from the start of a window of `samples` to the middle of each of the network's frames."""
+    frames = int(network.frames(samples))
+    grid = np.linspace(0, samples / rate, 20 * frames)
+    nearest = network.nearest(grid, frames)
+    return np.array([grid[nearest == frame].mean() for frame in range(frames)])
+
+
+def split_recordings(corpus: TurnCorpus, recipe: SegmentationRecipe) -> TrainingSplit:
+    """Hold out a share of the recordings, at least one where the share is not 0. KnnError for too few recordings."""
+    count = len(corpus)
+    held_out = max(1, round(recipe.data.held_out * count)) if recipe.data.held_out else 0
+    if held_out >= count:
+        raise KnnError(
+            f"{count} recordings are too few to hold {held_out} out.", "Add recordings, or set data.held_out = 0."
+        )
+    order = np.random.default_rng([recipe.seed, 3]).permutation(count).astype(np.int64)
+    classes = np.zeros(count, dtype=np.int64)
+    return TrainingSplit(corpus, ("speech",), classes, np.sort(order[held_out:]), np.sort(order[:held_out]))
+
+
+class WindowDataset(ClipDataset):
+    """Windows of recordings, drawn by the length of each, with the class of each frame.
+
+    Parameters
+    ----------
+    split : TrainingSplit
+        Of a `TurnCorpus`.
+    network : WaveformSegmenter
+        The network, for its frames and classes.
+    recipe : Recipe
+        For the length of windows, augmentation and seed.
+    """
+
+    def __init__(self, split: TrainingSplit, network: WaveformSegmenter, recipe: Recipe) -> None:
+        super().__init__(split.corpus, split.train_rows, split.classes[split.train_rows], 1, recipe)
+        self.network = network
+        self.times = frame_times(network, self.samples, split.corpus.rate)
+        # A recording is listed once for each window that it holds, so that long ones are drawn more often.
+        counts = np.maximum(1, np.floor(split.corpus.columns.seconds[self.rows] / recipe.data.seconds)).astype(int)
+        self.rows = np.repeat(self.rows, counts)
+        self.classes = np.zeros(len(self.rows), dtype=np.int64)
+
+    def clip(self, key: Key) -> Batch:
+        """A batch of a single window; `labels` are (1, T) classes of its frames. Short recordings end in silence."""
+        epoch, position, number = key
+        random = np.random.default_rng([self.recipe.seed, epoch, 1, position])
+        row, corpus = int(self.rows[number]), self.corpus
+        assert isinstance(corpus, TurnCorpus)
+        seconds = self.samples / corpus.rate
+        start = float(random.random()) * max(0.0, float(corpus.columns.seconds[row]) - seconds)
+        sound = corpus.samples(row, start, seconds)[: self.samples]
+        sound = np.pad(sound, (0, self.samples - len(sound)))
+        classes = corpus.frame_classes(row, start + self.times, self.network)
+        return Batch(self.augmenter(sound, random)[None], classes[None], np.zeros(1, dtype=np.int64))
