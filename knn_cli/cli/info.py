@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 30
 
-EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info talks/ --quality > quality.tsv")
+EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info talks/ --speech-quality > quality.tsv")
 
 
 def info(
@@ -37,8 +37,11 @@ def info(
             help="Stores, models (by name or folder), audio files, folders of audio.",
         ),
     ] = None,
-    quality: Annotated[
-        bool, switch("--quality", panel=OUTPUT, help="Write speech and noise of recordings as a table, for `knn fuse`.")
+    speech_quality: Annotated[
+        bool,
+        switch(
+            "--speech-quality", panel=OUTPUT, help="Write speech and noise of recordings as a table, for `knn fuse`."
+        ),
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -50,7 +53,7 @@ def info(
     """
     from knn_cli.cli import output
 
-    if quality:
+    if speech_quality:
         _write_quality([Path(name) for name in what or []], as_json)
         return
     descriptions = [describe(name) for name in what] if what else models()
