@@ -78,8 +78,8 @@ def public_checkpoints() -> tuple[PublicCheckpoint, ...]:
     rows = []
     for line in lines[1:]:
         name, task, languages, parameters, megabytes, *texts = line.split("\t")
-        sizes = [float(size) if size else None for size in (parameters, megabytes)]
-        rows.append(PublicCheckpoint(name, task, tuple(languages.split()), *sizes, *texts))
+        millions, size = (float(text) if text else None for text in (parameters, megabytes))
+        rows.append(PublicCheckpoint(name, task, tuple(languages.split()), millions, size, *texts))
     return tuple(rows)
 
 
