@@ -99,12 +99,14 @@ ENCODERS = Registry(
     "knn_cli.networks.encoders.eres2net",
     "knn_cli.networks.encoders.redimnet",
     "knn_cli.networks.encoders.wavlm",
+    "knn_cli.networks.encoders.wav2vec2",
     "knn_cli.networks.encoders.whisper",
     *_SPEAKER_ENCODERS,
 )
 POOLINGS = Registry(
     "pooling",
     "knn_cli.networks.pooling.mean",
+    "knn_cli.networks.pooling.projected_mean",
     "knn_cli.networks.pooling.mhfa",
     "knn_cli.networks.pooling.statistics",
     "knn_cli.networks.pooling.whisper_decoder",

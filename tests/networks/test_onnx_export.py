@@ -43,6 +43,8 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("wavlm", WAVLM),
     ("wavlm", {**WAVLM, **LARGE, "position_kernel": 15}),
     ("wavlm", {**WAVLM, "adapters": {"bottleneck": 8}}),
+    ("wav2vec2", {name: value for name, value in WAVLM.items() if name != "distance"}),
+    ("wav2vec2", {**{name: value for name, value in WAVLM.items() if name != "distance"}, **LARGE, "adapter": 6}),
     ("whisper", {"channels": 16, "blocks": 2, "heads": 2, "inner": 24, "bins": 40, "level": -2.0, "normalised": True}),
     ("whisper", {"channels": 16, "blocks": 1, "heads": 2, "inner": 24, "bins": 40}),
     ("fbank-tdnn", FBANK),

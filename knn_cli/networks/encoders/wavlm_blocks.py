@@ -1,4 +1,4 @@
-"""The transformer of WavLM: position embedding, gated relative position bias, and blocks."""
+"""The transformer of WavLM and wav2vec 2.0: position embedding, attention, gated relative position bias, and blocks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from knn_cli.networks.encoders.gradient_checkpointing import (
     gated_attention,
     trains_on_cpu,
 )
-from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
+from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
 
-__all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "WavLMBlock"]
+__all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "SelfAttention", "TransformerBlock"]
 
 # Attention scores that are held at once, by device: on a CPU 16 MB, which suits its cache.
 MAX_SCORES = {"cpu": 2**22}
@@ -76,41 +76,61 @@ class RelativePositions(nn.Module):
         return near_or_far + (offsets > 0) * half
 
 
-class GatedRelativeAttention(nn.Module):
-    """Self-attention with a relative position bias that is gated by each query's frame (WavLM, equations 4 to 6)."""
+class SelfAttention(nn.Module):
+    """Self-attention of (B, T, C) without positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
+
+    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `bias` as `_attend` needs it, `padding` (B, T) True at padding."""
+        query, key, value = (
+            linear(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, D)
+            for linear in (self.query, self.key, self.value)
+        )
+        y = self._attend(x, query, key, value, bias, padding)
+        attended: Tensor = self.output(y.transpose(1, 2).reshape(x.shape))
+        return attended
+
+    def _attend(
+        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, padding: Tensor | None
+    ) -> Tensor:
+        """The attended values (B, H, T, D) of the frames `x` (B, T, C)."""
+        mask = None if padding is None else ~padding[:, None, None, :]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+class GatedRelativeAttention(SelfAttention):
+    """Self-attention with a relative position bias that is gated by each query's frame (WavLM, equations 4 to 6).
+
+    The bias is (H, 2 T - 1), of `RelativePositions`.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads)
         self.gate = nn.Linear(channels // heads, 8)
         self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
 
-    def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
-        """(B, T, C) -> (B, T, C); `bias` (H, 2 T - 1) of `RelativePositions`, `padding` (B, T) True at padding."""
-        batch, frames, channels = x.shape
-
-        def by_head(y: Tensor) -> Tensor:
-            return y.view(batch, frames, self.heads, -1).transpose(1, 2)  # (B, H, T, D)
-
-        gates = self.gate(x.reshape(batch, frames, self.heads, -1)).unflatten(-1, (2, 4)).sum(-1)  # (B, T, H, 2)
+    def _attend(
+        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, padding: Tensor | None
+    ) -> Tensor:
+        assert bias is not None
+        gates = self.gate(x.reshape(*x.shape[:2], self.heads, -1)).unflatten(-1, (2, 4)).sum(-1)  # (B, T, H, 2)
         update, reset = gates.sigmoid().transpose(1, 2).chunk(2, dim=-1)  # (B, H, T, 1)
         gate = update * (reset * self.gate_scale - 1.0) + 2.0  # (B, H, T, 1)
-        query, key, value = by_head(self.query(x)), by_head(self.key(x)), by_head(self.value(x))
         scores = MAX_SCORES.get(x.device.type, MAX_SCORES_ELSEWHERE)
-        y = gated_attention(query, key, value, gate, bias, padding, scores)
-        y = y.transpose(1, 2).reshape(batch, frames, channels)
-        attended: Tensor = self.output(y)
-        return attended
+        return gated_attention(query, key, value, gate, bias, padding, scores)
 
 
-class WavLMBlock(nn.Module):
-    """One transformer block, post-LN or pre-LN."""
+class TransformerBlock(nn.Module):
+    """One transformer block, post-LN or pre-LN, with the given attention."""
 
-    def __init__(self, sizes: WavLMSizes) -> None:
+    def __init__(self, sizes: TransformerSizes, attention: SelfAttention) -> None:
         super().__init__()
         self.norm_first = sizes.norm_first
-        self.attention = GatedRelativeAttention(sizes.channels, sizes.heads)
+        self.attention = attention
         self.attention_norm = nn.LayerNorm(sizes.channels)
         self.widen = nn.Linear(sizes.channels, sizes.inner)
         self.narrow = nn.Linear(sizes.inner, sizes.channels)
@@ -120,7 +140,7 @@ class WavLMBlock(nn.Module):
         self.attention_beside: nn.Module | None = None  # the same, of the input of attention and feed-forward layer
         self.output_beside: nn.Module | None = None
 
-    def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
         if self.norm_first:
             x = x + self._attend(self.attention_norm(x), bias, padding)
             return x + self._feed_forward(self.output_norm(x))
@@ -128,7 +148,7 @@ class WavLMBlock(nn.Module):
         y: Tensor = self.output_norm(x + self._feed_forward(x))
         return y
 
-    def _attend(self, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
         adapted: Tensor = self.attention_adapter(self.attention(x, bias, padding))
         return adapted if self.attention_beside is None else adapted + self.attention_beside(x)
 

@@ -1,4 +1,4 @@
-"""The convolutional front end of WavLM, which processes long clips in blocks to save memory."""
+"""The convolutional front end of WavLM and wav2vec 2.0, which processes long clips in blocks to save memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knn_cli.networks.encoders.gradient_checkpointing import ConvolutionOfActivation, apply_function, trains_on_cpu
-from knn_cli.networks.encoders.wavlm_sizes import WavLMSizes
+from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
 
 __all__ = ["ConvolutionalFrontEnd"]
 
@@ -29,7 +29,7 @@ class ConvolutionalFrontEnd(nn.Module):
     exact for a padded clip and lets the clip be processed in blocks.
     """
 
-    def __init__(self, sizes: WavLMSizes) -> None:
+    def __init__(self, sizes: TransformerSizes, projection_norm: bool = True) -> None:
         super().__init__()
         widths = [1, *(channels for channels, _, _ in sizes.convolutions)]
         convolutions = [
@@ -43,7 +43,7 @@ class ConvolutionalFrontEnd(nn.Module):
         self.norms = nn.ModuleList(
             [nn.GroupNorm(widths[1], widths[1])] if self.folds else [nn.LayerNorm(width) for width in widths[1:]]
         )
-        self.norm = nn.LayerNorm(widths[-1])
+        self.norm = nn.LayerNorm(widths[-1]) if projection_norm else nn.Identity()
         self.projection = nn.Linear(widths[-1], sizes.channels)
         self.stride, self.minimum = sizes.stride, sizes.minimum
 

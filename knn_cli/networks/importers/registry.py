@@ -20,7 +20,16 @@ __all__ = ["Checkpoint", "Importer", "RegisteredImporter", "importer", "importer
 
 # Tried in this order, and in the order within each: the first importer that recognizes a checkpoint reads it.
 MODULES = (
-    *("speechbrain", "nemo", "pyannote", "ctranslate2", "whisper", "redimnet", "wespeaker", "wavlm", "three_d_speaker"),
+    "speechbrain",
+    "nemo",
+    "pyannote",
+    "ctranslate2",
+    "whisper",
+    "redimnet",
+    "wespeaker",
+    "wav2vec2",
+    "wavlm",
+    "three_d_speaker",
 )
 
 

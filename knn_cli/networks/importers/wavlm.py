@@ -7,7 +7,6 @@ training leftovers that each dialect lists.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
@@ -24,7 +22,6 @@ from knn_cli.networks.importers.checkpoint_files import (
     list_keys,
     read_hugging_face_weights,
     read_json,
-    read_preprocessor,
     require_settings,
     sources_hint,
     without_wrappers,
@@ -37,9 +34,9 @@ from knn_cli.networks.importers.components import (
     pooling_to_fill,
 )
 from knn_cli.networks.importers.registry import Checkpoint, importer
+from knn_cli.networks.importers.transformers_folders import checked_sizes, shared_sizes, without_prefix
 from knn_cli.networks.importers.weight_names import (
     HUGGING_FACE,
-    HUGGING_FACE_HEADS,
     HUGGING_FACE_XVECTOR,
     TORCHAUDIO,
     XVECTOR,
@@ -142,58 +139,24 @@ def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
     config = read_json(folder / "config.json")
     if config.get("model_type") != "wavlm":
         raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", sources_hint())
-    gelu = {"hidden_act": "gelu", "feat_extract_activation": "gelu"}
-    require_settings(config, {**gelu, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, "WavLM")
     sizes = _hugging_face_sizes(config, folder)
     state = read_hugging_face_weights(folder)
     pooling: Callable[[ComponentToFill], ComponentToFill] | None = None
     if "tdnn.0.kernel.weight" in state:
         args = _xvector_args(config, folder)
         pooling = partial(pooling_to_fill, name="xvector", args=args, names=XVECTOR)
-    if any(str(key).startswith("wavlm.") for key in state):
-        kept = HUGGING_FACE_XVECTOR if pooling else "(?!)"
-        heads = [key for key in state if re.fullmatch(HUGGING_FACE_HEADS, str(key)) and not re.fullmatch(kept, key)]
-        # Keys that are neither a head's nor start with the prefix are marked, so that they are reported as extra.
-        state = {
-            key.removeprefix("wavlm.")
-            if key.startswith("wavlm.") or re.fullmatch(kept, key)
-            else f"(without wavlm.) {key}": value
-            for key, value in state.items()
-            if key not in heads
-        }
+    state = without_prefix(state, "wavlm.", HUGGING_FACE_XVECTOR if pooling else "(?!)")
     return _imported(sizes, state, HUGGING_FACE, "Hugging Face", folder, pooling)
 
 
 def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
     """Sizes from config.json and preprocessor_config.json; missing settings are those of Base, as in transformers."""
     base = SIZES["base"]
-
-    def setting(key: str, default: Any) -> Any:
-        return config.get(key, default)
-
-    default = list(zip(*base.convolutions, strict=True))
-    shapes = [setting(key, default[n]) for n, key in enumerate(("conv_dim", "conv_kernel", "conv_stride"))]
-    if not all(isinstance(shape, (list, tuple)) for shape in shapes) or len({len(shape) for shape in shapes}) > 1:
-        raise KnnError(f"{folder}/config.json has conv_dim, conv_kernel and conv_stride of different lengths.")
-    norm = setting("feat_extract_norm", base.convolution_norm)
-    preprocessor = read_preprocessor(folder)
-    require_settings(preprocessor, {"sampling_rate": reading.RATE, "feature_size": 1}, folder, "WavLM")
     return _sizes(
         folder,
-        convolutions=tuple(zip(*shapes, strict=True)),
-        convolution_bias=setting("conv_bias", base.convolution_bias),
-        convolution_norm=norm,
-        channels=setting("hidden_size", base.channels),
-        blocks=setting("num_hidden_layers", base.blocks),
-        heads=setting("num_attention_heads", base.heads),
-        inner=setting("intermediate_size", base.inner),
-        position_kernel=setting("num_conv_pos_embeddings", base.position_kernel),
-        position_groups=setting("num_conv_pos_embedding_groups", base.position_groups),
-        buckets=setting("num_buckets", base.buckets),
-        distance=setting("max_bucket_distance", base.distance),
-        norm_first=setting("do_stable_layer_norm", base.norm_first),
-        # config.json lacks this; without the other file it is as in Microsoft's training of that size.
-        normalize=preprocessor.get("do_normalize", True) if preprocessor else norm == "layer",
+        **shared_sizes(config, folder, "WavLM"),
+        buckets=config.get("num_buckets", base.buckets),
+        distance=config.get("max_bucket_distance", base.distance),
     )
 
 
@@ -301,11 +264,8 @@ def wavlm_args(sizes: WavLMSizes) -> dict[str, Any]:
 
 
 def _sizes(path: Path, **sizes: Any) -> WavLMSizes:
-    default = asdict(WavLMSizes())
-    odd = [name for name, value in sizes.items() if type(value) is not type(default[name])]
-    if odd:
-        raise KnnError(f"{path} has settings of another kind than WavLM's: {list_keys(odd)}.", sources_hint())
-    return replace(WavLMSizes(), **sizes)
+    checked: WavLMSizes = checked_sizes(WavLMSizes, path, sizes)
+    return checked
 
 
 def _convolutions(text: Any, path: Path) -> tuple[Any, ...]:

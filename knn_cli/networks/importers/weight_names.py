@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 SOURCES = {
     "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
-    "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM or a Whisper",
+    "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM, "
+    "wav2vec 2.0, HuBERT, XLS-R, MMS or Whisper",
     "OpenAI": 'a .pt file {"dims": ..., "model_state_dict": ...} of a Whisper',
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
@@ -92,6 +93,19 @@ HUGGING_FACE_HEADS = (
 )
 # Those of them that become weights of the x-vector pooling.
 HUGGING_FACE_XVECTOR = r"(projector|feature_extractor|tdnn\.\d+\.kernel)\.(weight|bias)|layer_weights"
+# Those of them that become weights of the pooling and the head of a sequence classification.
+HUGGING_FACE_SEQUENCE = r"(projector|classifier)\.(weight|bias)|layer_weights"
+SEQUENCE_POOLING = WeightNames((("layer_weights", "layer_weights"), ("projector.", "projector.")))
+_ADAPTER = "encoder.layers.#1.adapter_layer."
+WAV2VEC2 = WeightNames(
+    (
+        ("blocks.#1.language.norm.", f"{_ADAPTER}norm."),
+        ("blocks.#1.language.down.", f"{_ADAPTER}linear_1."),
+        ("blocks.#1.language.up.", f"{_ADAPTER}linear_2."),
+        *HUGGING_FACE.prefixes,
+    ),
+    extras=HUGGING_FACE.extras,
+)
 TORCHAUDIO = WeightNames(
     (
         *_CONVOLUTIONS,
