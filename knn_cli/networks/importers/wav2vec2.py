@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,17 @@ def from_hugging_face_wav2vec2(checkpoint: Checkpoint) -> ImportedModel:
     config = read_json(folder / "config.json")
     every = read_hugging_face_weights(folder)
     classifies = {"projector.weight", "classifier.weight"} <= every.keys() and "tdnn.0.kernel.weight" not in every
+    weighted = classifies and config.get("use_weighted_layer_sum") is True
     kept = HUGGING_FACE_SEQUENCE if classifies else "(?!)"
-    if classifies and not config.get("use_weighted_layer_sum", False):
-        kept = kept.replace("|layer_weights", "")
     state = weight_norm_names(without_prefix(every, _PREFIXES[config["model_type"]], kept))
+    if classifies and not weighted:
+        state.pop("layer_weights", None)
     sizes = _sizes(config, state, folder)
-    encoder = encoder_to_fill("wav2vec2", asdict(sizes), WAV2VEC2)
+    names = WAV2VEC2
+    if weighted and sizes.norm_first:  # transformers 5 sums the layers as they come, the last without its norm
+        sizes = replace(sizes, final_norm=False)
+        names = replace(names, extras=rf"{names.extras}|encoder\.layer_norm\.(weight|bias)")
+    encoder = encoder_to_fill("wav2vec2", asdict(sizes), names)
     note = " ".join([_LICENCE_NOTE, *_notes(every, folder, sizes)])
     source = f"Hugging Face: {folder.name}"
     if not classifies:

@@ -309,7 +309,7 @@ def test_hugging_face_faults(tmp_path: Path) -> None:
     folder = write_hugging_face(tmp_path, hugging_face_model("base"))
     config = json.loads((folder / "config.json").read_text())
     for change, why in (
-        ({"model_type": "hubert"}, "no model_type wavlm"),
+        ({"model_type": "data2vec-audio"}, "no model_type wavlm"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"add_adapter": True}, "add_adapter True"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps"),
