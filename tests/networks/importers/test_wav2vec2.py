@@ -194,4 +194,4 @@ def test_a_converted_folder_classifies_and_embeds(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         if arguments[0] == "classify":
             assert any(code in result.stdout for code in ("cs", "en", "sk", "de"))
-    assert hdf5.read(tmp_path / "talk.h5").vectors.shape[1] == 10
+    assert hdf5.read(tmp_path / "talk.h5").data.shape[1] == 10
