@@ -94,14 +94,14 @@ def write_adapted(
         f"{source.card.rstrip()}\n\nThe PLDA of {source.name} is adapted {what}, whose speakers were not looked at.\n"
     )
     with TemporaryDirectory() as folder:
-        files = {"classifier": source.classifier, "plda": vbx if vbx.is_file() else None}
-        if source.classifier is not None:
-            files["classifier"] = Path(folder) / bundle.CLASSIFIER
-            growth = _adapt_classifier(source, store, files["classifier"], method)
+        classifier, plda = source.classifier, vbx if vbx.is_file() else None
+        if classifier is not None:
+            classifier = Path(folder) / bundle.CLASSIFIER
+            growth = _adapt_classifier(source, store, classifier, method)
         else:
-            files["plda"] = Path(folder) / bundle.PLDA
-            growth = _adapt_embedding_plda(source, store, files["plda"], method)
-        written = bundle.write(out, config, weights=weights, card=card, force=force, **files)
+            plda = Path(folder) / bundle.PLDA
+            growth = _adapt_embedding_plda(source, store, plda, method)
+        written = bundle.write(out, config, weights=weights, classifier=classifier, plda=plda, card=card, force=force)
     return AdaptedModel(written, rows, growth)
 
 
