@@ -12,9 +12,7 @@ from knn_cli.cli.options import JsonOption, QuietOption, VerboseOption, epilog
 if TYPE_CHECKING:
     from knn_cli.networks.public_checkpoints import PublicCheckpoint
 
-EPILOG = epilog(
-    "knn models", "knn models languages czech", "knn models speakers cc-by-4.0", "knn models whisper --json"
-)
+EPILOG = epilog("knn models languages czech", "knn models speakers cc-by-4.0", "knn models whisper --json")
 COLUMNS = "name task languages parameters megabytes licence importer encoder figure source command".split()
 
 

@@ -28,6 +28,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.texts import read_lines, read_table, tidy
 from knn_cli.core.values import Doubles, ScoreTable, Texts
+from knn_cli.store import kaldi
 
 __all__ = ["ScoreKind", "read_keys", "read_score_table", "read_scores", "write_score_table"]
 
@@ -86,12 +87,16 @@ def write_score_table(table: ScoreTable, file: TextIO) -> None:
 def read_keys(path: Path | str) -> dict[str, str]:
     """Read the true labels of recordings: a table with the columns name and label, or segmentid and language_code.
 
+    A file without separators in its first line is one of Kaldi, such as utt2lang: a name, a blank and the label.
+
     Raises
     ------
     KnnError
         For a table without these columns, or with two labels for one name.
     """
     columns, lines = read_table(path, "a table of true labels")
+    if len(columns) == 1 and " " in columns[0]:
+        return kaldi.read_table(Path(path))
     name = next((column for column in NAMES if column in columns), None)
     truth = next((column for column in TRUTHS if column in columns), None)
     if name is None or truth is None:

@@ -97,7 +97,10 @@ def test_tables_that_cannot_be_evaluated(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("name\tx\ty\nr1\t1\t0\nr2\t0\t3\n")
     best = "file\tstart\tend\tlabel\tprobability\tlabel_2\tprobability_2\nr\t0\t1\tx\t1\ty\t0\n"
     (tmp_path / "best.tsv").write_text(best)
-    (tmp_path / "keys.tsv").write_text("name\tlabel\nr1\tx\n")
+    (tmp_path / "keys.tsv").write_text("name\tlabel\nr1\tx\nr2\ty\n")
+    keyed = ["evaluate", str(tmp_path / "a.tsv"), "--keys", str(tmp_path / "keys.tsv"), "--draws", "0"]
+    run = CliRunner().invoke(app, [*keyed, "-o", str(tmp_path / "figures.tex")])
+    assert run.exit_code == 0 and "Accuracy & 100.0 \\%" in (tmp_path / "figures.tex").read_text(), run.stderr
     for arguments, sentence in (
         (["a.tsv"], "have no true labels"),
         (["best.tsv"], "has the most probable labels alone"),

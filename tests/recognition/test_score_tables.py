@@ -89,5 +89,9 @@ def test_keys(tmp_path: Path) -> None:
     }
     with pytest.raises(KnnError, match=r"Line 3 .* another label for 'x'"):
         read_keys(text(tmp_path, "name,label\nx,a\nx,b\n"))
+
+
+def test_true_labels_of_kaldi(tmp_path: Path) -> None:
+    assert read_keys(text(tmp_path, "rec-1 1-1\nrec-2  2-1\n")) == {"rec-1": "1-1", "rec-2": "2-1"}
     with pytest.raises(KnnError, match="no table of true labels"):
-        read_keys(text(tmp_path, "x a\n"))
+        read_keys(text(tmp_path, "rec-1\nrec-2\n"))
