@@ -268,7 +268,10 @@ def test_networks_of_kaldis_habits_hear_integers() -> None:
 def original(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The config of the bundle that a recipe begins with, as `knn convert` and an earlier recipe make it."""
     if "pooling" not in recipe.init.parts:
-        return {"name": "wavlm", "args": {"size": "base-plus"}}, {"name": "mean", "args": {}}, {}
+        wav2vec2 = {"wav2vec2-base": "base", "xls-r-300m": "large", "mms-300m": "large"}
+        size = wav2vec2.get(Path(recipe.init.model).name)
+        encoder = {"name": "wavlm", "args": {"size": "base-plus"}}
+        return {"name": "wav2vec2", "args": {"size": size}} if size else encoder, {"name": "mean", "args": {}}, {}
     first = read(TOP / "examples" / "recipes" / "voxlingua107-wavlm-mhfa.toml")
     return (
         {"name": "wavlm", "args": {"size": "base-plus"}},
