@@ -169,7 +169,7 @@ def chosen_options(
     if preset is None:
         options = choose_options(clusterer, None, settings, lengths)
     else:
-        given = {name: value for name, value in lengths.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
         chosen = _preset(preset)
         segmentation = segmentation or chosen.segmentation
         options = replace(chosen, **given).options

@@ -32,7 +32,8 @@ def read_toml(path: Path, what: str, hint: str) -> dict[str, Any]:
         Where the file cannot be read (see `texts.read_text`), or is not TOML.
     """
     try:
-        return tomllib.loads(read_text(path, f"a {what} in TOML"))
+        table: dict[str, Any] = tomllib.loads(read_text(path, f"a {what} in TOML"))
+        return table
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise KnnError(f"The {what} {path} is not TOML: {reason}.", hint) from error

@@ -104,14 +104,15 @@ def _parsed(table: Mapping[str, Any], name: str) -> Recipe:
     components = {key: _component(key, table[key]) for key in COMPONENTS if key in table}
     if "name" in table:  # a field of Recipe, but no key of the file
         raise _unknown_key("name", "the recipe", _keys(Recipe))
-    recipe: Recipe
     if is_segmentation(table):
         if "segmenter" in table:
             components["segmenter"] = _component("segmenter", table["segmenter"])
-        recipe = _convert({**table, **components, "name": name}, SegmentationRecipe, "the recipe", "")
-        check_segmentation(recipe)
-        return recipe
-    recipe = _convert({**table, **components, "name": name}, Recipe, "the recipe", "")
+        segmentation: SegmentationRecipe = _convert(
+            {**table, **components, "name": name}, SegmentationRecipe, "the recipe", ""
+        )
+        check_segmentation(segmentation)
+        return segmentation
+    recipe: Recipe = _convert({**table, **components, "name": name}, Recipe, "the recipe", "")
     _check_recipe(recipe)
     return recipe
 

@@ -59,7 +59,7 @@ class TurnCorpus(RecordingCorpus):
         super().__init__(recordings, source, rate)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]
+    def identity(self) -> str:
         """A hash of names, lengths and turns, by which a resumed training recognizes its corpus."""
         turns = [
             sorted((segment.start, segment.end, str(label)) for segment, _, label in truth.itertracks(yield_label=True))
