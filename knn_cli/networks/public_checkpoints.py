@@ -119,7 +119,7 @@ def _fits(row: PublicCheckpoint, word: str) -> bool:
     texts: Sequence[str] = (row.name, row.task, row.licence, row.importer, row.encoder, row.command)
     if len(word) > 3 and any(word.casefold() in each.casefold() for each in texts):
         return True
-    if any(word.casefold() == each.casefold() for each in texts):
+    if any(word.casefold() == each.casefold() for each in (*texts, *row.name.split("-"))):
         return True
     language = find_language(word)
     return language is not None and any(code in row.languages for code in language.codes)
