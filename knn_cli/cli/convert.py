@@ -255,7 +255,7 @@ def _adapt_plda(src: Path, out: Path, store: Path, method: Adaptation, force: bo
 
     adapted = write_adapted(src, store, out, method=method.value, force=force)
     between, within = adapted.growth
-    console.note(f"{out}: the PLDA of {src} adapted to {counted(adapted.rows, 'embedding')}; name it with --model.")
+    console.note(f"{out}: the PLDA of {src} adapted to {counted(adapted.rows, 'embedding')}.")
     console.note(f"Variance between speakers is {between:.2f} times as large, within speakers {within:.2f} times.")
 
 

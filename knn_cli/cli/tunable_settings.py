@@ -110,12 +110,12 @@ def read_grid(pairs: Iterable[str]) -> list[TunableSettings]:
         name, _, texts = pair.partition("=")
         name = name.strip().replace("-", "_")
         if name in values:
-            raise KnnError(f"--grid gives {name} twice.", "Give all of its values at once, with commas between.")
+            raise KnnError(f"The grid gives {name} twice.", "Give all of its values at once, with commas between.")
         read = [read_settings(TunableSettings, [f"{name}={text}"]) for text in texts.split(",")]
         values[name] = list(dict.fromkeys(getattr(one, name) for one in read))
         count *= len(values[name])
         if count > MOST_SETTINGS:
-            raise KnnError(f"--grid asks for more than {MOST_SETTINGS} settings.", "Give fewer values.")
+            raise KnnError(f"The grid asks for more than {MOST_SETTINGS} settings.", "Give fewer values.")
     grid, reason = [TunableSettings()], None
     for row in _rows(**values):
         settings = TunableSettings(**row)

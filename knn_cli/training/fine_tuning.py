@@ -319,5 +319,5 @@ def _freeze(network: Network, prefixes: tuple[str, ...]) -> None:
 def _convolutions(encoder: Encoder) -> list[nn.Parameter]:
     weights = encoder.convolution_weights()
     if not weights:
-        raise KnnError("tuning.cnn_gradient needs the convolutions of wavlm.", "Take that line out.")
+        raise KnnError("tuning.cnn_gradient needs the convolutions of wavlm or wav2vec2.", "Take that line out.")
     return weights
