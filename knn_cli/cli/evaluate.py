@@ -148,6 +148,8 @@ def evaluate(
     others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
     refuse_together(ctx, [("scores", name) for name in others])
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
+    if as_json and out is not None and out.suffix.lower() == ".tex":
+        raise KnnError(f"--json and the suffix of {out} cannot be combined.", "Choose one of them.")
     tables = sources[0].suffix.lower() in _TABLES
     if tables or keys is not None:
         _check_tables(ctx, sources, others)

@@ -108,6 +108,8 @@ def fuse(
         refuse_without(ctx, {"measures": ("quality",)})
         if out is None:
             raise KnnError("The fusion needs a file.", "Give -o FILE, or --fusion FILE with one to fuse by.")
+    if folds == 1:
+        raise KnnError("One fold leaves nothing to train on.", "Take two or more folds, or 0 for none.")
     check_text_output(out, [*tables, *(path for path in (keys, measures, split, fusion) if path)])
     systems = read_systems(tables, keys)
     if systems.left_out:
@@ -115,6 +117,8 @@ def fuse(
     if fusion is not None:
         _apply(systems, fusion, measures, out, as_json)
     elif out is not None:
+        if unknown := int((systems.truth == "").sum()):
+            console.note(f"Left out {counted(unknown, 'row')} without a true label.")
         quality_of_rows = _quality(systems, listed(quality), measures)
         weights: dict[str, float] | Literal["empirical"] | None = "empirical"
         if priors != "empirical":
@@ -150,21 +154,23 @@ def _train(
     rows = counted(trained.model.measured["rows"], noun)
     if trained.tested:
         console.note(f"{out}: fusion of {rows}; figures of {counted(trained.tested, noun)} that it was not trained on.")
-        _note_loss(trained, rows)
+        _note_loss(trained, rows, priors is None)
     else:
         console.note(f"{out}: fusion of {rows}, none of which were held out to measure it.")
 
 
-def _note_loss(trained: TrainedFusion, rows: str) -> None:
+def _note_loss(trained: TrainedFusion, rows: str, equal_priors: bool) -> None:
     """Say so if the fusion is worse than the best of its systems is without it, on what was held out."""
+    if not all("cllr" in row.figures for row in trained.figures):
+        console.note("What was held out is all of one kind, which has no figures.")
+        return
     (given, name), (fused, _) = (
         min((row.figures["cllr"], row.name) for row in trained.figures if row.scores == scores)
         for scores in ("as given", "fused")
     )
     if given < fused:
-        console.note(
-            f"{name} as given has a lower Cllr, {given:.3f}, than the fusion, {fused:.3f}: {rows} are too few."
-        )
+        reason = f"{rows} are too few" if equal_priors else "it is trained for other priors than equal ones"
+        console.note(f"{name} as given has a lower Cllr, {given:.3f}, than the fusion, {fused:.3f}: {reason}.")
 
 
 def _apply(systems: SystemScores, path: Path, measures: Path | None, out: Path | None, as_json: bool) -> None:

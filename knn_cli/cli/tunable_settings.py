@@ -147,7 +147,10 @@ def read_file(path: Path) -> TunableSettings:
 def file_text(settings: TunableSettings, comments: Iterable[str]) -> str:
     """The text of a file of settings, with comments before them."""
     lines = [f"# {comment}" for comment in comments]
-    lines += [f"{name} = {_toml(value)}" for name, value in settings.values.items()]
+    values = settings.values
+    if (network := values.get("segmentation")) and Path(network).exists():
+        values["segmentation"] = str(Path(network).resolve())  # the file is used in other folders too
+    lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
 MOST_LISTED = 5  # names in a note
+TABLE_HEAD = b"setting\tkept\tDER\t"
 
 EPILOG = epilog(
     "knn tune meetings/ --reference rttm/ -o mine.toml",
@@ -174,6 +175,8 @@ def _check_outputs(out: Path, read: Sequence[Path]) -> Path:
         raise KnnError(f"{out} is the name of the table.", "Name the settings .toml; the table stands beside them.")
     check_text_output(out, read)
     check_outputs([out, table], read)
+    if table.exists() and not table.read_bytes().startswith(TABLE_HEAD):
+        raise KnnError(f"{table} would be replaced, and is no table of `knn tune`.", "Name other settings.")
     return table
 
 

@@ -16,7 +16,7 @@ from knn_cli.diarization.clustering import plda as embedding_plda
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
-from knn_cli.recognition.classifier_file import write_classifier
+from knn_cli.recognition.classifier_file import read_classifier, write_classifier
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.plda_adaptation import METHODS, moments
 from knn_cli.store.hdf5 import Store
@@ -95,7 +95,7 @@ def write_adapted(
     )
     with TemporaryDirectory() as folder:
         classifier, plda = source.classifier, vbx if vbx.is_file() else None
-        if classifier is not None:
+        if classifier is not None and (plda is None or _has_plda(classifier)):
             classifier = Path(folder) / bundle.CLASSIFIER
             growth = _adapt_classifier(source, store, classifier, method)
         else:
@@ -103,6 +103,10 @@ def write_adapted(
             growth = _adapt_embedding_plda(source, store, plda, method)
         written = bundle.write(out, config, weights=weights, classifier=classifier, plda=plda, card=card, force=force)
     return AdaptedModel(written, rows, growth)
+
+
+def _has_plda(classifier: Path) -> bool:
+    return read_classifier(classifier).plda is not None
 
 
 def _adapt_classifier(source: Bundle, store: Path, path: Path, method: str) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from knn_cli.audio import reading
 from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError, StoreError
 from knn_cli.core.languages import NO_SPEECH
-from knn_cli.core.values import ScoreTable
+from knn_cli.core.values import ScoreTable, Segment
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.formats.rttm import turns_of_recording
 from knn_cli.formats.turn_readers import read_references
@@ -105,7 +105,7 @@ def _score_file(path: Path, classifier: Classifier, options: EmbeddingOptions) -
     except SilenceError:
         if NO_SPEECH not in classifier.labels:
             raise
-        return _without_speech(classifier, path, [str(path)])
+        return _without_speech(classifier, path, {str(path): None})
     return replace(table, name=np.full(len(table), str(path)))
 
 
@@ -124,17 +124,18 @@ def _score_recording(
             if NO_SPEECH not in classifier.labels:
                 raise
             with recording.sound.opened() as path:
-                return _without_speech(classifier, path, [part.key for part in parts])
+                return _without_speech(classifier, path, {part.key: part.span for part in parts})
     except (AudioError, BundleError) as error:
         return error
 
 
-def _without_speech(classifier: Classifier, path: Path, names: Sequence[str]) -> ScoreTable:
-    """Rows of sound that holds no speech; AudioError as of `reading.info`."""
-    count = len(names)
-    scores = np.full((count, len(classifier.labels)), np.nan)
-    times = np.zeros(count), np.full(count, reading.info(path).seconds)
-    return ScoreTable(classifier.labels, scores, np.array(names), *times)
+def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segment | None]) -> ScoreTable:
+    """Rows of sound that holds no speech, with the name of each and its part, None for all; as `reading.info`."""
+    whole = Segment(0.0, reading.info(path).seconds)
+    parts = [whole if span is None else span & whole for span in spans.values()]
+    scores = np.full((len(parts), len(classifier.labels)), np.nan)
+    times = np.array([[part.start, part.end] for part in parts]).T
+    return ScoreTable(classifier.labels, scores, np.array(list(spans)), *times)
 
 
 def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:

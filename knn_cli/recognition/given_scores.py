@@ -51,7 +51,7 @@ def scores_as_classifier(sources: Sequence[Path]) -> Iterator[Classifier]:
     """
     level, labels = _labels(sources)
     with tempfile.TemporaryDirectory() as folder:
-        yield _classifier(Path(folder), "scores", labels, level, slice(0, len(labels)), len(labels))
+        yield _classifier(Path(folder) / "scores", "scores", labels, level, slice(0, len(labels)), len(labels))
 
 
 @contextmanager
@@ -93,7 +93,12 @@ def tables_as_classifiers(systems: SystemScores) -> Iterator[tuple[Path, list[Cl
             store,
             [
                 _classifier(
-                    Path(folder), name, known.labels, "group", slice(place * size, (place + 1) * size), len(data.T)
+                    Path(folder) / f"{place}",
+                    name,
+                    known.labels,
+                    "group",
+                    slice(place * size, (place + 1) * size),
+                    len(data.T),
                 )
                 for place, name in enumerate(systems.systems)
             ],
@@ -103,7 +108,7 @@ def tables_as_classifiers(systems: SystemScores) -> Iterator[tuple[Path, list[Cl
 def _classifier(
     folder: Path, name: str, labels: Sequence[str], level: str, columns: slice, dimension: int
 ) -> Classifier:
-    """A classifier whose log-likelihoods are some columns of rows (N, dimension), up to a number for each row."""
+    """A classifier in a new folder: log-likelihoods are columns of rows (N, dimension), up to a number for each row."""
     size = len(labels)
     order = np.argsort(np.asarray(labels, dtype=np.str_))
     identity = GaussianLinearClassifier.restored(  # log N(x; e_c, I) is x_c and what is the same for all classes
@@ -116,13 +121,14 @@ def _classifier(
         shrinkage=0.0,
     )
     meta: dict[str, Any] = {"label": level, "view": ""}
-    path = folder / f"{name}.{bundle.CLASSIFIER}"
+    folder.mkdir()
+    path = folder / bundle.CLASSIFIER
     write_classifier(path, CalibratedClassifier(identity, Calibration.identity(size), meta))
     config = {
         **{"name": name, "kind": "classifier", "embedder": ""},
         **{"labels": identity.classes_.tolist(), "training": meta},
     }
-    return Classifier(bundle.write(folder / "models" / name, config, classifier=path).folder)
+    return Classifier(bundle.write(folder / "model", config, classifier=path).folder)
 
 
 def _labels(sources: Sequence[Path]) -> tuple[str, tuple[str, ...]]:

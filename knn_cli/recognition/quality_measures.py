@@ -23,6 +23,7 @@ from knn_cli.store.labels import recording_name
 __all__ = ["quality_of"]
 
 SECONDS = "seconds"
+LEAST_SECONDS = 0.01  # of speech, where none was measured
 _WHAT = "a table of quality measures"
 _HINT = "It has a column name, and a column of numbers for each measure; start and end where rows are parts."
 
@@ -61,8 +62,8 @@ def quality_of(systems: SystemScores, names: Sequence[str], path: Path | None = 
             known = ", ".join([*columns, *([] if systems.are_trials or SECONDS in columns else [SECONDS])])
             raise KnnError(f"The quality measure {name} is not known.", f"Known: {known or 'none; give a table'}.")
         if name == SECONDS or name.endswith("_seconds"):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                result[:, place] = np.log(result[:, place])
+            with np.errstate(invalid="ignore"):
+                result[:, place] = np.log(np.maximum(result[:, place], LEAST_SECONDS))
         result[~np.isfinite(result[:, place]), place] = np.nan
         if np.isnan(result[:, place]).all():
             raise KnnError(f"The quality measure {name} is known of no row.", "Names, start and end must be the same.")

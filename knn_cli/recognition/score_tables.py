@@ -40,7 +40,7 @@ _TIMES = ("start", "end")
 _WHAT = "a table of scores"
 _HINT = "It has a header, a column name, and a column of numbers for each label."
 _MAX_SUM_ERROR = 0.01  # of posteriors that are rounded, or restored from rounded LLRs
-_LEAST_POSTERIOR = 1e-10  # of what was rounded to 0
+_LEAST_POSTERIOR = 1e-10
 
 
 def read_score_table(path: Path | str) -> ScoreTable:
@@ -139,7 +139,8 @@ def _from_table(path: Path) -> tuple[ScoreTable, ScoreKind]:
 def _as_log_likelihoods(scores: Doubles) -> tuple[Doubles, ScoreKind]:
     """Scores (N, C) as natural logarithms of likelihoods up to a number for each row, and what they were."""
     if (scores >= 0).all() and (abs(scores.sum(axis=1) - 1) <= _MAX_SUM_ERROR).all():
-        return np.log(np.maximum(scores, _LEAST_POSTERIOR)), "posteriors"
+        least = min(_LEAST_POSTERIOR, float(scores[scores > 0].min()))  # of what was rounded to 0
+        return np.log(np.where(scores > 0, scores, least)), "posteriors"
     logs = _log_posteriors(scores)
     if len(scores.T) > 2 and (abs(np.exp(logs).sum(axis=1) - 1) <= _MAX_SUM_ERROR).all():
         return logs, "detection log-likelihood ratios"

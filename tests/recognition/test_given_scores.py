@@ -112,3 +112,16 @@ def test_tables_that_cannot_be_evaluated(tmp_path: Path) -> None:
         paths = [str(tmp_path / part) if part.endswith((".tsv", ".h5")) else part for part in arguments]
         run = CliRunner().invoke(app, ["evaluate", *paths])
         assert run.exit_code in (1, 2) and sentence in " ".join(run.stderr.split()), (arguments, run.stderr)
+
+
+def test_tables_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    """Nothing is written beside them."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "s.tsv").write_text("name\tlabel\tx\ty\nr1\tx\t1\t0\nr2\ty\t0\t3\n")
+    paths = [str(tmp_path / folder / "s.tsv") for folder in ("a", "b")]
+    run = CliRunner().invoke(app, ["evaluate", *paths, "--json", "--draws", "0"])
+    assert run.exit_code == 0 and len(run.stdout.splitlines()) == 2, run.stderr
+    assert [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["s.tsv", "s.tsv"]
+    run = CliRunner().invoke(app, ["evaluate", *paths, "--json", "-o", str(tmp_path / "x.tex")])
+    assert run.exit_code == 1 and "--json and the suffix" in run.stderr

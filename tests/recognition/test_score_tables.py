@@ -95,3 +95,8 @@ def test_true_labels_of_kaldi(tmp_path: Path) -> None:
     assert read_keys(text(tmp_path, "rec-1 1-1\nrec-2  2-1\n")) == {"rec-1": "1-1", "rec-2": "2-1"}
     with pytest.raises(KnnError, match="no table of true labels"):
         read_keys(text(tmp_path, "rec-1\nrec-2\n"))
+
+
+def test_posteriors_that_were_not_rounded_keep_their_value(tmp_path: Path) -> None:
+    table = read_score_table(text(tmp_path, "name\tx\ty\na\t1e-30\t1\nb\t0\t1\n"))
+    np.testing.assert_allclose(table.log_likelihood, [[np.log(1e-30), 0], [np.log(1e-30), 0]])
