@@ -40,6 +40,8 @@ _LEFT_OUT = r"(eval_)?loss\..*|(_macro|_pair_macro)?_?accuracy\..*|" + "|".join(
 _HEAD = r"decoder\.final\.(weight|bias)"
 _POOLED = ("xvector", "tap", "attention")
 
+MOST_REPEATS = 100  # of the convolutions of a block; published models have 5
+
 
 def _is_nemo(checkpoint: Checkpoint) -> bool:
     return is_nemo(checkpoint.path)
@@ -140,6 +142,8 @@ def _block(settings: Mapping[str, Any], residual_mode: str, path: Path) -> dict[
     }
     given = {key: [value] if key in listed and type(value) is int else value for key, value in settings.items()}
     found = checked_settings(given, {**defaults, "kernel_size_factor": 1.0}, path, "a ConvASREncoder")
+    if not 1 <= found["repeat"] <= MOST_REPEATS:
+        raise KnnError(f"{path} has a block that repeats {found['repeat']} times.", sources_hint())
     if any(len(found[key]) != 1 for key in listed):
         raise KnnError(f"{path} has convolutions of more than one axis.", sources_hint())
     kernel = max(int(found["kernel"][0] * found["kernel_size_factor"]), 1)

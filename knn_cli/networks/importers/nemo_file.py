@@ -5,6 +5,7 @@ Nothing of it is unpacked but these two, into a temporary folder, and nothing in
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -45,7 +46,7 @@ def read_nemo(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             with tarfile.open(path, "r:*") as archive:
                 found = _unpacked(archive, path, Path(folder))
-        except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise KnnError(
                 f"{path} is no model of NeMo, or damaged: {first_line(error)}.", "Download it again."
             ) from error

@@ -38,7 +38,7 @@ _LICENCE_NOTE = (
 
 
 def _is_wav2vec2(checkpoint: Checkpoint) -> bool:
-    return checkpoint.is_folder and read_json(checkpoint.path / "config.json").get("model_type") in _PREFIXES
+    return checkpoint.is_folder and read_json(checkpoint.path / "config.json").get("model_type") in [*_PREFIXES]
 
 
 @importer("Hugging Face", recognizes=_is_wav2vec2)

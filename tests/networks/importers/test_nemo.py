@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import lzma
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     refused("missing.*decoder.emb_layers.1.0.weight", decoder={"emb_sizes": [12, 12]})
     refused("does not name its 6 classes", decoder={"num_classes": 6})
     refused("pool_mode 'max'", decoder={"pool_mode": "max"})
+    refused("a block that repeats 1000000000 times", encoder={"jasper": [{**BLOCKS[0], "repeat": 10**9}]})
     refused("settings of another kind", encoder={"jasper": [{**BLOCKS[0], "repeat": "1"}]})
     for extra in ({"encoder.more": torch.zeros(1)}, {"decoder.final.bias": torch.zeros(4)}):
         with pytest.raises(KnnError, match=r"extra: encoder.more|mis-sized: decoder.final.bias"):
@@ -153,6 +155,11 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
         path.write_bytes(whole[:end])
         with pytest.raises(KnnError):
             import_embedding_network(path)
+    packed = bytearray(lzma.compress(whole))
+    packed[len(packed) // 2] ^= 255
+    path.write_bytes(packed)
+    with pytest.raises(KnnError):
+        import_embedding_network(path)
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("model_weights.ckpt")
         member.size = 1 << 28

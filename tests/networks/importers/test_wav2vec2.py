@@ -180,6 +180,9 @@ def test_settings_of_another_network_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(KnnError, match=next(iter(change))):
             import_embedding_network(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": ["wav2vec2"]}))
+    with pytest.raises(KnnError):
+        import_embedding_network(tmp_path)
 
 
 def test_a_converted_folder_classifies_and_embeds(tmp_path: Path) -> None:
