@@ -53,7 +53,7 @@ def _complete_presets(incomplete: str) -> list[str]:
 
 
 SourcesArgument = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, files of --keep, or -.")
+    list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, kept analyses, or -.")
 ]
 RttmOption = Annotated[
     Path | None,

@@ -40,6 +40,7 @@ from knn_cli.cli.options import (
     flag,
     given,
     note_classifier,
+    note_left_out,
     refuse_together,
     refuse_without,
     switch,
@@ -213,10 +214,7 @@ def _evaluate_tables(sources: list[Path], keys: Path | None, options: TestSetOpt
     systems = read_systems(sources, keys)
     for path, kind in zip(sources, systems.kinds, strict=False):
         console.note(f"{path}: {counted(len(systems), 'row')} of {kind}.")
-    if systems.left_out:
-        console.note(f"Left out {counted(systems.left_out, 'row')} without speech.")
-    if unknown := int((systems.truth == "").sum()):
-        console.note(f"Left out {counted(unknown, 'row')} without a true label.")
+    note_left_out(systems)
     with tables_as_classifiers(systems) as (store, classifiers):
         result = evaluate_test_sets([store], classifiers, options)
     result.test_sets[0].path = sources[0]

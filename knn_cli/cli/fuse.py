@@ -26,6 +26,7 @@ from knn_cli.cli.options import (
     check_text_output,
     counted,
     epilog,
+    note_left_out,
     refuse_together,
     refuse_without,
     valued,
@@ -112,13 +113,10 @@ def fuse(
         raise KnnError("One fold leaves nothing to train on.", "Take two or more folds, or 0 for none.")
     check_text_output(out, [*tables, *(path for path in (keys, measures, split, fusion) if path)])
     systems = read_systems(tables, keys)
-    if systems.left_out:
-        console.note(f"Left out {counted(systems.left_out, 'row')} without speech.")
+    note_left_out(systems, needs_truth=fusion is None)
     if fusion is not None:
         _apply(systems, fusion, measures, out, as_json)
     elif out is not None:
-        if unknown := int((systems.truth == "").sum()):
-            console.note(f"Left out {counted(unknown, 'row')} without a true label.")
         quality_of_rows = _quality(systems, listed(quality), measures)
         weights: dict[str, float] | Literal["empirical"] | None = "empirical"
         if priors != "empirical":

@@ -17,6 +17,7 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
     from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.system_scores import SystemScores
 
 # Panels of the help, in the order in which commands list their options.
 INPUT, OUTPUT, MODEL, LABELS = "Input", "Output", "Model and device", "Labels"
@@ -349,6 +350,14 @@ def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:
 def note_model(asked: str | None, model: Bundle, more: str) -> None:
     """Report the model that is used: as a note if the user did not name one, else as a detail."""
     (console.detail if asked else console.note)(f"Model {model.fingerprint}, {more}.")
+
+
+def note_left_out(systems: SystemScores, *, needs_truth: bool = True) -> None:
+    """Report the rows of scores that are not used: those without speech, or without a true label that is needed."""
+    if systems.left_out:
+        console.note(f"Left out {counted(systems.left_out, 'row')} without speech.")
+    if needs_truth and (unknown := int((systems.truth == "").sum())):
+        console.note(f"Left out {counted(unknown, 'row')} without a true label.")
 
 
 def note_classifier(asked: str | None, classifier: Classifier) -> None:

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
 MOST_LISTED = 5  # names in a note
-TABLE_HEAD = b"setting\tkept\tDER\t"
 
 EPILOG = epilog(
     "knn tune meetings/ --reference rttm/ -o mine.toml",
@@ -64,7 +63,7 @@ EPILOG = epilog(
 def tune(
     ctx: typer.Context,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, or files of diarize --keep.")
+        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, or kept analyses of diarize.")
     ],
     reference: Annotated[
         Path, valued("--reference", metavar="PATH", panel=INPUT, help="Score against these reference turns.")
@@ -168,6 +167,7 @@ def tune(
 
 def _check_outputs(out: Path, read: Sequence[Path]) -> Path:
     """The table beside the settings; KnnError where one of the two would replace what is read, or the other."""
+    from knn_cli.cli import tune_results
     from knn_cli.core.output_paths import check_outputs
 
     table = out.with_suffix(".tsv")
@@ -175,7 +175,7 @@ def _check_outputs(out: Path, read: Sequence[Path]) -> Path:
         raise KnnError(f"{out} is the name of the table.", "Name the settings .toml; the table stands beside them.")
     check_text_output(out, read)
     check_outputs([out, table], read)
-    if table.exists() and not table.read_bytes().startswith(TABLE_HEAD):
+    if table.exists() and not table.read_bytes().startswith("\t".join(tune_results.COLUMNS).encode()):
         raise KnnError(f"{table} would be replaced, and is no table of `knn tune`.", "Name other settings.")
     return table
 

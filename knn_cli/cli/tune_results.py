@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from knn_cli.evaluation.setting_selection import Selection
 
 FEW_RECORDINGS, FEW_MINUTES = 10, 30.0  # under which a gain is hardly known
+COLUMNS = ("setting", "kept", "DER", "missed", "false_alarm", "confusion")  # before one for each fold
 OTHER_FOLDS = "(chosen on the other folds)"
 
 Errors = Sequence[Sequence["DiarizationError"]]  # of each setting, one for each recording
@@ -27,8 +28,7 @@ def table_lines(
     The last line has, for each fold, the rate of the setting that is best on all others.
     """
     numbers = range(max(folds) + 1)
-    columns = ["setting", "kept", "DER", "missed", "false_alarm", "confusion", *(f"fold_{one + 1}" for one in numbers)]
-    yield "\t".join(columns) + "\n"
+    yield "\t".join([*COLUMNS, *(f"fold_{one + 1}" for one in numbers)]) + "\n"
     for number, (setting, row) in enumerate(zip(settings, errors, strict=True)):
         kept = "yes" if number == selection.chosen else ""
         yield "\t".join([tsv_field(setting.name), kept, *_rates(row, folds)]) + "\n"

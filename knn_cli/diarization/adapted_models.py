@@ -16,7 +16,7 @@ from knn_cli.diarization.clustering import plda as embedding_plda
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
-from knn_cli.recognition.classifier_file import read_classifier, write_classifier
+from knn_cli.recognition.classifier_file import write_classifier
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.plda_adaptation import METHODS, moments
 from knn_cli.store.hdf5 import Store
@@ -95,9 +95,10 @@ def write_adapted(
     )
     with TemporaryDirectory() as folder:
         classifier, plda = source.classifier, vbx if vbx.is_file() else None
-        if classifier is not None and (plda is None or _has_plda(classifier)):
+        scoring = None if classifier is None else Classifier(source.folder)
+        if scoring is not None and (plda is None or _plda(scoring) is not None):
             classifier = Path(folder) / bundle.CLASSIFIER
-            growth = _adapt_classifier(source, store, classifier, method)
+            growth = _adapt_classifier(scoring, store, classifier, method)
         else:
             plda = Path(folder) / bundle.PLDA
             growth = _adapt_embedding_plda(source, store, plda, method)
@@ -105,19 +106,18 @@ def write_adapted(
     return AdaptedModel(written, rows, growth)
 
 
-def _has_plda(classifier: Path) -> bool:
-    return read_classifier(classifier).plda is not None
+def _plda(model: Classifier) -> PLDA | None:
+    return None if model.trained is None else model.trained.plda
 
 
-def _adapt_classifier(source: Bundle, store: Path, path: Path, method: str) -> tuple[float, float]:
+def _adapt_classifier(model: Classifier, store: Path, path: Path, method: str) -> tuple[float, float]:
     """Write classifier.h5 with an adapted PLDA."""
-    model = Classifier(source.folder)
-    trained = model.trained
-    if trained is None or trained.plda is None:
-        raise BundleError(f"The classifier of {source.name} has no PLDA.", _HINT)
-    adapted = _adapted(trained.plda, store, model.transform, method)
+    trained, before = model.trained, _plda(model)
+    if trained is None or before is None:
+        raise BundleError(f"The classifier of {model.bundle.name} has no PLDA.", _HINT)
+    adapted = _adapted(before, store, model.transform, method)
     write_classifier(path, replace(trained, plda=adapted))
-    return _growth(trained.plda, adapted)
+    return _growth(before, adapted)
 
 
 def _adapt_embedding_plda(source: Bundle, store: Path, path: Path, method: str) -> tuple[float, float]:

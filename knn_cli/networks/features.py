@@ -161,6 +161,12 @@ class LogMel(nn.Module):
         return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
 
 
+def _frames_around(samples: Samples, stride: int) -> Samples:
+    """Number of frames around every `stride` samples of a clip, the first at its start; none of an empty clip."""
+    frames = samples // stride + 1
+    return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
+
+
 class DecibelMel(nn.Module):
     """speechbrain's `Fbank`, and its sentence normalisation of the mean.
 
@@ -192,8 +198,7 @@ class DecibelMel(nn.Module):
 
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
-        frames = samples // self.stride + 1
-        return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
+        return _frames_around(samples, self.stride)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""
@@ -246,8 +251,7 @@ class PaddedLogMel(nn.Module):
 
     def frames(self, samples: Samples) -> Samples:
         """Number of frames of a clip of `samples`: int for int, int64 tensor for int64 tensor."""
-        frames = samples // self.stride + 1
-        return frames.masked_fill(samples < 1, 0) if isinstance(samples, Tensor) else frames * (samples > 0)
+        return _frames_around(samples, self.stride)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""

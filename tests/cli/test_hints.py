@@ -11,23 +11,10 @@ from pathlib import Path
 import pytest
 
 import knn_cli
-from knn_cli.cli.app import load
+from knn_cli.cli.app import COMMANDS, load
 from knn_cli.cli.console import FLAGS, SETTINGS, SWITCHES, hint_with_flags, with_flags
 
 PACKAGE = Path(knn_cli.__file__).parent
-COMMANDS = [
-    "convert",
-    "embed",
-    "info",
-    "split",
-    "train",
-    "evaluate",
-    "classify",
-    "timeline",
-    "fuse",
-    "verify",
-    "diarize",
-]
 # Words in backquotes that are no parameters: values and what a file holds.
 NO_PARAMETERS = {"least", "unknown", "voice", "x"}  # x: what an f-string puts in
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from knn_cli.networks import bundle
 from knn_cli.training.recipe import Recipe
@@ -25,19 +24,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes" / "knn-proj"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
 EPOCHS, BATCH, CLASSES = 2, 13, 13
 # The first stage of each recipe for a second one.
 FIRST = {"resnet_lm": "resnet", "wavlm_base_MHFA_LR_lm": "wavlm_base_MHFA_LR"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

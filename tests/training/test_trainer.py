@@ -43,6 +43,7 @@ from knn_cli.training.trainer import train
 from knn_cli.training.validation import EpochResult, evaluate_held_out
 from tests.helpers.killed import locked_elsewhere
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 16000
 TINY = {
     "name": "wavlm",
@@ -78,15 +79,6 @@ def tones(path: Path, recordings: int = 8, seconds: float = 1.0, classes: int = 
             for number in range(recordings):
                 writer.add(f"{label}/{number}", rows(label, number))
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks are fastest so, and the last bit is the same in every process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

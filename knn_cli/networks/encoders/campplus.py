@@ -8,7 +8,7 @@ Wang et al., "CAM++: a fast and efficient network for speaker verification using
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -53,8 +53,6 @@ class CAMPPlus(FilterBankEncoder):
 
     title = "CAM++"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         width: int = 32,
@@ -86,10 +84,6 @@ class CAMPPlus(FilterBankEncoder):
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.blocks)
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = self.tdnn(self.head(features, counts))  # (B, C, T / 2)

@@ -8,7 +8,7 @@ neural model for speaker representation with 1D depth-wise separable convolution
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, cast
 
@@ -65,7 +65,6 @@ class ConvASR(FilterBankEncoder):
     """
 
     title = "ConvASREncoder"
-    mask_kind = "filter bank"
 
     def __init__(
         self,
@@ -88,10 +87,6 @@ class ConvASR(FilterBankEncoder):
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.blocks)
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = features  # (B, bins, T)

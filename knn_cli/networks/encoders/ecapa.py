@@ -7,7 +7,7 @@ padded batch each clip is reflected at its own end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -45,8 +45,6 @@ class EcapaTDNN(FilterBankEncoder):
 
     title = "ECAPA-TDNN"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         channels: Sequence[int] = (1024, 1024, 1024, 1024, 3072),
@@ -72,10 +70,6 @@ class EcapaTDNN(FilterBankEncoder):
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.blocks)
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = features  # (B, bins, T)

@@ -7,7 +7,7 @@ efficiency", Interspeech 2024 (arXiv:2406.02167), whose global fusion joins the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -51,8 +51,6 @@ class ERes2Net(FilterBankEncoder):
 
     title = "ERes2Net"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         width: int = 32,
@@ -90,10 +88,6 @@ class ERes2Net(FilterBankEncoder):
                 setattr(self, name, AttentiveFusion(outs[stage + 1]))
         self.fusion = fusion
         self.channels = outs[3] * height
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = zero_ends(F.relu(self.bn1(self.conv1(features.unsqueeze(1)))), counts)  # (B, width, F, T)

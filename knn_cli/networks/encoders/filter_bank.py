@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeAlias
 
 from torch import Tensor
@@ -32,6 +32,7 @@ class FilterBankEncoder(Encoder):
     """
 
     rate = 16000
+    mask_kind = "filter bank"
     title: ClassVar[str] = "this encoder"  # its name in messages
 
     def __init__(self, front: FilterBank, channels: int, subsampling: int = 1, minimum: int | None = None) -> None:
@@ -47,6 +48,10 @@ class FilterBankEncoder(Encoder):
         if isinstance(samples, Tensor):
             return frames.masked_fill(samples < self.minimum, 0)
         return frames if samples >= self.minimum else 0
+
+    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
+        """As `Encoder.mask_features`."""
+        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Iterator[Tensor]:
         """(B, S) float32 at 16 kHz, clip lengths (B,) int64 or None -> one layer (B, frames(S), C).

@@ -6,7 +6,7 @@ stages, the map (C, F, T) of each is (C F, T), and a stage begins with a learnt 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -58,8 +58,6 @@ class ReDimNet(FilterBankEncoder):
 
     title = "ReDimNet"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         width: int = 16,
@@ -92,10 +90,6 @@ class ReDimNet(FilterBankEncoder):
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.stages)
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         real = None if counts is None else frame_mask(counts, features.shape[2]).unsqueeze(1)  # (B, 1, T)

@@ -7,7 +7,7 @@ speakers, with a dilated branch in place of the 1 x 1 one, Ma et al., "Rep works
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -46,8 +46,6 @@ class RepVGG(FilterBankEncoder):
 
     title = "RepVGG"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         widths: Sequence[int] = (32, 32, 64, 128, 256),
@@ -71,10 +69,6 @@ class RepVGG(FilterBankEncoder):
             setattr(self, f"stage{stage}", nn.ModuleList(layers))
             height = -(-height // stride)
         self.channels = before * height
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x, counts = self.stage0(features.unsqueeze(1), counts)  # (B, C, F, T)

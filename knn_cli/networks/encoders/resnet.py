@@ -7,7 +7,7 @@ max pooling and 32 channels, as in Zeinali et al., "BUT system description to Vo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import cast
 
 from torch import Tensor, nn
@@ -53,8 +53,6 @@ class ResNet(FilterBankEncoder):
 
     title = "this ResNet"
 
-    mask_kind = "filter bank"
-
     def __init__(self, depth: int = 34, width: int = 32, bins: int = 80, window: str = "hamming") -> None:
         if depth not in DEPTHS:
             raise KnnError(f"There is no ResNet of depth {depth}.", f"Known: {', '.join(map(str, DEPTHS))}.")
@@ -73,10 +71,6 @@ class ResNet(FilterBankEncoder):
             setattr(self, f"layer{stage + 1}", nn.ModuleList(blocks))
             height = -(-height // stride)
         self.channels = before * height
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = features.unsqueeze(1)  # (B, 1, F, T)

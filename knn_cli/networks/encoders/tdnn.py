@@ -5,7 +5,7 @@ Parameters have wespeaker's names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -48,8 +48,6 @@ class XVectorTDNN(FilterBankEncoder):
 
     title = "the x-vector network"
 
-    mask_kind = "filter bank"
-
     def __init__(self, hidden: int = 512, channels: int = 1500, bins: int = 80, window: str = "hamming") -> None:
         front = LogMel(bins, self.rate, window)
         super().__init__(front, channels, minimum=front.minimum + REACH * front.stride)
@@ -66,10 +64,6 @@ class XVectorTDNN(FilterBankEncoder):
         """Number of frames of a clip of `samples`, 0 below `minimum`: int for int, int64 tensor for int64 tensor."""
         frames = self.front.frames(samples) - REACH
         return frames.clamp_min(0) if isinstance(frames, Tensor) else max(frames, 0)
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         x = features  # (B, bins, T); frames near a clip's end are lost before they see what is behind it
@@ -106,8 +100,6 @@ class EcapaFbank(FilterBankEncoder):
 
     title = "ECAPA-TDNN"
 
-    mask_kind = "filter bank"
-
     def __init__(
         self,
         width: int = 512,
@@ -130,10 +122,6 @@ class EcapaFbank(FilterBankEncoder):
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return [self.layer1, *(getattr(self, name) for name in self._blocks)]
-
-    def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
-        """As `Encoder.mask_features`."""
-        self.front.register_forward_hook(lambda module, args, features: mask(features))
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         real = None if counts is None else frame_mask(counts, features.shape[2]).unsqueeze(1).to(features.dtype)
