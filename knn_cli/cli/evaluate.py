@@ -151,7 +151,7 @@ def evaluate(
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
     if as_json and out is not None and out.suffix.lower() == ".tex":
         raise KnnError(f"--json and the suffix of {out} cannot be combined.", "Choose one of them.")
-    tables = sources[0].suffix.lower() in _TABLES
+    tables = _is_table(sources[0])
     if tables or keys is not None:
         _check_tables(ctx, sources, others)
     read = [*sources, *(path for path in (split, keys) if path)]
@@ -198,10 +198,19 @@ def evaluate(
         console.note(f"{page}: open it in a browser.")
 
 
+def _is_table(path: Path) -> bool:
+    """Whether a source is a table of scores, by its suffix or by how it begins."""
+    from knn_cli.recognition.score_tables import is_score_table
+
+    return path.suffix.lower() in _TABLES or is_score_table(path)
+
+
 def _check_tables(ctx: typer.Context, sources: list[Path], others: Sequence[str]) -> None:
     """Raise KnnError for sources that are not all tables of scores, and for options that mean nothing to them."""
-    if unlike := [path for path in sources if path.suffix.lower() not in _TABLES]:
-        raise KnnError(f"{unlike[0]} is no table of scores.", f"Tables are called {', '.join(_TABLES)}.")
+    if unlike := [path for path in sources if not _is_table(path)]:
+        raise KnnError(
+            f"{unlike[0]} is no table of scores.", "It is a text with a column name, and a column for each label."
+        )
     if names := [name for name in ("scores", *others) if name in given(ctx)]:
         raise KnnError(f"{flag(ctx, names[0])} means nothing to tables of scores.", "Leave it out.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
 
+_READ_BYTES = 1 << 20
 AnalysisSource = Callable[[DiarizationOptions], AbstractContextManager[KeptAnalysis]]
 
 
@@ -73,13 +74,15 @@ class AnalysisFolder:
         self, folder: Path, embedder: Embedder, segmenters: Mapping[str, Segmenter | None], channel: str
     ) -> None:
         self._folder, self._embedder, self._segmenters, self._channel = folder, embedder, segmenters, channel
+        self._sound: dict[Path, str] = {}  # SHA-256 of the file of each recording
 
     def path(self, recording: Path, options: DiarizationOptions) -> Path:
-        """The file of the analysis of a recording with the windows of these options."""
-        key = windows_key(options)
-        if key == windows_key(DiarizationOptions()):
-            return self._folder / f"{recording.stem}.h5"
-        return self._folder / f"{recording.stem}.{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}.h5"
+        """The file of the analysis of a recording's sound, as it is now, with the windows of these options."""
+        if recording not in self._sound:
+            with suppress(OSError):  # whoever reads the sound is told
+                self._sound[recording] = _digest(recording)
+        key = f"{self._sound.get(recording)} {windows_key(options)!r}"
+        return self._folder / f"{recording.stem}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.h5"
 
     @contextmanager
     def opened(self, recording: Path, options: DiarizationOptions) -> Iterator[KeptAnalysis]:
@@ -101,17 +104,23 @@ class AnalysisFolder:
     def _kept(self, recording: Path, options: DiarizationOptions, file: Path) -> KeptAnalysis | None:
         """The analysis in a file; None where it is not of this sound, these models and these windows."""
         try:
-            if file.stat().st_mtime < recording.stat().st_mtime:
-                return None
             analysis = kept_analysis.load(file)
             kept_analysis.check_windows(analysis.windows, options)
-        except (OSError, KnnError):
+        except KnnError:
             return None
         segmenter = self._segmenters[segmentation_name(options)]
         network = kept_analysis.SILERO if segmenter is None else segmenter.bundle.fingerprint
         wanted = str(recording.resolve()), self._channel, self._embedder.bundle.fingerprint, network
         found = analysis.source, analysis.channel, analysis.embedder, analysis.segmentation
         return analysis if found == wanted else None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def segmentation_name(options: DiarizationOptions) -> str:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from knn_cli.networks.hub_download import (
     download,
     full_disk,
     hub_errors,
+    is_settled,
     place,
     storage_of,
 )
@@ -92,7 +94,8 @@ class Address:
         """
         name, _, revision = text.removeprefix(HUB).partition("@")
         parts = name.split("/")
-        if not all(re.fullmatch(_NAME, part) for part in parts) or ("@" in text and not revision):
+        names = [*parts, *revision.split("/")] if "@" in text else parts  # a branch may be named feature/x
+        if not all(re.fullmatch(_NAME, name) for name in names):
             raise KnnError(f"{text} names no model on the Hugging Face hub.", f"It is {_SPOKEN}.")
         return cls("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
 
@@ -147,17 +150,52 @@ def fetched(text: str, progress: Progress | None = None) -> HubModel:
         from huggingface_hub import constants
     except ImportError as error:
         raise KnnError(f"{HUB} needs the package huggingface_hub.", "pip install 'knn-cli[hub]'") from error
+    errors: Any = import_module("huggingface_hub.errors")
     address = Address.parse(text)
     cache = Path(constants.HF_HUB_CACHE)
-    with hub_errors(address.repository, address.revision, cache):
+    try:
         found = _cached(address, cache)
-        if found is None:
-            found = _downloaded(address, cache, progress)
-        else:
-            for file in sorted(found.path.iterdir() if found.path.is_dir() else [found.path]):
-                if file.is_file():
-                    check_cached(file)
-    return found
+        unsettled = [] if found is None else _unsettled(found, cache)
+        if found is not None and not unsettled:
+            return _checked(found)
+    except OSError as error:
+        message = f"The Hugging Face cache {cache} cannot be read: {error.strerror or error}."
+        raise KnnError(message, "Name another folder with HF_HOME.") from error
+    with hub_errors(address.repository, address.revision, cache):
+        try:
+            return _downloaded(address, cache, progress)
+        except (errors.HTTPError, errors.OfflineModeIsEnabled):
+            if found is None:
+                raise
+            _log.warning(
+                f"{address} is taken from the cache, which lacks {', '.join(unsettled)}, and the hub, which may have "
+                "them, cannot be asked."
+            )
+            return _checked(found)
+
+
+def _checked(model: HubModel) -> HubModel:
+    """A model of the cache. KnnError if a file is not what its hash says."""
+    for file in sorted(model.path.iterdir() if model.path.is_dir() else [model.path]):
+        if file.is_file():
+            check_cached(file)
+    return model
+
+
+def _unsettled(model: HubModel, cache: Path) -> list[str]:
+    """Files beside the weights of a model in the cache, of which it does not know whether the hub has them.
+
+    Programs that need fewer files leave some out, and without its settings a model would be read with others.
+    """
+    storage, inside = storage_of(model.address.repository, cache), model.address.inside
+    names = _beside(inside, is_file=(storage / "snapshots" / model.commit / inside).is_file())
+    return [name for name in names if not is_settled(storage, model.commit, name)]
+
+
+def _beside(inside: str, *, is_file: bool) -> list[str]:
+    """Names of the files that are fetched beside weights: the card, and for a folder of a repository its settings."""
+    settings = [] if is_file else [f"{inside}/{name}" if inside else name for name in SETTINGS]
+    return list(dict.fromkeys([*settings, CARD]))
 
 
 def _cached(address: Address, cache: Path) -> HubModel | None:
@@ -197,10 +235,10 @@ def _downloaded(address: Address, cache: Path, progress: Progress | None) -> Hub
     storage = storage_of(address.repository, cache)
     total = sum(file.size for file in chosen)
     missing = sum(file.size for file in chosen if not (storage / "blobs" / file.digest).is_file())
-    names = ", ".join(file.name for file in chosen)
+    listed = ", ".join(file.name for file in chosen)
     there = f", of which {(total - missing) / 1e6:,.1f} MB are in the cache" if missing < total else ""
     _log.info(
-        f"{address}: {total / 1e6:,.1f} MB{there}, licence {licence or 'not stated'}, revision {commit[:8]}: {names}."
+        f"{address}: {total / 1e6:,.1f} MB{there}, licence {licence or 'not stated'}, revision {commit[:8]}: {listed}."
     )
     cache.mkdir(parents=True, exist_ok=True)
     if missing > shutil.disk_usage(cache).free:
@@ -209,7 +247,9 @@ def _downloaded(address: Address, cache: Path, progress: Progress | None) -> Hub
     for file in chosen:
         download(address.repository, commit, file, storage, partial(_add, progress, before, total))
         before += file.size
-    place(storage, address.revision or MAIN, commit, chosen)
+    names = {file.name for file in files}
+    absent = [name for name in _beside(address.inside, is_file=address.inside in names) if name not in names]
+    place(storage, address.revision or MAIN, commit, chosen, absent)
     return HubModel(address, storage / "snapshots" / commit / inside, commit, licence)
 
 
@@ -233,14 +273,13 @@ def _chosen(files: Sequence[HubFile], address: Address) -> tuple[list[HubFile], 
     """The files that are needed, weights last, and which of them, or which folder, is to be imported."""
     by_name = {file.name: file for file in files}
     if address.inside in by_name:
-        card = [by_name[CARD]] if CARD in by_name else []
-        return [*card, by_name[address.inside]], address.inside
+        names = [*_beside(address.inside, is_file=True), address.inside]
+        return [by_name[name] for name in names if name in by_name], address.inside
     folder = f"{address.inside}/" if address.inside else ""
     names = [name.removeprefix(folder) for name in by_name if name.startswith(folder)]
     names = [name for name in names if "/" not in name]
     weights = _weights(names, address)
-    settings = [folder + name for name in names if name in SETTINGS]
-    settings += [CARD] if folder and CARD in by_name and folder + CARD not in settings else []
+    settings = [name for name in _beside(address.inside, is_file=False) if name in by_name]
     listed = [*sorted(settings), *(folder + name for name in weights)]
     alone = weights[0] not in _named(names)
     return [by_name[name] for name in dict.fromkeys(listed)], folder + weights[0] if alone else folder.rstrip("/")

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
 from knn_cli.core.locks import locked
 
-__all__ = ["HubFile", "asked", "check_cached", "download", "full_disk", "hub_errors", "place", "storage_of"]
+__all__ = [
+    *("HubFile", "asked", "check_cached", "download", "full_disk", "hub_errors", "is_settled", "place", "storage_of")
+]
 
 ATTEMPTS = 5  # to get further with a file, before a lost connection is an error
 PAUSE_SECONDS = 1.0  # before each of them
@@ -125,8 +128,11 @@ def download(
     progress(file.size)
 
 
-def place(storage: Path, revision: str, commit: str, files: Sequence[HubFile]) -> None:
-    """Let a commit of a repository have the files that were fetched, and a branch or tag lead to the commit."""
+def place(storage: Path, revision: str, commit: str, files: Sequence[HubFile], absent: Sequence[str] = ()) -> None:
+    """Let a commit of a repository have the files that were fetched, and a branch or tag lead to the commit.
+
+    That the commit has none of the files `absent` is noted as huggingface_hub does it, see `is_settled`.
+    """
     for file in files:
         blob, link = storage / "blobs" / file.digest, storage / "snapshots" / commit / file.name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -135,34 +141,54 @@ def place(storage: Path, revision: str, commit: str, files: Sequence[HubFile]) -
             try:
                 link.symlink_to(os.path.relpath(blob, link.parent))
             except OSError:  # a file system without links
-                shutil.copyfile(blob, link)
+                with replacing(link) as part:
+                    shutil.copyfile(blob, part)
+    for name in absent:
+        mark = _absence(storage, commit, name)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
     if revision != commit:
         reference = storage / "refs" / revision
         reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(commit, encoding="utf-8")
+        with replacing_text(reference) as file_of_commit:
+            file_of_commit.write(commit)
+
+
+def is_settled(storage: Path, commit: str, name: str) -> bool:
+    """Whether the cache has a file of a commit, or knows that the commit has none of this name."""
+    return (storage / "snapshots" / commit / name).is_file() or _absence(storage, commit, name).is_file()
+
+
+def _absence(storage: Path, commit: str, name: str) -> Path:
+    return storage / ".no_exist" / commit / name
 
 
 def _complete(repository: str, commit: str, file: HubFile, part: Path, progress: Callable[[int], None]) -> None:
     """Append to a partial file until all of it is there."""
     errors: Any = import_module("huggingface_hub.errors")
-    attempts, most = 0, -1
+    attempts = 0  # that brought nothing new
     with part.open("ab") as out:
-        while (there := out.tell()) < file.size or file.size == 0 > most:
-            attempts, most = (1, there) if there > most else (attempts + 1, most)
+        most = out.tell()
+        while out.tell() < file.size or file.size == attempts == 0:
+            attempts, lost = attempts + 1, None
             try:
                 for block in _blocks(repository, commit, file, out):
                     out.write(block)
                     progress(out.tell())
             except errors.HTTPError as error:
-                if attempts >= ATTEMPTS or getattr(error, "response", None) is not None:
+                if getattr(error, "response", None) is not None:
                     raise
-                time.sleep(PAUSE_SECONDS)
+                lost = error
             out.flush()
-            if attempts >= ATTEMPTS:
-                raise KnnError(
+            if out.tell() > most:
+                attempts, most = 0, out.tell()
+            elif attempts >= ATTEMPTS:
+                raise lost or KnnError(
                     f"{file.name} of {repository} goes no further than {out.tell():,} of {file.size:,} bytes.",
                     "Convert again later: what is there is kept.",
                 )
+            if lost:
+                time.sleep(PAUSE_SECONDS)
         if out.tell() > file.size:
             out.truncate(0)  # whatever it is, it is not this file: the hash will not fit
         os.fsync(out.fileno())
@@ -246,7 +272,7 @@ def hub_errors(repository: str, revision: str | None, cache: Path, similar: str 
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full_disk(repository, cache) from error
         raise KnnError(
-            f"The Hugging Face cache {cache} cannot be written: {error.strerror or error}.",
+            f"The Hugging Face cache {cache} cannot be used: {error.strerror or error}.",
             "Name another folder with HF_HOME.",
         ) from error
     except errors.HFValidationError as error:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -30,7 +31,7 @@ from knn_cli.core.texts import read_lines, read_table, tidy
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.store import kaldi
 
-__all__ = ["ScoreKind", "read_keys", "read_score_table", "read_scores", "write_score_table"]
+__all__ = ["ScoreKind", "is_score_table", "read_keys", "read_score_table", "read_scores", "write_score_table"]
 
 ScoreKind = Literal["log-likelihoods", "posteriors", "detection log-likelihood ratios"]
 
@@ -41,6 +42,19 @@ _WHAT = "a table of scores"
 _HINT = "It has a header, a column name, and a column of numbers for each label."
 _MAX_SUM_ERROR = 0.01  # of posteriors that are rounded, or restored from rounded LLRs
 _LEAST_POSTERIOR = 1e-10
+
+
+def is_score_table(path: Path) -> bool:
+    """Whether a file is text that begins as a table of scores does: with a column name, or as a JSON line."""
+    try:
+        with path.open("rb") as file:
+            if b"\0" in file.read(1 << 12):
+                return False
+        first = next((line for line in read_lines(path, _WHAT) if line.strip()), "").lower()
+    except (OSError, KnnError):
+        return False
+    fields = [field.strip('" ') for field in re.split("[\t,;]", tidy(first))]
+    return first.lstrip().startswith("{") or (len(fields) > 2 and any(name in fields for name in NAMES))
 
 
 def read_score_table(path: Path | str) -> ScoreTable:

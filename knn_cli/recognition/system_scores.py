@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.audio.reading import SUFFIXES
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.recognition.fusion import trial_scores
@@ -122,7 +123,7 @@ def _read_tables(paths: Sequence[Path], names: tuple[str, ...], keys: Path | Non
     truth = _truth(paths, tables)
     if keys is not None:
         known = read_keys(keys)
-        truth = np.asarray([known.get(name, "") for name in first.name.tolist()], dtype=np.str_)
+        truth = _keyed(first.name.tolist(), known)
         if not (truth != "").any():
             raise KnnError(
                 f"{keys} has no label of {str(first.name[0])!r} or any other row.", "Names must be the same."
@@ -130,6 +131,24 @@ def _read_tables(paths: Sequence[Path], names: tuple[str, ...], keys: Path | Non
     rows = replace(first, truth=truth, rivals=None)
     all_rows = SystemScores(names, scores, first.labels, truth, rows, int((~audible).sum()), kinds)
     return all_rows if audible.all() else all_rows.take(audible)
+
+
+def _keyed(names: Sequence[str], known: Mapping[str, str]) -> Texts:
+    """True labels of rows by name, "" where unknown.
+
+    A file is also known by its name without folders and the suffix of sound, where that has a single label.
+    """
+    by_file: dict[str, set[str]] = {}
+    for key, label in known.items():
+        by_file.setdefault(_file_name(key), set()).add(label)
+    unique = {key: min(labels) for key, labels in by_file.items() if len(labels) == 1}
+    return np.asarray([known.get(name) or unique.get(_file_name(name), "") for name in names], dtype=np.str_)
+
+
+def _file_name(name: str) -> str:
+    """The last part of a path, without the suffix of a file with sound: `talk` of `a/talk.wav`, and `rec.1` as is."""
+    path = PurePath(name)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def _truth(paths: Sequence[Path], tables: Sequence[ScoreTable]) -> Texts:

@@ -57,6 +57,8 @@ class TurnCorpus(RecordingCorpus):
             for path in paths
         ]
         super().__init__(recordings, source, rate)
+        if empty := [path for row, path in enumerate(paths) if not len(self.spans(row))]:
+            raise KnnError(f"The UEM names no part of {empty[0]}.", "Leave the recording out, or mend its line.")
 
     @property
     def identity(self) -> str:
@@ -83,6 +85,12 @@ class TurnCorpus(RecordingCorpus):
         classes[(active.sum(1) != kept.sum(1)) | (kept.sum(1) > network.most)] = IGNORED
         classes[~self.annotated(row, times)] = IGNORED
         return classes
+
+    def spans(self, row: int) -> Doubles:
+        """(S, 2) seconds at which the annotated parts of a recording start and end, longer than nothing."""
+        seconds, scored = float(self.columns.seconds[row]), self.truths[row][1]
+        spans = [(0.0, seconds)] if scored is None else [(part.start, min(part.end, seconds)) for part in scored]
+        return np.asarray([(start, end) for start, end in spans if start < end]).reshape(-1, 2)
 
     def annotated(self, row: int, times: Doubles) -> Active:
         """(T,) which times of a recording are annotated: those within it, and within its UEM where there is one."""
@@ -127,7 +135,7 @@ def split_recordings(corpus: TurnCorpus, recipe: SegmentationRecipe) -> Training
 
 
 class WindowDataset(ClipDataset):
-    """Windows of recordings, drawn by the length of each, with the class of each frame.
+    """Windows of recordings, drawn by the annotated length of each, with the class of each frame.
 
     Parameters
     ----------
@@ -144,7 +152,9 @@ class WindowDataset(ClipDataset):
         self.network = network
         self.times = frame_times(network, self.samples, split.corpus.rate)
         # A recording is listed once for each window that it holds, so that long ones are drawn more often.
-        counts = np.maximum(1, np.floor(split.corpus.columns.seconds[self.rows] / recipe.data.seconds)).astype(int)
+        assert isinstance(split.corpus, TurnCorpus)
+        lengths = np.asarray([np.diff(split.corpus.spans(row)).sum() for row in self.rows.tolist()])
+        counts = np.maximum(1, np.floor(lengths / recipe.data.seconds)).astype(int)
         self.rows = np.repeat(self.rows, counts)
         self.classes = np.zeros(len(self.rows), dtype=np.int64)
 
@@ -155,8 +165,19 @@ class WindowDataset(ClipDataset):
         row, corpus = int(self.rows[number]), self.corpus
         assert isinstance(corpus, TurnCorpus)
         seconds = self.samples / corpus.rate
-        start = float(random.random()) * max(0.0, float(corpus.columns.seconds[row]) - seconds)
+        start = self._start(row, seconds, random)
         sound = corpus.samples(row, start, seconds)[: self.samples]
         sound = np.pad(sound, (0, self.samples - len(sound)))
         classes = corpus.frame_classes(row, start + self.times, self.network)
         return Batch(self.augmenter(sound, random)[None], classes[None], np.zeros(1, dtype=np.int64))
+
+    def _start(self, row: int, seconds: float, random: np.random.Generator) -> float:
+        """Where a window of a recording starts: within an annotated part, or around one that is shorter."""
+        corpus = self.corpus
+        assert isinstance(corpus, TurnCorpus)
+        spans = corpus.spans(row)
+        lengths = spans[:, 1] - spans[:, 0]
+        first, end = spans[random.choice(len(spans), p=lengths / lengths.sum())]
+        low, high = sorted((first, end - seconds))
+        start = float(random.uniform(low, high))
+        return min(max(start, 0.0), max(0.0, float(corpus.columns.seconds[row]) - seconds))

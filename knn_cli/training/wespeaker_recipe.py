@@ -217,7 +217,7 @@ def _begin_again(tables: dict[str, Any], settings: _Settings, path: Path, left: 
     projection = read_yaml(first).get("projection_args")
     kind = projection.get("project_type") if isinstance(projection, dict) else None
     own = settings.take("projection_args.project_type", "")
-    if kind != own and kind in HEADS:
+    if kind != own and isinstance(kind, str) and kind in HEADS:
         left["the head of the first stage"] = f"it is {kind} in {first.name}, so {own} begins with new weights"
         tables["init"]["parts"] = ["encoder", "pooling"]
         tables["head"] = {"name": HEADS[own], **tables["head"]}

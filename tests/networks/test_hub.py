@@ -123,6 +123,8 @@ def test_refusals_are_one_sentence_and_a_hint(hub: FakeHub, monkeypatch: pytest.
         ("some/../model", "names no model", "OWNER/NAME"),
         ("", "names no model", "OWNER/NAME"),
         ("some/model@", "names no model", "OWNER/NAME"),
+        ("some/model@a/../../b", "names no model", "OWNER/NAME"),
+        ("some/model@/b", "names no model", "OWNER/NAME"),
     ):
         with pytest.raises(KnnError, match=message) as caught:
             fetched(f"hf:{name}")
@@ -197,3 +199,37 @@ def test_answers_that_are_none_of_the_hub(hub: FakeHub, monkeypatch: pytest.Monk
         monkeypatch.setattr(FakeHub, "info", lambda self, name, answer=answer: answer)
         with pytest.raises(KnnError, match="does not answer as the Hugging Face hub"):
             fetched("hf:some/model")
+
+
+def test_settings_that_the_cache_lacks_are_fetched(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    """As after another program that needed the weights and config.json alone: nothing is guessed in silence."""
+    model = fetched("hf:some/model")
+    for name in ("README.md", "config.json"):
+        (model.path / name).unlink()
+    hub.asked.clear()
+    assert fetched("hf:some/model") == model and files(model.path) >= {"README.md", "config.json"}
+    assert hub.asked == []  # the blobs were there
+    storage = model.path.parents[1]
+    shutil.rmtree(storage / ".no_exist")
+    (model.path / "config.json").unlink()
+    hub.repositories.clear()
+    caplog.clear()
+    assert fetched("hf:some/model") == model
+    assert "is taken from the cache, which lacks config.json, preprocessor_config.json" in caplog.text
+
+
+def test_a_last_attempt_that_gets_further_counts(hub: FakeHub) -> None:
+    lost = [0] * (hub_download.ATTEMPTS - 1)
+    hub.drops["model.safetensors"] = [*lost, 5_000_000, *lost]
+    assert (fetched("hf:some/model").path / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_cache_that_cannot_be_read_is_said_so(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fetched("hf:some/model")
+
+    def refused(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("knn_cli.networks.hub._cached", refused)
+    with pytest.raises(KnnError, match=r"The Hugging Face cache .*hub cannot be read: Permission denied"):
+        fetched("hf:some/model")

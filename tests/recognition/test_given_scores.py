@@ -114,6 +114,18 @@ def test_tables_that_cannot_be_evaluated(tmp_path: Path) -> None:
         assert run.exit_code in (1, 2) and sentence in " ".join(run.stderr.split()), (arguments, run.stderr)
 
 
+def test_tables_are_known_by_what_they_hold_and_files_without_folders(tmp_path: Path) -> None:
+    """A table of any name; true labels of `talk` belong to `a/talk.wav`, but to no recording that shares its name."""
+    (tmp_path / "scores.out").write_text("file\tx\ty\na/talk.wav\t1\t0\nb/rec.1\t0\t3\nb/two.wav\t0\t3\n")
+    (tmp_path / "keys").write_text("talk x\nrec.1 y\nc/two.wav x\nd/two.mp3 y\n")
+    run = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path / "scores.out"), "--keys", str(tmp_path / "keys"), "--draws", "0", "--json"]
+    )
+    assert run.exit_code == 0, run.stderr
+    assert json.loads(run.stdout)["figures"]["accuracy"][0] == 1
+    assert json.loads(run.stdout)["rows"] == 2
+
+
 def test_tables_of_one_name_in_two_folders(tmp_path: Path) -> None:
     """Nothing is written beside them."""
     for folder in ("a", "b"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from pyannote.core import Annotation, Segment
+from pyannote.core import Annotation, Segment, Timeline
 
 from knn_cli.core.errors import KnnError
 from knn_cli.diarization.segmentation import Segmenter
@@ -19,7 +19,7 @@ from knn_cli.networks import bundle
 from knn_cli.networks.segmenters.permutation_loss import IGNORED
 from knn_cli.networks.segmenters.pyannet import PyanNet
 from knn_cli.training.recipe_reader import parse, read
-from knn_cli.training.segmentation_data import TurnCorpus, frame_times, split_recordings
+from knn_cli.training.segmentation_data import TurnCorpus, WindowDataset, frame_times, split_recordings
 from knn_cli.training.segmentation_recipe import SegmentationRecipe
 from knn_cli.training.segmentation_trainer import SegmentationTraining, train_segmentation
 from tests.helpers.command import done, knn
@@ -158,6 +158,28 @@ def test_no_recording_is_on_both_sides(folder: Path) -> None:
     split = split_recordings(TurnCorpus(folder, folder, None, RATE), recipe(folder, data={"held_out": 0.4}))
     train, held_out = set(split.train_rows.tolist()), set(split.held_out_rows.tolist())
     assert not train & held_out and train | held_out == set(range(5)) and len(held_out) == 2
+
+
+def test_windows_lie_in_what_is_annotated(folder: Path) -> None:
+    """Within a part of the UEM that is longer than a window, around one that is shorter, by their lengths."""
+    corpus = TurnCorpus(folder, folder, None, RATE)
+    network = PyanNet(**{key: value for key, value in TINY.items() if key != "name"})  # type: ignore[arg-type]
+    uem = Timeline([Segment(0.0, 0.5), Segment(3.0, 5.5), Segment(7.0, 9.0)])
+    for row in range(5):
+        corpus.truths[row] = corpus.truths[row][0], uem
+    assert corpus.spans(0).tolist() == [[0.0, 0.5], [3.0, 5.5]]
+    windows = WindowDataset(split_recordings(corpus, recipe(folder)), network, recipe(folder))
+    assert len(windows.rows) == 4  # one of 2 s in each of four recordings that are not held out
+    random = np.random.default_rng(0)
+    starts = np.asarray([windows._start(0, 2.0, random) for _ in range(600)])
+    short, long = starts == 0, (starts >= 3.0) & (starts <= 3.5)
+    assert (short | long).all() and 60 < short.sum() < 150 and np.ptp(starts[long]) > 0.4
+
+
+def test_a_recording_of_which_nothing_is_annotated_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "all.uem").write_text("".join(f"m{n} 1 {7 if n == 3 else 0} 9\n" for n in range(5)))
+    with pytest.raises(KnnError, match=r"The UEM names no part of .*m3.wav"):
+        TurnCorpus(folder, folder, tmp_path / "all.uem", RATE)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
@@ -122,8 +123,9 @@ def averaged_state(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]
     for source, state in others:
         differing = [key for key in [*base, *state] if _form(base.get(key)) != _form(state.get(key))]
         if differing:
+            names = list_keys(sorted({str(key) for key in differing}))
             raise KnnError(
-                f"{first} and {source} are of different networks: {list_keys(sorted(set(differing)))} differ.",
+                f"{first} and {source} are of different networks: {names} differ.",
                 "Average checkpoints of one training.",
             )
     if odd := [key for key, value in base.items() if _form(value) is None]:
@@ -167,7 +169,20 @@ def averaged_content(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     for source, content in contents.items():
         if not content:
             raise KnnError(f"{source} is no single file of weights, of which a mean could be taken.", "Name files.")
-        if any(content.get(key) != value for key, value in kept.items()):
+        if any(not _are_same(content.get(key), value) for key, value in kept.items()):
             raise KnnError(f"{source} has other settings of its network than the others.", "Average one training.")
     mean = averaged_state({source: weights_in(content) for source, content in contents.items()})
     return {**kept, "model": mean} if kept else mean
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Whether settings are the same, tensors within them included."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return _form(one) == _form(other) and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_are_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    return bool(one == other)

@@ -81,7 +81,7 @@ def import_checkpoint(
     given = Checkpoint(path, content, None if config is None else Path(config), labels, origin)
     checkpoint = replace(given, config=_config_beside(path)) if config is None else given
     for each in importers():
-        if each.recognizes(checkpoint):
+        if _recognizes(each, checkpoint):
             if not each.takes_options:
                 _refuse_options(given)
             return _read(each, checkpoint)
@@ -103,6 +103,14 @@ def _weights_file(path: Path) -> Path:
         archives = sorted(path.glob(f"*{SUFFIX}"))
         return next((file for file in files if file.is_file()), archives[0] if len(archives) == 1 else path)
     return path
+
+
+def _recognizes(importer: RegisteredImporter, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of an importer's source; one whose contents confuse the question is of none."""
+    try:
+        return importer.recognizes(checkpoint)
+    except IMPOSSIBLE_SIZES:
+        return False
 
 
 def _read(importer: RegisteredImporter, checkpoint: Checkpoint) -> ImportedModel | ImportedSegmenter:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from knn_cli.core.errors import KnnError
+from knn_cli.networks.construction import MAX_SIZE
 from knn_cli.networks.encoders.conv_asr import BLOCK
 from knn_cli.networks.features import StandardMel
 from knn_cli.networks.importers.checkpoint_files import checked_settings, list_keys, require_settings, sources_hint
@@ -146,7 +147,10 @@ def _block(settings: Mapping[str, Any], residual_mode: str, path: Path) -> dict[
         raise KnnError(f"{path} has a block that repeats {found['repeat']} times.", sources_hint())
     if any(len(found[key]) != 1 for key in listed):
         raise KnnError(f"{path} has convolutions of more than one axis.", sources_hint())
-    kernel = max(int(found["kernel"][0] * found["kernel_size_factor"]), 1)
+    kernel = found["kernel"][0] * found["kernel_size_factor"]
+    if not -MAX_SIZE <= kernel <= MAX_SIZE:  # nor is NaN
+        raise KnnError(f"{path} has a convolution of {kernel:g} frames.", sources_hint())
+    kernel = max(int(kernel), 1)
     same = ("repeat", "dropout", "residual", "separable", "stride_last")
     return {
         "channels": found["filters"],

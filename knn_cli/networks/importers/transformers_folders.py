@@ -40,8 +40,9 @@ def shared_sizes(config: Mapping[str, Any], folder: Path, network: str) -> dict[
     require_settings(config, {**_ACTIVATIONS, "layer_norm_eps": 1e-5, "add_adapter": False}, folder, network)
     base = TransformerSizes()
     default = list(zip(*base.convolutions, strict=True))
-    shapes = [config.get(key, default[n]) for n, key in enumerate(("conv_dim", "conv_kernel", "conv_stride"))]
-    if not all(isinstance(shape, (list, tuple)) for shape in shapes) or len({len(shape) for shape in shapes}) > 1:
+    listed = {key: list(default[n]) for n, key in enumerate(("conv_dim", "conv_kernel", "conv_stride"))}
+    shapes = list(checked_settings(config, listed, folder / "config.json", network).values())
+    if len({len(shape) for shape in shapes}) > 1:
         raise KnnError(f"{folder}/config.json has conv_dim, conv_kernel and conv_stride of different lengths.")
     norm = config.get("feat_extract_norm", base.convolution_norm)
     preprocessor = read_preprocessor(folder)

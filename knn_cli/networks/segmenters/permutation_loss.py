@@ -49,7 +49,8 @@ def permutation_invariant_loss(log_probabilities: Tensor, classes: Tensor, speak
     target = F.one_hot(classes.clamp_min(0), log_probabilities.shape[-1]) * counted[..., None]  # (B, T, C)
     orders = [list(permuted_classes(order, max_active)) for order in permutations(range(speakers))]
     losses = torch.stack([-(target * log_probabilities[..., order]).sum((1, 2)) for order in orders])  # (orders, B)
-    return (losses.amin(0) / counted.sum(1).clamp_min(1)).mean()
+    frames = counted.sum(1)
+    return (losses.amin(0) / frames.clamp_min(1)).sum() / (frames > 0).sum().clamp_min(1)
 
 
 def divergence(log_probabilities: Tensor, original: Tensor) -> Tensor:

@@ -131,3 +131,20 @@ def test_given_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "store.csv").write_text(json.dumps({}))
     with pytest.raises(KnnError, match="`average` is for checkpoints"):
         convert(tmp_path / "store.csv", tmp_path / "s.h5", average="2")
+
+
+def test_settings_that_hold_tensors_are_compared(tmp_path: Path) -> None:
+    def content(cfg: Any) -> dict[str, Any]:
+        return {"cfg": cfg, "model": {"w": torch.ones(1)}}
+
+    cfg = {"mean": torch.zeros(3), "sizes": [1, (2, 3)]}
+    same = {"mean": torch.zeros(3), "sizes": [1, (2, 3)]}
+    assert averaged_content({"a": content(cfg), "b": content(same)})["cfg"] is same
+    for other in ({"mean": torch.ones(3)}, {"mean": torch.zeros(2)}, {"mean": 0.0}, {"sizes": [1, (2, 4)]}):
+        with pytest.raises(KnnError, match="a has other settings of its network"):
+            averaged_content({"a": content(cfg | other), "b": content(cfg)})
+
+
+def test_names_that_are_no_texts_are_listed() -> None:
+    with pytest.raises(KnnError, match="different networks: 1, b differ"):
+        averaged_state({"first": {1: torch.zeros(1), "b": torch.zeros(1)}, "second": {}})  # type: ignore[dict-item]

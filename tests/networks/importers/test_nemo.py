@@ -136,6 +136,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     refused("missing.*decoder.emb_layers.1.0.weight", decoder={"emb_sizes": [12, 12]})
     refused("does not name its 6 classes", decoder={"num_classes": 6})
     refused("pool_mode 'max'", decoder={"pool_mode": "max"})
+    refused("a convolution of 3e.09 frames", encoder={"jasper": [{**BLOCKS[0], "kernel_size_factor": 1e9}]})
     refused("a block that repeats 1000000000 times", encoder={"jasper": [{**BLOCKS[0], "repeat": 10**9}]})
     refused("settings of another kind", encoder={"jasper": [{**BLOCKS[0], "repeat": "1"}]})
     for extra in ({"encoder.more": torch.zeros(1)}, {"decoder.final.bias": torch.zeros(4)}):

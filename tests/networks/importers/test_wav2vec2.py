@@ -198,3 +198,12 @@ def test_a_converted_folder_classifies_and_embeds(tmp_path: Path) -> None:
         if arguments[0] == "classify":
             assert any(code in result.stdout for code in ("cs", "en", "sk", "de"))
     assert hdf5.read(tmp_path / "talk.h5").data.shape[1] == 10
+
+
+@pytest.mark.parametrize("shape", [["a"], [None], [8.0], "8", [True]])
+def test_sizes_that_are_no_numbers_are_refused_with_the_file(tmp_path: Path, shape: Any) -> None:
+    saved(tmp_path, "hubert-base")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "conv_dim": shape}))
+    with pytest.raises(KnnError, match=r"config.json has settings of another kind than wav2vec 2.0's: conv_dim"):
+        import_embedding_network(tmp_path)

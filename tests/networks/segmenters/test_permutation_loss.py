@@ -21,7 +21,10 @@ def test_by_hand() -> None:
     assert permutation_invariant_loss(chances.log(), classes, 2, 2).item() == pytest.approx(swapped)
     one = permutation_invariant_loss(chances.log(), torch.tensor([[1, IGNORED]]), 2, 2)
     assert one.item() == pytest.approx(-math.log(0.6))
-    assert permutation_invariant_loss(chances.log(), torch.full((1, 2), IGNORED), 2, 2).item() == 0
+    nothing = torch.full((1, 2), IGNORED)
+    assert permutation_invariant_loss(chances.log(), nothing, 2, 2).item() == 0
+    both = permutation_invariant_loss(chances.log().repeat(2, 1, 1), torch.cat([classes, nothing]), 2, 2)
+    assert both.item() == pytest.approx(swapped)  # a window without classes counts as if it were not there
 
 
 @pytest.mark.parametrize(("speakers", "most"), [(2, 1), (3, 2), (3, 3), (4, 2)])
