@@ -28,6 +28,7 @@ class TurnFormat(str, Enum):
 
     rttm = "rttm"
     csv = "csv"
+    knn_proj = "knn-proj"
     json = "json"
     textgrid = "textgrid"
     audacity = "audacity"

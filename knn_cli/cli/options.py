@@ -266,7 +266,7 @@ def format_option() -> Any:
 
 def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | None = None) -> str:
     """Return the end of a command's help: the formats of `--format`, the settings of `--set`, and examples."""
-    lines = [] if formats is None else [f"Formats: {', '.join(format.value for format in formats)}."]
+    lines = [] if formats is None else [f"Formats: {' '.join(format.value for format in formats)}."]
     if settings is not None:
         lines.append(f"Settings for --set: {_described(settings)}.")
     return "\n".join([*lines, "Examples:", *examples])

@@ -21,7 +21,7 @@ from knn_cli.core.visible_text import json_text, visible
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
-from knn_cli.formats.span_formats import write_turns_json
+from knn_cli.formats.span_tables import write_turns_json
 from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
 from knn_cli.recognition.trials import scored_trials

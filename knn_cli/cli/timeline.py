@@ -258,7 +258,7 @@ class _TimelineWriter:
             make_output_folder(out_dir, self.files, read)
 
     def write(self, path: Path, result: LanguageTimeline) -> None:
-        from knn_cli.formats import span_formats
+        from knn_cli.formats import span_formats, span_tables
         from knn_cli.recognition.timeline_smoothing import ALTERNATIVES
 
         target = self._targets[path]
@@ -266,7 +266,7 @@ class _TimelineWriter:
         if target is not None:
             span_formats.write(document, target, self._format.name)
         elif self._several and self._format.name == "table":
-            span_formats.write_timeline_tsv(document, sys.stdout, header=self._header, alternatives=ALTERNATIVES)
+            span_tables.write_timeline_tsv(document, sys.stdout, header=self._header, alternatives=ALTERNATIVES)
             self._header = False
         else:
             self._format.write(document, sys.stdout)

@@ -61,11 +61,11 @@ def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name:
     """
     by_suffix = None if out is None else format_by_suffix("turns", out)
     if name is None and out is not None and by_suffix is None:
-        known = ", ".join(known.suffix for known in TURN_FORMATS.values())
+        known = ", ".join(known.suffix for known in TURN_FORMATS.values() if not known.named_only)
         raise KnnError(f"The suffix of {out} names no format of turns.", f"Known: {known}; or give --format.")
-    if name is not None and by_suffix is not None and name != by_suffix.name:
-        raise KnnError(f"The suffix of {out} is that of {by_suffix.name}, not of {name}.", "Name one format only.")
     wanted = by_suffix if name is None and by_suffix is not None else find_format("turns", name or "rttm")
+    if by_suffix is not None and wanted.suffix != by_suffix.suffix:
+        raise KnnError(f"The suffix of {out} is that of {by_suffix.name}, not of {name}.", "Name one format only.")
     if folder is not None:
         targets = {path: folder / f"{path.stem}{wanted.suffix}" for path in sources}
         return TurnOutputs(wanted.name, None, folder, targets)

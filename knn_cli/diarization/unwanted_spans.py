@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
@@ -11,7 +10,8 @@ from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
 from knn_cli.core.texts import tidy
 from knn_cli.core.values import Segment, Turn
-from knn_cli.core.visible_text import cell, visible
+from knn_cli.formats.span_tables import write_start_end_csv
+from knn_cli.formats.spans import Span, SpanDocument
 
 LEAST_TALKATIVE = "least"
 OVERLAPPED = "OVERLAPPED"
@@ -110,9 +110,5 @@ def _label(active: Collection[str], speakers: Collection[str], all_overlap: bool
 
 def write_unwanted_csv(parts: Iterable[UnwantedSpan], file: TextIO) -> None:
     """Write spans as CSV, by time, to the millisecond: Start [s],End [s],Speaker."""
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(("Start [s]", "End [s]", "Speaker"))
-    for part in sorted(parts, key=lambda part: (part.start, part.end)):
-        start, end = round(part.start * 1000), round(part.end * 1000)
-        if end > start:
-            rows.writerow((f"{start / 1000:.3f}", f"{end / 1000:.3f}", cell(visible(part.speaker))))
+    spans = [Span(part.start, part.end, part.speaker) for part in parts]
+    write_start_end_csv(SpanDocument("turns", None, 0.0, spans), file)

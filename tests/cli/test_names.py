@@ -93,13 +93,13 @@ def test_every_format_of_turns_takes_any_name(name: str, tmp_path: Path) -> None
     turns = (Turn(0.0, 1.0, "=1+1\x00\x1b[31m"), Turn(1.0, 2.0, "\u202eb\udce9"), Turn(2.0, 3.0, "  "))
     target = tmp_path / f"out{span_formats.TURN_FORMATS[name].suffix}"
     sound = tmp_path / os.fsdecode(b"caf\xe9\x1b.wav")
-    span_formats.write(turn_document(Diarization(turns, seconds=3.0, name=sound.stem), audio_path=sound), target)
+    span_formats.write(turn_document(Diarization(turns, seconds=3.0, name=sound.stem), audio_path=sound), target, name)
     if name == "png":
         return
     text = target.read_text(encoding="utf-8")
     assert not any(character in text for character in "\x00\x1b\u202e")
-    if name == "csv":
-        assert [row[3] for row in csv.reader(text.splitlines())][1] == "'=1+1\\x00\\x1b[31m"
+    if name in ("csv", "knn-proj"):
+        assert [row[3 if name == "csv" else 2] for row in csv.reader(text.splitlines())][1] == "'=1+1\\x00\\x1b[31m"
     if name == "json":
         assert json.loads(text)["speakers"] == ["=1+1\x00\x1b[31m", "\u202eb\\xe9", "  "]
     if name == "eaf":

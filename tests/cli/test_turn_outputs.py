@@ -22,7 +22,8 @@ def test_rttm_on_stdout_unless_asked_otherwise() -> None:
 def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
     out = tmp_path / f"x{TURN_FORMATS[name].suffix}"
     by_suffix, by_name = (turn_outputs.choose([ONE], out, None, wanted) for wanted in (None, name))
-    assert by_suffix == by_name and by_suffix.format == name and by_suffix.out == out and not by_suffix.stdout
+    assert by_name.format == name and by_name.out == out and not by_name.stdout
+    assert (by_suffix == by_name) != TURN_FORMATS[name].named_only
     in_folder = turn_outputs.choose([ONE, TWO], None, tmp_path, name)
     assert [path.name for path in in_folder.targets.values()] == [
         f"{path.stem}{TURN_FORMATS[name].suffix}" for path in (ONE, TWO)
@@ -34,6 +35,8 @@ def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
     [
         ([ONE], "x.doc", None, "names no format"),
         ([ONE], "x.srt", "vtt", "is that of srt, not of vtt"),
+        ([ONE], "x.srt", "knn-proj", "is that of srt, not of knn-proj"),
+        ([ONE, TWO], "x.csv", "knn-proj", "could not be distinguished"),
         ([ONE, TWO], "x.srt", None, "could not be distinguished"),
         ([ONE], None, "png", "not for stdout"),
         ([ONE], None, "doc", "There is no format 'doc'"),

@@ -15,7 +15,7 @@ from knn_cli.audio import reading
 from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import no_speech
 from knn_cli.diarization.no_speech import EVIDENCE, turn_evidence, with_no_speech_probability
-from knn_cli.formats.span_formats import write_turns_json
+from knn_cli.formats.span_tables import write_turns_json
 from knn_cli.formats.spans import turn_document
 
 FRAME = 512

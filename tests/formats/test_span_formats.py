@@ -27,8 +27,8 @@ from knn_cli.formats.span_formats import (
     span_format,
     write,
     write_text,
-    write_timeline_tsv,
 )
+from knn_cli.formats.span_tables import write_timeline_tsv
 from knn_cli.formats.spans import Span, SpanDocument, SpanKind, turn_document
 from tests.helpers.turns import by_track, diarization
 
@@ -73,8 +73,10 @@ def document(kind: SpanKind, tone: Path, spans: list[Span] | None = None) -> Spa
 
 @pytest.mark.parametrize(("kind", "known"), FORMATS, ids=identifier)
 def test_a_format_is_found_by_name_and_suffix(kind: SpanKind, known: SpanFormat) -> None:
-    assert find_format(kind, known.name) is known is find_format(kind, None, f"x{known.suffix}")
-    assert format_by_suffix(kind, f"a.b{known.suffix}") is format_by_suffix(kind, f"x{known.suffix.upper()}") is known
+    found = [find_format(kind, None, f"x{known.suffix}")]
+    found += [format_by_suffix(kind, f"{name}") for name in (f"a.b{known.suffix}", f"x{known.suffix.upper()}")]
+    assert find_format(kind, known.name) is known
+    assert all((one is known) != known.named_only and one.suffix == known.suffix for one in found)
 
 
 @pytest.mark.parametrize(("kind", "known"), FORMATS, ids=identifier)
@@ -82,7 +84,7 @@ def test_a_format_is_written_whole_or_not_at_all(
     kind: SpanKind, known: SpanFormat, tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"out{known.suffix}"
-    write(document(kind, tone), path)
+    write(document(kind, tone), path, known.name)
     data = path.read_bytes()
     assert b"\x89PNG" in data[:8] if known.name == "png" else b"SPEAKER_01" in data
     assert known.binary or "čes" in data.decode()
@@ -93,7 +95,7 @@ def test_a_format_is_written_whole_or_not_at_all(
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(SpanDocument, "rounded", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write(document(kind, tone), path)
+        write(document(kind, tone), path, known.name)
     assert sorted(tmp_path.iterdir()) == before and path.read_bytes() == data
 
 
@@ -173,6 +175,9 @@ def test_csv_and_json() -> None:
     rows = list(csv.DictReader(io.StringIO(written("csv", meeting()))))
     assert rows[0] == {"file": "a talk", "start": "0.250", "end": "1.000", "speaker": "SPEAKER_00"}
     assert rows[2]["speaker"] == "Zoë, the guest"
+    theirs = list(csv.DictReader(io.StringIO(written("knn-proj", meeting()))))
+    assert theirs[0] == {"Start [s]": "0.250", "End [s]": "1.000", "Speaker": "SPEAKER_00"}
+    assert [row["Speaker"] for row in theirs] == [row["speaker"] for row in rows]
     text = written("json", meeting())
     assert text.count("\n") == 1
     found = json.loads(text)

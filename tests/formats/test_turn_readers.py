@@ -35,7 +35,7 @@ def talks(draw: st.DrawFn) -> Diarization:
 @settings(max_examples=25, deadline=None)
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, known, talk: Diarization) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path_factory.mktemp("turns") / f"talk{known.suffix}"
-    write(turn_document(talk), path)
+    write(turn_document(talk), path, known.name)
     found = read_turns(path)
     assert list(found) == ["talk"]
 
