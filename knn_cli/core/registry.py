@@ -100,6 +100,7 @@ ENCODERS = Registry(
     "knn_cli.networks.encoders.redimnet",
     "knn_cli.networks.encoders.wavlm",
     "knn_cli.networks.encoders.wav2vec2",
+    "knn_cli.networks.encoders.w2v_bert",
     "knn_cli.networks.encoders.whisper",
     *_SPEAKER_ENCODERS,
 )

@@ -26,12 +26,14 @@ __all__ = [
     "MelPower",
     "PaddedLogMel",
     "StandardMel",
+    "centred",
     "check_clip_lengths",
     "frame_mask",
     "mel_matrix",
     "power_spectra",
     "reflect_pad",
     "slaney_matrix",
+    "unbiased_variance",
     "windows",
 ]
 
@@ -158,7 +160,7 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S) float32, clip lengths (B,) int64 in samples or None -> (B, frames(S), bins) float32 with mean 0."""
         logs = self.mel(waveforms).clamp_min(_KALDI_FLOOR).log()  # (B, T, F)
-        return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
+        return centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
 
 
 def _frames_around(samples: Samples, stride: int) -> Samples:
@@ -212,7 +214,7 @@ class DecibelMel(nn.Module):
             mask = None if lengths is None else frame_mask(self.frames(lengths), decibels.shape[1])
             within = decibels if mask is None else decibels.masked_fill(~mask.unsqueeze(2), -math.inf)
             decibels = torch.maximum(decibels, within.amax((1, 2), keepdim=True) - 80)
-            return _centred(decibels, mask)
+            return centred(decibels, mask)
 
 
 class PaddedLogMel(nn.Module):
@@ -261,7 +263,7 @@ class PaddedLogMel(nn.Module):
             clips = reflect_pad((waveforms - 0.97 * before).unsqueeze(1), self.size // 2, lengths).squeeze(1)
             powers = power_spectra(windows(clips, self.size, self.stride) * self.window, self.size) @ self.filters
             logs = (powers + 1e-6).log()  # (B, T, F)
-            return _centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
+            return centred(logs, None if lengths is None else frame_mask(self.frames(lengths), logs.shape[1]))
 
 
 def reflect_pad(x: Tensor, reach: int, counts: Tensor | None) -> Tensor:
@@ -342,12 +344,8 @@ class StandardMel(nn.Module):
             powers = power_spectra(frames * self.window, self.transform) @ self.filters  # (B, T, F)
             mels = (powers + 2.0**-24).log()
             mask = None if lengths is None else frame_mask(self.frames(lengths), mels.shape[1])
-            centred = _centred(mels, mask)
-            if mask is None:
-                variance = centred.square().sum(1, keepdim=True) / clamp_min(mels.shape[1] - 1, 1)
-            else:
-                variance = centred.square().sum(1, keepdim=True) / (mask.sum(1) - 1).clamp_min(1)[:, None, None]
-            return centred / (variance.sqrt() + 1e-5)
+            around = centred(mels, mask)
+            return around / (unbiased_variance(around, mask).sqrt() + 1e-5)
 
 
 def clamp_min(count: Samples, minimum: int) -> Samples:
@@ -371,10 +369,16 @@ def check_clip_lengths(waveforms: Tensor, lengths: Tensor | None, minimum: int, 
         raise AudioError(f"A clip of {samples} samples is too short for {network}.", f"It needs at least {minimum}.")
 
 
-def _centred(features: Tensor, mask: Tensor | None) -> Tensor:
+def centred(features: Tensor, mask: Tensor | None) -> Tensor:
     """(B, T, F) minus its mean over time; with a mask (B, T), the mean of real frames, and zero elsewhere."""
     if mask is None:
         return features - features.mean(1, keepdim=True)
     weights = mask.unsqueeze(2) / mask.sum(1).clamp_min(1)[:, None, None]  # (B, T, 1)
     mean = (features * weights).sum(1, keepdim=True)
     return (features - mean).masked_fill(~mask.unsqueeze(2), 0.0)
+
+
+def unbiased_variance(around: Tensor, mask: Tensor | None) -> Tensor:
+    """Variances (B, 1, F) over time of what `centred` returned for the same mask; 0 of a single frame."""
+    count = clamp_min(around.shape[1] - 1, 1) if mask is None else (mask.sum(1) - 1).clamp_min(1)[:, None, None]
+    return around.square().sum(1, keepdim=True) / count

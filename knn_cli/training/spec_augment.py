@@ -61,10 +61,12 @@ class SpecAugment:
                 "Take one out.",
             )
         if self._bank and encoder.mask_kind != "filter bank":
-            hint = "These are resnet, ecapa-tdnn, campplus and fbank-tdnn; wavlm and wav2vec2 have mask_time_share."
+            hint = "These are resnet, ecapa-tdnn, campplus and fbank-tdnn; transformers have mask_time_share."
             raise KnnError("augment.mask_share needs an encoder with a filter bank in front.", hint)
         if not self._bank and encoder.mask_kind != "frames":
-            raise KnnError(f"augment.{spanned} needs wavlm or wav2vec2.", "For a filter bank take mask_share.")
+            raise KnnError(
+                f"augment.{spanned} needs wavlm, wav2vec2 or w2v-bert.", "For a filter bank take mask_share."
+            )
         encoder.mask_features(self)
 
     def __call__(self, features: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS
 from knn_cli.networks import bundle, onnx_export
 from knn_cli.networks.construction import build_network
 from knn_cli.networks.conversion import convert
+from knn_cli.networks.encoders.conformer_sizes import POSITIONS
 from knn_cli.networks.onnx_export import export_onnx
 from tests.helpers.encoder_contract import shaken, sound
 
@@ -38,6 +39,7 @@ WAVLM = {
     "distance": 100,
 }
 LARGE = {"convolution_norm": "layer", "convolution_bias": True, "norm_first": True, "normalize": True}
+CONFORMER = {"channels": 16, "blocks": 2, "heads": 2, "inner": 24, "kernel": 5, "left": 6, "right": 2}
 FBANK = {"channels": 16, "hidden": 24, "dilations": (1, 2)}
 SMALL: list[tuple[str, dict[str, Any]]] = [
     ("wavlm", WAVLM),
@@ -45,6 +47,8 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("wavlm", {**WAVLM, "adapters": {"bottleneck": 8}}),
     ("wav2vec2", {name: value for name, value in WAVLM.items() if name != "distance"}),
     ("wav2vec2", {**{name: value for name, value in WAVLM.items() if name != "distance"}, **LARGE, "adapter": 6}),
+    *(("w2v-bert", {**CONFORMER, "positions": kind}) for kind in POSITIONS),
+    ("w2v-bert", {**CONFORMER, "adapters_above": 2, "adapter_channels": 8, "between": True}),
     ("whisper", {"channels": 16, "blocks": 2, "heads": 2, "inner": 24, "bins": 40, "level": -2.0, "normalised": True}),
     ("whisper", {"channels": 16, "blocks": 1, "heads": 2, "inner": 24, "bins": 40}),
     ("fbank-tdnn", FBANK),

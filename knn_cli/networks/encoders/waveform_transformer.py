@@ -31,9 +31,9 @@ from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
 __all__ = ["WaveformTransformer", "chosen_sizes", "signature_of"]
 
 
-def signature_of(sizes: type[TransformerSizes]) -> inspect.Signature:
-    """The signature of an encoder with the fields of `sizes` instead of `**sizes`, to check recipes against."""
-    named: list[tuple[str, Any, Any]] = [("size", str, "base"), ("adapters", Mapping[str, Any] | None, None)]
+def signature_of(sizes: type[Any], size: str = "base") -> inspect.Signature:
+    """The signature of an encoder with the fields of a dataclass instead of `**sizes`, to check recipes against."""
+    named: list[tuple[str, Any, Any]] = [("size", str, size), ("adapters", Mapping[str, Any] | None, None)]
     hints = get_type_hints(sizes)
     named += [(field.name, hints[field.name], field.default) for field in fields(sizes)]
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -86,13 +86,18 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T, C); `bias` as `_attend` needs it, `padding` (B, T) True at padding."""
+        placed = self._placed(x, bias)
         query, key, value = (
-            linear(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, D)
-            for linear in (self.query, self.key, self.value)
+            linear(frames).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, D)
+            for linear, frames in ((self.query, placed), (self.key, placed), (self.value, x))
         )
         y = self._attend(x, query, key, value, bias, padding)
         attended: Tensor = self.output(y.transpose(1, 2).reshape(x.shape))
         return attended
+
+    def _placed(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The frames (B, T, C) of which queries and keys are made."""
+        return x
 
     def _attend(
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, padding: Tensor | None

@@ -28,6 +28,7 @@ MODULES = (
     "redimnet",
     "wespeaker",
     "wav2vec2",
+    "w2v_bert",
     "wavlm",
     "three_d_speaker",
 )

@@ -1,10 +1,14 @@
-"""What the folders of transformers' WavLM, wav2vec 2.0 and HuBERT share: settings, prefixes, classification heads."""
+"""What transformers' folders of WavLM, wav2vec 2.0, HuBERT and w2v-BERT 2.0 share: settings, prefixes and heads.
+
+The head of a sequence classification becomes pooling and head, that of an x-vector network its pooling. Networks that
+classify single frames are refused. Heads for CTC and pre-training are left out.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +21,34 @@ from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
 from knn_cli.networks.importers.checkpoint_files import (
     checked_settings,
     list_keys,
+    read_hugging_face_weights,
     read_preprocessor,
     require_settings,
     sources_hint,
 )
-from knn_cli.networks.importers.components import ComponentToFill, head_to_fill, pooling_to_fill
-from knn_cli.networks.importers.weight_names import HUGGING_FACE_HEADS, SEQUENCE_POOLING, WeightNames
+from knn_cli.networks.importers.components import (
+    ComponentToFill,
+    ImportedModel,
+    head_to_fill,
+    match_weights,
+    pooling_to_fill,
+)
+from knn_cli.networks.importers.weight_names import (
+    HUGGING_FACE_HEADS,
+    HUGGING_FACE_SEQUENCE,
+    HUGGING_FACE_XVECTOR,
+    SEQUENCE_POOLING,
+    XVECTOR,
+    WeightNames,
+)
 
-__all__ = ["SequenceHead", "checked_sizes", "sequence_head", "shared_sizes", "without_prefix"]
+__all__ = ["CTC_NOTE", "FolderWeights", "checked_sizes", "shared_sizes", "without_final_norm", "without_prefix"]
 
+CTC_NOTE = "The head for CTC was left out."
+
+# Task -> what its head becomes weights of, beside the encoder.
+_KEPT = {"": "(?!)", "sequence": HUGGING_FACE_SEQUENCE, "xvector": HUGGING_FACE_XVECTOR}
+_CLASSIFIER = WeightNames((("trans.0.", "classifier."),))
 _ACTIVATIONS = {"hidden_act": "gelu", "feat_extract_activation": "gelu"}
 
 
@@ -63,13 +86,21 @@ def shared_sizes(config: Mapping[str, Any], folder: Path, network: str) -> dict[
     }
 
 
-def checked_sizes(kind: type[TransformerSizes], path: Path, sizes: Mapping[str, Any]) -> Any:
+def checked_sizes(kind: type[Any], path: Path, sizes: Mapping[str, Any]) -> Any:
     """`kind(**sizes)`. KnnError if a size has another type than its default."""
     default = {field.name: field.default for field in fields(kind)}
     odd = [name for name, value in sizes.items() if type(value) is not type(default[name])]
     if odd:
         raise KnnError(f"{path} has settings of another kind than {kind.network}'s: {list_keys(odd)}.", sources_hint())
     return kind(**sizes)
+
+
+def without_final_norm(names: WeightNames) -> WeightNames:
+    """Names that leave out the norm behind the blocks of a pre-LN network.
+
+    Where transformers 5 sums all layers with weights, it takes them as they come, the last without this norm.
+    """
+    return replace(names, extras=rf"{names.extras}|encoder\.layer_norm\.(weight|bias)")
 
 
 def without_prefix(state: Mapping[str, Any], prefix: str, kept: str) -> dict[str, Any]:
@@ -90,48 +121,117 @@ def without_prefix(state: Mapping[str, Any], prefix: str, kept: str) -> dict[str
 
 
 @dataclass(frozen=True)
-class SequenceHead:
-    """The classification head of a `...ForSequenceClassification`.
+class FolderWeights:
+    """The weights in a folder, and what they are for.
 
     Attributes
     ----------
-    pooling, head : ComponentToFill
-        `projected-mean` and `softmax`.
-    labels : tuple of str
-        Names of the classes, in the head's order.
+    folder : Path
+    config : mapping
+        Of config.json.
+    task : {"", "sequence", "xvector"}
+        The head that is kept.
+    weighted : bool
+        Whether this head takes a weighted sum of all layers instead of the last layer.
+    state : dict
+        Weights under names without the prefix of networks with a head.
+    has_ctc : bool
+        Whether a head for CTC was left out.
     """
 
-    pooling: ComponentToFill
-    head: ComponentToFill
-    labels: tuple[str, ...]
+    folder: Path
+    config: Mapping[str, Any]
+    task: str
+    weighted: bool
+    state: dict[str, Any]
+    has_ctc: bool
+
+    @classmethod
+    def read(cls, folder: Path, config: Mapping[str, Any], prefix: str) -> FolderWeights:
+        """Read a folder. KnnError if it cannot be read, or if its network classifies single frames."""
+        every = read_hugging_face_weights(folder)
+        task = _task(every, folder)
+        weighted = task != "" and config.get("use_weighted_layer_sum") is True
+        state = without_prefix(every, prefix, _KEPT[task])
+        if not weighted:
+            state.pop("layer_weights", None)
+        return cls(folder, config, task, weighted, state, "lm_head.weight" in every)
+
+    def imported(self, encoder: ComponentToFill, network: str, note: str, projection: int = 256) -> ImportedModel:
+        """Match the weights with an encoder and with the pooling and head that they are for.
+
+        Parameters
+        ----------
+        encoder : ComponentToFill
+        network : str
+            The kind of network, for messages.
+        note : str
+            About the licence and what was left out.
+        projection : int
+            Width of a classifier's projection where config.json leaves it out.
+
+        Raises
+        ------
+        KnnError
+            Weights are missing, extra or mis-sized, settings of another kind, or classes without names.
+        """
+        head: ComponentToFill | None = None
+        parts, labels = [encoder], tuple[str, ...]()
+        if self.task == "xvector":
+            parts.append(pooling_to_fill(encoder, "xvector", self._xvector_args(), XVECTOR))
+        elif self.task == "sequence":
+            defaults = {"classifier_proj_size": projection}
+            (dimension,) = checked_settings(self.config, defaults, self.folder, "a classifier").values()
+            args = {"dimension": dimension, "weighted": self.weighted}
+            pooling = pooling_to_fill(encoder, "projected-mean", args, SEQUENCE_POOLING)
+            labels = self._labels()
+            head = head_to_fill(pooling, len(labels), "softmax", {"normalize": False}, _CLASSIFIER)
+            parts += [pooling, head]
+        filled = match_weights(parts, self.state, self.folder, network, "Hugging Face")
+        imported = ImportedModel(filled[0], f"Hugging Face: {self.folder.name}", note)
+        if len(filled) == 1:
+            return imported
+        return replace(imported, pooling=filled[1], head=filled[2] if head is not None else None, labels=labels)
+
+    def _xvector_args(self) -> dict[str, Any]:
+        """Arguments of the x-vector pooling, with transformers' defaults for missing settings."""
+        defaults = {
+            "tdnn_dim": [512, 512, 512, 512, 1500],
+            "tdnn_kernel": [5, 3, 3, 1, 1],
+            "tdnn_dilation": [1, 2, 3, 1, 1],
+            "xvector_output_dim": 512,
+            "use_weighted_layer_sum": False,
+        }
+        names = ("widths", "kernels", "dilations", "dimension", "weighted")
+        values = checked_settings(self.config, defaults, self.folder, "an x-vector head").values()
+        return dict(zip(names, values, strict=True))
+
+    def _labels(self) -> tuple[str, ...]:
+        """Names of the classes. KnnError if `id2label` does not name each class of the head."""
+        weight = self.state["classifier.weight"]
+        classes = len(weight) if isinstance(weight, Tensor) and weight.ndim == 2 else 0
+        labels = _labels(self.config.get("id2label", {str(number): f"LABEL_{number}" for number in range(classes)}))
+        if classes != len(labels) or len(set(labels)) != classes:
+            raise KnnError(
+                f"{self.folder} does not name the {classes} classes of its head one by one: id2label has "
+                f"{len(set(labels))}.",
+                "Copy the whole folder.",
+            )
+        return labels
 
 
-def sequence_head(
-    config: Mapping[str, Any], state: Mapping[str, Any], encoder: ComponentToFill, folder: Path
-) -> SequenceHead:
-    """The classification head that config.json and the weights describe.
-
-    Raises
-    ------
-    KnnError
-        Settings are of another kind, or `id2label` does not name each class.
-    """
-    defaults = {"classifier_proj_size": 256, "use_weighted_layer_sum": False}
-    dimension, weighted = checked_settings(config, defaults, folder, "a classifier").values()
-    pooling = pooling_to_fill(
-        encoder, "projected-mean", {"dimension": dimension, "weighted": weighted}, SEQUENCE_POOLING
-    )
-    weight = state["classifier.weight"]
-    classes = len(weight) if isinstance(weight, Tensor) and weight.ndim == 2 else 0
-    labels = _labels(config.get("id2label", {str(number): f"LABEL_{number}" for number in range(classes)}))
-    if classes != len(labels) or len(set(labels)) != classes:
+def _task(state: Mapping[str, Any], folder: Path) -> str:
+    """What a head among the weights is for: "sequence", "xvector", or "" for none that is kept."""
+    if "tdnn.0.kernel.weight" in state:
+        return "xvector"
+    if "classifier.weight" not in state:
+        return ""
+    if "projector.weight" not in state:
         raise KnnError(
-            f"{folder} does not name the {classes} classes of its head one by one: id2label has {len(set(labels))}.",
-            "Copy the whole folder.",
+            f"{folder} classifies each frame by itself, and a model of knn gives one embedding for a clip.",
+            "Convert the network that it was fine-tuned from: its encoder is a beginning for recipes.",
         )
-    names = WeightNames((("trans.0.", "classifier."),))
-    head = head_to_fill(pooling, classes, "softmax", {"normalize": False}, names)
-    return SequenceHead(pooling, head, labels)
+    return "sequence"
 
 
 def _labels(table: Any) -> tuple[str, ...]:

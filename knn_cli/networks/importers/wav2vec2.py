@@ -1,7 +1,7 @@
 """Checkpoints of wav2vec 2.0, HuBERT, XLS-R and MMS in transformers' folders, to our `Wav2Vec2`.
 
 Strict: every weight of the network must be there with its size, and nothing else may be, but for the heads and
-training leftovers that are left out by name. The head of a sequence classification becomes pooling and head.
+training leftovers that are left out by name (see `transformers_folders`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 from torch import Tensor
 
 from knn_cli.networks.encoders.wav2vec2 import Wav2Vec2Sizes
-from knn_cli.networks.importers.checkpoint_files import (
-    read_hugging_face_weights,
-    read_json,
-    read_preprocessor,
-    require_settings,
-)
-from knn_cli.networks.importers.components import ImportedModel, encoder_to_fill, match_weights
+from knn_cli.networks.importers.checkpoint_files import read_json, read_preprocessor, require_settings
+from knn_cli.networks.importers.components import ImportedModel, encoder_to_fill
 from knn_cli.networks.importers.registry import Checkpoint, importer
-from knn_cli.networks.importers.transformers_folders import checked_sizes, sequence_head, shared_sizes, without_prefix
+from knn_cli.networks.importers.transformers_folders import (
+    CTC_NOTE,
+    FolderWeights,
+    checked_sizes,
+    shared_sizes,
+    without_final_norm,
+)
 from knn_cli.networks.importers.wavlm import weight_norm_names
-from knn_cli.networks.importers.weight_names import HUGGING_FACE_SEQUENCE, WAV2VEC2
+from knn_cli.networks.importers.weight_names import WAV2VEC2
 
 __all__ = ["from_hugging_face_wav2vec2"]
 
@@ -45,37 +46,25 @@ def _is_wav2vec2(checkpoint: Checkpoint) -> bool:
 def from_hugging_face_wav2vec2(checkpoint: Checkpoint) -> ImportedModel:
     """Import a folder with `model_type` wav2vec2 or hubert: an encoder, or a model with a head.
 
-    The head of a sequence classification is imported. Heads for other tasks, such as CTC, and weights for pretraining
-    are left out.
+    The heads of a sequence classification and of an x-vector network are imported. Heads for CTC and weights for
+    pretraining are left out.
 
     Raises
     ------
     KnnError
-        Settings are those of another network, weights are missing, extra or mis-sized, or classes have no names.
+        Settings are those of another network, weights are missing, extra or mis-sized, classes have no names, or the
+        head classifies single frames.
     """
     folder = checkpoint.path
     config = read_json(folder / "config.json")
-    every = read_hugging_face_weights(folder)
-    classifies = {"projector.weight", "classifier.weight"} <= every.keys() and "tdnn.0.kernel.weight" not in every
-    weighted = classifies and config.get("use_weighted_layer_sum") is True
-    kept = HUGGING_FACE_SEQUENCE if classifies else "(?!)"
-    state = weight_norm_names(without_prefix(every, _PREFIXES[config["model_type"]], kept))
-    if classifies and not weighted:
-        state.pop("layer_weights", None)
-    sizes = _sizes(config, state, folder)
+    weights = FolderWeights.read(folder, config, _PREFIXES[config["model_type"]])
+    weights = replace(weights, state=weight_norm_names(weights.state))
+    sizes = _sizes(config, weights.state, folder)
     names = WAV2VEC2
-    if weighted and sizes.norm_first:  # transformers 5 sums the layers as they come, the last without its norm
-        sizes = replace(sizes, final_norm=False)
-        names = replace(names, extras=rf"{names.extras}|encoder\.layer_norm\.(weight|bias)")
+    if weights.weighted and sizes.norm_first:
+        sizes, names = replace(sizes, final_norm=False), without_final_norm(names)
     encoder = encoder_to_fill("wav2vec2", asdict(sizes), names)
-    note = " ".join([_LICENCE_NOTE, *_notes(every, folder, sizes)])
-    source = f"Hugging Face: {folder.name}"
-    if not classifies:
-        component = match_weights([encoder], state, folder, sizes.network, "Hugging Face")[0]
-        return ImportedModel(component, source, note)
-    head = sequence_head(config, state, encoder, folder)
-    components = match_weights([encoder, head.pooling, head.head], state, folder, sizes.network, "Hugging Face")
-    return ImportedModel(components[0], source, note, components[1], components[2], head.labels)
+    return weights.imported(encoder, sizes.network, " ".join([_LICENCE_NOTE, *_notes(weights, sizes)]))
 
 
 def _sizes(config: Mapping[str, Any], state: Mapping[str, Any], folder: Path) -> Wav2Vec2Sizes:
@@ -94,12 +83,12 @@ def _sizes(config: Mapping[str, Any], state: Mapping[str, Any], folder: Path) ->
     return sizes
 
 
-def _notes(state: Mapping[str, Any], folder: Path, sizes: Wav2Vec2Sizes) -> list[str]:
+def _notes(weights: FolderWeights, sizes: Wav2Vec2Sizes) -> list[str]:
     """What the import left out or assumed, a sentence each."""
     notes = []
-    if "lm_head.weight" in state:
-        notes.append("The head for CTC was left out.")
-    if not read_preprocessor(folder):
+    if weights.has_ctc:
+        notes.append(CTC_NOTE)
+    if not read_preprocessor(weights.folder):
         does = "is" if sizes.normalize else "is not"
         notes.append(
             f"The folder has no preprocessor_config.json: a clip {does} normalised to mean 0 and variance 1, as in the "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,22 @@ from torch import Tensor
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.checkpoint_files import (
-    checked_settings,
     list_keys,
-    read_hugging_face_weights,
     read_json,
     require_settings,
     sources_hint,
     without_wrappers,
 )
-from knn_cli.networks.importers.components import (
-    ComponentToFill,
-    ImportedModel,
-    encoder_to_fill,
-    match_weights,
-    pooling_to_fill,
-)
+from knn_cli.networks.importers.components import ImportedModel, encoder_to_fill, match_weights
 from knn_cli.networks.importers.registry import Checkpoint, importer
-from knn_cli.networks.importers.transformers_folders import checked_sizes, shared_sizes, without_prefix
-from knn_cli.networks.importers.weight_names import (
-    HUGGING_FACE,
-    HUGGING_FACE_XVECTOR,
-    TORCHAUDIO,
-    XVECTOR,
-    WeightNames,
-    microsoft,
+from knn_cli.networks.importers.transformers_folders import (
+    CTC_NOTE,
+    FolderWeights,
+    checked_sizes,
+    shared_sizes,
+    without_final_norm,
 )
+from knn_cli.networks.importers.weight_names import HUGGING_FACE, TORCHAUDIO, WeightNames, microsoft
 
 __all__ = [
     "from_hugging_face",
@@ -128,25 +118,27 @@ def _is_config_folder(checkpoint: Checkpoint) -> bool:
 def from_hugging_face(checkpoint: Checkpoint) -> ImportedModel:
     """Import a WavLM of transformers: a folder with config.json and model.safetensors or pytorch_model.bin.
 
-    An x-vector head becomes the pooling; heads for other tasks and weights for pretraining are left out.
+    An x-vector head becomes the pooling, that of a sequence classification pooling and head; a head for CTC and weights
+    for pretraining are left out.
 
     Raises
     ------
     KnnError
-        Settings are those of another network, or weights are missing, extra or mis-sized.
+        Settings are those of another network, weights are missing, extra or mis-sized, classes have no names, or the
+        head classifies single frames.
     """
     folder = checkpoint.path
     config = read_json(folder / "config.json")
     if config.get("model_type") != "wavlm":
         raise KnnError(f"{folder} is no WavLM folder: config.json has no model_type wavlm.", sources_hint())
-    sizes = _hugging_face_sizes(config, folder)
-    state = read_hugging_face_weights(folder)
-    pooling: Callable[[ComponentToFill], ComponentToFill] | None = None
-    if "tdnn.0.kernel.weight" in state:
-        args = _xvector_args(config, folder)
-        pooling = partial(pooling_to_fill, name="xvector", args=args, names=XVECTOR)
-    state = without_prefix(state, "wavlm.", HUGGING_FACE_XVECTOR if pooling else "(?!)")
-    return _imported(sizes, state, HUGGING_FACE, "Hugging Face", folder, pooling)
+    sizes, names = _hugging_face_sizes(config, folder), HUGGING_FACE
+    weights = FolderWeights.read(folder, config, "wavlm.")
+    weights = replace(weights, state=weight_norm_names(weights.state))
+    if weights.weighted and sizes.norm_first:
+        sizes, names = replace(sizes, final_norm=False), without_final_norm(names)
+    encoder = encoder_to_fill("wavlm", wavlm_args(sizes), names)
+    note = f"{_LICENCE_NOTE} {CTC_NOTE}" if weights.has_ctc else _LICENCE_NOTE
+    return weights.imported(encoder, sizes.network, note)
 
 
 def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
@@ -158,19 +150,6 @@ def _hugging_face_sizes(config: Mapping[str, Any], folder: Path) -> WavLMSizes:
         buckets=config.get("num_buckets", base.buckets),
         distance=config.get("max_bucket_distance", base.distance),
     )
-
-
-def _xvector_args(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Arguments of the x-vector pooling, with transformers' defaults for missing settings."""
-    defaults = {
-        "tdnn_dim": [512, 512, 512, 512, 1500],
-        "tdnn_kernel": [5, 3, 3, 1, 1],
-        "tdnn_dilation": [1, 2, 3, 1, 1],
-        "xvector_output_dim": 512,
-        "use_weighted_layer_sum": False,
-    }
-    names = ("widths", "kernels", "dilations", "dimension", "weighted")
-    return dict(zip(names, checked_settings(config, defaults, folder, "an x-vector head").values(), strict=True))
 
 
 def _is_torchaudio(checkpoint: Checkpoint) -> bool:
@@ -242,20 +221,12 @@ def sizes_from_shapes(state: Mapping[str, Any], names: WeightNames, path: Path) 
 
 
 def _imported(
-    sizes: WavLMSizes,
-    state: Mapping[str, Any],
-    names: WeightNames,
-    source: str,
-    path: Path,
-    pooling: Callable[[ComponentToFill], ComponentToFill] | None = None,
+    sizes: WavLMSizes, state: Mapping[str, Any], names: WeightNames, source: str, path: Path
 ) -> ImportedModel:
     """Match the weights with the network; KnnError where keys are missing, extra or of another shape."""
-    to_fill = [encoder_to_fill("wavlm", wavlm_args(sizes), names)]
-    if pooling is not None:
-        to_fill.append(pooling(to_fill[0]))
-    components = match_weights(to_fill, weight_norm_names(state), path, "WavLM", source)
-    imported = ImportedModel(components[0], f"{source}: {path.name}", _LICENCE_NOTE)
-    return imported if pooling is None else replace(imported, pooling=components[1])
+    encoder = encoder_to_fill("wavlm", wavlm_args(sizes), names)
+    (component,) = match_weights([encoder], weight_norm_names(state), path, sizes.network, source)
+    return ImportedModel(component, f"{source}: {path.name}", _LICENCE_NOTE)
 
 
 def wavlm_args(sizes: WavLMSizes) -> dict[str, Any]:

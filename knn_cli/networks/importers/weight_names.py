@@ -8,7 +8,7 @@ from dataclasses import dataclass
 SOURCES = {
     "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
     "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM, "
-    "wav2vec 2.0, HuBERT, XLS-R, MMS or Whisper",
+    "wav2vec 2.0, HuBERT, XLS-R, MMS, w2v-BERT 2.0 or Whisper",
     "OpenAI": 'a .pt file {"dims": ..., "model_state_dict": ...} of a Whisper',
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
@@ -105,6 +105,61 @@ WAV2VEC2 = WeightNames(
         *HUGGING_FACE.prefixes,
     ),
     extras=HUGGING_FACE.extras,
+)
+W2V_BERT = WeightNames(
+    (
+        ("norm.", "feature_projection.layer_norm."),
+        ("projection.", "feature_projection.projection."),
+        ("between.widen.", "intermediate_ffn.intermediate_dense."),
+        ("between.narrow.", "intermediate_ffn.output_dense."),
+        ("narrow.0.", "adapter.proj."),
+        ("narrow.1.", "adapter.proj_layer_norm."),
+        *(
+            (f"{ours}.attention.{name}", f"{theirs}.self_attn.{other}")
+            for ours, theirs in (("blocks.#1", "encoder.layers.#1"), ("above.#1", "adapter.layers.#1"))
+            for name, other in (
+                ("query.", "linear_q."),
+                ("key.", "linear_k."),
+                ("value.", "linear_v."),
+                ("output.", "linear_out."),
+                ("distances.", "distance_embedding."),
+                ("position.", "linear_pos."),
+                ("content_query", "pos_bias_u"),
+                ("position_query", "pos_bias_v"),
+            )
+        ),
+        *(
+            (f"blocks.#1.{name}", f"encoder.layers.#1.{other}")
+            for name, other in (
+                ("first_norm.", "ffn1_layer_norm."),
+                ("first.widen.", "ffn1.intermediate_dense."),
+                ("first.narrow.", "ffn1.output_dense."),
+                ("attention_norm.", "self_attn_layer_norm."),
+                ("convolution.norm.", "conv_module.layer_norm."),
+                ("convolution.widen.", "conv_module.pointwise_conv1."),
+                ("convolution.depthwise.", "conv_module.depthwise_conv."),
+                ("convolution.inner_norm.", "conv_module.depthwise_layer_norm."),
+                ("convolution.narrow.", "conv_module.pointwise_conv2."),
+                ("second_norm.", "ffn2_layer_norm."),
+                ("second.widen.", "ffn2.intermediate_dense."),
+                ("second.narrow.", "ffn2.output_dense."),
+                ("output_norm.", "final_layer_norm."),
+            )
+        ),
+        *(
+            (f"above.#1.{name}", f"adapter.layers.#1.{other}")
+            for name, other in (
+                ("norms.0.", "residual_layer_norm."),
+                ("norms.1.", "self_attn_layer_norm."),
+                ("convolutions.0.", "residual_conv."),
+                ("convolutions.1.", "self_attn_conv."),
+                ("output_norm.", "ffn_layer_norm."),
+                ("output.widen.", "ffn.intermediate_dense."),
+                ("output.narrow.", "ffn.output_dense."),
+            )
+        ),
+    ),
+    extras="masked_spec_embed",
 )
 TORCHAUDIO = WeightNames(
     (

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 from knn_cli import convert
 from knn_cli.cli.app import app
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.construction import build_network
 from knn_cli.networks.importers.entry import import_embedding_network
-from knn_cli.networks.network import Network
 from knn_cli.store import hdf5
+from tests.helpers.imported_networks import imported_network
 from tests.helpers.oracles import load_transformers
 
 BASE: dict[str, Any] = {
@@ -73,19 +72,6 @@ def inputs(folder: Path, *clips: Tensor) -> Any:
     return extractor([each.numpy() for each in clips], **options)
 
 
-def ours(folder: Path) -> Network:
-    imported = import_embedding_network(folder)
-    config = {
-        "encoder": {"name": imported.encoder.name, "args": imported.encoder.args},
-        "pooling": {"name": imported.pooling.name, "args": imported.pooling.args},
-    }
-    if imported.head is not None:
-        config["head"] = {"name": imported.head.name, "args": imported.head.args, "labels": imported.labels}
-    network = build_network(config)
-    network.load_state_dict(imported.state)
-    return network.eval()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("do_normalize", [True, False])
 @torch.no_grad()
@@ -93,7 +79,7 @@ def test_all_layers_equal_those_of_transformers(tmp_path: Path, kind: str, do_no
     model = saved(tmp_path / "hf", kind, do_normalize=do_normalize)
     out = model(**inputs(tmp_path / "hf", clip()), output_hidden_states=True)
     theirs = [*out.hidden_states[:-1], out.last_hidden_state]
-    network = ours(tmp_path / "hf")
+    network = imported_network(tmp_path / "hf")
     for one, other in zip(network.encoder(clip()[None]), theirs, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
@@ -105,7 +91,7 @@ def test_classifier_equals_that_of_transformers_alone_and_padded(tmp_path: Path,
     extra = {"use_weighted_layer_sum": weighted, "id2label": LANGUAGES}
     model = saved(tmp_path / "hf", kind, "ForSequenceClassification", **extra)
     clips = [clip(), clip(4321)]
-    network = ours(tmp_path / "hf")
+    network = imported_network(tmp_path / "hf")
     alone = torch.cat([model(**inputs(tmp_path / "hf", each)).logits for each in clips])
     for each, logits in zip(clips, alone, strict=True):
         torch.testing.assert_close(network.scores(network(each[None]))[0], logits, atol=1e-4, rtol=0)
@@ -115,6 +101,27 @@ def test_classifier_equals_that_of_transformers_alone_and_padded(tmp_path: Path,
     if KINDS[kind][1].get("feat_extract_norm") == "layer":  # a norm over time mixes padding into transformers' clips
         theirs = model(**inputs(tmp_path / "hf", *clips)).logits
         torch.testing.assert_close(padded, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-base", "xls-r"])
+@pytest.mark.parametrize("weighted", [False, True])
+@torch.no_grad()
+def test_x_vector_equals_that_of_transformers(tmp_path: Path, kind: str, weighted: bool) -> None:
+    sizes = {"tdnn_dim": [8, 8, 12], "tdnn_kernel": [5, 3, 1], "tdnn_dilation": [1, 2, 1], "xvector_output_dim": 9}
+    model = saved(tmp_path, kind, "ForXVector", use_weighted_layer_sum=weighted, **sizes)
+    network, clips = imported_network(tmp_path), [clip(), clip(4900)]
+    assert import_embedding_network(tmp_path).head is None
+    alone = torch.cat([model(**inputs(tmp_path, each)).embeddings for each in clips])
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    padded = network(batch, torch.tensor([len(each) for each in clips]))
+    torch.testing.assert_close(padded, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(network(clips[0][None])[0], alone[0], atol=1e-4, rtol=0)
+
+
+def test_a_network_that_classifies_frames_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "wav2vec2-base", "ForAudioFrameClassification")
+    with pytest.raises(KnnError, match="classifies each frame by itself"):
+        import_embedding_network(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2-base", "mms", "hubert-large"])

@@ -20,6 +20,7 @@ from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers import wavlm
 from knn_cli.networks.importers.checkpoint_files import read_json, read_yaml
 from knn_cli.networks.importers.entry import import_embedding_network
+from tests.helpers.imported_networks import imported_network
 from tests.helpers.oracles import load_torchaudio, load_transformers
 
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
@@ -113,13 +114,41 @@ def saved_keys(folder: Path) -> list[str]:
     return list(torch.load(folder / "pytorch_model.bin", weights_only=True))
 
 
-@pytest.mark.parametrize("model_class", ["WavLMForCTC", "WavLMForXVector", "WavLMForAudioFrameClassification"])
+@pytest.mark.parametrize("model_class", ["WavLMForCTC", "WavLMForXVector"])
 def test_hugging_face_heads_are_left_out_but_for_the_x_vector(tmp_path: Path, model_class: str) -> None:
     model = hugging_face_model("base", model_class, use_weighted_layer_sum=True)
     model.save_pretrained(tmp_path)
     assert any(not key.startswith("wavlm.") for key in saved_keys(tmp_path))
     assert_same(layers_of(tmp_path), hugging_face_layers(model.wavlm, "base"))
-    assert import_embedding_network(tmp_path).pooling.name == ("xvector" if "XVector" in model_class else "mean")
+    imported = import_embedding_network(tmp_path)
+    assert imported.pooling.name == ("xvector" if "XVector" in model_class else "mean")
+    assert ("CTC" in imported.licence_note) == ("CTC" in model_class)
+
+
+def test_hugging_face_network_that_classifies_frames_is_refused(tmp_path: Path) -> None:
+    hugging_face_model("base", "WavLMForAudioFrameClassification").save_pretrained(tmp_path)
+    with pytest.raises(KnnError, match="classifies each frame by itself"):
+        import_embedding_network(tmp_path)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("task", ["SequenceClassification", "XVector"])
+@pytest.mark.parametrize("weighted", [False, True])
+@torch.no_grad()
+def test_hugging_face_heads_give_the_outputs_of_transformers(
+    tmp_path: Path, size: str, task: str, weighted: bool
+) -> None:
+    names = {"id2label": {0: "calm", 1: "angry", 2: "glad"}, "use_weighted_layer_sum": weighted}
+    widths = {"tdnn_dim": [8, 12], "tdnn_kernel": [3, 2], "tdnn_dilation": [1, 1], "xvector_output_dim": 9}
+    model = hugging_face_model(size, f"WavLMFor{task}", classifier_proj_size=10, **names, **widths)
+    model.save_pretrained(tmp_path)
+    clips = F.layer_norm(waveforms(), (4000,)) if size == "large" else waveforms()
+    network = imported_network(tmp_path)
+    embeddings = network(waveforms())
+    ours = network.scores(embeddings) if task == "SequenceClassification" else embeddings
+    theirs = model(clips).logits if task == "SequenceClassification" else model(clips).embeddings
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert import_embedding_network(tmp_path).labels == (("calm", "angry", "glad") if "Seq" in task else ())
 
 
 def test_hugging_face_unknown_head_is_told(tmp_path: Path) -> None:
