@@ -256,7 +256,8 @@ def test_a_shipped_recipe_builds(path: Path, tmp_path: Path, monkeypatch: pytest
     assert tuned.network is network and design.config(labels)["head"]["labels"] == labels
     margin_schedule(recipe, 100)
     if recipe.tuning.lora is not None or recipe.tuning.adapters is not None:
-        assert sum(one.numel() for one in network.encoder.parameters() if one.requires_grad) < 3e6
+        trained = sum(one.numel() for one in network.encoder.parameters() if one.requires_grad)
+        assert trained < 0.03 * sum(one.numel() for one in network.encoder.parameters())
 
 
 def test_networks_of_kaldis_habits_hear_integers() -> None:
@@ -268,10 +269,14 @@ def test_networks_of_kaldis_habits_hear_integers() -> None:
 def original(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The config of the bundle that a recipe begins with, as `knn convert` and an earlier recipe make it."""
     if "pooling" not in recipe.init.parts:
-        wav2vec2 = {"wav2vec2-base": "base", "xls-r-300m": "large", "mms-300m": "large"}
-        size = wav2vec2.get(Path(recipe.init.model).name)
-        encoder = {"name": "wavlm", "args": {"size": "base-plus"}}
-        return {"name": "wav2vec2", "args": {"size": size}} if size else encoder, {"name": "mean", "args": {}}, {}
+        others = {
+            "wav2vec2-base": ("wav2vec2", "base"),
+            "xls-r-300m": ("wav2vec2", "large"),
+            "mms-300m": ("wav2vec2", "large"),
+            "w2v-bert-2.0": ("w2v-bert", "2.0"),
+        }
+        name, size = others.get(Path(recipe.init.model).name, ("wavlm", "base-plus"))
+        return {"name": name, "args": {"size": size}}, {"name": "mean", "args": {}}, {}
     first = read(TOP / "examples" / "recipes" / "voxlingua107-wavlm-mhfa.toml")
     return (
         {"name": "wavlm", "args": {"size": "base-plus"}},
