@@ -14,11 +14,13 @@ from knn_cli.cli.label_lists import parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     OUTPUT,
+    BackupOption,
     BatchOption,
     ChannelOption,
     ChunkOption,
     Device,
     DeviceOption,
+    ForceOption,
     JsonOption,
     LanguagesOption,
     ModelOption,
@@ -30,11 +32,13 @@ from knn_cli.cli.options import (
     TextOption,
     TrackOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     counted,
     epilog,
     note_classifier,
     note_silent_rows,
+    refuse_without,
     sound_channel,
     valued,
 )
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from knn_cli.cli.output import Predictions
+    from knn_cli.core.output_records import OutputTask
     from knn_cli.core.values import ScoreTable
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
@@ -57,6 +62,7 @@ EPILOG = epilog(
 
 
 def classify(
+    ctx: typer.Context,
     sources: Annotated[
         list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, or stores.")
     ],
@@ -66,6 +72,8 @@ def classify(
     no_vad: NoVadOption = False,
     out: TextOption = None,
     as_json: JsonOption = False,
+    force: ForceOption = False,
+    backup: BackupOption = False,
     top: Annotated[
         int,
         valued(
@@ -97,10 +105,12 @@ def classify(
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import expand_sources
 
+    refuse_without(ctx, {"force": ("out",), "backup": ("out",)})
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     recordings = expand_sources(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
+    task = check_own_outputs(ctx, out)
     classifier = Classifier(
         model,
         device=device.value,
@@ -110,7 +120,8 @@ def classify(
         open_set=not no_unknown,
     )
     note_classifier(model, classifier)
-    _classify(recordings, classifier, options, top, classifier.priors if priors == "model" else weights, as_json, out)
+    weights = classifier.priors if priors == "model" else weights
+    _classify(recordings, classifier, options, top, weights, as_json, out, task)
 
 
 def _classify(
@@ -121,6 +132,7 @@ def _classify(
     priors: Mapping[str, float] | None,
     as_json: bool,
     out: Path | None,
+    task: OutputTask,
 ) -> None:
     """Classify the sources and write each result as soon as it is ready; on a terminal, all as one table at the end."""
     from knn_cli.cli import output
@@ -133,7 +145,7 @@ def _classify(
     as_table = out is None and sys.stdout.isatty() and not as_json
     written = right = known = silent = 0
     with (
-        nullcontext(sys.stdout) if out is None else replacing_text(out) as stream,
+        nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream,
         console.progress("Classifying") as progress,
     ):
         for done, (path, scores) in enumerate(classify_files(sources, classifier, options), start=1):

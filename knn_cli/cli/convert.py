@@ -144,7 +144,7 @@ def convert(
         refuse_beside(ctx, "adapt", allowed, "Convert in two steps.")
         _adapt_plda(src, out, adapt, adaptation, force)
         return
-    if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out):
+    if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out, force):
         return
     assert segment is not None  # it has a default here
 
@@ -214,16 +214,18 @@ def _converted_glc(ctx: typer.Context, src: Path, out: Path, force: bool) -> boo
     return True
 
 
-def _converted_recipe(ctx: typer.Context, src: Path, out: Path) -> bool:
+def _converted_recipe(ctx: typer.Context, src: Path, out: Path, force: bool) -> bool:
     """Whether settings of a training are to become a recipe, which is then written."""
     if src.suffix.lower() not in (".yaml", ".yml") or out.suffix.lower() != ".toml":
         return False
     from knn_cli.core.atomic import replacing_text
     from knn_cli.core.output_paths import check_output
+    from knn_cli.store.writer import check_free
     from knn_cli.training.wespeaker_recipe import recipe_of_wespeaker
 
     _refuse_others(ctx, f"{src}, settings of a training")
     check_output(out, [src])
+    check_free(out, force)
     converted = recipe_of_wespeaker(src)
     with replacing_text(out) as file:
         file.write(converted.text)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
+    from knn_cli.core.output_records import OutputTask
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.removal_outputs import SpeakerRemoval
 
@@ -35,9 +36,10 @@ class ResultWriter:
         asked_speakers: int,
         sounds: Mapping[Path, Path],
         temporary: bool,
+        task: OutputTask,
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
-        self._sounds, self._temporary = sounds, temporary
+        self._sounds, self._temporary, self._task = sounds, temporary, task
         self._asked_speakers = asked_speakers
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
@@ -51,7 +53,7 @@ class ResultWriter:
 
         out, done = self.outputs.out, 0
         as_text = not TURN_FORMATS[self.outputs.format].binary
-        with replacing_text(out) if out is not None and as_text else nullcontext(sys.stdout) as stream:
+        with replacing_text(out, task=self._task) if out is not None and as_text else nullcontext(sys.stdout) as stream:
             for path, result in results:
                 try:
                     if isinstance(result, KnnError):
@@ -109,17 +111,17 @@ class ResultWriter:
         if outputs.format == "json" and result.recognised is not None:
             from knn_cli.cli import output
 
-            with nullcontext(stream) if target is None else replacing_text(target) as file:
+            with nullcontext(stream) if target is None else replacing_text(target, task=self._task) as file:
                 output.recognised_turns(file, result.diarization, result.recognised, result.decision)
         elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
             span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
         else:
             file_path = target or outputs.out
             assert file_path is not None  # see `turn_outputs.choose`
-            span_formats.write(document, file_path, outputs.format)
+            span_formats.write(document, file_path, outputs.format, task=self._task)
 
     def _write_cleaned(self, clean: SpeakerRemoval, path: Path, result: RecordingResult) -> None:
-        cleaning = clean.apply(path, result.diarization, self.known)
+        cleaning = clean.apply(path, result.diarization, self.known, task=self._task)
         if clean.lists:
             if not result.diarization.turns:
                 console.note(f"{path}: no unwanted speaker, since there is no speech.")

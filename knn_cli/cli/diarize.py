@@ -41,6 +41,7 @@ from knn_cli.cli.diarization_options import (
 )
 from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
 from knn_cli.cli.options import (
+    BackupOption,
     BatchOption,
     ChannelOption,
     Device,
@@ -60,6 +61,7 @@ from knn_cli.cli.options import (
     epilog,
     format_option,
     note_model,
+    output_task,
     refuse_beside,
     refuse_together,
     refuse_without,
@@ -96,7 +98,8 @@ _NEEDS = {  # options that have no effect without one of others
     "unwanted": ("out_dir",),
     "overlap": ("out_dir",),
     "max_silence": ("out_dir",),
-    "force": ("save_embeddings", "keep", "mute", "cut", "overlap", "max_silence"),
+    "force": ("rttm", "out", "out_dir", "save_embeddings", "keep"),
+    "backup": ("rttm", "out", "out_dir"),
 }
 _SETTINGS_NEED = {  # settings that have no effect without an option
     "identification_threshold": "speakers",
@@ -117,6 +120,7 @@ _BESIDE_TURNS = (
         "format",
         "as_json",
         "force",
+        "backup",
         "reference",
         "uem",
     ),
@@ -147,6 +151,7 @@ def diarize(
     save_embeddings: SaveEmbeddingsOption = None,
     keep: KeepOption = None,
     force: ForceOption = False,
+    backup: BackupOption = False,
     num_speakers: NumSpeakersOption = None,
     min_speakers: MinSpeakersOption = None,
     max_speakers: MaxSpeakersOption = None,
@@ -237,7 +242,8 @@ def diarize(
     if outputs.format == "html" or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
-    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, hold=ctx.with_resource)
+    task = output_task(ctx)
+    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, task=task, hold=ctx.with_resource)
     keep_files = diarization_sources.keep_targets(keep, paths, others, force, ctx.with_resource)
     received.receive()
 
@@ -313,8 +319,8 @@ def diarize(
             corrected = recordings.correct_speakers(results, edits, analyses, build)
             results = diarization_edits.with_notes(corrected, edits)
         asked = 1 if per_channel or edits or given is not None else num_speakers or min_speakers or 1
-        save = save_embeddings is not None
-        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, found.sounds, received.temporary)
+        sounds, save = found.sounds, save_embeddings is not None
+        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, sounds, received.temporary, task)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import output

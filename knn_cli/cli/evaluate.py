@@ -18,6 +18,7 @@ from knn_cli.cli.options import (
     MODEL,
     OUTPUT,
     SAMPLING,
+    BackupOption,
     BatchOption,
     ChunkOption,
     Device,
@@ -33,6 +34,7 @@ from knn_cli.cli.options import (
     SplitOption,
     TextOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     complete_models,
     counted,
@@ -84,6 +86,7 @@ def evaluate(
         valued("--report", metavar="FOLDER", panel=OUTPUT, help="Write an HTML page with all figures and tables."),
     ] = None,
     force: ForceOption = False,
+    backup: BackupOption = False,
     model: ModelOption = None,
     compare: Annotated[
         list[str] | None,
@@ -145,7 +148,7 @@ def evaluate(
     from knn_cli.reports.tables import NamedEvaluation
     from knn_cli.reports.test_set_report import result_notes, write_test_set_report
 
-    refuse_without(ctx, {"part": ("split",), "force": ("report",)})
+    refuse_without(ctx, {"part": ("split",), "force": ("out", "report"), "backup": ("out",)})
     others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
     refuse_together(ctx, [("scores", name) for name in others])
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
@@ -156,6 +159,7 @@ def evaluate(
         _check_tables(ctx, sources, others)
     read = [*sources, *(path for path in (split, keys) if path)]
     check_text_output(out, read)
+    task = check_own_outputs(ctx, out)
     if report is not None:
         check_report_folder(report, sources=read, force=force)
         if out is not None and report.resolve() in out.resolve().parents:
@@ -187,7 +191,7 @@ def evaluate(
     notes = result_notes(result, curve)
     for note in notes:
         console.note(note)
-    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
         if out is not None and out.suffix.lower() == ".tex":
             write_latex([NamedEvaluation(model.name, model.evaluation) for model in result.models], stream)
         else:

@@ -17,12 +17,15 @@ from knn_cli.cli.options import (
     MODEL,
     OUTPUT,
     SAMPLING,
+    BackupOption,
+    ForceOption,
     JsonOption,
     PriorsOption,
     QuietOption,
     SeedOption,
     SplitOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     counted,
     epilog,
@@ -34,6 +37,7 @@ from knn_cli.cli.options import (
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
+    from knn_cli.core.output_records import OutputTask
     from knn_cli.core.values import Doubles
     from knn_cli.recognition.fuse_scores import FusedScores, TrainedFusion
     from knn_cli.recognition.system_scores import SystemScores
@@ -74,6 +78,8 @@ def fuse(
         valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write the fusion, or fused scores, here."),
     ] = None,
     as_json: JsonOption = False,
+    force: ForceOption = False,
+    backup: BackupOption = False,
     fusion: Annotated[
         Path | None,
         valued("--fusion", metavar="FILE", panel=MODEL, help="Fuse by this fusion, trained before."),
@@ -105,6 +111,7 @@ def fuse(
 
     refuse_together(ctx, [("fusion", name) for name in ("priors", "folds", "split", "seed", "quality")])
     refuse_together(ctx, [("split", "folds"), ("split", "seed")])
+    refuse_without(ctx, {"force": ("out",), "backup": ("out",)})
     if fusion is None:
         refuse_without(ctx, {"measures": ("quality",)})
         if out is None:
@@ -112,16 +119,17 @@ def fuse(
     if folds == 1:
         raise KnnError("One fold leaves nothing to train on.", "Take two or more folds, or 0 for none.")
     check_text_output(out, [*tables, *(path for path in (keys, measures, split, fusion) if path)])
+    task = check_own_outputs(ctx, out)
     systems = read_systems(tables, keys)
     note_left_out(systems, needs_truth=fusion is None)
     if fusion is not None:
-        _apply(systems, fusion, measures, out, as_json)
+        _apply(systems, fusion, measures, out, as_json, task)
     elif out is not None:
         quality_of_rows = _quality(systems, listed(quality), measures)
         weights: dict[str, float] | Literal["empirical"] | None = "empirical"
         if priors != "empirical":
             weights = parse_priors(priors)
-        _train(systems, quality_of_rows, weights, split or folds, seed, out, as_json)
+        _train(systems, quality_of_rows, weights, split or folds, seed, out, as_json, task)
 
 
 def _quality(systems: SystemScores, names: list[str], measures: Path | None) -> tuple[list[str], Doubles] | None:
@@ -138,6 +146,7 @@ def _train(
     seed: int,
     out: Path,
     as_json: bool,
+    task: OutputTask,
 ) -> None:
     """Train and write a fusion, and show its figures."""
     from knn_cli.recognition.fuse_scores import train_fusion
@@ -146,7 +155,7 @@ def _train(
 
     by = read_split(folds) if isinstance(folds, Path) else folds
     trained = train_fusion(systems, quality=quality, priors=priors, folds=by, seed=seed)
-    write_fusion(out, trained.model)
+    write_fusion(out, trained.model, task=task)
     _write_figures(trained, as_json)
     noun = "trial" if systems.are_trials else "row"
     rows = counted(trained.model.measured["rows"], noun)
@@ -171,7 +180,9 @@ def _note_loss(trained: TrainedFusion, rows: str, equal_priors: bool) -> None:
         console.note(f"{name} as given has a lower Cllr, {given:.3f}, than the fusion, {fused:.3f}: {reason}.")
 
 
-def _apply(systems: SystemScores, path: Path, measures: Path | None, out: Path | None, as_json: bool) -> None:
+def _apply(
+    systems: SystemScores, path: Path, measures: Path | None, out: Path | None, as_json: bool, task: OutputTask
+) -> None:
     """Fuse scores by a fusion, write them, and say how good they are where true labels are known."""
     from knn_cli.core.atomic import replacing_text
     from knn_cli.recognition.fuse_scores import fuse, fused_figures
@@ -182,7 +193,7 @@ def _apply(systems: SystemScores, path: Path, measures: Path | None, out: Path |
     fused = fuse(fusion, systems, None if quality is None else quality[1])
     for trained, given in zip(fusion.systems, systems.systems, strict=True):
         console.detail(f"{given} is taken for {trained}.")
-    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
         _write_fused(stream, fused, as_json)
     for name, value in fused_figures(fused).items():
         console.note(f"{name:<14}{value:.4f}")

@@ -14,12 +14,14 @@ from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import within
 from knn_cli.cli.options import (
     SPEAKERS,
+    BackupOption,
     BatchOption,
     ChannelOption,
     ChunkOption,
     Device,
     DeviceOption,
     FolderOption,
+    ForceOption,
     JsonOption,
     LanguagesOption,
     ModelOption,
@@ -31,6 +33,7 @@ from knn_cli.cli.options import (
     TrackOption,
     TurnsOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     epilog,
     format_option,
@@ -48,6 +51,7 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
+    from knn_cli.core.output_records import OutputTask
     from knn_cli.recognition.classify_files import SpeakerTurns
     from knn_cli.recognition.language_timeline import LanguageTimeline
 
@@ -88,6 +92,8 @@ def timeline(
     out_dir: FolderOption = None,
     format: Annotated[TimelineFormat | None, format_option()] = None,
     as_json: JsonOption = False,
+    force: ForceOption = False,
+    backup: BackupOption = False,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
@@ -146,7 +152,7 @@ def timeline(
     from knn_cli.recognition.timeline import TimelineOptions
 
     refuse_together(ctx, [("as_json", "format"), ("out", "out_dir"), ("turns", "diarize")])
-    refuse_without(ctx, {"num_speakers": ("diarize",)})
+    refuse_without(ctx, {"num_speakers": ("diarize",), "force": ("out", "out_dir"), "backup": ("out", "out_dir")})
     check_speakers(num_speakers, None, None)
     channel = sound_channel(channel, track)
     received = stdin.open_sources(ctx, sources, name)
@@ -155,6 +161,7 @@ def timeline(
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
     ctx.with_resource(locked_files(writer.files))
+    writer.task = check_own_outputs(ctx, out, *writer.files)
     received.receive()
     classifier = Classifier(
         model,
@@ -227,6 +234,8 @@ class _TimelineWriter:
     ----------
     files : list of Path
         The files of recordings in a folder.
+    task : OutputTask or None
+        What makes them.
     """
 
     def __init__(
@@ -251,6 +260,7 @@ class _TimelineWriter:
             raise KnnError(message, "Give --out-dir for one file per recording.")
         self._targets = dict.fromkeys(paths, out)
         self.files: list[Path] = []
+        self.task: OutputTask | None = None
         if out_dir is not None:
             names = labels.recording_names(paths)
             self.files = [out_dir / f"{name}{self._format.suffix}" for name in names]
@@ -264,7 +274,7 @@ class _TimelineWriter:
         target = self._targets[path]
         document = result.document()
         if target is not None:
-            span_formats.write(document, target, self._format.name)
+            span_formats.write(document, target, self._format.name, task=self.task)
         elif self._several and self._format.name == "table":
             span_tables.write_timeline_tsv(document, sys.stdout, header=self._header, alternatives=ALTERNATIVES)
             self._header = False

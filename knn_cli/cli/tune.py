@@ -23,16 +23,19 @@ from knn_cli.cli.options import (
     OUTPUT,
     SAMPLING,
     SPEAKERS,
+    BackupOption,
     BatchOption,
     ChannelOption,
     Device,
     DeviceOption,
+    ForceOption,
     ModelOption,
     NumSpeakersOption,
     QuietOption,
     SeedOption,
     TrackOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     epilog,
     note_model,
@@ -71,6 +74,8 @@ def tune(
     out: Annotated[
         Path, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Settings (.toml) to write; a .tsv beside them.")
     ],
+    force: ForceOption = False,
+    backup: BackupOption = False,
     uem: UemOption = None,
     channel: ChannelOption = "mix",
     track: TrackOption = None,
@@ -132,6 +137,7 @@ def tune(
     _note_unused(reference, truths)
     table = _check_outputs(out, [*found.paths, *found.sounds.values(), reference, *([] if uem is None else [uem])])
     ctx.with_resource(locked_files([table]))
+    task = check_own_outputs(ctx, out, table)
     scoring = Scoring(collar, skip_overlap, num_speakers, min_speakers, max_speakers)
     if found.kept:
         voice = found.model()
@@ -156,9 +162,9 @@ def tune(
     fold = draw_folds(len(errors), folds, seed)
     selection = select_setting(by_setting, fold, seed=seed)
     lines = list(tune_results.summary_lines(selection, settings, len(errors)))
-    with replacing_text(table) as stream:
+    with replacing_text(table, task=task) as stream:
         stream.writelines(tune_results.table_lines(by_setting, fold.tolist(), settings, selection))
-    with replacing_text(out) as stream:
+    with replacing_text(out, task=task) as stream:
         stream.write(file_text(settings[selection.chosen], [f"knn tune, model {voice.fingerprint}", *lines]))
     console.note(tune_results.few_note(by_setting[0]))
     typer.echo("\n".join([*lines, f"settings    {out}", f"table       {table}"]))

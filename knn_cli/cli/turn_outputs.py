@@ -14,6 +14,7 @@ from knn_cli.cli.options import check_text_output
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import check_output, make_output_folder
+from knn_cli.core.output_records import OutputTask, check_replaceable
 from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
 from knn_cli.store import hdf5
 from knn_cli.store.writer import check_free
@@ -85,6 +86,7 @@ def check(
     others: Sequence[Path] = (),
     *,
     force: bool = False,
+    task: OutputTask,
     hold: Hold = lambda lock: None,
 ) -> None:
     """Check the outputs before hours of work, and create their folder and lock the files in it.
@@ -101,15 +103,17 @@ def check(
     others : sequence of Path
         Other files that are read, or folders with RTTM or audio files.
     force : bool
-        Whether existing audio and stores may be replaced.
+        Whether existing outputs may be replaced, whoever wrote them.
+    task : OutputTask
+        What makes the outputs.
     hold : callable
         Enters the lock until the command ends.
 
     Raises
     ------
     KnnError
-        If an output would replace a file that is read, or another output, or cannot be written; or if edited audio or a
-        store exists already and `force` is false.
+        If an output would replace a file that is read, or another output, or cannot be written; if a store exists
+        already and `force` is false; and as `output_records.check_replaceable`.
     """
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
@@ -124,30 +128,27 @@ def check(
         if out is not None and not out.parent.is_dir():
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
     if outputs.folder is None:
+        check_replaceable([outputs.out] if outputs.out is not None else [], task, force=force)
         return
-    targets, audio = list(outputs.targets.values()), []
+    targets = list(outputs.targets.values())
     if clean is not None:
         for source in sources:
-            files, edited = _cleaned(clean, source)
-            targets += files
-            audio += edited
+            targets += _cleaned(clean, source)
     if len(set(targets)) < len(targets):
         target = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or process it separately.")
     make_output_folder(outputs.folder, targets, read)
     hold(locked_files(targets))
-    for file in audio:
-        if file.exists() and not force:
-            raise KnnError(f"{file} exists already.", "Name another folder, or replace it with --force.")
+    check_replaceable(targets, task, force=force)
 
 
-def _cleaned(clean: SpeakerRemoval, source: Path) -> tuple[list[Path], list[Path]]:
-    """Files that speaker removal writes for a recording, and which are audio; unreadable ones are reported later."""
+def _cleaned(clean: SpeakerRemoval, source: Path) -> list[Path]:
+    """Files that speaker removal writes for a recording; unreadable ones are reported later."""
     listed = [clean.list_path(source)] if clean.lists else []
     if not clean.writes_sound:
-        return listed, []
+        return listed
     try:
         audio, turns = clean.audio_path(source), clean.turns_path(source)
     except AudioError:
-        return listed, []
-    return [*listed, audio, turns], [audio]
+        return listed
+    return [*listed, audio, turns]

@@ -13,11 +13,14 @@ import typer
 from knn_cli.cli.console import console
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
+    BackupOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     QuietOption,
     TextOption,
     VerboseOption,
+    check_own_outputs,
     check_text_output,
     epilog,
     refuse_without,
@@ -53,6 +56,8 @@ def verify(
     ],
     out: TextOption = None,
     as_json: JsonOption = False,
+    force: ForceOption = False,
+    backup: BackupOption = False,
     model: ModelOption = None,
     scorer: Annotated[
         TrialScoring,
@@ -105,15 +110,16 @@ def verify(
     from knn_cli.recognition.trials import read_trials, write_trial_scores
     from knn_cli.recognition.verify_trials import verify_trials
 
-    refuse_without(ctx, {"as_norm": ("cohort",)})
+    refuse_without(ctx, {"as_norm": ("cohort",), "force": ("out",), "backup": ("out",)})
     if scorer is TrialScoring.plda and model is None:
         raise KnnError("PLDA needs a model.", "Give --model with a model of `knn train --level speaker`.")
     check_text_output(out, [*sources, trials, *(path for path in (cohort, speakers) if path)])
+    task = check_own_outputs(ctx, out)
     pairs = read_trials(trials)
     result = verify_trials(
         sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm, speakers=speakers
     )
-    with nullcontext(sys.stdout) if out is None else replacing_text(out) as stream:
+    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
         if as_json:
             output.trials(stream, pairs, result)
         else:

@@ -13,26 +13,35 @@ from typing import TextIO
 from knn_cli.core.errors import KnnError
 from knn_cli.core.locks import NO_FOLLOW
 from knn_cli.core.output_paths import is_stream, refused, resolved
+from knn_cli.core.output_records import OutputTask, add_line, keep_old
 from knn_cli.core.temporary import OLD, TemporaryFolder
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, task: OutputTask | None = None) -> Iterator[Path]:
     """Yield a temporary path, whose file replaces `path` if the block succeeds and is removed if it fails.
 
     A symbolic link keeps pointing to its target, which is replaced. The mode of the old file is kept.
+
+    Parameters
+    ----------
+    path : path
+    task : OutputTask, optional
+        What makes the file, which is then recorded as its output; see `output_records`.
 
     Raises
     ------
     KnnError
         If the file cannot be written.
     """
-    with replacing_together([path]) as parts:
+    with replacing_together([path], task=task) as parts:
         yield parts[0]
 
 
 @contextmanager
-def replacing_together(paths: Sequence[str | Path], removed: Iterable[Path] = ()) -> Iterator[list[Path]]:
+def replacing_together(
+    paths: Sequence[str | Path], removed: Iterable[Path] = (), *, task: OutputTask | None = None
+) -> Iterator[list[Path]]:
     """Like `replacing`, for several files of one folder that belong together.
 
     Parameters
@@ -42,6 +51,8 @@ def replacing_together(paths: Sequence[str | Path], removed: Iterable[Path] = ()
         next one that writes into the folder moves the others.
     removed : iterable of Path
         Files beside them that go when the others are moved; looked at when the block has ended.
+    task : OutputTask, optional
+        See `replacing`.
     """
     targets = [_file_target(path) for path in paths]
     named = ", ".join(map(str, paths))
@@ -59,6 +70,9 @@ def replacing_together(paths: Sequence[str | Path], removed: Iterable[Path] = ()
             yield [part for part, _ in moves]
             for part, target in moves:
                 _finish_file(part, target)
+                if task is not None:
+                    keep_old(target, task)
+                    add_line(part, target, task)
             removals = [path for path in removed if path.exists()]
             for parent, folder in folders.items():
                 here = [(part, target) for part, target in moves if target.parent == parent]
@@ -78,14 +92,14 @@ def replacing_together(paths: Sequence[str | Path], removed: Iterable[Path] = ()
 
 
 @contextmanager
-def replacing_text(path: str | Path) -> Iterator[TextIO]:
+def replacing_text(path: str | Path, *, task: OutputTask | None = None) -> Iterator[TextIO]:
     """Like `replacing`, for a UTF-8 text file; a device or pipe (such as /dev/stdout) is written directly."""
     try:
         if is_stream(path):
             with Path(path).open("w", encoding="utf-8", newline="") as file:
                 yield file
             return
-        with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path, task=task) as part, part.open("w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
         if not _concerns(error, [path]):

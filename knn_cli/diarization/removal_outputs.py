@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from knn_cli.audio import reading
 from knn_cli.core.atomic import replacing_text, replacing_together
+from knn_cli.core.output_records import OutputTask
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal, unwanted_spans
 from knn_cli.diarization.speaker_removal import Removal, RemovalResult
@@ -96,7 +97,14 @@ class SpeakerRemoval:
         suffix = find_format("turns", self.format).suffix
         return self.folder / f"{self.audio_path(source).stem}{suffix}"
 
-    def apply(self, source: Path, diarization: Diarization, known: Collection[str] = ()) -> RemovalSummary:
+    def apply(
+        self,
+        source: Path,
+        diarization: Diarization,
+        known: Collection[str] = (),
+        *,
+        task: OutputTask | None = None,
+    ) -> RemovalSummary:
         """Write the list of a recording's unwanted spans, its edited audio, and the turns of that audio.
 
         Parameters
@@ -105,6 +113,8 @@ class SpeakerRemoval:
         diarization : Diarization
         known : collection of str
             Speakers that need not occur in this recording.
+        task : OutputTask, optional
+            What makes the files, see `atomic.replacing`.
 
         Returns
         -------
@@ -126,7 +136,7 @@ class SpeakerRemoval:
         if self.overlap == "keep":
             parts = [part for part in parts if part.speaker != OVERLAPPED]
         if self.lists:
-            with replacing_text(self.list_path(source)) as file:
+            with replacing_text(self.list_path(source), task=task) as file:
                 unwanted_spans.write_unwanted_csv(parts, file)
         if not self.writes_sound:
             return RemovalSummary(names, parts, None)
@@ -143,7 +153,7 @@ class SpeakerRemoval:
         )
         cleaned = replace(speaker_removal.retime(diarization, plan.result), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel.rpartition(":")[2])
-        with replacing_together([turns, target]) as (turns_part, sound_part):  # where the sound is, its turns are
+        with replacing_together([turns, target], task=task) as (turns_part, sound_part):  # the two go together
             plan.write(sound_part)
             write(replace(document, audio_file=sound_part, location=turns), turns_part, self.format)
         return RemovalSummary(names, parts, plan.result)

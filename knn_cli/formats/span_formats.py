@@ -13,6 +13,7 @@ from typing import BinaryIO, TextIO
 
 from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.output_records import OutputTask
 from knn_cli.formats import span_captions, span_tables  # noqa: F401 - they enter their formats
 from knn_cli.formats.span_registry import (
     TIMELINE_FORMATS,
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-def write(document: SpanDocument, path: str | Path, name: str | None = None) -> None:
+def write(document: SpanDocument, path: str | Path, name: str | None = None, *, task: OutputTask | None = None) -> None:
     """Write spans to a file, which appears only once it is complete, and is their `location` if they have none.
 
     Parameters
@@ -45,6 +46,8 @@ def write(document: SpanDocument, path: str | Path, name: str | None = None) -> 
     path : path
     name : str, optional
         Name of the format; by default that of the suffix of `path`.
+    task : OutputTask, optional
+        See `atomic.replacing`.
 
     Raises
     ------
@@ -56,10 +59,10 @@ def write(document: SpanDocument, path: str | Path, name: str | None = None) -> 
     known = find_format(document.kind, name, path)
     document = replace(document, location=document.location or Path(path))
     if known.binary:
-        with replacing(path) as part, part.open("wb") as binary_file:
+        with replacing(path, task=task) as part, part.open("wb") as binary_file:
             known.write(document, binary_file)
     else:
-        with replacing_text(path) as file:
+        with replacing_text(path, task=task) as file:
             known.write(document, file)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from knn_cli.core.atomic import replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.output_records import OutputTask
 from knn_cli.core.texts import read_text
 from knn_cli.core.visible_text import json_text
 from knn_cli.recognition.fusion import Fusion
@@ -54,8 +55,8 @@ class FusionModel:
             raise ValueError(f"there is no kind {self.kind!r}")
 
 
-def write_fusion(path: Path, model: FusionModel) -> None:
-    """Write a fusion; the file appears when it is complete."""
+def write_fusion(path: Path, model: FusionModel, *, task: OutputTask | None = None) -> None:
+    """Write a fusion; the file appears when it is complete, and is recorded as the output of a `task`."""
     content = {
         "schema": SCHEMA,
         "kind": f"fusion of {model.kind}",
@@ -67,7 +68,7 @@ def write_fusion(path: Path, model: FusionModel) -> None:
         "offsets": model.fusion.offsets.tolist(),
         "measured": model.measured,
     }
-    with replacing_text(path) as file:
+    with replacing_text(path, task=task) as file:
         file.write(json_text(content, indent=1) + "\n")
 
 

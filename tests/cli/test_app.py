@@ -477,7 +477,7 @@ def test_silent_stores_are_refused(tmp_path: Path, chain: dict[str, Path]) -> No
     for arguments in (
         ["embed", tmp_path / "s.h5", *TINY],
         ["embed", tmp_path / "s.h5", "-o", tmp_path / "e.h5", *TINY],
-        ["classify", tmp_path / "s.h5", "--model", chain["model"], "-o", old],
+        ["classify", tmp_path / "s.h5", "--model", chain["model"], "-o", old, "--force"],
         ["train", tmp_path / "s.h5", "-o", tmp_path / "m", *TINY],
     ):
         result = knn(*arguments)

@@ -209,7 +209,9 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("command", "options", "sentence"),
     [
         ("evaluate", ["--part", "train"], "--part requires --split"),
-        ("evaluate", ["--force"], "--force requires --report"),
+        ("evaluate", ["--force"], "--force requires --out or --report"),
+        ("classify", ["--backup"], "--backup requires --out"),
+        ("timeline", ["--force"], "--force requires --out or --out-dir"),
         ("timeline", ["--json", "--format", "srt"], "--json and --format cannot be combined"),
         ("timeline", ["--json", "-o", "x.srt"], "--json and the suffix of x.srt cannot be combined"),
         ("timeline", ["-o", "x.srt", "--out-dir", "x"], "--out and --out-dir cannot be combined"),

@@ -1,0 +1,247 @@
+"""Which outputs may be replaced, and which are finished: those that a command wrote and nobody changed since.
+
+In the folder of outputs lies `.knn-outputs.jsonl`, with a line for each file that was written there:
+
+    {"name", "size", "mtime_ns", "sha256", "command": "diarize", "task": digest}
+
+where the digest covers all that the content follows from: sources, options, models, version. The line is added before
+the file takes its name, so that a process that is killed leaves no output of ours that is unknown. Of several lines of
+one name, any may be that of the file that is there. A record that is damaged, or cannot be written, costs nothing but
+this knowledge: the files count as those of others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_regular
+from knn_cli.core.locks import NO_FOLLOW
+from knn_cli.core.output_paths import is_stream, resolved
+
+RECORD = ".knn-outputs.jsonl"
+
+State = Literal["missing", "unchanged", "changed", "others", "unknown"]
+_HASHED_BYTES = 64 << 20  # of larger files an unchanged time of change is believed
+_MAX_RECORD_BYTES = 256 << 20
+_BLOCK_BYTES = 1 << 20
+_TEXTS = ("name", "sha256", "command", "task")  # fields of a line that are texts
+_HINT = (
+    "Replace it with `force=True`, or keep the old one under another name with `backup=True`, or name another output."
+)
+
+
+@dataclass(frozen=True)
+class OutputTask:
+    """What makes an output.
+
+    Attributes
+    ----------
+    command : str
+        Name of the command, such as "diarize".
+    digest : str
+        Of all that the output follows from; "" where it is not known, so that the output never counts as finished.
+    backup : bool
+        Whether a file that the command did not write, or that was changed since, is kept under another name.
+    """
+
+    command: str
+    digest: str = ""
+    backup: bool = False
+
+
+class OutputRecords:
+    """The records of folders, each read once: what is known of the files in them."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[dict[str, Any]]]] = {}
+
+    def state(self, path: Path, command: str) -> State:
+        """What is known of a file.
+
+        Returns
+        -------
+        str
+            "missing": there is none, or an empty one, or what is never replaced, such as a pipe; "unchanged": the
+            command wrote it as it is; "changed": the command wrote it, and it is another one now; "others": another
+            command wrote it; "unknown": nothing says who did.
+        """
+        target = resolved(path)
+        if is_stream(target) or not target.is_file() or not target.stat().st_size:
+            return "missing"
+        lines = self._lines(target)
+        if not lines:
+            return "unknown"
+        line = next((line for line in reversed(lines) if _is_file_of(line, target)), None)
+        if line is None:
+            return "changed"
+        return "unchanged" if line["command"] == command else "others"
+
+    def is_finished(self, path: Path, task: OutputTask, *, changed: bool = False) -> bool:
+        """Whether the file is there and this very task wrote it; with `changed`, also where it was changed since."""
+        fine = ("unchanged", "changed") if changed else ("unchanged",)
+        if not task.digest or self.state(path, task.command) not in fine:
+            return False
+        target = resolved(path)
+        lines = [line for line in self._lines(target) if changed or _is_file_of(line, target)]
+        return bool(lines) and (lines[-1]["command"], lines[-1]["task"]) == (task.command, task.digest)
+
+    def _lines(self, target: Path) -> list[dict[str, Any]]:
+        if target.parent not in self._folders:
+            self._folders[target.parent] = _read(target.parent / RECORD)
+        return self._folders[target.parent].get(target.name, [])
+
+
+def check_replaceable(
+    paths: Iterable[Path], task: OutputTask, *, force: bool = False, records: OutputRecords | None = None
+) -> None:
+    """Refuse to replace files that the command did not write, or that were changed since.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        The outputs.
+    task : OutputTask
+        Whose command writes them; with its `backup`, nothing is refused.
+    force : bool
+        Replace whatever is there.
+    records : OutputRecords, optional
+
+    Raises
+    ------
+    KnnError
+        For the first of such files, with their number.
+    """
+    if force or task.backup:
+        return
+    records = records or OutputRecords()
+    paths = list(paths)
+    states = {path: records.state(path, task.command) for path in paths}
+    kept = {path: state for path, state in states.items() if state in ("changed", "others", "unknown")}
+    if not kept:
+        return
+    path, state = next(iter(kept.items()))
+    why = {
+        "changed": f"and was changed since `knn {task.command}` wrote it",
+        "others": f"and was not written by `knn {task.command}`",
+        "unknown": f"and nothing says that `knn {task.command}` wrote it",
+    }[state]
+    more = f" So it is with {len(kept)} of {len(paths)} outputs." if len(kept) > 1 else ""
+    raise KnnError(f"{path} exists already, {why}.{more}", _HINT)
+
+
+def add_line(part: Path, target: Path, task: OutputTask) -> None:
+    """Note a complete file that is about to take its name; nothing happens where the record cannot be written."""
+    status = part.stat()
+    line = {
+        "name": target.name,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "sha256": _digest(part),
+        "command": task.command,
+        "task": task.digest,
+    }
+    with suppress(OSError):
+        file = os.open(target.parent / RECORD, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
+        try:
+            if not stat.S_ISREG((found := os.fstat(file)).st_mode):
+                return
+            text = json.dumps(line).encode() + b"\n"  # ASCII: names may be no text
+            is_torn = found.st_size and os.pread(file, 1, found.st_size - 1) != b"\n"
+            os.write(file, b"\n" + text if is_torn else text)
+        finally:
+            os.close(file)
+
+
+def keep_old(target: Path, task: OutputTask) -> Path | None:
+    """Keep a file that is about to be replaced as NAME.bak, NAME.1.bak, ...; None for one that need not be kept.
+
+    The file keeps its own name until the new one takes it. Older such files stay, and one of the same content is
+    enough.
+
+    Raises
+    ------
+    OSError
+        Where the copy cannot be made; nothing is then replaced.
+    """
+    if not task.backup or OutputRecords().state(target, task.command) in ("missing", "unchanged"):
+        return None
+    digest, number = _digest(target), 0
+    while True:
+        backup = target.with_name(f"{target.name}.{number}.bak" if number else f"{target.name}.bak")
+        number += 1
+        if os.path.lexists(backup):
+            if is_regular(backup) and not backup.is_symlink() and _digest(backup) == digest:
+                return backup
+            continue
+        try:
+            os.link(target, backup, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without hard links
+            with target.open("rb") as old, backup.open("xb") as new:
+                shutil.copyfileobj(old, new)
+            shutil.copystat(target, backup)
+        return backup
+
+
+def stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of change of files, and of all files in folders: what tells whether a source changed.
+
+    Bytes and time are -1 for what cannot be looked at.
+    """
+    found = []
+    for path in paths:
+        inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            name = file.relative_to(path).as_posix() if file != path else file.name
+            try:
+                status = file.stat()
+            except OSError:
+                found.append((name, -1, -1))
+            else:
+                found.append((name, status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Name -> lines of a record, in their order; lines that are none are passed over."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if path.is_symlink() or not is_regular(path):
+        return found
+    with suppress(OSError), path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size > _MAX_RECORD_BYTES:
+            return found
+        for text in stream:
+            with suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and all(isinstance(line.get(key), str) for key in _TEXTS):
+                    found.setdefault(line["name"], []).append(line)
+    return found
+
+
+def _is_file_of(line: dict[str, Any], target: Path) -> bool:
+    """Whether a line of the record is about the file that is there now."""
+    status = target.stat()
+    if line.get("size") != status.st_size:
+        return False
+    if status.st_size > _HASHED_BYTES and line.get("mtime_ns") == status.st_mtime_ns:
+        return True
+    return bool(line["sha256"] == _digest(target))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
