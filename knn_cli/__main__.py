@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from typing import NoReturn
 
 from knn_cli.cli import stopping
@@ -20,6 +21,7 @@ def main() -> NoReturn:
         if not stopping.is_asked():
             raise
         code = stopping.stopped()
+    gc.freeze()  # so that the end of the process does not look through all of torch for cycles, which takes 0.7 s
     raise SystemExit(code)
 
 

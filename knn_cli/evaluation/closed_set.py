@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse, special
 
 from knn_cli.core.values import Doubles, Texts
 from knn_cli.evaluation import metrics
@@ -75,7 +75,7 @@ class ClosedSetMetrics:
         )
         self.predicted = scores.argmax(axis=1)
         self.correct = self.predicted == index
-        self.confidence = np.exp(scores.max(axis=1) - special.logsumexp(scores, axis=1))
+        self.confidence = np.exp(scores.max(axis=1) - scipy.special.logsumexp(scores, axis=1))
         self._bits = metrics.surprisal(log_likelihood, index)
         self._first_unit = np.flatnonzero(np.diff(self.units.label, prepend=-1))  # of each label
         place = np.searchsorted(self.present, self.predicted)
@@ -152,8 +152,8 @@ class ClosedSetMetrics:
 
     def _by_unit(
         self, kind: Indices, rows: NDArray[np.bool_], kinds: int, values: Doubles | None = None
-    ) -> sparse.csr_array:
+    ) -> scipy.sparse.csr_array:
         """(kinds, U) sums over the chosen rows of their values, or their number, by kind and unit."""
         unit = self.units.row[rows]
         data = np.ones(len(unit)) if values is None else values
-        return sparse.csr_array((data, (kind, unit)), shape=(kinds, len(self.units)))
+        return scipy.sparse.csr_array((data, (kind, unit)), shape=(kinds, len(self.units)))

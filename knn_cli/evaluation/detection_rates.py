@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 from knn_cli.core.values import Doubles
 from knn_cli.evaluation.bootstrap import BootstrapUnits
@@ -78,15 +78,18 @@ class DetectionErrorRates:
         return scores
 
     @cached_property
-    def _cells(self) -> list[tuple[sparse.csr_array, sparse.csr_array]]:
+    def _cells(self) -> list[tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]]:
         """(2 T + 1, U) target and nontarget trials by cell and unit: one pair per label, then that of all trials."""
         by_label = [self._counted(label, self._target_scores(label)) for label in range(self.labels)]
         scores = self._target_scores(None)
         pooled = [self._counted(label, scores) for label in range(self.labels)]
         targets, nontargets = (sum(pair[side] for pair in pooled[1:]) + pooled[0][side] for side in (0, 1))
-        return [*by_label, (sparse.csr_array(targets / self.labels), sparse.csr_array(nontargets / self.labels))]
+        return [
+            *by_label,
+            (scipy.sparse.csr_array(targets / self.labels), scipy.sparse.csr_array(nontargets / self.labels)),
+        ]
 
-    def _counted(self, label: int, scores: Doubles) -> tuple[sparse.csr_array, sparse.csr_array]:
+    def _counted(self, label: int, scores: Doubles) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
         """Cell 2 i lies strictly between scores i - 1 and i, cell 2 i + 1 is score i."""
         trials = self._llr[:, label]
         place = np.searchsorted(scores, trials)
@@ -94,7 +97,7 @@ class DetectionErrorRates:
         cell, is_target = 2 * place + at, self._index == label
         shape = (2 * len(scores) + 1, len(self._units))
         targets, nontargets = (
-            sparse.csr_array((np.full(int(mask.sum()), weight), (cell[mask], self._units.row[mask])), shape=shape)
+            scipy.sparse.csr_array((np.full(int(mask.sum()), weight), (cell[mask], self._units.row[mask])), shape=shape)
             for mask, weight in ((is_target, 1.0), (~is_target, 1 / (self.labels - 1)))
         )
         return targets, nontargets

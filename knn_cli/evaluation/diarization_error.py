@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from pyannote.core import Annotation, Timeline
-from scipy.optimize import linear_sum_assignment
 
 from knn_cli.core.values import MIN_SECONDS, Doubles
 
@@ -97,7 +97,7 @@ def diarization_error(
     seconds, in_ref, in_hyp = _cells(reference, hypothesis, collar, skip_overlap, uem)
     count_ref, count_hyp = in_ref.sum(axis=0), in_hyp.sum(axis=0)  # speakers talking in each cell
     shared = (in_ref * seconds) @ in_hyp.T.astype(np.float64)  # (reference speakers, hypothesis speakers)
-    correct = shared[linear_sum_assignment(shared, maximize=True)].sum()
+    correct = shared[scipy.optimize.linear_sum_assignment(shared, maximize=True)].sum()
     both = np.minimum(count_ref, count_hyp) @ seconds
     return DiarizationError(
         total=float(count_ref @ seconds),
@@ -119,7 +119,7 @@ def frame_error(reference: NDArray[np.bool_], found: NDArray[np.bool_], seconds:
     0.0
     """
     shared = reference.T.astype(np.float64) @ found.astype(np.float64)
-    correct = shared[linear_sum_assignment(shared, maximize=True)].sum()
+    correct = shared[scipy.optimize.linear_sum_assignment(shared, maximize=True)].sum()
     count_ref, count_hyp = reference.sum(axis=1), found.sum(axis=1)
     missed, false_alarm = np.maximum(count_ref - count_hyp, 0).sum(), np.maximum(count_hyp - count_ref, 0).sum()
     confusion = np.minimum(count_ref, count_hyp).sum() - correct
@@ -150,7 +150,7 @@ def jaccard_errors(reference: Annotation, hypothesis: Annotation, *, uem: Timeli
     union = (in_ref @ seconds)[:, None] + (in_hyp @ seconds)[None] - shared
     jaccard = shared / union
     errors = np.ones(len(in_ref))
-    pairs = linear_sum_assignment(jaccard, maximize=True)
+    pairs = scipy.optimize.linear_sum_assignment(jaccard, maximize=True)
     errors[pairs[0]] -= jaccard[pairs]
     return errors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
+import scipy
 
 from knn_cli.core.values import ScoreTable
 
@@ -34,8 +34,10 @@ def sum_by_group(table: ScoreTable, priors: tuple[float, ...] = ()) -> tuple[Sco
     group = [name or label for name, label in zip(table.groups or table.labels, table.labels, strict=True)]
     names = tuple(dict.fromkeys(group))
     column = np.array([names.index(name) for name in group])
-    logs = table.log_likelihood - special.logsumexp(table.log_likelihood, axis=1, keepdims=True)
-    summed = np.stack([special.logsumexp(logs[:, column == number], axis=1) for number in range(len(names))], axis=1)
+    logs = table.log_likelihood - scipy.special.logsumexp(table.log_likelihood, axis=1, keepdims=True)
+    summed = np.stack(
+        [scipy.special.logsumexp(logs[:, column == number], axis=1) for number in range(len(names))], axis=1
+    )
     group_of = dict(zip(table.labels, group, strict=True))
     truth = np.array([group_of.get(label, label) for label in table.truth.tolist()], dtype=np.str_)
     summed_priors = np.bincount(column, weights=priors) if priors else np.bincount(column) / len(column)

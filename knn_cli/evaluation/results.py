@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from knn_cli.core.values import Doubles, ScoreTable
 from knn_cli.evaluation import metrics
@@ -232,4 +232,4 @@ class Evaluation:
     @cached_property
     def posteriors(self) -> Doubles:
         """(N, C) probabilities; those of groups are the sums over their labels."""
-        return np.asarray(special.softmax(self.table.log_likelihood, axis=1))
+        return np.asarray(scipy.special.softmax(self.table.log_likelihood, axis=1))

@@ -307,11 +307,11 @@ def load_segmenter(bundle: Bundle) -> SegmentationNetwork:
 def _loaded(build: Callable[[str], Module], bundle: Bundle, int8_products: bool = False) -> Module:
     """The network that `build` makes, which messages say to be from its argument, with the bundle's weights."""
     from knn_cli.networks.bundle_weights import load_weights, read_weights
-    from knn_cli.networks.construction import limited
+    from knn_cli.networks.construction import limited, without_new_weights
 
     path = bundle.folder / WEIGHTS
     state = read_weights(path, bundle.config["weights_sha256"])
-    with limited(path):
+    with limited(path), without_new_weights():
         network = build(str(bundle.folder / CONFIG))
     load_weights(network, state, str(path), int8_products=int8_products)
     return network

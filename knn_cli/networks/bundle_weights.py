@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 
 from knn_cli.core.errors import BundleError
 from knn_cli.networks.bundle_config import weight_bytes
-from knn_cli.networks.int8 import dequantised, with_int8_products
+from knn_cli.networks.int8 import SCALE, dequantised, int8_product_names, with_int8_products
 
 __all__ = ["load_strictly", "load_weights", "read_weights"]
 
@@ -61,13 +61,21 @@ def load_weights(
     BundleError
         See `load_strictly`.
     """
-    load_strictly(module, dequantised(state), source)
-    if int8_products:
-        with_int8_products(module, state)
+    multiplied = int8_product_names(module, state) if int8_products else set()
+    # Their floats, which nothing would compute with, are not made: one number of the right shape stands for all.
+    floats = dequantised({key: value for key, value in state.items() if key.removesuffix(SCALE) not in multiplied})
+    stand_ins = {key: torch.zeros(()).expand(state[key].shape) for key in multiplied}
+    load_strictly(module, {**floats, **stand_ins}, source, left=multiplied)
+    with_int8_products(module, state, multiplied)
 
 
-def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy `state` into `module`; the BundleError for a mismatch lists missing, extra and mis-sized keys."""
+def load_strictly(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, left: Collection[str] = ()
+) -> None:
+    """Copy `state` into `module`; the BundleError for a mismatch lists missing, extra and mis-sized keys.
+
+    Weights named in `left` are compared, but not copied.
+    """
     expected = module.state_dict()
     problems = [f"missing {key}" for key in expected.keys() - state.keys()]
     problems += [f"extra {key}" for key in state.keys() - expected.keys()]
@@ -80,4 +88,4 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], so
     if problems:
         shown = "; ".join(sorted(problems)[:20]) + ("; ..." if len(problems) > 20 else "")
         raise BundleError(f"{source} does not fit the network: {len(problems)} keys differ ({shown}).")
-    module.load_state_dict(dict(state))
+    module.load_state_dict({key: value for key, value in state.items() if key not in left}, strict=not left)

@@ -8,14 +8,15 @@ products, which processors with AVX2 hold in 16 bits, then never overflow, and a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SCALE", "Int8Linear", "dequantised", "linears", "quantised", "with_int8_products"]
+__all__ = ["SCALE", "Int8Linear", "dequantised", "int8_product_names", "linears", "quantised", "with_int8_products"]
 
 SCALE = "_scale"  # what follows a weight's name in the name of its scales
 _WEIGHT_LEVELS = 127
@@ -162,18 +163,42 @@ def int8_names(state: Mapping[str, Tensor]) -> set[str]:
     }
 
 
-def with_int8_products(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Let each linear layer and plain `Conv1d` of `network` whose weight is int8 in `state` multiply integers.
+def int8_product_names(network: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
+    """Names of the int8 weights of linear layers and plain `Conv1d`s of a network.
 
-    Subclasses of these are left as they are.
+    Subclasses of these are left out, and so are weights of another shape than the layer's.
     """
-    for key in sorted(int8_names(state)):
+    names = set()
+    for key in int8_names(state):
+        name, _, last = key.rpartition(".")
+        with suppress(AttributeError):  # no module of this name
+            layer = network.get_submodule(name)
+            plain = type(layer) is nn.Linear or (type(layer) is nn.Conv1d and _is_plain(layer))
+            if plain and last == "weight" and layer.weight.shape == state[key].shape:
+                names.add(key)
+    return names
+
+
+def with_int8_products(network: nn.Module, state: Mapping[str, Tensor], names: Iterable[str] | None = None) -> None:
+    """Let layers of `network` multiply integers.
+
+    Parameters
+    ----------
+    network : Module
+        Its biases are kept.
+    state : mapping of str to Tensor
+        Int8 weights and their scales by name.
+    names : iterable of str, optional
+        Weights of these layers; all of `int8_product_names` where None.
+    """
+    for key in sorted(int8_product_names(network, state) if names is None else names):
         name = key.removesuffix(".weight")
         layer, weight, scale = network.get_submodule(name), state[key], state[key + SCALE]
-        if type(layer) is nn.Linear:
-            network.set_submodule(name, Int8Linear(weight, scale, _bias_of(layer)))
-        elif type(layer) is nn.Conv1d and _is_plain(layer):
+        if isinstance(layer, nn.Conv1d):
             network.set_submodule(name, Int8Convolution(layer, weight, scale))
+        else:
+            assert isinstance(layer, nn.Linear)
+            network.set_submodule(name, Int8Linear(weight, scale, _bias_of(layer)))
 
 
 def _is_plain(layer: nn.Conv1d) -> bool:

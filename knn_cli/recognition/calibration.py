@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -150,7 +150,7 @@ def _minimise(
     """The parameters that minimise `objective`."""
     shared = 1 + (log_durations is not None)  # parameters before the offsets
     offset_count = scores.shape[1] if affine else 0
-    optimum = optimize.minimize(
+    optimum = scipy.optimize.minimize(
         objective,
         np.zeros(shared + offset_count),
         args=(scores - scores.max(axis=1, keepdims=True), codes, ridge, log_durations),
@@ -186,7 +186,7 @@ def objective(
     offsets = parameters[shared:]
     powers = parameters[:1] if log_durations is None else parameters[0] + parameters[1] * log_durations  # (1,) or (N,)
     scaled = np.exp(powers)[:, None] * scores
-    logs = special.log_softmax(scaled + offsets if len(offsets) else scaled, axis=1)
+    logs = scipy.special.log_softmax(scaled + offsets if len(offsets) else scaled, axis=1)
     weights = 1 / (classes * np.bincount(codes, minlength=classes)[codes])  # (N,) sum to 1
     penalty = float(parameters[:shared] @ parameters[:shared])
     loss = -float(weights @ logs[np.arange(rows), codes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from knn_cli.core.values import Doubles
 
@@ -13,8 +13,8 @@ LOG_2PI = float(np.log(2 * np.pi))
 def cholesky(covariance: Doubles) -> Doubles | None:
     """The lower factor (D, D) of a covariance; None where it has no inverse in this precision."""
     try:
-        factor: Doubles = linalg.cholesky(covariance, lower=True)
-    except linalg.LinAlgError:
+        factor: Doubles = scipy.linalg.cholesky(covariance, lower=True)
+    except scipy.linalg.LinAlgError:
         return None
     # Squared pivots are residual variances: relative to the variance itself they do not depend on scale.
     min_pivots = 10 * len(covariance) * np.finfo(float).eps * np.diag(covariance)

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -226,7 +226,7 @@ class _Problem:
         """Weights (S, 1 + Q) and offsets (C, 1 + Q)."""
         systems, _, classes = self.scores.shape
         columns = self.design.shape[1] if self.offset_terms else 1
-        optimum = optimize.minimize(
+        optimum = scipy.optimize.minimize(
             self.loss,
             np.zeros(systems * self.design.shape[1] + classes * columns),
             jac=True,
@@ -242,7 +242,7 @@ class _Problem:
         design = self.design[:, : offsets.shape[1]]
         of_rows = self.design @ weights.T  # (N, S)
         fused = np.einsum("ns,snc->nc", of_rows, self.scores) + design @ offsets.T
-        logs = special.log_softmax(fused + self.log_priors, axis=1)
+        logs = scipy.special.log_softmax(fused + self.log_priors, axis=1)
         index = np.arange(len(self.codes))
         slope = np.exp(logs)
         slope[index, self.codes] -= 1

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.linalg import blas
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, Texts
@@ -142,12 +141,14 @@ class GaussianStatistics:
                 chunk -= about if about.ndim == 1 else about[chunk_codes]
                 shape = len(chunk_codes), len(self.classes)
                 sums += (
-                    sparse.csr_array((np.ones(len(chunk_codes)), chunk_codes, np.arange(len(chunk_codes) + 1)), shape).T
+                    scipy.sparse.csr_array(
+                        (np.ones(len(chunk_codes)), chunk_codes, np.arange(len(chunk_codes) + 1)), shape
+                    ).T
                     @ chunk
                 )
                 if roots is not None:
                     chunk *= roots[chunk_codes][:, None]
-                products = blas.dsyrk(1.0, chunk.T, beta=1.0, c=products, overwrite_c=1)  # upper triangle
+                products = scipy.linalg.blas.dsyrk(1.0, chunk.T, beta=1.0, c=products, overwrite_c=1)  # upper triangle
         return sums, np.triu(products) + np.triu(products, 1).T
 
     def __add__(self, other: GaussianStatistics) -> GaussianStatistics:

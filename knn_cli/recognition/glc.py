@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
-from scipy.linalg import blas
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, Texts
@@ -164,13 +163,13 @@ class GaussianLinearClassifier:
         self.covariance_, self.shrinkage_, self.priors_ = covariance, shrinkage, priors
         self._centre = means.mean(axis=0)  # densities are computed about it, so that offsets cost no digits
         centred = means - self._centre
-        self.coef_: Doubles = linalg.cho_solve((factor, True), centred.T).T  # (C, D)
+        self.coef_: Doubles = scipy.linalg.cho_solve((factor, True), centred.T).T  # (C, D)
         self._bias = -0.5 * np.einsum("cd,cd->c", centred, self.coef_)
         self.intercept_: Doubles = self._bias + np.log(priors) - self.coef_ @ self._centre
         self._weights = np.zeros((dimension + 1, -(-len(means) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE))
         self._weights[:-1, : len(means)] = self.coef_.T
         self._weights[-1, : len(means)] = self.intercept_
-        self._whitener = np.asfortranarray(linalg.solve_triangular(factor, np.eye(dimension), lower=True))
+        self._whitener = np.asfortranarray(scipy.linalg.solve_triangular(factor, np.eye(dimension), lower=True))
         self._normaliser = -0.5 * dimension * LOG_2PI - float(np.log(np.diag(factor)).sum())
         return self
 
@@ -201,7 +200,7 @@ class GaussianLinearClassifier:
             out = wide[:, :classes]
             if density:
                 out += self._bias
-                white = blas.dtrmm(1.0, self._whitener, chunk.T, lower=1, overwrite_b=1).T  # (n, D)
+                white = scipy.linalg.blas.dtrmm(1.0, self._whitener, chunk.T, lower=1, overwrite_b=1).T  # (n, D)
                 out += (self._normaliser - 0.5 * np.einsum("nd,nd->n", white, white))[:, None]
             yield where, out
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import linalg
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -60,7 +60,7 @@ class PLDA:
             np.allclose(matrix, matrix.T, atol=1e-9 * np.trace(matrix)) for matrix in (self.between, self.within)
         ):
             raise ValueError("a PLDA's covariances are not symmetric")
-        if cholesky(self.within) is None or linalg.eigvalsh(self.between)[0] < -1e-9 * np.trace(self.between):
+        if cholesky(self.within) is None or scipy.linalg.eigvalsh(self.between)[0] < -1e-9 * np.trace(self.between):
             raise ValueError("a PLDA's matrices are not covariances")
 
     @classmethod
@@ -119,14 +119,14 @@ class PLDA:
         centred = np.sqrt(counts)[:, None] * (statistics.means - mean)
         size = (rows - counts @ counts / rows) * speakers / (speakers - 1)  # N where all counts are alike
         moments = (centred.T @ centred - speakers * within) / size
-        ratios, vectors = linalg.eigh(moments, within)
+        ratios, vectors = scipy.linalg.eigh(moments, within)
         inverse = within @ vectors  # (D, D) the inverse of vectors'
         return cls(mean, _symmetric((inverse * np.maximum(ratios, MIN_INITIAL_RATIO)) @ inverse.T), _symmetric(within))
 
     @cached_property
     def _diagonal(self) -> tuple[Doubles, Doubles]:
         """V (D, D) and ratios (D,): V' within V = 1, V' between V = diag(ratios)."""
-        ratios, vectors = linalg.eigh(self.between, self.within)
+        ratios, vectors = scipy.linalg.eigh(self.between, self.within)
         return vectors, np.maximum(ratios, 0.0)
 
     def step(self, statistics: GaussianStatistics) -> PLDA:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import linalg
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -90,7 +90,7 @@ def adapt_kaldi(
     """
     difference = mean - plda.mean
     variance = covariance + mean_scale * np.outer(difference, difference)
-    excess, vectors = linalg.eigh(variance, plda.between + plda.within)  # vectors' (between + within) vectors = 1
+    excess, vectors = scipy.linalg.eigh(variance, plda.between + plda.within)  # vectors' (between + within) vectors = 1
     back = (plda.between + plda.within) @ vectors  # the inverse of vectors'
     added = _symmetric((back * np.maximum(excess - 1, 0)) @ back.T)
     return PLDA(mean, plda.between + between_scale * added, plda.within + within_scale * added)
@@ -139,14 +139,14 @@ METHODS = {"kaldi": adapt_kaldi, "coral-plus": adapt_coral_plus}
 
 def _grown(matrix: Doubles, pseudo: Doubles, scale: float) -> Doubles:
     root, inverse = _power(matrix, 0.5), _power(matrix, -0.5)
-    ratios, vectors = linalg.eigh(_symmetric(inverse @ pseudo @ inverse))
+    ratios, vectors = scipy.linalg.eigh(_symmetric(inverse @ pseudo @ inverse))
     back = root @ vectors  # B^-T, for B = inverse @ vectors
     return np.asarray(matrix + scale * _symmetric((back * np.maximum(ratios - 1, 0)) @ back.T))
 
 
 def _power(matrix: Doubles, exponent: float) -> Doubles:
     """A covariance to a power; eigenvalues near 0 count as `MIN_RATIO` of the largest."""
-    values, vectors = linalg.eigh(_symmetric(matrix))
+    values, vectors = scipy.linalg.eigh(_symmetric(matrix))
     powers = np.maximum(values, MIN_RATIO * max(values[-1], np.finfo(float).tiny)) ** exponent
     return _symmetric((vectors * powers) @ vectors.T)
 

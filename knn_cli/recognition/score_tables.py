@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
-from scipy import special
+import scipy
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import tsv_field
@@ -193,7 +193,7 @@ def _from_json_lines(path: Path) -> tuple[ScoreTable, ScoreKind]:
 
 def _log_posteriors(llr: Doubles) -> Doubles:
     """Log-posteriors under equal priors: the odds of a label are exp(LLR) / (C - 1)."""
-    return np.asarray(special.log_expit(llr - math.log(llr.shape[1] - 1)))
+    return np.asarray(scipy.special.log_expit(llr - math.log(llr.shape[1] - 1)))
 
 
 def _table(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logsumexp, softmax
 
 from knn_cli.audio.segments import EPSILON, MAX_GAP_SECONDS, total_seconds
 from knn_cli.core.languages import NO_SPEECH
@@ -132,7 +132,7 @@ def _decode(
     speech = hmm.forward_backward(evidence, begins_or_ends)[:, :1].clip(1e-9, 1 - 1e-9)  # (N, 1)
     is_speech = hmm.viterbi(evidence, begins_or_ends) == 0
     spoken = scores[:, languages] * shares[:, None]
-    spoken = spoken - logsumexp(spoken, axis=1, keepdims=True)
+    spoken = spoken - scipy.special.logsumexp(spoken, axis=1, keepdims=True)
     mixed = np.logaddexp(np.log(speech) + spoken, np.log1p(-speech) - np.log(len(languages)))
     path, posteriors = _decode_languages(mixed, shares * speech[:, 0], gaps, switch, weighted)
     posteriors = posteriors * np.exp(spoken - mixed)  # given that this window is speech
@@ -171,7 +171,7 @@ def _speech_odds(table: ScoreTable) -> Doubles:
     spoken = np.delete(table.log_likelihood, column, axis=1)
     if table.rivals is not None:
         spoken = np.concatenate([spoken, table.rivals], axis=1)
-    odds: Doubles = logsumexp(spoken, axis=1) - table.log_likelihood[:, column]
+    odds: Doubles = scipy.special.logsumexp(spoken, axis=1) - table.log_likelihood[:, column]
     return odds
 
 
@@ -202,7 +202,7 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
     count as far as they are speech, and it is the answer only if it is likelier than all languages together.
     """
     weights = _window_seconds(track.centers, track)
-    if NO_SPEECH in table.labels and (speech := weights * expit(_speech_odds(table))).sum() > 0:
+    if NO_SPEECH in table.labels and (speech := weights * scipy.special.expit(_speech_odds(table))).sum() > 0:
         weights = speech
     shares = (weights / weights.sum())[None]  # (1, N)
     mean = replace(
@@ -211,7 +211,7 @@ def speaker_language(table: ScoreTable, track: SpeechTrack, *, alternatives: int
         rivals=None if table.rivals is None else shares @ table.rivals,
     )
     labels, scores = _with_unknown(mean)
-    probabilities = softmax(scores[0])
+    probabilities = scipy.special.softmax(scores[0])
     candidates = probabilities.copy()
     if NO_SPEECH in labels and probabilities[labels.index(NO_SPEECH)] <= 0.5:
         candidates[labels.index(NO_SPEECH)] = 0.0

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import linalg
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
@@ -240,7 +240,7 @@ def _learn(spec: TransformSpec, statistics: GaussianStatistics) -> TransformStep
     spread = np.sqrt(class_weight)[:, None] * (statistics.means - mean)
     within, between = statistics.scatter / rows, spread.T @ spread  # (D, D) both
     if spec.name == "whiten":
-        values, vectors = linalg.eigh(_invertible(within + between, rows, "total"))
+        values, vectors = scipy.linalg.eigh(_invertible(within + between, rows, "total"))
         return TransformStep("whiten", (vectors / np.sqrt(values)) @ vectors.T)
     max_size = min(len(statistics.classes) - 1, statistics.dimension)
     if not 1 <= spec.size <= max_size:
@@ -250,7 +250,7 @@ def _learn(spec: TransformSpec, statistics: GaussianStatistics) -> TransformStep
             f"Write lda:{max_size}." if max_size > 0 else "LDA needs two classes or more.",
         )
     last = statistics.dimension - 1
-    _, vectors = linalg.eigh(
+    _, vectors = scipy.linalg.eigh(
         between, _invertible(within, rows, "within-class"), subset_by_index=(last - spec.size + 1, last)
     )
     vectors = vectors[:, ::-1]  # (D, K) by falling eigenvalue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from knn_cli.core.languages import label_names
 from knn_cli.core.tables import CellValue, Table
@@ -214,7 +214,7 @@ def recall_intervals(evaluation: Evaluation, confidence: float = 0.95) -> dict[s
             between += recordings / (recordings - 1) * squares / rows**2
             binomial += share * (1 - share) / rows
     effect = between / binomial if binomial > 0 else math.inf
-    z = float(ndtri(0.5 + confidence / 2))
+    z = float(scipy.special.ndtri(0.5 + confidence / 2))
     intervals = {}
     for label, (rows, recordings, share) in counts.items():
         n = float(np.clip(rows / max(effect, 1e-9), recordings, rows))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS, Registry
+from knn_cli.networks.construction import without_new_weights
 from knn_cli.networks.contracts import Encoder, Head, LayerSegmenter, Pooling, SegmentationNetwork, WaveformSegmenter
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -60,3 +61,17 @@ def annotations(kind: type) -> dict[str, Any]:
 def test_a_part_that_lacks_a_method_cannot_be_built(contract: type[nn.Module]) -> None:
     with pytest.raises(TypeError, match="abstract"):
         type("Incomplete", (contract,), {})()
+
+
+@pytest.mark.parametrize(("registry", "contract", "name"), REGISTERED, ids=IDS)
+def test_only_what_is_stored_depends_on_new_weights(registry: Registry, contract: type[nn.Module], name: str) -> None:
+    """So that a network may be built without drawing them, and is whole once its stored weights are there."""
+    kind: Any = registry.get(name)
+    sizes = {} if issubclass(kind, WaveformSegmenter) else SIZES[registry.kind]
+    with without_new_weights():
+        part = registry.build(name, **sizes)
+    other = registry.build(name, **sizes)
+    stored = part.state_dict().keys()
+    assert stored == other.state_dict().keys()
+    for key, value in other.named_buffers():
+        assert key in stored or torch.equal(part.get_buffer(key), value), key
