@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ WINDOW_FRAMES = 38  # of a short window: a second and a half
 HOP_FRAMES = 19  # from one short window to the next
 MIN_WINDOW_FRAMES = 8  # of a window that is shorter than usual
 FRAMES_AT_ONCE = 100_000  # whose scores are copied at once
+WINDOWS_AT_ONCE = 64  # whose scores are computed at once: a minute, in which few of many speakers speak
 Labels = NDArray[np.int64]
 
 
@@ -149,17 +150,25 @@ def aggregate(segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_as
     soft_assignment : (N, S) of local speakers to speakers, 0 to 1
     """
     total = np.zeros((segmentation.frames, soft_assignment.shape[1]), dtype=np.float32)
-    probabilities, starts = segmentation.probabilities, segmentation.starts.tolist()
-    for window, group in groupby(zip(local, soft_assignment, strict=True), key=lambda pair: pair[0].window):
-        members = list(group)
-        shares = np.array([share for _, share in members])  # (local speakers, S)
+    windows = np.array([speaker.window for speaker in local], dtype=np.int64)
+    places = np.array([speaker.speaker for speaker in local], dtype=np.int64)
+    first = np.flatnonzero(np.diff(windows, prepend=-1))  # of the local speakers of a window, which follow each other
+    members = np.diff(first, append=len(windows))
+    for at in range(0, len(first), WINDOWS_AT_ONCE):
+        rows, count = first[at : at + WINDOWS_AT_ONCE], members[at : at + WINDOWS_AT_ONCE]
+        shares = soft_assignment[rows[0] : rows[-1] + count[-1]]
         speakers = slice(None) if shares.all() else np.flatnonzero(shares.any(0))
-        chances = probabilities[window][:, [speaker.speaker for speaker, _ in members]].astype(np.float32)
-        score = chances[:, 0, None] * shares[0, speakers]
-        for chance, share in zip(chances.T[1:], shares[1:, speakers], strict=True):
-            np.maximum(score, chance[:, None] * share, out=score)  # where two are one speaker, the larger one counts
-        part = total[starts[window] :][: len(score)]
-        part[:, speakers] += score[: len(part)]
+        shares = shares[:, speakers]
+        chances = segmentation.probabilities[windows[rows]].swapaxes(1, 2).astype(np.float32)  # (W, K, T)
+        scores = chances[np.arange(len(rows)), places[rows], :, None] * shares[rows - rows[0], None]  # (W, T, S)
+        for place in range(1, int(count.max())):
+            more = np.flatnonzero(count > place)
+            others = rows[more] + place
+            score = chances[more, places[others], :, None] * shares[others - rows[0], None]
+            scores[more] = np.maximum(scores[more], score)  # where two are one speaker, the larger one counts
+        for start, score in zip(segmentation.starts[windows[rows]].tolist(), scores, strict=True):
+            part = total[start : start + len(score)]
+            part[:, speakers] += score[: len(part)]
     total /= np.maximum(window_count(segmentation), 1)[:, None]
     return total
 
