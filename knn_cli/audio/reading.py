@@ -140,7 +140,10 @@ class HeldRecording:
     def blocks(self) -> Iterator[Waveform]:
         """The blocks of `reading.blocks`."""
         if self._held:
-            yield from self._held
+            total = self._held[-1].start + self._held[-1].seconds
+            for block in self._held:
+                yield block
+                reading_progress.report(Path(self.path), block.start + block.seconds, total)
             return
         held: list[Waveform] = []
         for block in blocks(self.path, rate=self.rate, channel=self.channel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from knn_cli.cli.output import Predictions
+    from knn_cli.cli.result_files import Form
     from knn_cli.core.output_records import OutputTask
     from knn_cli.core.values import ScoreTable
     from knn_cli.embedding.options import EmbeddingOptions
@@ -96,10 +96,12 @@ def classify(
 ) -> None:
     """Recognise the language or dialect of recordings, with calibrated probabilities.
 
-    Results are shown as a table on a terminal, and written as tab-separated lines to a pipe or a file. JSON lines have
-    the probabilities and detection log-likelihood ratios of all labels. Recordings without speech are labelled zxx, by
+    Results are shown as a table on a terminal, and written as tab-separated lines to a pipe, and to a file as its
+    suffix says: .tsv, .csv, .json or .jsonl. JSON has the probabilities and detection log-likelihood ratios of all
+    labels. Recordings without speech are labelled zxx, by
     models with that label. See also `knn evaluate` and `knn timeline`.
     """
+    from knn_cli.cli import result_files
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
@@ -108,6 +110,7 @@ def classify(
     refuse_without(ctx, {"force": ("out",), "backup": ("out",)})
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
+    form = result_files.form_of(out, as_json)
     recordings = expand_sources(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
     task = check_own_outputs(ctx, out)
@@ -121,7 +124,7 @@ def classify(
     )
     note_classifier(model, classifier)
     weights = classifier.priors if priors == "model" else weights
-    _classify(recordings, classifier, options, top, weights, as_json, out, task)
+    _classify(recordings, classifier, options, top, weights, form, out, task)
 
 
 def _classify(
@@ -130,26 +133,30 @@ def _classify(
     options: EmbeddingOptions,
     top: int,
     priors: Mapping[str, float] | None,
-    as_json: bool,
+    form: Form,
     out: Path | None,
     task: OutputTask,
 ) -> None:
     """Classify the sources and write each result as soon as it is ready; on a terminal, all as one table at the end."""
-    from knn_cli.cli import output
-    from knn_cli.core.atomic import replacing_text
+    from knn_cli.cli import output, progress, result_files
     from knn_cli.embedding.options import RowsWithoutSpeech
     from knn_cli.recognition.classify_files import classify_files
 
     failures = []
     tables: list[tuple[ScoreTable, Predictions]] = []
+    as_json = result_files.is_json(form)
     as_table = out is None and sys.stdout.isatty() and not as_json
-    written = right = known = silent = 0
+    written = rows = right = known = silent = 0
+    passes = [progress.SPEECH_PASS, progress.SCORING_PASS]
+    before: object = None
     with (
-        nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream,
-        console.progress("Classifying") as progress,
+        result_files.writing(out, form, task) as stream,
+        progress.over_files("Classifying", len(sources), lambda _: passes) as finished,
     ):
-        for done, (path, scores) in enumerate(classify_files(sources, classifier, options), start=1):
-            progress(done, len(sources))
+        for path, scores in classify_files(sources, classifier, options):
+            if path != before:  # a store has several results
+                finished()
+                before = path
             if isinstance(scores, KnnError):
                 failures.append(failed(str(path), scores))
                 continue
@@ -168,9 +175,13 @@ def _classify(
                 output.score_lines(stream, scores, predictions, priors)
             else:
                 output.score_rows(stream, scores, predictions, top, header=not written)
-            written += 1
+            written, rows = written + 1, rows + len(scores)
+            if not as_table:
+                console.note(f"{path}: {output.answers_in_words(scores, predictions)}.")
         if not written:
             leave(failures)  # before an empty file replaces an older result
+    if out is not None:
+        console.note(f"{out}: {counted(rows, 'row')}.")
     if tables:
         output.score_table(tables, top, classifier.bundle.name)
     if silent:

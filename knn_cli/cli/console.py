@@ -202,7 +202,13 @@ class Console:
             return
         with self.bar(*(_download_columns() if in_bytes else ())) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+            def update(done: int, total: int | None) -> None:
+                bar.update(task, completed=done, total=total)
+                if total is not None and done >= total:  # what follows is not counted: the bar moves, and is not full
+                    bar.tasks[0].total = None
+
+            yield update
 
     @property
     def shows_progress(self) -> bool:

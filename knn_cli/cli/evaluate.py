@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -137,7 +136,7 @@ def evaluate(
     bootstrap over recordings. Audio stores are embedded first; tables of scores need no model. A file named .tex gets
     LaTeX tables.
     """
-    from knn_cli.cli import output
+    from knn_cli.cli import output, result_files
     from knn_cli.core.atomic import replacing_text
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
@@ -152,8 +151,10 @@ def evaluate(
     others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
     refuse_together(ctx, [("scores", name) for name in others])
     weights: Literal["model"] | dict[str, float] | None = "model" if priors == "model" else parse_priors(priors)
-    if as_json and out is not None and out.suffix.lower() == ".tex":
+    is_latex = out is not None and out.suffix.lower() == ".tex"
+    if is_latex and as_json:
         raise KnnError(f"--json and the suffix of {out} cannot be combined.", "Choose one of them.")
+    form = result_files.form_of(None if is_latex else out, as_json)
     tables = _is_table(sources[0])
     if tables or keys is not None:
         _check_tables(ctx, sources, others)
@@ -191,11 +192,13 @@ def evaluate(
     notes = result_notes(result, curve)
     for note in notes:
         console.note(note)
-    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
-        if out is not None and out.suffix.lower() == ".tex":
+    if is_latex and out is not None:
+        with replacing_text(out, task=task) as stream:
             write_latex([NamedEvaluation(model.name, model.evaluation) for model in result.models], stream)
-        else:
-            output.test_set_figures(stream, result, as_json)
+    else:
+        with result_files.writing(out, form, task) as stream:
+            as_table = out is not None and out.suffix.lower() in (".tsv", ".csv")
+            output.test_set_figures(stream, result, as_json=result_files.is_json(form), as_table=as_table)
     if report is not None:
         command = shlex.join(["knn", *sys.argv[1:]])
         page = write_test_set_report(report, result, notes, command=command, force=force)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -184,17 +183,18 @@ def _apply(
     systems: SystemScores, path: Path, measures: Path | None, out: Path | None, as_json: bool, task: OutputTask
 ) -> None:
     """Fuse scores by a fusion, write them, and say how good they are where true labels are known."""
-    from knn_cli.core.atomic import replacing_text
+    from knn_cli.cli import result_files
     from knn_cli.recognition.fuse_scores import fuse, fused_figures
     from knn_cli.recognition.fusion_file import read_fusion
 
+    form = result_files.form_of(out, as_json)
     fusion = read_fusion(path)
     quality = _quality(systems, list(fusion.quality), measures)
     fused = fuse(fusion, systems, None if quality is None else quality[1])
     for trained, given in zip(fusion.systems, systems.systems, strict=True):
         console.detail(f"{given} is taken for {trained}.")
-    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
-        _write_fused(stream, fused, as_json)
+    with result_files.writing(out, form, task) as stream:
+        _write_fused(stream, fused, result_files.is_json(form))
     for name, value in fused_figures(fused).items():
         console.note(f"{name:<14}{value:.4f}")
 

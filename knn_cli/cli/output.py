@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.languages import NO_SPEECH, label_names
-from knn_cli.core.tables import tsv_field
+from knn_cli.core.tables import Table, tsv_field
 from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.core.visible_text import json_text, visible
 from knn_cli.evaluation.groups import sum_by_group
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from knn_cli.recognition.speaker_decision import SpeakerDecision
     from knn_cli.recognition.trials import Trials
     from knn_cli.recognition.verify_trials import VerificationResult
+
+
+MOST_NAMED = 5  # labels of a recording in a note
 
 
 def embeddings(
@@ -127,6 +130,19 @@ def _filled(table: ScoreTable) -> ScoreTable:
 def named(label: str, names: Mapping[str, str]) -> str:
     """Return a label with its name, such as "cs Czech"; the label alone where it has none."""
     return f"{label} {names[label]}" if label in names else label
+
+
+def answers_in_words(table: ScoreTable, predictions: Predictions) -> str:
+    """What the rows of a recording are: the label of one with its probability, or how many rows have which labels."""
+    names = label_names(table.labels)
+    if len(table) == 1:
+        ((label, probability),) = predictions.ranked(table.labels, 0, 1)
+        return named(label, names) + ("" if probability is None else f", {probability:.1%}")
+    labels, counts = np.unique(predictions.label, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    shown = [f"{named(str(labels[place]), names)} {counts[place]}" for place in order[:MOST_NAMED].tolist()]
+    more = [f"{len(order) - MOST_NAMED} more labels"] if len(order) > MOST_NAMED else []
+    return f"{counted(len(table), 'row')}: {', '.join(shown + more)}"
 
 
 def score_lines(
@@ -229,8 +245,19 @@ def split_counts(stream: TextIO, counts: Sequence[SplitCount], as_json: bool) ->
         stream.write("\t".join(map(tsv_field, cells)) + "\n")
 
 
-def test_set_figures(stream: TextIO, result: TestSetResult, as_json: bool) -> None:
-    """Write the figures of each model: a JSON line, or a line per figure with its interval, then the curve."""
+def test_set_figures(stream: TextIO, result: TestSetResult, *, as_json: bool, as_table: bool = False) -> None:
+    """Write the figures of each model: a JSON line, or a line per figure with its interval, then the curve.
+
+    As a table they are rows of model, figure, value, and low and high of its interval.
+    """
+    if as_table:
+        rows = tuple(
+            (model.name, name, figure.value, figure.low, figure.high)
+            for model in result.models
+            for name, figure in model.evaluation.metrics.items()
+        )
+        Table("figures", ("model", "figure", "value", "low", "high"), rows).write_tsv(stream)
+        return
     for model in result.models:
         if as_json:
             json_line(stream, _figures(model))

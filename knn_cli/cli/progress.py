@@ -6,13 +6,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from knn_cli.cli.console import console
 
 # Relative cost of a pass over the sound with the shipped networks; what a pass takes is measured once it runs.
 SEGMENTATION_PASS, EMBEDDING_PASS = 1.0, 1.0
 SPEECH_PASS, SCORING_PASS = 0.1, 2.0
+MOST_SHOWN = 0.99  # of the bar, while there is still work
 GUESS_SHARE = 0.05  # of a pass, as which the guess counts beside what was measured
+
+
+class Finished(Protocol):
+    """What is called after each file of `over_files`."""
+
+    def __call__(self, count: int | None = None) -> None: ...
 
 
 class PassTimes:
@@ -75,6 +83,8 @@ class PassTimes:
 class FilesProgress:
     """Progress of several files; `share` and `text` are what a bar shows.
 
+    The share stays below 1: behind the last pass over the sound there is still work, such as clustering and outputs.
+
     Parameters
     ----------
     count : int
@@ -109,15 +119,22 @@ class FilesProgress:
             return
         each = (now - self._started + left) / (self._finished + 1)  # seconds of the clock a file
         left += each * (self._count - self._finished - 1)
-        self.share = max(self.share, (now - self._started) / max(now - self._started + left, 1e-9))
-        self.text += f", {_clock_time(left)} left"
+        self.share = self._shown(max(self.share, (now - self._started) / max(now - self._started + left, 1e-9)))
+        self.text += f", {_clock_time(left)} left" if left >= 0.5 else ", nearly done"
 
-    def finish(self) -> None:
-        """Note that a file is finished."""
+    def finish(self, count: int | None = None) -> None:
+        """Note that a file is finished, and how many there are if that is known better now."""
         self._finished += 1
+        self._count = self._count if count is None else count
         self._times = None
         self._file_started = self._clock()
-        self.share = self._finished / self._count
+        self.share = self._shown(self._finished / self._count)
+        if self._finished >= self._count:
+            self.text = "finishing"
+
+    @staticmethod
+    def _shown(share: float) -> float:
+        return min(share, MOST_SHOWN)
 
 
 def _clock_time(seconds: float) -> str:
@@ -126,8 +143,10 @@ def _clock_time(seconds: float) -> str:
 
 
 @contextmanager
-def over_files(what: str, count: int, costs: Callable[[Path], Sequence[float]]) -> Iterator[Callable[[], None]]:
+def over_files(what: str, count: int, costs: Callable[[Path], Sequence[float]]) -> Iterator[Finished]:
     """Draw a progress bar over files if stderr is a terminal; yields a function to call after each file.
+
+    It takes the number of files, where that is known better by then.
 
     Parameters
     ----------
@@ -139,7 +158,7 @@ def over_files(what: str, count: int, costs: Callable[[Path], Sequence[float]]) 
         Expected work of each pass over a file, by its path.
     """
     if not console.shows_progress:
-        yield lambda: None
+        yield lambda count=None: None
         return
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
@@ -157,8 +176,8 @@ def over_files(what: str, count: int, costs: Callable[[Path], Sequence[float]]) 
             files.read(path, seconds, total)
             show()
 
-        def finished() -> None:
-            files.finish()
+        def finished(count: int | None = None) -> None:
+            files.finish(count)
             show()
 
         with reading_progress.listening(read):

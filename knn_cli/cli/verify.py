@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -105,8 +103,7 @@ def verify(
     the probability of the same speaker at even odds, and the verdict. If the list tells target from nontarget trials,
     EER, minDCF and Cllr are written to stderr. PLDA needs a model trained with `knn train --level speaker`.
     """
-    from knn_cli.cli import output
-    from knn_cli.core.atomic import replacing_text
+    from knn_cli.cli import output, result_files
     from knn_cli.recognition.trials import read_trials, write_trial_scores
     from knn_cli.recognition.verify_trials import verify_trials
 
@@ -115,12 +112,13 @@ def verify(
         raise KnnError("PLDA needs a model.", "Give --model with a model of `knn train --level speaker`.")
     check_text_output(out, [*sources, trials, *(path for path in (cohort, speakers) if path)])
     task = check_own_outputs(ctx, out)
+    form = result_files.form_of(out, as_json)
     pairs = read_trials(trials)
     result = verify_trials(
         sources, pairs, model, scorer=scorer.value, cohort=cohort, as_norm=as_norm, speakers=speakers
     )
-    with nullcontext(sys.stdout) if out is None else replacing_text(out, task=task) as stream:
-        if as_json:
+    with result_files.writing(out, form, task) as stream:
+        if result_files.is_json(form):
             output.trials(stream, pairs, result)
         else:
             write_trial_scores(pairs, result.scores, stream, result.decision)

@@ -9,8 +9,8 @@ log-posteriors. Further columns say what the row is:
     start     and end, in seconds, where rows are parts of recordings
     label     the true label (also truth, true_label, language, group, subgroup, dialect), "" where unknown
 
-JSON lines of `knn classify` are read as well: detection log-likelihood ratios of all labels say what their posteriors
-under equal priors are.
+JSON of `knn classify`, as a list or as lines, is read as well: detection log-likelihood ratios of all labels say what
+their posteriors under equal priors are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -83,7 +83,7 @@ def read_scores(path: Path | str) -> tuple[ScoreTable, ScoreKind]:
     """`read_score_table`, and what the scores were that the file has."""
     path = Path(path)
     first = next((line for line in read_lines(path, _WHAT) if line.strip()), "")
-    return _from_json_lines(path) if first.lstrip().startswith("{") else _from_table(path)
+    return _from_json(path, first.lstrip()[0]) if first.lstrip()[:1] in ("{", "[") else _from_table(path)
 
 
 def write_score_table(table: ScoreTable, file: TextIO) -> None:
@@ -161,17 +161,30 @@ def _as_log_likelihoods(scores: Doubles) -> tuple[Doubles, ScoreKind]:
     return scores, "log-likelihoods"
 
 
-def _from_json_lines(path: Path) -> tuple[ScoreTable, ScoreKind]:
-    rows: list[Mapping[str, Any]] = []
+def _json_values(path: Path, first: str) -> Iterator[tuple[str, Any]]:
+    """Where each value of JSON lines, or of a list in JSON, is, and the value."""
+    hint = "Write it with `knn classify`."
+    if first == "[":
+        try:
+            values = json.loads("\n".join(read_lines(path, _WHAT)))
+        except (ValueError, RecursionError) as error:
+            raise KnnError(f"{path} is not JSON.", hint) from error
+        yield from ((f"Entry {number}", value) for number, value in enumerate(values, start=1))
+        return
     for number, line in enumerate(read_lines(path, _WHAT), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise KnnError(f"Line {number} of {path} is not JSON.", "Write it with `knn classify`.") from error
+            yield f"Line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise KnnError(f"Line {number} of {path} is not JSON.", hint) from error
+
+
+def _from_json(path: Path, first: str) -> tuple[ScoreTable, ScoreKind]:
+    rows: list[Mapping[str, Any]] = []
+    for where, row in _json_values(path, first):
         if not isinstance(row, dict) or "file" not in row or not isinstance(row.get("llr", 0), dict | None):
-            raise KnnError(f"Line {number} of {path} holds no scores.", "Write it with `knn classify`.")
+            raise KnnError(f"{where} of {path} holds no scores.", "Write it with `knn classify`.")
         rows.append(row)
     labels = _checked_labels(path, next((list(row["llr"]) for row in rows if row["llr"]), []))
     llr = np.full((len(rows), len(labels)), np.nan)

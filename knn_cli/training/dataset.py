@@ -23,7 +23,7 @@ import soxr
 from numpy.typing import NDArray
 
 from knn_cli.audio import reading
-from knn_cli.audio.flac_bytes import decode_flac, memory_file
+from knn_cli.audio.flac_bytes import decode_flac, memory_sound
 from knn_cli.audio.segments import total_seconds
 from knn_cli.core.errors import AudioError, StoreError
 from knn_cli.core.values import Floats, Segment, Texts
@@ -245,7 +245,7 @@ def _member_samples(sound: SoundSource, span: Segment, rate: int) -> Floats:
         with sound.path.open("rb") as file:
             file.seek(sound.offset)
             data = file.read(sound.size)
-        with memory_file(data) as member, soundfile.SoundFile(member.fileno(), closefd=False) as opened:
+        with memory_sound(data) as opened:
             own_rate = opened.samplerate
             opened.seek(min(round(span.start * own_rate), opened.frames))
             count = math.ceil(span.duration * own_rate - 1e-6)  # times are sums of floats

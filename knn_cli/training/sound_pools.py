@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from knn_cli.audio import reading
-from knn_cli.audio.flac_bytes import memory_file
+from knn_cli.audio.flac_bytes import memory_sound
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.values import Floats, Segment
 
@@ -106,7 +106,7 @@ class DatabasePool(SoundPool):
             data = bytes(reader.get(self._keys[place]) or b"")
         name = self._keys[place].decode("utf-8", "replace")
         try:
-            with memory_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            with memory_sound(data) as sound:
                 count = sound.frames if seconds is None else math.ceil(seconds * sound.samplerate)
                 sound.seek(int(random.random() * max(0, sound.frames - count)) if seconds is not None else 0)
                 samples: Floats = sound.read(count, dtype="float32", always_2d=True).mean(1)

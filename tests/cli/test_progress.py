@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from knn_cli.audio import reading
+from knn_cli.audio import reading, reading_progress
 from knn_cli.cli import progress
 from knn_cli.cli.console import console
 from knn_cli.cli.progress import FilesProgress, PassTimes
@@ -75,7 +75,7 @@ def test_the_share_never_falls() -> None:
         now[0] = later
         files.read(ONE, seconds, 100.0)
         shares.append(files.share)
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert shares == sorted(shares) and shares[-1] == progress.MOST_SHOWN  # outputs are still to be written
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,26 @@ def test_progress_is_for_terminals_unless_quiet(
         reading.read(tone)
         finished()
     err = capfd.readouterr().err
-    assert ("Diarizing" in err) is drawn and ("s of sound a second" in err) is drawn
+    assert ("Diarizing" in err) is drawn and ("finishing" in err) is drawn and "100%" not in err
+
+
+def test_a_count_that_is_full_becomes_a_bar_that_moves(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with console.progress("Training") as told:
+        told(2, 2)
+    assert "Training" in (err := capfd.readouterr().err) and "100%" not in err
+
+
+def test_a_recording_in_memory_is_reported_when_it_is_read_again(tone: Path) -> None:
+    heard: list[float] = []
+    with reading_progress.listening(lambda path, seconds, total: heard.append(seconds)):
+        held = reading.HeldRecording(tone)
+        for _ in range(2):
+            list(held.blocks())
+    assert heard == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("recordings", [False, True])

@@ -9,7 +9,7 @@ from typing import IO
 
 import soundfile
 
-from knn_cli.audio.flac_bytes import memory_file
+from knn_cli.audio.flac_bytes import memory_sound
 from knn_cli.core.errors import AudioError
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.lfs import check_pointer
@@ -37,7 +37,7 @@ def _member_seconds(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> fl
         )
     data = file.read(FLAC_HEAD_BYTES if member.name.lower().endswith(".flac") else -1)
     try:
-        with memory_file(data) as copy, soundfile.SoundFile(copy.fileno(), closefd=False) as sound:
+        with memory_sound(data) as sound:
             return float(sound.frames / sound.samplerate)
     except soundfile.LibsndfileError as error:
         raise unreadable(shard, member.name, error) from error
