@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from knn_cli.core.display_names import czech_dialect_names
 from knn_cli.networks import bundle
 from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS
 from knn_cli.recognition.split_file import read_split
@@ -86,6 +87,7 @@ def test_an_experiment_answers_as_its_own_scripts(left: tuple[Ancestor, dict[str
     assert [row["file"] for row in rows] == list(PIECES)
     labels = bundle.find("models/naki").head_labels
     assert labels == CZECH_DIALECTS
+    assert {row["name"] for row in rows} <= set(czech_dialect_names().values())
     for row, probabilities in zip(rows, expected, strict=True):
         best = np.argsort(-probabilities)[:3]
         assert [row[name] for name in ("label", "label_2", "label_3")] == [labels[column] for column in best]
@@ -102,6 +104,7 @@ def test_an_experiment_answers_as_its_own_scripts(left: tuple[Ancestor, dict[str
     ):
         (figures,) = answers(done(*command, "--json", "--draws", "0").stdout)
         assert figures["rows"] == len(PIECES) and figures["figures"]["accuracy"][0] == pytest.approx(right, abs=1e-6)
+    assert "1-1 Northeastern Bohemian" in Path("report/report.html").read_text()
     assert len(table(Path("answers.tsv").read_text())) == 1 and Path("report/report.html").is_file()
 
 
@@ -157,6 +160,7 @@ def test_the_mean_of_checkpoints(left: tuple[Ancestor, dict[str, str]]) -> None:
 
 def test_a_linear_classifier_measures_as_glc_py(left: tuple[Ancestor, dict[str, str]]) -> None:
     made, _ = left
+    assert bundle.find("models/glc").config["names"]["4-2"] == "Silesian-Polish"
     split = read_split(Path("split.tsv"))
     sides = split.part_of(np.array(made.names))
     test = sides == "test"
@@ -190,7 +194,7 @@ def test_a_saved_classifier_answers(left: tuple[Ancestor, dict[str, str]]) -> No
 
 
 def test_turns_and_cleaned_sound(left: tuple[Ancestor, dict[str, str]]) -> None:
-    assert sorted(path.name for path in Path("turns").iterdir())[:2] == ["10_A.csv", "10_A_cut.csv"]
+    assert sorted(path.name for path in Path("turns").glob("[!.]*"))[:2] == ["10_A.csv", "10_A_cut.csv"]
     turns = list(csv.DictReader(Path("turns/10_A.csv").read_text().splitlines()))
     assert turns and list(turns[0]) == ["Start [s]", "End [s]", "Speaker"]
     assert all(float(turn["End [s]"]) - float(turn["Start [s]"]) >= 0.8 for turn in turns)

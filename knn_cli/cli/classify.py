@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knn_cli.cli.console import console, failed, leave
-from knn_cli.cli.label_lists import parse_languages, parse_priors
+from knn_cli.cli.label_lists import NamesOption, parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     OUTPUT,
@@ -74,6 +74,7 @@ def classify(
     as_json: JsonOption = False,
     force: ForceOption = False,
     backup: BackupOption = False,
+    names: NamesOption = None,
     top: Annotated[
         int,
         valued(
@@ -102,6 +103,7 @@ def classify(
     models with that label. See also `knn evaluate` and `knn timeline`.
     """
     from knn_cli.cli import result_files
+    from knn_cli.core.display_names import read_names
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
@@ -114,6 +116,7 @@ def classify(
     recordings = expand_sources(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
     task = check_own_outputs(ctx, out)
+    shown_names = {} if names is None else read_names(names)
     classifier = Classifier(
         model,
         device=device.value,
@@ -124,7 +127,8 @@ def classify(
     )
     note_classifier(model, classifier)
     weights = classifier.priors if priors == "model" else weights
-    _classify(recordings, classifier, options, top, weights, form, out, task)
+    shown_names = {**classifier.names, **shown_names}
+    _classify(recordings, classifier, options, top, weights, shown_names, form, out, task)
 
 
 def _classify(
@@ -133,6 +137,7 @@ def _classify(
     options: EmbeddingOptions,
     top: int,
     priors: Mapping[str, float] | None,
+    names: Mapping[str, str],
     form: Form,
     out: Path | None,
     task: OutputTask,
@@ -172,18 +177,18 @@ def _classify(
             if as_table:
                 tables.append((scores, predictions))
             elif as_json:
-                output.score_lines(stream, scores, predictions, priors)
+                output.score_lines(stream, scores, predictions, priors, names)
             else:
-                output.score_rows(stream, scores, predictions, top, header=not written)
+                output.score_rows(stream, scores, predictions, top, header=not written, given=names)
             written, rows = written + 1, rows + len(scores)
             if not as_table:
-                console.note(f"{path}: {output.answers_in_words(scores, predictions)}.")
+                console.note(f"{path}: {output.answers_in_words(scores, predictions, names)}.")
         if not written:
             leave(failures)  # before an empty file replaces an older result
     if out is not None:
         console.note(f"{out}: {counted(rows, 'row')}.")
     if tables:
-        output.score_table(tables, top, classifier.bundle.name)
+        output.score_table(tables, top, classifier.bundle.name, names)
     if silent:
         console.note(f"{counted(silent, 'recording')} without speech.")
     if known:

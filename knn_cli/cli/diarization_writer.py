@@ -109,10 +109,10 @@ class ResultWriter:
         document = replace(document, audio_stays=not self._temporary)
         target = outputs.targets.get(path)
         if outputs.format == "json" and result.recognised is not None:
-            from knn_cli.cli import output
+            from knn_cli.cli import diarization_output
 
             with nullcontext(stream) if target is None else replacing_text(target, task=self._task) as file:
-                output.recognised_turns(file, result.diarization, result.recognised, result.decision)
+                diarization_output.recognised_turns(file, result.diarization, result.recognised, result.decision)
         elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
             span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
         else:

@@ -323,9 +323,9 @@ def diarize(
         writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, sounds, received.temporary, task)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
-        from knn_cli.cli import output
+        from knn_cli.cli import diarization_output
 
-        output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
+        diarization_output.diarization_scores(sys.stderr if outputs.stdout else sys.stdout, writer.scores)
     if save_embeddings is not None and writer.kept:
         rows = speaker_export.export_speakers(
             writer.kept, fingerprint, save_embeddings, known=enrolled_names, linked=link_speakers, force=force

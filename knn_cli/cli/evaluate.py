@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from knn_cli.cli.console import console
-from knn_cli.cli.label_lists import parse_languages, parse_priors
+from knn_cli.cli.label_lists import NamesOption, parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     INPUT,
@@ -80,6 +80,7 @@ def evaluate(
     ] = None,
     out: TextOption = None,
     as_json: JsonOption = False,
+    names: NamesOption = None,
     report: Annotated[
         Path | None,
         valued("--report", metavar="FOLDER", panel=OUTPUT, help="Write an HTML page with all figures and tables."),
@@ -138,14 +139,14 @@ def evaluate(
     """
     from knn_cli.cli import output, result_files
     from knn_cli.core.atomic import replacing_text
+    from knn_cli.core.display_names import read_names
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.evaluate_test_sets import TestSetOptions, evaluate_test_sets
     from knn_cli.recognition.given_scores import scores_as_classifier
     from knn_cli.reports.latex import write_latex
     from knn_cli.reports.report import check_report_folder
-    from knn_cli.reports.tables import NamedEvaluation
-    from knn_cli.reports.test_set_report import result_notes, write_test_set_report
+    from knn_cli.reports.test_set_report import named_evaluations, result_notes, write_test_set_report
 
     refuse_without(ctx, {"part": ("split",), "force": ("out", "report"), "backup": ("out",)})
     others = ("model", "compare", "device", "batch_seconds", "chunk", "languages", "no_unknown", "no_vad")
@@ -158,7 +159,8 @@ def evaluate(
     tables = _is_table(sources[0])
     if tables or keys is not None:
         _check_tables(ctx, sources, others)
-    read = [*sources, *(path for path in (split, keys) if path)]
+    label_names = {} if names is None else read_names(names)
+    read = [*sources, *(path for path in (split, keys, names and Path(names)) if path)]
     check_text_output(out, read)
     task = check_own_outputs(ctx, out)
     if report is not None:
@@ -194,14 +196,14 @@ def evaluate(
         console.note(note)
     if is_latex and out is not None:
         with replacing_text(out, task=task) as stream:
-            write_latex([NamedEvaluation(model.name, model.evaluation) for model in result.models], stream)
+            write_latex(named_evaluations(result, label_names), stream)
     else:
         with result_files.writing(out, form, task) as stream:
             as_table = out is not None and out.suffix.lower() in (".tsv", ".csv")
             output.test_set_figures(stream, result, as_json=result_files.is_json(form), as_table=as_table)
     if report is not None:
         command = shlex.join(["knn", *sys.argv[1:]])
-        page = write_test_set_report(report, result, notes, command=command, force=force)
+        page = write_test_set_report(report, result, notes, command=command, names=label_names, force=force)
         console.note(f"{page}: open it in a browser.")
 
 

@@ -13,10 +13,10 @@ import typer
 
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import OUTPUT, JsonOption, QuietOption, VerboseOption, complete_models, epilog, switch
+from knn_cli.core.display_names import display_names
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.input_files import check_regular
-from knn_cli.core.languages import label_names
 from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _bundle(model: Bundle) -> dict[str, Any]:
         rates = {"threshold": open_set.threshold, "false reject": open_set.false_reject}
         rates["false accept"] = open_set.false_accept
         facts["unknown"] = {name: None if value != value else round(value, 4) for name, value in rates.items()}
-    if names := label_names(facts.get("labels", [])):
+    if names := display_names(facts.get("labels", []), model.config.get("names", {})):
         facts["names"] = names
     return facts
 

@@ -1,9 +1,17 @@
-"""Options that list labels: `cs,sk` and `cs=3,de=1`, in composed letters as labels are."""
+"""Options about labels: lists `cs,sk` and `cs=3,de=1`, in composed letters as labels are, and their names."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from knn_cli.cli.options import OUTPUT, valued
 from knn_cli.core.errors import KnnError
 from knn_cli.core.texts import tidy
+
+NamesOption = Annotated[
+    str | None,
+    valued("--names", metavar="FILE", panel=OUTPUT, help="Take names of labels from this table, or czech-dialects."),
+]
 
 
 def listed(text: str) -> list[str]:

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
-from io import StringIO
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knn_cli.core.languages import NO_SPEECH, label_names
+from knn_cli.core.display_names import display_names, named
+from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.tables import Table, tsv_field
-from knn_cli.core.values import Diarization, Doubles, EmbeddingSet, ScoreTable, Texts
+from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable, Texts
 from knn_cli.core.visible_text import json_text, visible
 from knn_cli.evaluation.groups import sum_by_group
 from knn_cli.evaluation.metrics import detection_llr, prior_weights, weighted
 from knn_cli.evaluation.open_set import UNKNOWN, best_llr, possible_answers
-from knn_cli.formats.span_tables import write_turns_json
-from knn_cli.formats.spans import turn_document
 from knn_cli.recognition.classifier import posteriors
 from knn_cli.recognition.trials import scored_trials
 from knn_cli.reports.tables import METRICS, counted
 from knn_cli.store.embedding_writers import write_text
 
 if TYPE_CHECKING:
-    from knn_cli.evaluation.diarization_error import DiarizationScore
     from knn_cli.evaluation.results import MetricValue
     from knn_cli.evaluation.verification_metrics import VerificationMetrics
     from knn_cli.recognition.evaluate_test_sets import EvaluatedModel, TestSetResult
     from knn_cli.recognition.make_split import SplitCount
-    from knn_cli.recognition.speaker_decision import SpeakerDecision
     from knn_cli.recognition.trials import Trials
     from knn_cli.recognition.verify_trials import VerificationResult
 
@@ -127,14 +120,11 @@ def _filled(table: ScoreTable) -> ScoreTable:
     return replace(table, log_likelihood=np.where(silent, 0.0, table.log_likelihood))
 
 
-def named(label: str, names: Mapping[str, str]) -> str:
-    """Return a label with its name, such as "cs Czech"; the label alone where it has none."""
-    return f"{label} {names[label]}" if label in names else label
-
-
-def answers_in_words(table: ScoreTable, predictions: Predictions) -> str:
+def answers_in_words(
+    table: ScoreTable, predictions: Predictions, given: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """What the rows of a recording are: the label of one with its probability, or how many rows have which labels."""
-    names = label_names(table.labels)
+    names = display_names(table.labels, given)
     if len(table) == 1:
         ((label, probability),) = predictions.ranked(table.labels, 0, 1)
         return named(label, names) + ("" if probability is None else f", {probability:.1%}")
@@ -146,11 +136,16 @@ def answers_in_words(table: ScoreTable, predictions: Predictions) -> str:
 
 
 def score_lines(
-    stream: TextIO, table: ScoreTable, predictions: Predictions, priors: Mapping[str, float] | None = None
+    stream: TextIO,
+    table: ScoreTable,
+    predictions: Predictions,
+    priors: Mapping[str, float] | None = None,
+    given: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
+    """Write a JSON line for each row; labels have the names that are `given`, or those of languages."""
     answers = possible_answers(_filled(table))
     llr = detection_llr(answers.log_likelihood, None if priors is None else prior_weights(priors, table.labels))
-    names = label_names(table.labels)
+    names = display_names(table.labels, given)
 
     def by_label(labels: Sequence[str], values: Doubles, row: int, digits: int) -> dict[str, float] | None:
         if predictions.silent[row]:
@@ -176,8 +171,16 @@ def score_lines(
         json_line(stream, line)
 
 
-def score_rows(stream: TextIO, table: ScoreTable, predictions: Predictions, top: int, *, header: bool) -> None:
-    names = label_names(table.labels)
+def score_rows(
+    stream: TextIO,
+    table: ScoreTable,
+    predictions: Predictions,
+    top: int,
+    *,
+    header: bool,
+    given: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    names = display_names(table.labels, given)
     words = ["label", "name", "probability"] if names else ["label", "probability"]
     columns = [*words, *(f"{word}_{rank}" for rank in range(2, min(top, len(table.labels)) + 1) for word in words)]
     if header:
@@ -203,7 +206,7 @@ def score_rows(stream: TextIO, table: ScoreTable, predictions: Predictions, top:
         stream.write("\t".join(map(tsv_field, [str(table.name[row]), *times, *ranked])) + "\n")
 
 
-def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: str) -> None:
+def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: str, given: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -215,7 +218,7 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
         shown.add_column(f"{rank}.")
     if tables[0][0].groups:
         shown.add_column("group")
-    names = label_names(tables[0][0].labels)
+    names = display_names(tables[0][0].labels, given)
     for table, predictions in tables:
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
@@ -226,7 +229,7 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
             ranked += [""] * (min(top, len(table.labels)) - len(ranked))
             if predictions.groups:
                 group = predictions.group(row)
-                ranked.append("" if group is None else f"{group[0]} {group[1]:.1%}")
+                ranked.append("" if group is None else f"{named(group[0], given)} {group[1]:.1%}")
             cells = map(visible, [table.name[row], span, *ranked])
             shown.add_row(*map(Text, cells))  # Text: a name may hold rich's markup
     Console().print(shown)
@@ -320,36 +323,6 @@ def _with_interval(figure: MetricValue, share: bool) -> str:
     template = "{:.1%}" if share else "{:.4f}"
     low, high = template.format(figure.low), template.format(figure.high)
     return template.format(figure.value) + (f" ({low} to {high})" if figure.low == figure.low else "")
-
-
-def recognised_turns(
-    stream: TextIO, diarization: Diarization, recognised: Sequence[Mapping[str, Any]], decision: SpeakerDecision
-) -> None:
-    """Write a JSON line of turns, with what is known of its speakers and by which decision."""
-    text = StringIO()
-    write_turns_json(turn_document(diarization), text)
-    json_line(stream, {**json.loads(text.getvalue()), "decision": decision.facts(), "recognised": list(recognised)})
-
-
-def diarization_scores(stream: TextIO, scores: Mapping[str, DiarizationScore]) -> None:
-    """Write a line per file and one for all: error rates in percent of the speaker time in the reference, and JER.
-
-    Where nobody speaks in the reference, there is nothing to take percents of: the false alarm is in seconds.
-    """
-    columns = "file DER missed false_alarm confusion JER DER_collar_0.25_no_overlap speakers found miscounted"
-    stream.write("\t".join(columns.split()) + "\n")
-    rows = dict(scores)
-    if len(rows) > 1:
-        first, *rest = rows.values()
-        rows["(all)"] = reduce(operator.add, rest, first)
-    for name, score in rows.items():
-        error, total = score.error, score.error.total or math.inf
-        rates = [error.rate, error.missed / total, error.false_alarm / total, error.confusion / total, score.jer]
-        cells = [f"{100 * rate:.2f}" for rate in (*rates, score.error_with_collar.rate)]
-        if not error.total:
-            cells[2] = f"{error.false_alarm:.2f} s"
-        counts = [score.reference_speakers, score.hypothesis_speakers, score.speaker_count_error]
-        stream.write("\t".join([tsv_field(name), *cells, *map(str, counts)]) + "\n")
 
 
 def trials(stream: TextIO, listed: Trials, result: VerificationResult) -> None:

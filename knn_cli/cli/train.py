@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knn_cli.cli.console import console, end_at_once_among_several
-from knn_cli.cli.label_lists import listed, parse_priors
+from knn_cli.cli.label_lists import NamesOption, listed, parse_priors
 from knn_cli.cli.limits import Limits
 from knn_cli.cli.options import (
     LABELS,
@@ -100,6 +100,7 @@ def train(
         Path | None,
         valued("--groups", metavar="FILE", panel=LABELS, help="Sum probabilities by this table of regions."),
     ] = None,
+    names: NamesOption = None,
     out_of_set: Annotated[
         str,
         valued("--out-of-set", metavar="LABELS", panel=LABELS, help="Choose the threshold of unknown with these."),
@@ -147,6 +148,7 @@ def train(
     Its metrics on held-out rows are written to stdout. An audio store is first embedded with --model. With --recipe a
     network is trained instead.
     """
+    from knn_cli.core.display_names import read_names
     from knn_cli.core.output_paths import check_output
     from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
@@ -174,6 +176,7 @@ def train(
         duration_aware=tuning.duration_aware,
         priors="empirical" if priors == "empirical" else parse_priors(priors),
         groups=labels.read_groups(groups) if groups is not None else None,
+        names=read_names(names) if names is not None else {},
         out_of_set=listed(out_of_set),
         out_of_set_class=tuning.out_of_set_class,
         false_reject=tuning.false_reject,

@@ -50,12 +50,17 @@ def _is_views(value: Any) -> bool:
     )
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
 _Entry = tuple[Callable[[Any], bool], str]  # what a value must fit, and what that is
 
 _ENTRIES: dict[str, _Entry] = {
     "name": (_is_text, "a text"),
     "kind": (_is_text, "a text"),
     "weights_sha256": (_is_text, "a text"),
+    "names": (_is_names, "an object of texts"),
     "views": (_is_views, "pairs of whole numbers"),
     "chunk": (is_chunk, f"{WHOLE!r} or a number of seconds, {LIMITS[0]:g} to {LIMITS[1]:g}"),
 }

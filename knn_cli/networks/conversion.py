@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.audio import reading
+from knn_cli.core.display_names import czech_dialect_names
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.input_files import check_regular
@@ -229,6 +230,8 @@ def _import_checkpoint(
         head = {"name": imported.head.name, "args": imported.head.args}
         head |= {"labels": [*imported.labels], "level": imported.level}
         config |= {"kind": "classifier", "head": head}
+        if set(imported.labels) <= czech_dialect_names().keys():
+            config["names"] = {label: czech_dialect_names()[label] for label in imported.labels}
     bundle.write(out, config, state=imported.state, card=_card(out.name, imported), force=force)
     return Conversion(out, "bundle", sources=1, rows=_parameters(imported.state))
 

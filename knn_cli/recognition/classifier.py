@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knn_cli.core.display_names import display_names
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.languages import NO_SPEECH, choose_labels
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, ScoreTable
@@ -119,6 +120,13 @@ class Classifier:
     def known_labels(self) -> tuple[str, ...]:
         """All labels that the model knows; `labels` are those that are possible answers."""
         return self._all_labels
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Label -> name of the labels and groups that have one: those of the bundle, otherwise of languages."""
+        given: dict[str, str] = self.bundle.config.get("names", {})
+        groups = () if self.trained is None else self.trained.label_groups
+        return display_names(self.labels, given) | {group: given[group] for group in groups if group in given}
 
     @property
     def priors(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import numpy as np
 
 from knn_cli.audio import segments, speech_regions
 from knn_cli.audio.segments import MAX_GAP_SECONDS
-from knn_cli.core.languages import NO_SPEECH, label_names
+from knn_cli.core.languages import NO_SPEECH
 from knn_cli.core.values import EmbeddingSet, ScoreTable, Segment
 from knn_cli.formats.spans import Span
 from knn_cli.recognition import hmm
@@ -118,6 +118,8 @@ class ScoredSpeech:
         The scores of each track's windows.
     by_speaker : bool
         Whether the tracks are those of speakers.
+    names : mapping of str to str
+        Names of labels that are codes.
     """
 
     name: str
@@ -126,6 +128,7 @@ class ScoredSpeech:
     tracks: tuple[SpeechTrack, ...]
     tables: tuple[ScoreTable, ...]
     by_speaker: bool
+    names: Mapping[str, str]
 
 
 def score_speech(
@@ -152,7 +155,10 @@ def score_speech(
             table = replace(table, threshold=None)
         track_of_row = np.array([number for _, _, number in windows])
         tables = tuple(table.take(track_of_row == number) for number in range(len(tracks)))
-    return ScoredSpeech(Path(path).stem, seconds, classifier.labels, tuple(tracks), tables, speakers is not None)
+    by_speaker = speakers is not None
+    return ScoredSpeech(
+        Path(path).stem, seconds, classifier.labels, tuple(tracks), tables, by_speaker, classifier.names
+    )
 
 
 def smooth(scored: ScoredSpeech, options: TimelineOptions | None = None) -> LanguageTimeline:
@@ -178,7 +184,7 @@ def smooth(scored: ScoredSpeech, options: TimelineOptions | None = None) -> Lang
         tuple(spans),
         language_switches(spans),
         tuple(languages),
-        names=label_names(scored.labels),
+        names=dict(scored.names),
     )
 
 

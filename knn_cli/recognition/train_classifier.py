@@ -194,7 +194,7 @@ def _train(
     )
     counts = _count_rows(chosen.rows, fits.parts[: len(fits.measured)])
     hashes = _fitted_hashes(chosen, fits.parts[-1], options.label)
-    written = write_classifier_bundle(out, embedder, model, counts, fitted=hashes, force=force)
+    written = write_classifier_bundle(out, embedder, model, counts, names=options.names, fitted=hashes, force=force)
     return TrainedClassifier(
         bundle=written,
         counts=counts,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from knn_cli.core.display_names import named
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.core.values import Doubles
 from knn_cli.evaluation.metrics import LRE_BETAS, bayes_threshold, error_rates
@@ -82,7 +83,12 @@ def _det_line(models: Sequence[NamedEvaluation], rank: int, place: int) -> dict[
     line = LINES[(place - 1) // 7 % 5]
     if len(models[0].evaluation.det_curves) > MAX_LEGEND_CURVES:
         return {"color": GREY, "linestyle": line, "linewidth": 0.4, "label": None}
-    return {"color": COLOURS[(place - 1) % 7], "linestyle": line, "linewidth": 1, "label": f"{curve.name} {trials}"}
+    return {
+        "color": COLOURS[(place - 1) % 7],
+        "linestyle": line,
+        "linewidth": 1,
+        "label": f"{named(curve.name, model.label_names)} {trials}",
+    }
 
 
 def _mark_operating_points(axes: Axes, evaluation: Evaluation, colour: str, in_legend: bool) -> None:

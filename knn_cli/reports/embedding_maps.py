@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from types import MappingProxyType
 
 import numpy as np
 
+from knn_cli.core.display_names import named
 from knn_cli.core.tables import Table
 from knn_cli.core.values import Doubles, EmbeddingSet, Texts
 from knn_cli.formats.drawing import COLOURS, Plot, add_title, new_figure, style
@@ -17,7 +19,12 @@ MAX_VECTOR_ROWS = 1500  # more are drawn as pixels
 MAX_LEGEND_LABELS = 40
 
 
-def embedding_maps(embeddings: EmbeddingSet, level: str = "group", max_rows: int = MAX_ROWS) -> list[Plot]:
+def embedding_maps(
+    embeddings: EmbeddingSet,
+    level: str = "group",
+    max_rows: int = MAX_ROWS,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> list[Plot]:
     """Draw embeddings in two dimensions: by principal components, and by UMAP where umap-learn is installed.
 
     Parameters
@@ -27,6 +34,8 @@ def embedding_maps(embeddings: EmbeddingSet, level: str = "group", max_rows: int
         The label that colours them, see `EmbeddingSet.label`; rows without one and rows with NaN are left out.
     max_rows : int
         Largest number of rows drawn; of more rows, this many evenly spaced ones.
+    names : mapping of str to str
+        Names of labels, for the legend.
 
     Returns
     -------
@@ -49,14 +58,14 @@ def embedding_maps(embeddings: EmbeddingSet, level: str = "group", max_rows: int
     points, variance = principal_components(vectors)
     axis_names = [f"principal component {rank} ({share:.0%} of variance)" for rank, share in enumerate(variance, 1)]
     title = f"Embeddings, principal components: {counts}"
-    maps = [_scatter_plot("map-pca", title, rows, labels[chosen], points, axis_names)]
+    maps = [_scatter_plot("map-pca", title, rows, labels[chosen], points, axis_names, names)]
     if find_spec("umap") is not None:
         from umap import UMAP
 
         points = np.asarray(UMAP(n_neighbors=min(15, len(rows) - 1), random_state=0, n_jobs=1).fit_transform(vectors))
         axis_names = ["UMAP 1 (no unit)", "UMAP 2 (no unit)"]
         title = f"Embeddings, UMAP: {counts}"
-        maps.append(_scatter_plot("map-umap", title, rows, labels[chosen], points, axis_names))
+        maps.append(_scatter_plot("map-umap", title, rows, labels[chosen], points, axis_names, names))
     return maps
 
 
@@ -77,9 +86,15 @@ def principal_components(vectors: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def _scatter_plot(
-    name: str, title: str, rows: EmbeddingSet, labels: Texts, points: Doubles, axis_names: Sequence[str]
+    name: str,
+    title: str,
+    rows: EmbeddingSet,
+    labels: Texts,
+    points: Doubles,
+    axis_names: Sequence[str],
+    names: Mapping[str, str],
 ) -> Plot:
-    """Draw rows in the colour and marker of their label, with its name at their median."""
+    """Draw rows in the colour and marker of their label, with the label at their median."""
     from matplotlib.patheffects import withStroke
 
     unique = sorted(set(labels.tolist()))
@@ -96,7 +111,7 @@ def _scatter_plot(
                 linewidth=0,
                 alpha=0.7,
                 rasterized=len(rows) > MAX_VECTOR_ROWS,
-                label=f"{label} ({len(label_points):,})",
+                label=f"{named(label, names)} ({len(label_points):,})",
             )
             x, y = np.median(label_points, axis=0)
             outline = [withStroke(linewidth=2.5, foreground="white")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.display_names import named
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.core.values import Doubles
 from knn_cli.evaluation.results import DurationPoint
@@ -28,7 +29,7 @@ def evaluation_figures(
     models: Sequence[NamedEvaluation], curves: Mapping[str, Sequence[DurationPoint]] | None = None
 ) -> list[Plot]:
     """All figures of one or more evaluations, whose names differ, in the order to be shown."""
-    grouped = [NamedEvaluation(model.name, model.evaluation.groups) for model in models if model.evaluation.groups]
+    grouped = [grouped for model in models if (grouped := model.grouped)]
     several = len(models) > 1
     figures = [
         confusion_matrix(model, f"confusion{_name_suffix(rank, model, several)}")
@@ -64,11 +65,12 @@ def confusion_matrix(model: NamedEvaluation, name: str = "confusion", noun: str 
     if groups:  # labels of a group are adjacent
         order.sort(key=lambda column: (groups.index(groups[column]), column))
     labels = [evaluation.table.labels[column] for column in order]
+    shown = [named(label, model.label_names) for label in labels]
     counts = evaluation.confusion[np.ix_(order, order)]
     rows = counts.sum(axis=1)
     shares = np.divide(counts, rows[:, None], out=np.full(counts.shape, np.nan), where=rows[:, None] > 0)
     cell = float(np.clip(5.2 / len(labels), 0.17, 0.75))  # inches
-    longest = max(len(label) for label in labels) * 0.075
+    longest = max(len(label) for label in shown) * 0.075
     side = max(cell * len(labels), 2.2)
     with style():
         figure, (axes,) = new_figure(side + longest + 2.2, side + longest + 0.9)
@@ -79,8 +81,8 @@ def confusion_matrix(model: NamedEvaluation, name: str = "confusion", noun: str 
                 axes.axvline(edge, color="black", linewidth=0.8)
         ticks = np.arange(len(labels)) + 0.5
         size = min(9.0, cell * 72 * 0.62)
-        axes.set_xticks(ticks, labels, rotation=0 if longest < cell else 90, size=size)
-        axes.set_yticks(ticks, [f"{label} ({count:,})" for label, count in zip(labels, rows, strict=True)], size=size)
+        axes.set_xticks(ticks, shown, rotation=0 if longest < cell else 90, size=size)
+        axes.set_yticks(ticks, [f"{label} ({count:,})" for label, count in zip(shown, rows, strict=True)], size=size)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         axes.set_xlabel(f"predicted {noun}")
@@ -96,7 +98,7 @@ def confusion_matrix(model: NamedEvaluation, name: str = "confusion", noun: str 
     ]
     off_diagonal = counts - np.diag(np.diag(counts))
     row, column = np.unravel_index(int(off_diagonal.argmax()), off_diagonal.shape)
-    worst = f" Most often {labels[row]} is taken for {labels[column]}: {off_diagonal.max()} rows."
+    worst = f" Most often {shown[row]} is taken for {shown[column]}: {off_diagonal.max()} rows."
     alt = f"Heat map of {len(labels)} true by {len(labels)} predicted {noun}s.{worst if off_diagonal.any() else ''}"
     return Plot(name, alt, figure, Table(title, ("true", "predicted", "rows", "share"), tuple(pairs)))
 
@@ -132,6 +134,7 @@ def recall_bars(models: Sequence[NamedEvaluation]) -> Plot:
         for label in names
     }
     labels = sorted(names, key=lambda label: (-mean[label], label))
+    shown_names = {label: name for model in models for label, name in model.label_names.items()}
     support = {label: max(row.support for (_, name), row in metrics.items() if name == label) for label in labels}
     height = 0.8 / len(models)
     rows: list[tuple[CellValue, ...]] = []
@@ -160,7 +163,9 @@ def recall_bars(models: Sequence[NamedEvaluation]) -> Plot:
                 (model.name, label, metrics[model.name, label].support, value, low, high)
                 for label, value, (low, high) in zip(shown, values, ends, strict=True)
             ]
-        axes.set_yticks(range(len(labels)), [f"{label} ({support[label]:,})" for label in labels], size=8)
+        axes.set_yticks(
+            range(len(labels)), [f"{named(label, shown_names)} ({support[label]:,})" for label in labels], size=8
+        )
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel("recall / % (line: 95 % interval)")
@@ -170,7 +175,11 @@ def recall_bars(models: Sequence[NamedEvaluation]) -> Plot:
         add_title(figure, title)
         if len(models) > 1:
             figure.legend(loc="outside lower center", ncols=1)
-    alt = f"Bars of recall, best {labels[0]} at {mean[labels[0]]:.1%}, worst {labels[-1]} at {mean[labels[-1]]:.1%}."
+    best, worst = (
+        f"{word} {named(label, shown_names)} at {mean[label]:.1%}"
+        for word, label in (("best", labels[0]), ("worst", labels[-1]))
+    )
+    alt = f"Bars of recall, {best}, {worst}."
     columns = ("model", "label", "rows", "recall", "low", "high")
     return Plot("recall", alt, figure, Table(title, columns, tuple(rows)))
 

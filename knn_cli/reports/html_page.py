@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knn_cli.core.display_names import named
 from knn_cli.core.tables import CellValue, Table, finite_or_none
 from knn_cli.evaluation.results import MetricValue, OpenSetMetrics
 from knn_cli.formats.drawing import Plot, svg_element
@@ -73,9 +74,11 @@ class OpenSetRow(NamedTuple):
 
 
 class ErrorRow(NamedTuple):
-    """An error with its place in the recording, and its sound as a data URL, "" if there is none."""
+    """An error with its labels and their names, its place, and its sound as a data URL, "" if there is none."""
 
     error: Error
+    truth: str
+    predicted: str
     span: str
     description: str
     audio_url: str
@@ -181,7 +184,7 @@ def _open_set_row(name: str, metrics: OpenSetMetrics) -> OpenSetRow:
 def _class_tables(models: Sequence[NamedEvaluation]) -> list[SortableTable]:
     legend = "Recall low and high: 95 % interval. Cdet: detection cost at β = 1 and 9. Click a heading to sort."
     tables = [_sortable(class_table(models), f"Labels. {legend}", single_model=len(models) == 1)]
-    grouped = [NamedEvaluation(model.name, model.evaluation.groups) for model in models if model.evaluation.groups]
+    grouped = [grouped for model in models if (grouped := model.grouped)]
     if grouped:
         tables.append(_sortable(class_table(grouped), "Groups of labels", single_model=len(models) == 1))
     return tables
@@ -213,8 +216,10 @@ def _error_rows(contents: ReportContents, errors: Sequence[Error]) -> list[Error
         clip = contents.clip(error.name, start, end) if contents.clip and clips < contents.max_clips else None
         clips += clip is not None
         span = "" if math.isnan(error.start + error.end) else f"{error.start:.1f} to {error.end:.1f} s"
-        description = f"{error.name} from {start:.1f} s: is {error.truth}, called {error.predicted}"
-        rows.append(ErrorRow(error, span, description, _audio_url(clip) if clip else ""))
+        names = next((model.label_names for model in contents.models if model.name == error.model), {})
+        truth, predicted = named(error.truth, names), named(error.predicted, names)
+        description = f"{error.name} from {start:.1f} s: is {truth}, called {predicted}"
+        rows.append(ErrorRow(error, truth, predicted, span, description, _audio_url(clip) if clip else ""))
     return rows
 
 

@@ -85,7 +85,7 @@ def write_report(
     check_report_folder(folder, sources=sources, force=force)
     plots = evaluation_figures(models, contents.curves)
     if contents.embeddings is not None:
-        plots += embedding_maps(contents.embeddings, contents.level)
+        plots += embedding_maps(contents.embeddings, contents.level, names=models[0].label_names)
     max_errors = max(contents.max_clips // len(models), MIN_ERRORS_PER_MODEL)
     errors = [error for model in models for error in worst_errors(model, max_errors)]
     page = render_page(contents, plots, errors)
@@ -111,7 +111,7 @@ def _tables(models: Sequence[NamedEvaluation], plots: Sequence[Plot], errors: Se
         "errors": error_table(errors),
         **{plot.name: plot.table for plot in plots},
     }
-    grouped = [NamedEvaluation(model.name, model.evaluation.groups) for model in models if model.evaluation.groups]
+    grouped = [grouped for model in models if (grouped := model.grouped)]
     if grouped:
         tables["groups"] = class_table(grouped, "Figures of every group")
     return tables

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
-from knn_cli.core.languages import label_names
+from knn_cli.core.display_names import display_names
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.evaluation.results import Evaluation, MetricValue
 
 
 @dataclass(frozen=True)
 class NamedEvaluation:
-    """An evaluation and the name of its model, which differs between the models of one report."""
+    """An evaluation, the name of its model, which differs between the models of one report, and names of labels."""
 
     name: str
     evaluation: Evaluation
+    label_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -29,6 +30,11 @@ class NamedEvaluation:
     @property
     def recordings(self) -> int:
         return len(np.unique(self.evaluation.table.name))
+
+    @property
+    def grouped(self) -> NamedEvaluation | None:
+        """The same of groups of labels, where the labels have groups."""
+        return self.evaluation.groups and replace(self, evaluation=self.evaluation.groups)
 
     @property
     def counts(self) -> str:
@@ -108,12 +114,12 @@ def headline_table(models: Sequence[NamedEvaluation]) -> Table:
 def class_table(models: Sequence[NamedEvaluation], title: str = "Figures of every label") -> Table:
     """Return a row per label and model, labels in the order of the first model that has them.
 
-    Labels that are languages have their names beside them.
+    Labels that have names, such as languages, have them beside them.
     """
     labels = dict.fromkeys(row.label for model in models for row in model.evaluation.classes)
     metrics = {(model.name, row.label): row for model in models for row in model.evaluation.classes}
     intervals = {model.name: recall_intervals(model.evaluation) for model in models}
-    names = label_names(labels)
+    names = display_names(labels, {label: name for model in models for label, name in model.label_names.items()})
     columns = (
         *("label", "name")[: 2 if names else 1],
         *("model", "rows", "precision", "recall", "recall low", "recall high", "F1", "EER"),

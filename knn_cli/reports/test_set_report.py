@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -35,12 +36,18 @@ def result_notes(result: TestSetResult, max_segments: int = 0) -> tuple[str, ...
         if len(model.curve) < max_segments:
             of_model.append(f"No recording has more than {counted(len(model.curve), 'segment')}: the curve ends there.")
         notes += [f"{model.name}: {note}" if len(result.models) > 1 else note for note in of_model]
-    named = _named(result)
+    named = named_evaluations(result)
     return (*notes, *(sentence for sentence in (different_labels_note(named), *map(priors_note, named)) if sentence))
 
 
 def write_test_set_report(
-    folder: Path, result: TestSetResult, notes: Sequence[str], *, command: str, force: bool = False
+    folder: Path,
+    result: TestSetResult,
+    notes: Sequence[str],
+    *,
+    command: str,
+    names: Mapping[str, str] = MappingProxyType({}),
+    force: bool = False,
 ) -> Path:
     """Write the report as a folder; returns the path of its page.
 
@@ -54,6 +61,8 @@ def write_test_set_report(
         As `result_notes` gives them.
     command : str
         The command that the page shows.
+    names : mapping of str to str
+        Names of labels, besides those that the models have.
     force : bool
         Replace a report that exists.
 
@@ -66,7 +75,7 @@ def write_test_set_report(
     with ExitStack() as stack:
         stores = [stack.enter_context(Store(path)) for path in paths]
         contents = ReportContents(
-            _named(result),
+            named_evaluations(result, names),
             curves={model.name: model.curve for model in result.models if model.curve},
             embeddings=result.sample,
             level=result.level,
@@ -91,8 +100,12 @@ def cards(result: TestSetResult, notes: Sequence[str]) -> dict[str, str]:
     return texts | {model.name: model.classifier.bundle.card for model in result.models}
 
 
-def _named(result: TestSetResult) -> list[NamedEvaluation]:
-    return [NamedEvaluation(model.name, model.evaluation) for model in result.models]
+def named_evaluations(result: TestSetResult, names: Mapping[str, str] = MappingProxyType({})) -> list[NamedEvaluation]:
+    """Return the evaluation of each model with the names of its labels: `names`, and those that its bundle has."""
+    return [
+        NamedEvaluation(model.name, model.evaluation, {**model.classifier.bundle.config.get("names", {}), **names})
+        for model in result.models
+    ]
 
 
 def _data_card(test_set: TestSet, level: str, side: str) -> str:

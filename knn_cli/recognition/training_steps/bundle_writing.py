@@ -70,6 +70,7 @@ def write_classifier_bundle(
     model: CalibratedClassifier,
     counts: Mapping[str, tuple[int, int]],
     *,
+    names: Mapping[str, str],
     fitted: list[str] | None,
     force: bool,
 ) -> Bundle:
@@ -85,6 +86,8 @@ def write_classifier_bundle(
         The classifier, whose `meta` becomes `training` in the bundle's configuration.
     counts : mapping
         Label -> (fitted rows, held-out rows), for the card.
+    names : mapping of str to str
+        Names of labels and groups, besides those in the embedder's bundle.
     fitted : list of str, optional
         Hashes of recordings, for the meta of classifier.h5 alone.
     force : bool
@@ -104,6 +107,10 @@ def write_classifier_bundle(
         config["embedder_name"] = source.config.get("embedder_name", source.name)
         carried = ("audio", "encoder", "pooling", "head", "views", "products", "chunk")
         config |= {key: source.config[key] for key in carried if key in source.config}
+    known = {*counts, *model.groups.values()}
+    of_source: Mapping[str, str] = {} if embedder.bundle is None else embedder.bundle.config.get("names", {})
+    if shown := {label: name for label, name in {**of_source, **names}.items() if label in known}:
+        config["names"] = shown
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / bundle.CLASSIFIER
         write_classifier(path, model if fitted is None else model.with_meta(fitted=fitted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from knn_cli.core.errors import KnnError
@@ -50,6 +50,8 @@ class ClassifierOptions:
         priors.
     groups : mapping, optional
         Label -> group for all labels (further labels are ignored), stored in the bundle.
+    names : mapping of str to str
+        Names of labels and groups that are codes, stored in the bundle.
     out_of_set : sequence of str
         Labels outside the closed set. Half of the labels (of the recordings, if there is a single label) choose the
         open-set threshold, whose error rate is measured on the other half. Rows on a split's side test are not used;
@@ -86,6 +88,7 @@ class ClassifierOptions:
     duration_aware: bool = False
     priors: Literal["empirical"] | Mapping[str, float] | None = None
     groups: Mapping[str, str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     out_of_set: Sequence[str] = ()
     out_of_set_class: bool = False
     false_reject: float | None = None
