@@ -22,7 +22,7 @@ RECORDINGS, RECOGNITION, DIARIZATION = "Recordings and embeddings", "Languages, 
 # In the order of a workflow: name -> panel of the help, first sentence of the command's help. The module of a command
 # has the same name, and is imported when the command runs or shows its help.
 COMMANDS = {
-    "convert": (RECORDINGS, "Convert recordings, embeddings, checkpoints and models."),
+    "convert": (RECORDINGS, "Convert recordings, embeddings, checkpoints, models and turns."),
     "embed": (RECORDINGS, "Compute embeddings of recordings."),
     "models": (RECORDINGS, "List public checkpoints that knn can convert, with the command that brings each."),
     "info": (RECORDINGS, "Describe stores, models and audio files; without arguments, all installed models."),

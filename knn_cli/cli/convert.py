@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from knn_cli.cli.console import console, leave
+from knn_cli.cli.diarization_options import TurnFormat
+from knn_cli.cli.format_options import format_option
 from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import MOST_SECONDS, within
 from knn_cli.cli.options import (
@@ -34,6 +36,8 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.turn_additions import AddToOption, TemplateOption, TurnAdditions, WordsOption
+from knn_cli.cli.turn_conversion import AudioOption, convert_turns, is_of_turns
 from knn_cli.core.errors import KnnError
 
 
@@ -47,7 +51,8 @@ class Adaptation(str, Enum):
 EPILOG = epilog(
     "knn convert recordings/ corpus.h5 --segment 4",
     "knn convert language models/central-europe --languages cs,sk,pl",
-    "knn convert speakers speakers-here --adapt recordings.h5",
+    "knn convert turns.rttm turns.html --audio talk.wav",
+    formats=TurnFormat,
 )
 
 
@@ -55,13 +60,15 @@ def convert(
     ctx: typer.Context,
     src: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="Audio, folder or list of it, embeddings, store, checkpoint or model."),
+        typer.Argument(
+            metavar="SOURCE", help="Audio, folder or list of it, embeddings, store, checkpoint, model, or turns."
+        ),
     ],
     out: Annotated[
         Path,
         typer.Argument(
             metavar="TARGET",
-            help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, .onnx, or the folder of a model or of Kaldi data.",
+            help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, .onnx, folder of a model or Kaldi data, or turns.",
         ),
     ],
     labels: LabelsOption = "folder",
@@ -120,20 +127,29 @@ def convert(
         Adaptation,
         valued("--adaptation", metavar="METHOD", panel=MODEL, help="Adapt by kaldi or coral-plus.", show_default=False),
     ] = Adaptation.kaldi,
+    audio: AudioOption = None,
+    words: WordsOption = None,
+    add_to: AddToOption = None,
+    format: Annotated[str | None, format_option(TurnFormat)] = None,
+    template: TemplateOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Convert recordings, embeddings, checkpoints and models.
+    """Convert recordings, embeddings, checkpoints, models and turns.
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
     become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
     classes, a,b,c or a file of them), as does a saved classifier of KNN-proj; settings of wespeaker (.yaml) become a
     recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, with --int8 a model in 8
-    bits, or with --adapt one whose PLDA fits other recordings.
+    bits, or with --adapt one whose PLDA fits other recordings. Turns go from any format to any other.
     """
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
 
+    if is_of_turns(ctx, src, out):
+        additions = TurnAdditions.given(words, add_to, template)
+        convert_turns(ctx, src, out, additions, sound_channel(channel, track))
+        return
     if (names := parse_languages(languages)) is not None:
         refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
         _keep_labels(src, out, names, force)

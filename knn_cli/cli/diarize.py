@@ -40,6 +40,7 @@ from knn_cli.cli.diarization_options import (
     UnwantedOption,
 )
 from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
+from knn_cli.cli.format_options import format_option
 from knn_cli.cli.options import (
     BackupOption,
     BatchOption,
@@ -59,7 +60,6 @@ from knn_cli.cli.options import (
     VerboseOption,
     counted,
     epilog,
-    format_option,
     note_model,
     output_task,
     refuse_beside,
@@ -146,7 +146,7 @@ def diarize(
     rttm: RttmOption = None,
     out: TextOption = None,
     out_dir: FolderOption = None,
-    format: Annotated[TurnFormat | None, format_option()] = None,
+    format: Annotated[str | None, format_option(TurnFormat)] = None,
     as_json: JsonOption = False,
     save_embeddings: SaveEmbeddingsOption = None,
     keep: KeepOption = None,
@@ -225,7 +225,7 @@ def diarize(
     if rttm is not None:  # whatever its suffix
         outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
-        outputs = turn_outputs.choose(paths, out, out_dir, "json" if as_json else format and format.value)
+        outputs = turn_outputs.choose(paths, out, out_dir, "json" if as_json else format)
     if outputs.format == "rttm":
         rttm_files.check_names(found.names.values(), "recordings")
     clean = None

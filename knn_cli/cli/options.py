@@ -262,12 +262,6 @@ def sound_channel(channel: str, track: int | None) -> str:
     return channel if track is None else f"{track}:{channel}"
 
 
-def format_option() -> Any:
-    """--format; its type is the enumeration of a command's formats, which `epilog` lists."""
-    help = "Write this format; see below."
-    return valued("--format", metavar="FORMAT", panel=OUTPUT, help=help)
-
-
 def epilog(*examples: str, formats: type[Enum] | None = None, settings: type | None = None) -> str:
     """Return the end of a command's help: the formats of `--format`, the settings of `--set`, and examples."""
     lines = [] if formats is None else [f"Formats: {' '.join(format.value for format in formats)}."]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knn_cli.cli.console import console, failed, leave
+from knn_cli.cli.format_options import format_option
 from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import within
 from knn_cli.cli.options import (
@@ -36,7 +37,6 @@ from knn_cli.cli.options import (
     check_own_outputs,
     check_text_output,
     epilog,
-    format_option,
     note_classifier,
     note_model,
     refuse_together,
@@ -90,7 +90,7 @@ def timeline(
     no_vad: NoVadOption = False,
     out: TextOption = None,
     out_dir: FolderOption = None,
-    format: Annotated[TimelineFormat | None, format_option()] = None,
+    format: Annotated[str | None, format_option(TimelineFormat)] = None,
     as_json: JsonOption = False,
     force: ForceOption = False,
     backup: BackupOption = False,
@@ -215,12 +215,12 @@ def _diarizer(num_speakers: int | None, channel: str, device: str, batch_seconds
     return turns
 
 
-def _format(as_json: bool, asked: TimelineFormat | None, out: Path | None) -> str | None:
+def _format(as_json: bool, asked: str | None, out: Path | None) -> str | None:
     """Name of the format, None for that of the suffix; KnnError if --json and the suffix contradict each other."""
     from knn_cli.formats.span_formats import format_by_suffix
 
     if not as_json:
-        return asked and asked.value
+        return asked
     by_suffix = None if out is None else format_by_suffix("timeline", out)
     if by_suffix is not None and by_suffix.name != "json":
         raise KnnError(f"--json and the suffix of {out} cannot be combined.", "Choose one of them.")

@@ -1,6 +1,7 @@
 """Writing spans to files, in every format there is.
 
-Each format is one function, decorated with `span_format`: tables are in `span_tables`, captions in `span_captions`.
+Each format is one function, decorated with `span_format`: tables are in `span_tables`, captions in `span_captions`,
+TextGrids in `textgrid`.
 Writers that need more than text - ELAN documents, the plot, the player - live in modules of their own, imported when
 they are used.
 """
@@ -14,7 +15,7 @@ from typing import BinaryIO, TextIO
 from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
 from knn_cli.core.output_records import OutputTask
-from knn_cli.formats import span_captions, span_tables  # noqa: F401 - they enter their formats
+from knn_cli.formats import span_captions, span_tables, textgrid  # noqa: F401 - they enter their formats
 from knn_cli.formats.span_registry import (
     TIMELINE_FORMATS,
     TURN_FORMATS,
@@ -74,7 +75,7 @@ def write_text(document: SpanDocument, file: TextIO, name: str) -> None:
     known.write(document, file)
 
 
-@span_format("eaf", ".eaf", kinds=["turns"])
+@span_format("eaf", ".eaf", kinds=["turns"], words=True)
 def write_elan(document: SpanDocument, file: TextIO) -> None:
     """Write an ELAN document with a tier per speaker."""
     from knn_cli.formats import elan

@@ -34,6 +34,8 @@ class SpanFormat:
         Whether one file can hold several recordings, one written after the other.
     named_only : bool
         Whether only its name asks for it, because its suffix is that of another format too.
+    words : bool
+        Whether it says what the speakers say, where that is known.
     """
 
     name: str
@@ -42,6 +44,7 @@ class SpanFormat:
     binary: bool = False
     multiple: bool = False
     named_only: bool = False
+    words: bool = False
 
 
 TURN_FORMATS: dict[str, SpanFormat] = {}
@@ -58,6 +61,7 @@ def span_format(
     binary: bool = False,
     multiple: bool = False,
     named_only: bool = False,
+    words: bool = False,
 ) -> Callable[[SpanWriter], SpanWriter]:
     """Register the decorated function as the writer of a format; for the parameters see `SpanFormat`."""
 
@@ -65,7 +69,7 @@ def span_format(
         for kind in kinds:
             if name in _FORMATS[kind]:
                 raise ValueError(f"the format {name!r} of {_NOUNS[kind]} is registered already")
-            _FORMATS[kind][name] = SpanFormat(name, suffix, writer, binary, multiple, named_only)
+            _FORMATS[kind][name] = SpanFormat(name, suffix, writer, binary, multiple, named_only, words)
         return writer
 
     return register

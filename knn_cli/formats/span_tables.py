@@ -10,6 +10,7 @@ from knn_cli.core.visible_text import cell, json_text, visible
 from knn_cli.formats import rttm
 from knn_cli.formats.span_registry import span_format
 from knn_cli.formats.spans import SpanDocument, format_seconds, seconds_by_label
+from knn_cli.formats.transcripts import TranscriptSegment
 
 
 @span_format("rttm", ".rttm", kinds=["turns"], multiple=True)
@@ -18,12 +19,16 @@ def write_turns_rttm(document: SpanDocument, file: TextIO) -> None:
     rttm.write_turns(document, file)
 
 
-@span_format("csv", ".csv", kinds=["turns"])
+@span_format("csv", ".csv", kinds=["turns"], multiple=True)
 def write_turns_csv(document: SpanDocument, file: TextIO) -> None:
-    """Write CSV with a header: file, start, end (seconds), speaker, and confidence if any turn has one."""
+    """Write CSV with a header: file, start, end (seconds), speaker, and confidence if any turn has one.
+
+    A file of several recordings has one header and always a column of confidence.
+    """
     rows = csv.writer(file, lineterminator="\n")
-    has_confidence = any(span.probability is not None for span in document.spans)
-    rows.writerow(("file", "start", "end", "speaker", *["confidence"] * has_confidence))
+    has_confidence = document.place is not None or any(span.probability is not None for span in document.spans)
+    if not document.place:
+        rows.writerow(("file", "start", "end", "speaker", *["confidence"] * has_confidence))
     for start_ms, end_ms, span in document.rounded():
         confidence = "" if span.probability is None else f"{span.probability:.3f}"
         times = format_seconds(start_ms), format_seconds(end_ms)
@@ -80,13 +85,15 @@ def write_timeline_tsv(
         file.write("\t".join(map(tsv_field, row)) + "\n")
 
 
-@span_format("json", ".json", kinds=["turns"], multiple=True)
+@span_format("json", ".json", kinds=["turns"], multiple=True, words=True)
 def write_turns_json(document: SpanDocument, file: TextIO) -> None:
     """Write one line of JSON, all times in seconds.
 
     {"file", "duration", "speakers": [...], "spoken": {speaker: seconds}, "turns": [{"start", "end", "speaker"}, ...]};
     a turn also has "confidence" if it is known, and "no_speech_probability" with "probably_no_speaker" (from 0.5
-    on) where that was looked for; "duration" is left out if it is unknown.
+    on) where that was looked for; "duration" is left out if it is unknown. Where it is known what the speakers say,
+    "segments" is a list of {"start", "end", "speaker", "text", "words": [{"word", "start", "end", "probability"}]},
+    whose words and probabilities are there as far as they are known.
     """
     spans = document.rounded()
     turns = []
@@ -103,7 +110,21 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
         line["duration"] = round(document.seconds, 3)
     line["speakers"] = list(dict.fromkeys(span.label for span in spans))
     line |= {"spoken": seconds_by_label(spans), "turns": turns}
+    if document.transcript is not None:
+        line["segments"] = [_segment(segment) for segment in document.transcript]
     file.write(json_text(line) + "\n")
+
+
+def _segment(segment: TranscriptSegment) -> dict[str, Any]:
+    times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
+    found = {**times, "speaker": segment.speaker or None, "text": segment.text}
+    if segment.words:
+        found["words"] = [
+            {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
+            | ({} if word.probability is None else {"probability": round(word.probability, 3)})
+            for word in segment.words
+        ]
+    return found
 
 
 @span_format("json", ".json", kinds=["timeline"], multiple=True)

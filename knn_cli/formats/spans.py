@@ -16,6 +16,7 @@ from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from knn_cli.core.values import Diarization, Turn
+    from knn_cli.formats.transcripts import TranscriptSegment
 
 SpanKind = Literal["turns", "timeline"]
 
@@ -102,6 +103,12 @@ class SpanDocument:
         Channel that the player plays and draws, see `audio.reading.read`.
     location : Path or None
         Final path of the file, so that it can refer to the recording by a relative path.
+    place : int or None
+        Number of the recording in a file of several, from 0; None for a file of its own.
+    transcript : sequence of TranscriptSegment or None
+        What the speakers say, for formats that hold words; None where that is not known.
+    template : bool
+        Whether ELAN documents and TextGrids get empty tiers for what each speaker says.
     """
 
     kind: SpanKind
@@ -117,6 +124,9 @@ class SpanDocument:
     audio_stays: bool = True
     channel: str = "mix"
     location: Path | None = None
+    place: int | None = None
+    transcript: Sequence[TranscriptSegment] | None = None
+    template: bool = False
 
     def __post_init__(self) -> None:
         if self.kind == "timeline" and not all(span.label.strip() for span in self.spans):
@@ -189,6 +199,15 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
-def format_seconds(milliseconds: int, digits: int = 3) -> str:
+def new_name(name: str, names: set[str]) -> str:
+    """Return a name that is not among `names` - it gets a number if it is - and enter it there."""
+    number = 1
+    while (wanted := name if number == 1 else f"{name} ({number})") in names:
+        number += 1
+    names.add(wanted)
+    return wanted
+
+
+def format_seconds(milliseconds: float, digits: int = 3) -> str:
     """Return milliseconds as seconds with `digits` decimals."""
     return f"{milliseconds / 1000:.{digits}f}"

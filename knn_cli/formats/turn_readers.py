@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from html import unescape
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 from knn_cli.core.errors import KnnError
 from knn_cli.core.texts import read_lines, read_table, read_text, tidy
 from knn_cli.core.values import Diarization, Turn, sort_turns, turns_of_annotation
-from knn_cli.formats import rttm
+from knn_cli.formats import rttm, textgrid
+from knn_cli.formats.captions import Caption, read_captions
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
@@ -36,11 +36,6 @@ _COLUMNS = {
     "speaker": ("speaker", "label", "speaker_id"),
     "confidence": ("confidence",),
 }
-_CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})")
-_CUE = re.compile(rf"\s*({_CLOCK.pattern})\s+-->\s+({_CLOCK.pattern})(?:\s.*)?")
-_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-_TAG = re.compile(r"<[^>]*>")
-_PRAAT_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<![\w"\[])(-?\d+\.?\d*(?:[eE][-+]?\d+)?)(?![\w"\]])|<(exists|absent)>')
 _TIERS_OF_SPEAKERS = ("speaker", "speakers", "turns")
 _SECOND_LAYER = re.compile(r" \((\d+)\)$")
 
@@ -113,7 +108,7 @@ def read_given_turns(path: Path | str) -> Turns:
         return read_turns(folder)
     found: Turns = {}
     origin: dict[str, Path] = {}
-    for file in _files_of_turns(folder):
+    for file in _given_files(folder):
         for name, turns in read_turns(file).items():
             if name in found:
                 both = f"{origin[name].name} and {file.name}"
@@ -122,12 +117,16 @@ def read_given_turns(path: Path | str) -> Turns:
     return found
 
 
-def _files_of_turns(folder: Path) -> list[Path]:
+def files_of_turns(folder: Path) -> list[Path]:
+    """Return all files in a folder that may hold turns, of whichever format."""
+    # Programs of macOS leave `._NAME.rttm` beside each file, which are no text.
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TURN_READERS and file.name[0] != "."]
+
+
+def _given_files(folder: Path) -> list[Path]:
     by_suffix: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()):
-        # Programs of macOS leave `._NAME.rttm` beside each file, which are no text.
-        if file.suffix.lower() in TURN_READERS and file.name[0] != ".":
-            by_suffix.setdefault(file.suffix.lower(), []).append(file)
+    for file in files_of_turns(folder):
+        by_suffix.setdefault(file.suffix.lower(), []).append(file)
     if not by_suffix:
         raise KnnError(f"{folder} holds no files of turns.", "Give an RTTM file, or the folder that holds them.")
     if ".rttm" not in by_suffix and len(by_suffix) > 1:
@@ -243,7 +242,7 @@ def _praat_tokens(path: Path) -> Iterator[str]:
     # Praat writes UTF-16 where a text is not ASCII.
     head = path.read_bytes() if path.is_file() else b""
     text = head.decode("utf-16", "replace") if head[:2] in (b"\xff\xfe", b"\xfe\xff") else read_text(path, "a TextGrid")
-    for match in _PRAAT_TOKEN.finditer(text):
+    for match in textgrid.TOKEN.finditer(text):
         quoted, number, flag = match.groups()
         yield quoted.replace('""', '"') if quoted is not None else number if number is not None else flag
 
@@ -257,8 +256,13 @@ def _count(token: str) -> int:
 
 @turn_reader(".eaf")
 def _read_eaf(path: Path) -> Turns:
-    """ELAN's time-aligned annotations; the speaker is the tier's participant, or its name."""
+    """ELAN's time-aligned annotations; the speaker is the tier's participant, or its name.
+
+    Of a speaker with a tier of turns, those of utterances and words, which `elan` writes too, are not read.
+    """
     from xml.etree import ElementTree
+
+    from knn_cli.formats import elan
 
     text = read_text(path, "an ELAN document")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -273,7 +277,12 @@ def _read_eaf(path: Path) -> Turns:
         if slot.get("TIME_VALUE") is not None
     }
     turns: list[Turn] = []
-    for tier in root.iter("TIER"):
+    tiers = [*root.iter("TIER")]
+    kinds = {tier: elan.kind_of_type(tier.get("LINGUISTIC_TYPE_REF")) for tier in tiers}
+    with_turns = {tier.get("PARTICIPANT") for tier in tiers if kinds[tier] == elan.TURN}
+    for tier in tiers:
+        if kinds[tier] in (elan.UTTERANCE, elan.WORD) and tier.get("PARTICIPANT") in with_turns:
+            continue
         speaker = tier.get("PARTICIPANT") or tier.get("TIER_ID") or ""
         for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
             times = [slots.get(annotation.get(f"TIME_SLOT_REF{number}")) for number in (1, 2)]
@@ -286,36 +295,18 @@ def _read_eaf(path: Path) -> Turns:
 @turn_reader(".srt", ".vtt")
 def _read_captions(path: Path) -> Turns:
     """Captions; the speaker is a voice span (`<v Name>`), or what stands before a colon, or the whole text."""
-    turns: list[Turn] = []
-    lines = read_lines(path, "captions")
-    for number, line in enumerate(lines, start=1):
-        if (match := _CUE.fullmatch(line)) is None:
-            continue
-        text = []
-        for following in lines[number:]:
-            if not following.strip():
-                break
-            text.append(following)
-        where = f"Line {number} of {path}"
-        times = (_clock_seconds(match.groups()[1:5]), _clock_seconds(match.groups()[6:10]))
-        turns.append(_turn(*times, _speaker_of_caption("\n".join(text), path.suffix.lower() == ".vtt"), where))
-    if not turns and any(line.strip() for line in lines) and not lines[0].startswith("WEBVTT"):
-        raise KnnError(f"{path} holds no captions.", "Expected lines such as 00:00:01,000 --> 00:00:02,500.")
+    turns = [
+        _turn(one.start, one.end, _speaker_of_caption(one), f"Line {one.line} of {path}") for one in read_captions(path)
+    ]
     return {tidy(path.stem): sort_turns(turns)}
 
 
-def _speaker_of_caption(text: str, markup: bool) -> str:
-    voice = _VOICE.search(text) if markup else None
-    if voice is not None:
-        return unescape(voice.group(1))
-    plain = unescape(_TAG.sub("", text)) if markup else text
-    first, _, words = plain.partition(":")
-    return first.strip(" []-") if words.strip() else plain.strip().splitlines()[0] if plain.strip() else ""
-
-
-def _clock_seconds(parts: Sequence[str | None]) -> float:
-    hours, minutes, seconds, fraction = parts
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction}")
+def _speaker_of_caption(caption: Caption) -> str:
+    if caption.voice is not None:
+        return caption.voice
+    first, _, words = caption.text.partition(":")
+    lines = caption.text.strip().splitlines()
+    return first.strip(" []-") if words.strip() else lines[0] if lines else ""
 
 
 @turn_reader(".txt")

@@ -15,7 +15,7 @@ from tests.faults.targets import HEARD, TINY
 # Parameters of commands that name files: read, or written. A command with a parameter in neither fails a test.
 READ = frozenset(
     "src sources config stores trials cohort speakers reference uem corrections split groups recipe turns "
-    "speech average tables keys measures fusion adapt names".split()
+    "speech average tables keys measures fusion adapt names audio words add_to".split()
 )
 WRITTEN = frozenset("out out_dir rttm save_embeddings keep report".split())
 SILERO = ("--segmentation", "silero")
@@ -73,6 +73,7 @@ WRITES = (
     ),
     Write("labels of a model", ("convert", "head", "{d}/out", "--languages", "a,b")),
     Write("adapted PLDA", ("convert", "voices", "{d}/out", "--adapt", "emb.h5")),
+    Write("turns to ELAN", ("convert", "corpus.rttm", "{d}/out", "--format", "eaf,textgrid,csv")),
     Write("8 bits", ("convert", "tiny", "{d}/out", "--int8")),
     *([Write("onnx", ("convert", "tiny", "{d}/out.onnx"))] if find_spec("onnx") and find_spec("onnxruntime") else []),
     Write("embed", ("embed", "corpus", *TINY, "-o", "{d}/out.h5")),

@@ -366,7 +366,7 @@ def test_textgrid_keeps_what_overlaps() -> None:
         "B": [(0, 1, ""), (1, 2, "B"), (2, 5, "")],
     }
     assert timeline_text("srt", turns).startswith("1\n00:00:00,000 --> 00:00:02,000\nA\n\n")
-    assert "<v" not in timeline_text("vtt", turns)
+    assert timeline_text("vtt", turns).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n<v A>A\n")
 
 
 def test_an_empty_timeline_is_still_a_file() -> None:
