@@ -20,10 +20,10 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.input_files import check_regular, read_bytes
 from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.construction import first_line
+from knn_cli.networks.importers.inert_objects import inert_globals
 from knn_cli.networks.importers.weight_names import SOURCES
 
 __all__ = [
-    "InertObject",
     "checked_settings",
     "list_keys",
     "read",
@@ -53,24 +53,6 @@ _UNREADABLE = (
 )
 
 
-class InertObject:
-    """Placeholder for pickled objects of other programs: keeps their constructor arguments and state, runs nothing."""
-
-    state: object = None
-
-    def __init__(self, *values: object) -> None:
-        self.values = values
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-_SAFE: list[Any] = [
-    torch.torch_version.TorchVersion,
-    *((InertObject, f"pyannote.audio.core.task.{name}") for name in ("Specifications", "Problem", "Resolution")),
-]
-
-
 def read(path: Path) -> dict[str, Any]:
     """Read the dictionary in a .safetensors or PyTorch file without running code in it; KnnError if that fails."""
     check_regular(path, "a checkpoint")
@@ -82,7 +64,8 @@ def read(path: Path) -> dict[str, Any]:
             if file.read(2) not in (b"PK", b"\x80\x02"):
                 raise KnnError(f"{path} is no PyTorch file.", sources_hint())
         _check_archive(path)
-        with torch.serialization.safe_globals(_SAFE), warnings.catch_warnings():
+        known = [torch.torch_version.TorchVersion, *inert_globals(path)]
+        with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of damaged archives
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:

@@ -18,7 +18,6 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.networks.construction import built
 from knn_cli.networks.importers.checkpoint_files import (
-    InertObject,
     checked_settings,
     list_keys,
     require_settings,
@@ -26,6 +25,7 @@ from knn_cli.networks.importers.checkpoint_files import (
     without_wrappers,
 )
 from knn_cli.networks.importers.components import ComponentToFill, ImportedComponent, ImportedSegmenter, match_weights
+from knn_cli.networks.importers.inert_objects import InertObject
 from knn_cli.networks.importers.registry import Checkpoint, importer
 from knn_cli.networks.importers.weight_names import pyannet
 from knn_cli.networks.segmenters.powerset import powerset

@@ -29,6 +29,7 @@ MODULES = (
     "wespeaker",
     "wav2vec2",
     "w2v_bert",
+    "fairseq",
     "wavlm",
     "three_d_speaker",
 )

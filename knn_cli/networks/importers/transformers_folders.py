@@ -42,7 +42,15 @@ from knn_cli.networks.importers.weight_names import (
     WeightNames,
 )
 
-__all__ = ["CTC_NOTE", "FolderWeights", "checked_sizes", "shared_sizes", "without_final_norm", "without_prefix"]
+__all__ = [
+    "CTC_NOTE",
+    "FolderWeights",
+    "checked_sizes",
+    "language_codes",
+    "shared_sizes",
+    "without_final_norm",
+    "without_prefix",
+]
 
 CTC_NOTE = "The head for CTC was left out."
 
@@ -235,14 +243,18 @@ def _task(state: Mapping[str, Any], folder: Path) -> str:
 
 
 def _labels(table: Any) -> tuple[str, ...]:
-    """Names of the classes of {"0": name, ...} in their order, languages by their shortest ISO 639 code; else ().
-
-    Names stay as they are where no more than half are languages, or where two of them would become the same.
-    """
+    """Names of the classes of {"0": name, ...} in their order, as `language_codes` has them; () for anything else."""
     numbers = [str(number) for number in range(len(table))] if isinstance(table, dict) else []
     if not all(isinstance(table.get(number), str) and table[number].strip() for number in numbers):
         return ()
-    labels = tuple(table[number] for number in numbers)
+    return language_codes(tuple(table[number] for number in numbers))
+
+
+def language_codes(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of classes, languages by their shortest ISO 639 code.
+
+    Names stay as they are where no more than half are languages, or where two of them would become the same.
+    """
     found = [find_language(label) for label in labels]
     codes = tuple(label if each is None else each.code for label, each in zip(labels, found, strict=True))
     languages = len(found) - found.count(None)

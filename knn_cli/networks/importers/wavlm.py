@@ -35,6 +35,7 @@ from knn_cli.networks.importers.transformers_folders import (
 from knn_cli.networks.importers.weight_names import HUGGING_FACE, TORCHAUDIO, WeightNames, microsoft
 
 __all__ = [
+    "fairseq_sizes",
     "from_hugging_face",
     "from_microsoft",
     "from_torchaudio",
@@ -90,24 +91,33 @@ def from_microsoft(checkpoint: Checkpoint) -> ImportedModel:
     require_settings(
         config, {"activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}, path, "WavLM"
     )
-    mode = config["extractor_mode"]
     sizes = _sizes(
         path,
-        convolutions=_convolutions(config["conv_feature_layers"], path),
-        convolution_bias=config["conv_bias"],
-        convolution_norm={"default": "group", "layer_norm": "layer"}.get(mode, mode),
-        channels=config["encoder_embed_dim"],
-        blocks=config["encoder_layers"],
-        heads=config["encoder_attention_heads"],
-        inner=config["encoder_ffn_embed_dim"],
-        position_kernel=config["conv_pos"],
-        position_groups=config["conv_pos_groups"],
+        **fairseq_sizes(config, path),
         buckets=config["num_buckets"],
         distance=config["max_distance"],
-        norm_first=config["layer_norm_first"],
         normalize=config["normalize"],
     )
     return _imported(sizes, without_wrappers(state), microsoft(sizes.convolution_norm), "Microsoft", path)
+
+
+def fairseq_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of `TransformerSizes` in settings with the names of fairseq; missing ones are those of Base."""
+    config = {**_MICROSOFT_DEFAULTS, **config}
+    mode = config["extractor_mode"]
+    norms = {"default": "group", "layer_norm": "layer"}
+    return {
+        "convolutions": _convolutions(config["conv_feature_layers"], path),
+        "convolution_bias": config["conv_bias"],
+        "convolution_norm": norms.get(mode, mode) if isinstance(mode, str) else mode,
+        "channels": config["encoder_embed_dim"],
+        "blocks": config["encoder_layers"],
+        "heads": config["encoder_attention_heads"],
+        "inner": config["encoder_ffn_embed_dim"],
+        "position_kernel": config["conv_pos"],
+        "position_groups": config["conv_pos_groups"],
+        "norm_first": config["layer_norm_first"],
+    }
 
 
 def _is_config_folder(checkpoint: Checkpoint) -> bool:

@@ -9,6 +9,8 @@ SOURCES = {
     "Microsoft": 'a .pt file {"cfg": ..., "model": ...} such as WavLM-Base+.pt or WavLM-Large.pt',
     "Hugging Face": "a folder with config.json and model.safetensors or pytorch_model.bin of a WavLM, "
     "wav2vec 2.0, HuBERT, XLS-R, MMS, w2v-BERT 2.0 or Whisper",
+    "fairseq": 'a .pt file {"args" or "cfg": ..., "model": ...} of a wav2vec 2.0, HuBERT, XLS-R or MMS such as '
+    "wav2vec_small.pt",
     "OpenAI": 'a .pt file {"dims": ..., "model_state_dict": ...} of a Whisper',
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
@@ -211,6 +213,9 @@ def microsoft(convolution_norm: str) -> WeightNames:
         extras="mask_emb",
     )
 
+
+# What only the training of fairseq's wav2vec 2.0 and HuBERT needs.
+FAIRSEQ_EXTRAS = r"mask_emb|label_embs_concat|(quantizer|project_q|final_proj|target_glu)(\.\w+)+"
 
 _UNIT = (("conv.", "conv.conv."), ("norm.", "norm.norm."))  # speechbrain wraps a convolution and a norm in modules
 

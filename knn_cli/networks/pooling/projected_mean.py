@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.pooling.base import check_sizes, last_layer, layer_sums, time_mean
 
-__all__ = ["ProjectedMean"]
+__all__ = ["ACTIVATIONS", "ProjectedMean"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
 
 
 @POOLINGS.register("projected-mean")
@@ -29,9 +38,13 @@ class ProjectedMean(Pooling):
         Width C of a layer.
     dimension : int
         Width E of the projection, and so of the embedding.
+    activation : str
+        Applied to the embedding, one of `ACTIVATIONS`; fairseq's classifiers have one.
     weighted : bool
         Whether to pool the weighted sum of all layers instead of the last layer alone (Yang et al., "SUPERB",
         Interspeech 2021, arXiv:2105.01051, section 3).
+    activation : str
+        What is applied to the projected mean, one of `ACTIVATIONS`, as fairseq's classifiers can have it.
 
     Examples
     --------
@@ -41,8 +54,13 @@ class ProjectedMean(Pooling):
     torch.Size([1, 4])
     """
 
-    def __init__(self, layers: int, channels: int, dimension: int = 256, weighted: bool = False) -> None:
+    def __init__(
+        self, layers: int, channels: int, dimension: int = 256, weighted: bool = False, activation: str = "none"
+    ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise KnnError(f"Projected mean has no activation {activation!r}.", f"Known: {', '.join(ACTIVATIONS)}.")
+        self.activation = ACTIVATIONS[activation]
         check_sizes("Projected mean", layers=layers, channels=channels, dimension=dimension)
         self.layers, self.dimension, self.weighted = layers, dimension, weighted
         if weighted:
@@ -58,5 +76,4 @@ class ProjectedMean(Pooling):
             The number of layers is not L.
         """
         frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
-        embeddings: Tensor = self.projector(time_mean(frames, mask))
-        return embeddings
+        return self.activation(self.projector(time_mean(frames, mask)))
