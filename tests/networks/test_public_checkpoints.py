@@ -50,9 +50,10 @@ def test_it_is_searched_by_name_task_language_and_licence() -> None:
 
     assert names("titanet") == {"titanet-large", "titanet-small"}
     assert names("languages speechbrain") == {"lang-id-voxlingua107-ecapa", "voxlingua107-epaca-tdnn-ce"}
-    identifiers = names("nemo languages") | names("voxlingua107") | names("mms")
+    identifiers = names("nemo languages") | names("voxlingua107") | {"mms-lid-126"}
     assert names("Cebuano") == names("ceb") == identifiers
     assert "voice" in names("zh speakers") and "titanet-large" not in names("zh speakers")
+    assert names("MIT pre-trained") == {"w2v-bert-2.0"} and len(names("mms-lid")) == 6
     assert names("gated") == {"segmentation-3.0", "community-1"}
     assert len(names("")) == len(public_checkpoints())
     for text, hint in (("titanet-lagre", "titanet-large"), ("qqqq", "all of them")):
