@@ -8,6 +8,7 @@ and speakers are labels at that moment, after the edits before. A file of correc
     {"edit": "rename", "speaker": "SPEAKER_00", "to": "Anna"},
     {"edit": "reassign", "start": 1.2, "end": 3.4, "speaker": "SPEAKER_01", "to": "SPEAKER_02"},
     {"edit": "split", "at": 2.5, "start": 1.2, "end": 3.4, "speaker": "SPEAKER_01"},
+    {"edit": "move", "to_start": 1.5, "to_end": 3.4, "start": 1.2, "end": 3.4, "speaker": "SPEAKER_01"},
     {"edit": "delete", "start": 1.2, "end": 3.4, "speaker": "SPEAKER_01"}]}
 """
 
@@ -74,6 +75,17 @@ class SplitTurn:
 
 
 @dataclass(frozen=True)
+class Move:
+    """One turn begins and ends at other times."""
+
+    to_start: float
+    to_end: float
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True)
 class Delete:
     """One turn goes."""
 
@@ -89,13 +101,14 @@ class SplitSpeaker:
     speaker: str
 
 
-Edit = Merge | Rename | Reassign | SplitTurn | Delete | SplitSpeaker
+Edit = Merge | Rename | Reassign | SplitTurn | Move | Delete | SplitSpeaker
 
 _IN_FILES: dict[str, type[Edit]] = {
     "merge": Merge,
     "rename": Rename,
     "reassign": Reassign,
     "split": SplitTurn,
+    "move": Move,
     "delete": Delete,
 }
 
@@ -150,7 +163,7 @@ def _check_speaker(diarization: Diarization, speaker: str) -> None:
         raise KnnError(f"there is no speaker {speaker!r}, only {', '.join(known) or 'silence'}.")
 
 
-def _turn_at(diarization: Diarization, edit: Reassign | SplitTurn | Delete) -> int:
+def _turn_at(diarization: Diarization, edit: Reassign | SplitTurn | Move | Delete) -> int:
     """The turn of this speaker at these times, the nearest to the millisecond, and the first of several."""
     _check_speaker(diarization, edit.speaker)
     distances = {
@@ -248,6 +261,16 @@ def _split_turn(diarization: Diarization, edit: SplitTurn) -> Diarization:
     return _with_turns(diarization, turns)
 
 
+def _move(diarization: Diarization, edit: Move) -> Diarization:
+    row = _turn_at(diarization, edit)
+    last = diarization.seconds + TIME_TOLERANCE if diarization.seconds > 0 else np.inf
+    if not 0 <= edit.to_start <= edit.to_end - MIN_PIECE_SECONDS or edit.to_end > last:
+        raise KnnError(f"the turn cannot be from {edit.to_start:.3f} to {edit.to_end:.3f} s.")
+    turns = list(diarization.turns)
+    turns[row] = replace(turns[row], start=edit.to_start, end=edit.to_end)
+    return _with_turns(diarization, turns)
+
+
 def _delete(diarization: Diarization, edit: Delete) -> Diarization:
     row = _turn_at(diarization, edit)
     return _with_turns(diarization, [*diarization.turns[:row], *diarization.turns[row + 1 :]])
@@ -258,6 +281,7 @@ _APPLY: dict[type, Callable[[Diarization, Any], Diarization]] = {
     Rename: _rename,
     Reassign: _reassign,
     SplitTurn: _split_turn,
+    Move: _move,
     Delete: _delete,
 }
 

@@ -14,7 +14,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Doubles, Turn, sort_turns
 from knn_cli.core.vectors import l2_normalize
 from knn_cli.diarization import corrections, speaker_turns
-from knn_cli.diarization.corrections import Delete, Edit, Reassign
+from knn_cli.diarization.corrections import Delete, Edit, Move, Reassign
 from knn_cli.diarization.linking import speaker_labels, unused_labels
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def correct(
     after = corrections.apply(diarization, edits, split_speaker=split)
     touched: dict[str, None] = {}
     for number, edit in enumerate(edits, start=1):
-        if isinstance(edit, (Reassign, Delete)):
+        if isinstance(edit, (Reassign, Move, Delete)):
             labels = (edit.speaker, edit.to) if isinstance(edit, Reassign) else (edit.speaker,)
             touched |= dict.fromkeys(corrections.label_after(label, edits[number:]) for label in labels)
     return with_embeddings_of_turns(after, windows, touched)

@@ -231,6 +231,14 @@ def _spans_of_speakers(spans: Iterable[RoundedSpan]) -> dict[str, list[RoundedSp
     return found
 
 
+def media_name(document: SpanDocument) -> tuple[str, str]:
+    """Return name and media type of the recording, ("", "unknown") where it does not stay or XML cannot hold it."""
+    name = "" if document.audio_path is None or not document.audio_stays else document.audio_path.name
+    if not name or _FORBIDDEN_CHARACTERS.search(name):
+        return "", "unknown"
+    return name, _MIME_TYPES.get(Path(name).suffix.lower(), "unknown")
+
+
 def _media_descriptor(audio_path: Path, location: Path | None) -> dict[str, str]:
     """Addresses of the recording; ELAN reads them as plain paths, without %-escapes."""
     resolved = audio_path.resolve()

@@ -1,8 +1,9 @@
 """An HTML page that plays a recording, shows its turns and lets them be corrected; it sends no requests.
 
-The page is `templates/player.html` with `player.css`, `player_corrections.js` (edits, and the files that are saved) and
-`player.js` (what is seen) inlined. Names are passed as JSON or escaped, and the scripts show them as text, never as
-markup. Edits that are not saved stay in the browser, under a key that belongs to these turns of this recording.
+The page is `templates/player.html` with `player.css`, `player_files.js` (files of turns that are saved),
+`player_corrections.js` (edits) and `player.js` (what is seen) inlined. Names are passed as JSON or escaped, and the
+scripts show them as text, never as markup. Edits that are not saved stay in the browser, under a key that belongs to
+these turns of this recording.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from knn_cli.audio import reading
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Floats
 from knn_cli.core.visible_text import readable, visible
+from knn_cli.formats import elan
 from knn_cli.formats.html_templates import load_asset, load_template
 from knn_cli.formats.rttm import rttm_field
 from knn_cli.formats.spans import SpanDocument, seconds_by_label
 from knn_cli.formats.turn_plot import SPEAKER_COLOURS
 
+SCRIPTS = ("player_files", "player_corrections", "player")  # in the order in which they build on each other
 EMBED_SECONDS = 2 * 3600.0  # longer recordings are not embedded: browsers slow down on pages above 50 MB
 MAX_COPY_BYTES = 24_000_000  # smaller files are embedded without re-encoding if browsers play their format
 MAX_BINS = 240_000  # of the waveform: 0.5 MB; 10 ms each up to 40 minutes
@@ -157,7 +160,7 @@ def write_html(document: SpanDocument, file: BinaryIO, *, embed_seconds: float =
             data=_data(document, peaks, kind, href),
             sound=_base64_pieces(sound),
             style=load_asset("knn_cli.formats", "player.css"),
-            scripts=[load_asset("knn_cli.formats", f"{name}.js") for name in ("player_corrections", "player")],
+            scripts=[load_asset("knn_cli.formats", f"{name}.js") for name in SCRIPTS],
         )
         for piece in pieces:
             file.write(piece.encode())
@@ -219,6 +222,7 @@ def _data(document: SpanDocument, peaks: Peaks, kind: str, href: str) -> dict[st
         "peaks": base64.b64encode(peaks.values.tobytes()).decode(),
         "kind": kind,
         "href": href,
+        "media": elan.media_name(document),
     }
     return {**data, "key": hashlib.sha256(json.dumps(data).encode()).hexdigest()}
 

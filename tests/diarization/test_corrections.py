@@ -13,7 +13,7 @@ import pytest
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import corrections
-from knn_cli.diarization.corrections import Delete, Edit, Merge, Reassign, Rename, SplitSpeaker, SplitTurn
+from knn_cli.diarization.corrections import Delete, Edit, Merge, Move, Reassign, Rename, SplitSpeaker, SplitTurn
 
 A, B, C = "SPEAKER_00", "SPEAKER_01", "SPEAKER_02"
 
@@ -56,6 +56,12 @@ def test_edits_follow_each_other(meeting: Diarization) -> None:
     assert corrections.label_after("SPEAKER_07", edits) == corrections.label_after(B, edits) == "Anna"
 
 
+def test_a_turn_moves(meeting: Diarization) -> None:
+    moved = corrections.apply(meeting, [Move(0.25, 2.5, 0.0, 2.0, A), Move(0.1, 1.0, 2.0, 3.0, B)])
+    assert turns(moved)[:2] == [(0.1, 1.0, B), (0.25, 2.5, A)]  # by time again
+    assert moved.turns[1].confidence == 0.8 and moved.speaker_embeddings is not None
+
+
 def test_the_order_does_not_matter_where_it_should_not(meeting: Diarization) -> None:
     one = corrections.apply(meeting, [Merge(B, A), Rename(A, "Anna")])
     other = corrections.apply(meeting, [Rename(A, "Anna"), Merge(B, "Anna")])
@@ -78,6 +84,10 @@ def test_the_order_does_not_matter_where_it_should_not(meeting: Diarization) -> 
         (Reassign(0, 2, A, A), "cannot go from"),
         (SplitTurn(2.0, 0, 2, A), "not within the turn"),
         (Delete(0, 1, C), "no turn from"),
+        (Move(0.5, 1, 0, 1, C), "no turn from"),
+        (Move(-0.1, 2, 0, 2, A), "cannot be from"),
+        (Move(1, 1.005, 0, 2, A), "cannot be from"),
+        (Move(0, 5000, 0, 2, A), "cannot be from"),
         (SplitSpeaker(A), "windows are not at hand"),
     ],
 )
@@ -96,7 +106,8 @@ FILE: dict[str, Any] = {
         {"edit": "rename", "speaker": A, "to": "Žofie"},
         {"edit": "reassign", "start": 3.5, "end": 5, "speaker": C, "to": "Žofie"},
         {"edit": "split", "at": 1.5, "start": 0, "end": 2, "speaker": "Žofie"},
-        {"edit": "delete", "start": 0, "end": 1.5, "speaker": "Žofie"},
+        {"edit": "move", "to_start": 0.25, "to_end": 1.75, "start": 0, "end": 1.5, "speaker": "Žofie"},
+        {"edit": "delete", "start": 0.25, "end": 1.75, "speaker": "Žofie"},
     ],
 }
 
@@ -105,7 +116,14 @@ def test_files_are_read(tmp_path: Path, meeting: Diarization) -> None:
     path = tmp_path / "corrections.json"
     path.write_text(json.dumps(FILE, ensure_ascii=False), encoding="utf-8")
     recording, edits = corrections.read(path)
-    assert recording == "meeting" and [type(edit) for edit in edits] == [Merge, Rename, Reassign, SplitTurn, Delete]
+    assert recording == "meeting" and [type(edit) for edit in edits] == [
+        Merge,
+        Rename,
+        Reassign,
+        SplitTurn,
+        Move,
+        Delete,
+    ]
     assert {turn.speaker for turn in corrections.apply(meeting, edits).turns} == {"Žofie"}
 
 

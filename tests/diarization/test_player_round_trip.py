@@ -33,10 +33,12 @@ SCRIPT = """(() => {
       corrections.about("split", turn, {at}),
       corrections.about("split", turn, {at}),
       corrections.about("split", turn, {at}),
+      corrections.about("move", turn, {to_start: Math.max(0, turn.start + next(200) - 100) / 1000,
+        to_end: Math.max(0, turn.end + next(200) - 100) / 1000}),
       corrections.about("delete", turn)]));
     if (next(4) === 0) history.done = Math.max(0, history.done - next(4));
   }
-  return [corrections.json(page.recording, history.applied), corrections.rttm(page.file, history.state.turns)];
+  return [corrections.json(page.recording, history.applied), files.rttm(page.file, history.state.turns)];
 })()"""
 
 
@@ -61,4 +63,4 @@ def test_the_program_makes_the_same_corrections(tmp_path: Path) -> None:
             kinds |= {type(edit) for edit in read}
             corrected = corrections.apply(diarization, read).turns
             assert rttm_of([(turn.start, turn.end, turn.speaker) for turn in corrected], "a b") == rttm, seed
-    assert len(kinds) == 5
+    assert len(kinds) == 6

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from knn_cli.core.values import Diarization, Turn
+from knn_cli.formats import span_formats
+from knn_cli.formats.spans import turn_document
 from tests.helpers.browser import BINARY, Browser
 from tests.helpers.player_pages import NEEDS_BROWSER, clicks, rttm_of, saved, track_names, until, write_page
 
@@ -138,6 +142,61 @@ def test_each_kind_of_correction(browser: Browser, page: Path) -> None:
     shares = browser.evaluate("[...document.querySelectorAll('#speakers .share')].map(one => one.textContent)")
     assert shares == ["5.3 s · 47.7 %", "4.5 s · 40.9 %", "1.3 s · 11.4 %"]
     assert browser.evaluate("document.querySelectorAll('img').length") == 0 and faults(browser) == []
+
+
+def edge(browser: Browser, seconds: float, track: int) -> tuple[float, float]:
+    """The place in the window of a time in the row of a speaker."""
+    left, top, wide = browser.evaluate("""(() => { canvas.scrollIntoView({block: "center"});
+        const {left, top, width} = canvas.getBoundingClientRect(); return [left, top, width]; })()""")
+    return left + wide * seconds / 12.0, top + 118 + (track + 0.5) * 26
+
+
+def test_boundaries_move(browser: Browser, page: Path) -> None:
+    choose(browser, 3)
+    browser.drag(edge(browser, 8.0, 0), edge(browser, 9.0, 0))
+    start, end, speaker = TURNS[3]
+    [moved] = saved_corrections(browser, page)["edits"]
+    assert moved["edit"] == "move" and (moved["to_start"], moved["end"], moved["speaker"]) == (start, end, speaker)
+    assert moved["to_end"] == pytest.approx(9.0, abs=0.02) and browser.evaluate("audio.paused")
+    browser.drag(edge(browser, 6.5, 0), edge(browser, 10.0, 0))  # no further than its end
+    assert saved_corrections(browser, page)["edits"][1]["to_start"] == pytest.approx(moved["to_end"] - 0.01)
+    click(browser, "#undo-all")
+
+    choose(browser, 4)
+    place_cursor(browser, 9.0)
+    click(browser, "#begin")
+    assert text(browser, "#chosen") == "0:09.0 – 0:11.8"
+    place_cursor(browser, 10.5)
+    browser.press("e")
+    assert saved_turns(browser, page) == rttm_of([*TURNS[:4], (9.0, 10.5, "C")], NAME)
+    place_cursor(browser, 2.0)
+    click(browser, "#end")
+    assert text(browser, "#message") == "The cursor is before the turn."
+    click(browser, "#undo")
+    click(browser, "#undo")
+    assert saved_turns(browser, page) == rttm_of(TURNS, NAME)
+    browser.press("y", control=True)
+    assert saved_turns(browser, page) == rttm_of([*TURNS[:4], (9.0, 11.75, "C")], NAME) and faults(browser) == []
+
+
+def test_a_drag_can_be_given_up(browser: Browser, page: Path) -> None:
+    browser.drag(edge(browser, 8.0, 0), edge(browser, 9.0, 0))  # no turn is chosen: this is a click
+    browser.evaluate("audio.pause()")
+    assert saved_corrections(browser, page)["edits"] == []
+
+
+def test_what_is_saved_is_what_knn_writes(browser: Browser, page: Path) -> None:
+    browser.evaluate("document.querySelector('#rows [data-turn=\"0\"]').click(); audio.pause()")
+    rename(browser, 2, 'odd\u200e "<&>" name')
+    turns = tuple(Turn(start, end, 'odd\u200e "<&>" name' if who == "C" else who) for start, end, who in TURNS)
+    document = turn_document(Diarization(turns, name=NAME, seconds=12.0), audio_path=page.parent / "talk.wav")
+    varying = re.compile(r'( DATE| RELATIVE_MEDIA_URL)="[^"]*"|MEDIA_URL="[^"]*"')
+    for name, suffix in (("save-textgrid", ".TextGrid"), ("save-eaf", ".eaf")):
+        file = io.StringIO()
+        span_formats.write_text(document, file, suffix[1:].lower())
+        found = saved(browser, page.parent, name, suffix)
+        assert varying.sub("", found) == varying.sub("", file.getvalue())
+    assert 'RELATIVE_MEDIA_URL="./talk.wav"' in found
 
 
 def test_what_is_undone_is_left_out(browser: Browser, page: Path) -> None:

@@ -123,6 +123,20 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse button at a place of the window, move to another, and let it go there."""
+        between = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
+        self._call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], button="left", clickCount=1)
+        for x, y in (between, end):
+            self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)
+        self._call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], button="left", clickCount=1)
+
+    def pdf(self) -> bytes:
+        """What the page prints, as PDF on A4."""
+        answer = self._call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False)
+        return base64.b64decode(answer["data"])
+
     def press(self, key: str, text: str = "", *, control: bool = False) -> None:
         """Press a key, as JavaScript names it; `text` is what it writes."""
         held = 2 if control else 0

@@ -8,9 +8,13 @@ let turns = [], tracks = [];  // as corrected: the turns by time, and the label 
 let chosen = -1;  // place of the turn that is corrected
 const audio = $("audio"), scroller = $("scroller"), canvas = $("canvas"), overview = $("overview");
 const peaks = Int8Array.from(atob(data.peaks), letter => letter.charCodeAt(0));
-const WAVE_HEIGHT = 96, AXIS_HEIGHT = 22, TRACK_HEIGHT = 26, ROW_HEIGHT = 34;  // pixels
+const WAVE_HEIGHT = 96, AXIS_HEIGHT = 22, BAR_HEIGHT = 17, EDGE_WIDTH = 6;  // pixels
 const TRACKS_TOP = WAVE_HEIGHT + AXIS_HEIGHT, MAX_ZOOM = 400;  // pixels; pixels per second
-const media = matchMedia("(prefers-color-scheme: dark)");
+const media = matchMedia("(prefers-color-scheme: dark)"), narrow = matchMedia("(max-width: 48rem)");
+// Where the window is narrow, names stand above the turns of their track, and a row of the list has two lines.
+let TRACK_HEIGHT = 26, BAR_TOP = 5, ROW_HEIGHT = 34;
+function measure() { [TRACK_HEIGHT, BAR_TOP, ROW_HEIGHT] = narrow.matches ? [42, 22, 54] : [26, 5, 34]; }
+measure();
 let zoom = 1, touched = false;  // pixels per second; whether the user has zoomed
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -133,7 +137,7 @@ function choose(place) {
   chosen = place;
   const turn = turns[place];
   $("chosen").textContent = turn ? span(turn) : "No turn is chosen.";
-  $("speaker").disabled = $("remove").disabled = !turn;
+  for (const name of ["speaker", "remove", "begin", "end"]) $(name).disabled = !turn;
   $("speaker").replaceChildren(...options(turn ? trackOf.get(turn.speaker) : -1,
     make("option", {value: "new", textContent: "New speaker", selected: false})));
   if (!turn) $("speaker").selectedIndex = -1;
@@ -198,7 +202,7 @@ function merge(speaker, into) {
 }
 function rename(speaker, text) {
   const name = new TextDecoder().decode(new TextEncoder().encode(text.trim()));  // half characters are replaced
-  if (name === speaker || !corrections.words(name).length) return;
+  if (name === speaker || !files.words(name).length) return;
   if (tracks.includes(name)) merge(speaker, name);
   else correct({edit: "rename", speaker, to: name}, `${speaker} is ${name} now.`);
 }
@@ -215,6 +219,22 @@ function split() {  // the chosen turn where the cursor is in it, or else the la
   if (!turn) say("There is no turn around the cursor.");
   else if (correct(corrections.about("split", turn, {at: now / 1000}), `The turn is split at ${clock(now / 1000)}.`))
     choose(turns.findIndex(({start, end, speaker}) => start === now && end === turn.end && speaker === turn.speaker));
+}
+function moveTo(start, end, turn = turns[chosen]) {  // milliseconds
+  if (!turn) { say("Choose a turn first."); return; }
+  const last = Math.round(data.seconds * 1000), edge = corrections.EDGE;
+  const to_start = start === turn.start ? start : clamp(start, 0, end - edge);
+  const to_end = end === turn.end ? end : clamp(end, to_start + edge, last);
+  const edit = corrections.about("move", turn, {to_start: to_start / 1000, to_end: to_end / 1000});
+  if (correct(edit, `The turn is from ${clock(to_start / 1000, 2)} to ${clock(to_end / 1000, 2)} now.`))
+    choose(corrections.near(history.state, edit));
+}
+function moveEdge(atEnd) {  // of the chosen turn, to the cursor
+  const turn = turns[chosen], now = Math.round(audio.currentTime * 1000);
+  if (!turn) say("Choose a turn first.");
+  else if (atEnd ? now < turn.start + corrections.EDGE : now > turn.end - corrections.EDGE)
+    say(atEnd ? "The cursor is before the turn." : "The cursor is behind the turn.");
+  else moveTo(atEnd ? turn.start : now, atEnd ? now : turn.end);
 }
 function remove() {
   const turn = turns[chosen];
@@ -236,9 +256,17 @@ $("speaker").addEventListener("change", event => {
   reassign(event.target.value === "new" ? history.newLabel() : tracks[event.target.value]);
 });
 $("split").addEventListener("click", split);
+$("begin").addEventListener("click", () => moveEdge(false));
+$("end").addEventListener("click", () => moveEdge(true));
 $("remove").addEventListener("click", remove);
 $("merge").addEventListener("click", () => merge(tracks[$("merge-from").value], tracks[$("merge-into").value]));
-$("save").addEventListener("click", () => save(corrections.rttm(data.file, turns), `${data.file}.rttm`, "text/plain"));
+$("save").addEventListener("click", () => save(files.rttm(data.file, turns), `${data.file}.rttm`, "text/plain"));
+$("save-textgrid").addEventListener("click", () =>
+  save(files.textgrid(turns, data.seconds), `${data.file}.TextGrid`, "text/plain"));
+$("save-eaf").addEventListener("click", () => {
+  const now = new Date().toISOString().replace(/\.\d+Z$/, "+00:00");
+  save(files.eaf(turns, data.media, now), `${data.file}.eaf`, "application/xml");
+});
 $("save-corrections").addEventListener("click", () =>
   save(corrections.json(data.recording, history.applied), `${data.file}.corrections.json`, "application/json"));
 addEventListener("beforeunload", event => {
@@ -283,12 +311,17 @@ function draw() {
   requestAnimationFrame(() => { asked = false; paint(); paintOverview(); });
 }
 function paint() {
-  const pen = canvas.getContext("2d"), wide = width(), high = parseFloat(canvas.style.height);
-  const left = scroller.scrollLeft;
+  const wide = width(), left = scroller.scrollLeft;
+  const pen = canvas.getContext("2d");
+  pen.clearRect(0, 0, wide, parseFloat(canvas.style.height));
+  paintTimeline(pen, {wide, high: parseFloat(canvas.style.height), left, zoom, ink: colour, seen: turns.map(shown)});
+}
+const shown = turn => drag && turn === drag.turn ? {...turn, start: drag.start, end: drag.end, chosen: true}
+  : turn === turns[chosen] ? {...turn, chosen: true} : turn;
+function paintTimeline(pen, {wide, high, left, zoom, ink, seen}) {  // what lies between two times, `left` in pixels
   const begin = left / zoom, end = (left + wide) / zoom, x = seconds => seconds * zoom - left;
-  pen.clearRect(0, 0, wide, high);
   // Lines between tracks and at times
-  pen.fillStyle = colour("--line");
+  pen.fillStyle = ink("--line");
   tracks.forEach((_, track) => pen.fillRect(0, TRACKS_TOP + track * TRACK_HEIGHT, wide, 1));
   const step = STEPS.find(step => step * zoom >= 72) || STEPS[STEPS.length - 1];
   const digits = step >= 1 ? 0 : step >= .1 ? 1 : 2;
@@ -297,34 +330,34 @@ function paint() {
   for (let number = Math.ceil(begin / step); number * step <= end; number++) {
     const at = Math.round(x(number * step)), text = clock(number * step, digits);
     const half = pen.measureText(text).width / 2;
-    pen.fillStyle = colour("--line");
+    pen.fillStyle = ink("--line");
     pen.fillRect(at, TRACKS_TOP, 1, high);
-    pen.fillStyle = colour("--soft");
+    pen.fillStyle = ink("--soft");
     if (number * step <= data.seconds)
       pen.fillText(text, clamp(at - half, 2, wide - 2 * half - 2), WAVE_HEIGHT + AXIS_HEIGHT / 2);
   }
   // Turns, and the speaker of each column of the waveform
   const columnTrack = new Int16Array(wide).fill(-1), trackColours = tracks.map(colourOf);
-  const seen = turns.filter(turn => turn.end >= begin * 1000 && turn.start <= end * 1000);
   for (const turn of seen) {
+    if (turn.end < begin * 1000 || turn.start > end * 1000) continue;
     const from = x(turn.start / 1000), to = Math.max(from + 1.5, x(turn.end / 1000));
     columnTrack.fill(trackOf.get(turn.speaker), Math.max(0, Math.round(from)), Math.max(0, Math.round(to)));
     pen.globalAlpha = opacity(turn);
     pen.fillStyle = colourOf(turn.speaker);
     pen.beginPath();
-    const top = TRACKS_TOP + trackOf.get(turn.speaker) * TRACK_HEIGHT + 5;
-    pen.roundRect(from, top, to - from, TRACK_HEIGHT - 9, Math.min(4, (to - from) / 3));
+    const top = TRACKS_TOP + trackOf.get(turn.speaker) * TRACK_HEIGHT + BAR_TOP;
+    pen.roundRect(from, top, to - from, BAR_HEIGHT, Math.min(4, (to - from) / 3));
     pen.fill();
-    if (turn === turns[chosen]) {
+    if (turn.chosen) {
       pen.globalAlpha = 1;
-      pen.strokeStyle = colour("--ink");
+      pen.strokeStyle = ink("--ink");
       pen.lineWidth = 2;
       pen.stroke();
     }
   }
   pen.globalAlpha = 1;
   const middle = WAVE_HEIGHT / 2, tall = (WAVE_HEIGHT - 10) / 254, bins = peaks.length / 2;
-  const wave = colour("--wave");
+  const wave = ink("--wave");
   let last = null;
   for (let column = 0; column < wide; column++) {
     const low = Math.floor((begin + column / zoom) / data.bin);
@@ -365,13 +398,59 @@ function under(event) {  // the time below the pointer, and the turn
     start - slack <= time * 1000 && time * 1000 <= end + slack);
   return {time, place, turn: turns[place]};
 }
+// The edges of the chosen turn can be dragged; a finger scrolls instead.
+let drag = null;  // the turn, the edge and where it is now, in milliseconds
+function edgeUnder(event) {  // "start" or "end", where the pointer is at that edge of the chosen turn
+  const turn = turns[chosen];
+  if (!turn || event.pointerType === "touch") return null;
+  const box = canvas.getBoundingClientRect(), y = event.clientY - box.top;
+  if (Math.floor((y - TRACKS_TOP) / TRACK_HEIGHT) !== trackOf.get(turn.speaker)) return null;
+  const at = scroller.scrollLeft + event.clientX - box.left;
+  const [from, to] = [turn.start / 1000 * zoom, turn.end / 1000 * zoom];
+  const inside = Math.min(EDGE_WIDTH, (to - from) / 3);
+  if (from - EDGE_WIDTH <= at && at <= from + inside) return "start";
+  return to - inside <= at && at <= to + EDGE_WIDTH ? "end" : null;
+}
+scroller.addEventListener("pointerdown", event => {
+  const edge = event.button === 0 && edgeUnder(event);
+  if (!edge) return;
+  event.preventDefault();
+  const {start, end} = turns[chosen];
+  drag = {turn: turns[chosen], edge, start, end, from: event.clientX};
+  scroller.setPointerCapture(event.pointerId);
+});
+function dragTo(event) {
+  const by = Math.round((event.clientX - drag.from) / zoom * 1000), {turn, edge} = drag;
+  if (edge === "start") drag.start = clamp(turn.start + by, 0, turn.end - corrections.EDGE);
+  else drag.end = clamp(turn.end + by, turn.start + corrections.EDGE, Math.round(data.seconds * 1000));
+  $("chosen").textContent = span(drag);
+  draw();
+}
+let dropped = false;  // whether the click that comes is the end of a drag
+scroller.addEventListener("pointerup", () => {
+  if (!drag) return;
+  const {turn, start, end} = drag;
+  drag = null;
+  dropped = true;
+  setTimeout(() => { dropped = false; });
+  moveTo(start, end, turn);
+  choose(chosen);
+});
+function drop() {  // without a change
+  drag = null;
+  choose(chosen);
+}
+scroller.addEventListener("pointercancel", () => { if (drag) drop(); });
 const confidencePercent = turn => turn.confidence === null ? "" : `${Math.round(100 * turn.confidence)} %`;
 scroller.addEventListener("click", event => {
+  if (dropped) return;
   const {time, place, turn} = under(event);
   if (turn) choose(place);
   go(turn ? turn.start / 1000 : time);
 });
 scroller.addEventListener("pointermove", event => {
+  if (drag) { dragTo(event); return; }
+  scroller.style.cursor = edgeUnder(event) ? "ew-resize" : "";
   const {time, turn} = under(event), tip = $("tip");
   tip.textContent = turn ? `${turn.speaker} · ${span(turn)}` +
     (turn.confidence === null ? "" : ` · confidence ${confidencePercent(turn)}`) : clock(clamp(time, 0, data.seconds));
@@ -394,12 +473,12 @@ overview.addEventListener("click", event => {
 
 // ---------------------------------------------------------------- the list, of which only what is seen is made
 const list = $("list"), rows = $("rows");
-let shown = "";
+let listed = "";
 function drawRows(anew = false) {
   const from = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 4);
   const to = Math.min(turns.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW_HEIGHT) + 4);
-  if (!anew && shown === `${from}-${to}`) return;
-  shown = `${from}-${to}`;
+  if (!anew && listed === `${from}-${to}`) return;
+  listed = `${from}-${to}`;
   const focus = document.activeElement, held = focus && rows.contains(focus) ? focus.dataset.turn : null;
   rows.replaceChildren(...turns.slice(from, to).map((turn, index) => {
     const place = from + index;
@@ -485,9 +564,12 @@ document.addEventListener("keydown", event => {
     "-": () => scale(1 / 1.6),
     n: () => reassign(history.newLabel()),
     s: split,
+    b: () => moveEdge(false),
+    e: () => moveEdge(true),
     Delete: remove,
     Backspace: remove,
   };
+  if (drag && event.key === "Escape") drop();
   for (let number = 1; number <= 9; number++) keys[number] = () => reassign(tracks[number - 1]);
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 });
@@ -495,6 +577,49 @@ rows.addEventListener("keyup", event => {  // Enter plays the turn that has the 
   if (event.key === " ") event.preventDefault();
 });
 addEventListener("resize", () => { resize(); drawRows(true); });
+narrow.addEventListener("change", () => { measure(); update(chosen); });
+
+// ---------------------------------------------------------------- on paper: the whole timeline, then all that is read
+const PAPER = {wide: 1500, names: 190};  // pixels of the picture, which the page shrinks to its width
+const ON_PAPER = {"--line": "#dcdfe3", "--soft": "#50565d", "--wave": "#9aa2ab", "--ink": "#1c1f23"};
+function timelinePicture() {
+  const kept = [TRACK_HEIGHT, BAR_TOP];
+  [TRACK_HEIGHT, BAR_TOP] = [26, 5];
+  const high = TRACKS_TOP + tracks.length * TRACK_HEIGHT + 4, wide = PAPER.wide - PAPER.names;
+  const picture = make("canvas", {width: 2 * PAPER.wide, height: 2 * high}), pen = picture.getContext("2d");
+  pen.scale(2, 2);
+  pen.font = "14px system-ui, sans-serif";
+  pen.textBaseline = "middle";
+  pen.fillStyle = ON_PAPER["--ink"];
+  tracks.forEach((label, track) =>
+    pen.fillText(label, 0, TRACKS_TOP + (track + .5) * TRACK_HEIGHT, PAPER.names - 12));
+  pen.translate(PAPER.names, 0);
+  const scale = wide / Math.max(data.seconds, .01), ink = name => ON_PAPER[name];
+  paintTimeline(pen, {wide, high, left: 0, zoom: scale, ink, seen: turns});
+  [TRACK_HEIGHT, BAR_TOP] = kept;
+  return make("img", {src: picture.toDataURL(), alt: "Who speaks when"});
+}
+function table(heads, lines) {
+  const row = (tag, cells) => make("tr", {}, ...cells.map(one =>
+    make(tag, {}, ...(one instanceof Node ? [one] : [String(one)]))));
+  return make("table", {}, make("thead", {}, row("th", heads)),
+    make("tbody", {}, ...lines.map(cells => row("td", cells))));
+}
+const named = label => make("span", {className: "named"}, swatch(label), label);
+function toPaper() {
+  const total = speakingTime(), all = total.reduce((sum, seconds) => sum + seconds, 0) || 1;
+  const certain = turns.some(turn => turn.confidence !== null);
+  $("paper").replaceChildren(timelinePicture(),
+    make("h2", {textContent: "Speakers"}),
+    table(["Speaker", "Time", "Share"], tracks.map((label, track) =>
+      [named(label), clock(total[track]), `${(100 * total[track] / all).toFixed(1)} %`])),
+    make("h2", {textContent: "Turns"}),
+    table(["", "From", "To", "Speaker", "Seconds", ...(certain ? ["Confidence"] : [])], turns.map((turn, place) =>
+      [place + 1, clock(turn.start / 1000), clock(turn.end / 1000), named(turn.speaker),
+        ((turn.end - turn.start) / 1000).toFixed(1), ...(certain ? [confidencePercent(turn)] : [])])));
+}
+addEventListener("beforeprint", toPaper);
+addEventListener("afterprint", () => $("paper").replaceChildren());
 media.addEventListener("change", draw);
 
 scroller.setAttribute("aria-valuemax", data.seconds);

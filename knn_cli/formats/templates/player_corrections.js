@@ -1,5 +1,5 @@
 "use strict";
-// Corrections of turns, without the page: edits as they are saved, what they make of the turns, and the files of both.
+// Corrections of turns, without the page: edits as they are saved, what they make of the turns, and the file in which they are saved.
 const corrections = (() => {
 const EDGE = 10;  // milliseconds that a split leaves on both sides, as edits find turns to 0.01 s
 const milliseconds = seconds => Math.round(seconds * 1000);
@@ -16,7 +16,8 @@ function place({turns}, {start, end, speaker}) {  // of the first turn that an e
   return turns.findIndex(turn => turn.start === from && turn.end === to && turn.speaker === speaker);
 }
 function near({turns}, edit) {  // place of the turn that an edit means, or of what has become of it
-  const at = place({turns}, edit);
+  const moved = edit.edit === "move" ? place({turns}, {...edit, start: edit.to_start, end: edit.to_end}) : -1;
+  const at = moved < 0 ? place({turns}, edit) : moved;
   return at < 0 ? turns.findLastIndex(turn => turn.start <= milliseconds(edit.start)) : at;
 }
 function replaced(turns, at, ...others) {
@@ -51,6 +52,12 @@ const KINDS = {
     const at = place(before, edit), cut = milliseconds(edit.at), turn = before.turns[at];
     if (!turn || cut < turn.start + EDGE || cut > turn.end - EDGE) return null;
     return state(replaced(before.turns, at, {...turn, end: cut}, {...turn, start: cut}), before.speakers);
+  },
+  move(before, edit) {  // the begin and the end of a turn
+    const at = place(before, edit), start = milliseconds(edit.to_start), end = milliseconds(edit.to_end);
+    const turn = before.turns[at];
+    if (!turn || start < 0 || end < start + EDGE || (start === turn.start && end === turn.end)) return null;
+    return state(replaced(before.turns, at, {...turn, start, end}), before.speakers);
   },
   delete(before, edit) {
     const at = place(before, edit);
@@ -92,14 +99,9 @@ class History {
 const about = (edit, {start, end, speaker}, more = {}) =>
   ({edit, ...more, start: start / 1000, end: end / 1000, speaker});
 
-// RTTM as knn writes it; white space is what Python takes for it
-const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;
-const words = text => text.split(SPACE).filter(Boolean);
-const fixed = time => `${Math.floor(time / 1000)}.${String(time % 1000).padStart(3, "0")}`;
-const rttm = (file, turns) => turns.map(({start, end, speaker}) => `SPEAKER ${file} 1 ${fixed(start)} ` +
-  `${fixed(end - start)} <NA> <NA> ${words(speaker).join("_") || "<NA>"} <NA> <NA>\n`).join("");
+// A file of corrections
 const json = (recording, edits) => `{"knn": "corrections", "version": 1, "recording": ${JSON.stringify(recording)}, ` +
   `"edits": [${edits.map(edit => "\n" + JSON.stringify(edit)).join(",")}\n]}\n`;
 
-return {History, about, near, words, rttm, json, EDGE};
+return {History, about, near, json, EDGE};
 })();
