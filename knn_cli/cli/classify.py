@@ -31,7 +31,6 @@ from knn_cli.cli.options import (
     TextOption,
     TrackOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     counted,
     epilog,
@@ -41,6 +40,7 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
+from knn_cli.cli.resuming import check_own_outputs
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:

@@ -161,9 +161,7 @@ def _kept_sources(paths: list[Path]) -> Sources:
     return Sources(paths, names, sounds, channels, next(iter(embedders.values()), ""), kept=True)
 
 
-def keep_targets(
-    keep: Path | None, paths: Sequence[Path], read: Collection[Path], force: bool, hold: Hold
-) -> dict[Path, Path]:
+def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path], hold: Hold) -> dict[Path, Path]:
     """Recording -> the file that its analysis is kept in: `keep` itself, or a file per recording in that folder.
 
     `hold` enters the lock of the files in a folder until the command ends.
@@ -171,12 +169,11 @@ def keep_targets(
     Raises
     ------
     KnnError
-        For one file for several recordings, for files that are read or exist already, and for a folder that is none.
+        For one file for several recordings, for files that are read, and for a folder that is none.
     """
     if keep is None:
         return {}
     from knn_cli.core.output_paths import check_outputs
-    from knn_cli.store.writer import check_free
 
     if keep.suffix.lower() in STORE_SUFFIXES and not keep.is_dir():
         if len(paths) > 1:
@@ -189,6 +186,4 @@ def keep_targets(
         targets = {path: keep / f"{path.stem}.h5" for path in paths}
         make_output_folder(keep, list(targets.values()), list(read))
         hold(locked_files(targets.values()))
-    for target in targets.values():
-        check_free(target, force)
     return targets

@@ -15,9 +15,9 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from knn_cli.cli.resuming import Resumption
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
-    from knn_cli.core.output_records import OutputTask
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.removal_outputs import SpeakerRemoval
 
@@ -36,10 +36,10 @@ class ResultWriter:
         asked_speakers: int,
         sounds: Mapping[Path, Path],
         temporary: bool,
-        task: OutputTask,
+        resumed: Resumption,
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
-        self._sounds, self._temporary, self._task = sounds, temporary, task
+        self._sounds, self._temporary, self._resumed = sounds, temporary, resumed
         self._asked_speakers = asked_speakers
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
@@ -49,11 +49,13 @@ class ResultWriter:
 
     def write(self, results: Iterable[tuple[Path, RecordingResult | KnnError]]) -> None:
         from knn_cli.core.atomic import replacing_text
+        from knn_cli.core.output_records import note_incomplete
         from knn_cli.formats.span_formats import TURN_FORMATS
 
         out, done = self.outputs.out, 0
         as_text = not TURN_FORMATS[self.outputs.format].binary
-        with replacing_text(out, task=self._task) if out is not None and as_text else nullcontext(sys.stdout) as stream:
+        whole = self._resumed.whole
+        with replacing_text(out, task=whole) if out is not None and as_text else nullcontext(sys.stdout) as stream:
             for path, result in results:
                 try:
                     if isinstance(result, KnnError):
@@ -64,6 +66,8 @@ class ResultWriter:
                     self.failures.append(failed(str(path), error))
             if out is not None and not done:
                 leave(self.failures)  # before an empty file replaces an older result
+        if out is not None and self.failures:
+            note_incomplete(out, whole)
         if len(self._lengths) > 1:
             sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
             console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
@@ -97,7 +101,7 @@ class ResultWriter:
             self.kept.append((diarization.name or path.stem, diarization))
         self._write_turns(path, result, stream)
         if self.clean is not None:
-            self._write_cleaned(self.clean, self._sounds.get(path, path), result)
+            self._write_cleaned(self.clean, path, result)
 
     def _write_turns(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
         from knn_cli.core.atomic import replacing_text
@@ -108,20 +112,22 @@ class ResultWriter:
         document = turn_document(result.diarization, audio_path=self._sounds.get(path), channel=self.channel)
         document = replace(document, audio_stays=not self._temporary)
         target = outputs.targets.get(path)
+        task = self._resumed.whole if target is None else self._resumed.task(path)
         if outputs.format == "json" and result.recognised is not None:
             from knn_cli.cli import diarization_output
 
-            with nullcontext(stream) if target is None else replacing_text(target, task=self._task) as file:
+            with nullcontext(stream) if target is None else replacing_text(target, task=task) as file:
                 diarization_output.recognised_turns(file, result.diarization, result.recognised, result.decision)
         elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
             span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
         else:
             file_path = target or outputs.out
             assert file_path is not None  # see `turn_outputs.choose`
-            span_formats.write(document, file_path, outputs.format, task=self._task)
+            span_formats.write(document, file_path, outputs.format, task=task)
 
     def _write_cleaned(self, clean: SpeakerRemoval, path: Path, result: RecordingResult) -> None:
-        cleaning = clean.apply(path, result.diarization, self.known, task=self._task)
+        task, path = self._resumed.task(path), self._sounds.get(path, path)
+        cleaning = clean.apply(path, result.diarization, self.known, task=task)
         if clean.lists:
             if not result.diarization.turns:
                 console.note(f"{path}: no unwanted speaker, since there is no speech.")

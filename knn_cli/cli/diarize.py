@@ -42,6 +42,7 @@ from knn_cli.cli.diarization_options import (
 from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
 from knn_cli.cli.format_options import format_option
 from knn_cli.cli.options import (
+    AgainOption,
     BackupOption,
     BatchOption,
     ChannelOption,
@@ -61,7 +62,6 @@ from knn_cli.cli.options import (
     counted,
     epilog,
     note_model,
-    output_task,
     refuse_beside,
     refuse_together,
     refuse_without,
@@ -75,13 +75,10 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from knn_cli.diarization.enrollment import EnrolledSpeakers
     from knn_cli.diarization.kept_analysis import KeptAnalysis
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.segmentation import Segmenter
     from knn_cli.embedding.embedder import Embedder
-    from knn_cli.networks.bundle import Bundle
-    from knn_cli.recognition.speaker_decision import SpeakerDecision
 
 _TOGETHER = (  # at most one option of each group
     ("rttm", "out", "out_dir"),
@@ -100,6 +97,7 @@ _NEEDS = {  # options that have no effect without one of others
     "max_silence": ("out_dir",),
     "force": ("rttm", "out", "out_dir", "save_embeddings", "keep"),
     "backup": ("rttm", "out", "out_dir"),
+    "again": ("rttm", "out", "out_dir", "keep"),
 }
 _SETTINGS_NEED = {  # settings that have no effect without an option
     "identification_threshold": "speakers",
@@ -121,6 +119,7 @@ _BESIDE_TURNS = (
         "as_json",
         "force",
         "backup",
+        "again",
         "reference",
         "uem",
     ),
@@ -152,6 +151,7 @@ def diarize(
     keep: KeepOption = None,
     force: ForceOption = False,
     backup: BackupOption = False,
+    again: AgainOption = False,
     num_speakers: NumSpeakersOption = None,
     min_speakers: MinSpeakersOption = None,
     max_speakers: MaxSpeakersOption = None,
@@ -185,7 +185,15 @@ def diarize(
 ) -> None:
     """Find out who spoke when: the turns of each speaker, on stdout or in files."""
     from knn_cli.audio import reading
-    from knn_cli.cli import diarization_edits, diarization_sources, progress, stdin, turn_outputs
+    from knn_cli.cli import (
+        diarization_edits,
+        diarization_sources,
+        known_speakers,
+        progress,
+        resuming,
+        stdin,
+        turn_outputs,
+    )
     from knn_cli.cli.diarization_writer import ResultWriter
     from knn_cli.diarization import (
         given_turns,
@@ -200,6 +208,7 @@ def diarize(
     from knn_cli.diarization.pipeline import build_clusterer
     from knn_cli.formats import rttm as rttm_files
     from knn_cli.recognition import speaker_decision
+    from knn_cli.store.writer import check_free
 
     refuse_together(ctx, _TOGETHER)
     refuse_without(ctx, _NEEDS)
@@ -242,9 +251,8 @@ def diarize(
     if outputs.format == "html" or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
-    task = output_task(ctx)
-    turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, task=task, hold=ctx.with_resource)
-    keep_files = diarization_sources.keep_targets(keep, paths, others, force, ctx.with_resource)
+    files = turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, hold=ctx.with_resource)
+    keep_files = diarization_sources.keep_targets(keep, paths, others, ctx.with_resource)
     received.receive()
 
     needs_model = options.clusterer in (None, "vbx") or speakers is not None or link_speakers
@@ -265,16 +273,32 @@ def diarize(
         detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
         chosen = model if segmentation is not None else None  # by the user, both of them
         note_model(chosen, embedder.bundle, f"speech by {detector}, on {embedder.device}")
-    enrolled = None if speakers is None or embedder is None else _enrolled(speakers, embedder)
+    models = [one.bundle for one in (embedder, segmenter) if one is not None] or ([] if voice is None else [voice])
+    joint = link_speakers or save_embeddings is not None or reference is not None
+    resumed = resuming.Resumption(
+        ctx,
+        {path: files.get(path, []) for path in paths},
+        models,
+        kept=keep_files,
+        whole=outputs.out,
+        together=joint,
+    )
+    for path, target in keep_files.items():
+        if not resumed.is_finished(target, path):
+            check_free(target, force)
+    paths = resumed.left
+    if not paths:
+        return
+    enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
     if outputs.format == "rttm":
         rttm_files.check_names(names, "speakers")
-    decision = _decision(voice, enrolled, tuning, links=link_speakers)
+    decision = known_speakers.decision_for(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
 
     def analysed(path: Path, analysis: KeptAnalysis) -> None:
         if path in keep_files:
-            kept_analysis.save(analysis, keep_files[path], force=force)
+            kept_analysis.save(analysis, keep_files[path], force=True, task=resumed.task(path))
             console.detail(f"{keep_files[path]}: kept from {path}.")
         if path in edits:
             analyses[path] = analysis
@@ -320,7 +344,7 @@ def diarize(
             results = diarization_edits.with_notes(corrected, edits)
         asked = 1 if per_channel or edits or given is not None else num_speakers or min_speakers or 1
         sounds, save = found.sounds, save_embeddings is not None
-        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, sounds, received.temporary, task)
+        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, sounds, received.temporary, resumed)
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import diarization_output
@@ -347,37 +371,6 @@ def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
         for name in CLUSTERING_SETTINGS:
             if getattr(settings, name) is not None:
                 raise KnnError(f"--preset and the setting {name} cannot be combined.", "Choose one of them.")
-
-
-def _enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:
-    from knn_cli.diarization import enrollment
-
-    with console.progress("Enrolling") as progress:
-        enrolled = enrollment.enroll(path, embedder, progress=progress)
-    console.detail(f"{path}: {counted(len(enrolled), 'known speaker')}, {counted(int(enrolled.clips.sum()), 'clip')}.")
-    for name in enrolled.inconsistent:
-        console.note(f"The clips of {name} are so unlike each other that they may be of several speakers.")
-    return enrolled
-
-
-def _decision(
-    voice: Bundle | None, enrolled: EnrolledSpeakers | None, tuning: DiarizationSettings, *, links: bool
-) -> SpeakerDecision:
-    """The thresholds that are asked for, otherwise those of the model, calibrated on the enrolled speakers."""
-    from knn_cli.recognition import speaker_decision
-
-    decision = speaker_decision.UNCALIBRATED if voice is None else speaker_decision.read_decision(voice)
-    if enrolled is not None:
-        decision = speaker_decision.calibrate(decision, enrolled.compared)
-    linking = _default(tuning.linking_threshold, decision.linking_threshold)
-    source = "as given" if tuning.linking_threshold is not None else decision.source
-    decision = replace(speaker_decision.given(decision, tuning.identification_threshold), linking_threshold=linking)
-    if enrolled is not None:
-        margin = f", {decision.margin:.2f} above any other" if decision.margin else ""
-        console.note(f"A known speaker from a cosine of {decision.threshold:.2f}{margin}, {decision.source}.")
-    if links:
-        console.note(f"One speaker of several recordings from a cosine of {linking:.2f}, {source}.")
-    return decision
 
 
 def _with_progress(

@@ -33,7 +33,6 @@ from knn_cli.cli.options import (
     SplitOption,
     TextOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     complete_models,
     counted,
@@ -47,6 +46,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.resuming import check_own_outputs
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:

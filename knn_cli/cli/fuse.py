@@ -24,7 +24,6 @@ from knn_cli.cli.options import (
     SeedOption,
     SplitOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     counted,
     epilog,
@@ -33,6 +32,7 @@ from knn_cli.cli.options import (
     refuse_without,
     valued,
 )
+from knn_cli.cli.resuming import check_own_outputs
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, MOST_TRACKS, within
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from knn_cli.core.output_records import OutputTask
     from knn_cli.networks.bundle import Bundle
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.system_scores import SystemScores
@@ -135,6 +134,7 @@ ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace exis
 BackupOption = Annotated[
     bool, switch("--backup", panel=OUTPUT, help="Keep outputs that others wrote or changed as FILE.bak.")
 ]
+AgainOption = Annotated[bool, switch("--again", panel=OUTPUT, help="Do anew what an earlier run has finished.")]
 TextOption = Annotated[
     Path | None, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write to this file instead of stdout.")
 ]
@@ -329,22 +329,6 @@ def refuse_beside(ctx: typer.Context, name: str, allowed: Iterable[str], hint: s
     others = [param.name for param in ctx.command.params if param.name in names - {name, *allowed}]
     if name in names and others:
         raise KnnError(f"{flag(ctx, str(others[0]))} cannot be combined with {flag(ctx, name)}.", hint)
-
-
-def output_task(ctx: typer.Context, digest: str = "") -> OutputTask:
-    """What makes the outputs of a command; see `core.output_records`."""
-    from knn_cli.core.output_records import OutputTask
-
-    return OutputTask(str(ctx.command.name), digest, backup=bool(ctx.params.get("backup")))
-
-
-def check_own_outputs(ctx: typer.Context, *outputs: Path | None) -> OutputTask:
-    """Raise KnnError for outputs that others wrote or changed, unless --force or --backup; return what makes them."""
-    from knn_cli.core.output_records import check_replaceable
-
-    task = output_task(ctx)
-    check_replaceable([out for out in outputs if out is not None], task, force=bool(ctx.params["force"]))
-    return task
 
 
 def check_text_output(out: Path | None, sources: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from knn_cli.cli.label_lists import parse_languages
 from knn_cli.cli.limits import within
 from knn_cli.cli.options import (
     SPEAKERS,
+    AgainOption,
     BackupOption,
     BatchOption,
     ChannelOption,
@@ -34,7 +35,6 @@ from knn_cli.cli.options import (
     TrackOption,
     TurnsOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     epilog,
     note_classifier,
@@ -51,7 +51,7 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
-    from knn_cli.core.output_records import OutputTask
+    from knn_cli.cli.resuming import Resumption
     from knn_cli.recognition.classify_files import SpeakerTurns
     from knn_cli.recognition.language_timeline import LanguageTimeline
 
@@ -94,6 +94,7 @@ def timeline(
     as_json: JsonOption = False,
     force: ForceOption = False,
     backup: BackupOption = False,
+    again: AgainOption = False,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
@@ -142,17 +143,26 @@ def timeline(
     Each region of speech gets a label. With --diarize, or --turns from a file, each turn gets labels, and each speaker
     one label for all their turns.
     """
-    from knn_cli.cli import beyond, progress, stdin
+    from knn_cli.cli import beyond, progress, resuming, stdin
     from knn_cli.core.locks import locked_files
     from knn_cli.diarization.options import check_speakers
     from knn_cli.embedding.files import expand_folders
+    from knn_cli.networks import bundle
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import language_timelines, speakers_from_rttm
     from knn_cli.recognition.timeline import TimelineOptions
 
     refuse_together(ctx, [("as_json", "format"), ("out", "out_dir"), ("turns", "diarize")])
-    refuse_without(ctx, {"num_speakers": ("diarize",), "force": ("out", "out_dir"), "backup": ("out", "out_dir")})
+    refuse_without(
+        ctx,
+        {
+            "num_speakers": ("diarize",),
+            "force": ("out", "out_dir"),
+            "backup": ("out", "out_dir"),
+            "again": ("out", "out_dir"),
+        },
+    )
     check_speakers(num_speakers, None, None)
     channel = sound_channel(channel, track)
     received = stdin.open_sources(ctx, sources, name)
@@ -160,8 +170,7 @@ def timeline(
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
-    ctx.with_resource(locked_files(writer.files))
-    writer.task = check_own_outputs(ctx, out, *writer.files)
+    ctx.with_resource(locked_files(file for files in writer.files.values() for file in files))
     received.receive()
     classifier = Classifier(
         model,
@@ -172,6 +181,10 @@ def timeline(
         open_set=not no_unknown,
     )
     note_classifier(model, classifier)
+    models = [classifier.bundle, *([bundle.find(), bundle.find_default(bundle.SEGMENTATION, segmenter=True)] * diarize)]
+    writer.resumed = resumed = resuming.Resumption(ctx, writer.files, models, whole=out)
+    if not resumed.left:
+        return
     options = TimelineOptions(window=window, step=step, switch=switch_probability, use_vad=not no_vad, channel=channel)
     speakers: SpeakerTurns | None = None
     if turns is not None:
@@ -181,8 +194,8 @@ def timeline(
     failures = []
     passes = [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] if diarize else []
     passes += [progress.SPEECH_PASS, progress.SCORING_PASS]
-    with progress.over_files("Classifying", len(paths), lambda path: passes) as finished:
-        for path, result in language_timelines(paths, classifier, speakers, options):
+    with progress.over_files("Classifying", len(resumed.left), lambda path: passes) as finished:
+        for path, result in language_timelines(paths, classifier, speakers, options, chosen=resumed.left):
             finished()
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))
@@ -232,10 +245,10 @@ class _TimelineWriter:
 
     Attributes
     ----------
-    files : list of Path
-        The files of recordings in a folder.
-    task : OutputTask or None
-        What makes them.
+    files : dict of Path to list of Path
+        The files of each recording in a folder.
+    resumed : Resumption or None
+        What makes the files.
     """
 
     def __init__(
@@ -259,13 +272,14 @@ class _TimelineWriter:
             message = f"Several recordings in one {self._format.name} file could not be distinguished."
             raise KnnError(message, "Give --out-dir for one file per recording.")
         self._targets = dict.fromkeys(paths, out)
-        self.files: list[Path] = []
-        self.task: OutputTask | None = None
+        self.files: dict[Path, list[Path]] = {path: [] for path in paths}
+        self.resumed: Resumption | None = None
         if out_dir is not None:
             names = labels.recording_names(paths)
-            self.files = [out_dir / f"{name}{self._format.suffix}" for name in names]
-            self._targets = dict(zip(paths, self.files, strict=True))
-            make_output_folder(out_dir, self.files, read)
+            targets = [out_dir / f"{name}{self._format.suffix}" for name in names]
+            self._targets = dict(zip(paths, targets, strict=True))
+            self.files = {path: [target] for path, target in zip(paths, targets, strict=True)}
+            make_output_folder(out_dir, targets, read)
 
     def write(self, path: Path, result: LanguageTimeline) -> None:
         from knn_cli.formats import span_formats, span_tables
@@ -274,7 +288,9 @@ class _TimelineWriter:
         target = self._targets[path]
         document = result.document()
         if target is not None:
-            span_formats.write(document, target, self._format.name, task=self.task)
+            span_formats.write(
+                document, target, self._format.name, task=None if self.resumed is None else self.resumed.task(path)
+            )
         elif self._several and self._format.name == "table":
             span_tables.write_timeline_tsv(document, sys.stdout, header=self._header, alternatives=ALTERNATIVES)
             self._header = False

@@ -35,7 +35,6 @@ from knn_cli.cli.options import (
     SeedOption,
     TrackOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     epilog,
     note_model,
@@ -43,6 +42,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.resuming import check_own_outputs
 from knn_cli.cli.tunable_settings import TunableSettings, default_grid, file_text, read_grid, segmenter_of
 from knn_cli.core.errors import Failure, KnnError
 

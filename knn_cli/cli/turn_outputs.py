@@ -14,7 +14,6 @@ from knn_cli.cli.options import check_text_output
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import check_output, make_output_folder
-from knn_cli.core.output_records import OutputTask, check_replaceable
 from knn_cli.formats.span_formats import TURN_FORMATS, find_format, format_by_suffix
 from knn_cli.store import hdf5
 from knn_cli.store.writer import check_free
@@ -86,9 +85,8 @@ def check(
     others: Sequence[Path] = (),
     *,
     force: bool = False,
-    task: OutputTask,
     hold: Hold = lambda lock: None,
-) -> None:
+) -> dict[Path, list[Path]]:
     """Check the outputs before hours of work, and create their folder and lock the files in it.
 
     Parameters
@@ -103,17 +101,20 @@ def check(
     others : sequence of Path
         Other files that are read, or folders with RTTM or audio files.
     force : bool
-        Whether existing outputs may be replaced, whoever wrote them.
-    task : OutputTask
-        What makes the outputs.
+        Whether an existing store may be replaced.
     hold : callable
         Enters the lock until the command ends.
+
+    Returns
+    -------
+    dict of Path to list of Path
+        The files that are written for each recording alone.
 
     Raises
     ------
     KnnError
-        If an output would replace a file that is read, or another output, or cannot be written; if a store exists
-        already and `force` is false; and as `output_records.check_replaceable`.
+        If an output would replace a file that is read, or another output, or cannot be written; or if a store exists
+        already and `force` is false.
     """
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
@@ -128,18 +129,18 @@ def check(
         if out is not None and not out.parent.is_dir():
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
     if outputs.folder is None:
-        check_replaceable([outputs.out] if outputs.out is not None else [], task, force=force)
-        return
-    targets = list(outputs.targets.values())
+        return {}
+    files = {path: [target] for path, target in outputs.targets.items()}
     if clean is not None:
-        for source in sources:
-            targets += _cleaned(clean, source)
+        for path, source in zip(files, sources, strict=True):
+            files[path] += _cleaned(clean, source)
+    targets = [file for each in files.values() for file in each]
     if len(set(targets)) < len(targets):
         target = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or process it separately.")
     make_output_folder(outputs.folder, targets, read)
     hold(locked_files(targets))
-    check_replaceable(targets, task, force=force)
+    return files
 
 
 def _cleaned(clean: SpeakerRemoval, source: Path) -> list[Path]:

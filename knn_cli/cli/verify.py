@@ -18,12 +18,12 @@ from knn_cli.cli.options import (
     QuietOption,
     TextOption,
     VerboseOption,
-    check_own_outputs,
     check_text_output,
     epilog,
     refuse_without,
     valued,
 )
+from knn_cli.cli.resuming import check_own_outputs
 from knn_cli.core.errors import KnnError
 
 SCORING = "Scoring"

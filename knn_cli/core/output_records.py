@@ -19,7 +19,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,19 +71,17 @@ class OutputRecords:
         Returns
         -------
         str
-            "missing": there is none, or an empty one, or what is never replaced, such as a pipe; "unchanged": the
-            command wrote it as it is; "changed": the command wrote it, and it is another one now; "others": another
-            command wrote it; "unknown": nothing says who did.
+            "missing": there is none, or an empty one of others, or what is never replaced, such as a pipe;
+            "unchanged": the command wrote it as it is; "changed": the command wrote it, and it is another one now;
+            "others": another command wrote it; "unknown": nothing says who did.
         """
         target = resolved(path)
-        if is_stream(target) or not target.is_file() or not target.stat().st_size:
+        if is_stream(target) or not target.is_file():
             return "missing"
         lines = self._lines(target)
-        if not lines:
-            return "unknown"
         line = next((line for line in reversed(lines) if _is_file_of(line, target)), None)
         if line is None:
-            return "changed"
+            return ("changed" if lines else "unknown") if target.stat().st_size else "missing"
         return "unchanged" if line["command"] == command else "others"
 
     def is_finished(self, path: Path, task: OutputTask, *, changed: bool = False) -> bool:
@@ -160,6 +158,12 @@ def add_line(part: Path, target: Path, task: OutputTask) -> None:
             os.write(file, b"\n" + text if is_torn else text)
         finally:
             os.close(file)
+
+
+def note_incomplete(path: Path, task: OutputTask) -> None:
+    """Note that a file which a task has written lacks something, so that the task is not finished."""
+    if not is_stream(target := resolved(path)):
+        add_line(target, target, replace(task, digest=""))
 
 
 def keep_old(target: Path, task: OutputTask) -> Path | None:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from knn_cli.audio.segments import FRAME_SECONDS
 from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.output_records import OutputTask
 from knn_cli.core.visible_text import readable
 from knn_cli.diarization.clustering.memory import Memory
 from knn_cli.diarization.options import DiarizationOptions
@@ -90,7 +91,7 @@ class KeptAnalysis:
     clustering: Memory = dataclasses.field(default_factory=dict)
 
 
-def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> None:
+def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False, task: OutputTask | None = None) -> None:
     """Write an analysis to a file, atomically.
 
     Parameters
@@ -99,6 +100,8 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
     path : path
     force : bool
         Replace an existing file.
+    task : OutputTask, optional
+        See `atomic.replacing`.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def save(analysis: KeptAnalysis, path: Path | str, *, force: bool = False) -> No
         Where the file exists and `force` is false, or the file system refuses.
     """
     check_free(Path(path), force)
-    with new_hdf5(path) as file:
+    with new_hdf5(path, task=task) as file:
         file.attrs["schema"], file.attrs["kind"] = SCHEMA, KIND
         file.attrs["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         file.attrs["frame_seconds"], file.attrs["duration"] = FRAME_SECONDS, analysis.seconds

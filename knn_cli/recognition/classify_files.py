@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,6 +166,8 @@ def language_timelines(
     classifier: Classifier,
     speakers: SpeakerTurns | None = None,
     options: TimelineOptions | None = None,
+    *,
+    chosen: Collection[Path] | None = None,
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """Find the languages of each file over time.
 
@@ -180,6 +182,8 @@ def language_timelines(
         pyannote.core.Annotation, or raises KnnError.
     options : TimelineOptions, optional
         How the language is followed.
+    chosen : collection of Path, optional
+        Those of the files that timelines are found for; all where None.
 
     Yields
     ------
@@ -191,7 +195,10 @@ def language_timelines(
     KnnError
         Two files have one name.
     """
+    wanted = set(files if chosen is None else chosen)
     for path, name in zip(files, recording_names(files), strict=True):
+        if path not in wanted:
+            continue
         try:
             turns = None if speakers is None else speakers(path, name)
         except KnnError as error:

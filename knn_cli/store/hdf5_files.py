@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 
 from knn_cli.core.atomic import replacing
+from knn_cli.core.output_records import OutputTask
 
 MAX_MEMORY_BYTES = 256 << 20  # of a file that is made in memory
 
@@ -24,7 +25,7 @@ _SPARE_SHARE = 0.05
 
 
 @contextmanager
-def new_hdf5(path: str | Path, size: int = 0) -> Iterator[h5py.File]:
+def new_hdf5(path: str | Path, size: int = 0, *, task: OutputTask | None = None) -> Iterator[h5py.File]:
     """Yield an HDF5 file to fill, which replaces `path` if the block succeeds; see `atomic.replacing`.
 
     Parameters
@@ -32,13 +33,15 @@ def new_hdf5(path: str | Path, size: int = 0) -> Iterator[h5py.File]:
     path : path
     size : int
         As of `filling_hdf5`.
+    task : OutputTask, optional
+        See `atomic.replacing`.
 
     Raises
     ------
     KnnError
         If the file cannot be written.
     """
-    with replacing(path) as part, filling_hdf5(part, size) as file:
+    with replacing(path, task=task) as part, filling_hdf5(part, size) as file:
         yield file
 
 

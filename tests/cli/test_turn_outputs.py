@@ -8,11 +8,9 @@ import pytest
 
 from knn_cli.cli import turn_outputs
 from knn_cli.core.errors import KnnError
-from knn_cli.core.output_records import OutputTask
 from knn_cli.formats.span_formats import TURN_FORMATS
 
 ONE, TWO = Path("a/one.wav"), Path("b/two.wav")
-TASK = OutputTask("diarize")
 
 
 def test_rttm_on_stdout_unless_asked_otherwise() -> None:
@@ -54,7 +52,7 @@ def test_outputs_never_replace_what_is_read(tmp_path: Path) -> None:
     source.write_text("")
     outputs = turn_outputs.choose([ONE], source, None, None)
     with pytest.raises(KnnError, match="one of the sources"):
-        turn_outputs.check(outputs, None, None, [ONE], [source], task=TASK)
+        turn_outputs.check(outputs, None, None, [ONE], [source])
     same_stem = turn_outputs.choose([ONE, Path("c/one.wav")], None, tmp_path / "out", "csv")
     with pytest.raises(KnnError, match="Two outputs would be called"):
-        turn_outputs.check(same_stem, None, None, [ONE], task=TASK)
+        turn_outputs.check(same_stem, None, None, [ONE, TWO])

@@ -1,0 +1,95 @@
+"""The same command goes on where it stopped; outputs that are finished, or were changed since, stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers.command import done, knn, outputs_in
+
+TINY = ("--model", "tiny-test", "--device", "cpu", "--segmentation", "silero")
+
+
+@pytest.fixture
+def tapes(tmp_path: Path, example: Path) -> Path:
+    folder = tmp_path / "tapes"
+    folder.mkdir()
+    sound, rate = soundfile.read(example)
+    for number, name in enumerate("abc"):
+        soundfile.write(folder / f"{name}.wav", sound[number * rate : (number + 6) * rate], rate)
+    return folder
+
+
+def test_finished_recordings_are_skipped(tapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("diarize", tapes, *TINY, "--out-dir", out)
+    done(*command)
+    made = {path.name: path.stat().st_mtime_ns for path in out.glob("*.rttm")}
+    assert "Finished before: 3 of 3 recordings" in done(*command).stderr
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.rttm")} == made
+    (out / "b.rttm").unlink()
+    (tapes / "c.wav").write_bytes((tapes / "a.wav").read_bytes())
+    assert "Finished before: 1 of 3 recordings" in done(*command).stderr
+    assert outputs_in(out) == ["a.rttm", "b.rttm", "c.rttm"]
+    assert (out / "a.rttm").stat().st_mtime_ns == made["a.rttm"]
+    assert "Finished before" not in done(*command, "--again").stderr
+    assert (out / "a.rttm").stat().st_mtime_ns != made["a.rttm"]
+    assert "Finished before" not in done(*command, "--min-turn", "0.5").stderr  # another task
+    assert "Finished before: 3 of 3 recordings" in done(*command, "--min-turn", "0.5", "--force").stderr
+
+
+def test_corrected_outputs_stay(tapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("diarize", tapes, *TINY, "--out-dir", out, "--format", "eaf")
+    done(*command)
+    (out / "a.eaf").write_text("corrected")
+    (out / "b.eaf").unlink()
+    said = done(*command).stderr  # goes on with the others
+    assert "a.wav was changed since, and stays as it is" in said and (out / "b.eaf").is_file()
+    assert (out / "a.eaf").read_text() == "corrected"
+    for more in (["--again"], ["--min-turn", "1"]):
+        refused = knn(*command, *more)
+        assert refused.exit_code == 1 and "a.eaf exists already, and was changed since" in refused.stderr
+        assert "--force" in refused.stderr and "--backup" in refused.stderr
+    done(*command, "--backup")
+    assert (out / "a.eaf.bak").read_text() == "corrected" and (out / "a.eaf").read_text() != "corrected"
+    assert "Finished before: 3 of 3" in done(*command, "--backup").stderr
+
+
+def test_a_single_corrected_output_is_refused(tapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.TextGrid"
+    command = ("diarize", tapes / "a.wav", *TINY, "-o", out)
+    done(*command)
+    done(*command)
+    out.write_text("corrected")
+    refused = knn(*command)
+    assert refused.exit_code == 1 and "a.TextGrid exists already, and was changed since" in refused.stderr
+    assert out.read_text() == "corrected"
+    done(*command, "--force")
+    assert out.read_text() != "corrected"
+
+
+def test_one_file_of_several_recordings_is_not_finished_without_one(tapes: Path, tmp_path: Path) -> None:
+    (tapes / "b.wav").write_bytes(b"no sound")
+    out = tmp_path / "all.rttm"
+    command = ("diarize", tapes, *TINY, "--rttm", out)
+    for _ in range(2):
+        failed = knn(*command)
+        assert failed.exit_code == 1 and "Finished before" not in failed.stderr
+    soundfile.write(tapes / "b.wav", np.zeros(16000), 16000)
+    done(*command)
+    assert "Finished before: 3 of 3" in done(*command).stderr
+
+
+def test_edited_sound_goes_on_too(tapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("diarize", tapes, *TINY, "--max-silence", "0.5", "--out-dir", out)
+    done(*command)
+    assert outputs_in(out) == sorted(
+        f"{name}{end}" for name in "abc" for end in (".rttm", "_shortened.rttm", "_shortened.wav")
+    )
+    (out / "b_shortened.wav").unlink()
+    assert "Finished before: 2 of 3 recordings" in done(*command).stderr
