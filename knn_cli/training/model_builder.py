@@ -19,7 +19,7 @@ from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, chunk_seconds
 from knn_cli.networks.construction import IMPOSSIBLE_SIZES, first_line, limited
 from knn_cli.networks.contracts import Head
-from knn_cli.networks.encoders.adapters import adapters_of
+from knn_cli.networks.encoders.adapters import adapters_of, arguments
 from knn_cli.networks.network import Network
 from knn_cli.training.dataset import Rows
 from knn_cli.training.fine_tuning import FineTuner, parameter_groups
@@ -206,8 +206,11 @@ class ModelBuilder:
         """The encoder of the bundle, with the adapters that the recipe asks for in its blocks."""
         assert self.origin is not None
         if "adapters" not in inspect.signature(ENCODERS.get(encoder.name)).parameters:
-            raise KnnError(f"tuning.adapters needs wavlm, and {self.origin.name} has {encoder.name}.", "Take it out.")
-        wanted = {"bottleneck": adapters.bottleneck, "kind": adapters.kind}
+            raise KnnError(
+                f"tuning.adapters needs a transformer such as wavlm, and {self.origin.name} has {encoder.name}.",
+                "Take it out.",
+            )
+        wanted = arguments(adapters.kind, adapters.bottleneck, adapters.prefix)
         present = encoder.args.get("adapters")
         if present is not None and {"kind": "houlsby", **present} != wanted:
             raise KnnError(

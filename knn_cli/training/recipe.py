@@ -223,14 +223,15 @@ class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdapterConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Bottleneck adapters in the encoder's blocks (see `networks.encoders.adapters`).
+    """Adapters in the encoder's blocks (see `networks.encoders.adapters`).
 
     The rest of the encoder is frozen, except the layer norms of the blocks if `norms` is true.
     """
 
     bottleneck: int = 64
-    kind: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
+    kind: Literal["houlsby", "pfeiffer", "parallel", "prefix", "mam"] = "houlsby"
     norms: bool = False
+    prefix: PositiveCount = 50
 
 
 class TuningConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,6 +45,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("wavlm", WAVLM),
     ("wavlm", {**WAVLM, **LARGE, "position_kernel": 15}),
     ("wavlm", {**WAVLM, "adapters": {"bottleneck": 8}}),
+    ("wavlm", {**WAVLM, "adapters": {"bottleneck": 8, "kind": "mam", "prefix": 4}}),
     ("wav2vec2", {name: value for name, value in WAVLM.items() if name != "distance"}),
     ("wav2vec2", {**{name: value for name, value in WAVLM.items() if name != "distance"}, **LARGE, "adapter": 6}),
     *(("w2v-bert", {**CONFORMER, "positions": kind}) for kind in POSITIONS),

@@ -270,6 +270,26 @@ def test_adapters_change_nothing_at_first_and_only_they_learn(kind: str, norm_fi
     assert {name.removeprefix("encoder.") for name in changed if name.startswith("encoder.")} == set(own)
 
 
+@pytest.mark.parametrize("kind", ["prefix", "mam"])
+def test_prefixes_learn_alone_and_do_not_see_padding(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = WavLM(**SIZES, adapters={"kind": kind, "prefix": 3} | ({"bottleneck": 4} if kind == "mam" else {}))
+    head = Softmax(8, 2, normalize=False)
+    network = Network(encoder, MHFA(encoder.layers, encoder.channels, 2, 4, 8), head)
+    FineTuner(network, recipe(adapters=AdapterConfig(4, kind, prefix=3))).train()
+    own = adapters_of(encoder)
+    assert len(own) == 3 * (6 if kind == "mam" else 2)
+    assert {name for name, one in encoder.named_parameters() if one.requires_grad} == set(own)
+    loss(network).backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in own.values())
+    sound = torch.randn(1, 2400)
+    with torch.no_grad():
+        alone, padded = network(sound[:, :1600]), network(sound, torch.tensor([1600]))
+    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=0)
+    with pytest.raises(KnnError, match="no prefix of 0 keys"):
+        ENCODERS.build("wavlm", **SIZES, adapters={"kind": kind, "prefix": 0})
+
+
 def test_adapters_can_take_the_norms_along_and_are_checked(network: Network) -> None:
     encoder = WavLM(**SIZES, adapters={"bottleneck": 4})
     tuned = FineTuner(Network(encoder, network.pooling, network.head), recipe(adapters=AdapterConfig(4, norms=True)))

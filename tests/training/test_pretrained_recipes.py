@@ -41,7 +41,8 @@ LIKE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tables_of(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return tables
 
 
 def begins_with(path: Path) -> str:

@@ -127,7 +127,7 @@ class RelativeAttention(_BiasedAttention):
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, padding: Tensor | None
     ) -> Tensor:
         assert bias is not None
-        table = self.position(bias.to(x.dtype)).unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (H, D, 2 T - 1)
+        table = self.position(bias.to(x.dtype)).view(bias.shape[0], self.heads, -1).permute(1, 2, 0)  # (H, D, 2 T - 1)
         by_position = query + self.position_query[:, None].to(query.dtype)
         products = by_position @ table * query.shape[3] ** -0.5  # (B, H, T, 2 T - 1)
         by_content = query + self.content_query[:, None].to(query.dtype)
@@ -145,9 +145,10 @@ class RotaryAttention(SelfAttention):
     def _placed(self, x: Tensor, bias: Tensor | None) -> Tensor:
         assert bias is not None
         cosines, sines = bias.to(x.dtype)[:, :, None]  # (T, 1, D) each
-        heads = x.unflatten(2, (self.heads, -1))  # (B, T, H, D)
+        heads = x.view(*x.shape[:2], self.heads, -1)  # (B, T, H, D)
         first, second = heads.chunk(2, dim=3)
-        return (heads * cosines + torch.cat([-second, first], dim=3) * sines).flatten(2)
+        turned: Tensor = heads * cosines + torch.cat([-second, first], dim=3) * sines
+        return turned.flatten(2)
 
 
 def attention_of(sizes: W2vBertSizes) -> SelfAttention:

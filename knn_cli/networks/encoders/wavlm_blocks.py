@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from knn_cli.networks.encoders.adapters import Prefix
 from knn_cli.networks.encoders.gradient_checkpointing import (
     NormalizedConvolution,
     apply_function,
@@ -82,6 +83,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.prefix: Prefix | None = None  # set by `adapters.insert`
         self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
 
     def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
@@ -91,7 +93,10 @@ class SelfAttention(nn.Module):
             linear(frames).view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, T, D)
             for linear, frames in ((self.query, placed), (self.key, placed), (self.value, x))
         )
-        y = self._attend(x, query, key, value, bias, padding)
+        if self.prefix is None:
+            y = self._attend(x, query, key, value, bias, padding)
+        else:
+            y = self.prefix(query, key, value, padding)
         attended: Tensor = self.output(y.transpose(1, 2).reshape(x.shape))
         return attended
 

@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
             if file.read(2) not in (b"PK", b"\x80\x02"):
                 raise KnnError(f"{path} is no PyTorch file.", sources_hint())
         _check_archive(path)
-        known = [torch.torch_version.TorchVersion, *inert_globals(path)]
+        known: list[Any] = [torch.torch_version.TorchVersion, *inert_globals(path)]
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of damaged archives
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.chunk_setting import CHUNK_SECONDS, WHOLE, Chunk
-from knn_cli.networks.encoders.adapters import KINDS
+from knn_cli.networks.encoders.adapters import KINDS, PREFIXED, arguments
 from knn_cli.networks.importers.checkpoint_files import checked_settings
 from knn_cli.networks.importers.components import ComponentToFill, encoder_to_fill, pooling_to_fill
 from knn_cli.networks.importers.wavlm import sizes_from_shapes, wavlm_args
@@ -46,15 +46,36 @@ POOLINGS = {
 _GROUPED = ("mhfa-grouped", "mhfa-shared-key", "mhfa-shared-value")
 # The fork's type of adapters -> knn's kind. Its LoRaAdapter reshapes what it adds to queries and keys without bringing
 # heads before frames, so that other frames and heads get it: no projection does the same.
-_ADAPTERS = {"SeqAdapter": "houlsby", "ParallelAdapter": "parallel"}
+_ADAPTERS = {
+    "SeqAdapter": "houlsby",
+    "ParallelAdapter": "parallel",
+    "PrefixAdapter": "prefix",
+    "MAMAdapter": "mam",
+}
+_BLOCKS = "encoder.layers.#1"
 
 
 def _adapter_names(kind: str) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (f"blocks.#1.{place}.{part}.", f"encoder.layers.#1.adapter_fc{number}{end}.")
-        for place, end in zip(KINDS[kind], ("", "_2"), strict=True)
-        for part, number in (("down", 1), ("up", 2))
+    return (
+        *(
+            (
+                f"blocks.#1.{place}.{part}.",
+                f"{_BLOCKS}.adapter_fc{number}{'' if place.startswith('attention') else '_2'}.",
+            )
+            for place in KINDS[kind]
+            for part, number in (("down", 1), ("up", 2))
+        ),
+        ("blocks.#1.attention.prefix.keys", f"{_BLOCKS}.self_attn.prefix_k_adapter"),
+        ("blocks.#1.attention.prefix.values", f"{_BLOCKS}.self_attn.prefix_v_adapter"),
     )
+
+
+def _adapter_args(training: Training, kind: str) -> dict[str, Any]:
+    """Arguments of `adapters.insert`, from the sizes of the first block's."""
+    first = "model.encoder.layers.0"
+    bottleneck = training.shape(f"{first}.adapter_fc1_2.weight", 2)[0] if KINDS[kind] else 0
+    length = training.shape(f"{first}.self_attn.prefix_k_adapter", 3)[1] if kind in PREFIXED else 0
+    return arguments(kind, bottleneck, length)
 
 
 def wavlm_to_fill(training: Training) -> tuple[list[ComponentToFill], dict[str, Any]]:
@@ -78,8 +99,7 @@ def wavlm_to_fill(training: Training) -> tuple[list[ComponentToFill], dict[str, 
     if adapters is not None:
         kind = _ADAPTERS[adapters]
         names = WeightNames((*_adapter_names(kind), *names.prefixes), names.extras)
-        bottleneck, _ = training.shape("model.encoder.layers.0.adapter_fc1.weight", 2)
-        args["adapters"] = {"bottleneck": bottleneck, "kind": kind}
+        args["adapters"] = _adapter_args(training, kind)
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     sizes = sizes_from_shapes(inner, names, training.path)
     if model == "WavLM_Large_MHFA":  # it neither normalises waveforms nor the last layer

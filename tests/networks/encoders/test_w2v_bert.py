@@ -10,7 +10,7 @@ import torch
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.encoders import conformer
+from knn_cli.networks.encoders import wavlm_blocks
 from knn_cli.networks.encoders.conformer_sizes import POSITIONS
 from knn_cli.networks.encoders.w2v_bert import StackedMel, W2vBert
 from knn_cli.networks.pooling.mean import MeanPooling
@@ -76,7 +76,7 @@ def test_blocks_of_queries_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
     encoder, clips, lengths = shaken(network(positions=kind)), sound(9000, 4000), torch.tensor([9000, 4000])
     whole = list(encoder(clips, lengths))
     for scores in (1, 1000):
-        monkeypatch.setitem(conformer.MAX_SCORES, "cpu", scores)
+        monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", scores)
         for layer, other in zip(encoder(clips, lengths), whole, strict=True):
             torch.testing.assert_close(layer, other, atol=1e-5, rtol=0)
 

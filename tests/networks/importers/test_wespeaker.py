@@ -223,6 +223,56 @@ def test_adapters(tmp_path: Path, kind: str) -> None:
         import_embedding_network(training.path, config=training.config)
 
 
+@pytest.mark.parametrize("kind", ["PrefixAdapter", "MAMAdapter"])
+def test_prefixes(tmp_path: Path, kind: str) -> None:
+    """By the fork's formula: half the attention to the clip, half that to the prefix and it, without positions."""
+    training = variant(tmp_path, "WavLM_Base_Adapter", adapter_type=kind)
+    generator, block = torch.Generator().manual_seed(0), "speaker_extractor.model.encoder.layers"
+    channels, heads = training.base.config.hidden_size, training.base.config.num_attention_heads
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) / 4
+
+    for number, layer in enumerate(training.base.encoder.layers):
+        keys, values = drawn(heads, 5, channels // heads) * 4, drawn(heads, 5, channels // heads) * 4
+        down, offset, up, last = drawn(3, channels), drawn(3), drawn(channels, 3), drawn(channels)
+        state = {"self_attn.prefix_k_adapter": keys, "self_attn.prefix_v_adapter": values}
+        if kind == "MAMAdapter":
+            state |= {"adapter_fc1_2.weight": down, "adapter_fc1_2.bias": offset}
+            state |= {"adapter_fc2_2.weight": up, "adapter_fc2_2.bias": last}
+        training.state |= {f"{block}.{number}.{name}": value for name, value in state.items()}
+
+        def attend(
+            x: Tensor, *_: Any, attention: Any = layer.attention, prefix: Any = (keys, values), **__: Any
+        ) -> Any:
+            query, key, value = (
+                linear(x).unflatten(2, (heads, -1)).transpose(1, 2)
+                for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            found = torch.zeros_like(query)
+            for before in (0, 5):
+                seen, said = (
+                    torch.cat([more[None, :, :before].expand(len(x), -1, -1, -1), own], dim=2)
+                    for more, own in zip(prefix, (key, value), strict=True)
+                )
+                weights = (query / (channels // heads) ** 0.5 @ seen.transpose(2, 3)).softmax(-1)
+                found = found + 0.5 * weights @ said
+            return attention.out_proj(found.transpose(1, 2).flatten(2)), None, None
+
+        def adapt(module: Any, args: Any, out: Tensor, kept: Any = (down, offset, up, last)) -> Tensor:
+            down, offset, up, last = kept
+            return out + F.linear(F.gelu(F.linear(args[0], down, offset)), up, last)
+
+        layer.attention.forward = attend
+        if kind == "MAMAdapter":
+            layer.feed_forward.register_forward_hook(adapt)
+    torch.testing.assert_close(embedded(training, tmp_path), training.embeddings(), atol=1e-4, rtol=1e-4)
+    del training.state[f"{block}.1.self_attn.prefix_v_adapter"]
+    torch.save(training.state, training.path)
+    with pytest.raises(KnnError, match=r"1 missing: .*1\.self_attn\.prefix_v_adapter"):
+        import_embedding_network(training.path, config=training.config)
+
+
 @pytest.mark.parametrize("kind", ["sphere", "sphereface2"])
 def test_heads_of_spheres(tmp_path: Path, kind: str) -> None:
     """Scores are lengths times cosines, and the log-odds that the loss of SphereFace2 is made of."""
