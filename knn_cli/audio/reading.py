@@ -24,7 +24,8 @@ BLOCK_SECONDS = 60.0
 HELD_SECONDS = 600.0  # 38 MB at 16 kHz
 SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .m4a .mp4 .aac .webm "
-    ".mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape".split()
+    ".mkv .mov .wma .amr .3gp .avi .mka .ac3 .wv .ape .mp2 .mp1 .mpa .mpg .mpeg .vob .mts .m2ts .wmv .asf .wtv .spx "
+    ".ogv .gsm .awb .eac3 .dts .ra .rm .3g2 .flv .f4v .m4b .m4v .qt .weba .tta .mpc .bwf .divx .ircam .mxf".split()
 )
 
 

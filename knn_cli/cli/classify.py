@@ -41,6 +41,7 @@ from knn_cli.cli.options import (
     valued,
 )
 from knn_cli.cli.resuming import check_own_outputs
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def classify(
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     form = result_files.form_of(out, as_json)
     recordings = expand_sources(sources)
+    note_skipped(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
     task = check_own_outputs(ctx, out)
     shown_names = {} if names is None else read_names(names)

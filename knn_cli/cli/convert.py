@@ -36,6 +36,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.cli.turn_additions import AddToOption, TemplateOption, TurnAdditions, WordsOption
 from knn_cli.cli.turn_conversion import AudioOption, convert_turns, is_of_turns
 from knn_cli.core.errors import KnnError
@@ -187,6 +188,7 @@ def convert(
         counts = f"{result.sources} recordings, {result.rows} segments, {_duration(result.seconds)}"
         earlier = f" ({result.earlier} recordings done before)" if result.earlier else ""
         console.note(f"{result.out}: {counts}{earlier}.")
+        note_skipped([src])
         if result.dropped:
             lost = f"{result.dropped_seconds:.1f} s in total"
             console.note(f"Dropped {result.dropped} remainders under {min_segment:g} s, {lost}.")

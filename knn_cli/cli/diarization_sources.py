@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from knn_cli.cli.options import flag, given
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import check_unique_stems, make_output_folder
@@ -97,6 +98,7 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
     from knn_cli.embedding.files import expand_folders
 
     paths = expand_folders(sources)
+    note_skipped(sources)
     check_unique_stems(paths)
     return Sources(paths, {path: readable(path.stem) for path in paths}, {path: path for path in paths})
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from knn_cli.cli import stopping
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import (
     ClustererOption,
@@ -381,3 +382,4 @@ def _with_progress(
     for path, result in results:
         finished()
         yield path, result if isinstance(result, KnnError) else RecordingResult(result)
+        stopping.advanced()

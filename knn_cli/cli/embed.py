@@ -34,6 +34,7 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def embed(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
     recordings = [] if stores else read_corpora(sources, labels)
+    note_skipped(sources)
     if speech is not None:
         if stores:
             raise KnnError(f"{stores[0]} is a store, whose rows are cut already.", "Leave --speech out.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from knn_cli import __version__
+from knn_cli.cli import stopping
 from knn_cli.cli.console import console
 from knn_cli.cli.options import counted
 from knn_cli.core.output_records import OutputRecords, OutputTask, check_replaceable, stamps
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _NO_CONTENT = frozenset(
     "force backup again quiet verbose out out_dir rttm keep save_embeddings sources device batch_seconds".split()
 )
+
+
+_BEGINS_ANEW = "Repeat the command; with a file for each recording, in --out-dir, it goes on where it was stopped."
 
 
 def output_task(ctx: typer.Context, digest: str = "") -> OutputTask:
@@ -126,6 +130,8 @@ class Resumption:
         files += [whole] if whole is not None and self.left else []
         check_replaceable(files, self.whole, force=bool(ctx.params["force"]), records=self._records)
         self._note(len(sources), changed)
+        goes_on = all(outputs.values()) and not together
+        stopping.working(len(self.left), stopping.GOES_ON if goes_on else _BEGINS_ANEW)
 
     def task(self, source: Path) -> OutputTask:
         """What makes the outputs of a source."""

@@ -20,6 +20,7 @@ from knn_cli.core.signals import ENDING, REPEAT_SECONDS
 
 SENTENCE = "Stopped."
 HINT = "Repeat the command: convert, embed -o and train --recipe continue where they stopped."
+GOES_ON = "Repeat the command: it goes on with the others."
 _RESEND_SECONDS = 0.01
 
 
@@ -30,6 +31,9 @@ class _State:
     is_lost: bool = False  # whether Python dropped what was raised
     is_reported: bool = False
     code: int | None = None  # the exit code, once the command is over
+    total: int = 0  # recordings of the command
+    done: int = 0  # those of them that are finished
+    hint: str = HINT
 
 
 _state = _State()
@@ -43,6 +47,16 @@ def begin() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
     sys.unraisablehook = _unraisable
+
+
+def working(total: int, hint: str) -> None:
+    """Note how many recordings the command has, and what is to be done to go on if it is stopped."""
+    _state.total, _state.hint = total, hint
+
+
+def advanced() -> None:
+    """Note that one more recording is finished."""
+    _state.done += 1
 
 
 def check() -> None:
@@ -68,12 +82,15 @@ def stopped() -> int:
     shown = sys.modules.get("knn_cli.cli.console")
     if not _state.is_reported:
         _state.is_reported = True
+        sentence = SENTENCE
+        if _state.total > 1:
+            sentence += f" Of {_state.total} recordings {_state.done} are done, {_state.total - _state.done} are left."
         if shown is not None:
             from knn_cli.core.errors import KnnError
 
-            shown.console.error(KnnError(SENTENCE, HINT))
+            shown.console.error(KnnError(sentence, _state.hint))
         elif sys.stderr is not None:
-            print(f"knn: {SENTENCE}\n     {HINT}", file=sys.stderr)
+            print(f"knn: {sentence}\n     {_state.hint}", file=sys.stderr)
     if shown is not None and sys.stdout is not None:
         shown.flush_stdout(0)
     _state.code = 128 + _state.number

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knn_cli.cli import stopping
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.format_options import format_option
 from knn_cli.cli.label_lists import parse_languages
@@ -45,6 +46,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.cli.stdin import NameOption
 from knn_cli.core.errors import KnnError
 
@@ -167,6 +169,7 @@ def timeline(
     channel = sound_channel(channel, track)
     received = stdin.open_sources(ctx, sources, name)
     paths = expand_folders(received.paths)
+    note_skipped(received.paths)
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
     writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
@@ -206,6 +209,7 @@ def timeline(
                     )
                 writer.write(path, result)
                 _note_languages(path, result)
+            stopping.advanced()
     leave(failures)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 
@@ -27,11 +27,16 @@ def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
     def refused(error: OSError) -> None:
         found.append(Path(error.filename))
 
-    for folder, folders, names in os.walk(root, onerror=refused):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
+    for folder, _, names in _walk(root, refused):
+        paths = (Path(folder, name) for name in names)
         found += [path for path in paths if path.suffix.lower() in suffixes and _kind(path) in {None, stat.S_IFREG}]
     return sorted(found)
+
+
+def others_below(root: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files that `files_below` passes over for their suffix, sorted by path."""
+    paths = [Path(folder, name) for folder, _, names in _walk(root) for name in names]
+    return sorted(path for path in paths if path.suffix.lower() not in suffixes)
 
 
 def is_folder(path: Path) -> bool:
@@ -50,3 +55,10 @@ def _kind(path: Path) -> int | None:
         return stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a null byte
         return None
+
+
+def _walk(root: Path, refused: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield folders with the names of folders and files in them, without hidden ones."""
+    for folder, folders, names in os.walk(root, onerror=refused):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield folder, folders, [name for name in names if not name.startswith(".")]

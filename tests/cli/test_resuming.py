@@ -93,3 +93,35 @@ def test_edited_sound_goes_on_too(tapes: Path, tmp_path: Path) -> None:
     )
     (out / "b_shortened.wav").unlink()
     assert "Finished before: 2 of 3 recordings" in done(*command).stderr
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_and_named(tapes: Path, tmp_path: Path) -> None:
+    (tapes / "notes.doc").write_text("x")
+    (tapes / "a.csv").write_text("x")
+    command = ("diarize", tapes, *TINY, "--out-dir", tmp_path / "out")
+    said = done(*command).stderr
+    assert "2 files of other kinds left out; -v names them." in said and "notes.doc" not in said
+    said = done(*command, "-v").stderr
+    assert f"Left out: {tapes / 'notes.doc'}." in said and f"Left out: {tapes / 'a.csv'}." in said
+
+
+def test_a_stopped_command_says_what_is_done(tapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from knn_cli.cli import stopping
+    from knn_cli.diarization import pipeline
+
+    diarize, seen = pipeline.diarize, []
+
+    def stopped_in_the_second(path: Path, **settings: object) -> object:
+        seen.append(path)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return diarize(path, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "diarize", stopped_in_the_second)
+    monkeypatch.setattr(stopping, "_state", stopping._State(number=2))
+    command = ("diarize", tapes, *TINY, "--out-dir", tmp_path / "out")
+    monkeypatch.setattr(stopping, "check", lambda: None)
+    assert knn(*command).exit_code != 0
+    assert (stopping._state.done, stopping._state.total) == (1, 3)
+    assert outputs_in(tmp_path / "out") == ["a.rttm"]
+    assert "Finished before: 1 of 3" in done(*command).stderr

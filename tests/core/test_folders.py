@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from knn_cli.core.folders import files_below, is_folder, is_regular
+from knn_cli.core.folders import files_below, is_folder, is_regular, others_below
 
 
 @pytest.fixture
@@ -45,3 +45,11 @@ def test_kinds(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert is_folder(tmp_path) and is_regular(tmp_path / "a") and not is_folder(tmp_path / "a")
     assert not any(kind(Path(name)) for kind in (is_folder, is_regular) for name in ("none", "a\0b", "/dev/null"))
+
+
+def test_others_are_those_that_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.wav", "b.txt", "sub/c.RTTM", "sub/d.WAV", ".hidden.txt"):
+        (tmp_path / name).write_text("")
+    assert others_below(tmp_path, {".wav"}) == [tmp_path / "b.txt", tmp_path / "sub" / "c.RTTM"]
+    assert files_below(tmp_path, {".wav"}) == [tmp_path / "a.wav", tmp_path / "sub" / "d.WAV"]

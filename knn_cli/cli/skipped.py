@@ -1,0 +1,27 @@
+"""What is passed over in folders of recordings: counted, and named on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from knn_cli.cli.console import console
+from knn_cli.cli.options import counted
+
+
+def note_skipped(sources: Iterable[Path]) -> None:
+    """Report the files of folders with sound that are no sound by their suffix; -v names them."""
+    from knn_cli.audio import reading
+    from knn_cli.core.folders import is_folder, others_below
+    from knn_cli.store.corpora import registry
+
+    for folder in sources:
+        if not is_folder(folder) or not reading.find(folder):
+            continue
+        if (kind := registry.kind_of(folder)) is not None and not kind.is_sound:
+            continue  # a corpus, whose lists say what belongs to it
+        if skipped := others_below(folder, reading.SUFFIXES):
+            more = "" if console.verbose else "; -v names them"
+            console.note(f"{folder}: {counted(len(skipped), 'file')} of other kinds left out{more}.")
+        for path in skipped:
+            console.detail(f"Left out: {path}.")
