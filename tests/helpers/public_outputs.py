@@ -121,7 +121,18 @@ def _kaldi(scale: float, window: str) -> Tensor:
 
 def of_wespeaker() -> dict[str, Tensor]:
     """What wespeaker's networks give, whose packages can be imported."""
-    from wespeaker.models import campplus, ecapa_tdnn, eres2net, redimnet, repvgg, resnet, tdnn
+    from wespeaker.models import (
+        campplus,
+        ecapa_tdnn,
+        eres2net,
+        gemini_dfresnet,
+        redimnet,
+        repvgg,
+        res2net,
+        resnet,
+        samresnet,
+        tdnn,
+    )
 
     features = _kaldi(32768.0, "hamming")
     basic, blocks = resnet.BasicBlock, [2, 2, 2, 2]
@@ -129,6 +140,11 @@ def of_wespeaker() -> dict[str, Tensor]:
         "resnet18": resnet.ResNet(basic, blocks, 4, 80, 12),
         "resnet50": resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], 2, 80, 12, two_emb_layer=True),
         "resnet18-ASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="ASTP"),
+        "resnet18-MQMHASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="MQMHASTP"),
+        "resnet18-MHASTP": resnet.ResNet(basic, blocks, 4, 80, 12, pooling_func="MHASTP", two_emb_layer=True),
+        "res2net": res2net.Res2Net(8, [1, 2, 1, 1], embed_dim=12, two_emb_layer=True),
+        "df-resnet": gemini_dfresnet.Gemini_DF_ResNet([1, 2, 1, 1], [4, 4, 6, 6, 8], 80, 12),
+        "simam-resnet34": samresnet.SimAM_ResNet34_ASP(4, 12),
         "eres2net-wespeaker": eres2net.ERes2Net(8, [1, 2, 2, 1], embed_dim=12),
         "eres2net-aug": eres2net.ERes2Net(8, [1, 1, 2, 1], 24, 3, 4, embed_dim=12, two_emb_layer=True),
         "redimnet-wespeaker": redimnet.ReDimNet(
@@ -150,6 +166,15 @@ def of_wespeaker() -> dict[str, Tensor]:
             width_multiplier=[0.125, 0.125, 0.125, 0.125],
             override_groups_map=repvgg.g2_map,
             pooling_func="TSTP",
+            embed_dim=12,
+        ),
+        "repvgg-squeezed": repvgg.RepVGG(
+            num_blocks=[2, 1, 2, 1],
+            strides=[1, 1, 2, 2, 2],
+            width_multiplier=[0.125, 0.125, 0.125, 0.125],
+            override_groups_map=repvgg.g2_map,
+            pooling_func="MQMHASTP",
+            use_se=True,
             embed_dim=12,
         ),
         "repvgg-dilated": repvgg.RepVGG(

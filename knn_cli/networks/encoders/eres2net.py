@@ -20,7 +20,7 @@ from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
 from knn_cli.networks.encoders.resnet import zero_ends
 from knn_cli.networks.features import LogMel
 
-__all__ = ["ERes2Net"]
+__all__ = ["ERes2Net", "rectified"]
 
 MOST = 20.0  # above which its rectified values are cut off
 
@@ -152,7 +152,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, C, F, T), zero past each clip's end, and frames of each clip (B,) int64 -> the output and its frames."""
         counts = counts if counts is None or self.stride == 1 else (counts + 1) // 2
-        parts = zero_ends(_rectified(self.bn1(self.conv1(x))), counts).chunk(len(self.convs), dim=1)
+        parts = zero_ends(rectified(self.bn1(self.conv1(x))), counts).chunk(len(self.convs), dim=1)
         done: list[Tensor] = []
         for number, (part, conv, norm) in enumerate(zip(parts, self.convs, self.bns, strict=True)):
             y = part
@@ -160,10 +160,11 @@ class Block(nn.Module):
                 y = self.fuse_models[number - 1](done[-1], part)
             elif number:
                 y = done[-1] + part
-            done.append(zero_ends(_rectified(norm(conv(y))), counts))
+            done.append(zero_ends(rectified(norm(conv(y))), counts))
         y = self.bn3(self.conv3(torch.cat(done, dim=1)))
-        return zero_ends(_rectified(y + self.shortcut(x)), counts), counts
+        return zero_ends(rectified(y + self.shortcut(x)), counts), counts
 
 
-def _rectified(x: Tensor) -> Tensor:
+def rectified(x: Tensor) -> Tensor:
+    """The positive values, cut off at `MOST`."""
     return x.clamp(0.0, MOST)

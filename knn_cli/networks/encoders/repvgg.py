@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import zero_ends
+from knn_cli.networks.encoders.resnet import masked_mean, zero_ends
 from knn_cli.networks.features import LogMel
 
 __all__ = ["RepVGG"]
@@ -42,6 +42,8 @@ class RepVGG(FilterBankEncoder):
         Mel bins.
     window : str
         Window of the filter bank: "hamming" (wespeaker's) or "povey".
+    squeeze : bool
+        Whether the channels of each layer are weighed by what the clip has of them (squeeze and excitation).
     """
 
     title = "RepVGG"
@@ -54,17 +56,18 @@ class RepVGG(FilterBankEncoder):
         groups: int = 1,
         bins: int = 80,
         window: str = "hamming",
+        squeeze: bool = False,
     ) -> None:
         if len(widths) != 5 or len(blocks) != 4 or min(*widths, *blocks, groups) < 1 or kernel not in (3, 5):
             raise KnnError("RepVGG needs five widths, four numbers of blocks, and a kernel of 3 or 5.")
         super().__init__(LogMel(bins, self.rate, window), 1, subsampling=8)
-        self.stage0 = MergedBlock(1, widths[0], kernel, 1, 1)
+        self.stage0 = MergedBlock(1, widths[0], kernel, 1, 1, squeeze)
         before, number, height = widths[0], 1, bins
         for stage, (width, count, stride) in enumerate(zip(widths[1:], blocks, STAGE_STRIDES, strict=True), start=1):
             layers = []
             for first in [True, *[False] * (count - 1)]:
                 shared = groups if number % 2 == 0 else 1
-                layers.append(MergedBlock(before, width, kernel, stride if first else 1, shared))
+                layers.append(MergedBlock(before, width, kernel, stride if first else 1, shared, squeeze))
                 before, number = width, number + 1
             setattr(self, f"stage{stage}", nn.ModuleList(layers))
             height = -(-height // stride)
@@ -79,14 +82,30 @@ class RepVGG(FilterBankEncoder):
 
 
 class MergedBlock(nn.Module):
-    """A convolution and ReLU."""
+    """A convolution and ReLU, with `squeeze` also squeeze and excitation."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int, groups: int) -> None:
+    def __init__(self, before: int, after: int, kernel: int, stride: int, groups: int, squeeze: bool) -> None:
         super().__init__()
         self.stride = stride
         self.rbr_reparam = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, groups=groups)
+        self.se = ChannelExcitation(after) if squeeze else None
 
     def forward(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, C, F, T), zero past each clip's end, and frames of each clip (B,) int64 -> the output and its frames."""
         counts = counts if counts is None or self.stride == 1 else (counts + 1) // 2
-        return zero_ends(F.relu(self.rbr_reparam(x)), counts), counts
+        x = zero_ends(F.relu(self.rbr_reparam(x)), counts)
+        return x if self.se is None else self.se(x, counts), counts
+
+
+class ChannelExcitation(nn.Module):
+    """Channels times a sigmoid of their means over the clip, behind two layers (Hu et al., arXiv:1709.01507)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc_1 = nn.Linear(channels, channels // 4)
+        self.fc_2 = nn.Linear(channels // 4, channels)
+
+    def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
+        """(B, C, F, T), zero past each clip's end, and frames of each clip (B,) int64 -> the same shape."""
+        means = masked_mean(x, counts).flatten(1)  # (B, C)
+        return x * self.fc_2(F.relu(self.fc_1(means))).sigmoid()[:, :, None, None]

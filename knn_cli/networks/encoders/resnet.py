@@ -7,7 +7,7 @@ max pooling and 32 channels, as in Zeinali et al., "BUT system description to Vo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from knn_cli.networks.features import LogMel, frame_mask
 from knn_cli.networks.pooling.base import MIN_VARIANCE, check_sizes, last_layer
 from knn_cli.networks.pooling.time_statistics import time_statistics
 
-__all__ = ["DEPTHS", "ResNet", "ResNetPooling"]
+__all__ = ["DEPTHS", "ResNet", "ResNetPooling", "masked_mean", "zero_ends"]
 
 # Depth -> (blocks of each of the four stages, whether they are bottlenecks)
 DEPTHS = {
@@ -84,6 +84,13 @@ class ResNet(FilterBankEncoder):
 def zero_ends(x: Tensor, counts: Tensor | None) -> Tensor:
     """(B, C, F, T) with zeros past each clip's end, as a convolution pads a single clip."""
     return x if counts is None else x * frame_mask(counts, x.shape[3])[:, None, None, :]
+
+
+def masked_mean(x: Tensor, counts: Tensor | None) -> Tensor:
+    """(B, C, F, T), zero past each clip's end -> the means (B, C, 1, 1) of each clip's own frames."""
+    if counts is None:
+        return x.mean(dim=(2, 3), keepdim=True)
+    return x.sum(dim=(2, 3), keepdim=True) / (x.shape[2] * counts).view(-1, 1, 1, 1)
 
 
 class BasicBlock(nn.Module):
@@ -161,6 +168,8 @@ class ResNetPooling(Pooling):
         Width of the bottleneck of attentive ones.
     floor : float
         What is added to variances, or the least weighted one: 1e-7 in wespeaker, 1e-8 and 1e-10 in 3D-Speaker.
+    attention : mapping, optional
+        Of "multi-query" ones: `queries`, `heads`, `depth` and `each` of `MultiQueryStatistics`.
     """
 
     def __init__(
@@ -172,11 +181,12 @@ class ResNetPooling(Pooling):
         statistics: str = "mean-deviation",
         hidden: int = 128,
         floor: float = MIN_VARIANCE,
+        attention: Mapping[str, int | bool] | None = None,
     ) -> None:
         super().__init__()
         check_sizes("ResNet", layers=layers, channels=channels, dimension=dimension, hidden=hidden)
         self.layers, self.dimension = layers, dimension
-        self.pool, size = time_statistics(statistics, channels, hidden, floor)
+        self.pool, size = time_statistics(statistics, channels, hidden, floor, attention)
         self.seg_1 = nn.Linear(size, dimension)
         self.seg_bn_1 = nn.BatchNorm1d(dimension, affine=False) if two else None
         self.seg_2 = nn.Linear(dimension, dimension) if two else None

@@ -5,7 +5,7 @@ Parameters have wespeaker's names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -221,6 +221,8 @@ class NormalisedStatistics(Pooling):
         Width of the attention's bottleneck.
     norm : bool
         Whether the embedding is normalised too.
+    attention : mapping, optional
+        Of "multi-query" statistics, as for `ResNetPooling`.
     """
 
     def __init__(
@@ -231,11 +233,12 @@ class NormalisedStatistics(Pooling):
         statistics: str = "attentive",
         hidden: int = 128,
         norm: bool = False,
+        attention: Mapping[str, int | bool] | None = None,
     ) -> None:
         super().__init__()
         check_sizes("Normalised-statistics", layers=layers, channels=channels, dimension=dimension, hidden=hidden)
         self.layers, self.dimension = layers, dimension
-        self.pool, size = time_statistics(statistics, channels, hidden)
+        self.pool, size = time_statistics(statistics, channels, hidden, attention=attention)
         self.bn = nn.BatchNorm1d(size)
         self.linear = nn.Linear(size, dimension)
         self.bn2 = nn.BatchNorm1d(dimension) if norm else None

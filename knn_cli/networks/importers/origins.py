@@ -10,7 +10,7 @@ from knn_cli.networks.importers.registry import Checkpoint
 __all__ = ["EXTRACTOR", "ORIGINS", "PROJECTION", "SHARED", "THREE_D_SPEAKER", "WESPEAKER", "origin_in", "origin_of"]
 
 WESPEAKER, THREE_D_SPEAKER = ORIGINS = ("wespeaker", "3d-speaker")
-SHARED = ("CAM++", "ResNet", "ERes2Net", "ERes2NetV2")  # networks of which both train their own
+SHARED = ("CAM++", "ResNet", "ERes2Net", "ERes2NetV2", "Res2Net")  # networks of which both train their own
 # Weights of an ERes2Net; the first is only in wespeaker's.
 _ERES2NET = ("layer3.0.conv2_1.weight", "layer1_downsample.weight", "layer3_ds.weight")
 EXTRACTOR, PROJECTION = "speaker_extractor.", "projection."  # wespeaker's prefixes of a network and of its head

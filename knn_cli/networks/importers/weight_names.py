@@ -15,11 +15,12 @@ SOURCES = {
     "CTranslate2": "model.bin of a Whisper, or a folder with it such as faster-whisper-base",
     "torchaudio": "a .pt, .pth or .safetensors file with the state dict of torchaudio's wavlm_model",
     "speechbrain": "a folder with hyperparams.yaml, embedding_model.ckpt and classifier.ckpt of an ECAPA-TDNN",
-    "wespeaker": "avg_model.pt of a ResNet, ERes2Net, CAM++, ECAPA-TDNN, RepVGG, ReDimNet or x-vector network, "
+    "wespeaker": "avg_model.pt of a ResNet (also with SimAM), Res2Net, ERes2Net, DF-ResNet, CAM++, ECAPA-TDNN, RepVGG, "
+    "ReDimNet or x-vector network, "
     "model_N.pt of a WavLM with its config.yaml beside it or named by `config`, the folder exp/NAME, or pyannote's "
     "pytorch_model.bin of a ResNet",
     "IDRnD": 'a .pt file {"model_config": ..., "state_dict": ...} of a ReDimNet such as b2-vox2-ptn.pt',
-    "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++, ERes2Net or ResNet",
+    "3D-Speaker": "the .pt, .bin or .ckpt file of a CAM++, ERes2Net, Res2Net or ResNet",
     "NeMo": "the .nemo file of an AmberNet, TitaNet or SpeakerNet",
     "pyannote": "pytorch_model.bin of a segmentation network such as segmentation-3.0",
 }

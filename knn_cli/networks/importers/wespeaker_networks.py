@@ -24,6 +24,7 @@ __all__ = ["NETWORKS", "Training", "network", "network_of", "segment_pooling", "
 
 # What 3D-Speaker adds to plain variances, and the least weighted one there.
 _FLOORS = {"mean-deviation": 1e-8, "deviation": 1e-8, "attentive": 1e-10, "attentive-context": 1e-10}
+_ASP_FLOOR = 1e-5  # the least variance of wespeaker's ASP
 # wespeaker's name of a pooling function -> our statistics, where no weights tell; attentive ones have weights.
 _FUNCTIONS = {"TSTP": "mean-deviation", "TAP": "mean", "TSDP": "deviation", "ASTP": "attentive"}
 
@@ -107,6 +108,8 @@ def network(name: str, key: str) -> Callable[[Build], Build]:
 
 def statistics_of(training: Training) -> tuple[dict[str, Any], int]:
     """Arguments of the statistics over time, and their values per channel."""
+    if training.has(_first_head(training)):
+        return _multi_query(training)
     if training.has("pool.linear1.weight"):
         hidden, seen, _ = training.shape("pool.linear1.weight", 3)
         context = seen == 3 * training.shape("pool.linear2.weight", 3)[0]
@@ -117,12 +120,35 @@ def statistics_of(training: Training) -> tuple[dict[str, Any], int]:
     return ({}, 2) if function == "TSTP" else ({"statistics": _FUNCTIONS[function]}, 1)
 
 
+def _first_head(training: Training) -> str:
+    query = "n_query.0." if training.has("pool.n_query.0.heads_att_trans.0.att_0.weight") else ""
+    return f"pool.{query}heads_att_trans.0.att_0.weight"
+
+
+def _multi_query(training: Training) -> tuple[dict[str, Any], int]:
+    """Wespeaker's MQMHASTP, or MHASTP, which has a single query."""
+    first = _first_head(training).removesuffix("0.att_0.weight")
+    depth = training.count(f"{first}0.att_")
+    hidden, share, _ = training.shape(f"{first}0.att_0.weight", 3)
+    each = training.shape(f"{first}0.att_{depth - 1}.weight", 3)[0] > 1
+    queries = training.count("pool.n_query.") or 1
+    attention = {"queries": queries, "heads": training.count(first), "depth": depth, "each": each}
+    return {"statistics": "multi-query", "hidden": hidden if depth > 1 else share, "attention": attention}, 2 * queries
+
+
+def pooling_names(training: Training, *others: tuple[str, str]) -> WeightNames:
+    """Names of the weights of a pooling with `statistics_of`; `others` are pairs of prefixes, as of WeightNames."""
+    query = "n_query.#1." if training.has("pool.n_query.0.heads_att_trans.0.att_0.weight") else ""
+    heads = ("pool.queries.#1.#2.#3.", f"pool.{query}heads_att_trans.#2.att_#3.")
+    return WeightNames((heads, *others, ("", "")))
+
+
 def segment_pooling(training: Training, encoder: ComponentToFill, two: bool) -> ComponentToFill:
     """The pooling that ends in `seg_1`, and with `two` in `seg_2`."""
     args = {"dimension": training.shape("seg_1.weight", 2)[0], "two": two, **statistics_of(training)[0]}
     if training.window == "povey" and (kind := args.get("statistics", "mean-deviation")) != "mean":  # 3D-Speaker's
         args["floor"] = _FLOORS[kind]
-    return pooling_to_fill(encoder, "resnet", args, SAME_NAMES, training.prefix)
+    return pooling_to_fill(encoder, "resnet", args, pooling_names(training), training.prefix)
 
 
 @network("CAM++", "xvector.block1.tdnnd1.cam_layer.linear_local.weight")
@@ -169,7 +195,10 @@ def _ecapa(training: Training) -> list[ComponentToFill]:
     dimension = training.shape("linear.weight", 2)[0]
     statistics = {"statistics": "mean-deviation", **statistics_of(training)[0]}
     pooling = {"dimension": dimension, "norm": training.has("bn2.weight"), **statistics}
-    return [encoder, pooling_to_fill(encoder, "normalised-statistics", pooling, SAME_NAMES, training.prefix)]
+    return [
+        encoder,
+        pooling_to_fill(encoder, "normalised-statistics", pooling, pooling_names(training), training.prefix),
+    ]
 
 
 @network("ERes2NetV2", "layer3_ds.weight")
@@ -197,6 +226,55 @@ def _eres2net(training: Training) -> list[ComponentToFill]:
     return [encoder, segment_pooling(training, encoder, training.has("seg_2.weight"))]
 
 
+@network("Res2Net", "layer1.0.convs.0.weight")
+def _res2net(training: Training) -> list[ComponentToFill]:
+    """What has the parts of an ERes2Net, and no fusion."""
+    width, scale = training.shape("conv1.weight", 4)[0], training.count("layer1.0.convs.") + 1
+    expansion, last = training.shape("layer1.0.conv3.weight", 4)[0] // width, training.shape("seg_1.weight", 2)[1]
+    args: dict[str, Any] = {
+        "width": width,
+        "inner": [training.shape(f"layer{stage}.0.convs.0.weight", 4)[0] for stage in range(1, 5)],
+        "blocks": [training.count(f"layer{stage}.") for stage in range(1, 5)],
+        "scale": scale,
+        "expansion": expansion,
+        "bins": last // (statistics_of(training)[1] * width * expansion),
+        **training.window_unless("hamming"),
+    }
+    encoder = encoder_to_fill("res2net", args, SAME_NAMES, training.prefix)
+    return [encoder, segment_pooling(training, encoder, training.has("seg_2.weight"))]
+
+
+@network("DF-ResNet", "downsample_layers.0.0.weight")
+def _df_resnet(training: Training) -> list[ComponentToFill]:
+    widths = [training.shape(f"downsample_layers.{stage}.0.weight", 4)[0] for stage in range(5)]
+    values, last = statistics_of(training)[1], training.shape("seg_1.weight", 2)[1]
+    args: dict[str, Any] = {
+        "widths": widths,
+        "blocks": [training.count(f"stages.{stage}.") for stage in range(4)],
+        "bins": 16 * last // (values * widths[-1]),
+        **training.window_unless("hamming"),
+    }
+    encoder = encoder_to_fill("df-resnet", args, SAME_NAMES, training.prefix)
+    return [encoder, segment_pooling(training, encoder, training.has("seg_2.weight"))]
+
+
+@network("SimAM-ResNet", "front.layer1.0.conv1.weight")
+def _simam_resnet(training: Training) -> list[ComponentToFill]:
+    dimension, last = training.shape("bottleneck.weight", 2)
+    width = training.shape("front.conv1.weight", 4)[0]
+    args: dict[str, Any] = {
+        "blocks": [training.count(f"front.layer{stage}.") for stage in range(1, 5)],
+        "width": width,
+        "bins": last // (2 * width),
+        **training.window_unless("hamming"),
+    }
+    encoder = encoder_to_fill("simam-resnet", args, WeightNames((("", "front."),)), training.prefix)
+    hidden = training.shape("pooling.attention.0.weight", 3)[0]
+    pooling = {"dimension": dimension, "statistics": "attentive-rectified", "hidden": hidden, "floor": _ASP_FLOOR}
+    names = WeightNames((("pool.", "pooling."), ("seg_1.", "bottleneck.")))
+    return [encoder, pooling_to_fill(encoder, "resnet", pooling, names, training.prefix)]
+
+
 @network("ResNet", "layer1.0.conv1.weight")
 def _resnet(training: Training) -> list[ComponentToFill]:
     counts = tuple(training.count(f"layer{stage}.") for stage in range(1, 5))
@@ -216,17 +294,18 @@ def _resnet(training: Training) -> list[ComponentToFill]:
 
 @network("RepVGG", "stage0.rbr_reparam.weight")
 def _repvgg(training: Training) -> list[ComponentToFill]:
-    """One without squeeze-excitation, whose branches are merged (`merged_branches`)."""
+    """One whose branches are merged (`merged_branches`)."""
     first, _, kernel, _ = training.shape("stage0.rbr_reparam.weight", 4)
     blocks = [training.count(f"stage{stage}.") for stage in range(1, 5)]
     widths = [training.shape(f"stage{stage}.0.rbr_reparam.weight", 4)[0] for stage in range(1, 5)]
     groups = 1
     if blocks[0] > 1:  # the second layer of the first stage is the first that may be divided
         groups = widths[0] // training.shape("stage1.1.rbr_reparam.weight", 4)[1]
+    squeeze = {"squeeze": True} if training.has("stage0.se.fc_1.weight") else {}
     values, last = statistics_of(training)[1], training.shape("seg.weight", 2)
-    args: dict[str, Any] = {"widths": [first, *widths], "blocks": blocks, "kernel": kernel, "groups": groups}
+    args: dict[str, Any] = {"widths": [first, *widths], "blocks": blocks, "kernel": kernel, "groups": groups, **squeeze}
     args |= {"bins": 8 * last[1] // (values * widths[-1]), **training.window_unless("hamming")}
     encoder = encoder_to_fill("repvgg", args, SAME_NAMES, training.prefix)
     pooling = {"dimension": last[0], **statistics_of(training)[0]}
-    names = WeightNames((("seg_1.", "seg."), ("pool.", "pool.")))
+    names = pooling_names(training, ("seg_1.", "seg."))
     return [encoder, pooling_to_fill(encoder, "resnet", pooling, names, training.prefix)]

@@ -5,32 +5,47 @@ Attentive statistics have the parameter names of wespeaker's `pool`; the others 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.pooling.base import MIN_VARIANCE, time_mean, time_variance, zero_padding
+from knn_cli.networks.pooling.multi_query_statistics import MultiQueryStatistics
 
 __all__ = ["STATISTICS", "time_statistics"]
 
 # Kind -> values per channel
-STATISTICS = {"mean": 1, "deviation": 1, "mean-deviation": 2, "attentive": 2, "attentive-context": 2}
+STATISTICS = {
+    **{"mean": 1, "deviation": 1, "mean-deviation": 2, "attentive": 2, "attentive-context": 2},
+    **{"attentive-rectified": 2, "multi-query": 2},  # the last for each query
+}
 
 
-def time_statistics(kind: str, channels: int, hidden: int = 128, floor: float = MIN_VARIANCE) -> tuple[nn.Module, int]:
+def time_statistics(
+    kind: str,
+    channels: int,
+    hidden: int = 128,
+    floor: float = MIN_VARIANCE,
+    attention: Mapping[str, int | bool] | None = None,
+) -> tuple[nn.Module, int]:
     """Build the statistics of a kind, called with frames (B, T, C) and mask (B, T) or None.
 
     Parameters
     ----------
     kind : str
-        One of `STATISTICS`; "attentive-context" also shows the attention the clip's own mean and deviation.
+        One of `STATISTICS`; "attentive-context" also shows the attention the clip's own mean and deviation, and
+        "attentive-rectified" has ReLU and batch norm in place of tanh.
     channels : int
         Width C of the frames.
     hidden : int
         Width of the attention's bottleneck.
     floor : float
         What is added to plain variances, and the least weighted one.
+    attention : mapping, optional
+        `queries`, `heads`, `depth` and `each` of "multi-query" ones.
 
     Returns
     -------
@@ -40,13 +55,21 @@ def time_statistics(kind: str, channels: int, hidden: int = 128, floor: float = 
     Raises
     ------
     KnnError
-        There is no such kind, or the floor is not from 0 to below 1.
+        There is no such kind, or the floor is not from 0 to below 1, or the attention has other settings.
     """
     if not 0 <= floor < 1:
         raise KnnError(f"There are no variances with a floor of {floor}.", "It is 1e-7 or less.")
     if kind not in STATISTICS:
         raise KnnError(f"There are no statistics {kind!r}.", f"Known: {', '.join(STATISTICS)}.")
+    given = dict(attention or {})
+    if given.keys() - ({"queries", "heads", "depth", "each"} if kind == "multi-query" else ()):
+        raise KnnError(f"Statistics {kind!r} have no attention of {given}.", "Leave it out.")
+    if kind == "multi-query":
+        module = MultiQueryStatistics(channels, hidden, floor=floor, **given)
+        return module, STATISTICS[kind] * channels * len(module.queries)
     size = STATISTICS[kind] * channels
+    if kind == "attentive-rectified":
+        return RectifiedTimeStatistics(channels, hidden, floor), size
     if kind.startswith("attentive"):
         return AttentiveTimeStatistics(channels, hidden, context=kind == "attentive-context", floor=floor), size
     return PlainTimeStatistics(kind, floor), size
@@ -92,6 +115,29 @@ class AttentiveTimeStatistics(nn.Module):
         if mask is not None:
             logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
         weights = logits.softmax(dim=1)
-        mean = (weights * frames).sum(dim=1)
-        variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
-        return torch.cat([mean, variance.clamp_min(self.floor).sqrt()], dim=1)
+        return _weighted(weights, frames, self.floor)
+
+
+class RectifiedTimeStatistics(nn.Module):
+    """The same with weights softmax(V n(max(W x + b, 0)) + k), where n is a batch norm; wespeaker's `ASP`."""
+
+    def __init__(self, channels: int, hidden: int, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+        self.attention = nn.Sequential(
+            nn.Conv1d(channels, hidden, 1), nn.ReLU(), nn.BatchNorm1d(hidden), nn.Conv1d(hidden, channels, 1)
+        )
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        frames = zero_padding(frames, mask)
+        logits = self.attention(frames.transpose(1, 2)).transpose(1, 2)  # (B, T, C)
+        if mask is not None:
+            logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
+        return _weighted(logits.softmax(dim=1), frames, self.floor)
+
+
+def _weighted(weights: Tensor, frames: Tensor, floor: float) -> Tensor:
+    """Mean and deviation (B, 2 C) of frames (B, T, C) under weights of this shape."""
+    mean = (weights * frames).sum(dim=1)
+    variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
+    return torch.cat([mean, variance.clamp_min(floor).sqrt()], dim=1)
