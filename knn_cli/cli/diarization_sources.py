@@ -12,8 +12,9 @@ import typer
 from knn_cli.cli.options import flag, given
 from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import files_below
 from knn_cli.core.locks import locked_files
-from knn_cli.core.output_paths import check_unique_stems, make_output_folder
+from knn_cli.core.output_paths import make_output_folder
 from knn_cli.core.visible_text import readable
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Sources:
     paths : list of Path
     names : mapping of Path to str
         The names of the recordings.
+    places : mapping of Path to Path
+        Where outputs belong in a folder, without a suffix, see `labels.output_places`.
     sounds : mapping of Path to Path
         The sound of each, as far as it is there; a recording's is itself.
     channels : mapping of Path to str
@@ -46,6 +49,7 @@ class Sources:
 
     paths: list[Path]
     names: Mapping[Path, str]
+    places: Mapping[Path, Path]
     sounds: Mapping[Path, Path]
     channels: Mapping[Path, str] = field(default_factory=dict)
     embedder: str = ""
@@ -89,18 +93,19 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
         if kept:
             if sound:
                 raise KnnError(f"{kept[0]} is no recording, {sound[0]} is one.", "Diarize them separately.")
-            found = _kept_sources(list(dict.fromkeys(kept)))
+            found = _kept_sources(sources, list(dict.fromkeys(kept)))
             names = given(ctx)
             for name in _NEED_SOUND:
                 if name in names:
                     raise KnnError(f"{flag(ctx, name)} needs the sound, not {kept[0]}.", "Leave it out.")
             return found
     from knn_cli.embedding.files import expand_folders
+    from knn_cli.store import labels
 
     paths = expand_folders(sources)
     note_skipped(sources)
-    check_unique_stems(paths)
-    return Sources(paths, {path: readable(path.stem) for path in paths}, {path: path for path in paths})
+    called = {path: readable(name) for path, name in zip(paths, labels.recording_names(paths), strict=True)}
+    return Sources(paths, called, labels.output_places(sources, paths), {path: path for path in paths})
 
 
 def given_turns(found: Sources, turns: Path | None) -> dict[Path, tuple[Turn, ...]] | None:
@@ -134,15 +139,15 @@ def _kept_below(folder: Path) -> list[Path]:
         except StoreError:
             return False
 
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in STORE_SUFFIXES]
+    files = files_below(folder, STORE_SUFFIXES)
     return [path for path in files if not is_store(path)] if any(map(is_kept, files)) else []
 
 
-def _kept_sources(paths: list[Path]) -> Sources:
+def _kept_sources(sources: Sequence[Path], paths: list[Path]) -> Sources:
     from knn_cli.diarization import kept_analysis
     from knn_cli.networks.bundle import same_embedder
+    from knn_cli.store import labels
 
-    check_unique_stems(paths)
     names, sounds, channels, embedders = {}, {}, {}, {}
     for path in paths:
         names[path] = path.stem
@@ -160,10 +165,32 @@ def _kept_sources(paths: list[Path]) -> Sources:
         places = (Path(facts["source"]), path.parent / Path(facts["source"]).name)
         if (sound := next(filter(Path.is_file, places), None)) is not None:
             sounds[path] = sound
-    return Sources(paths, names, sounds, channels, next(iter(embedders.values()), ""), kept=True)
+    _check_distinct(names)
+    return Sources(
+        paths,
+        names,
+        labels.output_places(sources, paths),
+        sounds,
+        channels,
+        next(iter(embedders.values()), ""),
+        kept=True,
+    )
 
 
-def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path], hold: Hold) -> dict[Path, Path]:
+def _check_distinct(names: Mapping[Path, str]) -> None:
+    """Raise KnnError for two kept analyses of recordings of one name."""
+    first: dict[str, Path] = {}
+    for path, name in names.items():
+        if (other := first.setdefault(name, path)) is not path:
+            raise KnnError(
+                f"Two analyses are of {name}, so their turns could not be distinguished: {other} and {path}.",
+                "Diarize them separately.",
+            )
+
+
+def keep_targets(
+    keep: Path | None, places: Mapping[Path, Path], read: Collection[Path], hold: Hold
+) -> dict[Path, Path]:
     """Recording -> the file that its analysis is kept in: `keep` itself, or a file per recording in that folder.
 
     `hold` enters the lock of the files in a folder until the command ends.
@@ -178,14 +205,14 @@ def keep_targets(keep: Path | None, paths: Sequence[Path], read: Collection[Path
     from knn_cli.core.output_paths import check_outputs
 
     if keep.suffix.lower() in STORE_SUFFIXES and not keep.is_dir():
-        if len(paths) > 1:
-            raise KnnError(f"{keep} keeps one recording, not {len(paths)}.", "Name a folder, such as kept/.")
+        if len(places) > 1:
+            raise KnnError(f"{keep} keeps one recording, not {len(places)}.", "Name a folder, such as kept/.")
         if not keep.parent.is_dir():
             raise KnnError(f"{keep} cannot be written: there is no folder {keep.parent}.", "Create the folder first.")
-        targets = {path: keep for path in paths}
+        targets = {path: keep for path in places}
         check_outputs(targets.values(), read)
     else:
-        targets = {path: keep / f"{path.stem}.h5" for path in paths}
+        targets = {path: keep / f"{place}.h5" for path, place in places.items()}
         make_output_folder(keep, list(targets.values()), list(read))
         hold(locked_files(targets.values()))
     return targets

@@ -31,6 +31,7 @@ class ResultWriter:
         clean: SpeakerRemoval | None,
         known: Sequence[str],
         truths: Mapping[str, tuple[Any, Any]],
+        called: Mapping[Path, str],
         keep: bool,
         channel: str,
         asked_speakers: int,
@@ -39,6 +40,7 @@ class ResultWriter:
         resumed: Resumption,
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
+        self._called = called
         self._sounds, self._temporary, self._resumed = sounds, temporary, resumed
         self._asked_speakers = asked_speakers
         self.failures: list[Failure] = []
@@ -84,8 +86,9 @@ class ResultWriter:
             from knn_cli.cli import beyond
             from knn_cli.evaluation import diarization_error
 
-            truth, scored = self.truths[path.stem]
-            self.scores[path.stem] = diarization_error.score_diarization(truth, diarization.annotation, uem=scored)
+            name = self._called[path]
+            truth, scored = self.truths[name]
+            self.scores[name] = diarization_error.score_diarization(truth, diarization.annotation, uem=scored)
             beyond.note_beyond(path, "reference", truth.get_timeline(), diarization.seconds)
             beyond.note_beyond(path, "UEM", scored, diarization.seconds)
         if not diarization.turns:
@@ -98,7 +101,7 @@ class ResultWriter:
         if result.recognised is not None and diarization.turns:
             console.note(f"{path}: {_who(result.recognised)}.")
         if self._keep:
-            self.kept.append((diarization.name or path.stem, diarization))
+            self.kept.append((diarization.name or self._called[path], diarization))
         self._write_turns(path, result, stream)
         if self.clean is not None:
             self._write_cleaned(self.clean, path, result)

@@ -74,7 +74,7 @@ from knn_cli.cli.tunable_settings import check_kept, chosen_options, segmenter_o
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from knn_cli.diarization.kept_analysis import KeptAnalysis
     from knn_cli.diarization.recordings import RecordingResult
@@ -235,25 +235,27 @@ def diarize(
     if rttm is not None:  # whatever its suffix
         outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
     else:
-        outputs = turn_outputs.choose(paths, out, out_dir, "json" if as_json else format)
+        outputs = turn_outputs.choose(found.places, out, out_dir, "json" if as_json else format)
     if outputs.format == "rttm":
         rttm_files.check_names(found.names.values(), "recordings")
     clean = None
+    places = {found.sounds.get(path, path): place for path, place in found.places.items()}
     if unwanted is not None or overlap is not None or max_silence is not None:
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
         overlapped: Literal["keep", "mute", "cut"] | None = None if overlap is None else overlap.value
         level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
         clean = removal_outputs.SpeakerRemoval(
-            out_dir, outputs.format, unwanted, how, overlapped, max_silence, level, channel
+            out_dir, outputs.format, unwanted, how, overlapped, max_silence, level, channel, places
         )
-    truths = recordings.read_references(paths, reference, uem)
+    called = {path: path.stem if found.kept else found.names[path] for path in paths}
+    truths = recordings.read_references(paths, reference, uem, called)
     others = [path for path in (*paths, reference, uem, turns, speakers, *(corrections or ())) if path is not None]
     if outputs.format == "html" or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
     files = turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, hold=ctx.with_resource)
-    keep_files = diarization_sources.keep_targets(keep, paths, others, ctx.with_resource)
+    keep_files = diarization_sources.keep_targets(keep, found.places, others, ctx.with_resource)
     received.receive()
 
     needs_model = options.clusterer in (None, "vbx") or speakers is not None or link_speakers
@@ -299,6 +301,7 @@ def diarize(
 
     def analysed(path: Path, analysis: KeptAnalysis) -> None:
         if path in keep_files:
+            analysis = replace(analysis, recording=found.names[path])
             kept_analysis.save(analysis, keep_files[path], force=True, task=resumed.task(path))
             console.detail(f"{keep_files[path]}: kept from {path}.")
         if path in edits:
@@ -327,7 +330,9 @@ def diarize(
             diarizations = recordings.diarize_recordings(
                 paths, embedder, per_channel=per_channel, channel=channel, **more
             )
-        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(diarizations, finished)
+        results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(
+            diarizations, finished, {} if found.kept else found.names
+        )
         if enrolled is not None:
             results = recordings.identify_speakers(results, enrolled, decision=decision, keep_labels=per_channel)
         if link_speakers and voice is not None:
@@ -345,7 +350,9 @@ def diarize(
             results = diarization_edits.with_notes(corrected, edits)
         asked = 1 if per_channel or edits or given is not None else num_speakers or min_speakers or 1
         sounds, save = found.sounds, save_embeddings is not None
-        writer = ResultWriter(outputs, clean, names, truths, save, channel, asked, sounds, received.temporary, resumed)
+        writer = ResultWriter(
+            outputs, clean, names, truths, called, save, channel, asked, sounds, received.temporary, resumed
+        )
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data
         from knn_cli.cli import diarization_output
@@ -375,11 +382,14 @@ def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
 
 
 def _with_progress(
-    results: Iterable[tuple[Path, Any]], finished: Callable[[], None]
+    results: Iterable[tuple[Path, Any]], finished: Callable[[], None], names: Mapping[Path, str]
 ) -> Iterator[tuple[Path, RecordingResult | KnnError]]:
     from knn_cli.diarization.recordings import RecordingResult
 
     for path, result in results:
         finished()
-        yield path, result if isinstance(result, KnnError) else RecordingResult(result)
+        if isinstance(result, KnnError):
+            yield path, result
+        else:
+            yield path, RecordingResult(replace(result, name=names.get(path, result.name)))
         stopping.advanced()

@@ -172,7 +172,7 @@ def timeline(
     note_skipped(received.paths)
     read = [*paths, *([turns] if turns else [])]
     check_text_output(out, read)
-    writer = _TimelineWriter(paths, read, out, out_dir, _format(as_json, format, out))
+    writer = _TimelineWriter(received.paths, paths, read, out, out_dir, _format(as_json, format, out))
     ctx.with_resource(locked_files(file for files in writer.files.values() for file in files))
     received.receive()
     classifier = Classifier(
@@ -256,7 +256,13 @@ class _TimelineWriter:
     """
 
     def __init__(
-        self, paths: list[Path], read: list[Path], out: Path | None, out_dir: Path | None, format: str | None
+        self,
+        sources: list[Path],
+        paths: list[Path],
+        read: list[Path],
+        out: Path | None,
+        out_dir: Path | None,
+        format: str | None,
     ) -> None:
         from knn_cli.core.output_paths import make_output_folder
         from knn_cli.formats.rttm import check_names
@@ -279,8 +285,8 @@ class _TimelineWriter:
         self.files: dict[Path, list[Path]] = {path: [] for path in paths}
         self.resumed: Resumption | None = None
         if out_dir is not None:
-            names = labels.recording_names(paths)
-            targets = [out_dir / f"{name}{self._format.suffix}" for name in names]
+            places = labels.output_places(sources, paths)
+            targets = [out_dir / f"{places[path]}{self._format.suffix}" for path in paths]
             self._targets = dict(zip(paths, targets, strict=True))
             self.files = {path: [target] for path, target in zip(paths, targets, strict=True)}
             make_output_folder(out_dir, targets, read)

@@ -132,7 +132,9 @@ def tune(
     if segmentation is not None and asked and any(each.segmentation for each in asked):
         raise KnnError("--segmentation and --grid segmentation cannot be combined.", "Choose one of them.")
     found = diarization_sources.find(ctx, sources)
-    truths = recordings.read_references(found.paths, reference, uem)
+    called = {path: path.stem if found.kept else found.names[path] for path in found.paths}
+    by_name = recordings.read_references(found.paths, reference, uem, called)
+    truths = {path: by_name[name] for path, name in called.items()}
     draw_folds(len(found.paths), folds, seed)  # too few are refused before any sound is read
     _note_unused(reference, truths)
     table = _check_outputs(out, [*found.paths, *found.sounds.values(), reference, *([] if uem is None else [uem])])
@@ -186,7 +188,7 @@ def _check_outputs(out: Path, read: Sequence[Path]) -> Path:
     return table
 
 
-def _note_unused(reference: Path, truths: Mapping[str, tuple[Annotation, Timeline | None]]) -> None:
+def _note_unused(reference: Path, truths: Mapping[Path, tuple[Annotation, Timeline | None]]) -> None:
     """Note the recordings of the reference that are not tuned on."""
     from knn_cli.formats import turn_readers
 
@@ -224,7 +226,7 @@ def _score(
     kinds: int,
     options: Sequence[DiarizationOptions],
     voice: Bundle,
-    truths: Mapping[str, tuple[Annotation, Timeline | None]],
+    truths: Mapping[Path, tuple[Annotation, Timeline | None]],
     scoring: Scoring,
 ) -> tuple[dict[Path, list[DiarizationError]], list[Failure]]:
     """The errors of each recording under each of the options; recordings that fail are reported, and left out.
@@ -244,7 +246,7 @@ def _score(
     with progress.over_files("Tuning", len(paths), lambda _: passes) as finished:
         for path in paths:
             try:
-                errors[path] = tuning.score_settings(options, opened(path), voice, truths[path.stem], scoring)
+                errors[path] = tuning.score_settings(options, opened(path), voice, truths[path], scoring)
             except KnnError as error:
                 failures.append(failed(str(path), error))
             finished()

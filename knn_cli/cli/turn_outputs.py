@@ -50,8 +50,16 @@ class TurnOutputs:
         return self.out is None and self.folder is None
 
 
-def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name: str | None) -> TurnOutputs:
+def choose(places: Mapping[Path, Path], out: Path | None, folder: Path | None, name: str | None) -> TurnOutputs:
     """Return the outputs in the named format, by default that of the suffix of `out`, or RTTM.
+
+    Parameters
+    ----------
+    places : mapping of Path to Path
+        Recording -> its place in `folder`, without a suffix.
+    out, folder : Path or None
+    name : str or None
+        The format.
 
     Raises
     ------
@@ -67,9 +75,9 @@ def choose(sources: Sequence[Path], out: Path | None, folder: Path | None, name:
     if by_suffix is not None and wanted.suffix != by_suffix.suffix:
         raise KnnError(f"The suffix of {out} is that of {by_suffix.name}, not of {name}.", "Name one format only.")
     if folder is not None:
-        targets = {path: folder / f"{path.stem}{wanted.suffix}" for path in sources}
+        targets = {path: folder / f"{place}{wanted.suffix}" for path, place in places.items()}
         return TurnOutputs(wanted.name, None, folder, targets)
-    if len(sources) > 1 and not wanted.multiple:
+    if len(places) > 1 and not wanted.multiple:
         message = f"Several recordings in one {wanted.name} file could not be distinguished."
         raise KnnError(message, "Give --out-dir.")
     if wanted.binary and out is None:

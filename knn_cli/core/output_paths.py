@@ -164,20 +164,3 @@ def make_output_folder(folder: Path, targets: Sequence[Path], sources: Sequence[
         raise KnnError(
             f"The folder {folder} cannot be created or written to: {error.strerror}.", "Name another folder."
         ) from error
-
-
-def check_unique_stems(files: Sequence[Path]) -> None:
-    """Refuse two files with the same stem, such as `a.wav` and `a.flac`: their outputs would have the same name.
-
-    Raises
-    ------
-    KnnError
-        If two of the files have the same name up to the suffix.
-    """
-    first: dict[str, Path] = {}
-    for path in files:
-        if (other := first.setdefault(path.stem, path)) is not path:
-            raise KnnError(
-                f"Two files are called {path.stem}, so their turns could not be distinguished: {other} and {path}.",
-                "Rename one.",
-            )

@@ -14,7 +14,6 @@ import numpy as np
 
 from knn_cli.audio import alike_channels, reading, reading_notes, reading_progress
 from knn_cli.core.errors import AudioError, KnnError, StoreError
-from knn_cli.core.output_paths import check_unique_stems
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import (
     channels,
@@ -73,7 +72,7 @@ def diarize_recordings(
     Parameters
     ----------
     files : sequence of Path
-        Audio files, no two of the same stem.
+        Audio files; each diarization has the stem as its name.
     embedder : Embedder
         The embedding model of all recordings.
     per_channel : bool
@@ -91,7 +90,6 @@ def diarize_recordings(
     ------
     tuple of Path and (Diarization or KnnError)
     """
-    check_unique_stems(files)
     for path in files:
         try:
             if per_channel:
@@ -120,7 +118,7 @@ def diarize_kept(
     Parameters
     ----------
     files : sequence of Path
-        Kept analyses, no two of the same stem.
+        Kept analyses.
     analysed : callable, optional
         Called with each file and its `KeptAnalysis`.
     **settings
@@ -130,7 +128,6 @@ def diarize_kept(
     ------
     tuple of Path and (Diarization or KnnError)
     """
-    check_unique_stems(files)
     for path in files:
         try:
             analysis = kept_analysis.load(path)
@@ -340,7 +337,7 @@ def _corrected(
 
 
 def read_references(
-    files: Sequence[Path], reference: Path | None, uem: Path | None
+    files: Sequence[Path], reference: Path | None, uem: Path | None, names: Mapping[Path, str] | None = None
 ) -> dict[str, tuple[Annotation, Timeline | None]]:
     """Read the reference turns of each recording and the part of it that is scored.
 
@@ -353,11 +350,13 @@ def read_references(
         its name.
     uem : Path or None
         The scored part of each recording, by the name of the file or of its reference; everything where None.
+    names : mapping of Path to str, optional
+        The names of the recordings; the stems of the files where None.
 
     Returns
     -------
     dict
-        Stem of a file -> (turns, scored part or None). Empty without a `reference`.
+        Name of a recording -> (turns, scored part or None). Empty without a `reference`.
 
     Raises
     ------
@@ -367,17 +366,18 @@ def read_references(
     """
     if reference is None:
         return {}
-    rttm.check_names([path.stem for path in files], "recordings")
+    called = {path: path.stem if names is None else names[path] for path in files}
+    rttm.check_names(called.values(), "recordings")
     turns = turn_readers.read_references(reference)
     scored = read_uem(uem) if uem is not None else None
     references: dict[str, tuple[Annotation, Timeline | None]] = {}
-    for path in files:
-        truth = rttm.turns_of_recording(path.stem, turns, files, reference)
+    for name in called.values():
+        truth = rttm.turns_of_recording(name, turns, files, reference)
         if scored is None:
-            references[path.stem] = (truth, None)
+            references[name] = (truth, None)
             continue
-        part = rttm.found_by_name(path.stem, scored) or scored.get(str(truth.uri))
+        part = rttm.found_by_name(name, scored) or scored.get(str(truth.uri))
         if part is None:
-            raise KnnError(f"{uem} has no line of {path.stem}.", "Add one, or do not score this file.")
-        references[path.stem] = (truth, part)
+            raise KnnError(f"{uem} has no line of {name}.", "Add one, or do not score this file.")
+        references[name] = (truth, part)
     return references

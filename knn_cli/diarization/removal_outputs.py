@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,6 +47,8 @@ class SpeakerRemoval:
         See `speaker_removal.plan_removal`; None leaves silences unchanged.
     threshold : float
         Silence threshold in dB against full scale.
+    places : mapping of Path to Path, optional
+        Source -> its place in `folder`, without a suffix; the stem where it has none.
     channel : str
         The channel of the turns, which a player of the edited audio plays; of its audio track the audio is made.
 
@@ -64,6 +66,7 @@ class SpeakerRemoval:
     max_silence: float | None = None
     threshold: float = speaker_removal.SILENCE_THRESHOLD_DB
     channel: str = "mix"
+    places: Mapping[Path, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         speaker_removal.check_silence(self.max_silence, self.threshold)
@@ -85,17 +88,23 @@ class SpeakerRemoval:
 
     def list_path(self, source: Path) -> Path:
         """Path of the list of a recording's unwanted spans."""
-        return self.folder / f"{source.stem}_unwanted.csv"
+        return self.folder / f"{self._place(source)}_unwanted.csv"
 
     def audio_path(self, source: Path) -> Path:
         """Path of its edited audio. AudioError where the source cannot be read."""
         word = {"mute": "muted", "cut": "cut", None: "shortened"}[self.how or self.overlap_removal]
-        return speaker_removal.output_path(source, word, self.folder, track=reading.track_and_channel(self.channel)[0])
+        track, _ = reading.track_and_channel(self.channel)
+        suffix = speaker_removal.output_path(source, word, track=track).suffix
+        return self.folder / f"{self._place(source)}_{word}{suffix}"
 
     def turns_path(self, source: Path) -> Path:
         """Path of the turns of its edited audio."""
         suffix = find_format("turns", self.format).suffix
-        return self.folder / f"{self.audio_path(source).stem}{suffix}"
+        audio = self.audio_path(source)
+        return audio.with_name(audio.stem + suffix)
+
+    def _place(self, source: Path) -> Path:
+        return self.places.get(source, Path(source.stem))
 
     def apply(
         self,

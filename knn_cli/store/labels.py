@@ -11,6 +11,7 @@ There are four kinds of rule:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path, PurePath
@@ -113,18 +114,45 @@ def distinct(names: Sequence[str], folders: Sequence[PurePath]) -> list[str]:
 
 
 def recording_names(files: Sequence[Path]) -> list[str]:
-    """Names that tell recordings apart: the stem, with folders in front where several folders hold that stem.
+    """Names that tell recordings apart: the stem, or the whole name where several files of a folder share the stem.
 
-    Raises
-    ------
-    KnnError
-        If two files in one folder have the same stem.
+    Folders stand in front where several folders hold that name.
     """
-    names = distinct([path.stem for path in files], [path.parent.resolve() for path in files])
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise KnnError(f"Two of the files are called {twice}, so they could not be distinguished.", "Rename one.")
-    return names
+    return distinct([path.name for path in _short(files)], [path.parent.resolve() for path in files])
+
+
+def _short(files: Sequence[Path]) -> list[Path]:
+    """The files without their suffix, but where that would make two of a folder one."""
+    stems = [path.parent.resolve() / path.stem for path in files]
+    same = Counter(stems)
+    return [path.with_name(path.stem) if same[stem] == 1 else path for path, stem in zip(files, stems, strict=True)]
+
+
+def output_places(sources: Sequence[Path], files: Sequence[Path]) -> dict[Path, Path]:
+    """Where the outputs of files belong, relative to their folder and without the suffix of outputs.
+
+    The folders between a source and a file of it stay. The suffix of a file stays where it alone tells it from another,
+    and where files of several sources would still meet, their folders stand in front.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Files and folders.
+    files : sequence of Path
+        The files, and those below the folders.
+
+    Examples
+    --------
+    >>> files = [Path("tapes/1/a.wav"), Path("tapes/2/a.wav"), Path("tapes/2/a.mp3"), Path("b.wav")]
+    >>> [place.as_posix() for place in output_places([Path("tapes"), Path("b.wav")], files).values()]
+    ['1/a', '2/a.wav', '2/a.mp3', 'b']
+    """
+    roots = [next((one for one in sources if one in path.parents), path.parent) for path in files]
+    places = [path.relative_to(root) for path, root in zip(_short(files), roots, strict=True)]
+    if len(set(places)) < len(places):
+        names = distinct([str(place) for place in places], [root.resolve() for root in roots])
+        places = [Path(name) for name in names]
+    return dict(zip(files, places, strict=True))
 
 
 def _common(folders: set[PurePath]) -> int:

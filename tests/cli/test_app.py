@@ -505,7 +505,7 @@ def test_recordings_of_one_stem_are_kept_apart(tmp_path: Path) -> None:
     keys = [line.split("  [")[0] for line in done("embed", tmp_path / "in", "--no-vad", *TINY).stdout.splitlines()]
     assert len(set(keys)) == 6 and "r1/x_SPLIT_002" in keys
     both = [tmp_path / "in" / "de" / place / "audio.wav" for place in ("r1", "r2")]
-    assert "Two files are called" in knn("diarize", *both, *HEAR).stderr
+    assert {line.split()[1] for line in done("diarize", *both, *HEAR).stdout.splitlines()} <= {"r1/audio", "r2/audio"}
 
 
 def test_tabs_in_names_and_options_that_cannot_be(chain: dict[str, Path], tmp_path: Path) -> None:

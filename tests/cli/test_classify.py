@@ -283,7 +283,10 @@ def test_recordings_of_one_name_keep_a_file_each(two: list[str | Path], sounds: 
     assert " hiss " in texts["a"] and " rumble " in texts["b"]
     assert texts["a"].startswith("SPEAKER a/one ")
     (sounds / "a" / "one.flac").write_bytes((sounds / "a" / "one.wav").read_bytes())
-    refused("Two of the files are called", *two, sounds / "a" / "one.flac", "--out-dir", tmp_path / "out")
+    more = [*two, sounds / "a" / "one.flac", "--out-dir", tmp_path / "more", "--format", "rttm"]
+    done(*more)
+    names = {path.name for path in (tmp_path / "more").glob("*.rttm")}
+    assert names == {"one.wav.rttm", "one.flac.rttm", "one.rttm"}
 
 
 def test_several_recordings_on_stdout(two: list[str | Path]) -> None:

@@ -125,3 +125,26 @@ def test_a_stopped_command_says_what_is_done(tapes: Path, tmp_path: Path, monkey
     assert (stopping._state.done, stopping._state.total) == (1, 3)
     assert outputs_in(tmp_path / "out") == ["a.rttm"]
     assert "Finished before: 1 of 3" in done(*command).stderr
+
+
+def test_outputs_lie_as_their_recordings_do(tapes: Path, tmp_path: Path) -> None:
+    """Files of one name, in one folder and in several, are neither refused nor mixed up."""
+    (tapes / "day").mkdir()
+    (tapes / "b.wav").rename(tapes / "day" / "a.wav")
+    sound, rate = soundfile.read(tapes / "c.wav")
+    soundfile.write(tapes / "day" / "a.flac", sound, rate)
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    done("diarize", tapes, *TINY, "--max-silence", "0.5", "--out-dir", out, "--keep", kept)
+    turns = ["a.rttm", "c.rttm", "day/a.flac.rttm", "day/a.wav.rttm"]
+    assert [path for path in below(out) if "_shortened" not in path] == turns
+    assert "day/a.flac_shortened.flac" in below(out) and "day/a.wav_shortened.wav" in below(out)
+    assert below(kept) == [path.replace(".rttm", ".h5") for path in turns]
+    done("diarize", kept, "--out-dir", tmp_path / "again")
+    assert below(tmp_path / "again") == turns
+    for path in turns:
+        assert (tmp_path / "again" / path).read_text() == (out / path).read_text()
+    assert (out / "day" / "a.flac.rttm").read_text().split()[1] == "a.flac"
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())

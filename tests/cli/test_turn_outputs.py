@@ -13,18 +13,22 @@ from knn_cli.formats.span_formats import TURN_FORMATS
 ONE, TWO = Path("a/one.wav"), Path("b/two.wav")
 
 
+def places(*paths: Path) -> dict[Path, Path]:
+    return {path: Path(path.stem) for path in paths}
+
+
 def test_rttm_on_stdout_unless_asked_otherwise() -> None:
-    outputs = turn_outputs.choose([ONE, TWO], None, None, None)
+    outputs = turn_outputs.choose(places(ONE, TWO), None, None, None)
     assert outputs.stdout and outputs.format == "rttm" and not outputs.targets
 
 
 @pytest.mark.parametrize("name", TURN_FORMATS)
 def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
     out = tmp_path / f"x{TURN_FORMATS[name].suffix}"
-    by_suffix, by_name = (turn_outputs.choose([ONE], out, None, wanted) for wanted in (None, name))
+    by_suffix, by_name = (turn_outputs.choose(places(ONE), out, None, wanted) for wanted in (None, name))
     assert by_name.format == name and by_name.out == out and not by_name.stdout
     assert (by_suffix == by_name) != TURN_FORMATS[name].named_only
-    in_folder = turn_outputs.choose([ONE, TWO], None, tmp_path, name)
+    in_folder = turn_outputs.choose(places(ONE, TWO), None, tmp_path, name)
     assert [path.name for path in in_folder.targets.values()] == [
         f"{path.stem}{TURN_FORMATS[name].suffix}" for path in (ONE, TWO)
     ]
@@ -44,15 +48,15 @@ def test_a_name_and_a_suffix_say_the_same(name: str, tmp_path: Path) -> None:
 )
 def test_refused(sources: list[Path], out: str | None, name: str | None, message: str) -> None:
     with pytest.raises(KnnError, match=message):
-        turn_outputs.choose(sources, None if out is None else Path(out), None, name)
+        turn_outputs.choose(places(*sources), None if out is None else Path(out), None, name)
 
 
 def test_outputs_never_replace_what_is_read(tmp_path: Path) -> None:
     source = tmp_path / "one.rttm"
     source.write_text("")
-    outputs = turn_outputs.choose([ONE], source, None, None)
+    outputs = turn_outputs.choose(places(ONE), source, None, None)
     with pytest.raises(KnnError, match="one of the sources"):
         turn_outputs.check(outputs, None, None, [ONE], [source])
-    same_stem = turn_outputs.choose([ONE, Path("c/one.wav")], None, tmp_path / "out", "csv")
+    same_stem = turn_outputs.choose(places(ONE, Path("c/one.wav")), None, tmp_path / "out", "csv")
     with pytest.raises(KnnError, match="Two outputs would be called"):
         turn_outputs.check(same_stem, None, None, [ONE, TWO])

@@ -11,7 +11,6 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.output_paths import (
     check_folder,
     check_output,
-    check_unique_stems,
     listed_files,
     make_output_folder,
     write_list_of_files,
@@ -98,9 +97,3 @@ def test_output_folders_are_created(tmp_path: Path) -> None:
         make_output_folder(source, [], [])
     with pytest.raises(KnnError, match="cannot be created"):
         make_output_folder(source / "below", [], [])
-
-
-def test_stems_differ() -> None:
-    check_unique_stems([Path("a.wav"), Path("b.wav")])
-    with pytest.raises(KnnError, match=r"Two files are called a\b.*a\.wav and .*a\.flac"):
-        check_unique_stems([Path("a.wav"), Path("b.wav"), Path("x/a.flac")])

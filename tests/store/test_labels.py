@@ -9,7 +9,7 @@ import pytest
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.tables import tsv_field
-from knn_cli.store.labels import Labels, label_all, read_groups, recording_name, recording_names, rule
+from knn_cli.store.labels import Labels, label_all, output_places, read_groups, recording_name, recording_names, rule
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,22 @@ def test_recording_name() -> None:
 def test_recordings_are_named_by_as_many_folders_as_they_need(tmp_path: Path) -> None:
     files = [tmp_path / "r1" / "audio.wav", tmp_path / "r2" / "audio.wav", tmp_path / "r2" / "talk.wav"]
     assert recording_names(files) == ["r1/audio", "r2/audio", "talk"]
-    with pytest.raises(KnnError, match="Two of the files are called audio"):
-        recording_names([tmp_path / "audio.wav", tmp_path / "audio.flac"])
+    assert recording_names([tmp_path / "audio.wav", tmp_path / "audio.flac"]) == ["audio.wav", "audio.flac"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "files", "places"),
+    [
+        (["t"], ["t/a.wav", "t/1/a.wav", "t/1/2/b.wav"], ["a", "1/a", "1/2/b"]),
+        (["t"], ["t/1/a.wav", "t/1/a.mp3", "t/2/a.mp3"], ["1/a.wav", "1/a.mp3", "2/a"]),
+        (["t/1/a.wav", "t/2/a.wav", "b.wav"], ["t/1/a.wav", "t/2/a.wav", "b.wav"], ["1/a", "2/a", "b"]),
+        (["x/t", "y/t"], ["x/t/1/a.wav", "y/t/1/a.wav", "y/t/c.wav"], ["x/t/1/a", "y/t/1/a", "c"]),
+        (["."], ["1/a.b.wav", "c.wav"], ["1/a.b", "c"]),
+    ],
+)
+def test_outputs_lie_as_their_sources_do(sources: list[str], files: list[str], places: list[str]) -> None:
+    found = output_places([Path(one) for one in sources], [Path(one) for one in files])
+    assert [found[Path(one)].as_posix() for one in files] == places
 
 
 def test_tables_as_spreadsheets_save_them(tmp_path: Path) -> None:
