@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,40 @@ import soundfile
 
 # tiny-test, a toy model for the commands, is found by name, also by the processes that tests start.
 os.environ["KNN_MODELS"] = str(Path(__file__).resolve().parent / "data")
+
+
+# Beginnings of the names of tests that take long; how they are measured stands in helpers/durations.py.
+SLOW = tuple((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
+_STARTED = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say before the first test how long it will take: `-q` leaves out the header."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and len(session.items) > 1000:
+        quick = "" if session.config.option.markexpr else '; pytest -m "not slow" takes under three'
+        minutes = "under three minutes" if session.config.option.markexpr == "not slow" else "about twelve minutes"
+        reporter.write_line(f"{len(session.items)} tests take {minutes} on two cores{quick}.")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was skipped, by reason, what was not selected, and how long it took."""
+    reasons = Counter(
+        str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"Skipped {count}: {reason}")
+    if left := len(terminalreporter.stats.get("deselected", [])):
+        terminalreporter.write_line(f"Not selected: {left}")
+    minutes, seconds = divmod(round(time.monotonic() - _STARTED), 60)
+    terminalreporter.write_line(f"Took {minutes} min {seconds} s.")
 
 
 _CONNECT, _RESOLVE = socket.socket.connect, socket.getaddrinfo

@@ -146,6 +146,7 @@ def convert(
     """
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
+    from knn_cli.store import hdf5
 
     if is_of_turns(ctx, src, out):
         additions = TurnAdditions.given(words, add_to, template)
@@ -209,10 +210,36 @@ def convert(
         console.note(f"onnxruntime agrees with torch on {result.export.clips} random clips: {near}.")
     else:
         console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
+    if result.out.suffix.lower() in hdf5.SUFFIXES:
+        _show_labels(result.out)
     if result.unlabelled:
         of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
         console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
     leave(result.failures, report_errors=True)
+
+
+def _show_labels(store: Path) -> None:
+    """Say what was read from paths and keys, so that a wrong guess is seen at once: counts, and three recordings."""
+    import numpy as np
+
+    from knn_cli.core.values import LABEL_LEVELS
+    from knn_cli.store import hdf5
+
+    rows, levels = hdf5.labels(store), [level for level in LABEL_LEVELS if level != "name"]
+    counts = {level: len({*rows.label(level).tolist()} - {""}) for level in levels}
+    found = [counted(count, level) if count else f"no {level}s" for level, count in counts.items()]
+    console.note(f"Labels: {', '.join(found)}.")
+    if not any(counts.values()):
+        return
+    finest = next(level for level in ("subgroup", "group", "speaker") if counts[level])
+    _, first = np.unique(rows.label(finest), return_index=True)  # a recording of each class
+    _, other = np.unique(rows.name, return_index=True)
+    rows_of: dict[str, int] = {}
+    for row in [*sorted(first.tolist()), *sorted(other.tolist())]:
+        rows_of.setdefault(str(rows.name[row]), row)
+    for row in [*rows_of.values()][:3]:
+        known = [f"{level} {rows.label(level)[row]}" for level in levels if rows.label(level)[row]]
+        console.note(f"  {rows.name[row]}: {', '.join(known) or 'no label'}")
 
 
 def _converted_glc(ctx: typer.Context, src: Path, out: Path, force: bool) -> bool:

@@ -105,7 +105,8 @@ def make_split(rows: EmbeddingSet, options: SplitOptions | None = None) -> Split
     if options.kind == "leave-one-out":
         used &= rows.label(options.units) != ""
     if not used.any():
-        raise KnnError(f"No row has a {options.label} to split by.", "`knn info` shows what a store holds.")
+        known = [level for level in LABEL_LEVELS[:-1] if (rows.label(level) != "").any()]
+        raise KnnError(f"No row has a {options.label} to split by.", without_level(options.label, known))
     parts = np.full(len(rows), "", dtype=object)
     parts[used] = _draw(names[used], truth[used], unit[used], (rows.end - rows.start)[used], options)
     lines = {SplitLine(*line) for line in zip(names.tolist(), unit.tolist(), truth.tolist(), parts, strict=True)}
@@ -152,8 +153,33 @@ def whole_units(unit: Texts, names: Texts, level: str) -> Texts:
     """
     known = unit != ""
     if len(unit) and not known.any():
-        raise KnnError(f"No row has a {level} to keep whole.", "`knn info` shows what a store holds.")
+        raise KnnError(
+            f"No row has a {level} to keep whole.", f"Keep recordings whole with `units=name`. {labels_that_say(level)}"
+        )
     return unit if known.all() else np.where(known, unit, names)
+
+
+def labels_that_say(level: str) -> str:
+    """A sentence: which rules of labels give recordings a value at a level."""
+    return (
+        f"Or convert the recordings again with labels that name the {level}: a pattern such as {level}/file for "
+        f"folders with its name, or a table with the columns file and {level}."
+    )
+
+
+def without_level(level: str, known: Sequence[str]) -> str:
+    """What would work where no row has a value at a level.
+
+    Parameters
+    ----------
+    level : str
+        The level that was asked for.
+    known : sequence of str
+        Levels at which rows have values.
+    """
+    if not known:
+        return labels_that_say(level).replace("Or convert", "Convert")
+    return f"Rows have a {' and a '.join(known)}: take `label={known[0]}`. {labels_that_say(level)}"
 
 
 class SplitCount(NamedTuple):

@@ -162,4 +162,6 @@ def _write_parquet(path: Path, embeddings: EmbeddingSet) -> None:
         try:
             pandas.DataFrame({**texts, **values}).to_parquet(part, index=False)
         except ImportError as error:
-            raise StoreError("Parquet files need pyarrow, which is not installed.", "pip install pyarrow") from error
+            raise StoreError(
+                "Parquet files need pyarrow, which is not installed.", "pip install 'knn-cli[parquet]'"
+            ) from error

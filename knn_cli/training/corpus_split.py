@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import Texts
+from knn_cli.core.values import LABEL_LEVELS, Texts
 from knn_cli.recognition import splitters
 from knn_cli.training.dataset import Corpus, Rows
 from knn_cli.training.recipe import DataConfig
@@ -47,9 +47,16 @@ def usable_rows(corpus: Corpus, *, level: str, ignore: Sequence[str], minimum: f
     classes = sorted(set(texts[rows].tolist()))
     if len(classes) < 2:
         present = f"only {classes[0]!r}" if classes else "none"
+        others = [
+            other
+            for other in LABEL_LEVELS[:-1]
+            if other != level and len(set(getattr(corpus.columns, other)[kept | (texts == "")].tolist()) - {""}) > 1
+        ]
         raise KnnError(
             f"Training needs two labels or more at the level {level}, there is {present} in rows that can be used.",
-            "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose from it.",
+            f"Set data.label to {' or '.join(others)}, which rows have, or change data.ignore or data.minimum."
+            if others
+            else "`knn info` shows what a store holds; data.label, data.ignore and data.minimum choose from it.",
         )
     return rows
 

@@ -90,7 +90,9 @@ class DatabasePool(SoundPool):
         try:
             import lmdb
         except ImportError as error:
-            raise KnnError(f"{self.path} is an LMDB, which needs the package lmdb.", "pip install lmdb") from error
+            raise KnnError(
+                f"{self.path} is an LMDB, which needs the package lmdb.", "pip install 'knn-cli[lmdb]'"
+            ) from error
         options = {"readonly": True, "lock": False, "create": False, "readahead": False}
         try:
             with (

@@ -441,7 +441,7 @@ def test_parquet(tmp_path: Path) -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        with pytest.raises(KnnError, match="pip install pyarrow"):
+        with pytest.raises(KnnError, match=r"pip install 'knn-cli\[parquet\]'"):
             write_embeddings(tmp_path / "e.parquet", embeddings)
         assert not list(tmp_path.iterdir())
         return

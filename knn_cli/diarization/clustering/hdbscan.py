@@ -62,7 +62,7 @@ class HDBSCANClustering(BaseClusterer):
         try:
             import_module("sklearn.cluster")
         except ImportError as error:
-            raise KnnError("HDBSCAN needs scikit-learn.", "Install it: pip install 'scikit-learn>=1.5'.") from error
+            raise KnnError("HDBSCAN needs scikit-learn.", "Install it: pip install 'knn-cli[hdbscan]'.") from error
 
     def partition(self, embeddings: Doubles, bounds: Bounds, weights: Doubles | None) -> Labels:
         """See `BaseClusterer.partition`."""

@@ -10,7 +10,7 @@ import numpy as np
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import LABEL_LEVELS, Texts
 from knn_cli.evaluation.open_set import UNKNOWN
-from knn_cli.recognition.make_split import whole_units
+from knn_cli.recognition.make_split import whole_units, without_level
 from knn_cli.recognition.split_file import Split
 from knn_cli.recognition.splitters import Mask
 from knn_cli.recognition.training_steps.cross_validation import EncodedTexts, Indices, RecordingKeys, halve_out_of_set
@@ -155,7 +155,7 @@ def choose_rows(source: EmbeddingSource, options: RowOptions, split: Split | Non
         raise KnnError(
             "No row outside the closed set is on a side of the split.", "Make a split that does not ignore them."
         )
-    _check_classes(keys.label[used], options.label)
+    _check_classes(keys.label[used], options.label, source)
     half, by_label = np.full(len(used), -1, dtype=np.int8), None
     if selection.out_of_set.any():
         half[selection.out_of_set], by_label = halve_out_of_set(keys.select(selection.out_of_set), options.seed)
@@ -221,10 +221,11 @@ def _keys(source: EmbeddingSource, label: str, split: Split | None, units: str) 
     return replace(keys, unit=whole_units(keys.unit, keys.recording, units))
 
 
-def _check_classes(truth: Texts, label: str) -> None:
+def _check_classes(truth: Texts, label: str, source: EmbeddingSource) -> None:
     """Raise KnnError for fewer than two classes."""
     classes = np.unique(truth).tolist()
     if len(classes) < 2:
         present = f"only {classes[0]!r}" if classes else "none"
-        hint = f"Levels: {', '.join(LABEL_LEVELS)}; `knn info` shows what a store holds."
+        counts = {level: len({*source.column(level).values.tolist()} - {""}) for level in LABEL_LEVELS[:-1]}
+        hint = without_level(label, [level for level, count in counts.items() if count > 1 and level != label])
         raise KnnError(f"Training needs two labels or more at the level {label}, there is {present}.", hint)

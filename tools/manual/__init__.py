@@ -1,0 +1,1 @@
+"""The manual: pages that are generated, and the pictures in it."""
