@@ -40,7 +40,7 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
-from knn_cli.cli.resuming import check_own_outputs
+from knn_cli.cli.own_outputs import check_own_outputs
 from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 

@@ -32,7 +32,7 @@ from knn_cli.cli.options import (
     refuse_without,
     valued,
 )
-from knn_cli.cli.resuming import check_own_outputs
+from knn_cli.cli.own_outputs import check_own_outputs
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:

@@ -1,66 +1,23 @@
-"""Outputs of commands: whose they are, and which are finished, so that the same command goes on where it stopped."""
+"""Going on where a command stopped: what the same task has finished, and nobody changed since, is not done again."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from knn_cli import __version__
 from knn_cli.cli import stopping
 from knn_cli.cli.console import console
 from knn_cli.cli.options import counted
-from knn_cli.core.output_records import OutputRecords, OutputTask, check_replaceable, stamps
+from knn_cli.cli.own_outputs import output_task, task_digest
+from knn_cli.core.output_records import OutputRecords, OutputTask, check_replaceable
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
-# Parameters of commands on which the content of an output does not depend; sources are counted one by one.
-_NO_CONTENT = frozenset(
-    "force backup again quiet verbose out out_dir rttm keep save_embeddings sources device batch_seconds".split()
-)
-
-
 _BEGINS_ANEW = "Repeat the command; with a file for each recording, in --out-dir, it goes on where it was stopped."
-
-
-def output_task(ctx: typer.Context, digest: str = "") -> OutputTask:
-    """What makes the outputs of a command; see `core.output_records`."""
-    return OutputTask(str(ctx.command.name), digest, backup=bool(ctx.params.get("backup")))
-
-
-def check_own_outputs(ctx: typer.Context, *outputs: Path | None) -> OutputTask:
-    """Raise KnnError for outputs that others wrote or changed, unless --force or --backup; return what makes them."""
-    task = output_task(ctx)
-    check_replaceable([out for out in outputs if out is not None], task, force=bool(ctx.params["force"]))
-    return task
-
-
-def task_digest(ctx: typer.Context, models: Iterable[Bundle], sources: Sequence[Path]) -> str:
-    """A digest of all that an output follows from: options, the files that they name, models, version, sources."""
-    options = {name: _content(value) for name, value in sorted(ctx.params.items()) if name not in _NO_CONTENT}
-    facts = [
-        __version__,
-        str(ctx.command.name),
-        options,
-        [(model.fingerprint, stamps([model.folder])) for model in models],
-        stamps(sources),
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
-def _content(value: Any) -> Any:
-    """What an option contributes: the files that it names count by their stamps, wherever they lie."""
-    if isinstance(value, (list, tuple)):
-        return [_content(one) for one in value]
-    if isinstance(value, Path):
-        return stamps([value])
-    return value.value if isinstance(value, Enum) else value
 
 
 class Resumption:

@@ -19,7 +19,7 @@ from typing import Any
 from knn_cli.core.signals import ENDING, REPEAT_SECONDS
 
 SENTENCE = "Stopped."
-HINT = "Repeat the command: convert, embed -o and train --recipe continue where they stopped."
+HINT = "Repeat the command: stores that are written and networks that are trained go on where they stopped."
 GOES_ON = "Repeat the command: it goes on with the others."
 _RESEND_SECONDS = 0.01
 

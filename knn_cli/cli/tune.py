@@ -42,7 +42,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
-from knn_cli.cli.resuming import check_own_outputs
+from knn_cli.cli.own_outputs import check_own_outputs
 from knn_cli.cli.tunable_settings import TunableSettings, default_grid, file_text, read_grid, segmenter_of
 from knn_cli.core.errors import Failure, KnnError
 

@@ -14,7 +14,7 @@ import typer
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.format_options import parse_formats
 from knn_cli.cli.options import INPUT, counted, refuse_beside, valued
-from knn_cli.cli.resuming import check_own_outputs
+from knn_cli.cli.own_outputs import check_own_outputs
 from knn_cli.cli.turn_additions import TurnAdditions
 from knn_cli.core.errors import KnnError
 
