@@ -65,9 +65,12 @@ def info(
             typer.echo()
         names, measured = facts.pop("names", {}), facts.pop("measured", {})
         lines: list[str] = []
+        if what and (shares := facts.pop("layer weights", {})):
+            lines += _layer_lines(shares)
         if what and (names or measured):
             labels = facts.pop("labels")
-            lines, facts["labels"] = _label_lines(labels, names, measured), len(labels)
+            lines += _label_lines(labels, names, measured)
+            facts["labels"] = len(labels)
         width = max(map(len, facts))
         for key, value in facts.items():
             typer.echo(visible(f"{key:<{width}}  {_plain(value)}"))
@@ -130,6 +133,15 @@ def _label_lines(labels: list[str], names: dict[str, str], measured: dict[str, d
     return ["  ".join(cells).rstrip() for cells in aligned]
 
 
+def _layer_lines(shares: dict[str, list[float]]) -> list[str]:
+    """A line per layer of the encoder, with its share in each of the pooling's sums and a bar of the first."""
+    lines = [f"{'layer':<5}  " + "  ".join(f"{name:>7}" for name in shares)]
+    for layer, row in enumerate(zip(*shares.values(), strict=True)):
+        cells = "  ".join(f"{share:>7.1%}" for share in row)
+        lines.append(f"{layer:>5}  {cells}  {'#' * round(40 * row[0])}".rstrip())
+    return lines
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {'not known' if count is None else count}" for key, count in value.items())
@@ -187,6 +199,7 @@ def models() -> list[dict[str, Any]]:
 
 def _store(path: Path) -> dict[str, Any]:
     from knn_cli.store import hdf5
+    from knn_cli.store.row_counts import duration_counts, recordings_by_label
 
     with hdf5.Store(path) as opened:
         start, end = opened.times()
@@ -202,12 +215,18 @@ def _store(path: Path) -> dict[str, Any]:
         else:
             facts["rate"] = opened.rate
             facts["seconds"] = round(float((end - start).sum()), 2)
+        if lengths := duration_counts(end - start):
+            facts["rows by length"] = lengths
+        names = opened.column("name").tolist()
         for level in ("group", "subgroup", "speaker"):
-            counts = Counter(label for label in opened.column(level).tolist() if label)
+            labels = opened.column(level).tolist()
+            counts = Counter(label for label in labels if label)
             if counts:
                 facts[f"{level}s"] = dict(sorted(counts.items())[:MAX_LABELS])
                 if len(counts) > MAX_LABELS:
                     facts[f"{level}s in all"] = len(counts)
+                recordings = recordings_by_label(names, labels)
+                facts[f"recordings by {level}"] = dict([*recordings.items()][:MAX_LABELS])
         if "created" in opened.attributes:
             facts["created"] = opened.attributes["created"]
     return facts
@@ -216,6 +235,7 @@ def _store(path: Path) -> dict[str, Any]:
 def _bundle(model: Bundle) -> dict[str, Any]:
     from knn_cli.networks import bundle
     from knn_cli.networks.chunk_setting import WHOLE
+    from knn_cli.networks.layer_weights import layer_weights
     from knn_cli.recognition.classifier_file import read_classifier
     from knn_cli.recognition.head_settings import read_head_settings
 
@@ -230,6 +250,8 @@ def _bundle(model: Bundle) -> dict[str, Any]:
     if model.has_network:
         facts["encoder"] = model.config["encoder"]["name"]
         facts["pooling"] = model.config["pooling"]["name"]
+        if shares := layer_weights(model):
+            facts["layer weights"] = {name: [round(share, 4) for share in of_sum] for name, of_sum in shares.items()}
         facts["chunk"] = model.chunk if model.chunk == WHOLE else f"{model.chunk:g} s"
     if model.has_network or model.is_segmenter:
         facts["rate"] = model.rate

@@ -22,6 +22,8 @@ class ReportContents:
         One or more models with different names, to be compared.
     curves : mapping of str to sequence of DurationPoint
         Accuracy against length by the model's name.
+    layer_weights : mapping of str to mapping
+        Sums over the encoder's layers by the model's name, see `networks.layer_weights.layer_weights`.
     embeddings : EmbeddingSet or None
         Rows of the map.
     level : str
@@ -40,6 +42,7 @@ class ReportContents:
 
     models: Sequence[NamedEvaluation]
     curves: Mapping[str, Sequence[DurationPoint]] = field(default_factory=dict)
+    layer_weights: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     embeddings: EmbeddingSet | None = None
     level: str = "group"
     clip: Clip | None = None

@@ -14,6 +14,7 @@ from knn_cli.core.tables import Table, finite_or_none
 from knn_cli.core.visible_text import json_text
 from knn_cli.formats.drawing import FORMATS, Plot, render
 from knn_cli.reports.contents import ReportContents
+from knn_cli.reports.data_figures import data_histograms, layer_shares
 from knn_cli.reports.embedding_maps import embedding_maps
 from knn_cli.reports.figures import evaluation_figures
 from knn_cli.reports.html_page import render_page
@@ -84,6 +85,9 @@ def write_report(
             raise KnnError(f"There is nothing to report of {model.name}: no row was evaluated.", hint)
     check_report_folder(folder, sources=sources, force=force)
     plots = evaluation_figures(models, contents.curves)
+    plots.append(data_histograms(models[0]))
+    if any(contents.layer_weights.values()):
+        plots.append(layer_shares(contents.layer_weights))
     if contents.embeddings is not None:
         plots += embedding_maps(contents.embeddings, contents.level, names=models[0].label_names)
     max_errors = max(contents.max_clips // len(models), MIN_ERRORS_PER_MODEL)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from knn_cli import __version__
+from knn_cli.networks.layer_weights import layer_weights
 from knn_cli.recognition.evaluate_test_sets import EvaluatedModel, TestSet, TestSetResult, numbered
 from knn_cli.recognition.split_file import Split
 from knn_cli.reports.contents import ReportContents
@@ -77,6 +78,7 @@ def write_test_set_report(
         contents = ReportContents(
             named_evaluations(result, names),
             curves={model.name: model.curve for model in result.models if model.curve},
+            layer_weights={model.name: layer_weights(model.classifier.bundle) for model in result.models},
             embeddings=result.sample,
             level=result.level,
             clip=_clips([store for store in stores if store.kind == "audio"]),

@@ -98,7 +98,7 @@ def test_page_is_accessible(read: PageReader) -> None:
     assert len(read.all("h1")) == 1
     assert all(one.get("aria-label") for one in read.all("audio") if one)
     images = [one for _, one in read.elements if one.get("role") == "img"]
-    assert len(images) == len(read.all("figure")) == 9
+    assert len(images) == len(read.all("figure")) == 10
     assert all(len(one["aria-label"] or "") > 20 for one in images)
 
 

@@ -1,0 +1,50 @@
+"""What rows a store has: how long they are, and how many recordings each label has."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from knn_cli.core.values import Doubles
+
+__all__ = ["DURATION_EDGES", "duration_counts", "recordings_by_label"]
+
+DURATION_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)  # seconds
+
+
+def duration_counts(seconds: Doubles) -> dict[str, int]:
+    """Return how many of the lengths (N,) are in each span of seconds, from the first to the last that has any.
+
+    Lengths that are not known (NaN) are left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> duration_counts(np.array([4.0, 4.0, 12.0, 4000.0, np.nan]))["2-5 s"]
+    2
+    """
+    known = seconds[np.isfinite(seconds)]
+    if not len(known):
+        return {}
+    edges = [*DURATION_EDGES, np.inf]
+    counts = np.histogram(known, edges)[0].tolist()
+    names = [
+        f"{low:g}-{high:g} s" if np.isfinite(high) else f"over {low:g} s" for low, high in itertools.pairwise(edges)
+    ]
+    filled = np.flatnonzero(counts)
+    return {names[place]: counts[place] for place in range(filled[0], filled[-1] + 1)}
+
+
+def recordings_by_label(names: Iterable[str], labels: Iterable[str]) -> dict[str, int]:
+    """Return how many recordings have rows of each label, sorted by label; rows without one are left out.
+
+    Examples
+    --------
+    >>> recordings_by_label(["a", "a", "b", "c"], ["cs", "cs", "cs", ""])
+    {'cs': 2}
+    """
+    pairs = {(name, label) for name, label in zip(names, labels, strict=True) if label}
+    return dict(sorted(Counter(label for _, label in pairs).items()))
