@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,7 @@ from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
     ChunkOption,
+    ClusterOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -38,8 +42,10 @@ from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
+    from knn_cli.core.values import EmbeddingSet
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.embedding.stores import RecordingEmbedder
     from knn_cli.store.corpora.recordings import CorpusRecording
 
 EPILOG = epilog(
@@ -70,6 +76,7 @@ def embed(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -79,6 +86,7 @@ def embed(
     JSON lines. The default model computes speaker embeddings; --model language computes embeddings of languages.
     """
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import embed_recordings
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.formats.speech_lists import restricted
     from knn_cli.networks.chunk_setting import parse_chunk
@@ -87,11 +95,13 @@ def embed(
     from knn_cli.store.writer import check_free
 
     refuse_together(ctx, [("as_json", "out")])
-    refuse_without(ctx, {"labels": ("out",), "force": ("out",)})
+    refuse_without(ctx, {"labels": ("out",), "force": ("out",), "cluster": ("out",)})
     if out is not None:
         check_free(out, force)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     stores = [path for path in sources if hdf5.is_store(path)]
+    if stores and cluster is not None:
+        raise KnnError(f"{stores[0]} is a store, which is embedded on this machine.", "Leave --cluster out.")
     if stores and len(sources) > 1:
         raise KnnError(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
@@ -105,29 +115,61 @@ def embed(
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
-        _into_store(stores[0] if stores else recordings, out, embedder, options, force)
+        with nullcontext(embed_recordings) if cluster is None else _on_cluster(cluster, device) as embedding:
+            _into_store(stores[0] if stores else recordings, out, embedder, options, force, embedding)
     elif stores:
         _store_to_stdout(stores[0], embedder, options, as_json)
     else:
         _recordings_to_stdout(recordings, embedder, options, as_json)
 
 
+@contextmanager
+def _on_cluster(where: str, device: Device) -> Iterator[RecordingEmbedder]:
+    """What embeds recordings in the workers of a cluster."""
+    from knn_cli.core.cluster import opened_cluster
+    from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster
+
+    with opened_cluster(where) as cluster:
+        shown = f", shown at {cluster.dashboard}" if cluster.dashboard else ""
+        console.note(f"Cluster {where}: {cluster.threads} processors{shown}.")
+
+        def embedding(
+            recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions
+        ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
+            folder = embedder.bundle.folder.resolve()
+            place = EmbedderPlace(embedder.bundle.fingerprint, folder, device.value, embedder.batch_seconds)
+            return embed_on_cluster(cluster, recordings, place, options)
+
+        yield embedding
+
+
 def _into_store(
-    source: Path | list[CorpusRecording], out: Path, embedder: Embedder, options: EmbeddingOptions, force: bool
+    source: Path | list[CorpusRecording],
+    out: Path,
+    embedder: Embedder,
+    options: EmbeddingOptions,
+    force: bool,
+    embedding: RecordingEmbedder,
 ) -> None:
     from knn_cli.embedding import stores
     from knn_cli.store import hdf5
 
+    begun = time.monotonic()
     with console.progress("Embedding") as progress:
         if isinstance(source, Path):
             result = stores.embed_store_into(source, out, embedder, options, force=force, progress=progress)
         else:
-            result = stores.embed_recordings_into(source, out, embedder, options, force=force, progress=progress)
+            result = stores.embed_recordings_into(
+                source, out, embedder, options, force=force, progress=progress, embed=embedding
+            )
     with hdf5.Store(out) as written:
         rows = len(written)
     new = "" if rows == result.rows else f" ({result.rows} new, the rest from before)"
     of = f"of {embedder.dimension} values by {embedder.bundle.fingerprint}"
     console.note(f"{out}: {rows} embeddings{new} {of}.")
+    if result.seconds:
+        rate = result.seconds / (time.monotonic() - begun)
+        console.detail(f"{result.seconds / 3600:.2f} h of sound, {rate:,.0f} s of it a second.")
     note_silent_rows(result.without_speech)
     leave(result.failures, report_errors=True)
 

@@ -86,6 +86,15 @@ QUIET_HELP, VERBOSE_HELP = "Write only errors to stderr.", "Write more details t
 QuietOption = Annotated[bool, switch("-q", "--quiet", callback=quieter, hidden=True, help=QUIET_HELP)]
 VerboseOption = Annotated[bool, switch("-v", "--verbose", callback=louder, hidden=True, help=VERBOSE_HELP)]
 
+ClusterOption = Annotated[
+    str | None,
+    valued(
+        "--cluster",
+        metavar="WHERE",
+        panel=MODEL,
+        help="Use a Dask scheduler (tcp://HOST:PORT), local:N processes, or a queue (slurm.toml).",
+    ),
+]
 NoVadOption = Annotated[bool, switch("--no-vad", panel=INPUT, help="Use all of the sound, not only the speech.")]
 ChannelOption = Annotated[
     str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ __all__ = [
     "embed_store",
     "embed_store_into",
     "load_or_embed",
+]
+
+
+RecordingEmbedder = Callable[
+    [Sequence[CorpusRecording], Embedder, EmbeddingOptions], Iterator[tuple[str, EmbeddingSet | KnnError]]
 ]
 
 
@@ -65,11 +70,14 @@ class EmbeddingSummary:
         Rows that this run wrote; those of an interrupted run before it are not counted.
     without_speech : int
         Rows of an audio store that were left out because they hold too little speech.
+    seconds : float
+        Of the recordings that this run embedded, from the start to the end of each row.
     failures : list of Failure
         Files that have no embeddings.
     """
 
     rows: int = 0
+    seconds: float = 0.0
     without_speech: int = 0
     failures: list[Failure] = field(default_factory=list)
 
@@ -215,6 +223,7 @@ def embed_recordings_into(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    embed: RecordingEmbedder = embed_recordings,
 ) -> EmbeddingSummary:
     """Write the embeddings of recordings into a store of embeddings; an interrupted run is continued.
 
@@ -224,6 +233,8 @@ def embed_recordings_into(
         See `store.corpora.registry.read_corpora`.
     out, embedder, options, force, progress
         As of `embed_store_into`; progress counts recordings.
+    embed : callable
+        What computes them: `files.embed_recordings`, or workers of a cluster in its place.
 
     Returns
     -------
@@ -243,11 +254,12 @@ def embed_recordings_into(
     plan["files"] = [(*stamps[entry.sound.path], entry.sound.member, entry.parts) for entry in recordings]
     with _writer(out, embedder, plan, force) as writer:
         left = [recording for recording in recordings if str(recording.sound) not in writer.finished]
-        for done, (name, result) in enumerate(embed_recordings(left, embedder, options), start=1):
+        for done, (name, result) in enumerate(embed(left, embedder, options), start=1):
             if isinstance(result, KnnError):
                 summary.failures.append(Failure(name, result))
             else:
                 summary.rows += writer.add(name, result)
+                summary.seconds += float((result.end - result.start).sum())
             if progress is not None:
                 progress(done, len(left))
         if not summary.rows and not writer.finished:
