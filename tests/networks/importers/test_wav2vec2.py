@@ -88,7 +88,7 @@ def test_all_layers_equal_those_of_transformers(tmp_path: Path, kind: str, do_no
 @pytest.mark.parametrize("weighted", [False, True])
 @torch.no_grad()
 def test_classifier_equals_that_of_transformers_alone_and_padded(tmp_path: Path, kind: str, weighted: bool) -> None:
-    extra = {"use_weighted_layer_sum": weighted, "id2label": LANGUAGES}
+    extra: dict[str, Any] = {"use_weighted_layer_sum": weighted, "id2label": LANGUAGES}
     model = saved(tmp_path / "hf", kind, "ForSequenceClassification", **extra)
     clips = [clip(), clip(4321)]
     network = imported_network(tmp_path / "hf")
@@ -107,7 +107,12 @@ def test_classifier_equals_that_of_transformers_alone_and_padded(tmp_path: Path,
 @pytest.mark.parametrize("weighted", [False, True])
 @torch.no_grad()
 def test_x_vector_equals_that_of_transformers(tmp_path: Path, kind: str, weighted: bool) -> None:
-    sizes = {"tdnn_dim": [8, 8, 12], "tdnn_kernel": [5, 3, 1], "tdnn_dilation": [1, 2, 1], "xvector_output_dim": 9}
+    sizes: dict[str, Any] = {
+        "tdnn_dim": [8, 8, 12],
+        "tdnn_kernel": [5, 3, 1],
+        "tdnn_dilation": [1, 2, 1],
+        "xvector_output_dim": 9,
+    }
     model = saved(tmp_path, kind, "ForXVector", use_weighted_layer_sum=weighted, **sizes)
     network, clips = imported_network(tmp_path), [clip(), clip(4900)]
     assert import_embedding_network(tmp_path).head is None
