@@ -194,13 +194,13 @@ def test_a_saved_classifier_answers(left: tuple[Ancestor, dict[str, str]]) -> No
 
 
 def test_turns_and_cleaned_sound(left: tuple[Ancestor, dict[str, str]]) -> None:
-    assert sorted(path.name for path in Path("turns").glob("[!.]*"))[:2] == ["10_A.csv", "10_A_cut.csv"]
-    turns = list(csv.DictReader(Path("turns/10_A.csv").read_text().splitlines()))
+    assert sorted(path.name for path in Path("turns/1-1").glob("[!.]*"))[:2] == ["10_A.csv", "10_A_cut.csv"]
+    turns = list(csv.DictReader(Path("turns/1-1/10_A.csv").read_text().splitlines()))
     assert turns and list(turns[0]) == ["Start [s]", "End [s]", "Speaker"]
     assert all(float(turn["End [s]"]) - float(turn["Start [s]"]) >= 0.8 for turn in turns)
-    kept = soundfile.info("without/10_A_cut.wav").duration
+    kept = soundfile.info("without/1-1/10_A_cut.wav").duration
     assert kept == pytest.approx(21 - 2.0, abs=0.01)
-    assert soundfile.info("cleaned/10_A_cut.wav").duration < 21 - 1.5 - 2.5
+    assert soundfile.info("cleaned/1-1/10_A_cut.wav").duration < 21 - 1.5 - 2.5
 
 
 def test_trials_are_scored_by_cosine(left: tuple[Ancestor, dict[str, str]]) -> None:

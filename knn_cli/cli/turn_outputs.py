@@ -126,7 +126,7 @@ def check(
     """
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
-        read += [*folder.glob("*.rttm"), *reading.find(folder)]
+        read += [*folder.rglob("*.rttm"), *reading.find(folder)]
     check_text_output(outputs.out, read)
     if speaker_store is not None:
         if speaker_store.suffix.lower() not in hdf5.SUFFIXES:

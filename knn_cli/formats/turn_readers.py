@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import files_below
 from knn_cli.core.texts import read_lines, read_table, read_text, tidy
 from knn_cli.core.values import Diarization, Turn, sort_turns, turns_of_annotation
 from knn_cli.formats import rttm, textgrid
@@ -85,8 +86,8 @@ def read_references(path: Path | str) -> dict[str, Annotation]:
     Parameters
     ----------
     path : path
-        A file as for `read_turns`, or a folder: of its .rttm files where it has any, otherwise of those in the only
-        other format of turns.
+        A file as for `read_turns`, or a folder: of the .rttm files below it where it has any, otherwise of those in the
+        only other format of turns.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def read_given_turns(path: Path | str) -> Turns:
 def files_of_turns(folder: Path) -> list[Path]:
     """Return all files in a folder that may hold turns, of whichever format."""
     # Programs of macOS leave `._NAME.rttm` beside each file, which are no text.
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TURN_READERS and file.name[0] != "."]
+    return files_below(folder, TURN_READERS)
 
 
 def _given_files(folder: Path) -> list[Path]:

@@ -148,3 +148,11 @@ def test_outputs_lie_as_their_recordings_do(tapes: Path, tmp_path: Path) -> None
 
 def below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
+
+
+def test_turns_in_folders_are_found_again(tapes: Path, tmp_path: Path) -> None:
+    (tapes / "day").mkdir()
+    (tapes / "b.wav").rename(tapes / "day" / "b.wav")
+    done("diarize", tapes, *TINY, "--out-dir", tmp_path / "turns")
+    given = done("diarize", tapes, "--turns", tmp_path / "turns", "--out-dir", tmp_path / "again")
+    assert below(tmp_path / "again") == below(tmp_path / "turns") == ["a.rttm", "c.rttm", "day/b.rttm"], given.stderr
