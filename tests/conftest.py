@@ -29,12 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say before the first test how long it will take: `-q` leaves out the header."""
+    """Say before the first test how many there are: `-q` leaves out the header."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and len(session.items) > 1000:
-        quick = "" if session.config.option.markexpr else '; pytest -m "not slow" takes under three'
-        minutes = "under three minutes" if session.config.option.markexpr == "not slow" else "about twelve minutes"
-        reporter.write_line(f"{len(session.items)} tests take {minutes} on two cores{quick}.")
+    slow = sum(item.get_closest_marker("slow") is not None for item in session.items)
+    if reporter is not None and slow > 100:
+        reporter.write_line(f'{len(session.items)} tests, {slow} of them slow: pytest -m "not slow" leaves these out.')
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
