@@ -25,6 +25,7 @@ from knn_cli.networks.importers.wespeaker_heads import CZECH_DIALECTS
 from knn_cli.recognition.split_file import read_split
 from knn_cli.store import hdf5, kaldi
 from knn_cli.store.hdf5 import Store
+from tests.cli.test_options import COMMANDS, options
 from tests.helpers import ancestor, corpora
 from tests.helpers.ancestor import Ancestor, answers, costs, log_likelihoods, softmax
 from tests.helpers.command import done
@@ -77,6 +78,24 @@ def test_every_command_of_the_page_ran(left: tuple[Ancestor, dict[str, str]]) ->
     assert Counter(command.split()[0] for command in said) >= Counter(
         {"convert": 12, "classify": 4, "evaluate": 3, "embed": 2, "train": 2, "diarize": 3, "info": 2, "split": 1}
     )
+
+
+def test_every_option_of_the_tables_is_there() -> None:
+    """The column `here` names commands with options that they have, and other options that some command has."""
+    known = {
+        name: {flag for option in options(command).values() for flag in option.opts}
+        for name, command in COMMANDS.items()
+    }
+    every = {flag for flags in known.values() for flag in flags}
+    cells = [row.split("|")[2] for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| ")]
+    spans = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+    assert len(spans) > 60
+    for span in spans:
+        words = span.split()
+        command = words[1] if words[0] == "knn" else None
+        assert command is None or command in known, span
+        found = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--nproc-per-node"}
+        assert found <= (every if command is None else known[command]), span
 
 
 def test_an_experiment_answers_as_its_own_scripts(left: tuple[Ancestor, dict[str, str]]) -> None:
