@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from knn_cli.core.output_records import RECORD
 from tests.faults import judge
 from tests.faults.forks import MEMORY, SECONDS, Outcome, Request, Server, work_off
 from tests.faults.mutations import mutate
@@ -86,7 +87,8 @@ def _temporary(name: Path) -> bool:
     """Whether a file is one that only a command that still runs may have; trainings and stores can be continued."""
     if any(part.endswith((".parts", ".training")) for part in name.parts):
         return False
-    return any(part.startswith(".") or part.endswith((".tmp", ".part")) for part in name.parts)
+    parts = [part for part in name.parts if part != RECORD]
+    return any(part.startswith(".") or part.endswith((".tmp", ".part")) for part in parts)
 
 
 def run_case(server: Server, case: Case, cwd: Path, logs: Path) -> Outcome:
