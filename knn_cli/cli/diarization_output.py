@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from knn_cli.cli.output import json_line
 from knn_cli.core.tables import tsv_field
-from knn_cli.core.values import Diarization
 from knn_cli.formats.span_tables import write_turns_json
-from knn_cli.formats.spans import turn_document
 
 if TYPE_CHECKING:
     from knn_cli.evaluation.diarization_error import DiarizationScore
+    from knn_cli.formats.spans import SpanDocument
     from knn_cli.recognition.speaker_decision import SpeakerDecision
 
 
 def recognised_turns(
-    stream: TextIO, diarization: Diarization, recognised: Sequence[Mapping[str, Any]], decision: SpeakerDecision
+    stream: TextIO, document: SpanDocument, recognised: Sequence[Mapping[str, Any]], decision: SpeakerDecision
 ) -> None:
     """Write a JSON line of turns, with what is known of its speakers and by which decision."""
     text = StringIO()
-    write_turns_json(turn_document(diarization), text)
+    write_turns_json(document, text)
     json_line(stream, {**json.loads(text.getvalue()), "decision": decision.facts(), "recognised": list(recognised)})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from knn_cli.cli.resuming import Resumption
+    from knn_cli.cli.turn_additions import TurnAdditions
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
     from knn_cli.diarization.recordings import RecordingResult
@@ -38,11 +39,15 @@ class ResultWriter:
         sounds: Mapping[Path, Path],
         temporary: bool,
         resumed: Resumption,
+        names: Mapping[Path, str],
+        additions: TurnAdditions,
     ) -> None:
         self.outputs, self.clean, self.known, self.truths, self.channel = outputs, clean, known, truths, channel
         self._called = called
         self._sounds, self._temporary, self._resumed = sounds, temporary, resumed
-        self._asked_speakers = asked_speakers
+        self._asked_speakers, self._names, self._additions = asked_speakers, names, additions
+        self._streams: dict[str, TextIO] = {}  # of formats in which one file, or stdout, holds all recordings
+        self._done = 0
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
         self.kept: list[tuple[str, Any]] = []  # (recording, its diarization)
@@ -54,30 +59,33 @@ class ResultWriter:
         from knn_cli.core.output_records import note_incomplete
         from knn_cli.formats.span_formats import TURN_FORMATS
 
-        out, done = self.outputs.out, 0
-        as_text = not TURN_FORMATS[self.outputs.format].binary
-        whole = self._resumed.whole
-        with replacing_text(out, task=whole) if out is not None and as_text else nullcontext(sys.stdout) as stream:
+        outs, whole = self.outputs.outs, self._resumed.whole
+        with ExitStack() as opened:
+            if self.outputs.stdout:
+                self._streams[self.outputs.formats[0]] = sys.stdout
+            for name, out in outs.items():
+                if TURN_FORMATS[name].multiple:
+                    self._streams[name] = opened.enter_context(replacing_text(out, task=whole))
             for path, result in results:
                 try:
                     if isinstance(result, KnnError):
                         raise result
-                    self._write_recording(path, result, stream)
-                    done += 1
+                    self._write_recording(path, result)
+                    self._done += 1
                 except KnnError as error:
                     self.failures.append(failed(str(path), error))
-            if out is not None and not done:
+            if outs and not self._done:
                 leave(self.failures)  # before an empty file replaces an older result
-        if out is not None and self.failures:
+        for out in outs.values() if self.failures else ():
             note_incomplete(out, whole)
         if len(self._lengths) > 1:
             sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
             console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
 
-    def _write_recording(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
+    def _write_recording(self, path: Path, result: RecordingResult) -> None:
         diarization = result.diarization
         sound = self._sounds.get(path)
-        if self.outputs.format == "json" and sound is not None:
+        if "json" in self.outputs.formats and sound is not None:
             from knn_cli.diarization.no_speech import with_no_speech_probability
 
             diarization = with_no_speech_probability(diarization, sound, channel=self.channel)
@@ -92,7 +100,7 @@ class ResultWriter:
             beyond.note_beyond(path, "reference", truth.get_timeline(), diarization.seconds)
             beyond.note_beyond(path, "UEM", scored, diarization.seconds)
         if not diarization.turns:
-            console.note(f"{path} holds no speech; its {self.outputs.format} output has no turns.")
+            console.note(f"{path} holds no speech; its {' and '.join(self.outputs.formats)} output has no turns.")
         else:
             speakers = counted(len(diarization.speakers), "speaker")
             console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
@@ -102,31 +110,35 @@ class ResultWriter:
             console.note(f"{path}: {_who(result.recognised)}.")
         if self._keep:
             self.kept.append((diarization.name or self._called[path], diarization))
-        self._write_turns(path, result, stream)
+        self._write_turns(path, result)
         if self.clean is not None:
             self._write_cleaned(self.clean, path, result)
 
-    def _write_turns(self, path: Path, result: RecordingResult, stream: TextIO) -> None:
+    def _write_turns(self, path: Path, result: RecordingResult) -> None:
         from knn_cli.core.atomic import replacing_text
         from knn_cli.formats import span_formats
         from knn_cli.formats.spans import turn_document
 
-        outputs = self.outputs
+        outputs, name, count = self.outputs, self._names[path], len(self._names)
         document = turn_document(result.diarization, audio_path=self._sounds.get(path), channel=self.channel)
         document = replace(document, audio_stays=not self._temporary)
-        target = outputs.targets.get(path)
-        task = self._resumed.whole if target is None else self._resumed.task(path)
-        if outputs.format == "json" and result.recognised is not None:
-            from knn_cli.cli import diarization_output
+        document = self._additions.completed(document, name, result.diarization.turns, count)
+        for format in outputs.formats:
+            target, stream = outputs.targets.get(path, {}).get(format), self._streams.get(format)
+            task = self._resumed.whole if target is None else self._resumed.task(path)
+            file_path = target or outputs.outs.get(format)
+            if format == "json" and result.recognised is not None:
+                from knn_cli.cli import diarization_output
 
-            with nullcontext(stream) if target is None else replacing_text(target, task=task) as file:
-                diarization_output.recognised_turns(file, result.diarization, result.recognised, result.decision)
-        elif target is None and not span_formats.TURN_FORMATS[outputs.format].binary:
-            span_formats.write_text(replace(document, location=outputs.out), stream, outputs.format)
-        else:
-            file_path = target or outputs.out
-            assert file_path is not None  # see `turn_outputs.choose`
-            span_formats.write(document, file_path, outputs.format, task=task)
+                file = None if stream is not None or file_path is None else replacing_text(file_path, task=task)
+                with nullcontext(stream) if file is None else file as opened:
+                    diarization_output.recognised_turns(opened, document, result.recognised, result.decision)
+            elif stream is not None:
+                place = self._done if count > 1 else None
+                span_formats.write_text(replace(document, location=file_path, place=place), stream, format)
+            else:
+                assert file_path is not None  # see `turn_outputs.choose`
+                self._additions.write(document, file_path, format, name, task)
 
     def _write_cleaned(self, clean: SpeakerRemoval, path: Path, result: RecordingResult) -> None:
         task, path = self._resumed.task(path), self._sounds.get(path, path)

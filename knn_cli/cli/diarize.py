@@ -41,7 +41,7 @@ from knn_cli.cli.diarization_options import (
     UnwantedOption,
 )
 from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
-from knn_cli.cli.format_options import format_option
+from knn_cli.cli.format_options import format_option, parse_formats
 from knn_cli.cli.options import (
     AgainOption,
     BackupOption,
@@ -71,6 +71,7 @@ from knn_cli.cli.options import (
 from knn_cli.cli.settings import read_settings
 from knn_cli.cli.stdin import NameOption
 from knn_cli.cli.tunable_settings import check_kept, chosen_options, segmenter_of
+from knn_cli.cli.turn_additions import AddToOption, TemplateOption, TurnAdditions, WordsOption
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ _NEEDS = {  # options that have no effect without one of others
     "unwanted": ("out_dir",),
     "overlap": ("out_dir",),
     "max_silence": ("out_dir",),
+    "add_to": ("out", "out_dir"),
     "force": ("rttm", "out", "out_dir", "save_embeddings", "keep"),
     "backup": ("rttm", "out", "out_dir"),
     "again": ("rttm", "out", "out_dir", "keep"),
@@ -108,25 +110,9 @@ _SETTINGS_NEED = {  # settings that have no effect without an option
 
 # Options that still say something where turns are given.
 _BESIDE_TURNS = (
-    *(
-        "sources",
-        "name",
-        "channel",
-        "track",
-        "rttm",
-        "out",
-        "out_dir",
-        "format",
-        "as_json",
-        "force",
-        "backup",
-        "again",
-        "reference",
-        "uem",
-    ),
-    *("merge", "rename", "corrections", "unwanted", "mute", "cut", "overlap", "max_silence", "settings"),
-    *("quiet", "verbose"),
-)
+    "sources name channel track rttm out out_dir format as_json force backup again reference uem words add_to template "
+    "merge rename corrections unwanted mute cut overlap max_silence settings quiet verbose"
+).split()
 
 EPILOG = epilog(
     "knn diarize meeting.wav --rttm out.rttm",
@@ -174,6 +160,9 @@ def diarize(
     reference: ReferenceOption = None,
     uem: UemOption = None,
     turns: TurnsOption = None,
+    words: WordsOption = None,
+    add_to: AddToOption = None,
+    template: TemplateOption = False,
     model: ModelOption = None,
     segmentation: SegmentationOption = None,
     clusterer: ClustererOption = None,
@@ -233,10 +222,12 @@ def diarize(
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
     edits = diarization_edits.read_edits(ctx, found.names, options.max_gap)
     if rttm is not None:  # whatever its suffix
-        outputs = turn_outputs.TurnOutputs("rttm", rttm, None, {})
+        outputs = turn_outputs.TurnOutputs(("rttm",), {"rttm": rttm}, None, {})
     else:
-        outputs = turn_outputs.choose(found.places, out, out_dir, "json" if as_json else format)
-    if outputs.format == "rttm":
+        outputs = turn_outputs.choose(found.places, out, out_dir, ["json"] if as_json else parse_formats(format))
+    additions = TurnAdditions.given(words, add_to, template)
+    additions.check([*found.names.values()], outputs.formats)
+    if "rttm" in outputs.formats:
         rttm_files.check_names(found.names.values(), "recordings")
     clean = None
     places = {found.sounds.get(path, path): place for path, place in found.places.items()}
@@ -246,12 +237,16 @@ def diarize(
         overlapped: Literal["keep", "mute", "cut"] | None = None if overlap is None else overlap.value
         level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
         clean = removal_outputs.SpeakerRemoval(
-            out_dir, outputs.format, unwanted, how, overlapped, max_silence, level, channel, places
+            out_dir, outputs.formats, unwanted, how, overlapped, max_silence, level, channel, places
         )
     called = {path: path.stem if found.kept else found.names[path] for path in paths}
     truths = recordings.read_references(paths, reference, uem, called)
-    others = [path for path in (*paths, reference, uem, turns, speakers, *(corrections or ())) if path is not None]
-    if outputs.format == "html" or (clean is not None and clean.writes_sound):
+    others = [
+        path
+        for path in (*paths, *additions.read, reference, uem, turns, speakers, *(corrections or ()))
+        if path is not None
+    ]
+    if "html" in outputs.formats or (clean is not None and clean.writes_sound):
         found.check_sounds("a player or edited audio")
     sound = [found.sounds.get(path, path) for path in paths]
     files = turn_outputs.check(outputs, clean, save_embeddings, sound, others, force=force, hold=ctx.with_resource)
@@ -283,7 +278,7 @@ def diarize(
         {path: files.get(path, []) for path in paths},
         models,
         kept=keep_files,
-        whole=outputs.out,
+        whole=[*outputs.outs.values()],
         together=joint,
     )
     for path, target in keep_files.items():
@@ -294,7 +289,7 @@ def diarize(
         return
     enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
-    if outputs.format == "rttm":
+    if "rttm" in outputs.formats:
         rttm_files.check_names(names, "speakers")
     decision = known_speakers.decision_for(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
@@ -350,8 +345,10 @@ def diarize(
             results = diarization_edits.with_notes(corrected, edits)
         asked = 1 if per_channel or edits or given is not None else num_speakers or min_speakers or 1
         sounds, save = found.sounds, save_embeddings is not None
+        temporary = received.temporary
         writer = ResultWriter(
-            outputs, clean, names, truths, called, save, channel, asked, sounds, received.temporary, resumed
+            *(outputs, clean, names, truths, called, save, channel, asked, sounds, temporary, resumed, found.names),
+            additions,
         )
         writer.write(results)
     if writer.scores:  # where turns do not go to stdout, this is the data

@@ -36,8 +36,8 @@ class Resumption:
         The models that the outputs follow from.
     kept : mapping of Path to Path
         Source -> a file that is kept besides, which this class does not refuse to replace.
-    whole : Path, optional
-        The file that is written for all of them.
+    whole : sequence of Path
+        The files that are written for all of them.
     together : bool
         Whether outputs follow from all sources, and none can be left out.
 
@@ -61,7 +61,7 @@ class Resumption:
         models: Iterable[Bundle],
         *,
         kept: Mapping[Path, Path] | None = None,
-        whole: Path | None = None,
+        whole: Sequence[Path] = (),
         together: bool = False,
     ) -> None:
         models, sources = list(models), list(outputs)
@@ -77,14 +77,14 @@ class Resumption:
             keeps_changed = len(sources) > 1 and not replaces
             all_files = {path: [*outputs[path], *([kept[path]] if kept else [])] for path in sources}
             done = [path for path in sources if self._are_finished(all_files[path], path, keeps_changed)]
-            if whole is not None:
-                is_finished = self._records.is_finished(whole, self.whole) and done == sources
+            if whole:
+                is_finished = done == sources and all(self._records.is_finished(file, self.whole) for file in whole)
                 self.left = [] if is_finished else sources
             elif all(outputs.values()):
                 changed = [path for path in done if not self._are_finished(all_files[path], path, False)]
                 self.left = [path for path in sources if path not in set(done)]
         files = [file for path in self.left for file in outputs[path]]
-        files += [whole] if whole is not None and self.left else []
+        files += whole if self.left else []
         check_replaceable(files, self.whole, force=bool(ctx.params["force"]), records=self._records)
         self._note(len(sources), changed)
         goes_on = all(outputs.values()) and not together

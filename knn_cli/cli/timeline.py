@@ -185,7 +185,7 @@ def timeline(
     )
     note_classifier(model, classifier)
     models = [classifier.bundle, *([bundle.find(), bundle.find_default(bundle.SEGMENTATION, segmenter=True)] * diarize)]
-    writer.resumed = resumed = resuming.Resumption(ctx, writer.files, models, whole=out)
+    writer.resumed = resumed = resuming.Resumption(ctx, writer.files, models, whole=[] if out is None else [out])
     if not resumed.left:
         return
     options = TimelineOptions(window=window, step=step, switch=switch_probability, use_vad=not no_vad, channel=channel)

@@ -62,8 +62,9 @@ class TurnAdditions:
 
     @property
     def read(self) -> list[Path]:
-        """The files that are read, or their folders."""
-        return [path for path in (self.words_path, self.add_to) if path is not None]
+        """The files that are read; of folders all that is in them."""
+        given = [path for path in (self.words_path, self.add_to) if path is not None]
+        return [*given, *(file for path in given if path.is_dir() for file in path.iterdir())]
 
     def check(self, names: Sequence[str], formats: Iterable[str]) -> None:
         """Refuse, before any work, what will not fit the recordings or formats.

@@ -80,8 +80,7 @@ def convert_turns(ctx: typer.Context, src: Path, out: Path, additions: TurnAddit
     if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise KnnError(f"Two outputs would be called {twice[0]}.", "Rename a recording.")
     read = [src, *audio.values(), *additions.read]
-    for folder in filter(Path.is_dir, (src, *additions.read)):
-        read += folder.iterdir()
+    read += src.iterdir() if src.is_dir() else []
     if targets:
         make_output_folder(out, files, read)
         ctx.with_resource(locked_files(files))

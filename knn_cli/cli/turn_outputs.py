@@ -26,63 +26,76 @@ Hold = Callable[[AbstractContextManager[None]], object]
 
 @dataclass(frozen=True)
 class TurnOutputs:
-    """Outputs for turns, and their format: one file, one file per recording in a folder, or stdout.
+    """Outputs for turns, and their formats: a file for all recordings, files for each in a folder, or stdout.
 
     Attributes
     ----------
-    format : str
-        Name of the format, one of TURN_FORMATS.
-    out : Path or None
-        The single file for all recordings.
+    formats : tuple of str
+        Names of the formats, of TURN_FORMATS.
+    outs : mapping of str to Path
+        Format -> the single file for all recordings.
     folder : Path or None
         The folder of `targets`.
-    targets : mapping of Path to Path
-        The file of each recording.
+    targets : mapping of Path to (mapping of str to Path)
+        The files of each recording, by format.
     """
 
-    format: str
-    out: Path | None
+    formats: tuple[str, ...]
+    outs: Mapping[str, Path]
     folder: Path | None
-    targets: Mapping[Path, Path]
+    targets: Mapping[Path, Mapping[str, Path]]
 
     @property
     def stdout(self) -> bool:
-        return self.out is None and self.folder is None
+        return not self.outs and self.folder is None
 
 
-def choose(places: Mapping[Path, Path], out: Path | None, folder: Path | None, name: str | None) -> TurnOutputs:
-    """Return the outputs in the named format, by default that of the suffix of `out`, or RTTM.
+def choose(places: Mapping[Path, Path], out: Path | None, folder: Path | None, names: Sequence[str]) -> TurnOutputs:
+    """Return the outputs in the named formats, by default that of the suffix of `out`, or RTTM.
+
+    Several formats have a file each: `out` with the suffixes of all of them.
 
     Parameters
     ----------
     places : mapping of Path to Path
         Recording -> its place in `folder`, without a suffix.
     out, folder : Path or None
-    name : str or None
-        The format.
+    names : sequence of str
+        The formats.
 
     Raises
     ------
     KnnError
-        If the name and the suffix contradict each other, no format has the suffix, or the format cannot be written to
+        If the names and the suffix contradict each other, no format has the suffix, or a format cannot be written to
         the output.
     """
     by_suffix = None if out is None else format_by_suffix("turns", out)
-    if name is None and out is not None and by_suffix is None:
+    if not names and out is not None and by_suffix is None:
         known = ", ".join(known.suffix for known in TURN_FORMATS.values() if not known.named_only)
         raise KnnError(f"The suffix of {out} names no format of turns.", f"Known: {known}; or give --format.")
-    wanted = by_suffix if name is None and by_suffix is not None else find_format("turns", name or "rttm")
-    if by_suffix is not None and wanted.suffix != by_suffix.suffix:
-        raise KnnError(f"The suffix of {out} is that of {by_suffix.name}, not of {name}.", "Name one format only.")
+    wanted = [find_format("turns", name) for name in names or [by_suffix.name if by_suffix is not None else "rttm"]]
+    if by_suffix is not None and by_suffix.suffix not in {known.suffix for known in wanted}:
+        message = f"The suffix of {out} is that of {by_suffix.name}, not of {' or '.join(names)}."
+        raise KnnError(message, "Name one format only.")
+    formats = tuple(known.name for known in wanted)
     if folder is not None:
-        targets = {path: folder / f"{place}{wanted.suffix}" for path, place in places.items()}
-        return TurnOutputs(wanted.name, None, folder, targets)
-    if len(places) > 1 and not wanted.multiple:
-        message = f"Several recordings in one {wanted.name} file could not be distinguished."
+        targets = {
+            path: {known.name: folder / f"{place}{known.suffix}" for known in wanted} for path, place in places.items()
+        }
+        return TurnOutputs(formats, {}, folder, targets)
+    if len(places) > 1 and (single := [known.name for known in wanted if not known.multiple]):
+        message = f"Several recordings in one {single[0]} file could not be distinguished."
         raise KnnError(message, "Give --out-dir.")
-    if wanted.binary and out is None:
-        raise KnnError(f"The format {wanted.name} is not for stdout.", "Give -o or --out-dir.")
-    return TurnOutputs(wanted.name, out, None, {})
+    if out is None:
+        if len(wanted) > 1:
+            raise KnnError(f"{len(wanted)} formats are not for stdout.", "Give -o or --out-dir.")
+        if wanted[0].binary:
+            raise KnnError(f"The format {wanted[0].name} is not for stdout.", "Give -o or --out-dir.")
+        return TurnOutputs(formats, {}, None, {})
+    if len(wanted) == 1:
+        return TurnOutputs(formats, {formats[0]: out}, None, {})
+    stem = out.stem if by_suffix is not None else out.name
+    return TurnOutputs(formats, {known.name: out.with_name(f"{stem}{known.suffix}") for known in wanted}, None, {})
 
 
 def check(
@@ -127,27 +140,27 @@ def check(
     read = [*sources, *others]
     for folder in filter(Path.is_dir, others):
         read += [*folder.rglob("*.rttm"), *reading.find(folder)]
-    check_text_output(outputs.out, read)
+    for out in outputs.outs.values():
+        check_text_output(out, read)
     if speaker_store is not None:
         if speaker_store.suffix.lower() not in hdf5.SUFFIXES:
             raise KnnError(f"{speaker_store} is not a name for a store.", "Name a file such as speakers.h5.")
         check_output(speaker_store, read)
         check_free(speaker_store, force)
-    for out in (outputs.out, speaker_store):
+    for out in (*outputs.outs.values(), speaker_store):
         if out is not None and not out.parent.is_dir():
             raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
-    if outputs.folder is None:
-        return {}
-    files = {path: [target] for path, target in outputs.targets.items()}
+    files = {path: [*by_format.values()] for path, by_format in outputs.targets.items()}
     if clean is not None:
         for path, source in zip(files, sources, strict=True):
             files[path] += _cleaned(clean, source)
-    targets = [file for each in files.values() for file in each]
+    targets = [*outputs.outs.values(), *(file for each in files.values() for file in each)]
     if len(set(targets)) < len(targets):
         target = Counter(targets).most_common(1)[0][0]
         raise KnnError(f"Two outputs would be called {target}.", "Rename a recording, or process it separately.")
-    make_output_folder(outputs.folder, targets, read)
-    hold(locked_files(targets))
+    if outputs.folder is not None:
+        make_output_folder(outputs.folder, targets, read)
+        hold(locked_files(targets))
     return files
 
 
@@ -157,7 +170,7 @@ def _cleaned(clean: SpeakerRemoval, source: Path) -> list[Path]:
     if not clean.writes_sound:
         return listed
     try:
-        audio, turns = clean.audio_path(source), clean.turns_path(source)
+        audio, turns = clean.audio_path(source), clean.turns_paths(source)
     except AudioError:
         return listed
-    return [*listed, audio, turns]
+    return [*listed, audio, *turns]

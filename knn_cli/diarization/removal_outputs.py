@@ -34,8 +34,8 @@ class SpeakerRemoval:
     ----------
     folder : Path
         Folder of all output files.
-    format : str
-        Format of the turns that are written beside edited audio.
+    formats : tuple of str
+        Formats of the turns that are written beside edited audio.
     unwanted : str, optional
         See `unwanted_spans.unwanted_speakers`; None removes no speakers.
     how : {"mute", "cut"}, optional
@@ -59,7 +59,7 @@ class SpeakerRemoval:
     """
 
     folder: Path
-    format: str
+    formats: tuple[str, ...]
     unwanted: str | None = None
     how: Removal | None = None
     overlap: Literal["keep", "mute", "cut"] | None = None
@@ -97,11 +97,10 @@ class SpeakerRemoval:
         suffix = speaker_removal.output_path(source, word, track=track).suffix
         return self.folder / f"{self._place(source)}_{word}{suffix}"
 
-    def turns_path(self, source: Path) -> Path:
-        """Path of the turns of its edited audio."""
-        suffix = find_format("turns", self.format).suffix
+    def turns_paths(self, source: Path) -> list[Path]:
+        """Paths of the turns of its edited audio, one for each format."""
         audio = self.audio_path(source)
-        return audio.with_name(audio.stem + suffix)
+        return [audio.with_name(audio.stem + find_format("turns", name).suffix) for name in self.formats]
 
     def _place(self, source: Path) -> Path:
         return self.places.get(source, Path(source.stem))
@@ -149,7 +148,13 @@ class SpeakerRemoval:
                 unwanted_spans.write_unwanted_csv(parts, file)
         if not self.writes_sound:
             return RemovalSummary(names, parts, None)
-        target, turns = self.audio_path(source), self.turns_path(source)
+        return RemovalSummary(names, parts, self._write_sound(source, diarization, parts, task))
+
+    def _write_sound(
+        self, source: Path, diarization: Diarization, parts: list[UnwantedSpan], task: OutputTask | None
+    ) -> RemovalResult:
+        """Write the edited audio and its turns, which appear together."""
+        target, turns = self.audio_path(source), self.turns_paths(source)
         plan = speaker_removal.plan_removal(
             source,
             target,
@@ -162,7 +167,8 @@ class SpeakerRemoval:
         )
         cleaned = replace(speaker_removal.retime(diarization, plan.result), name=target.stem)
         document = turn_document(cleaned, audio_path=target, channel=self.channel.rpartition(":")[2])
-        with replacing_together([turns, target], task=task) as (turns_part, sound_part):  # the two go together
-            plan.write(sound_part)
-            write(replace(document, audio_file=sound_part, location=turns), turns_part, self.format)
-        return RemovalSummary(names, parts, plan.result)
+        with replacing_together([*turns, target], task=task) as (*turn_parts, sound_part):
+            plan.write(sound_part)  # where the sound is, its turns are
+            for name, final, part in zip(self.formats, turns, turn_parts, strict=True):
+                write(replace(document, audio_file=sound_part, location=final), part, name)
+        return plan.result

@@ -249,15 +249,18 @@ class _ElanDocument:
         if is_empty:
             inside = _written(elan.slot_elements(by_place.get(end, [])), 2)
             return [(begin, end, f"<TIME_ORDER>{inside}\n    </TIME_ORDER>")] if inside else []
+        indent = self._indent(self.slots[0][1]) if self.slots else b" " * 8
         edits = []
         for place, found in by_place.items():
-            lines = "".join(
-                ElementTree.tostring(one, encoding="unicode").replace(" />", "/>") + "\n        "
-                for one in elan.slot_elements(found)
-            )
-            # Before the closing tag, whose own indentation is one step less.
-            edits.append((place, place, "    " + lines[:-4] if place == end else lines))
+            line = place - len(own) if (own := self._indent(place)) is not None else place
+            texts = (ElementTree.tostring(one, encoding="unicode") for one in elan.slot_elements(found))
+            edits.append((line, line, "".join(f"{(indent or b'').decode()}{text}\n" for text in texts)))
         return edits
+
+    def _indent(self, place: int) -> bytes | None:
+        """The white space between the begin of a line and an element, None where something else stands there."""
+        found = self.raw[self.raw.rfind(b"\n", 0, place) + 1 : place]
+        return None if found.strip() else found
 
     def _edited(self, edits: list[tuple[int, int, str]]) -> bytes:
         line_end = "\r\n" if b"\r\n" in self.raw else "\n"

@@ -53,7 +53,7 @@ def test_every_command_takes_a_track(film: Path, command: str) -> None:
 
 
 def test_edited_copies_are_of_the_track(film: Path, tmp_path: Path) -> None:
-    clean = SpeakerRemoval(tmp_path, "rttm", max_silence=1.0, channel="2:left")
+    clean = SpeakerRemoval(tmp_path, ("rttm",), max_silence=1.0, channel="2:left")
     target = clean.audio_path(film)
     assert writing.output_format(film, track=2).channels == 2
     speaker_removal.plan_removal(film, target, max_silence=1.0, track=2).write()

@@ -652,7 +652,7 @@ def test_edited_sound_never_stands_without_its_turns(
 ) -> None:
     """Sound that exists is refused without --force, so that a stopped command could not be given again."""
     (tmp_path / "out").mkdir()
-    clean = SpeakerRemoval(tmp_path / "out", "html", unwanted="B", how="mute")
+    clean = SpeakerRemoval(tmp_path / "out", ("html", "csv"), unwanted="B", how="mute")
     talk = Diarization(talk_of((0.0, 1.0, "A"), (1.0, 1.5, "B")), name="tone", seconds=2.0)
 
     def stopped(*_: object) -> None:
@@ -665,5 +665,6 @@ def test_edited_sound_never_stands_without_its_turns(
     assert not clean.audio_path(tone).exists()
 
     assert clean.apply(tone, talk).cleaned is not None
-    page = clean.turns_path(tone).read_text()
+    page = clean.turns_paths(tone)[0].read_text()
+    assert clean.turns_paths(tone)[1].read_text().startswith("file,start,end,speaker")
     assert clean.audio_path(tone).exists() and ".part" not in page

@@ -105,7 +105,7 @@ WRITES = (
     _texts("verify", "verify", "trials.txt", "emb.h5", "-o", "{d}/out.tsv"),
     _texts("diarize to RTTM", "diarize", "meeting.wav", *TINY, *SILERO, "--rttm", "{d}/out.rttm"),
     _texts("diarize to a player", "diarize", "plain.wav", *TINY, *SILERO, "-o", "{d}/out.html"),
-    _texts("diarize a folder", "diarize", "corpus", *TINY, *SILERO, "--out-dir", "{d}/out", "--format", "json"),
+    _texts("diarize a folder", "diarize", "corpus", *TINY, *SILERO, "--out-dir", "{d}/out", "--format", "json,eaf"),
     _texts(
         "tune",
         *("tune", "corpus", "--reference", "corpus.rttm", *TINY, *SILERO, "--grid", "margin=0", "-o", "{d}/out.toml"),

@@ -1,0 +1,81 @@
+"""`knn diarize` with several formats, several recordings in one CSV, words, and files that turns are added to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knn_cli.core.values import Turn
+from knn_cli.formats.turn_readers import read_turns
+from tests.helpers.command import done, knn, outputs_in
+from tests.helpers.player_pages import clicks
+
+TURNS = (Turn(0.5, 2.0, "anna"), Turn(1.5, 3.25, "ben"))
+CTM = "one 1 0.6 0.3 well\none 1 2.5 0.4 no\ntwo 1 0.1 0.2 oh\n"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings, with their turns in one RTTM and words in one CTM."""
+    folder = tmp_path_factory.mktemp("given")
+    lines = [
+        f"SPEAKER {name} 1 {one.start} {one.end - one.start} <NA> <NA> {one.speaker} <NA> <NA>\n"
+        for name in ("one", "two")
+        for one in TURNS
+    ]
+    (folder / "turns.rttm").write_text("".join(lines))
+    (folder / "words.ctm").write_text(CTM)
+    for name in ("one", "two"):
+        clicks(folder / f"{name}.wav", 4.0)
+    return folder
+
+
+def test_several_formats_in_one_run(given: Path, tmp_path: Path) -> None:
+    sources = (given / "one.wav", given / "two.wav", "--turns", given / "turns.rttm")
+    done("diarize", *sources, "--out-dir", tmp_path / "all", "--format", "rttm,eaf,html")
+    names = [f"{name}.{suffix}" for name in ("one", "two") for suffix in ("eaf", "html", "rttm")]
+    assert outputs_in(tmp_path / "all") == names
+    assert read_turns(tmp_path / "all" / "two.eaf")["two"] == TURNS
+    done("diarize", *sources, "-o", tmp_path / "all.csv", "--format", "csv,rttm,json")
+    assert (tmp_path / "all.csv").read_text().splitlines() == [
+        "file,start,end,speaker,confidence",
+        *(f"{name},{row}," for name in ("one", "two") for row in ("0.500,2.000,anna", "1.500,3.250,ben")),
+    ]
+    assert {*read_turns(tmp_path / "all.rttm")} == {*read_turns(tmp_path / "all.json")} == {"one", "two"}
+    assert done("diarize", *sources, "--format", "csv").stdout == (tmp_path / "all.csv").read_text()
+    refused = knn("diarize", *sources, "--format", "csv,rttm")
+    assert refused.exit_code == 1 and "not for stdout" in refused.stderr
+
+
+def test_edited_sound_has_its_turns_in_all_formats(given: Path, tmp_path: Path) -> None:
+    done(
+        *("diarize", given / "one.wav", "--turns", given / "turns.rttm", "--unwanted", "ben", "--mute"),
+        *("--out-dir", tmp_path, "--format", "rttm,srt"),
+    )
+    names = ["one.rttm", "one.srt", "one_muted.rttm", "one_muted.srt", "one_muted.wav", "one_unwanted.csv"]
+    assert outputs_in(tmp_path) == names
+
+
+def test_words_and_given_tiers(given: Path, tmp_path: Path) -> None:
+    common = ("diarize", given / "one.wav", given / "two.wav", "--turns", given / "turns.rttm", "--out-dir")
+    done(*common, tmp_path / "words", "--format", "srt,json", "--words", given / "words.ctm")
+    assert (tmp_path / "words" / "one.srt").read_text().count("anna: well\n") == 1
+    assert json.loads((tmp_path / "words" / "two.json").read_text())["segments"][0]["speaker"] == "anna"
+    done(*common, tmp_path / "mine", "--format", "eaf", "--template")
+    before = (tmp_path / "mine" / "one.eaf").read_text()
+    done(*common, tmp_path / "added", "--format", "eaf,csv", "--add-to", tmp_path / "mine")
+    after = iter((tmp_path / "added" / "one.eaf").read_text().splitlines())
+    assert all(line in after for line in before.splitlines() if "lastUsedAnnotationId" not in line)
+    assert len(read_turns(tmp_path / "added" / "one.eaf")["one"]) == 2 * len(TURNS)
+    same = knn(*common, tmp_path / "mine", "--format", "eaf", "--add-to", tmp_path / "mine", "--force")
+    assert same.exit_code == 1 and "one of the sources" in same.stderr
+    (tmp_path / "one.ctm").write_text("one 1 0 1 x\n")
+    for arguments, message in (
+        (("--format", "srt", "--words", tmp_path / "one.ctm"), "has no words of two"),
+        (("--format", "textgrid", "--add-to", tmp_path / "mine"), "nothing to add the turns of one to"),
+        (("--format", "csv", "--template"), "is for EAF and TextGrid"),
+    ):
+        refused = knn(*common, tmp_path / "refused", *arguments)
+        assert refused.exit_code == 1 and message in refused.stderr and not (tmp_path / "refused").exists()
