@@ -7,7 +7,7 @@ clustering has assigned local speakers to speakers, windows that overlap are ave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -149,13 +149,32 @@ def aggregate(segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_as
 
     soft_assignment : (N, S) of local speakers to speakers, 0 to 1
     """
-    total = np.zeros((segmentation.frames, soft_assignment.shape[1]), dtype=np.float32)
+    scores = np.zeros((segmentation.frames, soft_assignment.shape[1]), dtype=np.float32)
+    for first, block in score_blocks(segmentation, local, soft_assignment):
+        scores[first : first + len(block)] = block
+    return scores
+
+
+def score_blocks(
+    segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_assignment: Floats
+) -> Iterator[tuple[int, Floats]]:
+    """Yield the scores of `aggregate` for some frames after the other: the first of them, and (F, S) float32."""
     windows = np.array([speaker.window for speaker in local], dtype=np.int64)
     places = np.array([speaker.speaker for speaker in local], dtype=np.int64)
-    first = np.flatnonzero(np.diff(windows, prepend=-1))  # of the local speakers of a window, which follow each other
-    members = np.diff(first, append=len(windows))
-    for at in range(0, len(first), WINDOWS_AT_ONCE):
-        rows, count = first[at : at + WINDOWS_AT_ONCE], members[at : at + WINDOWS_AT_ONCE]
+    count_over: Floats = np.maximum(window_count(segmentation), 1)[:, None]
+    begins = np.flatnonzero(np.diff(windows, prepend=-1))  # of the local speakers of a window, which follow each other
+    members = np.diff(begins, append=len(windows))
+    base, total = 0, np.zeros((0, soft_assignment.shape[1]), dtype=np.float32)  # of frames that windows still cover
+    for at in range(0, len(begins), WINDOWS_AT_ONCE):
+        rows, count = begins[at : at + WINDOWS_AT_ONCE], members[at : at + WINDOWS_AT_ONCE]
+        starts = segmentation.starts[windows[rows]]
+        done = min(int(starts[0]) - base, len(total))
+        if done:
+            yield base, total[:done] / count_over[base : base + done]
+        end = min(int(starts[-1]) + segmentation.probabilities.shape[1], segmentation.frames)
+        new = np.zeros((end - int(starts[0]), total.shape[1]), dtype=np.float32)
+        new[: len(total) - done] = total[done:]
+        base, total = int(starts[0]), new
         shares = soft_assignment[rows[0] : rows[-1] + count[-1]]
         speakers = slice(None) if shares.all() else np.flatnonzero(shares.any(0))
         shares = shares[:, speakers]
@@ -166,11 +185,10 @@ def aggregate(segmentation: Segmentation, local: Sequence[LocalSpeaker], soft_as
             others = rows[more] + place
             score = chances[more, places[others], :, None] * shares[others - rows[0], None]
             scores[more] = np.maximum(scores[more], score)  # where two are one speaker, the larger one counts
-        for start, score in zip(segmentation.starts[windows[rows]].tolist(), scores, strict=True):
+        for start, score in zip((starts - base).tolist(), scores, strict=True):
             part = total[start : start + len(score)]
             part[:, speakers] += score[: len(part)]
-    total /= np.maximum(window_count(segmentation), 1)[:, None]
-    return total
+    yield base, total / count_over[base : base + len(total)]
 
 
 def select_active(counts: NDArray[np.int64], scores: Floats) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from knn_cli.diarization.options import DiarizationOptions
     from knn_cli.diarization.pipeline import WindowEmbeddings
     from knn_cli.diarization.post_processing import FrameTurn
-    from knn_cli.diarization.reconstruction import Labels, LocalSpeaker, Segmentation
+    from knn_cli.diarization.reconstruction import Labels, LocalSpeaker
 
 SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
 SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
@@ -47,7 +47,8 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
     centroids = l2_normalize(centroids)
     if embeddings.short_windows.several:
         similarity = l2_normalize(embeddings.vectors.astype(np.float64)) @ centroids.T
-        return _score_long_windows(embeddings.short_windows, embeddings.short, similarity)
+        assigned = _assigned(embeddings.short, similarity)
+        return reconstruction.aggregate(embeddings.short_windows, embeddings.short, assigned)
     likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
     soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
     soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
@@ -62,20 +63,22 @@ def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
         agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, int(mask.sum()))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
     scores *= SHORT_WINDOW_WEIGHT
-    long = _score_long_windows(segmentation, embeddings.local, similarity)
-    long *= 1 - SHORT_WINDOW_WEIGHT
-    scores += long
+    # Block by block: of ten hours with forty speakers, scores are 140 MB.
+    for first, long in reconstruction.score_blocks(
+        segmentation, embeddings.local, _assigned(embeddings.local, similarity)
+    ):
+        scores[first : first + len(long)] += np.float32(1 - SHORT_WINDOW_WEIGHT) * long
     return scores
 
 
-def _score_long_windows(segmentation: Segmentation, local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
-    """(frames, S) score of each speaker by the local speakers that are assigned to it, of their similarity (L, S)."""
+def _assigned(local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
+    """(L, S) 1 for the speaker to which a local speaker is assigned, of their similarity (L, S), else 0."""
     from knn_cli.diarization import reconstruction
 
     windows = np.array([speaker.window for speaker in local], dtype=np.int64)
-    assigned = reconstruction.assign_speakers(similarity, windows)
-    hard_assignment = np.eye(similarity.shape[1], dtype=np.float32)[assigned]
-    return reconstruction.aggregate(segmentation, local, hard_assignment)
+    speakers = reconstruction.assign_speakers(similarity, windows)
+    assigned: Floats = np.eye(similarity.shape[1], dtype=np.float32)[speakers]
+    return assigned
 
 
 @dataclass(frozen=True)
