@@ -264,6 +264,9 @@ def _bundle(model: Bundle) -> dict[str, Any]:
         classifier = read_classifier(model.classifier)
         facts["labels"], open_set = list(classifier.labels), classifier.open_set
         facts["shrinkage"] = round(classifier.classifier.shrinkage_, 6)
+        low, high = classifier.calibration.llr_bounds
+        bounds = {"least LLR": round(low, 2), "largest LLR": round(high, 2)}
+        facts["certainty"] = bounds if classifier.calibration.doubt else "without bounds"
     elif model.head_labels:
         settings = read_head_settings(model)
         open_set = settings.open_set

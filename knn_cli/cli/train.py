@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from knn_cli.training.segmentation_recipe import SegmentationRecipe
 
 CLASSIFIER = "Classifier"
+MOST_NAMED = 5  # labels in a note
 
 
 class CalibrationMethod(str, Enum):
@@ -222,6 +223,15 @@ def _note_caveats(result: TrainedClassifier, model: str | None, level: str, cali
         console.note("The model is fitted on the training side alone, so that the test side can evaluate it.")
     if result.left_out:
         console.note(f"Left out {result.left_out} rows that are ignored, on no side, or have no {level}.")
+    if result.few_units:
+        few = [f"{label} {number}" for label, number in sorted(result.few_units.items(), key=lambda item: item[1])]
+        shown = ", ".join(few[:MOST_NAMED]) + (f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else "")
+        console.note(f"Fewer than ten {result.units} of a label ({shown}): figures and probabilities say little.")
+    if result.separates:
+        console.note(
+            "All held-out rows are recognised, so nothing is known of how rare errors are; is it the voice or the "
+            "channel that tells the labels apart? Scores are bounded by the number of recordings."
+        )
     if not result.calibrated and calibration is not CalibrationMethod.none:
         console.note("A class has too few recordings to calibrate the measured classifier; its costs are uncalibrated.")
 

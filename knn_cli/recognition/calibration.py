@@ -4,16 +4,29 @@ l'_c = a l_c + b_c, trained by cross-entropy in which every class weighs alike, 
 (Brümmer & van Leeuwen); a alone is a temperature, 1 / a (Guo et al.). The same scores mean more or less with the
 duration of a row, so a may also vary with a power of the duration (a quality measure function, as of Mandasari et al.).
 
+Few recordings that all come out right say nothing about how rare errors are, but logistic regression then takes ever
+larger scales. Therefore `doubt`: posteriors are mixed with so much of an even answer that no likelihood ratio exceeds
+what a set of so many recordings can support, the bounds of Vergeer et al. for a set with one misleading unit of each
+class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as uninformative
+pseudo-data, by which Morrison & Poh shrink likelihood ratios, so that separable rows have a finite scale.
+
 References
 ----------
 N. Brümmer and D. van Leeuwen, "On calibration of language recognition scores", Odyssey 2006.
 C. Guo et al., "On calibration of modern neural networks", ICML 2017.
 M. Mandasari et al., "Quality measure functions for calibration of speaker recognition systems in various duration
 conditions", IEEE TASLP 2013.
+G. S. Morrison and N. Poh, "Avoiding overstating the strength of forensic evidence: shrunk likelihood ratios/Bayes
+factors", Science & Justice 58, 2018.
+J. Platt, "Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods", in
+Advances in Large Margin Classifiers, 1999, section 2.2.
+P. Vergeer, A. van Es, A. de Jongh, I. Alberink and R. Stoel, "Numerical likelihood ratios outputted by LR systems are
+often based on extrapolation: when to stop extrapolating?", Science & Justice 56, 2016.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,12 +38,39 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
 
 RIDGE = 1e-4  # weight of the regularisation
+PSEUDO_DATA = 0.1  # of the doubt
 KINDS = ("affine", "temperature")
+
+
+def doubt_of(units: ArrayLike) -> float:
+    """Share of an even answer that so many independent units, such as recordings, of each of C classes leave.
+
+    Each class of n units gets C / (C - 1) more whose label may be any, one of which is then misleading: their share is
+    C / ((C - 1) n + C), here averaged over classes. Detection likelihood ratios are then from 1 / (n + 1) to
+    (C - 1) n + 1, for the n units of the class and the (C - 1) n units of others. For two classes the posteriors are at
+    most (n + 1) / (n + 2), the targets of Platt.
+
+    Parameters
+    ----------
+    units : (C,) array_like of int
+
+    Returns
+    -------
+    float
+        From 0 to 1, which only no units at all give.
+
+    Examples
+    --------
+    >>> doubt_of([8, 8]), doubt_of([9, 9, 9])
+    (0.2, 0.14285714285714285)
+    """
+    counts = np.asarray(units, dtype=np.float64)
+    return float(np.mean(len(counts) / ((len(counts) - 1) * counts + len(counts))))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """l'_c = scale * (seconds / reference) ** exponent * l_c + offsets_c.
+    """l'_c = scale * (seconds / reference) ** exponent * l_c + offsets_c, then mixed with doubt (`bounded`).
 
     Attributes
     ----------
@@ -42,23 +82,47 @@ class Calibration:
         0 where the duration of a row does not matter.
     reference : float
         Seconds: the duration at which `scale` holds, and that assumed for rows of unknown duration.
+    doubt : float
+        From 0, for none, to below 1; see `doubt_of`.
     """
 
     scale: float
     offsets: Doubles
     exponent: float = 0.0
     reference: float = 1.0
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise ValueError(f"the scale of a calibration is positive, not {self.scale}")
         if not np.isfinite(self.exponent) or not 0 < self.reference < np.inf:
             raise ValueError(f"no calibration has exponent {self.exponent} and reference {self.reference}")
+        if not 0 <= self.doubt < 1:
+            raise ValueError(f"the doubt of a calibration is from 0 to below 1, not {self.doubt}")
 
     @classmethod
-    def identity(cls, classes: int) -> Calibration:
-        """The calibration that changes nothing."""
-        return cls(1.0, np.zeros(classes))
+    def identity(cls, classes: int, doubt: float = 0.0) -> Calibration:
+        """The calibration that changes nothing but what doubt does."""
+        return cls(1.0, np.zeros(classes), doubt=doubt)
+
+    @property
+    def llr_bounds(self) -> tuple[float, float]:
+        """The smallest and the largest detection log-likelihood ratio (nats) there can be; infinite without doubt.
+
+        They are those of the posteriors d / C and 1 - d + d / C.
+
+        Examples
+        --------
+        >>> low, high = Calibration.identity(2, doubt_of([8, 8])).llr_bounds
+        >>> round(math.exp(low), 6), round(math.exp(high), 6)
+        (0.111111, 9.0)
+        """
+        if not self.doubt:
+            return -math.inf, math.inf
+        classes = len(self.offsets)
+        least, others = self.doubt / classes, math.log(classes - 1)
+        most = 1 - self.doubt + least
+        return math.log(least / (1 - least)) + others, math.log(most / (1 - most)) + others
 
     @classmethod
     def fit(
@@ -70,6 +134,7 @@ class Calibration:
         kind: Literal["affine", "temperature"] = "affine",
         seconds: ArrayLike | None = None,
         ridge: float = RIDGE,
+        doubt: float = 0.0,
     ) -> Calibration:
         """Learn scale and offsets from rows that the classifier was not trained on.
 
@@ -92,6 +157,8 @@ class Calibration:
         ridge : float
             Weight of (log(a)^2 + exponent^2 + mean(b^2)) / 2, which keeps them finite for separable rows. It is 0 at
             the identity, so the training loss never exceeds the identity's.
+        doubt : float
+            See `doubt_of`; the result keeps it, and `PSEUDO_DATA` of it is the share of pseudo-data in the fit.
 
         Returns
         -------
@@ -114,15 +181,15 @@ class Calibration:
         if durations is not None and (known := ~np.isnan(durations)).any():
             reference = float(np.exp(np.log(durations[known]).mean()))
             log_ratios = np.where(known, np.log(durations / reference), 0.0)
-        parameters = _minimise(scores[:, present], codes, kind == "affine", ridge, log_ratios)
+        parameters = _minimise(scores[:, present], codes, kind == "affine", ridge, log_ratios, PSEUDO_DATA * doubt)
         offsets = np.zeros(np.shape(classes))
         if kind == "affine":
             offsets[present] = parameters[1 + (log_ratios is not None) :]
         exponent = 0.0 if log_ratios is None else float(parameters[1])
-        return cls(float(np.exp(parameters[0])), offsets, exponent, reference)
+        return cls(float(np.exp(parameters[0])), offsets, exponent, reference, doubt)
 
     def apply(self, log_likelihood: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
-        """Calibrate scores; a constant of a row is scaled with it.
+        """Calibrate scores, without doubt; a constant of a row is scaled with it.
 
         Parameters
         ----------
@@ -143,9 +210,42 @@ class Calibration:
             scale = (self.scale * np.where(np.isnan(ratio), 1.0, ratio) ** self.exponent)[:, None]
         return scale * scores + self.offsets
 
+    def bounded(self, log_likelihood: ArrayLike) -> Doubles:
+        """Mix calibrated scores with doubt, which keeps the order of the labels and the likelihood of the row.
+
+        With doubt d, the posterior p_c under equal priors becomes (1 - d) p_c + d / C, and detection log-likelihood
+        ratios stay within `llr_bounds`.
+
+        Parameters
+        ----------
+        log_likelihood : (N, C) array_like
+            Of `apply`; C may be fewer than the calibration's classes.
+
+        Returns
+        -------
+        (N, C) float64
+
+        Examples
+        --------
+        >>> scores = Calibration.identity(2, doubt_of([8, 8])).bounded([[0.0, -470.0]])
+        >>> np.exp(scores).round(3).tolist()
+        [[0.9, 0.1]]
+        """
+        calibrated = np.asarray(log_likelihood, dtype=np.float64)
+        if not self.doubt:
+            return calibrated
+        levels = scipy.special.logsumexp(calibrated, axis=-1, keepdims=True)
+        even = math.log(self.doubt / calibrated.shape[-1])
+        return np.asarray(levels + np.logaddexp(calibrated - levels + math.log1p(-self.doubt), even))
+
 
 def _minimise(
-    scores: Doubles, codes: NDArray[np.int64], affine: bool, ridge: float, log_durations: Doubles | None
+    scores: Doubles,
+    codes: NDArray[np.int64],
+    affine: bool,
+    ridge: float,
+    log_durations: Doubles | None,
+    doubt: float,
 ) -> Doubles:
     """The parameters that minimise `objective`."""
     shared = 1 + (log_durations is not None)  # parameters before the offsets
@@ -153,7 +253,7 @@ def _minimise(
     optimum = scipy.optimize.minimize(
         objective,
         np.zeros(shared + offset_count),
-        args=(scores - scores.max(axis=1, keepdims=True), codes, ridge, log_durations),
+        args=(scores - scores.max(axis=1, keepdims=True), codes, ridge, log_durations, doubt),
         jac=True,
         method="L-BFGS-B",
         bounds=[(-12.0, 12.0), (-3.0, 3.0)][:shared] + [(None, None)] * offset_count,
@@ -163,7 +263,12 @@ def _minimise(
 
 
 def objective(
-    parameters: Doubles, scores: Doubles, codes: NDArray[np.int64], ridge: float, log_durations: Doubles | None = None
+    parameters: Doubles,
+    scores: Doubles,
+    codes: NDArray[np.int64],
+    ridge: float,
+    log_durations: Doubles | None = None,
+    doubt: float = 0.0,
 ) -> tuple[float, Doubles]:
     """Class-balanced cross-entropy in nats plus ridge, and its gradient.
 
@@ -180,6 +285,8 @@ def objective(
         See `Calibration.fit`.
     log_durations : (N,) float64, optional
         log(seconds / reference).
+    doubt : float
+        Share of each row's weight that is given evenly to all labels in place of its own.
     """
     rows, classes = scores.shape
     shared = 1 if log_durations is None else 2
@@ -189,9 +296,9 @@ def objective(
     logs = scipy.special.log_softmax(scaled + offsets if len(offsets) else scaled, axis=1)
     weights = 1 / (classes * np.bincount(codes, minlength=classes)[codes])  # (N,) sum to 1
     penalty = float(parameters[:shared] @ parameters[:shared])
-    loss = -float(weights @ logs[np.arange(rows), codes])
-    slope = np.exp(logs)
-    slope[np.arange(rows), codes] -= 1
+    loss = -float(weights @ ((1 - doubt) * logs[np.arange(rows), codes] + doubt * logs.mean(axis=1)))
+    slope = np.exp(logs) - doubt / classes
+    slope[np.arange(rows), codes] -= 1 - doubt
     slope *= weights[:, None]  # (N, C) d loss / d (scaled + offsets)
     along = (slope * scaled).sum(axis=1)  # (N,) d loss / d log of the row's scale
     gradient = [np.array([along.sum()]) + ridge * parameters[:1]]

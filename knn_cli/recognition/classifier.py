@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,14 +180,17 @@ class Classifier:
         seconds = embeddings.end - embeddings.start if seconds is None else seconds
         groups: tuple[str, ...] = ()
         if self.trained is not None:
-            scores, groups = self.trained.score(data, seconds), self.trained.label_groups
+            scores, groups = self.trained.score_without_doubt(data, seconds), self.trained.label_groups
         else:
             assert self.head is not None
             scores = self.head.calibration.apply(self.embedder.scores(data), seconds)
         truth = embeddings.label(str(self.meta.get("label", "group")))
         name, start, end = embeddings.name, embeddings.start, embeddings.end
         table = ScoreTable(self._all_labels, scores, name, start, end, truth, self._threshold, groups)
-        return table.restrict(self.labels)
+        table = table.restrict(self.labels)
+        if self.trained is None:
+            return table
+        return replace(table, log_likelihood=self.trained.calibration.bounded(table.log_likelihood))
 
     def transform(self, data: Floats | Doubles) -> Doubles:
         """(N, D') what the classifier and its PLDA take of embeddings (N, D): their view, behind the transforms."""

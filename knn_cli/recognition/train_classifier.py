@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.recognition import splitters
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
+from knn_cli.recognition.calibration import Calibration
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.split_file import Split
@@ -42,6 +43,7 @@ from knn_cli.recognition.training_steps.options import HELD_OUT_FRACTION, Classi
 from knn_cli.recognition.training_steps.rows import ChosenRows, RowOptions, TrainingRows, choose_rows
 from knn_cli.recognition.transforms import parse_transforms
 
+FEW_UNITS = 10  # of a class, below which its figures and scores say little
 MAX_FITTED_HASHES = 100_000  # recordings whose hashes a bundle keeps
 
 
@@ -85,6 +87,8 @@ class TrainedClassifier:
         there are two or more, else `units`; "" without out-of-set rows.
     split_label : str
         Level that the split was drawn by, where it is another than the one that is trained.
+    few_units : dict
+        Label -> number of units, of those labels that have fewer than `FEW_UNITS`.
     """
 
     bundle: Bundle
@@ -104,6 +108,12 @@ class TrainedClassifier:
     refitted: bool = True
     disjoint_by: str = ""
     split_label: str = ""
+    few_units: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def separates(self) -> bool:
+        """Whether all held-out rows were recognised, so that nothing is known of how rare errors are."""
+        return self.accuracy == 1.0
 
 
 def train_classifier(
@@ -182,11 +192,12 @@ def _train(
     unit_word = options.unit_word(split)
     disjoint_by = {None: "", True: "labels", False: unit_word}[chosen.by_label]
     rare = chosen.rows.keys.classes_with_fewer(3)
+    units = chosen.rows.keys.units_of_classes(fits.parts[-1].trained)
     threshold = operating_point(fits.final, fits.measured, classes, options.false_reject, disjoint_by, rare)
     model = CalibratedClassifier(
         classifier=fits.model.classifier,
         calibration=fits.final.calibration,
-        meta=_meta(options, split, figures, by_group, disjoint_by),
+        meta=_meta(options, split, figures, by_group, disjoint_by) | _certainty(fits.final.calibration, units),
         transforms=fits.model.chain,
         plda=_fit_plda(fits, options.balanced) if options.label == "speaker" else None,
         groups=groups,
@@ -210,6 +221,7 @@ def _train(
         refitted=options.refits(split),
         disjoint_by=disjoint_by,
         split_label=split.label if split is not None and split.label != options.label else "",
+        few_units={label: number for label, number in units.items() if number < FEW_UNITS},
     )
 
 
@@ -330,6 +342,14 @@ def _meta(
     if disjoint_by:
         meta["strangers_apart"] = disjoint_by
     return meta
+
+
+def _certainty(calibration: Calibration, units: Mapping[str, int]) -> dict[str, Any]:
+    """What the bundle notes of how certain its scores can be; nothing where they are not bounded."""
+    if not calibration.doubt:
+        return {}
+    low, high = calibration.llr_bounds
+    return {"certainty": {"doubt": calibration.doubt, "least_llr": low, "largest_llr": high, "units": dict(units)}}
 
 
 def _count_rows(rows: TrainingRows, tested: Sequence[TrainTestSplit]) -> dict[str, tuple[int, int]]:

@@ -113,7 +113,7 @@ def test_recordings_without_speech_are_rows(work: dict[str, Path]) -> None:
     for line in found:
         assert (line["label"], line["name"], line["probability"]) == ("zxx", "no speech", None)
         assert (line["start"], line["end"], line["probabilities"], line["llr"]) == (0.0, 3.0, None, None)
-    assert "2 recordings without speech." in result.stderr and "tone.wav" not in result.stderr
+    assert "2 recordings without speech." in result.stderr and "tone.wav: zxx no speech." in result.stderr
     table = done("classify", work["sounds"], "--model", work["m"]).stdout.splitlines()
     assert table[1].split("\t")[1:] == ["0", "3", "zxx", "no speech", *[""] * 7]
     refused = knn("classify", work["sounds"], "--model", work["m"], "--no-unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,24 @@ def test_what_was_not_given_is_absent(tmp_path: Path) -> None:
     fitted.fit(X, y)
     write_classifier(tmp_path / "classifier.h5", CalibratedClassifier(fitted, calibration))
     with h5py.File(tmp_path / "classifier.h5") as file:
-        assert set(file) == {"meta", "classifier", "calibration"} and file.attrs["schema"] == 2
+        assert set(file) == {"meta", "classifier", "calibration"} and file.attrs["schema"] == 3
     again = read_classifier(tmp_path / "classifier.h5")
     assert again.transforms.steps == () and again.plda is again.open_set is again.threshold is None
     assert again.groups == {} and again.label_groups == ()
+    np.testing.assert_array_equal(again.score(X), calibration.apply(fitted.log_likelihood(X)))
+
+
+def test_schema_2_had_no_doubt(tmp_path: Path) -> None:
+    fitted, calibration, *_ = parts()
+    doubting = replace(calibration, doubt=0.25)
+    write_classifier(tmp_path / "classifier.h5", CalibratedClassifier(fitted, doubting))
+    assert read_classifier(tmp_path / "classifier.h5").calibration.doubt == 0.25
+    with h5py.File(tmp_path / "classifier.h5", "a") as file:
+        file.attrs["schema"] = 2
+        del file["calibration/doubt"]
+    again = read_classifier(tmp_path / "classifier.h5")
+    X = np.ones((3, fitted.means_.shape[1]))
+    assert again.calibration.doubt == 0
     np.testing.assert_array_equal(again.score(X), calibration.apply(fitted.log_likelihood(X)))
 
 
@@ -80,7 +95,7 @@ def test_schema_1_is_read_as_it_was(tmp_path: Path) -> None:
     saved(tmp_path / "classifier.h5", transforms=TransformChain(), plda=None, groups={}, open_set=None)
     with h5py.File(tmp_path / "classifier.h5", "a") as file:
         file.attrs["schema"] = 1
-        del file["calibration/exponent"], file["calibration/reference"]
+        del file["calibration/exponent"], file["calibration/reference"], file["calibration/doubt"]
     again = read_classifier(tmp_path / "classifier.h5")
     fitted, calibration, chain, _ = parts()
     Z = chain.apply(rows()[0])

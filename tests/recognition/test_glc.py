@@ -276,7 +276,7 @@ def test_damaged_classifier_files(tmp_path: Path) -> None:
             file[place] = value
         refused(match)
     for name, text, match in [
-        ("schema", 99, "schema 99, this program reads up to 2"),
+        ("schema", 99, "schema 99, this program reads up to 3"),
         ("kind", "audio", "kind is 'audio'"),
     ]:
         _saved(path)

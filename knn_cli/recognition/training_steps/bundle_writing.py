@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.networks import bundle
@@ -137,10 +138,21 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
         f"{fingerprint or 'an unknown model'}.{chain}{open_set}\n\n"
         f"On held-out {meta['units']} ({split_text}): accuracy {figures['accuracy']:.1%}{groups}, "
         f"Cprimary {figures['cprimary']:.3f} (minimum {figures['min_cprimary']:.3f}), Cllr {figures['cllr']:.3f} bits. "
-        f"{fit_text}\n\n"
+        f"{fit_text}{_certainty_text(meta)}\n\n"
         f"| label | rows fitted | rows held out |\n|---|---|---|\n{table}\n\n"
         "Held-out recordings of speakers, rooms and microphones that the training data has too flatter the figures:\n"
         "the classifier may know the channel. Measure on recordings from elsewhere before trusting it.\n"
+    )
+
+
+def _certainty_text(meta: Mapping[str, Any]) -> str:
+    """The sentence about the bounds of scores in the card."""
+    if (certainty := meta.get("certainty")) is None:
+        return ""
+    units = certainty["units"].values()
+    return (
+        f" With {min(units)} to {max(units)} {meta['units']} of a label, detection log-likelihood ratios are from "
+        f"{certainty['least_llr']:.2f} to {certainty['largest_llr']:.2f}: more would be no evidence but extrapolation."
     )
 
 

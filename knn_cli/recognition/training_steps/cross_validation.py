@@ -91,9 +91,14 @@ class RecordingKeys:
 
     def classes_with_fewer(self, count: int) -> list[str]:
         """Classes that have fewer units, or recordings, than that."""
-        pairs = set(zip(self.label, self.recording if self.unit is None else self.unit, strict=True))
-        units = Counter(label for label, _ in pairs)
-        return sorted(str(label) for label, number in units.items() if number < count)
+        everything = np.ones(len(self.label), dtype=np.bool_)
+        return sorted(label for label, number in self.units_of_classes(everything).items() if number < count)
+
+    def units_of_classes(self, wanted: Mask) -> dict[str, int]:
+        """Class -> number of units, or recordings, among the keys of the mask `wanted` (P,)."""
+        units = self.recording if self.unit is None else self.unit
+        pairs = set(zip(self.label[wanted].tolist(), units[wanted].tolist(), strict=True))
+        return dict(Counter(label for label, _ in sorted(pairs)))
 
     def select(self, wanted: Mask) -> RecordingKeys:
         """Keep the keys where the mask `wanted` (P,) is true; the rows of other keys have no key afterwards."""
