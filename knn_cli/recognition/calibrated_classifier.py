@@ -196,14 +196,12 @@ def fit_calibrated(
         unseen, truth = classifier.log_likelihood(calibration_rows[0]), _texts(calibration_rows[1])
         return CalibratedClassifier(classifier, Calibration.fit(unseen, truth, classifier.classes_))
     classes = np.unique(labels)
-    units = [len(np.unique(names[labels == label])) for label in classes]
-    doubt = doubt_of(units)
+    doubt = doubt_of(units := [len(np.unique(names[labels == label])) for label in classes])
     if min(units) < 2:
         return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes), doubt))
     folds = splitters.folds(names, labels, count=CALIBRATION_FOLDS, seed=seed)
     unseen = cross_validated_log_likelihood(classifier, rows, labels, folds)
-    calibration = Calibration.fit(unseen, labels, classes, doubt=doubt)
-    return CalibratedClassifier(classifier.fit(rows, labels), calibration)
+    return CalibratedClassifier(classifier.fit(rows, labels), Calibration.fit(unseen, labels, classes, doubt=doubt))
 
 
 def _texts(values: ArrayLike) -> Texts:

@@ -170,9 +170,7 @@ class Calibration:
             For fewer than two classes in `labels`, an unknown label or kind, values that are not finite, or durations
             that are not N.
         """
-        if kind not in KINDS:
-            raise KnnError(f"There is no calibration {kind!r}.", f"Known: {', '.join(KINDS)}.")
-        scores, truth = _checked(log_likelihood, labels, classes)
+        scores, truth = _checked(kind, log_likelihood, labels, classes)
         durations = None if seconds is None else _durations(seconds, len(scores))
         present, codes = np.unique(truth, return_inverse=True)
         if len(present) < 2:
@@ -318,8 +316,12 @@ def _durations(seconds: ArrayLike, rows: int) -> Doubles:
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
-def _checked(log_likelihood: ArrayLike, labels: ArrayLike, classes: ArrayLike) -> tuple[Doubles, NDArray[np.int64]]:
+def _checked(
+    kind: str, log_likelihood: ArrayLike, labels: ArrayLike, classes: ArrayLike
+) -> tuple[Doubles, NDArray[np.int64]]:
     """Scores (N, C) in float64, and the column of each label."""
+    if kind not in KINDS:
+        raise KnnError(f"There is no calibration {kind!r}.", f"Known: {', '.join(KINDS)}.")
     scores = np.asarray(log_likelihood, dtype=np.float64)
     names, texts = np.asarray(classes).astype(np.str_), np.asarray(labels).astype(np.str_)
     if scores.shape != (len(texts), len(names)):
