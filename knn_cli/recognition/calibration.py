@@ -173,8 +173,6 @@ class Calibration:
         scores, truth = _checked(kind, log_likelihood, labels, classes)
         durations = None if seconds is None else _durations(seconds, len(scores))
         present, codes = np.unique(truth, return_inverse=True)
-        if len(present) < 2:
-            raise KnnError("Calibration needs held-out rows of at least two classes.", "Hold out more recordings.")
         log_ratios, reference = None, 1.0
         if durations is not None and (known := ~np.isnan(durations)).any():
             reference = float(np.exp(np.log(durations[known]).mean()))
@@ -331,4 +329,6 @@ def _checked(
     columns = {name: column for column, name in enumerate(names.tolist())}
     if unknown := sorted(set(texts.tolist()) - set(columns)):
         raise KnnError(f"The held-out label {unknown[0]!r} is none of the {len(names)} classes.")
+    if len(set(texts.tolist())) < 2:
+        raise KnnError("Calibration needs held-out rows of at least two classes.", "Hold out more recordings.")
     return scores, np.asarray([columns[text] for text in texts.tolist()], dtype=np.int64)
