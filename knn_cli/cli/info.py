@@ -266,7 +266,7 @@ def _bundle(model: Bundle) -> dict[str, Any]:
         facts["shrinkage"] = round(classifier.classifier.shrinkage_, 6)
         low, high = classifier.calibration.llr_bounds
         bounds = {"least LLR": round(low, 2), "largest LLR": round(high, 2)}
-        facts["certainty"] = bounds if classifier.calibration.doubt else "without bounds"
+        facts["certainty"] = bounds if classifier.calibration.smoothing else "without bounds"
     elif model.head_labels:
         settings = read_head_settings(model)
         open_set = settings.open_set

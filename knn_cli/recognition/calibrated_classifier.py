@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from knn_cli.core.values import Doubles, Texts
 from knn_cli.recognition import splitters
-from knn_cli.recognition.calibration import Calibration, doubt_of
+from knn_cli.recognition.calibration import Calibration, smoothing_of
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold
 from knn_cli.recognition.plda import PLDA
@@ -86,7 +86,7 @@ class CalibratedClassifier:
     def is_calibrated(self) -> bool:
         """Whether the calibration changes anything."""
         calibration = self.calibration
-        numbers_change = calibration.scale != 1 or calibration.exponent != 0 or calibration.doubt != 0
+        numbers_change = calibration.scale != 1 or calibration.exponent != 0 or calibration.smoothing != 0
         return numbers_change or bool(calibration.offsets.any())
 
     def with_meta(self, **entries: Any) -> CalibratedClassifier:
@@ -94,7 +94,7 @@ class CalibratedClassifier:
         return replace(self, meta={**self.meta, **entries})
 
     def restrict(self, labels: Sequence[str]) -> CalibratedClassifier:
-        """The classifier of some of the labels, with the same scores for them before doubt; without a threshold.
+        """The classifier of some of the labels, with the same scores for them before smoothing; without a threshold.
 
         Parameters
         ----------
@@ -134,9 +134,9 @@ class CalibratedClassifier:
         (N, C) float64 array
             Calibrated log-likelihoods.
         """
-        return self.calibration.bounded(self.score_without_doubt(embeddings, seconds))
+        return self.calibration.bounded(self.score_unbounded(embeddings, seconds))
 
-    def score_without_doubt(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
+    def score_unbounded(self, embeddings: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
         """As `score`, before `Calibration.bounded`, which is to be over the labels that are possible."""
         raw = self.classifier.log_likelihood(self.transforms.apply(embeddings))
         return self.calibration.apply(raw, seconds)
@@ -196,12 +196,14 @@ def fit_calibrated(
         unseen, truth = classifier.log_likelihood(calibration_rows[0]), _texts(calibration_rows[1])
         return CalibratedClassifier(classifier, Calibration.fit(unseen, truth, classifier.classes_))
     classes = np.unique(labels)
-    doubt = doubt_of(units := [len(np.unique(names[labels == label])) for label in classes])
+    smoothing = smoothing_of(units := [len(np.unique(names[labels == label])) for label in classes])
     if min(units) < 2:
-        return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes), doubt))
+        return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes), smoothing))
     folds = splitters.folds(names, labels, count=CALIBRATION_FOLDS, seed=seed)
     unseen = cross_validated_log_likelihood(classifier, rows, labels, folds)
-    return CalibratedClassifier(classifier.fit(rows, labels), Calibration.fit(unseen, labels, classes, doubt=doubt))
+    return CalibratedClassifier(
+        classifier.fit(rows, labels), Calibration.fit(unseen, labels, classes, smoothing=smoothing)
+    )
 
 
 def _texts(values: ArrayLike) -> Texts:

@@ -5,9 +5,9 @@ l'_c = a l_c + b_c, trained by cross-entropy in which every class weighs alike, 
 duration of a row, so a may also vary with a power of the duration (a quality measure function, as of Mandasari et al.).
 
 Few recordings that all come out right say nothing about how rare errors are, but logistic regression then takes ever
-larger scales. Therefore `doubt`: posteriors are mixed with so much of an even answer that no likelihood ratio exceeds
-what a set of so many recordings can support, the bounds of Vergeer et al. for a set with one misleading unit of each
-class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as uninformative
+larger scales. Therefore `smoothing`: posteriors are mixed with so much of an even answer that no likelihood ratio
+exceeds what a set of so many recordings can support, the bounds of Vergeer et al. for a set with one misleading unit of
+each class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as uninformative
 pseudo-data, by which Morrison & Poh shrink likelihood ratios, so that separable rows have a finite scale.
 
 References
@@ -38,11 +38,11 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles
 
 RIDGE = 1e-4  # weight of the regularisation
-PSEUDO_DATA = 0.1  # of the doubt
+PSEUDO_DATA = 0.1  # of the smoothing
 KINDS = ("affine", "temperature")
 
 
-def doubt_of(units: ArrayLike) -> float:
+def smoothing_of(units: ArrayLike) -> float:
     """Share of an even answer that so many independent units, such as recordings, of each of C classes leave.
 
     Each class of n units gets C / (C - 1) more whose label may be any, one of which is then misleading: their share is
@@ -61,7 +61,7 @@ def doubt_of(units: ArrayLike) -> float:
 
     Examples
     --------
-    >>> doubt_of([8, 8]), doubt_of([9, 9, 9])
+    >>> smoothing_of([8, 8]), smoothing_of([9, 9, 9])
     (0.2, 0.14285714285714285)
     """
     counts = np.asarray(units, dtype=np.float64)
@@ -70,7 +70,7 @@ def doubt_of(units: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """l'_c = scale * (seconds / reference) ** exponent * l_c + offsets_c, then mixed with doubt (`bounded`).
+    """l'_c = scale * (seconds / reference) ** exponent * l_c + offsets_c, then smoothed (`bounded`).
 
     Attributes
     ----------
@@ -82,46 +82,46 @@ class Calibration:
         0 where the duration of a row does not matter.
     reference : float
         Seconds: the duration at which `scale` holds, and that assumed for rows of unknown duration.
-    doubt : float
-        From 0, for none, to below 1; see `doubt_of`.
+    smoothing : float
+        From 0, for none, to below 1; see `smoothing_of`.
     """
 
     scale: float
     offsets: Doubles
     exponent: float = 0.0
     reference: float = 1.0
-    doubt: float = 0.0
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise ValueError(f"the scale of a calibration is positive, not {self.scale}")
         if not np.isfinite(self.exponent) or not 0 < self.reference < np.inf:
             raise ValueError(f"no calibration has exponent {self.exponent} and reference {self.reference}")
-        if not 0 <= self.doubt < 1:
-            raise ValueError(f"the doubt of a calibration is from 0 to below 1, not {self.doubt}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"the smoothing of a calibration is from 0 to below 1, not {self.smoothing}")
 
     @classmethod
-    def identity(cls, classes: int, doubt: float = 0.0) -> Calibration:
-        """The calibration that changes nothing but what doubt does."""
-        return cls(1.0, np.zeros(classes), doubt=doubt)
+    def identity(cls, classes: int, smoothing: float = 0.0) -> Calibration:
+        """The calibration that changes nothing but what smoothing does."""
+        return cls(1.0, np.zeros(classes), smoothing=smoothing)
 
     @property
     def llr_bounds(self) -> tuple[float, float]:
-        """The smallest and the largest detection log-likelihood ratio (nats) there can be; infinite without doubt.
+        """The smallest and the largest detection log-likelihood ratio (nats) there can be; infinite without smoothing.
 
         They are those of the posteriors d / C and 1 - d + d / C.
 
         Examples
         --------
-        >>> low, high = Calibration.identity(2, doubt_of([8, 8])).llr_bounds
+        >>> low, high = Calibration.identity(2, smoothing_of([8, 8])).llr_bounds
         >>> round(math.exp(low), 6), round(math.exp(high), 6)
         (0.111111, 9.0)
         """
-        if not self.doubt:
+        if not self.smoothing:
             return -math.inf, math.inf
         classes = len(self.offsets)
-        least, others = self.doubt / classes, math.log(classes - 1)
-        most = 1 - self.doubt + least
+        least, others = self.smoothing / classes, math.log(classes - 1)
+        most = 1 - self.smoothing + least
         return math.log(least / (1 - least)) + others, math.log(most / (1 - most)) + others
 
     @classmethod
@@ -134,7 +134,7 @@ class Calibration:
         kind: Literal["affine", "temperature"] = "affine",
         seconds: ArrayLike | None = None,
         ridge: float = RIDGE,
-        doubt: float = 0.0,
+        smoothing: float = 0.0,
     ) -> Calibration:
         """Learn scale and offsets from rows that the classifier was not trained on.
 
@@ -157,8 +157,8 @@ class Calibration:
         ridge : float
             Weight of (log(a)^2 + exponent^2 + mean(b^2)) / 2, which keeps them finite for separable rows. It is 0 at
             the identity, so the training loss never exceeds the identity's.
-        doubt : float
-            See `doubt_of`; the result keeps it, and `PSEUDO_DATA` of it is the share of pseudo-data in the fit.
+        smoothing : float
+            See `smoothing_of`; the result keeps it, and `PSEUDO_DATA` of it is the share of pseudo-data in the fit.
 
         Returns
         -------
@@ -177,15 +177,16 @@ class Calibration:
         if durations is not None and (known := ~np.isnan(durations)).any():
             reference = float(np.exp(np.log(durations[known]).mean()))
             log_ratios = np.where(known, np.log(durations / reference), 0.0)
-        parameters = _minimise(scores[:, present], codes, kind == "affine", ridge, log_ratios, PSEUDO_DATA * doubt)
+        share = PSEUDO_DATA * smoothing
+        parameters = _minimise(scores[:, present], codes, kind == "affine", ridge, log_ratios, share)
         offsets = np.zeros(np.shape(classes))
         if kind == "affine":
             offsets[present] = parameters[1 + (log_ratios is not None) :]
         exponent = 0.0 if log_ratios is None else float(parameters[1])
-        return cls(float(np.exp(parameters[0])), offsets, exponent, reference, doubt)
+        return cls(float(np.exp(parameters[0])), offsets, exponent, reference, smoothing)
 
     def apply(self, log_likelihood: ArrayLike, seconds: ArrayLike | None = None) -> Doubles:
-        """Calibrate scores, without doubt; a constant of a row is scaled with it.
+        """Calibrate scores, without smoothing; a constant of a row is scaled with it.
 
         Parameters
         ----------
@@ -207,9 +208,9 @@ class Calibration:
         return scale * scores + self.offsets
 
     def bounded(self, log_likelihood: ArrayLike) -> Doubles:
-        """Mix calibrated scores with doubt, which keeps the order of the labels and the likelihood of the row.
+        """Smooth the posteriors of calibrated scores, which keeps the order of labels and the likelihood of the row.
 
-        With doubt d, the posterior p_c under equal priors becomes (1 - d) p_c + d / C, and detection log-likelihood
+        With smoothing d, the posterior p_c under equal priors becomes (1 - d) p_c + d / C, and detection log-likelihood
         ratios stay within `llr_bounds`.
 
         Parameters
@@ -223,16 +224,16 @@ class Calibration:
 
         Examples
         --------
-        >>> scores = Calibration.identity(2, doubt_of([8, 8])).bounded([[0.0, -470.0]])
+        >>> scores = Calibration.identity(2, smoothing_of([8, 8])).bounded([[0.0, -470.0]])
         >>> np.exp(scores).round(3).tolist()
         [[0.9, 0.1]]
         """
         calibrated = np.asarray(log_likelihood, dtype=np.float64)
-        if not self.doubt:
+        if not self.smoothing:
             return calibrated
         levels = scipy.special.logsumexp(calibrated, axis=-1, keepdims=True)
-        even = math.log(self.doubt / calibrated.shape[-1])
-        return np.asarray(levels + np.logaddexp(calibrated - levels + math.log1p(-self.doubt), even))
+        even = math.log(self.smoothing / calibrated.shape[-1])
+        return np.asarray(levels + np.logaddexp(calibrated - levels + math.log1p(-self.smoothing), even))
 
 
 def _minimise(
@@ -241,7 +242,7 @@ def _minimise(
     affine: bool,
     ridge: float,
     log_durations: Doubles | None,
-    doubt: float,
+    smoothing: float,
 ) -> Doubles:
     """The parameters that minimise `objective`."""
     shared = 1 + (log_durations is not None)  # parameters before the offsets
@@ -249,7 +250,7 @@ def _minimise(
     optimum = scipy.optimize.minimize(
         objective,
         np.zeros(shared + offset_count),
-        args=(scores - scores.max(axis=1, keepdims=True), codes, ridge, log_durations, doubt),
+        args=(scores - scores.max(axis=1, keepdims=True), codes, ridge, log_durations, smoothing),
         jac=True,
         method="L-BFGS-B",
         bounds=[(-12.0, 12.0), (-3.0, 3.0)][:shared] + [(None, None)] * offset_count,
@@ -264,7 +265,7 @@ def objective(
     codes: NDArray[np.int64],
     ridge: float,
     log_durations: Doubles | None = None,
-    doubt: float = 0.0,
+    smoothing: float = 0.0,
 ) -> tuple[float, Doubles]:
     """Class-balanced cross-entropy in nats plus ridge, and its gradient.
 
@@ -281,7 +282,7 @@ def objective(
         See `Calibration.fit`.
     log_durations : (N,) float64, optional
         log(seconds / reference).
-    doubt : float
+    smoothing : float
         Share of each row's weight that is given evenly to all labels in place of its own.
     """
     rows, classes = scores.shape
@@ -292,9 +293,9 @@ def objective(
     logs = scipy.special.log_softmax(scaled + offsets if len(offsets) else scaled, axis=1)
     weights = 1 / (classes * np.bincount(codes, minlength=classes)[codes])  # (N,) sum to 1
     penalty = float(parameters[:shared] @ parameters[:shared])
-    loss = -float(weights @ ((1 - doubt) * logs[np.arange(rows), codes] + doubt * logs.mean(axis=1)))
-    slope = np.exp(logs) - doubt / classes
-    slope[np.arange(rows), codes] -= 1 - doubt
+    loss = -float(weights @ ((1 - smoothing) * logs[np.arange(rows), codes] + smoothing * logs.mean(axis=1)))
+    slope = np.exp(logs) - smoothing / classes
+    slope[np.arange(rows), codes] -= 1 - smoothing
     slope *= weights[:, None]  # (N, C) d loss / d (scaled + offsets)
     along = (slope * scaled).sum(axis=1)  # (N,) d loss / d log of the row's scale
     gradient = [np.array([along.sum()]) + ridge * parameters[:1]]

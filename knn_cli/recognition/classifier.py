@@ -180,7 +180,7 @@ class Classifier:
         seconds = embeddings.end - embeddings.start if seconds is None else seconds
         groups: tuple[str, ...] = ()
         if self.trained is not None:
-            scores, groups = self.trained.score_without_doubt(data, seconds), self.trained.label_groups
+            scores, groups = self.trained.score_unbounded(data, seconds), self.trained.label_groups
         else:
             assert self.head is not None
             scores = self.head.calibration.apply(self.embedder.scores(data), seconds)

@@ -4,14 +4,14 @@
 /meta            text, JSON: whatever the bundle says of it (embedder's fingerprint, label level, figures)
 /classifier      attributes balanced, shrinkage; classes (C,) JSON text each, counts (C,) int64, priors (C,),
                  means (C, D'), covariance (D', D') float64
-/calibration     scale, offsets (C,), exponent, reference, doubt float64
+/calibration     scale, offsets (C,), exponent, reference, smoothing float64
 /transforms      optional: steps from embeddings (D,) to what is classified (D',) (`TransformChain.to_arrays`)
 /plda            optional: mean, between, within of what is classified (`plda.PLDA.to_arrays`)
 /groups          optional: text, JSON: label -> the group that it belongs to, of all labels
 /open_set        optional: threshold, false_accept, false_reject, known, unknown, chosen (`OpenSetThreshold`)
 
-Schema 1 had the first three alone, with the calibration's scale and offsets; schema 2 had a calibration without doubt,
-which is none.
+Schema 1 had the first three alone, with the calibration's scale and offsets; schema 2 had a calibration without
+smoothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCHEMA = 3
 
 _ARRAYS = {"classes", "counts", "means", "covariance", "priors"}
 _CALIBRATION = {1: {"scale", "offsets"}, 2: {"scale", "offsets", "exponent", "reference"}}
-_CALIBRATION[3] = _CALIBRATION[2] | {"doubt"}
+_CALIBRATION[3] = _CALIBRATION[2] | {"smoothing"}
 _OPTIONAL = {1: set[str](), 2: {"transforms", "plda", "groups", "open_set"}}
 _OPTIONAL[3] = _OPTIONAL[2]
 _OPEN_SET = {"threshold", "false_accept", "false_reject", "known", "unknown", "chosen"}

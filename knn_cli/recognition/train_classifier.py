@@ -346,10 +346,12 @@ def _meta(
 
 def _certainty(calibration: Calibration, units: Mapping[str, int]) -> dict[str, Any]:
     """What the bundle notes of how certain its scores can be; nothing where they are not bounded."""
-    if not calibration.doubt:
+    if not calibration.smoothing:
         return {}
     low, high = calibration.llr_bounds
-    return {"certainty": {"doubt": calibration.doubt, "least_llr": low, "largest_llr": high, "units": dict(units)}}
+    return {
+        "certainty": {"smoothing": calibration.smoothing, "least_llr": low, "largest_llr": high, "units": dict(units)}
+    }
 
 
 def _count_rows(rows: TrainingRows, tested: Sequence[TrainTestSplit]) -> dict[str, tuple[int, int]]:

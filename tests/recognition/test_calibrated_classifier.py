@@ -10,7 +10,7 @@ import pytest
 from knn_cli.core.errors import KnnError
 from knn_cli.recognition import calibrated_classifier, splitters
 from knn_cli.recognition.calibrated_classifier import fit_calibrated
-from knn_cli.recognition.calibration import Calibration, doubt_of
+from knn_cli.recognition.calibration import Calibration, smoothing_of
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
 
 
@@ -30,13 +30,13 @@ def test_calibration_by_cross_validation() -> None:
     plain = GaussianLinearClassifier(shrinkage="auto")
     unseen = cross_validated_log_likelihood(plain, X, y, splitters.folds(names, y, count=5, seed=3))
     units = [len(np.unique(names[y == label])) for label in "abc"]
-    calibration = Calibration.fit(unseen, y, ["a", "b", "c"], doubt=doubt_of(units))
+    calibration = Calibration.fit(unseen, y, ["a", "b", "c"], smoothing=smoothing_of(units))
     plain.fit(X, y)
     assert model.is_calibrated and model.labels == ("a", "b", "c") and model.calibration.scale == calibration.scale
     np.testing.assert_array_equal(model.calibration.offsets, calibration.offsets)
     np.testing.assert_array_equal(model.classifier.coef_, plain.coef_)
-    np.testing.assert_array_equal(model.score_without_doubt(X), calibration.apply(plain.log_likelihood(X)))
-    np.testing.assert_array_equal(model.score(X), calibration.bounded(model.score_without_doubt(X)))
+    np.testing.assert_array_equal(model.score_unbounded(X), calibration.apply(plain.log_likelihood(X)))
+    np.testing.assert_array_equal(model.score(X), calibration.bounded(model.score_unbounded(X)))
 
 
 def test_calibration_on_other_rows() -> None:
@@ -53,8 +53,8 @@ def test_a_class_of_one_recording_is_not_calibrated() -> None:
     X, y, names = rows()
     model = fit_calibrated(X, y, np.where(y == "a", "a0", names))
     assert model.calibration.scale == 1 and not model.calibration.offsets.any()
-    np.testing.assert_array_equal(model.score_without_doubt(X), model.classifier.log_likelihood(X))
-    assert model.calibration.doubt > 0  # and so little is known that the scores are bounded all the same
+    np.testing.assert_array_equal(model.score_unbounded(X), model.classifier.log_likelihood(X))
+    assert model.calibration.smoothing > 0  # and so little is known that the scores are bounded all the same
     with pytest.raises(KnnError, match="at least two classes"):
         fit_calibrated(X[y == "a"], y[y == "a"], names[y == "a"])
 

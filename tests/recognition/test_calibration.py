@@ -14,7 +14,7 @@ from scipy import optimize, special
 
 from knn_cli.core.errors import KnnError
 from knn_cli.recognition import calibration as module
-from knn_cli.recognition.calibration import PSEUDO_DATA, RIDGE, Calibration, doubt_of, objective
+from knn_cli.recognition.calibration import PSEUDO_DATA, RIDGE, Calibration, objective, smoothing_of
 
 
 def drawn(rows: int, classes: int, seed: int, spread: float = 1.5) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -191,7 +191,7 @@ def test_mistakes_are_named() -> None:
         Calibration.fit(scores, labels, ["0", "1", "2"], seconds=[1.0])
 
 
-# ---- doubt ----
+# ---- smoothing ----
 
 
 def elub(target: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[float, float]:
@@ -211,7 +211,7 @@ def elub(target: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[floa
 
 @pytest.mark.parametrize(("units", "classes"), [(10, 2), (50, 2), (20, 5)])
 def test_the_bounds_are_those_of_the_empirical_method_for_classes_that_separate(units: int, classes: int) -> None:
-    low, high = Calibration.identity(classes, doubt_of([units] * classes)).llr_bounds
+    low, high = Calibration.identity(classes, smoothing_of([units] * classes)).llr_bounds
     assert (math.exp(low), math.exp(high)) == (
         pytest.approx(1 / (units + 1)),
         pytest.approx((classes - 1) * units + 1),
@@ -222,12 +222,12 @@ def test_the_bounds_are_those_of_the_empirical_method_for_classes_that_separate(
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.001, 0.999))
 @settings(max_examples=30, deadline=None)
-def test_doubt_keeps_order_and_bounds(seed: int, classes: int, doubt: float) -> None:
+def test_smoothing_keeps_order_and_bounds(seed: int, classes: int, smoothing: float) -> None:
     scores = 20 * np.random.default_rng(seed).normal(size=(9, classes))
-    calibration = Calibration.identity(classes, doubt)
+    calibration = Calibration.identity(classes, smoothing)
     bounded = calibration.bounded(scores)
     chances = special.softmax(bounded, axis=1)
-    np.testing.assert_allclose(chances, (1 - doubt) * special.softmax(scores, axis=1) + doubt / classes)
+    np.testing.assert_allclose(chances, (1 - smoothing) * special.softmax(scores, axis=1) + smoothing / classes)
     np.testing.assert_allclose(special.logsumexp(bounded, axis=1), special.logsumexp(scores, axis=1))
     np.testing.assert_array_equal(chances.argmax(axis=1), scores.argmax(axis=1))
     llr = np.log(chances / (1 - chances)) + math.log(classes - 1)
@@ -237,41 +237,43 @@ def test_doubt_keeps_order_and_bounds(seed: int, classes: int, doubt: float) -> 
     assert Calibration.identity(classes).llr_bounds == (-math.inf, math.inf)
 
 
-def test_doubt_in_the_fit_is_pseudo_data_of_every_label() -> None:
+def test_smoothing_in_the_fit_is_pseudo_data_of_every_label() -> None:
     scores, truth = drawn(60, 3, seed=8)
-    at, doubt = np.asarray([0.3, 0.1, -0.2, 0.4]), 0.12
+    at, smoothing = np.asarray([0.3, 0.1, -0.2, 0.4]), 0.12
     as_each = np.concatenate([scores] * 3), np.repeat(np.arange(3), 60)  # all of the same weight, as the rows are
     own, other = (np.asarray(objective(at, *rows, 0.0)[1]) for rows in ((scores, truth), as_each))
-    expected = (1 - doubt) * own + doubt * other
-    np.testing.assert_allclose(objective(at, scores, truth, 0.0, None, doubt)[1], expected, atol=1e-12)
-    numeric = optimize.approx_fprime(at, lambda x: objective(x, scores, truth, 0.1, None, doubt)[0], 1e-7)
-    np.testing.assert_allclose(objective(at, scores, truth, 0.1, None, doubt)[1], numeric, atol=1e-5)
+    expected = (1 - smoothing) * own + smoothing * other
+    np.testing.assert_allclose(objective(at, scores, truth, 0.0, None, smoothing)[1], expected, atol=1e-12)
+    numeric = optimize.approx_fprime(at, lambda x: objective(x, scores, truth, 0.1, None, smoothing)[0], 1e-7)
+    np.testing.assert_allclose(objective(at, scores, truth, 0.1, None, smoothing)[1], numeric, atol=1e-5)
 
 
 def test_the_scale_of_rows_that_separate_by_hand() -> None:
     """Two classes with differences of +-2: the posterior of the fit is the share of a row that is its own label's."""
     scores, truth = np.asarray([[2.0, 0.0], [0.0, 2.0]] * 5), ["a", "b"] * 5
-    fitted = Calibration.fit(scores, truth, ["a", "b"], ridge=0.0, doubt=0.2)
+    fitted = Calibration.fit(scores, truth, ["a", "b"], ridge=0.0, smoothing=0.2)
     share = PSEUDO_DATA * 0.2
     assert 2 * fitted.scale == pytest.approx(special.logit(1 - share / 2), rel=1e-5)
-    assert fitted.doubt == 0.2
+    assert fitted.smoothing == 0.2
 
 
 def test_rows_that_overlap_lose_little() -> None:
     scores, truth = drawn(4000, 3, seed=9)
     names = truth.astype(str)
-    sure, doubting = (Calibration.fit(scores, names, list("012"), doubt=doubt) for doubt in (0.0, doubt_of([100] * 3)))
+    sure, smoothed = (
+        Calibration.fit(scores, names, list("012"), smoothing=smoothing) for smoothing in (0.0, smoothing_of([100] * 3))
+    )
     unseen, truth = drawn(4000, 3, seed=10)
     losses = [
         -special.log_softmax(one.bounded(one.apply(unseen)), axis=1)[np.arange(4000), truth].mean()
-        for one in (sure, doubting)
+        for one in (sure, smoothed)
     ]
     assert losses[1] < losses[0] * 1.02
 
 
-def test_doubt_is_a_share() -> None:
-    with pytest.raises(ValueError, match="doubt"):
-        Calibration(1.0, np.zeros(2), doubt=1.0)
+def test_smoothing_is_a_share() -> None:
+    with pytest.raises(ValueError, match="smoothing"):
+        Calibration(1.0, np.zeros(2), smoothing=1.0)
 
 
 def test_examples() -> None:

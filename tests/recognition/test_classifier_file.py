@@ -77,17 +77,17 @@ def test_what_was_not_given_is_absent(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.score(X), calibration.apply(fitted.log_likelihood(X)))
 
 
-def test_schema_2_had_no_doubt(tmp_path: Path) -> None:
+def test_schema_2_had_no_smoothing(tmp_path: Path) -> None:
     fitted, calibration, *_ = parts()
-    doubting = replace(calibration, doubt=0.25)
-    write_classifier(tmp_path / "classifier.h5", CalibratedClassifier(fitted, doubting))
-    assert read_classifier(tmp_path / "classifier.h5").calibration.doubt == 0.25
+    smoothed = replace(calibration, smoothing=0.25)
+    write_classifier(tmp_path / "classifier.h5", CalibratedClassifier(fitted, smoothed))
+    assert read_classifier(tmp_path / "classifier.h5").calibration.smoothing == 0.25
     with h5py.File(tmp_path / "classifier.h5", "a") as file:
         file.attrs["schema"] = 2
-        del file["calibration/doubt"]
+        del file["calibration/smoothing"]
     again = read_classifier(tmp_path / "classifier.h5")
     X = np.ones((3, fitted.means_.shape[1]))
-    assert again.calibration.doubt == 0
+    assert again.calibration.smoothing == 0
     np.testing.assert_array_equal(again.score(X), calibration.apply(fitted.log_likelihood(X)))
 
 
@@ -95,7 +95,7 @@ def test_schema_1_is_read_as_it_was(tmp_path: Path) -> None:
     saved(tmp_path / "classifier.h5", transforms=TransformChain(), plda=None, groups={}, open_set=None)
     with h5py.File(tmp_path / "classifier.h5", "a") as file:
         file.attrs["schema"] = 1
-        del file["calibration/exponent"], file["calibration/reference"], file["calibration/doubt"]
+        del file["calibration/exponent"], file["calibration/reference"], file["calibration/smoothing"]
     again = read_classifier(tmp_path / "classifier.h5")
     fitted, calibration, chain, _ = parts()
     Z = chain.apply(rows()[0])

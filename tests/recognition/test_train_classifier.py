@@ -18,7 +18,7 @@ from knn_cli.evaluation import metrics
 from knn_cli.networks import bundle
 from knn_cli.recognition import splitters
 from knn_cli.recognition import train_classifier as train_module
-from knn_cli.recognition.calibration import Calibration, doubt_of
+from knn_cli.recognition.calibration import Calibration, smoothing_of
 from knn_cli.recognition.classifier import Classifier, posteriors
 from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
@@ -68,7 +68,7 @@ def test_what_few_recordings_support(tmp_path: Path) -> None:
     done = train_classifier(rows, tmp_path / "m")
     assert done.separates and done.few_units == {"a": 6}
     certainty = done.bundle.config["training"]["certainty"]
-    assert certainty["units"] == {"a": 6, "b": 12} and certainty["doubt"] == pytest.approx((2 / 8 + 2 / 14) / 2)
+    assert certainty["units"] == {"a": 6, "b": 12} and certainty["smoothing"] == pytest.approx((2 / 8 + 2 / 14) / 2)
     llr = metrics.detection_llr(Classifier(tmp_path / "m").score(rows).log_likelihood)
     assert certainty["least_llr"] <= llr.min() and llr.max() <= certainty["largest_llr"] < np.log(13)
     assert "more would be no evidence" in (tmp_path / "m" / "README.md").read_text()
@@ -221,9 +221,9 @@ def test_calibration_is_that_of_a_plain_cross_validation(tmp_path: Path, balance
     folds = splitters.folds(rows.name, rows.subgroup, count=5, seed=0)
     crossed = cross_validated_log_likelihood(plain, rows.data, rows.subgroup, folds)
     units = [len(np.unique(rows.name[rows.subgroup == label])) for label in "abcde"]
-    expected = Calibration.fit(crossed, rows.subgroup, list("abcde"), doubt=doubt_of(units))
+    expected = Calibration.fit(crossed, rows.subgroup, list("abcde"), smoothing=smoothing_of(units))
     found = Classifier(tmp_path / "m").trained
-    assert found is not None and found.calibration.doubt == expected.doubt
+    assert found is not None and found.calibration.smoothing == expected.smoothing
     assert found.calibration.scale == pytest.approx(expected.scale, rel=1e-6)
     np.testing.assert_allclose(found.calibration.offsets, expected.offsets, atol=1e-6)
     plain.fit(rows.data, rows.subgroup)

@@ -16,7 +16,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Doubles, ScoreTable, Texts
 from knn_cli.evaluation import open_set
 from knn_cli.evaluation.groups import sum_by_group
-from knn_cli.recognition.calibration import Calibration, doubt_of
+from knn_cli.recognition.calibration import Calibration, smoothing_of
 from knn_cli.recognition.open_set_threshold import OpenSetThreshold, choose_threshold
 from knn_cli.recognition.splitters import unfit_classes
 from knn_cli.recognition.training_steps.cross_validation import Indices, TrainTestSplit
@@ -169,8 +169,8 @@ class HeldOutScorer:
         """The calibration, learnt by cross-validation, and the largest LLR of each calibration row."""
         keys, classes = self.rows.keys, self.rows.classes
         units, kind = keys.units_of_classes(part.trained), self._options.kind
-        doubt = 0.0 if kind == "none" else doubt_of([units.get(label, 0) for label in classes.tolist()])
-        calibration = Calibration.identity(len(classes), doubt)
+        smoothing = 0.0 if kind == "none" else smoothing_of([units.get(label, 0) for label in classes.tolist()])
+        calibration = Calibration.identity(len(classes), smoothing)
         if part.fold is None:
             return calibration, None
         rows = self._calibration_rows[part.trained[keys.row[self._calibration_rows]]]
@@ -180,7 +180,9 @@ class HeldOutScorer:
             unseen[fold == number] = model.log_likelihood(self._vectors(rows[fold == number]))
         seconds = self._lengths(rows)
         if kind != "none":
-            calibration = Calibration.fit(unseen, classes[truth], classes, kind=kind, seconds=seconds, doubt=doubt)
+            calibration = Calibration.fit(
+                unseen, classes[truth], classes, kind=kind, seconds=seconds, smoothing=smoothing
+            )
         return calibration, best_llr(calibration.bounded(calibration.apply(unseen, seconds)), classes)
 
     def _scores(self, model: UncalibratedClassifier, calibration: Calibration, rows: Indices) -> Doubles:
