@@ -196,14 +196,12 @@ def fit_calibrated(
         unseen, truth = classifier.log_likelihood(calibration_rows[0]), _texts(calibration_rows[1])
         return CalibratedClassifier(classifier, Calibration.fit(unseen, truth, classifier.classes_))
     classes = np.unique(labels)
-    smoothing = smoothing_of(units := [len(np.unique(names[labels == label])) for label in classes])
+    share = smoothing_of(units := [len(np.unique(names[labels == label])) for label in classes])
     if min(units) < 2:
-        return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes), smoothing))
+        return CalibratedClassifier(classifier.fit(rows, labels), Calibration.identity(len(classes), share))
     folds = splitters.folds(names, labels, count=CALIBRATION_FOLDS, seed=seed)
     unseen = cross_validated_log_likelihood(classifier, rows, labels, folds)
-    return CalibratedClassifier(
-        classifier.fit(rows, labels), Calibration.fit(unseen, labels, classes, smoothing=smoothing)
-    )
+    return CalibratedClassifier(classifier.fit(rows, labels), Calibration.fit(unseen, labels, classes, smoothing=share))
 
 
 def _texts(values: ArrayLike) -> Texts:

@@ -7,8 +7,8 @@ duration of a row, so a may also vary with a power of the duration (a quality me
 Few recordings that all come out right say nothing about how rare errors are, but logistic regression then takes ever
 larger scales. Therefore `smoothing`: posteriors are mixed with so much of an even answer that no likelihood ratio
 exceeds what a set of so many recordings can support, the bounds of Vergeer et al. for a set with one misleading unit of
-each class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as uninformative
-pseudo-data, by which Morrison & Poh shrink likelihood ratios, so that separable rows have a finite scale.
+each class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as
+uninformative pseudo-data, by which Morrison & Poh shrink likelihood ratios, so that separable rows have a finite scale.
 
 References
 ----------
