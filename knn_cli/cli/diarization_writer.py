@@ -130,8 +130,8 @@ class ResultWriter:
             if format == "json" and result.recognised is not None:
                 from knn_cli.cli import diarization_output
 
-                file = None if stream is not None or file_path is None else replacing_text(file_path, task=task)
-                with nullcontext(stream) if file is None else file as opened:
+                assert stream is not None or file_path is not None  # see `turn_outputs.choose`
+                with nullcontext(stream) if stream is not None else replacing_text(str(file_path), task=task) as opened:
                     diarization_output.recognised_turns(opened, document, result.recognised, result.decision)
             elif stream is not None:
                 place = self._done if count > 1 else None

@@ -147,9 +147,9 @@ def check(
             raise KnnError(f"{speaker_store} is not a name for a store.", "Name a file such as speakers.h5.")
         check_output(speaker_store, read)
         check_free(speaker_store, force)
-    for out in (*outputs.outs.values(), speaker_store):
-        if out is not None and not out.parent.is_dir():
-            raise KnnError(f"{out} cannot be written: there is no folder {out.parent}.", "Create the folder first.")
+    for file in (*outputs.outs.values(), speaker_store):
+        if file is not None and not file.parent.is_dir():
+            raise KnnError(f"{file} cannot be written: there is no folder {file.parent}.", "Create the folder first.")
     files = {path: [*by_format.values()] for path, by_format in outputs.targets.items()}
     if clean is not None:
         for path, source in zip(files, sources, strict=True):

@@ -119,7 +119,7 @@ def _textgrid_tiers(grid: _Grid, document: SpanDocument) -> list[str]:
         inside = [(max(first, low), min(last, high), text) for first, last, text in rows if first < high and last > low]
         written = {low: start, high: end}
         intervals = [
-            (*(written.get(time) or textgrid.number(time) for time in (first, last)), text)
+            (written.get(first) or textgrid.number(first), written.get(last) or textgrid.number(last), text)
             for first, last, text in textgrid.without_gaps(inside, low, high)
         ]
         tier = textgrid.long_tier if grid.long else textgrid.short_tier

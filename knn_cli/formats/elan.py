@@ -89,9 +89,8 @@ def speaker_tiers(document: SpanDocument, taken: Collection[str] = ()) -> list[E
         for suffix, kind, parts in zip(("transcription", "words"), (UTTERANCE, WORD), layers, strict=True):
             if parts:
                 name = new_name(f"{one_line(speaker)} {suffix}".strip(), names)
-                tiers.append(
-                    ElanTier(name, one_line(speaker), kind, [(*times, one_line(text)) for *times, text in parts])
-                )
+                rows = [(start, end, one_line(text)) for start, end, text in parts]
+                tiers.append(ElanTier(name, one_line(speaker), kind, rows))
     return tiers
 
 

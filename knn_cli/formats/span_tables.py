@@ -117,7 +117,7 @@ def write_turns_json(document: SpanDocument, file: TextIO) -> None:
 
 def _segment(segment: TranscriptSegment) -> dict[str, Any]:
     times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-    found = {**times, "speaker": segment.speaker or None, "text": segment.text}
+    found: dict[str, Any] = {**times, "speaker": segment.speaker or None, "text": segment.text}
     if segment.words:
         found["words"] = [
             {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}

@@ -37,8 +37,9 @@ def write_textgrid(document: SpanDocument, file: TextIO) -> None:
 
 def last_ms(document: SpanDocument) -> int:
     """Return the end of the last turn or word of a document in milliseconds, 0 where there is none."""
-    spoken = (round(one.end * 1000) for segment in document.transcript or () for one in (segment, *segment.words))
-    return max([0, *(span.end_ms for span in document.rounded()), *spoken])
+    segments = document.transcript or ()
+    spoken = [one.end for one in segments] + [word.end for one in segments for word in one.words]
+    return max([0, *(span.end_ms for span in document.rounded()), *(round(end * 1000) for end in spoken)])
 
 
 def document_tiers(document: SpanDocument, taken: Collection[str] = ()) -> list[tuple[str, list[TimedText]]]:
