@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,11 @@ def layer_shares(models: Mapping[str, LayerShares]) -> Plot:
         for rank, (name, sum_name, shares) in enumerate(bars):
             places = np.arange(len(shares)) - 0.4 + width * (rank + 0.5)
             label = f"{name}: {sum_name}" if len(models) > 1 else sum_name
-            look = {"color": COLOURS[rank % len(COLOURS)], "hatch": HATCHES[rank % len(HATCHES)], "edgecolor": "white"}
+            look: dict[str, Any] = {
+                "color": COLOURS[rank % len(COLOURS)],
+                "hatch": HATCHES[rank % len(HATCHES)],
+                "edgecolor": "white",
+            }
             axes.bar(places, np.multiply(shares, 100), width, label=label, **look)
             rows += [(name, sum_name, layer, float(share)) for layer, share in enumerate(shares)]
         axes.set_xticks(range(layers))
