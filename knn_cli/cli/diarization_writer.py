@@ -103,7 +103,9 @@ class ResultWriter:
             console.note(f"{path} holds no speech; its {' and '.join(self.outputs.formats)} output has no turns.")
         else:
             speakers = counted(len(diarization.speakers), "speaker")
-            console.detail(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}.")
+            files = [str(file) for file in self.outputs.targets.get(path, {}).values()]
+            place = f", in {' and '.join(files)}" if files else ""
+            console.note(f"{path}: {speakers}, {counted(len(diarization.turns), 'turn')}{place}.")
             if len(diarization.speakers) < self._asked_speakers:
                 console.note(f"{path}: {speakers}, not {self._asked_speakers}; there is too little speech for more.")
         if result.recognised is not None and diarization.turns:
