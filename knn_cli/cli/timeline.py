@@ -309,7 +309,7 @@ class _TimelineWriter:
 
 
 def _note_languages(path: Path, result: LanguageTimeline) -> None:
-    from knn_cli.cli.output import named
+    from knn_cli.core.display_names import named
 
     parts = ", ".join(f"{named(label, result.names)} {seconds:.0f} s" for label, seconds in result.durations.items())
     console.note(f"{path}: {parts or 'no speech'}.")

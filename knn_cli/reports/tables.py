@@ -34,7 +34,8 @@ class NamedEvaluation:
     @property
     def grouped(self) -> NamedEvaluation | None:
         """The same of groups of labels, where the labels have groups."""
-        return self.evaluation.groups and replace(self, evaluation=self.evaluation.groups)
+        groups = self.evaluation.groups
+        return None if groups is None else replace(self, evaluation=groups)
 
     @property
     def counts(self) -> str:

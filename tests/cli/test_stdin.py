@@ -85,7 +85,9 @@ def test_outputs_do_not_refer_to_the_temporary_file(
     for suffix in ("eaf", "html", "png", "TextGrid"):
         out = tmp_path / f"turns.{suffix}"
         assert piped(tone.read_bytes(), "diarize", "-", *TINY, "-o", out).exit_code == 0
-        assert str(temporary).encode() not in out.read_bytes() and b"MEDIA_URL" not in out.read_bytes()
+        # The player's own script knows how EAF names media; a file of turns has none to name.
+        media = b"MEDIA_URL" if suffix != "html" else b'MEDIA_URL="file'
+        assert str(temporary).encode() not in out.read_bytes() and media not in out.read_bytes()
     assert '"kind":"audio/' in (tmp_path / "turns.html").read_text().replace(" ", "")
 
 

@@ -108,4 +108,5 @@ class ChannelExcitation(nn.Module):
     def forward(self, x: Tensor, counts: Tensor | None) -> Tensor:
         """(B, C, F, T), zero past each clip's end, and frames of each clip (B,) int64 -> the same shape."""
         means = masked_mean(x, counts).flatten(1)  # (B, C)
-        return x * self.fc_2(F.relu(self.fc_1(means))).sigmoid()[:, :, None, None]
+        shares: Tensor = self.fc_2(F.relu(self.fc_1(means))).sigmoid()
+        return x * shares[:, :, None, None]

@@ -6,6 +6,7 @@ Attentive statistics have the parameter names of wespeaker's `pool`; the others 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def time_statistics(
         raise KnnError(f"There are no variances with a floor of {floor}.", "It is 1e-7 or less.")
     if kind not in STATISTICS:
         raise KnnError(f"There are no statistics {kind!r}.", f"Known: {', '.join(STATISTICS)}.")
-    given = dict(attention or {})
+    given: dict[str, Any] = dict(attention or {})
     if given.keys() - ({"queries", "heads", "depth", "each"} if kind == "multi-query" else ()):
         raise KnnError(f"Statistics {kind!r} have no attention of {given}.", "Leave it out.")
     if kind == "multi-query":
