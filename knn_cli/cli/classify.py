@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knn_cli.cli import stopping
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.label_lists import NamesOption, parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
 from knn_cli.cli.options import (
     OUTPUT,
+    AgainOption,
     BackupOption,
     BatchOption,
     ChannelOption,
@@ -40,7 +43,7 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
-from knn_cli.cli.own_outputs import check_own_outputs
+from knn_cli.cli.own_outputs import check_own_outputs, output_task, task_digest
 from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
@@ -53,7 +56,10 @@ if TYPE_CHECKING:
     from knn_cli.core.values import ScoreTable
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.score_journal import ScoreJournal
     from knn_cli.store.corpora.recordings import CorpusRecording
+
+_BEGINS_ANEW = "Repeat the command; with -o FILE it goes on where it was stopped."
 
 EPILOG = epilog(
     "knn classify talk.mp3",
@@ -75,6 +81,7 @@ def classify(
     as_json: JsonOption = False,
     force: ForceOption = False,
     backup: BackupOption = False,
+    again: AgainOption = False,
     names: NamesOption = None,
     top: Annotated[
         int,
@@ -100,24 +107,26 @@ def classify(
 
     Results are shown as a table on a terminal, and written as tab-separated lines to a pipe, and to a file as its
     suffix says: .tsv, .csv, .json or .jsonl. JSON has the probabilities and detection log-likelihood ratios of all
-    labels. Recordings without speech are labelled zxx, by
-    models with that label. See also `knn evaluate` and `knn timeline`.
+    labels. Recordings without speech are labelled zxx, by models with that label. See also `knn evaluate` and
+    `knn timeline`.
     """
     from knn_cli.cli import result_files
     from knn_cli.core.display_names import read_names
+    from knn_cli.core.output_records import OutputRecords
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import expand_sources
+    from knn_cli.recognition.score_journal import ScoreJournal
 
-    refuse_without(ctx, {"force": ("out",), "backup": ("out",)})
+    refuse_without(ctx, {"force": ("out",), "backup": ("out",), "again": ("out",)})
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     form = result_files.form_of(out, as_json)
     recordings = expand_sources(sources)
     note_skipped(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
-    task = check_own_outputs(ctx, out)
+    check_own_outputs(ctx, out)
     shown_names = {} if names is None else read_names(names)
     classifier = Classifier(
         model,
@@ -130,7 +139,15 @@ def classify(
     note_classifier(model, classifier)
     weights = classifier.priors if priors == "model" else weights
     shown_names = {**classifier.names, **shown_names}
-    _classify(recordings, classifier, options, top, weights, shown_names, form, out, task)
+    read = [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)]
+    task = output_task(ctx, task_digest(ctx, [classifier.bundle], read))
+    if out is not None and not again and OutputRecords().is_finished(out, task):
+        console.note(f"{out} was finished before; --again does it anew.")
+        return
+    with ScoreJournal(out, task.digest, again=again) as journal:
+        if journal.finished:
+            console.note(f"Finished before: {len(journal.finished)} of {counted(len(recordings), 'recording')}.")
+        _classify(recordings, classifier, options, top, weights, shown_names, form, out, task, journal)
 
 
 def _classify(
@@ -143,9 +160,11 @@ def _classify(
     form: Form,
     out: Path | None,
     task: OutputTask,
+    journal: ScoreJournal,
 ) -> None:
     """Classify the sources and write each result as soon as it is ready; on a terminal, all as one table at the end."""
     from knn_cli.cli import output, progress, result_files
+    from knn_cli.core.output_records import note_incomplete
     from knn_cli.embedding.options import RowsWithoutSpeech
     from knn_cli.recognition.classify_files import classify_files
 
@@ -160,9 +179,12 @@ def _classify(
         result_files.writing(out, form, task) as stream,
         progress.over_files("Classifying", len(sources), lambda _: passes) as finished,
     ):
-        for path, scores in classify_files(sources, classifier, options):
+        stopping.working(len(sources), _BEGINS_ANEW if out is None else stopping.GOES_ON)
+        classify = partial(classify_files, classifier=classifier, options=options)
+        for path, scores in journal.resumed(sources, classify):
             if path != before:  # a store has several results
                 finished()
+                stopping.advanced()
                 before = path
             if isinstance(scores, KnnError):
                 failures.append(failed(str(path), scores))
@@ -187,7 +209,10 @@ def _classify(
                 console.note(f"{path}: {output.answers_in_words(scores, predictions, names)}.")
         if not written:
             leave(failures)  # before an empty file replaces an older result
+    journal.remove()
     if out is not None:
+        if failures:
+            note_incomplete(out, task)
         console.note(f"{out}: {counted(rows, 'row')}.")
     if tables:
         output.score_table(tables, top, classifier.bundle.name, names)
