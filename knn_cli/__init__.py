@@ -4,6 +4,13 @@
 >>> result = knn_cli.diarize("meeting.flac")
 >>> len(result.speakers)
 4
+>>> result.save("meeting.TextGrid")  # and .rttm, .eaf, .csv, .json, .srt, ...; result.turns, result.annotation
+>>> scores = knn_cli.Classifier("language").score_file("meeting.flac")
+>>> scores.best.tolist()  # and scores.probabilities, scores.to_frame(), scores.to_csv("scores.csv")
+['en']
+
+Embeddings are made by `Embedder` and `embed_file`, stores by `convert`, classifiers by `train_classifier`; `evaluate`
+and `diarization_error` measure. What can be mended is a `KnnError` with a message and a hint.
 
 Importing this package is free: each public name is imported from its module when it is first used (PEP 562).
 `docs/architecture.md` is the map.

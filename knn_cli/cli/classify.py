@@ -50,12 +50,12 @@ from knn_cli.core.errors import KnnError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from knn_cli.cli.output import Predictions
     from knn_cli.cli.result_files import Form
     from knn_cli.core.output_records import OutputTask
     from knn_cli.core.values import ScoreTable
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
+    from knn_cli.recognition.predictions import Predictions
     from knn_cli.recognition.score_journal import ScoreJournal
     from knn_cli.store.corpora.recordings import CorpusRecording
 
@@ -167,6 +167,7 @@ def _classify(
     from knn_cli.core.output_records import note_incomplete
     from knn_cli.embedding.options import RowsWithoutSpeech
     from knn_cli.recognition.classify_files import classify_files
+    from knn_cli.recognition.predictions import predict
 
     failures = []
     tables: list[tuple[ScoreTable, Predictions]] = []
@@ -192,7 +193,7 @@ def _classify(
             if isinstance(scores, RowsWithoutSpeech):
                 note_silent_rows(scores.rows)
                 continue
-            predictions = output.predict(scores, priors)
+            predictions = predict(scores, priors)
             if predictions.silent.any():
                 console.detail(f"{path} holds no speech.")
                 silent += 1

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.conveniences import DiarizationConveniences, ScoreConveniences
+
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
@@ -167,7 +169,7 @@ class EmbeddingSet:
 
 
 @dataclass(frozen=True)
-class ScoreTable:
+class ScoreTable(ScoreConveniences):
     """Scores of a classifier for N segments and C labels.
 
     Attributes
@@ -197,10 +199,11 @@ class ScoreTable:
     >>> from knn_cli import ScoreTable
     >>> scores = np.log([[0.9, 0.1], [0.2, 0.8]])
     >>> table = ScoreTable(("cs", "sk"), scores, np.array(["a", "b"]), np.array([0.0, 0.0]), np.array([3.0, 5.0]))
-    >>> [table.labels[column] for column in table.log_likelihood.argmax(axis=1)]
-    ['cs', 'sk']
     >>> table.seconds.tolist()
     [3.0, 5.0]
+    >>> table.best.tolist(), table.probabilities.round(3).tolist()
+    (['cs', 'sk'], [[0.9, 0.1], [0.2, 0.8]])
+    >>> table.to_csv("scores.csv")
     """
 
     labels: tuple[str, ...]
@@ -320,8 +323,8 @@ class Turn:
         return self.end - self.start
 
 
-@dataclass(frozen=True)
-class Diarization:
+@dataclass(frozen=True, repr=False)
+class Diarization(DiarizationConveniences):
     """Who spoke when in one recording, and with what confidence.
 
     Attributes
@@ -347,6 +350,11 @@ class Diarization:
     ...     print(f"{turn.start:.1f} {turn.end:.1f} {turn.speaker} {turn.confidence:.0%}")
     0.0 2.5 SPEAKER_00 95%
     2.0 4.0 SPEAKER_01 80%
+    >>> result
+    <Diarization of 'meeting', 4.0 s: 2 turns, 2 speakers>
+    >>> result.to_rttm().splitlines()[0]
+    'SPEAKER meeting 1 0.000 2.500 <NA> <NA> SPEAKER_00 <NA> <NA>'
+    >>> result.save("turns.TextGrid")
     >>> result.annotation.get_overlap()
     <Timeline(uri=meeting, segments=[<Segment(2, 2.5)>])>
     """

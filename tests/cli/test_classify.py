@@ -19,6 +19,7 @@ from knn_cli.recognition import evaluate_test_sets as test_sets
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.evaluate_test_sets import TestSetOptions
 from knn_cli.recognition.make_split import SplitOptions, make_split
+from knn_cli.recognition.predictions import predict
 from knn_cli.recognition.split_file import read_split, write_split
 from knn_cli.recognition.train_classifier import train_classifier
 from knn_cli.reports.test_set_report import cards
@@ -133,11 +134,11 @@ def test_predictions_by_hand() -> None:
     table = ScoreTable(
         ("a", "b", "unknown"), scores, np.array(["r", "s"]), none, none, np.array(["a", "b"]), None, ("g", "h", "")
     )
-    found = output.predict(table)
+    found = predict(table)
     assert found.label.tolist() == ["a", "unknown"] and found.group(1) is None
     assert found.ranked(table.labels, 1, 2) == [("unknown", pytest.approx(0.7)), ("b", pytest.approx(0.2))]
     assert found.group(0) == ("g", pytest.approx(0.5)) and output.correct(table, found) == (1, 2)
-    found = output.predict(table, {"b": 9.0})
+    found = predict(table, {"b": 9.0})
     assert found.label.tolist() == ["b", "b"] and output.correct(table, found) == (1, 2)
 
 

@@ -13,6 +13,7 @@ import soundfile
 from scipy.special import softmax
 
 from knn_cli.cli import output
+from knn_cli.recognition.predictions import predict
 from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 from tests.helpers.head_bundles import OPEN_SET, embedded_scores, write_head_bundle
@@ -125,7 +126,7 @@ def test_a_table_on_a_terminal(work: dict[str, Path], capsys: pytest.CaptureFixt
     from knn_cli.recognition.classifier import Classifier
 
     table = Classifier(work["m"], device="cpu").score(embedded_scores(SCORES))
-    output.score_table([(table, output.predict(table))], 2, "m")
+    output.score_table([(table, predict(table))], 2, "m", {})
     shown = " ".join(capsys.readouterr().out.split())
     assert "cs Czech 73.1%" in shown and "unknown" in shown and "zxx no speech 100.0%" in shown
 
@@ -163,7 +164,8 @@ def test_info_lists_what_a_model_knows(work: dict[str, Path], tmp_path: Path, mo
     assert facts["unknown"] == {"threshold": 2.0, "false reject": 0.05, "false accept": None}
     shown = done("info", tmp_path / "m").stdout.splitlines()
     assert "unknown   threshold 2.0, false reject 0.05, false accept not known" in shown
-    assert shown[-7:] == [
+    at = shown.index("labels    5")
+    assert shown[at : at + 7] == [
         "labels    5",
         "  label  name       accuracy  recordings",
         "  cs     Czech         0.975          40",
