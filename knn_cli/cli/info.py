@@ -65,12 +65,13 @@ def info(
             typer.echo()
         names, measured = facts.pop("names", {}), facts.pop("measured", {})
         lines: list[str] = []
-        if what and (shares := facts.pop("layer weights", {})):
-            lines += _layer_lines(shares)
+        shares = facts.pop("layer weights", {})
         if what and (names or measured):
             labels = facts.pop("labels")
             lines += _label_lines(labels, names, measured)
             facts["labels"] = len(labels)
+        if what and shares:
+            lines += _layer_lines(shares)
         width = max(map(len, facts))
         for key, value in facts.items():
             typer.echo(visible(f"{key:<{width}}  {_plain(value)}"))
