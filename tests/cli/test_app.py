@@ -338,7 +338,7 @@ def test_every_option_is_helped() -> None:
 
 def test_info(chain: dict[str, Path], example: Path) -> None:
     text = done("info", chain["audio"], chain["embeddings"], chain["model"], example).stdout
-    for part in ("audio store", "embedding store", "subgroups   1-1 20, 2-3 20", "labels", "FLAC PCM_16"):
+    for part in ("audio store", "embedding store", "subgroups               1-1 20, 2-3 20", "labels", "FLAC PCM_16"):
         assert part in text, text
     facts = [json.loads(line) for line in done("info", "--json").stdout.splitlines()]
     assert "tiny-test" in {fact["name"] for fact in facts}

@@ -29,6 +29,7 @@ class StubClassifier:
 
     labels = ("a", "b", "c")
     threshold: float | None = None
+    names: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, head: HeadSettings | None = None) -> None:
         self.head = head

@@ -375,8 +375,8 @@ def test_a_resnet_of_the_fork(tmp_path: Path) -> None:
         ({"model_args": {**SETTINGS["model_args"], "pooling": "Mean"}}, "the pooling 'Mean'"),
         ({"model_args": {**SETTINGS["model_args"], "pooling": "MHFA_Context"}}, r"lacks .*att_head\.weight, or has"),
         (
-            {"model": "WavLM_Base_Adapter", "model_args": {**SETTINGS["model_args"], "adapter_type": "PrefixAdapter"}},
-            "adapters of the type 'PrefixAdapter'",
+            {"model": "WavLM_Base_Adapter", "model_args": {**SETTINGS["model_args"], "adapter_type": "LoRaAdapter"}},
+            "adapters of the type 'LoRaAdapter'",
         ),
         ({"model_args": {**SETTINGS["model_args"], "head_nb": 5}}, r"mis-sized: .*back_end\.att_head\.weight is"),
         ({"model_args": {**SETTINGS["model_args"], "head_nb": "4"}}, "another kind than a pooling's: head_nb"),
