@@ -217,8 +217,9 @@ def _write_figures(trained: TrainedFusion, as_json: bool) -> None:
 
 def _write_fused(stream: TextIO, fused: FusedScores, as_json: bool) -> None:
     """Write fused scores: a table or lines as `knn classify` writes them, or a list of scored trials."""
-    from knn_cli.cli.output import json_line, predict, score_lines
+    from knn_cli.cli.output import json_line, score_lines
     from knn_cli.core.values import ScoreTable
+    from knn_cli.recognition.predictions import predict
     from knn_cli.recognition.score_tables import write_score_table
     from knn_cli.recognition.trials import scored_trials, write_trial_scores
 
