@@ -44,7 +44,7 @@ from knn_cli.cli.options import (
     valued,
 )
 from knn_cli.cli.own_outputs import check_own_outputs, output_task, task_digest
-from knn_cli.cli.skipped import note_skipped
+from knn_cli.cli.skipped import note_skipped, refuse_missing
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def classify(
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     form = result_files.form_of(out, as_json)
     recordings = expand_sources(sources)
+    refuse_missing(sources)
     note_skipped(sources)
     check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
     check_own_outputs(ctx, out)

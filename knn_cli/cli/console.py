@@ -17,8 +17,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.cli import stopping
+from knn_cli.cli.usage_errors import visible_usage_errors
 from knn_cli.core.errors import Failure, KnnError
-from knn_cli.core.visible_text import visible, visible_lines
+from knn_cli.core.visible_text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -233,8 +234,6 @@ def _download_columns() -> list[ProgressColumn]:
 
 
 console = Console()
-# What typer raises for wrong options; it has moved between packages with typer's versions.
-_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 OUTPUTS = ("out", "report", "rttm", "save_embeddings", "keep")  # parameters of commands that name an output
@@ -312,7 +311,7 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         console.reset()
         console.show_log()
-        with _visible_usage_errors():
+        with visible_usage_errors():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -323,7 +322,7 @@ class Commands(TyperGroup):
         from knn_cli.audio import reading_notes
 
         try:
-            with reading_notes.listening(console.note_of_recording), _visible_usage_errors():
+            with reading_notes.listening(console.note_of_recording), visible_usage_errors():
                 return super().invoke(ctx)
         except KnnError as error:
             console.error(error)
@@ -340,17 +339,6 @@ class Commands(TyperGroup):
             hint = "Check the path, its permissions and the free space on the disk."
             console.error(KnnError(f"{name}{error.strerror or error}.", hint))
         raise typer.Exit(1)
-
-
-@contextmanager
-def _visible_usage_errors() -> Iterator[None]:
-    """Let errors of usage show what an argument holds, which may be what a terminal obeys."""
-    try:
-        yield
-    except _UsageError as error:
-        text = visible_lines(error.format_message())
-        error.format_message = lambda: text
-        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:

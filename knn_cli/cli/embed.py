@@ -38,7 +38,7 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
-from knn_cli.cli.skipped import note_skipped
+from knn_cli.cli.skipped import note_skipped, refuse_missing
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def embed(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
     recordings = [] if stores else read_corpora(sources, labels)
+    refuse_missing(sources)
     note_skipped(sources)
     if speech is not None:
         if stores:

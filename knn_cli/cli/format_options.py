@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 import typer
 
 from knn_cli.cli.options import OUTPUT, valued
+from knn_cli.core.texts import did_you_mean
 
 
 def format_option(formats: type[Enum]) -> Any:
@@ -18,7 +18,8 @@ def format_option(formats: type[Enum]) -> Any:
     def check(text: str | None) -> str | None:
         for name in parse_formats(text):
             if name not in names:
-                raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}.{_nearest(name, names)}")
+                known = f"{name!r} is none of {', '.join(names)}. {did_you_mean(name, names)}"
+                raise typer.BadParameter(known.rstrip())
         return text
 
     def complete(incomplete: str) -> list[str]:
@@ -38,10 +39,3 @@ def format_option(formats: type[Enum]) -> Any:
 def parse_formats(text: str | None) -> tuple[str, ...]:
     """Return the formats that are named between commas, each once."""
     return tuple(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, names, 1)
-    return f" Did you mean {near[0]}?" if near else ""

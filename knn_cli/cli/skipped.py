@@ -1,12 +1,20 @@
-"""What is passed over in folders of recordings: counted, and named on request."""
+"""Sources that are missing, and what is passed over in folders of recordings: counted, and named on request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from knn_cli.cli.console import console
 from knn_cli.cli.options import counted
+from knn_cli.core.errors import KnnError
+
+
+def refuse_missing(sources: Sequence[Path]) -> None:
+    """Raise KnnError where none of the sources is there, before models are loaded; one of several costs itself only."""
+    if sources and not any(os.path.lexists(source) for source in sources):
+        raise KnnError(f"{sources[0]} does not exist.", "Check the path; paths are relative to the current folder.")
 
 
 def note_skipped(sources: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from knn_cli.cli.console import console
 from knn_cli.cli.options import INPUT, valued
+from knn_cli.cli.skipped import refuse_missing
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -48,8 +49,13 @@ class ReceivedSources:
         return self.spool is not None
 
     def receive(self) -> None:
-        """Read stdin to its end, if it is a source: after all checks that need no sound."""
-        if self.spool is not None:
+        """Read stdin to its end, if it is a source: after all checks that need no sound.
+
+        KnnError where no source is there.
+        """
+        if self.spool is None:
+            refuse_missing(self.paths)
+        else:
             with console.progress("Reading stdin") as progress:
                 self.spool.fill(lambda copied: progress(copied, None))
 

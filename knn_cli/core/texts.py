@@ -10,7 +10,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
@@ -145,3 +145,17 @@ def refuse_repeated(columns: Sequence[str], path: Path | str, *, error: type[Knn
     twice = next((name for place, name in enumerate(columns) if name and name in columns[:place]), None)
     if twice is not None:
         raise error(f"{path} has two columns {twice}.", "Leave one of them out.")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Which of the known words was probably meant, as the beginning of a hint; "" where none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("langauge", ["language", "voice"]), did_you_mean("xyz", ["language"])
+    ('Did you mean language? ', '')
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, sorted(known), 1)
+    return f"Did you mean {near[0]}? " if near else ""

@@ -21,6 +21,7 @@ from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import SEGMENTERS
+from knn_cli.core.texts import did_you_mean
 from knn_cli.networks.bundle_config import (
     IDENTITY,
     SCHEMA,
@@ -203,7 +204,7 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
         return opened
     if as_path.is_dir():
         raise BundleError(f"{model} is no model bundle: the folder has no {CONFIG}.", _known(known))
-    raise BundleError(f"There is no model {str(model)!r}.", _known(known))
+    raise BundleError(f"There is no model {str(model)!r}.", did_you_mean(str(model), known) + _known(known))
 
 
 def find_default(name: str, *, segmenter: bool = False) -> Bundle:

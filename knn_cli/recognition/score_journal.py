@@ -55,6 +55,7 @@ class ScoreJournal:
         self._file: TextIO | None = None
         found = [] if again or self._path is None else _read(self._path, digest)
         self.finished = dict(found)
+        self._lines = len(self.finished)
 
     def __enter__(self) -> ScoreJournal:
         if self._path is not None and (not self._path.exists() or _is_ours(self._path)):
@@ -68,6 +69,8 @@ class ScoreJournal:
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
+            if not self._lines:
+                self.remove()
 
     def remove(self) -> None:
         """Remove what is kept: the output is written."""
@@ -99,6 +102,7 @@ class ScoreJournal:
                 if self._file is not None and isinstance(result, ScoreTable) and not _is_store(where):
                     self._file.write(_line(str(where), result))
                     self._file.flush()
+                    self._lines += 1
                 yield where, result
 
 

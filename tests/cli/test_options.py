@@ -196,11 +196,12 @@ def test_settings_that_cannot_be(pairs: list[str], sentence: str) -> None:
 def test_log_file_keeps_what_stderr_says(tmp_path: Path) -> None:
     log = tmp_path / "knn.log"
     log.write_text("earlier\n")
-    result = knn("-q", "--log-file", log, "classify", tmp_path / "missing.wav")
-    assert result.exit_code == 1 and "does not exist" in result.stderr and "Model " not in result.stderr
+    (tmp_path / "bad.wav").write_text("no sound")
+    result = knn("-q", "--log-file", log, "classify", tmp_path / "bad.wav")
+    assert result.exit_code == 1 and "is not audio" in result.stderr and "Model " not in result.stderr
     first, *lines = log.read_text().splitlines()
     assert first == "earlier" and all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
-    assert lines[0].split()[2] == "knn" and "Model language@" in lines[1] and "does not exist" in lines[2]
+    assert lines[0].split()[2] == "knn" and "Model language@" in lines[1] and "is not audio" in lines[2]
     nowhere = knn("--log-file", tmp_path / "none" / "knn.log", "info")
     assert nowhere.exit_code == 1 and "No such file" in nowhere.stderr
 
@@ -222,3 +223,31 @@ def test_command_lines_in_texts_are_true(path: Path) -> None:
             assert command in COMMANDS, line
             flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", rest))
             assert flags <= set(options(COMMANDS[command])) | {"--help", "-h"}, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["diarize", "x.wav", "--clusterer", "vbxx"],
+            "none of ahc, spectral, vbx, hdbscan. Did you mean vbx?",
+        ),
+        (["classify", "x.wav", "--device", "gpu"], "'gpu' is none of auto, cpu, cuda, mps."),
+        (["classify", "x.wav", "--top", "many"], "--top"),
+        (["classify", "x.wav", "--model", "langauge"], "x.wav does not exist."),
+        (["embed", "x.wav", "y.wav"], "x.wav does not exist."),
+        (["timeline", "x.wav"], "x.wav does not exist."),
+        (["diarize", "x.wav"], "x.wav does not exist."),
+        (["info", "langauge"], "langauge"),
+    ],
+)
+def test_what_was_meant_and_what_is_missing(arguments: list[str], said: str) -> None:
+    """In the program's words, and inputs before models."""
+    shown = knn(*arguments).stderr
+    flat = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    assert said in flat and "Value error" not in flat and "Model " not in flat
+
+
+def test_a_model_that_is_nearly_named(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").touch()
+    assert "Did you mean language? Models here:" in knn("classify", tmp_path / "x.wav", "--model", "langauge").stderr

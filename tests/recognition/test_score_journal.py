@@ -83,6 +83,12 @@ def test_files_of_others_stay(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / ".x.partial").read_bytes() == content
 
 
+def test_nothing_is_left_where_nothing_was_scored(tmp_path: Path) -> None:
+    with ScoreJournal(tmp_path / "x", "task") as journal:
+        [*journal.resumed([Path("a.wav")], lambda some: iter([(Path("a.wav"), KnnError("a is bad."))]))]
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_stopped_command_goes_on(tmp_path: Path, tones: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     out, score, heard = tmp_path / "answers.jsonl", classify_files._score_file, list[str]()
 

@@ -1,0 +1,45 @@
+"""Errors of usage in this program's words: what was given, what is possible, and what may have been meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from knn_cli.core.visible_text import visible_lines
+
+# What typer raises for wrong options; it has moved between packages with typer's versions.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+_CHOICE = re.compile(r"Value error, '(?P<given>.*)' is not one of (?P<known>'.*')\.", re.DOTALL)
+
+
+@contextmanager
+def visible_usage_errors() -> Iterator[None]:
+    """Let errors of usage show what an argument holds, which may be what a terminal obeys."""
+    try:
+        yield
+    except _UsageError as error:
+        text = visible_lines(in_words(error.format_message()))
+        error.format_message = lambda: text
+        raise
+
+
+def in_words(message: str) -> str:
+    """A message of typer without the words of the library that has checked the value.
+
+    Examples
+    --------
+    >>> in_words("Invalid value for '--clusterer': Value error, 'vbxx' is not one of 'ahc', 'vbx'.")
+    "Invalid value for '--clusterer': 'vbxx' is none of ahc, vbx. Did you mean vbx?"
+    """
+    match = _CHOICE.search(message)
+    if match is None:
+        return message.replace("Value error, ", "")
+    from knn_cli.core.texts import did_you_mean
+
+    known = re.findall("'(.*?)'", match["known"])
+    meant = f"'{match['given']}' is none of {', '.join(known)}. {did_you_mean(match['given'].lower(), known)}"
+    return message.replace(match[0], meant.rstrip())
