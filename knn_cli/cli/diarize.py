@@ -291,6 +291,8 @@ def diarize(
     names = enrolled_names = () if enrolled is None else enrolled.names
     if "rttm" in outputs.formats:
         rttm_files.check_names(names, "speakers")
+    if given is not None:  # who speaks in one of the recordings may be unwanted in all
+        names = (*names, *sorted({turn.speaker for turns in given.values() for turn in turns}))
     decision = known_speakers.decision_for(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
 

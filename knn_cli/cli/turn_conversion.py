@@ -37,14 +37,15 @@ AudioOption = Annotated[
 
 def is_of_turns(ctx: typer.Context, src: Path, out: Path) -> bool:
     """Whether a conversion is one of turns: by its options, or by the suffixes of source and target."""
-    from knn_cli.formats.span_formats import format_by_suffix
+    from knn_cli.formats.span_formats import TURN_FORMATS, format_by_suffix
     from knn_cli.formats.turn_readers import TURN_READERS, files_of_turns
 
     if any(ctx.params[name] for name in OPTIONS):
         return True
     if format_by_suffix("turns", out) is None:
         if src.suffix.lower() in _OF_TURNS and src.is_file():
-            raise KnnError(f"The suffix of {out} names no format of turns.", "For a folder, give --format.")
+            known = ", ".join(known.suffix for known in TURN_FORMATS.values() if not known.named_only)
+            raise KnnError(f"The suffix of {out} names no format of turns.", f"Known: {known}; for a folder, --format.")
         return False
     if src.is_dir():
         return bool(files_of_turns(src))

@@ -13,7 +13,12 @@ from knn_cli.core.visible_text import visible_lines
 
 # What typer raises for wrong options; it has moved between packages with typer's versions.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
-_CHOICE = re.compile(r"Value error, '(?P<given>.*)' is not one of (?P<known>'.*')\.", re.DOTALL)
+_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "it is no whole number",
+    "Input should be a valid number, unable to parse string as a number": "it is no number",
+}
+_CHOICE = re.compile(r"'(?P<given>.*)' is not one of (?P<known>'.*')\.", re.DOTALL)
 
 
 @contextmanager
@@ -34,10 +39,16 @@ def in_words(message: str) -> str:
     --------
     >>> in_words("Invalid value for '--clusterer': Value error, 'vbxx' is not one of 'ahc', 'vbx'.")
     "Invalid value for '--clusterer': 'vbxx' is none of ahc, vbx. Did you mean vbx?"
+    >>> in_words(
+    ...     "Invalid value for '--top': Input should be a valid integer, unable to parse string as an integer."
+    ... )
+    "Invalid value for '--top': it is no whole number."
     """
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     match = _CHOICE.search(message)
     if match is None:
-        return message.replace("Value error, ", "")
+        return message
     from knn_cli.core.texts import did_you_mean
 
     known = re.findall("'(.*?)'", match["known"])

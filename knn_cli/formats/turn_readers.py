@@ -20,6 +20,7 @@ from knn_cli.core.texts import read_lines, read_table, read_text, tidy
 from knn_cli.core.values import Diarization, Turn, sort_turns, turns_of_annotation
 from knn_cli.formats import rttm, textgrid
 from knn_cli.formats.captions import Caption, read_captions
+from knn_cli.store.labels import distinct
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
@@ -107,14 +108,16 @@ def read_given_turns(path: Path | str) -> Turns:
     folder = Path(path)
     if not folder.is_dir():
         return read_turns(folder)
+    read = [(name, file, turns) for file in _given_files(folder) for name, turns in read_turns(file).items()]
+    # Recordings of one name in several folders have the names that `diarize` gives theirs.
+    names = distinct([name for name, _, _ in read], [file.parent for _, file, _ in read])
     found: Turns = {}
     origin: dict[str, Path] = {}
-    for file in _given_files(folder):
-        for name, turns in read_turns(file).items():
-            if name in found:
-                both = f"{origin[name].name} and {file.name}"
-                raise KnnError(f"The recording {name} is in two files of {folder}: {both}.", "Remove one.")
-            found[name], origin[name] = turns, file
+    for name, (_, file, turns) in zip(names, read, strict=True):
+        if name in found:
+            both = f"{origin[name].name} and {file.name}"
+            raise KnnError(f"The recording {name} is in two files of {folder}: {both}.", "Remove one.")
+        found[name], origin[name] = turns, file
     return found
 
 

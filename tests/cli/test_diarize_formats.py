@@ -58,6 +58,18 @@ def test_edited_sound_has_its_turns_in_all_formats(given: Path, tmp_path: Path) 
     assert outputs_in(tmp_path) == names
 
 
+def test_who_speaks_in_one_recording_may_be_unwanted_in_all(given: Path, tmp_path: Path) -> None:
+    """A recording without that person is copied as it is; a name in none of them is a mistake."""
+    lines = (given / "turns.rttm").read_text().splitlines(keepends=True)
+    (tmp_path / "turns.rttm").write_text("".join(line for line in lines if " two " not in line or "ben" not in line))
+    command = ("diarize", given / "one.wav", given / "two.wav", "--turns", tmp_path / "turns.rttm", "--mute")
+    done(*command, "--unwanted", "ben", "--out-dir", tmp_path / "out")
+    assert {"one_muted.wav", "two_muted.wav"} <= {*outputs_in(tmp_path / "out")}
+    assert (tmp_path / "out" / "two_unwanted.csv").read_text().count("\n") == 1  # the header
+    wrong = knn(*command, "--unwanted", "bne", "--out-dir", tmp_path / "wrong")
+    assert wrong.exit_code == 1 and "There is no speaker bne" in wrong.stderr
+
+
 def test_words_and_given_tiers(given: Path, tmp_path: Path) -> None:
     common = ("diarize", given / "one.wav", given / "two.wav", "--turns", given / "turns.rttm", "--out-dir")
     done(*common, tmp_path / "words", "--format", "srt,json", "--words", given / "words.ctm")

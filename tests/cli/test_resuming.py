@@ -156,3 +156,18 @@ def test_turns_in_folders_are_found_again(tapes: Path, tmp_path: Path) -> None:
     done("diarize", tapes, *TINY, "--out-dir", tmp_path / "turns")
     given = done("diarize", tapes, "--turns", tmp_path / "turns", "--out-dir", tmp_path / "again")
     assert below(tmp_path / "again") == below(tmp_path / "turns") == ["a.rttm", "c.rttm", "day/b.rttm"], given.stderr
+
+
+def test_turns_of_recordings_of_one_name_are_read_back(tmp_path: Path) -> None:
+    """In the folders that the recordings have, in any format."""
+    tapes = tmp_path / "sound"
+    (tapes / "day").mkdir(parents=True)
+    for name in ("one.wav", "day/one.wav"):
+        soundfile.write(tapes / name, np.zeros(48_000), 16_000)
+    (tmp_path / "turns" / "day").mkdir(parents=True)
+    for place, speaker in (("one", "anna"), ("day/one", "ben")):
+        (tmp_path / "turns" / f"{place}.csv").write_text(f"start,end,speaker\n0.5,2,{speaker}\n")
+    sources = (tapes / "one.wav", tapes / "day" / "one.wav")
+    done("diarize", *sources, "--turns", tmp_path / "turns", "--out-dir", tmp_path / "out", "--format", "csv")
+    shown = {str(file.relative_to(tmp_path / "out")): file.read_text() for file in (tmp_path / "out").rglob("*.csv")}
+    assert len(shown) == 2 and all(("ben" in text) == ("day" in name) for name, text in shown.items())

@@ -140,7 +140,7 @@ def _card(name: str, fingerprint: str, model: CalibratedClassifier, counts: Mapp
         f"Cprimary {figures['cprimary']:.3f} (minimum {figures['min_cprimary']:.3f}), Cllr {figures['cllr']:.3f} bits. "
         f"{fit_text}{_certainty_text(meta)}\n\n"
         f"| label | rows fitted | rows held out |\n|---|---|---|\n{table}\n\n"
-        "Held-out recordings of speakers, rooms and microphones that the training data has too flatter the figures:\n"
+        "Figures are too good where held-out recordings share speakers, rooms or microphones with the training data:\n"
         "the classifier may know the channel. Measure on recordings from elsewhere before trusting it.\n"
     )
 
@@ -150,8 +150,9 @@ def _certainty_text(meta: Mapping[str, Any]) -> str:
     if (certainty := meta.get("certainty")) is None:
         return ""
     units = certainty["units"].values()
+    several = f"{min(units)} to {max(units)}" if min(units) < max(units) else f"{max(units)}"
     return (
-        f" With {min(units)} to {max(units)} {meta['units']} of a label, detection log-likelihood ratios are from "
+        f" With {several} {meta['units']} of a label, detection log-likelihood ratios are from "
         f"{certainty['least_llr']:.2f} to {certainty['largest_llr']:.2f}: more would be no evidence but extrapolation."
     )
 
