@@ -18,7 +18,7 @@ _WORDS = {
     "Input should be a valid integer, unable to parse string as an integer": "it is no whole number",
     "Input should be a valid number, unable to parse string as a number": "it is no number",
 }
-_CHOICE = re.compile(r"'(?P<given>.*)' is not one of (?P<known>'.*')\.", re.DOTALL)
+_CHOICE = re.compile(r"'(?P<given>[^']*)' is not one of (?P<known>'.*')\.", re.DOTALL)
 
 
 @contextmanager
