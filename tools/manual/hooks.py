@@ -115,7 +115,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_post_page(output: str, **_: Any) -> str:
     """Leave out the script that the theme would load from elsewhere, for a search without a server."""
-    return re.sub(r'<script src="https://[^"]*iframe-worker[^"]*"></script>', "", output)
+    return re.sub(r'<script src="?https://[^" >]*iframe-worker[^" >]*"?></script>', "", output)
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for pages that belong to no text, such as the one for addresses that lead nowhere."""
+    return on_post_page(output_content)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
