@@ -126,7 +126,8 @@ def classify(
     recordings = expand_sources(sources)
     refuse_missing(sources)
     note_skipped(sources)
-    check_text_output(out, [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)])
+    read = [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)]
+    check_text_output(out, read)
     check_own_outputs(ctx, out)
     shown_names = {} if names is None else read_names(names)
     classifier = Classifier(
@@ -140,7 +141,6 @@ def classify(
     note_classifier(model, classifier)
     weights = classifier.priors if priors == "model" else weights
     shown_names = {**classifier.names, **shown_names}
-    read = [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)]
     task = output_task(ctx, task_digest(ctx, [classifier.bundle], read))
     if out is not None and not again and OutputRecords().is_finished(out, task):
         console.note(f"{out} was finished before; --again does it anew.")

@@ -12,7 +12,6 @@ this knowledge: the files count as those of others.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.file_digests import file_sha256
 from knn_cli.core.folders import is_regular
 from knn_cli.core.locks import NO_FOLLOW
 from knn_cli.core.output_paths import is_stream, resolved
@@ -33,7 +33,6 @@ RECORD = ".knn-outputs.jsonl"
 State = Literal["missing", "unchanged", "changed", "others", "unknown"]
 _HASHED_BYTES = 64 << 20  # of larger files an unchanged time of change is believed
 _MAX_RECORD_BYTES = 256 << 20
-_BLOCK_BYTES = 1 << 20
 _TEXTS = ("name", "sha256", "command", "task")  # fields of a line that are texts
 _HINT = (
     "Replace it with `force=True`, or keep the old one under another name with `backup=True`, or name another output."
@@ -144,7 +143,7 @@ def add_line(part: Path, target: Path, task: OutputTask) -> None:
         "name": target.name,
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
-        "sha256": _digest(part),
+        "sha256": file_sha256(part),
         "command": task.command,
         "task": task.digest,
     }
@@ -179,12 +178,12 @@ def keep_old(target: Path, task: OutputTask) -> Path | None:
     """
     if not task.backup or OutputRecords().state(target, task.command) in ("missing", "unchanged"):
         return None
-    digest, number = _digest(target), 0
+    digest, number = file_sha256(target), 0
     while True:
         backup = target.with_name(f"{target.name}.{number}.bak" if number else f"{target.name}.bak")
         number += 1
         if os.path.lexists(backup):
-            if is_regular(backup) and not backup.is_symlink() and _digest(backup) == digest:
+            if is_regular(backup) and not backup.is_symlink() and file_sha256(backup) == digest:
                 return backup
             continue
         try:
@@ -240,12 +239,4 @@ def _is_file_of(line: dict[str, Any], target: Path) -> bool:
         return False
     if status.st_size > _HASHED_BYTES and line.get("mtime_ns") == status.st_mtime_ns:
         return True
-    return bool(line["sha256"] == _digest(target))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return bool(line["sha256"] == file_sha256(target))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.file_digests import file_sha256
 from knn_cli.diarization import kept_analysis, pipeline, recordings, speaker_turns
 from knn_cli.diarization.clustering.memory import remembering
 from knn_cli.diarization.kept_analysis import KeptAnalysis
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.networks.bundle import Bundle
 
-_READ_BYTES = 1 << 20
 AnalysisSource = Callable[[DiarizationOptions], AbstractContextManager[KeptAnalysis]]
 
 
@@ -80,7 +80,7 @@ class AnalysisFolder:
         """The file of the analysis of a recording's sound, as it is now, with the windows of these options."""
         if recording not in self._sound:
             with suppress(OSError):  # whoever reads the sound is told
-                self._sound[recording] = _digest(recording)
+                self._sound[recording] = file_sha256(recording)
         key = f"{self._sound.get(recording)} {windows_key(options)!r}"
         return self._folder / f"{recording.stem}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.h5"
 
@@ -113,14 +113,6 @@ class AnalysisFolder:
         wanted = str(recording.resolve()), self._channel, self._embedder.bundle.fingerprint, network
         found = analysis.source, analysis.channel, analysis.embedder, analysis.segmentation
         return analysis if found == wanted else None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def segmentation_name(options: DiarizationOptions) -> str:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from knn_cli.core.atomic import replacing, replacing_text
 from knn_cli.core.errors import KnnError
+from knn_cli.core.file_digests import file_digest, file_sha256
 from knn_cli.core.locks import locked
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 
 ATTEMPTS = 5  # to get further with a file, before a lost connection is an error
 PAUSE_SECONDS = 1.0  # before each of them
-_READ_BYTES = 1 << 20
 _OTHER_MEANS = "Check the network, or download the folder by other means and convert that."
 
 
@@ -65,11 +65,9 @@ def digest_of(path: Path, like: str) -> str:
     >>> digest_of(Path("empty"), "0" * 40)
     'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
     """
-    hashed = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            hashed.update(block)
-    return hashed.hexdigest()
+    if len(like) == 64:
+        return file_sha256(path)
+    return file_digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size))
 
 
 def storage_of(repository: str, cache: Path) -> Path:

@@ -99,6 +99,4 @@ def frame(table: ScoreTable) -> pandas.DataFrame:
     columns: dict[str, Any] = {"name": table.name, "start": table.start, "end": table.end}
     if len(table.truth):
         columns["label"] = table.truth
-    predictions = predict(table)
-    probabilities = np.where(predictions.silent[:, None], np.nan, predictions.posteriors)
-    return pandas.DataFrame(columns | dict(zip(table.labels, probabilities.T, strict=True)))
+    return pandas.DataFrame(columns | dict(zip(table.labels, table.probabilities.T, strict=True)))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from knn_cli.core.atomic import replacing_text, replacing_together
 from knn_cli.core.errors import StoreError
+from knn_cli.core.file_digests import file_sha256
 from knn_cli.core.locks import NO_FOLLOW, lock, read_mark, write_mark
 from knn_cli.core.output_paths import resolved
 from knn_cli.core.temporary import sweep
@@ -173,11 +174,7 @@ def _listed(shard: Path) -> list[str] | None:
         sources = [str(source) for source in facts["sources"]]
         if shard.is_symlink() or shard.stat().st_size != facts["bytes"]:
             return None
-        digest = hashlib.sha256()
-        with shard.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return sources if digest.hexdigest() == facts["sha256"] else None
+        return sources if file_sha256(shard) == facts["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
