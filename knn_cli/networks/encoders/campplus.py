@@ -19,7 +19,8 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import BasicBlock, zero_ends
+from knn_cli.networks.encoders.four_stages import zero_ends
+from knn_cli.networks.encoders.resnet import BasicBlock
 from knn_cli.networks.features import LogMel, frame_mask
 from knn_cli.networks.pooling.base import check_sizes, last_layer, time_mean, time_variance
 

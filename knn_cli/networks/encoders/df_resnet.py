@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import zero_ends
+from knn_cli.networks.encoders.four_stages import zero_ends
 from knn_cli.networks.features import LogMel
 
 __all__ = ["DFResNet"]

@@ -12,13 +12,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import zero_ends
-from knn_cli.networks.features import LogMel
+from knn_cli.networks.encoders.four_stages import FourStages, zero_ends
 
 __all__ = ["ERes2Net", "rectified"]
 
@@ -26,7 +23,7 @@ MOST = 20.0  # above which its rectified values are cut off
 
 
 @ENCODERS.register("eres2net")
-class ERes2Net(FilterBankEncoder):
+class ERes2Net(FourStages):
     """Log-mel features to the only layer of this encoder, the fused output of the stages, with a frame every 80 ms.
 
     Parameters
@@ -66,19 +63,11 @@ class ERes2Net(FilterBankEncoder):
             raise KnnError("ERes2Net needs four inner widths, four numbers of blocks, and positive sizes.")
         if fusion not in ("all", "last"):
             raise KnnError(f"There is no fusion {fusion!r}.", "Known: all, last.")
-        super().__init__(LogMel(bins, self.rate, window), width, subsampling=8)
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        before, height = width, bins
         outs = [expansion * width * 2**stage for stage in range(4)]
-        for stage, (part, count, after) in enumerate(zip(inner, blocks, outs, strict=True)):
-            stride = 1 if stage == 0 else 2
-            layers = []
-            for number in range(count):
-                layers.append(Block(before, part, after, scale, stride if number == 0 else 1, fused=stage > 1))
-                before = after
-            setattr(self, f"layer{stage + 1}", nn.ModuleList(layers))
-            height = -(-height // stride)
+        super().__init__(
+            *(width, bins, window, blocks, outs),
+            lambda before, stage, stride: Block(before, inner[stage], outs[stage], scale, stride, fused=stage > 1),
+        )
         if fusion == "last":
             self.layer3_ds = _downsample(outs[2], outs[3])
             self.fuse34 = AttentiveFusion(outs[3])
@@ -87,14 +76,11 @@ class ERes2Net(FilterBankEncoder):
                 setattr(self, f"layer{stage + 1}_downsample", _downsample(outs[stage], outs[stage + 1]))
                 setattr(self, name, AttentiveFusion(outs[stage + 1]))
         self.fusion = fusion
-        self.channels = outs[3] * height
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        x = zero_ends(F.relu(self.bn1(self.conv1(features.unsqueeze(1)))), counts)  # (B, width, F, T)
-        fused = x
+        x = fused = self.stem(features, counts)
         for stage in range(1, 5):
-            for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
-                x, counts = block(x, counts)  # (B, C, F, T)
+            x, counts = self.stage(stage, x, counts)  # (B, C, F, T)
             if stage == 1 or (self.fusion == "last" and stage < 4):
                 fused = x
             elif self.fusion == "last":

@@ -7,24 +7,20 @@ Zhou et al., "ResNeXt and Res2Net structures for speaker verification", SLT 2021
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders.eres2net import rectified
-from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import zero_ends
-from knn_cli.networks.features import LogMel
+from knn_cli.networks.encoders.four_stages import FourStages, zero_ends
 
 __all__ = ["Res2Net"]
 
 
 @ENCODERS.register("res2net")
-class Res2Net(FilterBankEncoder):
+class Res2Net(FourStages):
     """Log-mel features to the only layer of this encoder, the output of the fourth stage, with a frame every 80 ms.
 
     Parameters
@@ -59,26 +55,11 @@ class Res2Net(FilterBankEncoder):
     ) -> None:
         if len(inner) != 4 or len(blocks) != 4 or min(width, scale - 1, expansion, *inner, *blocks) < 1:
             raise KnnError("Res2Net needs four inner widths, four numbers of blocks, and two parts or more.")
-        super().__init__(LogMel(bins, self.rate, window), width, subsampling=8)
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        before, height = width, bins
-        for stage, (part, count) in enumerate(zip(inner, blocks, strict=True)):
-            stride, after = 1 if stage == 0 else 2, expansion * width * 2**stage
-            layers = []
-            for number in range(count):
-                layers.append(Res2NetBlock(before, part, after, scale, stride if number == 0 else 1))
-                before = after
-            setattr(self, f"layer{stage + 1}", nn.ModuleList(layers))
-            height = -(-height // stride)
-        self.channels = before * height
-
-    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        x = zero_ends(F.relu(self.bn1(self.conv1(features.unsqueeze(1)))), counts)  # (B, width, F, T)
-        for stage in range(1, 5):
-            for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
-                x, counts = block(x, counts)  # (B, C, F, T)
-        return x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
+        outs = [expansion * width * 2**stage for stage in range(4)]
+        super().__init__(
+            *(width, bins, window, blocks, outs),
+            lambda before, stage, stride: Res2NetBlock(before, inner[stage], outs[stage], scale, stride),
+        )
 
 
 class Res2NetBlock(nn.Module):

@@ -16,12 +16,11 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
-from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.features import LogMel, frame_mask
+from knn_cli.networks.encoders.four_stages import FourStages, zero_ends
 from knn_cli.networks.pooling.base import MIN_VARIANCE, check_sizes, last_layer
 from knn_cli.networks.pooling.time_statistics import time_statistics
 
-__all__ = ["DEPTHS", "ResNet", "ResNetPooling", "masked_mean", "zero_ends"]
+__all__ = ["DEPTHS", "ResNet", "ResNetPooling", "masked_mean"]
 
 # Depth -> (blocks of each of the four stages, whether they are bottlenecks)
 DEPTHS = {
@@ -36,7 +35,7 @@ DEPTHS = {
 
 
 @ENCODERS.register("resnet")
-class ResNet(FilterBankEncoder):
+class ResNet(FourStages):
     """Log-mel features to the only layer of this encoder, the output of the fourth stage, with a frame every 80 ms.
 
     Parameters
@@ -56,34 +55,14 @@ class ResNet(FilterBankEncoder):
     def __init__(self, depth: int = 34, width: int = 32, bins: int = 80, window: str = "hamming") -> None:
         if depth not in DEPTHS:
             raise KnnError(f"There is no ResNet of depth {depth}.", f"Known: {', '.join(map(str, DEPTHS))}.")
-        super().__init__(LogMel(bins, self.rate, window), width, subsampling=8)
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
         counts, deep = DEPTHS[depth]
         block = Bottleneck if deep else BasicBlock
-        before, height = width, bins
-        for stage, count in enumerate(counts):
-            planes, stride = width * 2**stage, 1 if stage == 0 else 2
-            blocks = []
-            for number in range(count):
-                blocks.append(block(before, planes, (stride, stride) if number == 0 else (1, 1)))
-                before = planes * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.ModuleList(blocks))
-            height = -(-height // stride)
-        self.channels = before * height
-
-    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        x = features.unsqueeze(1)  # (B, 1, F, T)
-        x = zero_ends(F.relu(self.bn1(self.conv1(x))), counts)  # (B, width, F, T)
-        for stage in range(1, 5):
-            for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
-                x, counts = block(x, counts)  # (B, C, F, T)
-        return x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
-
-
-def zero_ends(x: Tensor, counts: Tensor | None) -> Tensor:
-    """(B, C, F, T) with zeros past each clip's end, as a convolution pads a single clip."""
-    return x if counts is None else x * frame_mask(counts, x.shape[3])[:, None, None, :]
+        planes = [width * 2**stage for stage in range(4)]
+        outs = [block.expansion * each for each in planes]
+        super().__init__(
+            *(width, bins, window, counts, outs),
+            lambda before, stage, stride: block(before, planes[stage], (stride, stride)),
+        )
 
 
 def masked_mean(x: Tensor, counts: Tensor | None) -> Tensor:

@@ -8,16 +8,14 @@ ICASSP 2022 (arXiv:2110.06534).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
-from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
-from knn_cli.networks.encoders.resnet import masked_mean, zero_ends
-from knn_cli.networks.features import LogMel
+from knn_cli.networks.encoders.four_stages import FourStages, zero_ends
+from knn_cli.networks.encoders.resnet import masked_mean
 from knn_cli.networks.pooling.base import clamp_min
 
 __all__ = ["SimAMResNet"]
@@ -26,7 +24,7 @@ LAMBDA = 1e-4  # added to variances
 
 
 @ENCODERS.register("simam-resnet")
-class SimAMResNet(FilterBankEncoder):
+class SimAMResNet(FourStages):
     """Log-mel features to the only layer of this encoder, the output of the fourth stage, with a frame every 80 ms.
 
     Parameters
@@ -48,26 +46,11 @@ class SimAMResNet(FilterBankEncoder):
     ) -> None:
         if len(blocks) != 4 or min(width, *blocks) < 1:
             raise KnnError("A ResNet with SimAM needs four numbers of blocks, and positive sizes.")
-        super().__init__(LogMel(bins, self.rate, window), width, subsampling=8)
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        before, height = width, bins
-        for stage, count in enumerate(blocks):
-            planes, stride = width * 2**stage, 1 if stage == 0 else 2
-            layers = []
-            for number in range(count):
-                layers.append(SimAMBlock(before, planes, stride if number == 0 else 1))
-                before = planes
-            setattr(self, f"layer{stage + 1}", nn.ModuleList(layers))
-            height = -(-height // stride)
-        self.channels = before * height
-
-    def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        x = zero_ends(F.relu(self.bn1(self.conv1(features.unsqueeze(1)))), counts)  # (B, width, F, T)
-        for stage in range(1, 5):
-            for block in cast(nn.ModuleList, getattr(self, f"layer{stage}")):
-                x, counts = block(x, counts)  # (B, C, F, T)
-        return x.flatten(1, 2).transpose(1, 2)  # (B, T, C * F)
+        planes = [width * 2**stage for stage in range(4)]
+        super().__init__(
+            *(width, bins, window, blocks, planes),
+            lambda before, stage, stride: SimAMBlock(before, planes[stage], stride),
+        )
 
 
 class SimAMBlock(nn.Module):
