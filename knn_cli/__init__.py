@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.train_classifier import train_classifier
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Classifier",
