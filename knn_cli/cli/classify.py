@@ -222,4 +222,4 @@ def _classify(
         console.note(f"{counted(silent, 'recording')} without speech.")
     if known:
         console.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
-    leave(failures)
+    leave(failures, done=len(sources) - len(failures))

@@ -353,15 +353,25 @@ def failed(name: str, error: KnnError) -> Failure:
     return Failure(name, error)
 
 
-def leave(failures: list[Failure], *, report_errors: bool = False) -> None:
-    """Exit with code 1 if files failed, after listing them; `report_errors` first reports the error of each."""
+def leave(failures: list[Failure], *, report_errors: bool = False, done: int = 0) -> None:
+    """Exit with code 1 if files failed, after listing them.
+
+    Parameters
+    ----------
+    failures : list of Failure
+    report_errors : bool
+        Report the error of each first.
+    done : int
+        Number of the others, which are done.
+    """
     if not failures:
         return
     for failure in failures if report_errors else ():
         console.error(failure.error)
-    if len(failures) > 1:
-        names = ", ".join(failure.file for failure in failures)
-        console.complain(f"knn: {len(failures)} files failed: {names}")
+    others = f"; the other{f' {done} are' if done > 1 else ' is'} done" if done else ""
+    if len(failures) > 1 or done:
+        count = "1 file" if len(failures) == 1 else f"{len(failures)} files"
+        console.complain(f"knn: {count} failed{others}: {', '.join(failure.file for failure in failures)}")
     raise typer.Exit(1)
 
 

@@ -47,7 +47,7 @@ class ResultWriter:
         self._sounds, self._temporary, self._resumed = sounds, temporary, resumed
         self._asked_speakers, self._names, self._additions = asked_speakers, names, additions
         self._streams: dict[str, TextIO] = {}  # of formats in which one file, or stdout, holds all recordings
-        self._done = 0
+        self.done = 0
         self.failures: list[Failure] = []
         self.scores: dict[str, Any] = {}
         self.kept: list[tuple[str, Any]] = []  # (recording, its diarization)
@@ -71,16 +71,17 @@ class ResultWriter:
                     if isinstance(result, KnnError):
                         raise result
                     self._write_recording(path, result)
-                    self._done += 1
+                    self.done += 1
                 except KnnError as error:
                     self.failures.append(failed(str(path), error))
-            if outs and not self._done:
-                leave(self.failures)  # before an empty file replaces an older result
+            if outs and not self.done:
+                leave([*self._resumed.failures, *self.failures])  # before an empty file replaces an older result
         for out in outs.values() if self.failures else ():
             note_incomplete(out, whole)
         if len(self._lengths) > 1:
             sums = {name: sum(lengths[name] for lengths in self._lengths) for name in self._lengths[0]}
-            console.note(f"All {len(self._lengths)} recordings: {_lengths(sums)}.")
+            which = "These" if self._resumed.finished else "All"
+            console.note(f"{which} {len(self._lengths)} recordings: {_lengths(sums)}.")
 
     def _write_recording(self, path: Path, result: RecordingResult) -> None:
         diarization = result.diarization
@@ -136,7 +137,7 @@ class ResultWriter:
                 with nullcontext(stream) if stream is not None else replacing_text(str(file_path), task=task) as opened:
                     diarization_output.recognised_turns(opened, document, result.recognised, result.decision)
             elif stream is not None:
-                place = self._done if count > 1 else None
+                place = self.done if count > 1 else None
                 span_formats.write_text(replace(document, location=file_path, place=place), stream, format)
             else:
                 assert file_path is not None  # see `turn_outputs.choose`

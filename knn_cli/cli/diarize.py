@@ -286,6 +286,7 @@ def diarize(
             check_free(target, force)
     paths = resumed.left
     if not paths:
+        leave(resumed.failures, done=resumed.finished)
         return
     enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder)
     names = enrolled_names = () if enrolled is None else enrolled.names
@@ -362,7 +363,7 @@ def diarize(
             writer.kept, fingerprint, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )
         console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {fingerprint}.")
-    leave(writer.failures)
+    leave([*resumed.failures, *writer.failures], done=resumed.finished + writer.done)
 
 
 def _default(value: float | None, default: float) -> float:

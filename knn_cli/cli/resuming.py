@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 import typer
 
 from knn_cli.cli import stopping
-from knn_cli.cli.console import console
+from knn_cli.cli.console import console, failed
 from knn_cli.cli.options import counted
 from knn_cli.cli.own_outputs import output_task, task_digest
+from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.output_records import OutputRecords, OutputTask, check_replaceable
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
 
 _BEGINS_ANEW = "Repeat the command; with a file for each recording, in --out-dir, it goes on where it was stopped."
+_ONE = "Repeat the command; a recording is begun anew."
 
 
 class Resumption:
     """Which sources of a command are finished, and what makes the outputs of the others.
 
     Files that the command did not write, or that were changed since, are refused unless --force or --backup; but of
-    several sources, those whose outputs are finished and were changed since, as by a correction, stay as they are.
+    several sources, those whose outputs were changed since, as by a correction, stay as they are, and the others are
+    done. That is a failure where something else was asked for than what was corrected.
 
     Parameters
     ----------
@@ -47,6 +50,10 @@ class Resumption:
         The sources whose outputs are to be made, in their order.
     whole : OutputTask
         What makes an output of all sources.
+    finished : int
+        Number of sources that are finished.
+    failures : list of Failure
+        Sources that are not done because their outputs were changed.
 
     Raises
     ------
@@ -70,25 +77,29 @@ class Resumption:
         self._tasks = {
             path: self.whole if together else output_task(ctx, task_digest(ctx, models, [path])) for path in sources
         }
-        self.left = sources
+        self.left, self.failures = sources, list[Failure]()
+        self._files = {path: [*outputs[path], *([kept[path]] if kept else [])] for path in sources}
         replaces = ctx.params["force"] or self.whole.backup
+        keeps_changed = len(sources) > 1 and not replaces and not together
         changed: list[Path] = []
         if not ctx.params["again"] and not together:
-            keeps_changed = len(sources) > 1 and not replaces
-            all_files = {path: [*outputs[path], *([kept[path]] if kept else [])] for path in sources}
-            done = [path for path in sources if self._are_finished(all_files[path], path, keeps_changed)]
+            done = [path for path in sources if self._are_finished(path, keeps_changed)]
             if whole:
                 is_finished = done == sources and all(self._records.is_finished(file, self.whole) for file in whole)
                 self.left = [] if is_finished else sources
             elif all(outputs.values()):
-                changed = [path for path in done if not self._are_finished(all_files[path], path, False)]
+                changed = [path for path in done if not self._are_finished(path, False)]
                 self.left = [path for path in sources if path not in set(done)]
+        self.finished = len(sources) - len(self.left)
+        self._note(len(sources), changed)
+        if keeps_changed and not whole:
+            self._leave_changed()
         files = [file for path in self.left for file in outputs[path]]
         files += whole if self.left else []
         check_replaceable(files, self.whole, force=bool(ctx.params["force"]), records=self._records)
-        self._note(len(sources), changed)
         goes_on = all(outputs.values()) and not together
-        stopping.working(len(self.left), stopping.GOES_ON if goes_on else _BEGINS_ANEW)
+        hint = _ONE if len(sources) == 1 else stopping.GOES_ON if goes_on else _BEGINS_ANEW
+        stopping.working(len(self.left), hint)
 
     def task(self, source: Path) -> OutputTask:
         """What makes the outputs of a source."""
@@ -98,11 +109,25 @@ class Resumption:
         """Whether this very task made a file for a source."""
         return self._records.is_finished(path, self._tasks[source])
 
-    def _are_finished(self, files: Sequence[Path], source: Path, changed: bool) -> bool:
-        return all(self._records.is_finished(file, self._tasks[source], changed=changed) for file in files)
+    def _are_finished(self, source: Path, changed: bool) -> bool:
+        return all(
+            self._records.is_finished(file, self._tasks[source], changed=changed) for file in self._files[source]
+        )
 
     def _note(self, count: int, changed: Sequence[Path]) -> None:
-        if finished := count - len(self.left):
-            console.note(f"Finished before: {finished} of {counted(count, 'recording')}; --again does them anew.")
+        if self.finished:
+            console.note(f"Finished before: {self.finished} of {counted(count, 'recording')}; --again does them anew.")
         for path in changed:
             console.note(f"The output of {path} was changed since, and stays as it is.")
+
+    def _leave_changed(self) -> None:
+        """Pass over the sources whose outputs were corrected, and are not what is asked for now."""
+        for path in self.left:
+            states = {file: self._records.state(file, self.whole.command) for file in self._files[path]}
+            if (file := next((file for file, state in states.items() if state == "changed"), None)) is not None:
+                message = (
+                    f"{file} was changed since `knn {self.whole.command}` wrote it, and stays; {path} is not done."
+                )
+                hint = "Replace it with `force=True`, or keep it under another name with `backup=True`."
+                self.failures.append(failed(str(path), KnnError(message, hint)))
+        self.left = [path for path in self.left if str(path) not in {failure.file for failure in self.failures}]

@@ -187,6 +187,7 @@ def timeline(
     models = [classifier.bundle, *([bundle.find(), bundle.find_default(bundle.SEGMENTATION, segmenter=True)] * diarize)]
     writer.resumed = resumed = resuming.Resumption(ctx, writer.files, models, whole=[] if out is None else [out])
     if not resumed.left:
+        leave(resumed.failures, done=resumed.finished)
         return
     options = TimelineOptions(window=window, step=step, switch=switch_probability, use_vad=not no_vad, channel=channel)
     speakers: SpeakerTurns | None = None
@@ -194,7 +195,7 @@ def timeline(
         speakers = speakers_from_rttm(turns, paths)
     elif diarize:
         speakers = _diarizer(num_speakers, channel, device.value, batch_seconds)
-    failures = []
+    failures = resumed.failures
     passes = [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] if diarize else []
     passes += [progress.SPEECH_PASS, progress.SCORING_PASS]
     with progress.over_files("Classifying", len(resumed.left), lambda path: passes) as finished:
@@ -210,7 +211,7 @@ def timeline(
                 writer.write(path, result)
                 _note_languages(path, result)
             stopping.advanced()
-    leave(failures)
+    leave(failures, done=len(paths) - len(failures))
 
 
 def _diarizer(num_speakers: int | None, channel: str, device: str, batch_seconds: float) -> SpeakerTurns:

@@ -50,10 +50,14 @@ def test_corrected_outputs_stay(tapes: Path, tmp_path: Path) -> None:
     said = done(*command).stderr  # goes on with the others
     assert "a.wav was changed since, and stays as it is" in said and (out / "b.eaf").is_file()
     assert (out / "a.eaf").read_text() == "corrected"
-    for more in (["--again"], ["--min-turn", "1"]):
+    made = (out / "b.eaf").stat().st_mtime_ns
+    for more in (["--again"], ["--min-turn", "1"]):  # the others are done all the same
         refused = knn(*command, *more)
-        assert refused.exit_code == 1 and "a.eaf exists already, and was changed since" in refused.stderr
+        assert refused.exit_code == 1 and "a.eaf was changed since `knn diarize` wrote it, and stays" in refused.stderr
         assert "--force" in refused.stderr and "--backup" in refused.stderr
+        assert "1 file failed; the other 2 are done: " in refused.stderr
+        assert (out / "a.eaf").read_text() == "corrected" and (out / "b.eaf").stat().st_mtime_ns > made
+        made = (out / "b.eaf").stat().st_mtime_ns
     done(*command, "--backup")
     assert (out / "a.eaf.bak").read_text() == "corrected" and (out / "a.eaf").read_text() != "corrected"
     assert "Finished before: 3 of 3" in done(*command, "--backup").stderr
@@ -75,6 +79,9 @@ def test_a_single_corrected_output_is_refused(tapes: Path, tmp_path: Path) -> No
 def test_one_file_of_several_recordings_is_not_finished_without_one(tapes: Path, tmp_path: Path) -> None:
     (tapes / "b.wav").write_bytes(b"no sound")
     out = tmp_path / "all.rttm"
+    command = ("diarize", tapes, *TINY, "--out-dir", tmp_path)
+    knn(*command)
+    assert "1 file failed; the other 2 are done: " in knn(*command).stderr
     command = ("diarize", tapes, *TINY, "--rttm", out)
     for _ in range(2):
         failed = knn(*command)
@@ -91,8 +98,10 @@ def test_edited_sound_goes_on_too(tapes: Path, tmp_path: Path) -> None:
     assert outputs_in(out) == sorted(
         f"{name}{end}" for name in "abc" for end in (".rttm", "_shortened.rttm", "_shortened.wav")
     )
-    (out / "b_shortened.wav").unlink()
-    assert "Finished before: 2 of 3 recordings" in done(*command).stderr
+    for name in "ab":
+        (out / f"{name}_shortened.wav").unlink()
+    said = done(*command).stderr
+    assert "Finished before: 1 of 3 recordings" in said and "\nThese 2 recordings: " in said
 
 
 def test_what_is_passed_over_in_a_folder_is_counted_and_named(tapes: Path, tmp_path: Path) -> None:
