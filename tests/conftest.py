@@ -9,9 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+
+# A worker of pytest-xdist has a processor to itself: threads that wait for each other by spinning would halve the
+# speed of all. This is set before numpy and torch are imported, and also holds for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # tiny-test, a toy model for the commands, is found by name, also by the processes that tests start.
 os.environ["KNN_MODELS"] = str(Path(__file__).resolve().parent / "data")
@@ -98,6 +101,9 @@ def example() -> Path:
 @pytest.fixture
 def tone(tmp_path: Path) -> Path:
     """Two seconds of a 440 Hz tone, 16 kHz mono WAV."""
+    import numpy as np
+    import soundfile
+
     path = tmp_path / "tone.wav"
     time = np.arange(32000) / 16000
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * time), 16000)
