@@ -154,12 +154,12 @@ def main() -> None:
     single = np.abs(lda32.predict_proba(X) - theirs).max()
 
     print(f"{args.rows} x {args.dimension} float32, {args.classes} classes; LDA in double and in single precision\n")
-    print(f"{'':<22}{'knn':>10}{'LDA':>10}{'LDA/knn':>10}{'LDA32':>10}{'LDA32/knn':>11}")
+    print("| | knn, CPU s | LDA, double | ratio | LDA, single | ratio |\n|---|--:|--:|--:|--:|--:|")
     for name in ("fit", "posteriors"):
         _line(name, *(seconds[kind + name] for kind in ("", "LDA ", "LDA32 ")))
     _line("both", *(seconds[f"{kind}fit"] + seconds[f"{kind}posteriors"] for kind in ("", "LDA ", "LDA32 ")))
     for name in ("fit, balanced", "log densities"):
-        print(f"{name:<22}{seconds[name]:>10.3f}")
+        print(f"| {name} | {seconds[name]:.3f} | | | | |")
     print(f"\nsolve per batch / log densities: {plain / seconds['log densities']:.0f} (from {args.solve_rows} rows)")
     difference = np.abs(probabilities - theirs).max()
     print(
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def _line(name: str, knn: float, lda: float, lda32: float) -> None:
-    print(f"{name:<22}{knn:>10.3f}{lda:>10.3f}{lda / knn:>10.1f}{lda32:>10.3f}{lda32 / knn:>11.1f}")
+    print(f"| {name} | {knn:.3f} | {lda:.3f} | {lda / knn:.1f}x | {lda32:.3f} | {lda32 / knn:.1f}x |")
 
 
 if __name__ == "__main__":

@@ -159,11 +159,12 @@ def measure(task: str, model: str, folder: str, options: argparse.Namespace) -> 
 
 
 def table(results: dict[str, dict[str, Any]], columns: dict[str, str]) -> None:
-    print(f"{'':>13} " + " ".join(f"{title:>14}" for title in columns.values()))
-    for model in MODELS:
-        print(f"{model:>13} " + " ".join(f"{results[model][key]:14.2f}" for key in columns))
+    print(f"\n| | {' | '.join(columns.values())} |\n|---|{'--:|' * len(columns)}")
     ours, theirs = (results[model] for model in MODELS)
-    print(f"{'ratio':>13} " + " ".join(f"{ours[key] / theirs[key]:14.2f}" for key in columns))
+    ratios = {key: ours[key] / theirs[key] for key in columns}
+    for name, row in {**{model: results[model] for model in MODELS}, "ratio": ratios}.items():
+        print(f"| {name} | {' | '.join(f'{row[key]:.2f}' for key in columns)} |")
+    print()
 
 
 def main() -> None:
