@@ -139,7 +139,9 @@ def test_a_terminal_is_no_recording() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_temporary_file_goes_when_the_command_is_stopped(number: int, tone: Path, tmp_path: Path) -> None:
-    command = [*KNN, "diarize", "-", *TINY]
+    handled = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored in the background
+    script = f"{handled}; from knn_cli.__main__ import main; main()"
+    command = [sys.executable, "-c", script, "diarize", "-", *TINY]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
