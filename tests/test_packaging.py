@@ -90,6 +90,11 @@ def test_extras_in_messages_exist(project: dict[str, Any]) -> None:
     assert named <= {*extras} and {"hub", "onnx", "lmdb", "hdbscan", "parquet"} <= named
 
 
+def test_the_manual_names_every_extra(project: dict[str, Any]) -> None:
+    text = (TOP / "docs" / "install.md").read_text(encoding="utf-8").partition("## Extras")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == {*project["project"]["optional-dependencies"]}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("hatchling") is None:
