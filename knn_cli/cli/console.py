@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from knn_cli.cli import stopping
+from knn_cli.cli.help_pages import import_drawing
 from knn_cli.cli.usage_errors import visible_usage_errors
 from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.visible_text import visible
@@ -259,6 +260,10 @@ class Command(TyperCommand):
                     _hold(held, name, Path(value))
             return super().invoke(ctx)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        import_drawing()
+        super().format_help(ctx, formatter)
+
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
         if option is not None:
@@ -307,6 +312,10 @@ def _nowhere() -> TextIO:
 
 class Commands(TyperGroup):
     """Turns each KnnError and each error of the system into a message and an exit code."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        import_drawing()
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         console.reset()
