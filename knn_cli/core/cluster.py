@@ -54,11 +54,14 @@ class Cluster:
     ----------
     dashboard : str
         Address of the page that shows what is going on, "" where there is none.
+    sound_seconds : float
+        Seconds of sound that workers have read, as whoever sends them units counts it.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self.dashboard: str = client.dashboard_link if _has_dashboard() else ""
+        self.sound_seconds = 0.0
 
     @property
     def threads(self) -> int:

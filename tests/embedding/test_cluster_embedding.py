@@ -15,12 +15,12 @@ from knn_cli.core.cluster import opened_cluster
 from knn_cli.core.errors import KnnError
 from knn_cli.core.parallel import single_threaded
 from knn_cli.core.values import EmbeddingSet
-from knn_cli.embedding import cluster_embedding
 from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_recordings
 from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.embedding.stores import embed_recordings_into
+from knn_cli.store.corpora import recording_map
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.corpora.registry import read_corpora
 
@@ -40,8 +40,8 @@ def test_the_store_is_that_of_one_process(loopback: None, tmp_path: Path, monkey
     soundfile.write(sounds / "inverted.wav", np.stack([noise, -noise], axis=1), 16000)  # read with a note
     options = EmbeddingOptions(use_vad=False)
     embedder = Embedder(TINY, device="cpu")
-    monkeypatch.setattr(cluster_embedding, "UNIT_RECORDINGS", 4)
-    place = EmbedderPlace(embedder.bundle.fingerprint, embedder.bundle.folder.resolve(), "cpu", 120.0)
+    monkeypatch.setattr(recording_map, "UNIT_RECORDINGS", 4)
+    place = EmbedderPlace.of(embedder, "cpu")
 
     with opened_cluster("local:2") as cluster:
 
