@@ -18,6 +18,7 @@ from knn_cli.cli.options import (
     MODEL,
     OUTPUT,
     ChannelOption,
+    ClusterOption,
     ForceOption,
     LabelsOption,
     LanguagesOption,
@@ -88,11 +89,11 @@ def convert(
     track: TrackOption = None,
     speech: SpeechOption = None,
     recursive: Annotated[
-        bool, switch("-r", "--recursive", panel=INPUT, help="Find .gz embeddings at any depth of the folder.")
+        bool, switch("-r", "--recursive", panel=INPUT, help="Find .gz embeddings at any depth.")
     ] = False,
     config: Annotated[
         Path | None,
-        valued("--config", metavar="FILE", panel=INPUT, help="Read the settings of a checkpoint from this YAML."),
+        valued("--config", metavar="FILE", panel=INPUT, help="Checkpoint: its settings, as YAML."),
     ] = None,
     origin: Annotated[
         str | None,
@@ -133,6 +134,7 @@ def convert(
     add_to: AddToOption = None,
     format: Annotated[str | None, format_option(TurnFormat)] = None,
     template: TemplateOption = False,
+    cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -144,6 +146,7 @@ def convert(
     recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, with --int8 a model in 8
     bits, or with --adapt one whose PLDA fits other recordings. Turns go from any format to any other.
     """
+    from knn_cli.cli.workers import recording_map
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
     from knn_cli.store import hdf5
@@ -165,9 +168,14 @@ def convert(
     if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out, force):
         return
     assert segment is not None  # it has a default here
+    if cluster is not None and not conversion.is_of_recordings(src):
+        raise KnnError(f"{src} holds no recordings, which are what a cluster converts.", "Leave --cluster out.")
 
     in_bytes = str(src).startswith(HUB)
-    with console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress:
+    with (
+        recording_map(cluster) as each,
+        console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress,
+    ):
         result = conversion.convert(
             src,
             out,
@@ -184,6 +192,7 @@ def convert(
             int8=int8,
             force=force,
             progress=progress,
+            each=each,
         )
     if result.kind == "audio":
         counts = f"{result.sources} recordings, {result.rows} segments, {_duration(result.seconds)}"

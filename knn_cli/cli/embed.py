@@ -127,19 +127,15 @@ def embed(
 @contextmanager
 def _on_cluster(where: str, device: Device) -> Iterator[RecordingEmbedder]:
     """What embeds recordings in the workers of a cluster."""
-    from knn_cli.core.cluster import opened_cluster
+    from knn_cli.cli.workers import on_cluster
     from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster
 
-    with opened_cluster(where) as cluster:
-        shown = f", shown at {cluster.dashboard}" if cluster.dashboard else ""
-        console.note(f"Cluster {where}: {cluster.threads} processors{shown}.")
+    with on_cluster(where) as cluster:
 
         def embedding(
             recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions
         ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-            folder = embedder.bundle.folder.resolve()
-            place = EmbedderPlace(embedder.bundle.fingerprint, folder, device.value, embedder.batch_seconds)
-            return embed_on_cluster(cluster, recordings, place, options)
+            return embed_on_cluster(cluster, recordings, EmbedderPlace.of(embedder, device.value), options)
 
         yield embedding
 

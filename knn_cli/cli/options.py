@@ -92,7 +92,7 @@ ClusterOption = Annotated[
         "--cluster",
         metavar="WHERE",
         panel=MODEL,
-        help="Use a Dask scheduler (tcp://HOST:PORT), local:N processes, or a queue (slurm.toml).",
+        help="Work on Dask: tcp://..., local:N, FILE.",
     ),
 ]
 NoVadOption = Annotated[bool, switch("--no-vad", panel=INPUT, help="Use all of the sound, not only the speech.")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from knn_cli.store import hdf5, kaldi
 from knn_cli.store.audio_store import AudioStoreOptions, recordings_to_store
 from knn_cli.store.conversion import LABEL_RULE, Conversion, embeddings_to_store, export_store
 from knn_cli.store.corpora import registry
+from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,8 @@ class ConversionOptions(AudioStoreOptions):
     int8 : bool
         Model bundle or ONNX file from a model: store learnt matrices in 8 bits, see `int8` and
         `onnx_export.export_onnx`.
+    each : RecordingMap
+        Recordings: what goes through them, here or on a cluster.
     """
 
     speech: Path | str | None = None
@@ -70,6 +73,7 @@ class ConversionOptions(AudioStoreOptions):
     origin: str | None = None
     average: str | None = None
     int8: bool = False
+    each: RecordingMap = one_by_one
 
 
 @dataclass
@@ -110,7 +114,7 @@ def convert(
         Called with the number of recordings done and that of all, or for a model of the hub with numbers of bytes.
     **options
         Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, speech, recursive, config,
-        origin, average, int8.
+        origin, average, int8, each.
 
     Returns
     -------
@@ -150,6 +154,11 @@ def _convert_hub_model(
     return _import_checkpoint(model.path, out, options, force, model)
 
 
+def is_of_recordings(src: Path) -> bool:
+    """Whether a source holds recordings, which become an audio store."""
+    return src.exists() and hdf5.kind_of(src) is None and not _is_checkpoint(src) and registry.kind_of(src) is not None
+
+
 def _convert_path(
     src: Path, out: Path, options: ConversionOptions, force: bool, progress: Progress | None
 ) -> Conversion:
@@ -173,7 +182,8 @@ def _convert_path(
         recordings = registry.read_corpus(src, options.label_rule)
         if options.speech is not None:
             recordings = restricted(recordings, options.speech)
-        return recordings_to_store(src, recordings, out, options, force=force, progress=progress)
+        rows = AudioStoreOptions(**{field.name: getattr(options, field.name) for field in fields(AudioStoreOptions)})
+        return recordings_to_store(src, recordings, out, rows, force=force, progress=progress, each=options.each)
     if src.is_file() or any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
         return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)
     hint = "Audio is found at any depth; embeddings in .gz files below the first level need `recursive=True`."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,11 @@ from knn_cli.core.errors import AudioError, Failure, KnnError
 from knn_cli.core.output_paths import check_output
 from knn_cli.core.values import Progress, Segment, Waveform
 from knn_cli.store.conversion import LABEL_RULE, Clipped, Conversion, check_suffix
+from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.labels import Labels
-from knn_cli.store.writer import StoreWriter, source_stamp
+from knn_cli.store.writer import Columns, StoreWriter, audio_columns, source_stamp
 
 SEGMENT_SECONDS = 40.0
 MIN_SEGMENT_SECONDS = 1.0
@@ -64,6 +66,7 @@ def recordings_to_store(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    each: RecordingMap = one_by_one,
 ) -> Conversion:
     """Cut recordings into segments and write them to an audio store; an interrupted run is resumed.
 
@@ -79,6 +82,8 @@ def recordings_to_store(
         Replace an existing store.
     progress : callable, optional
         Called with the number of recordings done and of all.
+    each : RecordingMap
+        What goes through the recordings, here or on a cluster.
 
     Raises
     ------
@@ -98,20 +103,50 @@ def recordings_to_store(
     result = Conversion(out, "audio", unlabelled=list(bare) if len(known) > 1 else [])
     plan = _plan(source, recordings, options)
     with StoreWriter(out, "audio", {"rate": options.rate}, plan=plan, force=force) as writer:
+        left = [recording for recording in recordings if str(recording.sound) not in writer.finished]
+        converted = each(partial(_prepared, options), left)
         for done, recording in enumerate(recordings, start=1):
             if str(recording.sound) in writer.finished:
                 result.earlier += 1
+            elif isinstance(found := next(converted), KnnError):
+                result.failures.append(Failure(str(recording.sound), found))
             else:
-                try:
-                    result.rows += writer.add(str(recording.sound), _rows(recording, options, result))
-                    result.sources += 1
-                except AudioError as error:
-                    result.failures.append(Failure(str(recording.sound), error))
+                writer.add(str(recording.sound), found.columns)
+                _count(result, found.counts, recording.sound.path)
             if progress is not None:
                 progress(done, len(recordings))
         if result.rows == 0 and not result.earlier:
             raise _nothing_written(source, result)
     return result
+
+
+class _Converted(NamedTuple):
+    """The rows of one recording, and what is counted of it."""
+
+    columns: Columns
+    counts: Conversion
+
+
+def _prepared(options: AudioStoreOptions) -> Callable[[CorpusRecording], _Converted]:
+    """What makes the rows of a recording."""
+    return partial(_convert, options)
+
+
+def _convert(options: AudioStoreOptions, recording: CorpusRecording) -> _Converted:
+    counts = Conversion(recording.sound.path, "audio")
+    columns = audio_columns(_rows(recording, options, counts))
+    counts.rows = len(columns["Start"])
+    return _Converted(columns, counts)
+
+
+def _count(result: Conversion, counts: Conversion, path: Path) -> None:
+    """Add what was counted of one recording."""
+    result.sources += 1
+    result.rows += counts.rows
+    result.seconds += counts.seconds
+    result.dropped += counts.dropped
+    result.dropped_seconds += counts.dropped_seconds
+    result.clipped += [clipped._replace(source=path) for clipped in counts.clipped]
 
 
 def _plan(source: Path, recordings: Sequence[CorpusRecording], options: AudioStoreOptions) -> dict[str, object]:

@@ -38,6 +38,8 @@ _CHUNK_ROWS = 1024
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
 
+Columns = dict[str, Any]  # dataset -> values of rows
+
 
 def source_stamp(path: Path) -> tuple[str, int, int]:
     """Return (absolute path, bytes, time of change in ns) of a source: if it differs, a run is not resumed.
@@ -151,13 +153,16 @@ class StoreWriter:
         self.finished: frozenset[str] = frozenset(name for names in self._shards.sources.values() for name in names)
         return self
 
-    def add(self, source: str, rows: EmbeddingSet | Iterable[AudioRow]) -> int:
-        """Add all rows of one source, and return their number.
+    def add(self, source: str, rows: EmbeddingSet | Iterable[AudioRow] | Columns) -> int:
+        """Add all rows of one source, which may be `audio_columns` already, and return their number.
 
         Once in a shard, `source` is in `finished` of later runs. Audio rows are encoded as they come, so that a long
         recording is never in memory as float32. If they raise, nothing of the source is added.
         """
-        columns = _embedding_columns(rows) if isinstance(rows, EmbeddingSet) else _audio_columns(rows)
+        if isinstance(rows, EmbeddingSet):
+            columns = _embedding_columns(rows)
+        else:
+            columns = rows if isinstance(rows, dict) else audio_columns(rows)
         self._pending.append((source, columns))
         payload = columns[PAYLOAD_DATASETS[self.kind]]
         self._pending_bytes += payload.nbytes if isinstance(payload, np.ndarray) else sum(map(len, payload))
@@ -219,8 +224,8 @@ def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:
     return {"Data": rows.data, **texts, "Start": rows.start, "End": rows.end}
 
 
-def _audio_columns(rows: Iterable[AudioRow]) -> dict[str, Any]:
-    """Datasets of an audio store."""
+def audio_columns(rows: Iterable[AudioRow]) -> Columns:
+    """Datasets of an audio store: the rows, encoded as they come."""
     fields = [*TEXT_DATASETS, "start", "end"]
     flac: list[NDArray[np.uint8]] = []
     values: dict[str, list[Any]] = {field: [] for field in fields}
