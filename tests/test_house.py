@@ -341,20 +341,38 @@ PUBLIC = (
 )  # fmt: skip
 
 
+DOCTEST_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.fixture
+def beside_the_meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An otherwise empty folder with the example meeting is the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("meeting.flac", "meeting.rttm"):
+        (tmp_path / name).write_bytes((TOP / "examples" / name).read_bytes())
+
+
 def test_public_api() -> None:
     assert set(knn_cli.__all__) == {*PUBLIC, "__version__"} and set(PUBLIC) <= set(dir(knn_cli))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_public_names_resolve_and_show_their_use(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a `>>>` example in its docstring, which runs in an empty folder with the example meeting beside it."""
+@pytest.mark.usefixtures("beside_the_meeting")
+def test_public_names_resolve_and_show_their_use(name: str) -> None:
+    """Each has a `>>>` example in its docstring."""
     public = getattr(knn_cli, name)
     home = importlib.import_module(public.__module__)
     tests = [test for test in doctest.DocTestFinder(recurse=False).find(public, name, module=home) if test.examples]
     assert tests, f"{name} has no >>> example"
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "meeting.flac").write_bytes((TOP / "examples" / "meeting.flac").read_bytes())
-    (tmp_path / "meeting.rttm").write_bytes((TOP / "examples" / "meeting.rttm").read_bytes())
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     for test in tests:
-        assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
+        assert doctest.DocTestRunner(optionflags=DOCTEST_FLAGS).run(test).failed == 0
+
+
+@pytest.mark.parametrize("module", [module for module in CODE if ">>> " in path_of(module).read_text(encoding="utf-8")])
+@pytest.mark.usefixtures("beside_the_meeting")
+def test_examples_of_docstrings(module: str) -> None:
+    """The `>>>` examples of all other names of all packages."""
+    public = {f"{module}.{getattr(knn_cli, name).__name__}" for name in PUBLIC}
+    for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module)):
+        if test.name not in public:
+            assert doctest.DocTestRunner(optionflags=DOCTEST_FLAGS).run(test).failed == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from knn_cli.cli.turn_additions import TurnAdditions
     from knn_cli.cli.turn_outputs import TurnOutputs
     from knn_cli.core.errors import Failure
+    from knn_cli.core.values import Diarization
     from knn_cli.diarization.recordings import RecordingResult
     from knn_cli.diarization.removal_outputs import SpeakerRemoval
 
@@ -166,6 +168,19 @@ class ResultWriter:
         lengths = cleaned.seconds()
         self._lengths.append(lengths)
         console.note(f"{cleaned.target}: {_lengths(lengths)}.")
+        unchanged = clean.max_silence is not None and not cleaned.silences
+        if unchanged and _longest_pause(result.diarization) > (clean.max_silence or 0):
+            why = f"none is quieter than {clean.threshold:g} dB for that long"
+            console.note(f"{path}: no pause was shortened, since {why}; --set silence_threshold=-40 takes louder ones.")
+
+
+def _longest_pause(diarization: Diarization) -> float:
+    """Seconds of the longest stretch in which nobody speaks, to the ends of the recording too."""
+    turns = sorted(diarization.turns, key=lambda turn: turn.start)
+    ends = accumulate((turn.end for turn in turns), max, initial=0.0)
+    return max(
+        start - end for end, start in zip(ends, [*(turn.start for turn in turns), diarization.seconds], strict=True)
+    )
 
 
 def _who(facts: Sequence[Mapping[str, Any]]) -> str:

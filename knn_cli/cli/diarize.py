@@ -294,6 +294,8 @@ def diarize(
         rttm_files.check_names(names, "speakers")
     if given is not None:  # who speaks in one of the recordings may be unwanted in all
         names = (*names, *sorted({turn.speaker for turns in given.values() for turn in turns}))
+    if clean is not None and not (edits or found.kept or per_channel):  # these give speakers other names
+        clean.check_names(names, numbered=given is None)
     decision = known_speakers.decision_for(voice, enrolled, tuning, links=link_speakers)
     analyses: dict[Path, KeptAnalysis] = {}
 

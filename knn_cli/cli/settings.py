@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
 from types import NoneType, UnionType
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from knn_cli.cli.limits import Limits
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -34,9 +34,8 @@ def read_settings(kind: type[Settings], pairs: Sequence[str] | None) -> Settings
         name, equals, text = (part.strip() for part in pair.partition("="))
         name = name.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=2)
-            names = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
-            raise KnnError(f"There is no setting {name!r}.", names)
+            hint = did_you_mean(name, known, 2).rstrip() or f"There are {', '.join(known)}."
+            raise KnnError(f"There is no setting {name!r}.", hint)
         if not equals or not text:
             raise KnnError(f"--set {pair} has no value.", f"Write it as --set {name}=VALUE.")
         if name in values:

@@ -52,5 +52,5 @@ def in_words(message: str) -> str:
     from knn_cli.core.texts import did_you_mean
 
     known = re.findall("'(.*?)'", match["known"])
-    meant = f"'{match['given']}' is none of {', '.join(known)}. {did_you_mean(match['given'].lower(), known)}"
+    meant = f"'{match['given']}' is none of {', '.join(known)}. {did_you_mean(match['given'], known)}"
     return message.replace(match[0], meant.rstrip())

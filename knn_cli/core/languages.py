@@ -8,7 +8,6 @@ model may know instead, such as the macrolanguage. The code zxx of ISO 639-2 sta
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from functools import cache
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.texts import similar, suggestion
 
 NO_SPEECH = "zxx"  # label of sound without speech
-MAX_LISTED = 120  # labels that a message lists
+MAX_LISTED = 20  # labels that a message lists
 # Letters that have no decomposition, as people without them on the keyboard write them; apostrophes are left out.
 _PLAIN = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "ə": "e", "æ": "ae", "œ": "oe", "þ": "th", "-": " ", "_": " "}
@@ -184,12 +184,11 @@ def choose_labels(wanted: Sequence[str], labels: Sequence[str], model: str) -> t
     Raises
     ------
     KnnError
-        The model does not know one of them, or they are fewer than two labels.
+        The model does not know some of them, all of which are named, or they are fewer than two labels.
     """
     found = {text: find_label(text, labels) for text in wanted}
-    for text, label in found.items():
-        if label is None:
-            raise KnnError(_refusal(text, model), _hint(text, labels))
+    if unknown := [text for text, label in found.items() if label is None]:
+        raise KnnError(" ".join(_refusal(text, model) for text in unknown), _hint(unknown, labels, model))
     chosen = tuple(label for label in labels if label in found.values())
     if len(chosen) < 2:
         given = ", ".join(wanted) or "nothing"
@@ -204,8 +203,20 @@ def _refusal(text: str, model: str) -> str:
     return f"The model {model} does not know {language}."
 
 
-def _hint(text: str, labels: Sequence[str]) -> str:
-    """Similar labels, and what the model knows."""
+def _hint(unknown: Sequence[str], labels: Sequence[str], model: str) -> str:
+    """What may have been meant, and what the model knows."""
+    if len(unknown) == 1:
+        meant = suggestion(_relatives(unknown[0], labels))
+    else:
+        near = [f"{' or '.join(found)} for {text}" for text in unknown if (found := _relatives(text, labels))]
+        meant = f"Did you mean {', '.join(near)}? " if near else ""
+    if len(labels) > MAX_LISTED:
+        return f"{meant}It knows {len(labels)} labels, which `knn info {model}` lists."
+    return f"{meant}It knows {', '.join(labels)}."
+
+
+def _relatives(text: str, labels: Sequence[str]) -> list[str]:
+    """Labels of related languages and of similar names, as messages show them."""
     keys: dict[str, str] = {}
     language = find_language(text)
     related = []
@@ -214,9 +225,6 @@ def _hint(text: str, labels: Sequence[str]) -> str:
         keys |= dict.fromkeys([_key(label), *(_keys(own) if own is not None else [])], label)
         if own is not None and language is not None and own.nearest in {language.code, language.nearest} - {""}:
             related.append(label)
-    similar = [keys[key] for key in difflib.get_close_matches(_key(text), keys, n=4)]
-    near = list(dict.fromkeys([*related, *similar]))[:3]
+    near = list(dict.fromkeys([*related, *(keys[key] for key in similar(_key(text), keys, 4))]))[:3]
     names = label_names(labels)
-    shown = [f"{names[label]} ({label})" if label in names else label for label in near]
-    known = ", ".join(labels[:MAX_LISTED]) + (", ..." if len(labels) > MAX_LISTED else "")
-    return (f"Did you mean {' or '.join(shown)}? " if shown else "") + f"It knows {known}."
+    return [f"{names[label]} ({label})" if label in names else label for label in near]

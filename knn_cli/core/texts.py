@@ -147,15 +147,37 @@ def refuse_repeated(columns: Sequence[str], path: Path | str, *, error: type[Knn
         raise error(f"{path} has two columns {twice}.", "Leave one of them out.")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Which of the known words was probably meant, as the beginning of a hint; "" where none is near.
+def similar(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known words that a word is nearly, the nearest first, at most so many; capital letters do not count.
+
+    Examples
+    --------
+    >>> similar("Langauge", ["language", "voice"]), similar("xyz", ["language"])
+    (['language'], [])
+    """
+    from difflib import get_close_matches
+
+    spellings = {name.casefold(): name for name in sorted(known)}
+    return [spellings[key] for key in get_close_matches(word.casefold(), list(spellings), most)]
+
+
+def suggestion(words: Sequence[str]) -> str:
+    """The question whether one of these words was meant, as the beginning of a hint; "" for none.
+
+    Examples
+    --------
+    >>> suggestion(["cs", "sk"])
+    'Did you mean cs or sk? '
+    """
+    return f"Did you mean {' or '.join(words)}? " if words else ""
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """Which of the known words were probably meant, as the beginning of a hint; "" where none is near.
 
     Examples
     --------
     >>> did_you_mean("langauge", ["language", "voice"]), did_you_mean("xyz", ["language"])
     ('Did you mean language? ', '')
     """
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, sorted(known), 1)
-    return f"Did you mean {near[0]}? " if near else ""
+    return suggestion(similar(word, known, most))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Literal, NamedTuple
 
 from knn_cli.audio import reading
 from knn_cli.core.atomic import replacing_text, replacing_together
+from knn_cli.core.errors import KnnError
 from knn_cli.core.output_records import OutputTask
+from knn_cli.core.texts import did_you_mean, tidy
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import speaker_removal, unwanted_spans
 from knn_cli.diarization.speaker_removal import Removal, RemovalResult
@@ -105,6 +108,30 @@ class SpeakerRemoval:
     def _place(self, source: Path) -> Path:
         return self.places.get(source, Path(source.stem))
 
+    def check_names(self, known: Collection[str], *, numbered: bool) -> None:
+        """Raise KnnError for an unwanted speaker of a name that no recording can have, before any is diarized.
+
+        Parameters
+        ----------
+        known : collection of str
+            Names that are known beforehand, of enrolled speakers and given turns.
+        numbered : bool
+            Whether there will be speakers with numbers too (SPEAKER_00).
+        """
+        if self.unwanted is None or self.unwanted.strip() == unwanted_spans.LEAST_TALKATIVE:
+            return
+        for name in map(tidy, self.unwanted.split(",")):
+            if name not in known and not (numbered and re.fullmatch(r"SPEAKER_\d+", name)):
+                others = [*sorted(known), *["SPEAKER_00 and so on"] * numbered]
+                hint = f"{did_you_mean(name, known)}It is one of {', '.join(others)}; or use `least`."
+                raise KnnError(f"No recording can have an unwanted speaker {name!r}.", hint)
+
+    def unwanted_speakers(self, diarization: Diarization, known: Collection[str] = ()) -> list[str]:
+        """The recording's speakers that are unwanted; KnnError as `unwanted_spans.unwanted_speakers`."""
+        if self.unwanted is None:
+            return []
+        return unwanted_spans.unwanted_speakers(diarization.turns, self.unwanted, known, recording=diarization.name)
+
     def apply(
         self,
         source: Path,
@@ -135,11 +162,7 @@ class SpeakerRemoval:
         AudioError
             For a recording that cannot be read.
         """
-        names: list[str] = []
-        if self.unwanted is not None:
-            names = unwanted_spans.unwanted_speakers(
-                diarization.turns, self.unwanted, known, recording=diarization.name
-            )
+        names = self.unwanted_speakers(diarization, known)
         parts = unwanted_spans.unwanted_spans(diarization.turns, names, all_overlap=self.overlap_removal is not None)
         if self.overlap == "keep":
             parts = [part for part in parts if part.speaker != OVERLAPPED]

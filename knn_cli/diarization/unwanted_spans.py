@@ -8,7 +8,7 @@ from typing import TextIO
 
 from knn_cli.audio.segments import EPSILON, merge, total_seconds
 from knn_cli.core.errors import KnnError
-from knn_cli.core.texts import tidy
+from knn_cli.core.texts import similar, suggestion, tidy
 from knn_cli.core.values import Segment, Turn
 from knn_cli.formats.span_tables import write_start_end_csv
 from knn_cli.formats.spans import Span, SpanDocument
@@ -69,7 +69,8 @@ def unwanted_speakers(
     if spoken and missing:
         who = ", ".join(f"{name} ({seconds:.1f} s)" for name, seconds in spoken.items())
         where = f" in {recording}" if recording else ""
-        raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"Speakers: {who}; or use `least`.")
+        meant = suggestion([near for name in missing for near in similar(name, {*spoken, *known})])
+        raise KnnError(f"There is no speaker {', '.join(missing)}{where}.", f"{meant}Speakers: {who}; or use `least`.")
     return [name for name in names if name in spoken]
 
 

@@ -1,8 +1,6 @@
 """Model bundles: folders with a network, a classifier or both, found, read and written.
 
-The entries of config.json, the files beside it and the layout of weights are described in docs/architecture.md. A
-bundle's fingerprint identifies its weights and everything else that determines an embedding. Stores and classifiers
-record it, so that embeddings of different models are never mixed by mistake.
+The entries of config.json, the files beside it and the layout of weights are described in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,23 +20,28 @@ from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.core.texts import did_you_mean
 from knn_cli.networks.bundle_config import (
-    IDENTITY,
+    INT8 as INT8,
+)
+from knn_cli.networks.bundle_config import (
     SCHEMA,
-    SEGMENTER_IDENTITY,
     is_config,
     read_config,
     read_json,
     weight_bytes,
 )
 from knn_cli.networks.bundle_config import (
-    INT8 as INT8,
-)
-from knn_cli.networks.bundle_config import (
     SEGMENTER as SEGMENTER,
 )
+from knn_cli.networks.bundle_identity import CARD as CARD
+from knn_cli.networks.bundle_identity import CLASSIFIER as CLASSIFIER
+from knn_cli.networks.bundle_identity import PLDA as PLDA
+from knn_cli.networks.bundle_identity import WEIGHTS as WEIGHTS
+from knn_cli.networks.bundle_identity import Bundle as Bundle
+from knn_cli.networks.bundle_identity import check_embedder as check_embedder
+from knn_cli.networks.bundle_identity import same_embedder as same_embedder
 from knn_cli.networks.bundle_search import CONFIG as CONFIG
 from knn_cli.networks.bundle_search import bundle_folders, first_usable, note_shadowed
-from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, with_suffix, without_suffix
+from knn_cli.networks.chunk_setting import without_suffix
 
 if TYPE_CHECKING:
     import torch
@@ -50,105 +52,6 @@ if TYPE_CHECKING:
     Module = TypeVar("Module", bound=torch.nn.Module)
 
 VOICE, LANGUAGE, SEGMENTATION = "voice", "language", "segmentation"  # the shipped bundles, which are the defaults
-
-WEIGHTS, CLASSIFIER, PLDA, CARD = "weights.safetensors", "classifier.h5", "plda.safetensors", "README.md"
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle's folder and its config; weights are read by `load_network` and `load_segmenter`."""
-
-    folder: Path
-    config: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name in the config."""
-        return str(self.config["name"])
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The config without the entries that `write` adds, for a bundle that is made from this one."""
-        return {key: value for key, value in self.config.items() if key not in ("schema", "weights_sha256")}
-
-    @property
-    def card(self) -> str:
-        """Text of README.md, or "" without that file."""
-        path = self.folder / CARD
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-    @property
-    def has_network(self) -> bool:
-        """Whether the bundle has a network that computes embeddings."""
-        return "encoder" in self.config
-
-    @property
-    def is_segmenter(self) -> bool:
-        """Whether the bundle has a segmentation network, and neither embeds nor classifies."""
-        return bool(self.config["kind"] == SEGMENTER)
-
-    @property
-    def has_int8_products(self) -> bool:
-        """Whether linear layers with int8 weights multiply integers."""
-        return self.config.get("products") == INT8
-
-    @property
-    def rate(self) -> int:
-        """Samples per second that the network takes."""
-        return int(self.config["audio"]["rate"])
-
-    @property
-    def scale(self) -> float:
-        """Factor on [-1, 1] samples before the network."""
-        return float(self.config["audio"]["scale"])
-
-    @property
-    def chunk(self) -> Chunk:
-        """The most seconds of speech that go through the network at once, or "whole"."""
-        chunk: Chunk = self.config.get("chunk", CHUNK_SECONDS)
-        return chunk
-
-    def with_chunk(self, chunk: Chunk) -> Bundle:
-        """The bundle with another `chunk`; a classifier alone then needs an embedder with that."""
-        if self.has_network or self.is_segmenter:
-            return Bundle(self.folder, {**self.config, "chunk": chunk})
-        embedder, _ = without_suffix(self.fingerprint)
-        return Bundle(self.folder, {**self.config, "embedder": with_suffix(embedder, chunk)})
-
-    @property
-    def fingerprint(self) -> str:
-        """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network.
-
-        A `chunk` of an own length follows: `name@hash+whole`.
-        """
-        if not self.has_network and not self.is_segmenter:
-            return str(self.config.get("embedder", ""))
-        keys = SEGMENTER_IDENTITY if self.is_segmenter else IDENTITY
-        keys = (*keys, "products") if "products" in self.config else keys
-        identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
-        origin = self.config.get("embedder_name", self.name)
-        return with_suffix(f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}", self.chunk)
-
-    @property
-    def head_labels(self) -> tuple[str, ...]:
-        """Labels of the network's head, in the order of its scores; none where it has no head."""
-        return tuple(str(label) for label in self.config.get("head", {}).get("labels", ()))
-
-    @property
-    def knows_labels(self) -> bool:
-        """Whether recordings can be classified with this bundle."""
-        return self.classifier is not None or bool(self.head_labels)
-
-    @property
-    def classifier(self) -> Path | None:
-        """The classifier's file, or None."""
-        path = self.folder / CLASSIFIER
-        return path if path.is_file() else None
-
-    def view(self, name: str) -> slice:
-        """The part of the embedding for the view `name` (such as "speaker"); all of it if that view is not declared."""
-        first, last = self.config.get("views", {}).get(name, (0, None))
-        return slice(first, last)
 
 
 def available(*, segmenter: bool | None = False) -> dict[str, Path]:
@@ -202,9 +105,21 @@ def find(model: str | Path | None = None, *, segmenter: bool | None = False) -> 
             raise BundleError(f"The model {opened.name!r} is {kind}.", _known(known))
         note_shadowed(str(model), folder)
         return opened
+    known |= _beside(as_path, segmenter)
     if as_path.is_dir():
         raise BundleError(f"{model} is no model bundle: the folder has no {CONFIG}.", _known(known))
     raise BundleError(f"There is no model {str(model)!r}.", did_you_mean(str(model), known) + _known(known))
+
+
+def _beside(path: Path, segmenter: bool | None) -> dict[str, Path]:
+    """The bundles in the folder in which `path` would be, by the path that finds them."""
+    found: dict[str, Path] = {}
+    with suppress(OSError):
+        for config in sorted(path.parent.glob(f"*/{CONFIG}")):
+            kind = _bundle_config(config.parent).get("kind")
+            if kind is not None and segmenter in (None, kind == SEGMENTER):
+                found[str(config.parent)] = config.parent
+    return found
 
 
 def find_default(name: str, *, segmenter: bool = False) -> Bundle:
@@ -251,20 +166,6 @@ def _whole(folder: Path, segmenter: bool = False) -> Bundle:
     if "weights_sha256" in bundle.config:
         weight_bytes(folder / WEIGHTS, bundle.config["weights_sha256"])
     return bundle
-
-
-def same_embedder(fingerprint: str, other: str) -> bool:
-    """Whether two fingerprints are of the same embedder: only the hashes after the names are compared."""
-    return fingerprint.rpartition("@")[2] == other.rpartition("@")[2]
-
-
-def check_embedder(fingerprint: str, needed: str, source: str) -> None:
-    """Raise a BundleError if embeddings and model do not belong together; an unknown embedder ("") is accepted."""
-    if fingerprint and needed and not same_embedder(fingerprint, needed):
-        raise BundleError(
-            f"{source} holds embeddings of {fingerprint}, the model works on those of {needed}.",
-            "Make the embeddings again with that model, or train a model on these.",
-        )
 
 
 def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:

@@ -5,7 +5,6 @@ The table is `public_checkpoints.tsv`. A field that is empty is not known: nothi
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.languages import find_language
+from knn_cli.core.texts import did_you_mean
 
 __all__ = ["SHIPPED", "PublicCheckpoint", "find_checkpoints", "public_checkpoints"]
 
@@ -107,9 +107,8 @@ def find_checkpoints(text: str = "") -> list[PublicCheckpoint]:
     asked = [text] if whole is not None else text.split()
     found = [row for row in rows if all(_fits(row, word) for word in asked)]
     if not found:
-        known = {row.name: row for row in rows} | {row.task: row for row in rows} | {row.licence: row for row in rows}
-        near = difflib.get_close_matches(text, list(known), n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Without a text, all of them are listed."
+        known = {word for row in rows for word in (row.name, row.task, row.licence)}
+        hint = did_you_mean(text, known, 3).rstrip() or "Without a text, all of them are listed."
         raise KnnError(f"No public checkpoint in the table fits {text!r}.", hint)
     return found
 

@@ -6,9 +6,10 @@ duration of a row, so a may also vary with a power of the duration (a quality me
 
 Few recordings that all come out right say nothing about how rare errors are, but logistic regression then takes ever
 larger scales. Therefore `smoothing`: posteriors are mixed with so much of an even answer that no likelihood ratio
-exceeds what a set of so many recordings can support, the bounds of Vergeer et al. for a set with one misleading unit of
-each class more than there are. A tenth of that goes into the rows from which scale and offsets are learnt, as
-uninformative pseudo-data, by which Morrison & Poh shrink likelihood ratios, so that separable rows have a finite scale.
+exceeds what a set of so many recordings can support. The idea, and the one misleading unit of each class that is added
+to those there are, is that of the empirical bounds of Vergeer et al.; the closed form is ours, and near theirs for
+classes that separate. A tenth of that goes into the rows from which scale and offsets are learnt, so that separable
+rows have a finite scale: it shrinks likelihood ratios towards one, the aim of the procedures of Morrison & Poh.
 
 References
 ----------
@@ -19,9 +20,9 @@ conditions", IEEE TASLP 2013.
 G. S. Morrison and N. Poh, "Avoiding overstating the strength of forensic evidence: shrunk likelihood ratios/Bayes
 factors", Science & Justice 58, 2018.
 J. Platt, "Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods", in
-Advances in Large Margin Classifiers, 1999, section 2.2.
+Advances in Large Margin Classifiers, 1999, pp. 61-74.
 P. Vergeer, A. van Es, A. de Jongh, I. Alberink and R. Stoel, "Numerical likelihood ratios outputted by LR systems are
-often based on extrapolation: when to stop extrapolating?", Science & Justice 56, 2016.
+often based on extrapolation: when to stop extrapolating?", Science & Justice 56, 2016, pp. 482-491.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def smoothing_of(units: ArrayLike) -> float:
 
     Each class of n units gets C / (C - 1) more whose label may be any, one of which is then misleading: their share is
     C / ((C - 1) n + C), here averaged over classes. Detection likelihood ratios are then from 1 / (n + 1) to
-    (C - 1) n + 1, for the n units of the class and the (C - 1) n units of others. For two classes the posteriors are at
-    most (n + 1) / (n + 2), the targets of Platt.
+    (C - 1) n + 1, for the n units of the class and the (C - 1) n units of others. For two classes the posteriors are
+    from 1 / (n + 2) to (n + 1) / (n + 2), the targets to which Platt fits his sigmoid.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class Fusion:
     >>> systems = np.eye(3)[truth] * [[[2.0]], [[1.0]]] + rng.normal(size=(2, 600, 3))
     >>> fusion = Fusion.fit(systems, truth, np.arange(3))
     >>> np.round(fusion.weights[:, 0], 1).tolist()
-    [1.8, 1.0]
+    [2.0, 1.2]
     >>> fusion.apply(systems).shape
     (600, 3)
     """

@@ -6,7 +6,6 @@ are declared in `recipe`; the arguments of encoders, poolings and heads are thos
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -19,6 +18,7 @@ from msgspec import inspect as types
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, HEADS, POOLINGS, SEGMENTERS, Registry
+from knn_cli.core.texts import did_you_mean
 from knn_cli.core.toml_files import read_toml
 from knn_cli.training.recipe import COMPONENTS, ComponentConfig, Recipe
 from knn_cli.training.segmentation_recipe import SegmentationRecipe, check_segmentation, is_segmentation
@@ -209,7 +209,7 @@ def _mistake(message: str, table: Any, kind: type[Any], where: str, prefix: str)
         choice for each in _leaves(declared) if isinstance(each, types.LiteralType) for choice in map(str, each.values)
     ]
     allowed = f"It takes {_described(declared)}{_shown(default)}."
-    close = _nearest_word(value, known) if isinstance(value, str) else ""
+    close = did_you_mean(value, known) if isinstance(value, str) else ""
     return KnnError(f"{prefix}{key} cannot be {value!r}.", f"{close}{allowed}")
 
 
@@ -292,9 +292,4 @@ def _unknown_key(key: str, where: str, known: Iterable[str]) -> KnnError:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
-    return f"{_nearest_word(word, known)}Known: {', '.join(known)}."
-
-
-def _nearest_word(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}? " if close else ""
+    return f"{did_you_mean(word, known)}Known: {', '.join(known)}."

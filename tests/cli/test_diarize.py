@@ -421,6 +421,8 @@ def test_who_is_unwanted_and_not_there(sound: Path, asked: list[dict[str, Any]],
     wrong = knn("diarize", sound / "alone.wav", sound / "one.wav", "--unwanted", "SPEAKER_01", *cut, *TINY)
     assert wrong.exit_code == 1 and "There is no speaker SPEAKER_01 in alone." in wrong.stderr
     assert (tmp_path / "out" / "one_cut.wav").exists()
+    never = knn("diarize", sound / "one.wav", "--unwanted", "anna", "--cut", "--out-dir", tmp_path / "never", *TINY)
+    assert "It is one of SPEAKER_00 and so on" in never.stderr and not outputs_in(tmp_path / "never")
     # Known speakers, and those of other files with --link-speakers, need not be in every file.
     absent = done("diarize", sound / "one.wav", "--speakers", known, "--unwanted", "zoe", *cut, *TINY)
     assert "they do not speak there" in absent.stderr

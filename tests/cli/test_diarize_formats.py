@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from knn_cli.core.values import Turn
 from knn_cli.formats.turn_readers import read_turns
@@ -67,7 +69,17 @@ def test_who_speaks_in_one_recording_may_be_unwanted_in_all(given: Path, tmp_pat
     assert {"one_muted.wav", "two_muted.wav"} <= {*outputs_in(tmp_path / "out")}
     assert (tmp_path / "out" / "two_unwanted.csv").read_text().count("\n") == 1  # the header
     wrong = knn(*command, "--unwanted", "bne", "--out-dir", tmp_path / "wrong")
-    assert wrong.exit_code == 1 and "There is no speaker bne" in wrong.stderr
+    assert wrong.exit_code == 1 and "No recording can have an unwanted speaker 'bne'." in wrong.stderr
+    assert "Did you mean ben? It is one of anna, ben" in wrong.stderr and not outputs_in(tmp_path / "wrong")
+
+
+def test_a_pause_that_hums_is_not_shortened_and_that_is_said(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "hum.wav", np.random.default_rng(0).normal(0, 0.01, 4 * 16000), 16000)
+    (tmp_path / "hum.rttm").write_text("SPEAKER hum 1 0.0 1.5 <NA> <NA> anna <NA> <NA>\n")
+    command = ("diarize", tmp_path / "hum.wav", "--turns", tmp_path / "hum.rttm", "--out-dir", tmp_path / "out")
+    said = "no pause was shortened, since none is quieter than -50 dB for that long"
+    assert said in done(*command, "--max-silence", "1").stderr
+    assert said not in done(*command, "--max-silence", "3", "--force").stderr  # there is none to shorten
 
 
 def test_words_and_given_tiers(given: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -250,4 +251,7 @@ def test_what_was_meant_and_what_is_missing(arguments: list[str], said: str) -> 
 
 def test_a_model_that_is_nearly_named(tmp_path: Path) -> None:
     (tmp_path / "x.wav").touch()
+    shutil.copytree(bundle.find("tiny-test").folder, tmp_path / "my-dialects")
+    beside = knn("classify", tmp_path / "x.wav", "--model", tmp_path / "my-dialect").stderr
+    assert f"Did you mean {tmp_path / 'my-dialects'}? Models here:" in beside
     assert "Did you mean language? Models here:" in knn("classify", tmp_path / "x.wav", "--model", "langauge").stderr

@@ -89,12 +89,22 @@ def test_a_set_in_the_order_of_the_model() -> None:
         (["cs", "Czeck"], "Did you mean Czech (cs)"),
         (["cs", "Czech"], "A set of languages has two or more, not cs, Czech."),
         ([], "A set of languages has two or more, not nothing."),
+        (["zulu", "cs", "Slovk", "Czeck"], "The model m does not know Zulu (zu). 'Slovk' is neither a label of the "
+         "model m nor a known language. 'Czeck' is neither a label of the model m nor a known language. "
+         "Did you mean Slovak (sk) for Slovk, Czech (cs) for Czeck? It knows cs, sk,"),
     ],
 )  # fmt: skip
 def test_sets_that_cannot_be(wanted: list[str], sentence: str) -> None:
     with pytest.raises(KnnError) as error:
         choose_labels(wanted, KNOWN, "m")
     assert sentence in str(error.value)
+
+
+def test_a_hundred_labels_are_not_listed() -> None:
+    with pytest.raises(
+        KnnError, match=r"Did you mean l7 or l97 or l87\? It knows 100 labels, which `knn info m` lists\."
+    ):
+        choose_labels(["l1", "l7x"], [f"l{number}" for number in range(100)], "m")
 
 
 def test_relatives_are_suggested() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import doctest
 import io
 import json
 import math
@@ -13,16 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knn_cli.core import visible_text
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.visible_text import cell, cell_text, json_text, readable, visible, visible_lines
 
 ANY = st.text(st.characters())  # lone surrogates included
 LATIN_1 = b"caf\xe9"
-
-
-def test_examples() -> None:
-    assert doctest.testmod(visible_text).failed == 0
 
 
 def test_names_that_are_no_utf8_stay_two() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
 from knn_cli.core.errors import KnnError
-from knn_cli.recognition import calibrated_classifier, splitters
+from knn_cli.recognition import splitters
 from knn_cli.recognition.calibrated_classifier import fit_calibrated
 from knn_cli.recognition.calibration import Calibration, smoothing_of
 from knn_cli.recognition.glc import GaussianLinearClassifier, cross_validated_log_likelihood
@@ -57,7 +55,3 @@ def test_a_class_of_one_recording_is_not_calibrated() -> None:
     assert model.calibration.smoothing > 0  # and so little is known that the scores are bounded all the same
     with pytest.raises(KnnError, match="at least two classes"):
         fit_calibrated(X[y == "a"], y[y == "a"], names[y == "a"])
-
-
-def test_example() -> None:
-    assert doctest.testmod(calibrated_classifier).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from knn_cli.core.errors import KnnError
-from knn_cli.recognition import calibration as module
 from knn_cli.recognition.calibration import PSEUDO_DATA, RIDGE, Calibration, objective, smoothing_of
 
 
@@ -274,7 +272,3 @@ def test_rows_that_overlap_lose_little() -> None:
 def test_smoothing_is_a_share() -> None:
     with pytest.raises(ValueError, match="smoothing"):
         Calibration(1.0, np.zeros(2), smoothing=1.0)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(module).failed == 0
