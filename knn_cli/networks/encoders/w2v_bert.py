@@ -31,6 +31,7 @@ from knn_cli.networks.features import (
     frame_mask,
     unbiased_variance,
 )
+from knn_cli.networks.pooling.base import last_layer
 
 __all__ = ["AdapterAbove", "StackedMel", "W2vBert"]
 
@@ -228,7 +229,7 @@ class W2vBert(Encoder):
         return None
 
     def _above(self, layers: Iterator[Tensor], lengths: Tensor | None) -> Iterator[Tensor]:
-        *_, x = layers
+        x = last_layer(layers, self.sizes.blocks + 1)  # the others are free by then
         counts = None if lengths is None else self.front.frames(lengths)
         if self.between is not None:
             x = x + 0.5 * self.between(x)

@@ -42,6 +42,7 @@ __all__ = [
 _MAX_LISTED_KEYS = 20  # keys listed in an error
 _MAX_JSON_BYTES = 1 << 28  # the largest tokenizers have 20 MB
 _MAX_SMALL_BYTES = 1 << 20  # of a checkpoint that is next to nothing
+_DEEPEST = 100  # dictionaries and lists within each other in a checkpoint
 _MAX_SETTINGS = 100_000  # values in a settings file, repeated values counted each time
 _STATES = ("state_dict", "model_state_dict", "model")  # where trainers put weights; Lightning, most others, fairseq
 # What data-parallel training, torch.compile and Lightning put before the names of all weights.
@@ -78,7 +79,19 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise KnnError(f"{path} holds no dictionary of weights.", sources_hint())
+    _check_depth(content, path)
     return content
+
+
+def _check_depth(content: Mapping[Any, Any], path: Path) -> None:
+    """Raise a KnnError if dictionaries and lists are nested without end, or deeper than functions can follow."""
+    level: list[Any] = [content]
+    for _ in range(_DEEPEST):
+        parts = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
+        level = list({id(part): part for part in parts if isinstance(part, dict | list | tuple)}.values())
+        if not level:
+            return
+    raise KnnError(f"{path} is nested more than {_DEEPEST} levels deep, which no checkpoint is.", sources_hint())
 
 
 def _check_archive(path: Path) -> None:

@@ -7,9 +7,11 @@ apart.
 
 from __future__ import annotations
 
+import lzma
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -26,6 +28,10 @@ _KNOWN = re.compile(
 )
 _RENAMED = {"unicode": "str", "long": "int"}  # by Python 3, also in what it writes in the older protocols
 _MAPPINGS = ("collections.defaultdict",)
+_DAMAGE = (
+    *(ValueError, IndexError, KeyError, EOFError, OSError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 _PICKLES = 4  # before torch's oldest format, three short ones stand in front of the content
 _DEEPEST = 40  # settings within settings
 _MOST = 100_000  # settings, those that are repeated counted each time
@@ -34,6 +40,7 @@ _MOST = 100_000  # settings, those that are repeated counted each time
 class InertObject:
     """Placeholder for pickled objects of other programs: keeps their constructor arguments and state, runs nothing."""
 
+    values: tuple[object, ...] = ()  # of one that is made without a call
     state: object = None
 
     def __init__(self, *values: object) -> None:
@@ -72,7 +79,7 @@ def _names(path: Path) -> Iterator[str]:
                 if name.rpartition("/")[2] == "data.pkl":
                     with archive.open(name) as file:
                         yield from _names_in(file)
-    except (ValueError, IndexError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, OSError):
+    except _DAMAGE:
         return  # torch will say what is wrong
 
 

@@ -38,8 +38,6 @@ class ProjectedMean(Pooling):
         Width C of a layer.
     dimension : int
         Width E of the projection, and so of the embedding.
-    activation : str
-        Applied to the embedding, one of `ACTIVATIONS`; fairseq's classifiers have one.
     weighted : bool
         Whether to pool the weighted sum of all layers instead of the last layer alone (Yang et al., "SUPERB",
         Interspeech 2021, arXiv:2105.01051, section 3).

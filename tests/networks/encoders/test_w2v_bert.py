@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,22 @@ def test_blocks_of_queries_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", scores)
         for layer, other in zip(encoder(clips, lengths), whole, strict=True):
             torch.testing.assert_close(layer, other, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_layers_above_the_blocks_let_go_of_those_below() -> None:
+    encoder = shaken(network(blocks=4, adapters_above=1))
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
+
+    def note(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        held.append(sum(each() is not None for each in outputs))
+        outputs.append(weakref.ref(output))
+
+    for block in encoder.blocks:
+        block.register_forward_hook(note)
+    list(encoder(sound(4000)))
+    assert held == [0, 1, 1, 1]
 
 
 def test_the_release_has_600_million_weights() -> None:

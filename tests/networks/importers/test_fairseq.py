@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import enum
+import pickle
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +243,36 @@ def test_objects_of_other_programs_run_nothing(tmp_path: Path, old: bool, monkey
         with pytest.raises(KnnError, match="could run foreign code"):
             read(write(tmp_path / f"{name}.pt", {"args": evil, "model": {}}, old))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_damage_of_compressed_archives_is_told(tmp_path: Path, method: int) -> None:
+    content = pickle.dumps({f"weight {number}": number for number in range(3000)}, protocol=2)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", method) as archive:
+        archive.writestr("a/data.pkl", content)
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[200:400] = bytes(value ^ 0x5A for value in data[200:400])
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(KnnError, match=r"a\.pt cannot be read"):
+        read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_contents_without_end_or_too_deep_are_refused(tmp_path: Path, old: bool) -> None:
+    loop: dict[str, Any] = {}
+    loop["model"] = loop
+    deep: dict[str, Any] = {}
+    for _ in range(150):
+        deep = {"model": [deep]}
+    for number, content in enumerate((loop, deep)):
+        with pytest.raises(KnnError, match="nested more than 100 levels"):
+            import_embedding_network(write(tmp_path / f"{number}.pt", content, old))
+
+
+def test_settings_without_values_are_settings(tmp_path: Path) -> None:
+    empty = argparse.Namespace()
+    content = read(write(tmp_path / "a.pt", {"args": argparse.Namespace(number=3, empty=empty), "cfg": empty}))
+    assert plain_settings(content["args"]) == {"number": 3, "empty": None} and plain_settings(content["cfg"]) == {}
 
 
 def test_settings_that_repeat_themselves_without_end_come_to_one(tmp_path: Path) -> None:
