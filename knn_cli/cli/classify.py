@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ from knn_cli.cli.options import (
     BatchOption,
     ChannelOption,
     ChunkOption,
+    ClusterOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -48,15 +50,14 @@ from knn_cli.cli.skipped import note_skipped, refuse_missing
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from knn_cli.cli.result_files import Form
     from knn_cli.core.output_records import OutputTask
     from knn_cli.core.values import ScoreTable
-    from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.predictions import Predictions
-    from knn_cli.recognition.score_journal import ScoreJournal
+    from knn_cli.recognition.score_journal import Scored, ScoreJournal
     from knn_cli.store.corpora.recordings import CorpusRecording
 
 _BEGINS_ANEW = "Repeat the command; with -o FILE it goes on where it was stopped."
@@ -100,6 +101,7 @@ def classify(
     priors: PriorsOption = "",
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
+    cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -111,12 +113,13 @@ def classify(
     `knn timeline`.
     """
     from knn_cli.cli import result_files
+    from knn_cli.cli.workers import on_cluster
     from knn_cli.core.display_names import read_names
     from knn_cli.core.output_records import OutputRecords
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.classifier import Classifier
-    from knn_cli.recognition.classify_files import expand_sources
+    from knn_cli.recognition.classify_files import classify_files, expand_sources
     from knn_cli.recognition.score_journal import ScoreJournal
 
     refuse_without(ctx, {"force": ("out",), "backup": ("out",), "again": ("out",)})
@@ -130,14 +133,14 @@ def classify(
     check_text_output(out, read)
     check_own_outputs(ctx, out)
     shown_names = {} if names is None else read_names(names)
-    classifier = Classifier(
-        model,
-        device=device.value,
-        batch_seconds=batch_seconds,
-        chunk=parse_chunk(chunk),
-        languages=parse_languages(languages),
-        open_set=not no_unknown,
-    )
+    settings: dict[str, Any] = {
+        "device": device.value,
+        "batch_seconds": batch_seconds,
+        "chunk": parse_chunk(chunk),
+        "languages": parse_languages(languages),
+        "open_set": not no_unknown,
+    }
+    classifier = Classifier(model, **settings)
     note_classifier(model, classifier)
     weights = classifier.priors if priors == "model" else weights
     shown_names = {**classifier.names, **shown_names}
@@ -148,13 +151,21 @@ def classify(
     with ScoreJournal(out, task.digest, again=again) as journal:
         if journal.finished:
             console.note(f"Finished before: {len(journal.finished)} of {counted(len(recordings), 'recording')}.")
-        _classify(recordings, classifier, options, top, weights, shown_names, form, out, task, journal)
+        with ExitStack() as held:
+            score = None
+            if cluster is not None:
+                from knn_cli.recognition.cluster_classification import ClassifierPlace, score_on_cluster
+
+                workers = held.enter_context(on_cluster(cluster))
+                score = partial(score_on_cluster, workers, ClassifierPlace.of(classifier, settings), options)
+            classify = partial(classify_files, classifier=classifier, options=options, score=score)
+            _classify(recordings, classify, classifier, top, weights, shown_names, form, out, task, journal)
 
 
 def _classify(
     sources: list[Path | CorpusRecording],
+    classify: Callable[[Sequence[Path | CorpusRecording]], Iterator[Scored]],
     classifier: Classifier,
-    options: EmbeddingOptions,
     top: int,
     priors: Mapping[str, float] | None,
     names: Mapping[str, str],
@@ -167,7 +178,6 @@ def _classify(
     from knn_cli.cli import output, progress, result_files
     from knn_cli.core.output_records import note_incomplete
     from knn_cli.embedding.options import RowsWithoutSpeech
-    from knn_cli.recognition.classify_files import classify_files
     from knn_cli.recognition.predictions import predict
 
     failures = []
@@ -182,7 +192,6 @@ def _classify(
         progress.over_files("Classifying", len(sources), lambda _: passes) as finished,
     ):
         stopping.working(len(sources), _BEGINS_ANEW if out is None else stopping.GOES_ON)
-        classify = partial(classify_files, classifier=classifier, options=options)
         for path, scores in journal.resumed(sources, classify):
             if path != before:  # a store has several results
                 finished()

@@ -47,6 +47,7 @@ from knn_cli.cli.options import (
     BackupOption,
     BatchOption,
     ChannelOption,
+    ClusterOption,
     Device,
     DeviceOption,
     FolderOption,
@@ -169,6 +170,7 @@ def diarize(
     preset: PresetOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    cluster: ClusterOption = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -185,6 +187,7 @@ def diarize(
         turn_outputs,
     )
     from knn_cli.cli.diarization_writer import ResultWriter
+    from knn_cli.cli.workers import recording_diarizer
     from knn_cli.diarization import (
         given_turns,
         kept_analysis,
@@ -219,6 +222,8 @@ def diarize(
     if found.kept:
         check_kept(preset, options, found.paths[0])
     given = diarization_sources.given_turns(found, turns)
+    if cluster is not None and (found.kept or given is not None):
+        raise KnnError("Kept analyses and given turns leave nothing for a cluster to do.", "Leave --cluster out.")
     paths, channel = found.paths, found.channels.get(found.paths[0], channel)
     edits = diarization_edits.read_edits(ctx, found.names, options.max_gap)
     if rttm is not None:  # whatever its suffix
@@ -235,7 +240,7 @@ def diarize(
         assert out_dir is not None  # see _NEEDS
         how: Literal["mute", "cut"] | None = "mute" if mute else "cut" if cut else None
         overlapped: Literal["keep", "mute", "cut"] | None = None if overlap is None else overlap.value
-        level = _default(tuning.silence_threshold, speaker_removal.SILENCE_THRESHOLD_DB)
+        level = speaker_removal.SILENCE_THRESHOLD_DB if tuning.silence_threshold is None else tuning.silence_threshold
         clean = removal_outputs.SpeakerRemoval(
             out_dir, outputs.formats, unwanted, how, overlapped, max_silence, level, channel, places
         )
@@ -263,9 +268,8 @@ def diarize(
         embedder = Embedder(voice or model, device=device.value, batch_seconds=batch_seconds)
         voice = embedder.bundle
     fingerprint = found.embedder if embedder is None else embedder.bundle.fingerprint
-    build = build_clusterer(
-        options.clusterer, options.clusterer_settings, voice
-    )  # impossible settings are refused before any file
+    # Impossible settings are refused before any file.
+    build = build_clusterer(options.clusterer, options.clusterer_settings, voice)
     if embedder is not None and not found.kept:
         segmenter = segmenter_of(options, embedder)
         detector = "silero-vad" if segmenter is None else segmenter.bundle.fingerprint
@@ -310,11 +314,13 @@ def diarize(
     def passes(path: Path) -> list[float]:
         if given is not None:
             return []
-        return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] * (
-            reading.info(path, channel=channel).channels if per_channel else 1
-        )
+        channels = reading.info(path, channel=channel).channels if per_channel else 1
+        return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS][: 1 if cluster else 2] * channels
 
-    with progress.over_files("Diarizing", len(paths), passes) as finished:
+    with (
+        recording_diarizer(cluster, device) as diarize_all,
+        progress.over_files("Diarizing", len(paths), passes) as finished,
+    ):
         more: dict[str, Any] = {
             "num_speakers": num_speakers,
             "min_speakers": min_speakers,
@@ -327,9 +333,7 @@ def diarize(
         elif found.kept or embedder is None:
             diarizations = recordings.diarize_kept(paths, **more)
         else:
-            diarizations = recordings.diarize_recordings(
-                paths, embedder, per_channel=per_channel, channel=channel, **more
-            )
+            diarizations = diarize_all(paths, embedder, per_channel=per_channel, channel=channel, **more)
         results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(
             diarizations, finished, {} if found.kept else found.names
         )
@@ -366,10 +370,6 @@ def diarize(
         )
         console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {fingerprint}.")
     leave([*resumed.failures, *writer.failures], done=resumed.finished + writer.done)
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knn_cli.cli.console import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from knn_cli.cli.options import Device
     from knn_cli.core.cluster import Cluster
+    from knn_cli.core.errors import KnnError
+    from knn_cli.core.values import Diarization
+    from knn_cli.diarization.options import DiarizationOptions
+    from knn_cli.embedding.embedder import Embedder
     from knn_cli.store.corpora.recording_map import RecordingMap
 
 
@@ -39,3 +47,27 @@ def recording_map(where: str | None) -> Iterator[RecordingMap]:
         return
     with on_cluster(where) as cluster:
         yield by_workers(cluster)
+
+
+@contextmanager
+def recording_diarizer(where: str | None, device: Device) -> Iterator[Callable[..., Iterator[Any]]]:
+    """What diarizes recordings, as `diarization.recordings.diarize_recordings`: it, or workers of the cluster named."""
+    from knn_cli.diarization.recordings import diarize_recordings
+
+    if where is None:
+        yield diarize_recordings
+        return
+    from knn_cli.diarization.cluster_diarization import DiarizerPlace, diarize_on_cluster
+    from knn_cli.diarization.segmentation import Segmenter
+    from knn_cli.embedding.cluster_embedding import EmbedderPlace
+
+    with on_cluster(where) as cluster:
+
+        def diarize(
+            files: Sequence[Path], embedder: Embedder, *, options: DiarizationOptions, **more: Any
+        ) -> Iterator[tuple[Path, Diarization | KnnError]]:
+            segmenter = options.segmentation if isinstance(options.segmentation, Segmenter) else None
+            place = DiarizerPlace.of(EmbedderPlace.of(embedder, device.value), segmenter)
+            return diarize_on_cluster(cluster, files, place, options=options, **more)
+
+        yield diarize

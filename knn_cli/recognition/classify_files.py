@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +23,17 @@ from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
+from knn_cli.store.corpora.recording_map import one_by_one
 from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
 from knn_cli.store.labels import recording_names
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
 
+    SourceScorer = Callable[[Sequence[Path | CorpusRecording]], Iterator[ScoreTable | KnnError]]
     SpeakerTurns = Callable[[Path, str], Annotation]
+
+CAUGHT = (AudioError, StoreError, BundleError)  # errors that cost no other source
 
 
 def expand_sources(paths: Sequence[Path]) -> list[Path | CorpusRecording]:
@@ -55,7 +61,11 @@ def expand_sources(paths: Sequence[Path]) -> list[Path | CorpusRecording]:
 
 
 def classify_files(
-    sources: Sequence[Path | CorpusRecording], classifier: Classifier, options: EmbeddingOptions | None = None
+    sources: Sequence[Path | CorpusRecording],
+    classifier: Classifier,
+    options: EmbeddingOptions | None = None,
+    *,
+    score: SourceScorer | None = None,
 ) -> Iterator[tuple[Path | SoundSource, ScoreTable | RowsWithoutSpeech | KnnError]]:
     """Score audio files, recordings of corpora, and stores.
 
@@ -67,6 +77,8 @@ def classify_files(
         The model, with its labels.
     options : EmbeddingOptions, optional
         How the sound of files becomes rows.
+    score : callable, optional
+        What scores recordings that are in no store, in their order; by default `score_source`, here.
 
     Yields
     ------
@@ -85,18 +97,33 @@ def classify_files(
         A length of segments is given for a store.
     """
     options = options or EmbeddingOptions()
-    for source in sources:
-        if isinstance(source, CorpusRecording):
-            yield source.sound, _score_recording(source, classifier, options)
+    for in_store, group in groupby(sources, _is_in_store):
+        if in_store:
+            for source in group:
+                assert isinstance(source, Path)
+                for part in _score_store(source, classifier, options):
+                    yield source, part
             continue
-        try:
-            if hdf5.is_store(source):
-                options.check_store()
-                yield from ((source, result) for result in _score_store(source, classifier, options.use_vad))
-            else:
-                yield source, _score_file(source, classifier, options)
-        except (AudioError, StoreError, BundleError) as error:
-            yield source, error
+        found = list(group)
+        here = partial(one_by_one, lambda: partial(score_source, classifier=classifier, options=options))
+        results = here(found, CAUGHT) if score is None else score(found)
+        for source, result in zip(found, results, strict=True):
+            yield source.sound if isinstance(source, CorpusRecording) else source, result
+
+
+def _is_in_store(source: Path | CorpusRecording) -> bool:
+    """Whether a source is a store, or is said to be one by its suffix."""
+    try:
+        return not isinstance(source, CorpusRecording) and hdf5.is_store(source)
+    except StoreError:
+        return True
+
+
+def score_source(source: Path | CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
+    """Score an audio file, or a recording of a list; one of `CAUGHT` says why it has no scores."""
+    if isinstance(source, CorpusRecording):
+        return _score_recording(source, classifier, options)
+    return _score_file(source, classifier, options)
 
 
 def _score_file(path: Path, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
@@ -109,24 +136,19 @@ def _score_file(path: Path, classifier: Classifier, options: EmbeddingOptions) -
     return replace(table, name=np.full(len(table), str(path)))
 
 
-def _score_recording(
-    recording: CorpusRecording, classifier: Classifier, options: EmbeddingOptions
-) -> ScoreTable | AudioError | BundleError:
+def _score_recording(recording: CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
     """The scores of a recording's parts, named by their keys."""
     from knn_cli.embedding.files import embed_recording
 
     parts = [replace(part, labels=replace(part.labels, name=part.key)) for part in recording.parts]
     try:
-        try:
-            rows = embed_recording(replace(recording, parts=tuple(parts)), classifier.embedder, options)
-            return classifier.score(rows, str(recording.sound))
-        except SilenceError:
-            if NO_SPEECH not in classifier.labels:
-                raise
-            with recording.sound.opened() as path:
-                return _without_speech(classifier, path, {part.key: part.span for part in parts})
-    except (AudioError, BundleError) as error:
-        return error
+        rows = embed_recording(replace(recording, parts=tuple(parts)), classifier.embedder, options)
+        return classifier.score(rows, str(recording.sound))
+    except SilenceError:
+        if NO_SPEECH not in classifier.labels:
+            raise
+        with recording.sound.opened() as path:
+            return _without_speech(classifier, path, {part.key: part.span for part in parts})
 
 
 def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segment | None]) -> ScoreTable:
@@ -138,17 +160,24 @@ def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segm
     return ScoreTable(classifier.labels, scores, np.array(list(spans)), *times)
 
 
-def _score_store(path: Path, classifier: Classifier, use_vad: bool) -> Iterator[ScoreTable | RowsWithoutSpeech]:
-    """The tables of a store, then how many rows have none."""
+def _score_store(
+    path: Path, classifier: Classifier, options: EmbeddingOptions
+) -> Iterator[ScoreTable | RowsWithoutSpeech | KnnError]:
+    """The tables of a store, then how many rows have none, or why there are no more."""
     scored = 0
-    for table in classifier.score_store(path, use_vad=use_vad):
-        scored += len(table)
-        yield table
-    if not scored:
-        raise no_speech(str(path), use_vad)
-    with hdf5.Store(path) as store:
-        if scored < len(store):
-            yield RowsWithoutSpeech(len(store) - scored)
+    try:
+        hdf5.is_store(path)  # says what it is in place of one
+        options.check_store()
+        for table in classifier.score_store(path, use_vad=options.use_vad):
+            scored += len(table)
+            yield table
+        if not scored:
+            raise no_speech(str(path), options.use_vad)
+        with hdf5.Store(path) as store:
+            if scored < len(store):
+                yield RowsWithoutSpeech(len(store) - scored)
+    except CAUGHT as error:
+        yield error
 
 
 def speakers_from_rttm(rttm: Path, files: Sequence[Path]) -> SpeakerTurns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 import soundfile
 
 from knn_cli.core.parallel import single_threaded
-from tests.helpers.command import knn
+from tests.helpers.command import done, knn
+from tests.helpers.head_bundles import write_head_bundle
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 distributed = pytest.importorskip("distributed")
 
 
@@ -57,6 +60,46 @@ def assert_same_store(here: Path, there: Path) -> None:
         for key in a:
             equal = [np.array_equal(one, other) for one, other in zip(a[key][...], b[key][...], strict=True)]
             assert all(equal), key
+
+
+def test_embed(loopback: None, where: str, sounds: Path) -> None:
+    here, there = both(where, "embed", sounds, "--model", "tiny-test", "--no-vad", "-o", "NAME.h5")
+    assert here == there and "knn: sounds/bad.wav is not audio" in here
+    assert_same_store(Path("by-one.h5"), Path("by-two.h5"))
+
+
+def test_classify(loopback: None, where: str, sounds: Path) -> None:
+    """Files, a recording of a list and a store, in their order, with a bundle of a head."""
+    write_head_bundle(Path("three"), ["cs", "pl", "sk"])
+    Path("kaldi").mkdir()
+    Path("kaldi", "wav.scp").write_text("one sounds/2.wav\n")
+    done("convert", "sounds/3.wav", "store.h5")
+    sources = [sounds, "store.h5", "kaldi"]
+    said = both(where, "classify", *sources, "--model", "three", "--no-vad", "-o", "NAME.jsonl")
+    assert said[0] == said[1] and "knn: sounds/bad.wav is not audio" in said[0]
+    answers = Path("by-one.jsonl").read_text()
+    assert answers == Path("by-two.jsonl").read_text() and len(answers.splitlines()) == 7
+
+
+def test_diarize(loopback: None, where: str, sounds: Path) -> None:
+    """Turns with speakers that are linked over recordings, and kept analyses."""
+    speech, rate = soundfile.read(EXAMPLES / "meeting.flac", frames=12 * 16000)
+    for name, part in (("first", speech[: 6 * rate]), ("second", speech[6 * rate :])):
+        soundfile.write(sounds / f"{name}.wav", part, rate)
+    sources = [sounds / f"{name}.wav" for name in ("first", "bad", "second")]
+    options = ["--model", "tiny-test", "--format", "json", "--link-speakers"]
+    said = both(where, "diarize", *sources, *options, "--out-dir", "NAME", "--keep", "NAME-kept")
+    assert said[0] == said[1] and "knn: sounds/bad.wav is not audio" in said[0]
+    for name in ("first", "second"):
+        turns = json.loads(Path("by-one", f"{name}.json").read_text())["turns"]
+        assert turns and turns == json.loads(Path("by-two", f"{name}.json").read_text())["turns"]
+        vectors = []
+        for folder in ("by-one-kept", "by-two-kept"):
+            with h5py.File(Path(folder, f"{name}.h5")) as file:
+                vectors.append(file["vectors"][...])
+        assert np.array_equal(*vectors)
+    refused = knn("diarize", "by-one-kept/first.h5", "--cluster", where)
+    assert refused.exit_code == 1 and "leave nothing for a cluster" in refused.output
 
 
 def test_convert(loopback: None, where: str, sounds: Path) -> None:
