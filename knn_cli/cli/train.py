@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,6 +18,7 @@ from knn_cli.cli.options import (
     OUTPUT,
     BatchOption,
     ChunkOption,
+    ClusterOption,
     Device,
     DeviceOption,
     ForceOption,
@@ -140,6 +142,7 @@ def train(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    cluster: ClusterOption = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -149,15 +152,19 @@ def train(
     Its metrics on held-out rows are written to stdout. An audio store is first embedded with --model. With --recipe a
     network is trained instead.
     """
+    from knn_cli.cli.workers import on_cluster
     from knn_cli.core.display_names import read_names
     from knn_cli.core.output_paths import check_output
+    from knn_cli.core.tree_reduction import reduced_here
     from knn_cli.embedding.stores import load_or_embed
     from knn_cli.networks import bundle
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.recognition.split_file import read_split
     from knn_cli.recognition.train_classifier import train_classifier
+    from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
     from knn_cli.recognition.training_steps.options import ClassifierOptions, parse_shrinkage
     from knn_cli.store import labels
+    from knn_cli.store.hdf5 import kind_of
 
     refuse_beside(ctx, "recipe", _BESIDE_RECIPE, "The recipe sets this, or training a network does not use it.")
     if recipe is not None:
@@ -187,6 +194,10 @@ def train(
         seed=seed,
     )
     options.check_split(drawn)
+    if cluster is not None and kind_of(src) != "embeddings":
+        raise KnnError(
+            f"{src} is no store of embeddings, which is what a cluster trains on.", "Make one with `knn embed`."
+        )
     with console.progress("Embedding") as progress:
         rows = load_or_embed(
             src,
@@ -198,7 +209,10 @@ def train(
             use_vad=not no_vad,
             progress=progress,
         )
-    result = train_classifier(rows, out, options, split=drawn, force=force)
+    with ExitStack() as held:
+        reduce = reduced_here if cluster is None else held.enter_context(on_cluster(cluster)).reduced
+        source = EmbeddingSource(rows, reduce=reduce)
+        result = train_classifier(source, out, options, split=drawn, force=force)
     _note_caveats(result, model, level.value, calibration)
     for name, text in _lines(result, out):
         typer.echo(visible(f"{name:<12}{text}"))

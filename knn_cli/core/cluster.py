@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from knn_cli import __version__
 from knn_cli.core.errors import KnnError
 from knn_cli.core.toml_files import read_toml
+from knn_cli.core.tree_reduction import merged
 
 __all__ = ["Cluster", "opened_cluster"]
 
@@ -62,6 +63,7 @@ class Cluster:
         self._client = client
         self.dashboard: str = client.dashboard_link if _has_dashboard() else ""
         self.sound_seconds = 0.0
+        self._sent: set[Any] = set()  # what `ordered` has with the scheduler
 
     @property
     def threads(self) -> int:
@@ -84,7 +86,7 @@ class Cluster:
         ------
         unit
         result : what `work` returned, or KnnError
-            An error for a unit that has ended several workers.
+            An error for a unit that has ended several workers, or was with workers that others ended: see `alone`.
 
         Raises
         ------
@@ -107,20 +109,69 @@ class Cluster:
                         more = False
                         break
                     future = self._client.submit(work, unit, pure=False)
+                    self._sent.add(future)
                     sent.append((unit, future))
                     running.append(future)
                 if not sent:
                     return
                 while sent and sent[0][1].done():
                     unit, future = sent.popleft()
+                    self._sent.discard(future)
                     yield unit, self._result(future)
                 if sent and (not more or len(running) >= UNITS_PER_THREAD * threads):
                     with suppress(TimeoutError):  # so that workers that come meanwhile get units
                         running = [future for _, future in sent if not future.done()]
                         client.wait(running, 1.0, client.FIRST_COMPLETED)
         finally:
+            self._sent.difference_update(future for _, future in sent)
             with suppress(Exception):  # whatever the connection says, the work is over
                 self._client.cancel([future for _, future in sent])
+
+    def alone(self, work: Callable[[Unit], Result], unit: Unit) -> Result | KnnError:
+        """Do a unit while the workers have nothing else in hand: a KnnError if it ends several, else as `ordered`."""
+        client: Any = import_module("distributed.client")
+        client.wait([*self._sent])
+        future = self._client.submit(work, unit, pure=False)
+        client.wait([future])
+        result: Result | KnnError = self._result(future)
+        return result
+
+    def reduced(
+        self, work: Callable[[Unit], Result], units: Iterable[Unit], merge: Callable[[Result, Result], Result], /
+    ) -> Result:
+        """Do units of work and merge their results in the workers; a `tree_reduction.TreeReduction`.
+
+        No more results are held by the cluster than its threads make at once and the tree has levels.
+
+        Raises
+        ------
+        KnnError
+            A unit has ended several workers, the scheduler is gone, or `work` raises it.
+        """
+        client: Any = import_module("distributed.client")
+        running: list[Any] = []  # nothing else may hold what is finished, so that the cluster lets go of it
+
+        def leaves() -> Iterator[Any]:
+            for unit in units:
+                while len(running) >= UNITS_PER_THREAD * max(1, self.threads):
+                    with suppress(TimeoutError):
+                        client.wait(running, 1.0, client.FIRST_COMPLETED)
+                    for future in [future for future in running if future.done()]:
+                        running.remove(future)
+                        self._check(future)
+                running.append(self._client.submit(work, unit, pure=False))
+                yield running[-1]
+
+        total = merged(leaves(), lambda left, right: self._client.submit(merge, left, right, pure=False))
+        client.wait([total])
+        self._check(total)
+        result: Result = total.result()
+        return result
+
+    def _check(self, future: Any) -> None:
+        """Raise the error of a unit that has one."""
+        if future.status != "finished" and isinstance(error := self._result(future), KnnError):
+            raise error
 
     def _result(self, future: Any) -> Any:
         from distributed import KilledWorker

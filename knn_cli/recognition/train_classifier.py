@@ -117,7 +117,7 @@ class TrainedClassifier:
 
 
 def train_classifier(
-    embeddings: EmbeddingSet | Path | str,
+    embeddings: EmbeddingSet | Path | str | EmbeddingSource,
     out: Path | str,
     options: ClassifierOptions | None = None,
     *,
@@ -129,7 +129,7 @@ def train_classifier(
 
     Parameters
     ----------
-    embeddings : EmbeddingSet, Path or str
+    embeddings : EmbeddingSet, Path, str or EmbeddingSource
         Rows with labels, or the path of an embedding store that may be larger than memory: its vectors are gone through
         in blocks. The two give the same bundle, bit for bit.
     out : Path or str
@@ -173,7 +173,8 @@ def train_classifier(
     options.check_split(split)
     out = Path(out).resolve()
     bundle.check_free(out, force)
-    return _train(EmbeddingSource(embeddings), out, options, split, force)
+    source = embeddings if isinstance(embeddings, EmbeddingSource) else EmbeddingSource(embeddings)
+    return _train(source, out, options, split, force)
 
 
 def _train(

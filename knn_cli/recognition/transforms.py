@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -195,13 +195,18 @@ def fit_transforms(
         as `GaussianStatistics.add` does.
     """
     specs = parse_transforms(spec) if isinstance(spec, str) else list(spec)
+    return learnt_transforms(specs, lambda chain: _collect(chain, blocks, labels, balanced))
+
+
+def learnt_transforms(specs: Sequence[TransformSpec], collect: Callable[[TransformChain], Any]) -> TransformChain:
+    """Learn a chain from what `collect` gives: the `GaussianStatistics` of all rows behind a chain, by one pass."""
     chain, statistics = TransformChain(), None
     for wanted in specs:
         if wanted.name == "length":
             chain, statistics = TransformChain((*chain.steps, TransformStep("length", np.zeros(0)))), None
             continue
         if statistics is None:
-            statistics = _collect(chain, blocks, labels, balanced)
+            statistics = collect(chain)
         step = _learn(wanted, statistics)
         chain, statistics = TransformChain((*chain.steps, step)), _mapped(statistics, step)
     return chain

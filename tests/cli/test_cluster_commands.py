@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from knn_cli.core.cluster import opened_cluster
 from knn_cli.core.parallel import single_threaded
+from knn_cli.core.values import EmbeddingSet
+from knn_cli.recognition.classifier_file import read_classifier
+from knn_cli.recognition.gaussian_statistics import GaussianStatistics
+from knn_cli.recognition.training_steps import fitting
+from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
+from knn_cli.recognition.training_steps.fitting import FitOptions, FitRows
+from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
+from tests.helpers.embedding_sets import blobs
 from tests.helpers.head_bundles import write_head_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -100,6 +109,39 @@ def test_diarize(loopback: None, where: str, sounds: Path) -> None:
         assert np.array_equal(*vectors)
     refused = knn("diarize", "by-one-kept/first.h5", "--cluster", where)
     assert refused.exit_code == 1 and "leave nothing for a cluster" in refused.output
+
+
+def test_train(loopback: None, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bundle, bit for bit; also of statistics of many leaves, which are those of one pass but for rounding."""
+    rows = EmbeddingSet.concatenate([blobs(seed) for seed in range(40)])
+    write_store(tmp_path / "rows.h5", rows)
+    trained = []
+    for name, more in (("here", []), ("there", ["--cluster", where])):
+        transforms = ["--transforms", "center,length,whiten", "--set", "balanced=true"]
+        done("train", tmp_path / "rows.h5", "-o", tmp_path / name, *transforms, *more)
+        trained.append(read_classifier(tmp_path / name / "classifier.h5").classifier)
+    assert np.array_equal(trained[0].means_, trained[1].means_)
+    assert np.array_equal(trained[0].covariance_, trained[1].covariance_)
+    refused = knn("train", EXAMPLES / "meeting.flac", "-o", tmp_path / "m", "--cluster", where)
+    assert refused.exit_code == 1 and "is no store of embeddings" in refused.output
+
+    monkeypatch.setattr(fitting, "LEAF_BLOCKS", 1)
+    monkeypatch.setattr(EmbeddingSource, "block_rows", 1000)
+    classes, truth = np.unique(rows.subgroup, return_inverse=True)
+    cell = np.arange(len(rows)) % 3 - 1
+    with opened_cluster(where) as cluster:
+        sources = EmbeddingSource(rows), EmbeddingSource(tmp_path / "rows.h5", reduce=cluster.reduced)
+        all_fits = [
+            fitting.fit_classifiers(FitRows(source, truth, classes, cell), [[0], [0, 1]], FitOptions())
+            for source in sources
+        ]
+    for one, other in zip(*all_fits, strict=True):
+        assert np.array_equal(one.statistics.scatter, other.statistics.scatter)
+        assert np.array_equal(one.statistics.means, other.statistics.means)
+    used = cell >= 0
+    at_once = GaussianStatistics.from_rows(rows.data[used], rows.subgroup[used])
+    np.testing.assert_allclose(all_fits[0][1].statistics.scatter, at_once.scatter, rtol=1e-12, atol=1e-9)
+    assert np.array_equal(all_fits[0][1].statistics.counts, at_once.counts)
 
 
 def test_convert(loopback: None, where: str, sounds: Path) -> None:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from knn_cli.core.cluster import Cluster, opened_cluster
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.tree_reduction import merged
 
 pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[2]
@@ -54,16 +56,28 @@ def test_order_errors_and_lost_workers(cluster: Cluster, tmp_path: Path) -> None
     assert first[0] == "slow" and len(taken) < 200  # as they are needed
     found = [first, *results]
     assert [unit for unit, _ in found] == taken
-    failed = {unit: result for unit, result in found if isinstance(result, KnnError)}
+    again = [(unit, cluster.alone(work, unit)) for unit, result in found if isinstance(result, KnnError)]
+    found = [*again, *found]  # others may have been with the workers that it ended
+    failed = {unit: result for unit, result in again if isinstance(result, KnnError)}
     assert [*failed] == ["always"] and "ended 3 workers" in str(failed["always"])
     done = {unit: result for unit, result in found if not isinstance(result, KnnError)}
     assert all(result[0] == unit.upper() and result[1] != os.getpid() for unit, result in done.items())
     with pytest.raises(AudioError, match=r"no sound\. Take another"):
         [*cluster.ordered(refuse(), ["a"])]
 
+    def merge(left: tuple[str, int], right: tuple[str, int]) -> tuple[str, int]:
+        return f"({left[0]}{right[0]})", 0
 
-def refuse() -> Callable[[str], None]:
-    def work(unit: str) -> None:
+    (folder_mark := tmp_path / "mark").unlink()
+    units_of_tree = ["slow", *"abcdefghi", "once"]
+    text, _ = cluster.reduced(work, units_of_tree, merge)  # also where a worker ends on the way
+    assert folder_mark.exists() and text == merged([unit.upper() for unit in units_of_tree], "({}{})".format)
+    with pytest.raises(AudioError, match="no sound"):
+        cluster.reduced(refuse(), ["a", "b"], merge)
+
+
+def refuse() -> Callable[[str], Any]:
+    def work(unit: str) -> Any:
         raise AudioError("There is no sound.", "Take another.")
 
     return work

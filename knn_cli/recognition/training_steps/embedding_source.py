@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 
+from knn_cli.core.tree_reduction import TreeReduction, reduced_here
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats
 from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS
 from knn_cli.recognition.splitters import Mask
@@ -26,6 +28,8 @@ class EmbeddingSource:
     ----------
     rows : EmbeddingSet, Path or str
         Rows in memory, or the path of an embedding store.
+    reduce : TreeReduction
+        What goes through the rows of a store, here or on a cluster; rows in memory stay here.
 
     Raises
     ------
@@ -33,9 +37,10 @@ class EmbeddingSource:
         The store cannot be opened, or is of another kind (see `Store`).
     """
 
-    def __init__(self, rows: EmbeddingSet | Path | str) -> None:
+    def __init__(self, rows: EmbeddingSet | Path | str, *, reduce: TreeReduction = reduced_here) -> None:
         self._rows = rows if isinstance(rows, EmbeddingSet) else None
         self._path = None if isinstance(rows, EmbeddingSet) else Path(rows)
+        self.reduce = reduced_here if isinstance(rows, EmbeddingSet) else reduce
         self.view = slice(None)  # the values of the embedding that are used
         if self._rows is not None:
             self.embedder, self.width, self._count = self._rows.embedder, self._rows.dimension, len(self._rows)
@@ -76,25 +81,40 @@ class EmbeddingSource:
                 parts.append((end - start)[rows[a:b] - first])
         return np.concatenate(parts)
 
-    def blocks(self, wanted: Mask) -> Iterator[tuple[Indices, Floats]]:
-        """Yield row indices (n,) and embeddings (n, D), n > 0, of the rows in the mask `wanted` (N,), in order."""
-        size = min(1 << 15, max(BLOCK_ROWS, MAX_BLOCK_VALUES // max(1, self.width) // BLOCK_ROWS * BLOCK_ROWS))
+    @property
+    def block_rows(self) -> int:
+        """Rows that are read at once."""
+        return min(1 << 15, max(BLOCK_ROWS, MAX_BLOCK_VALUES // max(1, self.width) // BLOCK_ROWS * BLOCK_ROWS))
+
+    def blocks(self, wanted: Mask, first: int = 0) -> Iterator[tuple[Indices, Floats]]:
+        """Yield row indices (n,) and embeddings (n, D), n > 0, of the rows in the mask `wanted`, in order.
+
+        The mask (M,) begins with the row `first`, a multiple of `block_rows`.
+        """
         if self._rows is not None:
-            yield from self._blocks(wanted, size, lambda first, last: self._data[first:last])
+            yield from self._blocks(wanted, first, lambda begin, end: self._data[begin:end])
             return
         with self._open() as store:
-            yield from self._blocks(wanted, size, store.data)
+            yield from self._blocks(wanted, first, store.data)
+
+    def elsewhere(self) -> EmbeddingSource:
+        """The same source for other processes, whose working folder may be another."""
+        found = copy(self)
+        found._path, found.reduce = self._path and self._path.absolute(), reduced_here
+        return found
 
     @property
     def _data(self) -> Floats:
         assert self._rows is not None
         return self._rows.data
 
-    def _blocks(self, wanted: Mask, size: int, read: Callable[[int, int], Floats]) -> Iterator[tuple[Indices, Floats]]:
-        for first in range(0, len(self), size):
-            selected = np.flatnonzero(wanted[first : first + size])
+    def _blocks(self, wanted: Mask, first: int, read: Callable[[int, int], Floats]) -> Iterator[tuple[Indices, Floats]]:
+        size = self.block_rows
+        for begin in range(0, len(wanted), size):
+            selected = np.flatnonzero(wanted[begin : begin + size])
             if len(selected):
-                yield first + selected, read(first, first + size)[selected, self.view]
+                row = first + begin
+                yield row + selected, read(row, row + size)[selected, self.view]
 
     def take(self, rows: Indices) -> Floats:
         """The embeddings (n, D) of rows (n,), given in ascending order."""

@@ -9,8 +9,9 @@ training set then has statistics of its own, made in one pass after as many pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ from knn_cli.recognition.splitters import Mask
 from knn_cli.recognition.training_steps.cross_validation import Indices
 from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
 from knn_cli.recognition.transforms import TransformChain, TransformSpec
+
+LEAF_BLOCKS = 8  # of the source, whose statistics are collected one after the other
 
 Priors = Literal["empirical"] | Doubles | None
 
@@ -119,9 +122,9 @@ def fit_classifiers(
     """
     chains = [TransformChain()] * len(training_sets)
     if options.transforms:
-        chains = [_fit_chain(rows, np.isin(rows.cell, cells), options) for cells in training_sets]
+        chains = [_fit_chain(rows, cells, options) for cells in training_sets]
     if options.transforms or options.balanced:
-        statistics = _statistics_of_each(rows, training_sets, chains, options.balanced)
+        statistics = _statistics_of_each(rows, training_sets, chains, balanced=options.balanced)
     else:
         statistics = _statistics_by_cells(rows, training_sets)
     return [
@@ -142,17 +145,12 @@ def pooled_statistics(rows: FitRows, chain: TransformChain) -> GaussianStatistic
     return _statistics_of_each(one_cell, [[0]], [chain], balanced=False)[0]
 
 
-def _fit_chain(rows: FitRows, wanted: Mask, options: FitOptions) -> TransformChain:
-    """The transforms, learnt from the wanted rows (N,)."""
-    # `GaussianStatistics.empty` counts the labels for weights that balance, and else asks only which there are.
-    counts = _class_counts(rows, wanted)
-    labels = np.repeat(rows.classes, counts) if options.balanced else rows.classes
-
-    def blocks() -> Iterator[tuple[Floats, Texts]]:
-        for numbers, X in rows.source.blocks(wanted):
-            yield X, rows.classes[rows.truth[numbers]]
-
-    return transforms.fit_transforms(list(options.transforms), blocks, labels, balanced=options.balanced)
+def _fit_chain(rows: FitRows, cells: Sequence[int], options: FitOptions) -> TransformChain:
+    """The transforms, learnt from the rows of some cells."""
+    return transforms.learnt_transforms(
+        options.transforms,
+        lambda chain: _statistics_of_each(rows, [cells], [chain], balanced=options.balanced)[0],
+    )
 
 
 def _class_counts(rows: FitRows, wanted: Mask) -> NDArray[np.int64]:
@@ -162,38 +160,73 @@ def _class_counts(rows: FitRows, wanted: Mask) -> NDArray[np.int64]:
 
 def _statistics_by_cells(rows: FitRows, training_sets: Sequence[Sequence[int]]) -> list[GaussianStatistics]:
     """GaussianStatistics of each training set as the sum of its cells'."""
+    cells = [[cell] for cell in range(int(rows.cell.max(initial=-1)) + 1)]
+    of_cell = _statistics_of_each(rows, cells, [TransformChain()] * len(cells), balanced=False)
     empty = GaussianStatistics.empty(rows.classes, rows.source.dimension)
-    of_cell = [empty] * (int(rows.cell.max(initial=-1)) + 1)
-    for numbers, X in rows.source.blocks(rows.cell >= 0):
-        labels, cells = rows.classes[rows.truth[numbers]], rows.cell[numbers]
-        for cell in np.unique(cells).tolist():
-            inside = cells == cell
-            of_cell[cell] = of_cell[cell].add(X[inside], labels[inside])
-    totals = []
-    for training_set in training_sets:
-        total = empty
-        for cell in training_set:
-            total = total + of_cell[cell]
-        totals.append(total)
-    return totals
+    return [sum((of_cell[cell] for cell in training_set), start=empty) for training_set in training_sets]
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What is collected in a pass: the statistics of some cells, behind a chain, with weights of the classes."""
+
+    cells: Sequence[int]
+    chain: TransformChain
+    weights: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaf:
+    """Consecutive rows, from `first` on, with their classes and cells (n,)."""
+
+    first: int
+    truth: Indices
+    cell: Indices
 
 
 def _statistics_of_each(
-    rows: FitRows, training_sets: Sequence[Sequence[int]], chains: Sequence[TransformChain], balanced: bool
+    rows: FitRows,
+    training_sets: Sequence[Sequence[int]],
+    chains: Sequence[TransformChain],
+    *,
+    balanced: bool,
 ) -> list[GaussianStatistics]:
-    """GaussianStatistics of each training set behind its chain, for what is no sum over cells."""
-    totals = []
-    for training_set, chain in zip(training_sets, chains, strict=True):
-        empty = GaussianStatistics.empty(rows.classes, chain.output_dimension or rows.source.dimension)
+    """GaussianStatistics of each training set behind its chain, in one pass over the rows.
+
+    Leaves are of so many rows whatever does the work, and merged in a tree that their number determines, so that the
+    result is the same for any number of workers.
+    """
+    wanted = []
+    for cells, chain in zip(training_sets, chains, strict=True):
+        weights = np.ones(len(rows.classes))
         if balanced:
-            counts = _class_counts(rows, np.isin(rows.cell, training_set))
-            empty = replace(empty, weights=counts.sum() / (len(rows.classes) * counts))
-        totals.append(empty)
-    for numbers, X in rows.source.blocks(rows.cell >= 0):
-        labels, cells = rows.classes[rows.truth[numbers]], rows.cell[numbers]
-        for place, (training_set, chain) in enumerate(zip(training_sets, chains, strict=True)):
-            inside = np.isin(cells, training_set)
+            counts = _class_counts(rows, np.isin(rows.cell, cells))
+            weights = counts.sum() / (len(rows.classes) * counts)
+        wanted.append(_Wanted(cells, chain, weights))
+    size = LEAF_BLOCKS * rows.source.block_rows
+    firsts = range(0, max(1, len(rows.cell)), size)
+    leaves = (_Leaf(first, rows.truth[first : first + size], rows.cell[first : first + size]) for first in firsts)
+    return rows.source.reduce(partial(_collect, rows.source.elsewhere(), rows.classes, wanted), leaves, _merge)
+
+
+def _collect(
+    source: EmbeddingSource, classes: Texts, wanted: Sequence[_Wanted], leaf: _Leaf
+) -> list[GaussianStatistics]:
+    """The statistics of the rows of a leaf, perhaps in a worker."""
+    totals = []
+    for one in wanted:
+        empty = GaussianStatistics.empty(classes, one.chain.output_dimension or source.dimension)
+        totals.append(replace(empty, weights=one.weights))
+    for numbers, X in source.blocks(leaf.cell >= 0, leaf.first):
+        places = numbers - leaf.first
+        labels, cells = classes[leaf.truth[places]], leaf.cell[places]
+        for place, one in enumerate(wanted):
+            inside = np.isin(cells, one.cells)
             if inside.any():
-                block = chain.apply(X[inside]) if chain.steps else X[inside]
+                block = one.chain.apply(X[inside]) if one.chain.steps else X[inside]
                 totals[place] = totals[place].add(block, labels[inside])
     return totals
+
+
+def _merge(left: list[GaussianStatistics], right: list[GaussianStatistics]) -> list[GaussianStatistics]:
+    return [one + other for one, other in zip(left, right, strict=True)]

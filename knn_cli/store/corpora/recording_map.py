@@ -141,12 +141,12 @@ def as_named(error: KnnError, path: Path) -> KnnError:
 def _by_recording(
     cluster: Cluster, unit: _Unit[Source, Result], results: list[_Done[Result]] | KnnError
 ) -> Iterator[_Done[Result]]:
-    """What each recording of a unit gives; of one that has ended workers, each recording is tried alone."""
+    """What each recording of a unit gives; where workers have ended, each recording is tried alone."""
     if not isinstance(results, KnnError):
         yield from results
         return
-    alone = [replace(unit, sources=(source,)) for source in unit.sources]
-    for _, found in cluster.ordered(_do, alone) if len(alone) > 1 else [(unit, results)]:
+    for source in unit.sources:
+        found = cluster.alone(_do, replace(unit, sources=(source,)))
         yield _Done(found) if isinstance(found, KnnError) else found[0]
 
 
