@@ -35,7 +35,7 @@ def project() -> dict[str, Any]:
 
 
 def recipe() -> dict[str, Any]:
-    """The conda recipe, with its only variable put in; selectors such as `# [py<311]` are comments of YAML."""
+    """The conda recipe, with its only variable put in."""
     text = (TOP / "packaging" / "conda" / "meta.yaml").read_text(encoding="utf-8")
     version = re.search(r'set version = "([^"]+)"', text)
     assert version is not None
@@ -67,6 +67,12 @@ def test_the_conda_recipe_asks_for_the_same(project: dict[str, Any]) -> None:
     assert recipe()["build"]["entry_points"] == [
         f"{name} = {target}" for name, target in project["project"]["scripts"].items()
     ]
+
+
+def test_the_conda_package_is_the_same_for_every_python() -> None:
+    """A selector such as `# [py<311]` would be decided by the Python of the build: no tomli for an older one."""
+    assert recipe()["build"]["noarch"] == "python"
+    assert "# [" not in (TOP / "packaging" / "conda" / "meta.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["README.md", "Dockerfile", "docs/install.md"])

@@ -18,7 +18,7 @@ from knn_cli.networks.contracts import WaveformSegmenter
 from knn_cli.networks.segmenters.permutation_loss import IGNORED
 from knn_cli.networks.segmenters.powerset import to_powerset
 from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
-from knn_cli.store.labels import Labels
+from knn_cli.store.labels import Labels, recording_names
 from knn_cli.training.corpus_split import TrainingSplit
 from knn_cli.training.dataset import RecordingCorpus
 from knn_cli.training.recipe import Recipe
@@ -50,11 +50,12 @@ class TurnCorpus(RecordingCorpus):
 
     def __init__(self, source: Path, references: Path, uem: Path | None, rate: int) -> None:
         paths = expand_folders([source])
-        known = read_references(paths, references, uem)
-        self.truths: list[tuple[Annotation, Timeline | None]] = [known[path.stem] for path in paths]
+        names = dict(zip(paths, recording_names(paths), strict=True))
+        known = read_references(paths, references, uem, names)
+        self.truths: list[tuple[Annotation, Timeline | None]] = [known[names[path]] for path in paths]
         recordings = [
-            CorpusRecording(SoundSource(path), (CorpusPart(path.stem, Labels(path.stem, "", "", "")),))
-            for path in paths
+            CorpusRecording(SoundSource(path), (CorpusPart(name, Labels(name, "", "", "")),))
+            for path, name in names.items()
         ]
         super().__init__(recordings, source, rate)
         if empty := [path for row, path in enumerate(paths) if not len(self.spans(row))]:

@@ -133,6 +133,16 @@ def test_classes_of_frames(folder: Path) -> None:
     assert corpus.frame_classes(0, many, network)[:6].tolist() == [0, 1, 3, IGNORED, 0, IGNORED]
 
 
+def test_recordings_of_one_name_have_the_turns_of_their_folder(tmp_path: Path) -> None:
+    for name, start in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "mix.wav", np.zeros(RATE), RATE)
+        (tmp_path / name / "mix.rttm").write_text(f"SPEAKER mix 1 {start} 0.25 <NA> <NA> {name} <NA> <NA>\n")
+    corpus = TurnCorpus(tmp_path, tmp_path, None, RATE)
+    assert [truth.labels() for truth, _ in corpus.truths] == [["a"], ["b"]]
+    assert corpus.columns.name.tolist() == ["a/mix", "b/mix"]
+
+
 def test_times_are_in_the_middle_of_frames() -> None:
     network = PyanNet(**{key: value for key, value in TINY.items() if key != "name"})  # type: ignore[arg-type]
     times = frame_times(network, 2 * RATE, RATE)
