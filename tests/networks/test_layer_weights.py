@@ -16,13 +16,13 @@ from knn_cli.networks.construction import build_network
 from knn_cli.networks.layer_weights import layer_weights
 from knn_cli.reports.data_figures import data_histograms, layer_shares
 from tests.helpers import evaluations
-from tests.networks.test_onnx_export import WAVLM
+from tests.helpers.small_networks import WAVLM
 
 
-def model(folder: Path) -> bundle.Bundle:
+def model(folder: Path, pooling: str = "mhfa") -> bundle.Bundle:
     config = {
         "name": "layers", "kind": "embedder", "audio": {"rate": 16000, "scale": 1.0},
-        "encoder": {"name": "wavlm", "args": WAVLM}, "pooling": {"name": "mhfa", "args": {"dimension": 4}},
+        "encoder": {"name": "wavlm", "args": WAVLM}, "pooling": {"name": pooling, "args": {"dimension": 4}},
     }  # fmt: skip
     state = build_network(config).state_dict()
     for place, key in enumerate(("pooling.weights_k", "pooling.weights_v")):
@@ -42,6 +42,12 @@ def test_shares_are_a_softmax(tmp_path: Path) -> None:
     plot = layer_shares({"one": shares, "two": {}})
     assert [row[:3] for row in plot.table.rows][:2] == [("one", "keys", 0), ("one", "keys", 1)]
     assert f"keys: layer {len(counts) - 1} most" in plot.alt and "values: layer 0 most" in plot.alt
+
+
+def test_a_single_sum_is_one_of_the_layers(tmp_path: Path) -> None:
+    """Whatever its parameter is called: no keys stand beside values there."""
+    shares = layer_weights(model(tmp_path / "m", "layer-average"))
+    assert list(shares) == ["layers"] and shares["layers"] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
 
 
 def test_damaged_and_missing_weights(tmp_path: Path) -> None:
