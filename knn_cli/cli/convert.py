@@ -17,6 +17,8 @@ from knn_cli.cli.options import (
     INPUT,
     MODEL,
     OUTPUT,
+    AgainOption,
+    BackupOption,
     ChannelOption,
     ClusterOption,
     ForceOption,
@@ -37,6 +39,7 @@ from knn_cli.cli.options import (
     switch,
     valued,
 )
+from knn_cli.cli.repeated_stores import note_finished, noting, store_repetition
 from knn_cli.cli.skipped import note_skipped
 from knn_cli.cli.turn_additions import AddToOption, TemplateOption, TurnAdditions, WordsOption
 from knn_cli.cli.turn_conversion import AudioOption, convert_turns, is_of_turns
@@ -120,10 +123,12 @@ def convert(
     ] = 16000,
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Make a model or .onnx file of 8-bit weights.")] = False,
     force: ForceOption = False,
+    backup: BackupOption = False,
+    again: AgainOption = False,
     languages: LanguagesOption = "",
     adapt: Annotated[
         Path | None,
-        valued("--adapt", metavar="STORE", panel=MODEL, help="Adapt a model's PLDA to these embeddings, unlabelled."),
+        valued("--adapt", metavar="STORE", panel=MODEL, help="Adapt a model's PLDA to these embeddings."),
     ] = None,
     adaptation: Annotated[
         Adaptation,
@@ -172,6 +177,7 @@ def convert(
         raise KnnError(f"{src} holds no recordings, which are what a cluster converts.", "Leave --cluster out.")
 
     in_bytes = str(src).startswith(HUB)
+    recordings = not in_bytes and conversion.is_of_recordings(src)
     with (
         recording_map(cluster) as each,
         console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress,
@@ -191,12 +197,17 @@ def convert(
             average=average,
             int8=int8,
             force=force,
-            progress=progress,
+            progress=noting(progress) if recordings else progress,
+            repetition=store_repetition(ctx),
             each=each,
         )
+    if result.was_finished:
+        note_finished(result.out)
+        return
     if result.kind == "audio":
-        counts = f"{result.sources} recordings, {result.rows} segments, {_duration(result.seconds)}"
-        earlier = f" ({result.earlier} recordings done before)" if result.earlier else ""
+        counts = f"{counted(result.sources, 'recording')}, {counted(result.rows, 'segment')}"
+        counts = f"{counts}, {_duration(result.seconds)}" if result.sources else "nothing new"
+        earlier = f" ({counted(result.earlier, 'recording')} done before)" if result.earlier else ""
         console.note(f"{result.out}: {counts}{earlier}.")
         note_skipped([src])
         if result.dropped:
@@ -224,7 +235,7 @@ def convert(
     if result.unlabelled:
         of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
         console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
-    leave(result.failures, report_errors=True)
+    leave(result.failures, report_errors=True, done=result.sources + result.earlier if result.failures else 0)
 
 
 def _show_labels(store: Path) -> None:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
     OUTPUT,
+    AgainOption,
+    BackupOption,
     BatchOption,
     ChannelOption,
     ChunkOption,
@@ -38,6 +40,8 @@ from knn_cli.cli.options import (
     sound_channel,
     valued,
 )
+from knn_cli.cli.own_outputs import check_own_outputs
+from knn_cli.cli.repeated_stores import note_finished, noting, store_repetition
 from knn_cli.cli.skipped import note_skipped, refuse_missing
 from knn_cli.core.errors import KnnError
 
@@ -72,6 +76,8 @@ def embed(
     ] = None,
     as_json: JsonOption = False,
     force: ForceOption = False,
+    backup: BackupOption = False,
+    again: AgainOption = False,
     model: ModelOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
@@ -95,9 +101,12 @@ def embed(
     from knn_cli.store.writer import check_free
 
     refuse_together(ctx, [("as_json", "out")])
-    refuse_without(ctx, {"labels": ("out",), "force": ("out",), "cluster": ("out",)})
+    refuse_without(
+        ctx, {"labels": ("out",), "cluster": ("out",), **dict.fromkeys(("force", "backup", "again"), ("out",))}
+    )
     if out is not None:
-        check_free(out, force)
+        check_free(out, force=True)
+        check_own_outputs(ctx, out)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     stores = [path for path in sources if hdf5.is_store(path)]
     if stores and cluster is not None:
@@ -117,7 +126,7 @@ def embed(
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
         with nullcontext(embed_recordings) if cluster is None else _on_cluster(cluster, device) as embedding:
-            _into_store(stores[0] if stores else recordings, out, embedder, options, force, embedding)
+            _into_store(ctx, stores[0] if stores else recordings, out, embedder, options, embedding)
     elif stores:
         _store_to_stdout(stores[0], embedder, options, as_json)
     else:
@@ -141,11 +150,11 @@ def _on_cluster(where: str, device: Device) -> Iterator[RecordingEmbedder]:
 
 
 def _into_store(
+    ctx: typer.Context,
     source: Path | list[CorpusRecording],
     out: Path,
     embedder: Embedder,
     options: EmbeddingOptions,
-    force: bool,
     embedding: RecordingEmbedder,
 ) -> None:
     from knn_cli.embedding import stores
@@ -153,12 +162,15 @@ def _into_store(
 
     begun = time.monotonic()
     with console.progress("Embedding") as progress:
+        more: dict[str, Any] = {"force": ctx.params["force"], "progress": noting(progress)}
+        more["repetition"] = store_repetition(ctx)
         if isinstance(source, Path):
-            result = stores.embed_store_into(source, out, embedder, options, force=force, progress=progress)
+            result = stores.embed_store_into(source, out, embedder, options, **more)
         else:
-            result = stores.embed_recordings_into(
-                source, out, embedder, options, force=force, progress=progress, embed=embedding
-            )
+            result = stores.embed_recordings_into(source, out, embedder, options, embed=embedding, **more)
+    if result.was_finished:
+        note_finished(out)
+        return
     with hdf5.Store(out) as written:
         rows = len(written)
     new = "" if rows == result.rows else f" ({result.rows} new, the rest from before)"
@@ -168,7 +180,9 @@ def _into_store(
         rate = result.seconds / (time.monotonic() - begun)
         console.detail(f"{result.seconds / 3600:.2f} h of sound, {rate:,.0f} s of it a second.")
     note_silent_rows(result.without_speech)
-    leave(result.failures, report_errors=True)
+    leave(
+        result.failures, report_errors=True, done=0 if isinstance(source, Path) else len(source) - len(result.failures)
+    )
 
 
 def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions, as_json: bool) -> None:
@@ -203,4 +217,4 @@ def _recordings_to_stdout(
                 failures.append(failed(file, rows))
             else:
                 output.embeddings(sys.stdout, rows, as_json, key=key, file=file)
-    leave(failures)
+    leave(failures, done=len(recordings) - len(failures))

@@ -140,9 +140,7 @@ SpeechOption = Annotated[
 ]  # fmt: skip
 JsonOption = Annotated[bool, switch("--json", panel=OUTPUT, help="Write JSON lines.")]
 ForceOption = Annotated[bool, switch("--force", panel=OUTPUT, help="Replace existing outputs, whoever wrote them.")]
-BackupOption = Annotated[
-    bool, switch("--backup", panel=OUTPUT, help="Keep outputs that others wrote or changed as FILE.bak.")
-]
+BackupOption = Annotated[bool, switch("--backup", panel=OUTPUT, help="Keep others' or changed outputs as FILE.bak.")]
 AgainOption = Annotated[bool, switch("--again", panel=OUTPUT, help="Do anew what an earlier run has finished.")]
 TextOption = Annotated[
     Path | None, valued("-o", "--out", metavar="FILE", panel=OUTPUT, help="Write to this file instead of stdout.")

@@ -99,7 +99,7 @@ class Resumption:
         check_replaceable(files, self.whole, force=bool(ctx.params["force"]), records=self._records)
         goes_on = all(outputs.values()) and not together
         hint = _ONE if len(sources) == 1 else stopping.GOES_ON if goes_on else _BEGINS_ANEW
-        stopping.working(len(self.left), hint)
+        stopping.working(len(self.left), hint, before=self.finished)
 
     def task(self, source: Path) -> OutputTask:
         """What makes the outputs of a source."""

@@ -21,6 +21,7 @@ from knn_cli.core.signals import ENDING, REPEAT_SECONDS
 SENTENCE = "Stopped."
 HINT = "Repeat the command: stores that are written and networks that are trained go on where they stopped."
 GOES_ON = "Repeat the command: it goes on with the others."
+BEGINS_ANEW = "Nothing is finished yet, so the command begins anew when it is repeated."
 _RESEND_SECONDS = 0.01
 
 
@@ -32,7 +33,9 @@ class _State:
     is_reported: bool = False
     code: int | None = None  # the exit code, once the command is over
     total: int = 0  # recordings of the command
-    done: int = 0  # those of them that are finished
+    noun: str = "recordings"  # or what else is counted
+    before: int = 0  # recordings beside them that earlier runs have finished
+    done: int = 0  # those of `total` that are finished
     hint: str = HINT
 
 
@@ -49,14 +52,15 @@ def begin() -> None:
     sys.unraisablehook = _unraisable
 
 
-def working(total: int, hint: str) -> None:
-    """Note how many recordings the command has, and what is to be done to go on if it is stopped."""
-    _state.total, _state.hint = total, hint
+def working(total: int, hint: str = GOES_ON, *, before: int = 0, noun: str = "recordings") -> None:
+    """Note how many recordings are left to do, and how many are not, and how to go on if the command is stopped."""
+    _state.total, _state.hint, _state.before, _state.noun = total, hint, before, noun
 
 
-def advanced() -> None:
-    """Note that one more recording is finished."""
-    _state.done += 1
+def advanced(done: int | None = None, total: int | None = None) -> None:
+    """Note that one more recording is finished, or that so many are, of a number that is known better now."""
+    _state.done = _state.done + 1 if done is None else done
+    _state.total = _state.total if total is None else total
 
 
 def check() -> None:
@@ -84,13 +88,16 @@ def stopped() -> int:
         _state.is_reported = True
         sentence = SENTENCE
         if _state.total > 1:
-            sentence += f" Of {_state.total} recordings {_state.done} are done, {_state.total - _state.done} are left."
+            left = _state.total - _state.done
+            sentence += f" Of {_state.total} {_state.noun} {_state.done} are done, {left} are left."
+        begins_anew = _state.total and not _state.done and not _state.before
+        hint = BEGINS_ANEW if begins_anew else _state.hint
         if shown is not None:
             from knn_cli.core.errors import KnnError
 
-            shown.console.error(KnnError(sentence, _state.hint))
+            shown.console.error(KnnError(sentence, hint))
         elif sys.stderr is not None:
-            print(f"knn: {sentence}\n     {_state.hint}", file=sys.stderr)
+            print(f"knn: {sentence}\n     {hint}", file=sys.stderr)
     if shown is not None and sys.stdout is not None:
         shown.flush_stdout(0)
     _state.code = 128 + _state.number

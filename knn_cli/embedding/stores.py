@@ -21,7 +21,8 @@ from knn_cli.store import labels
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import AudioRow, Store
 from knn_cli.store.labels import Labels
-from knn_cli.store.writer import StoreWriter, source_stamp
+from knn_cli.store.source_list import Repetition, source_facts, source_stamp
+from knn_cli.store.writer import StoreWriter
 
 __all__ = [
     "EmbeddedRows",
@@ -74,12 +75,15 @@ class EmbeddingSummary:
         Of the recordings that this run embedded, from the start to the end of each row.
     failures : list of Failure
         Files that have no embeddings.
+    was_finished : bool
+        Whether all was finished before, and nothing was written.
     """
 
     rows: int = 0
     seconds: float = 0.0
     without_speech: int = 0
     failures: list[Failure] = field(default_factory=list)
+    was_finished: bool = False
 
 
 def embed_rows(
@@ -112,7 +116,7 @@ def embed_rows(
             f"Convert the recordings again with `rate={embedder.rate}`.",
         )
     done = 0
-    for number, group in enumerate(_groups(store.segments(), 4 * embedder.batch_seconds)):
+    for number, group in enumerate(_groups(store.segments(), embedder.batch_seconds)):
         done += len(group)
         if str(number) in skip:
             continue
@@ -176,6 +180,7 @@ def embed_store_into(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    repetition: Repetition | None = None,
 ) -> EmbeddingSummary:
     """Write the embeddings of an audio store into a store of embeddings; an interrupted run is continued.
 
@@ -188,6 +193,8 @@ def embed_store_into(
         Replace `out` if it exists.
     progress : Progress, optional
         Called with the number of rows that are done, and of all rows.
+    repetition : Repetition, optional
+        Goes on with a store that the same command has written; see `StoreWriter`. Its sources are groups of rows.
 
     Returns
     -------
@@ -203,8 +210,13 @@ def embed_store_into(
     check_output(out, [source])
     summary = EmbeddingSummary()
     plan = {**_plan(embedder, options), "store": source_stamp(source), "batch": embedder.batch_seconds}
-    with Store(source, "audio") as store, _writer(out, embedder, plan, force) as writer:
-        options.check_store()
+    options.check_store()
+    attributes = {"embedder": embedder.bundle.fingerprint}
+    more: dict[str, Any] = {"plan": plan, "force": force, "repetition": repetition}
+    with Store(source, "audio") as store, StoreWriter(out, "embeddings", attributes, **more) as writer:
+        if writer.is_finished:
+            summary.was_finished = True
+            return summary
         for group in embed_rows(store, embedder, use_vad=options.use_vad, skip=writer.finished):
             summary.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
             summary.without_speech += group.without_speech
@@ -223,6 +235,7 @@ def embed_recordings_into(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    repetition: Repetition | None = None,
     embed: RecordingEmbedder = embed_recordings,
 ) -> EmbeddingSummary:
     """Write the embeddings of recordings into a store of embeddings; an interrupted run is continued.
@@ -231,7 +244,7 @@ def embed_recordings_into(
     ----------
     recordings : sequence of CorpusRecording
         See `store.corpora.registry.read_corpora`.
-    out, embedder, options, force, progress
+    out, embedder, options, force, progress, repetition
         As of `embed_store_into`; progress counts recordings.
     embed : callable
         What computes them: `files.embed_recordings`, or workers of a cluster in its place.
@@ -249,10 +262,10 @@ def embed_recordings_into(
     """
     check_output(out, [recording.sound.path for recording in recordings])
     summary = EmbeddingSummary()
-    plan = _plan(embedder, options)
-    stamps = {recording.sound.path: source_stamp(recording.sound.path) for recording in recordings}
-    plan["files"] = [(*stamps[entry.sound.path], entry.sound.member, entry.parts) for entry in recordings]
-    with _writer(out, embedder, plan, force) as writer:
+    attributes = {"embedder": embedder.bundle.fingerprint}
+    more: dict[str, Any] = {"sources": source_facts(recordings), "force": force, "repetition": repetition}
+    with StoreWriter(out, "embeddings", attributes, plan=_plan(embedder, options), **more) as writer:
+        summary.was_finished = writer.is_finished
         left = [recording for recording in recordings if str(recording.sound) not in writer.finished]
         for done, (name, result) in enumerate(embed(left, embedder, options), start=1):
             if isinstance(result, KnnError):
@@ -331,10 +344,6 @@ def load_or_embed(
 def _plan(embedder: Embedder, options: EmbeddingOptions) -> dict[str, Any]:
     """What an interrupted run must share with the one that continues it."""
     return {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
-
-
-def _writer(out: Path, embedder: Embedder, plan: dict[str, Any], force: bool) -> StoreWriter:
-    return StoreWriter(out, "embeddings", {"embedder": embedder.bundle.fingerprint}, plan=plan, force=force)
 
 
 def _groups(rows: Iterable[AudioRow], seconds: float) -> Iterator[list[AudioRow]]:

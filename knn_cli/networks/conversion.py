@@ -27,6 +27,7 @@ from knn_cli.store.audio_store import AudioStoreOptions, recordings_to_store
 from knn_cli.store.conversion import LABEL_RULE, Conversion, embeddings_to_store, export_store
 from knn_cli.store.corpora import registry
 from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
+from knn_cli.store.source_list import Repetition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,8 @@ class ConversionOptions(AudioStoreOptions):
         `onnx_export.export_onnx`.
     each : RecordingMap
         Recordings: what goes through them, here or on a cluster.
+    repetition : Repetition, optional
+        Recordings: go on with a store that the same command has written, see `StoreWriter`.
     """
 
     speech: Path | str | None = None
@@ -74,6 +77,7 @@ class ConversionOptions(AudioStoreOptions):
     average: str | None = None
     int8: bool = False
     each: RecordingMap = one_by_one
+    repetition: Repetition | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -114,7 +118,7 @@ def convert(
         Called with the number of recordings done and that of all, or for a model of the hub with numbers of bytes.
     **options
         Fields of `ConversionOptions`: label_rule, segment, min_segment, channel, rate, speech, recursive, config,
-        origin, average, int8, each.
+        origin, average, int8, each, repetition.
 
     Returns
     -------
@@ -183,7 +187,13 @@ def _convert_path(
         if options.speech is not None:
             recordings = restricted(recordings, options.speech)
         rows = AudioStoreOptions(**{field.name: getattr(options, field.name) for field in fields(AudioStoreOptions)})
-        return recordings_to_store(src, recordings, out, rows, force=force, progress=progress, each=options.each)
+        how: dict[str, Any] = {
+            "force": force,
+            "progress": progress,
+            "each": options.each,
+            "repetition": options.repetition,
+        }
+        return recordings_to_store(src, recordings, out, rows, **how)
     if src.is_file() or any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
         return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)
     hint = "Audio is found at any depth; embeddings in .gz files below the first level need `recursive=True`."

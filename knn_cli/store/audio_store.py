@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from knn_cli.audio import mixing, reading, segments
 from knn_cli.core.errors import AudioError, Failure, KnnError
@@ -18,7 +18,8 @@ from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.labels import Labels
-from knn_cli.store.writer import Columns, StoreWriter, audio_columns, source_stamp
+from knn_cli.store.source_list import Repetition, source_facts
+from knn_cli.store.writer import Columns, StoreWriter, audio_columns
 
 SEGMENT_SECONDS = 40.0
 MIN_SEGMENT_SECONDS = 1.0
@@ -67,6 +68,7 @@ def recordings_to_store(
     force: bool = False,
     progress: Progress | None = None,
     each: RecordingMap = one_by_one,
+    repetition: Repetition | None = None,
 ) -> Conversion:
     """Cut recordings into segments and write them to an audio store; an interrupted run is resumed.
 
@@ -84,6 +86,8 @@ def recordings_to_store(
         Called with the number of recordings done and of all.
     each : RecordingMap
         What goes through the recordings, here or on a cluster.
+    repetition : Repetition, optional
+        Goes on with a store that the same command has written; see `StoreWriter`.
 
     Raises
     ------
@@ -91,18 +95,13 @@ def recordings_to_store(
         If the options do not fit, if none of the recordings can be read or is long enough, or as `StoreWriter`.
     """
     check_suffix(out, "an audio store")
-    if not (SHORTEST_SEGMENT_SECONDS <= options.segment < math.inf and 0 <= options.min_segment <= options.segment):
-        raise KnnError(
-            f"Segments of {options.segment:g} s with a minimum of {options.min_segment:g} s make no sense.",
-            f"The segment is at least {SHORTEST_SEGMENT_SECONDS:g} s, the minimum between 0 and the segment.",
-        )
-    reading.track_and_channel(options.channel)
+    _check_cut(options)
     check_output(out, [recording.sound.path for recording in recordings])
-    known = [part.labels for recording in recordings for part in recording.parts]
-    bare = dict.fromkeys(label.name for label in known if label == Labels(label.name))
-    result = Conversion(out, "audio", unlabelled=list(bare) if len(known) > 1 else [])
-    plan = _plan(source, recordings, options)
-    with StoreWriter(out, "audio", {"rate": options.rate}, plan=plan, force=force) as writer:
+    result = Conversion(out, "audio", unlabelled=_unlabelled(recordings))
+    cut = {"segment": options.segment, "minimum": options.min_segment, "channel": options.channel, "rate": options.rate}
+    more: dict[str, Any] = {"plan": {"cut": cut}, "sources": source_facts(recordings)}
+    more |= {"force": force, "repetition": repetition}
+    with StoreWriter(out, "audio", {"rate": options.rate}, **more) as writer:
         left = [recording for recording in recordings if str(recording.sound) not in writer.finished]
         converted = each(partial(_prepared, options), left)
         for done, recording in enumerate(recordings, start=1):
@@ -115,9 +114,26 @@ def recordings_to_store(
                 _count(result, found.counts, recording.sound.path)
             if progress is not None:
                 progress(done, len(recordings))
+        result.was_finished = writer.is_finished
         if result.rows == 0 and not result.earlier:
             raise _nothing_written(source, result)
     return result
+
+
+def _check_cut(options: AudioStoreOptions) -> None:
+    if not (SHORTEST_SEGMENT_SECONDS <= options.segment < math.inf and 0 <= options.min_segment <= options.segment):
+        raise KnnError(
+            f"Segments of {options.segment:g} s with a minimum of {options.min_segment:g} s make no sense.",
+            f"The segment is at least {SHORTEST_SEGMENT_SECONDS:g} s, the minimum between 0 and the segment.",
+        )
+    reading.track_and_channel(options.channel)
+
+
+def _unlabelled(recordings: Sequence[CorpusRecording]) -> list[str]:
+    """Names of the parts of recordings that have no label; none where there is only one part."""
+    known = [part.labels for recording in recordings for part in recording.parts]
+    bare = dict.fromkeys(label.name for label in known if label == Labels(label.name))
+    return list(bare) if len(known) > 1 else []
 
 
 class _Converted(NamedTuple):
@@ -147,14 +163,6 @@ def _count(result: Conversion, counts: Conversion, path: Path) -> None:
     result.dropped += counts.dropped
     result.dropped_seconds += counts.dropped_seconds
     result.clipped += [clipped._replace(source=path) for clipped in counts.clipped]
-
-
-def _plan(source: Path, recordings: Sequence[CorpusRecording], options: AudioStoreOptions) -> dict[str, object]:
-    """Everything that decides the content of the store."""
-    stamps = {recording.sound.path: source_stamp(recording.sound.path) for recording in recordings}
-    sources = [(*stamps[entry.sound.path], entry.sound.member, entry.parts) for entry in recordings]
-    cut = {"segment": options.segment, "minimum": options.min_segment, "channel": options.channel, "rate": options.rate}
-    return {"root": source.resolve(), "sources": sources, "cut": cut}
 
 
 def _rows(recording: CorpusRecording, options: AudioStoreOptions, result: Conversion) -> Iterator[AudioRow]:

@@ -49,7 +49,9 @@ class Conversion:
     dropped, dropped_seconds : int, float
         Remainders shorter than the minimum, and their duration.
     earlier : int
-        Sources that an interrupted run had converted before.
+        Sources that an earlier run had converted before.
+    was_finished : bool
+        Whether all of them were, and nothing was written.
     failures : list of Failure
         Recordings that could not be read.
     clipped : list of Clipped
@@ -66,6 +68,7 @@ class Conversion:
     dropped: int = 0
     dropped_seconds: float = 0.0
     earlier: int = 0
+    was_finished: bool = False
     failures: list[Failure] = field(default_factory=list)
     clipped: list[Clipped] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)

@@ -3,7 +3,8 @@
     OUT.parts/owner        that the folder is ours, and the lock of the process that works in it
               plan         digest of everything that decides the content of the store
               000000.h5    a shard: rows as in a store, on the disk before it has its name
-              000000.json  its sources, and the SHA-256 of its bytes, by which it is known to be whole
+              000000.json  its sources with their rows and digests, and the SHA-256 of its bytes, by which it is
+                           known to be whole
               finished     which file the shards were joined to
 
 Shards that are damaged, empty or of another plan are written again. Files that are none of these are never touched.
@@ -17,6 +18,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from knn_cli.core.atomic import replacing_text, replacing_together
 from knn_cli.core.errors import StoreError
@@ -28,6 +30,13 @@ from knn_cli.core.temporary import sweep
 _KIND = "parts of a store"
 _OWNER, _PLAN, _FINISHED = "owner", "plan", "finished"
 _SHARD = re.compile(r"\d{6,}\.(h5|json)")
+
+
+class Written(NamedTuple):
+    """What is written of a source: its number of rows, and the digest of all that they follow from."""
+
+    rows: int
+    digest: int
 
 
 class ShardFolder:
@@ -43,13 +52,13 @@ class ShardFolder:
     path : Path
         The folder.
     sources : dict
-        Path of each shard that is whole -> its sources, in the order of the shards.
+        Path of each shard that is whole -> its sources and what is written of them, in the order of the rows.
     """
 
     def __init__(self, store: Path) -> None:
         self.store = store
         self.path = store.with_name(f"{store.name}.parts")
-        self.sources: dict[Path, list[str]] = {}
+        self.sources: dict[Path, dict[str, Written]] = {}
         self._owner: int | None = None
 
     def open(self, plan: str, *, force: bool) -> None:
@@ -82,8 +91,12 @@ class ShardFolder:
             self._drop_shards()
             with replacing_text(file) as stream:
                 stream.write(plan)
-        self.sources = self._find_whole()
-        self._drop_shards(keep=self.sources)
+        self.keep(self._find_whole())
+
+    def keep(self, shards: dict[Path, dict[str, Written]]) -> None:
+        """Remove all shards but these."""
+        self.sources = shards
+        self._drop_shards(keep=shards)
 
     def _own(self) -> None:
         """Lock the folder and mark it as ours. StoreError where it is somebody else's, or in use."""
@@ -110,20 +123,20 @@ class ShardFolder:
         names = [path.name for path in self.path.iterdir()]
         return sorted(name for name in names if name in (_PLAN, _FINISHED) or _SHARD.fullmatch(name))
 
-    def _find_whole(self) -> dict[Path, list[str]]:
+    def _find_whole(self) -> dict[Path, dict[str, Written]]:
         """The shards that are whole."""
         names = [name for name in self._files() if name.endswith(".h5")]
         shards = [self.path / name for name in sorted(names, key=lambda name: int(name[:-3]))]
         listed = {shard: _listed(shard) for shard in shards}
         return {shard: sources for shard, sources in listed.items() if sources is not None}
 
-    def _drop_shards(self, keep: dict[Path, list[str]] | None = None) -> None:
+    def _drop_shards(self, keep: dict[Path, dict[str, Written]] | None = None) -> None:
         for name in self._files():
             shard = (self.path / name).with_suffix(".h5")
             if name != _PLAN and shard not in (keep or {}):
                 (self.path / name).unlink()
 
-    def add(self, image: bytes, sources: list[str]) -> None:
+    def add(self, image: bytes, sources: dict[str, Written]) -> None:
         """Write a shard, the bytes of an HDF5 file; it is on the disk when this returns. KnnError if it cannot be."""
         number = max((int(shard.stem) for shard in self.sources), default=-1) + 1
         shard = self.path / f"{number:06d}.h5"
@@ -167,15 +180,15 @@ def clear_finished(store: Path) -> None:
     folder.close(remove=True)
 
 
-def _listed(shard: Path) -> list[str] | None:
+def _listed(shard: Path) -> dict[str, Written] | None:
     """The sources of a shard; None where it or its list is not whole."""
     try:
         facts = json.loads(shard.with_suffix(".json").read_text(encoding="ascii"))
-        sources = [str(source) for source in facts["sources"]]
+        sources = {name: Written(int(rows), int(digest)) for name, (rows, digest) in facts["sources"].items()}
         if shard.is_symlink() or shard.stat().st_size != facts["bytes"]:
             return None
         return sources if file_sha256(shard) == facts["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -1,17 +1,20 @@
 """Writing HDF5 stores: atomic and resumable.
 
 `StoreWriter` puts finished shards into `OUT.parts/` (see `shards`), and joins them to OUT at the end by one rename. A
-killed writer leaves the old OUT or none, and shards from which the same command resumes, as long as neither it nor its
-sources have changed. HDF5 files that were open when a process died are never read again.
+killed writer leaves the old OUT or none, and shards from which the same command resumes. HDF5 files that were open when
+a process died are never read again.
+
+What rows follow from is known of each source by a digest, of the settings and of what the caller says of the source. A
+store has them in the group `Sources` (`source_list`), so that a command that has written a store, and is given again,
+takes from it the rows of all sources that have not changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,30 +30,22 @@ from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.locks import locked
 from knn_cli.core.output_paths import resolved
+from knn_cli.core.output_records import OutputRecords, check_replaceable
 from knn_cli.core.values import EmbeddingSet
+from knn_cli.store import hdf5_reading, source_list
 from knn_cli.store.hdf5 import PAYLOAD_DATASETS, SCHEMA, TEXT_DATASETS, AudioRow
 from knn_cli.store.hdf5_files import filling_hdf5, hdf5_image, new_hdf5
-from knn_cli.store.shards import ShardFolder, clear_finished
+from knn_cli.store.shards import ShardFolder, Written, clear_finished
+from knn_cli.store.source_list import Repetition
 
 _TEXT_TYPE = h5py.string_dtype("utf-8")
 _BYTES_TYPE = h5py.vlen_dtype(np.uint8)
 _CHUNK_ROWS = 1024
+_COPIED_ROWS = 256  # that are held when some rows of a store are copied
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
 
 Columns = dict[str, Any]  # dataset -> values of rows
-
-
-def source_stamp(path: Path) -> tuple[str, int, int]:
-    """Return (absolute path, bytes, time of change in ns) of a source: if it differs, a run is not resumed.
-
-    Bytes and time are -1 where the system does not give them; reading the source then says why.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return str(path.resolve()), -1, -1
-    return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = False) -> None:
@@ -102,15 +97,21 @@ class StoreWriter:
     attributes : mapping
         More attributes of the file, such as `embedder` and `rate`.
     plan : mapping
-        Everything that decides the content: `source_stamp`s, labels, settings. Unfinished shards of the same plan are
-        resumed.
+        The settings that decide the content. Unfinished shards of the same plan are resumed.
+    sources : mapping, optional
+        Source -> all else that its rows follow from, such as its `source_stamp` and labels. None where the plan says
+        all, so that a store of the same plan is finished.
     force : bool
         Replace an existing store, and drop unfinished shards of another plan.
+    repetition : Repetition, optional
+        Goes on with an existing store.
 
     Attributes
     ----------
     finished : frozenset of str
-        Sources that an interrupted run has written, known once the writer is entered.
+        Sources that earlier runs have written, known once the writer is entered.
+    is_finished : bool
+        Whether there is nothing to be done.
 
     Raises
     ------
@@ -126,32 +127,85 @@ class StoreWriter:
         attributes: Mapping[str, Any],
         *,
         plan: Mapping[str, Any],
+        sources: Mapping[str, Any] | None = None,
         force: bool = False,
+        repetition: Repetition | None = None,
     ) -> None:
         self.path = Path(path)
         self.kind = kind
         self._attributes = attributes
-        text = json.dumps({"schema": SCHEMA, "kind": kind, **attributes, **plan}, sort_keys=True, default=str)
-        self._plan = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-        self._force = force
+        self._plan = _digest({"schema": SCHEMA, "kind": kind, **attributes, **plan})
+        self._digests = None if sources is None else {name: self._digest(name, sources[name]) for name in sources}
+        self._force, self._repetition = force, repetition
+        self._task = None if repetition is None else repetition.task
         self._shards = ShardFolder(resolved(self.path))
         self._held = ExitStack()
+        self._before: dict[str, Written] = {}  # sources of the store that is there, in the order of its rows
+        self._kept: frozenset[str] = frozenset()  # those of them whose rows are taken from it
         self._pending: list[tuple[str, dict[str, Any]]] = []
         self._pending_bytes = 0
         self._last_flush = time.monotonic()
-        check_free(self.path, force)
+        self.finished: frozenset[str] = frozenset()
+        self.is_finished = False
+        self._check_free()
+
+    def _digest(self, name: str, facts: Any) -> int:
+        return int(_digest([self._plan, name, facts])[:16], 16)
+
+    def _check_free(self) -> None:
+        check_free(self.path, self._force or self._repetition is not None)
+        if self._task is not None:
+            check_replaceable([self.path], self._task, force=self._force)
 
     def __enter__(self) -> StoreWriter:
         if not self.path.parent.is_dir():
             raise StoreError(f"The folder {self.path.parent} does not exist.", "Create it first.")
         with _disk_errors(self.path), ExitStack() as held:
             held.enter_context(locked(self.path))
-            check_free(self.path, self._force)  # another process may have written it since
+            self._check_free()  # another process may have written it since
             held.callback(self._shards.close)
             self._shards.open(self._plan, force=self._force)
             self._held = held.pop_all()
-        self.finished: frozenset[str] = frozenset(name for names in self._shards.sources.values() for name in names)
+        shards = self._shards.sources.items()
+        again = self._repetition is not None and self._repetition.again
+        self._shards.keep(
+            {shard: found for shard, found in shards if not again and all(map(self._holds, found.items()))}
+        )
+        self._take_from_store()
+        in_shards = {name for found in self._shards.sources.values() for name in found}
+        self._kept -= in_shards
+        self.finished = self._kept | in_shards
+        self.is_finished = self.is_finished and not in_shards
+        if self._repetition is not None:
+            if self._digests is None:
+                rows = sum(one.rows for found in self._shards.sources.values() for one in found.values())
+                self._repetition.begun(rows, None)
+            else:
+                self._repetition.begun(len(self.finished), len(self._digests))
         return self
+
+    def _holds(self, found: tuple[str, Written]) -> bool:
+        """Whether rows of a source are those that it would have now."""
+        name, written = found
+        return self._digests is None or self._digests.get(name) == written.digest
+
+    def _take_from_store(self) -> None:
+        """Find the sources whose rows can be taken from the store that is there."""
+        repetition = self._repetition
+        if repetition is None or repetition.again or not self.path.is_file():
+            return
+        if OutputRecords().state(self.path, repetition.task.command) != "unchanged":
+            return
+        plan, written = source_list.read(self.path)
+        if plan != self._plan:
+            return
+        if self._digests is None:
+            self.is_finished = True
+            return
+        names = {digest: name for name, digest in self._digests.items()}
+        self._before = {names.get(one.digest, f"gone {number}"): one for number, one in enumerate(written)}
+        self._kept = frozenset(filter(self._digests.__contains__, self._before))
+        self.is_finished = self._before.keys() == self._digests.keys()
 
     def add(self, source: str, rows: EmbeddingSet | Iterable[AudioRow] | Columns) -> int:
         """Add all rows of one source, which may be `audio_columns` already, and return their number.
@@ -180,7 +234,7 @@ class StoreWriter:
             file.attrs.update(_file_attributes(self.kind, self._attributes))
             _append(file, joined)
         with _disk_errors(self.path):
-            self._shards.add(images[0], [source for source, _ in self._pending])
+            self._shards.add(images[0], {source: self._written(source, columns) for source, columns in self._pending})
         self._pending, self._pending_bytes, self._last_flush = [], 0, time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -194,28 +248,68 @@ class StoreWriter:
                 if not self._shards.sources:
                     self._shards.close(remove=True)
 
+    def _written(self, source: str, columns: Mapping[str, Any]) -> Written:
+        digest = self._digest(source, None) if self._digests is None else self._digests[source]
+        return Written(len(columns["Start"]), digest)
+
     def _finish(self) -> None:
-        """Join the shards, and let the result take the place of the store."""
+        """Join what is kept of the store and the shards, and let the result take the place of the store."""
         self.flush()
-        shards = list(self._shards.sources)
-        if not shards:
+        if self.is_finished or (self._before and len(self._kept) == len(self._before) and not self._shards.sources):
+            self._shards.close(remove=True)
+            return  # it is as it would be
+        if not self._shards.sources and not self._kept:
             raise StoreError(f"There is nothing to write into {self.path}.")
         with _disk_errors(self.path):
-            with replacing(self.path) as part:
-                if len(shards) == 1:
-                    shutil.copyfile(shards[0], part)
-                else:
-                    self._join(shards, part)
+            with replacing(self.path, task=self._task) as part:
+                self._join(part)
                 self._shards.finish(part)
             self._shards.close(remove=True)
 
-    def _join(self, shards: list[Path], part: Path) -> None:
-        """Write the rows of several shards to one file."""
-        with filling_hdf5(part, sum(shard.stat().st_size for shard in shards)) as file:
+    def _join(self, part: Path) -> None:
+        """Write the rows that are kept and those of the shards to one file."""
+        old = [self.path] if self._kept else []
+        written = [one for name, one in self._before.items() if name in self._kept]
+        with filling_hdf5(part, sum(path.stat().st_size for path in (*old, *self._shards.sources))) as file:
             file.attrs.update(_file_attributes(self.kind, self._attributes))
-            for shard in shards:
+            if self._kept:
+                with hdf5_reading.opened(self.path) as rows:
+                    _copy(rows, file, None if len(written) == len(self._before) else self._kept_rows())
+            for shard, sources in self._shards.sources.items():
                 with h5py.File(shard, "r") as rows:
-                    _append(file, {name: rows[name][...] for name in rows})
+                    _copy(rows, file)
+                written += sources.values()
+            source_list.write(file, self._plan, written)
+
+    def _kept_rows(self) -> list[range]:
+        """The rows of the store that are kept."""
+        rows, first = list[range](), 0
+        for name, one in self._before.items():
+            if name in self._kept:
+                rows.append(range(first, first + one.rows))
+            first += one.rows
+        return rows
+
+
+def _digest(facts: Any) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _copy(rows: h5py.File, file: h5py.File, kept: Sequence[range] | None = None) -> None:
+    """Add the rows of another file, or some of them."""
+    datasets = {name: rows[name] for name in rows if isinstance(rows[name], h5py.Dataset)}
+    if kept is None and not len(file):  # as they lie there, compressed
+        for name, dataset in datasets.items():
+            file.copy(dataset, file, name)
+        return
+    if kept is None:
+        _append(file, {name: dataset[...] for name, dataset in datasets.items()})
+        return
+    for part in kept:
+        for first in range(part.start, part.stop, _COPIED_ROWS):
+            last = min(first + _COPIED_ROWS, part.stop)
+            _append(file, {name: dataset[first:last] for name, dataset in datasets.items()})
 
 
 def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,47 @@ def test_turns_of_recordings_of_one_name_are_read_back(tmp_path: Path) -> None:
     done("diarize", *sources, "--turns", tmp_path / "turns", "--out-dir", tmp_path / "out", "--format", "csv")
     shown = {str(file.relative_to(tmp_path / "out")): file.read_text() for file in (tmp_path / "out").rglob("*.csv")}
     assert len(shown) == 2 and all(("ben" in text) == ("day" in name) for name, text in shown.items())
+
+
+def test_stores_are_gone_on_with(tapes: Path, tmp_path: Path) -> None:
+    """What is finished is not done again, one bad file costs itself, and what changed is done."""
+    (tapes / "b.wav").rename(tmp_path / "b.wav")
+    (tapes / "b.wav").write_bytes(b"no sound")
+    store, rows = tmp_path / "c.h5", tmp_path / "e.h5"
+    for command, out in (
+        (("convert", tapes, store), store),
+        (("embed", tapes, "-o", rows, *TINY[:4]), rows),
+    ):
+        failed = knn(*command)
+        assert failed.exit_code == 1 and "1 file failed; the other 2 are done: " in failed.stderr
+        made = out.stat()
+        again = knn(*command)
+        assert again.exit_code == 1 and "Finished before: 2 of 3 recordings; --again" in again.stderr
+        assert "1 file failed; the other 2 are done: " in again.stderr and out.stat() == made
+        shutil.copy(tmp_path / "b.wav", tapes / "b.wav")
+        assert "Finished before: 2 of 3 recordings" in done(*command).stderr
+        made = out.stat()
+        assert f"{out} was finished before; --again does it anew." in done(*command).stderr and out.stat() == made
+        assert "before" not in done(*command, "--segment", "2").stderr  # our own file is replaced
+        (tapes / "b.wav").write_bytes(b"no sound")
+    command = ("embed", store, "-o", rows, *TINY[:4])
+    assert "before" not in done(*command).stderr
+    assert "was finished before" in done(*command).stderr
+    assert "before" not in done(*command, "--again").stderr
+    rows.write_bytes(rows.read_bytes() + b"changed")
+    assert "was changed since `knn embed` wrote it" in knn(*command).stderr
+    done(*command, "--backup")
+    assert (tmp_path / "e.h5.bak").read_bytes().endswith(b"changed")
+
+
+def test_a_stopped_command_says_whether_anything_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    from knn_cli.cli import stopping
+
+    for before, finished, hint in ((0, 0, "begins anew"), (0, 1, "goes on"), (2, 0, "goes on")):
+        stopping._state = stopping._State(number=2)
+        stopping.working(3, before=before, noun="rows")
+        stopping.advanced(finished, 4)
+        assert stopping.stopped() == 130
+        text = " ".join(capsys.readouterr().err.split())
+        assert f"Of 4 rows {finished} are done, {4 - finished} are left." in text and hint in text
+    stopping._state = stopping._State()

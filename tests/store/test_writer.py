@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from knn_cli.core.errors import StoreError
+from knn_cli.core.errors import KnnError, StoreError
+from knn_cli.core.output_records import RECORD, OutputTask
 from knn_cli.store import hdf5
+from knn_cli.store.source_list import Repetition
 from knn_cli.store.writer import StoreWriter, write_store
 from tests.helpers.killed import run_killed
 from tests.helpers.store_rows import random_rows, same_rows
@@ -233,3 +237,62 @@ def test_writes_in_one_go_never_meet(tmp_path: Path) -> None:
         raise RuntimeError
     write_store(tmp_path / "e.h5", random_rows(2, 2))
     assert same_rows(hdf5.read(tmp_path / "e.h5"), random_rows(2, 2))
+
+
+MADE = Repetition(OutputTask("convert"))
+
+
+def repeated(path: Path, facts: dict[str, int], repetition: Repetition = MADE, plan: int = 0) -> list[str]:
+    """Write a store of sources with one row each, all of the value of its fact; what was not finished before."""
+    work = StoreWriter(path, "embeddings", {}, plan={"plan": plan}, sources=facts, repetition=repetition)
+    with work as writer:
+        left = [name for name in facts if name not in writer.finished]
+        for name in left:
+            rows = random_rows(facts[name], facts[name], embedder="")
+            writer.add(name, rows)
+            writer.flush()
+    return left
+
+
+def test_a_store_that_is_written_again_takes_what_has_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    assert repeated(path, {"a": 3, "b": 2, "c": 300}) == ["a", "b", "c"]
+    before = path.stat()
+    assert repeated(path, {"a": 3, "b": 2, "c": 300}) == [] and path.stat() == before
+    assert repeated(path, {"c": 300, "b": 5, "d": 4}) == ["b", "d"]
+    expected = np.concatenate([random_rows(count, count).data for count in (300, 5, 4)])
+    assert np.array_equal(hdf5.read(path).data, expected)
+    assert repeated(path, {"c": 300, "b": 5, "d": 4}) == []
+    assert repeated(path, {"c": 300, "b": 5, "d": 4, "e": 6}) == ["e"]  # appended
+    assert np.array_equal(hdf5.read(path).data, np.concatenate([expected, random_rows(6, 6).data]))
+    assert repeated(path, {"c": 300}, plan=1) == ["c"]  # other settings
+    assert repeated(path, {"c": 300}, replace(MADE, again=True), plan=1) == ["c"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [RECORD, "e.h5"]
+
+
+def test_a_store_that_others_wrote_or_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    write_store(path, random_rows(2))
+    with pytest.raises(KnnError, match="nothing says that `knn convert` wrote it"):
+        repeated(path, {"a": 3})
+    path.unlink()
+    repeated(path, {"a": 3})
+    with h5py.File(path, "r+") as file:
+        file["Data"][0] = 0
+    with pytest.raises(KnnError, match="was changed since"):
+        repeated(path, {"a": 3})
+    assert repeated(path, {"a": 3}, Repetition(OutputTask("convert", backup=True))) == ["a"]
+    assert not hdf5.read(tmp_path / "e.h5.bak").data[0].any() and hdf5.read(path).data[0].any()
+
+
+def test_shards_of_sources_that_changed_are_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "e.h5"
+    with pytest.raises(RuntimeError), StoreWriter(path, "embeddings", {}, plan={}, sources={"a": 1, "b": 2}) as writer:
+        for name in "ab":
+            writer.add(name, random_rows(2, embedder=""))
+            writer.flush()
+        raise RuntimeError("power cut")
+    with StoreWriter(path, "embeddings", {}, plan={}, sources={"a": 1, "b": 3, "c": 0}) as writer:
+        assert writer.finished == {"a"}
+        writer.add("b", random_rows(1, embedder=""))
+    assert len(hdf5.read(path)) == 3
