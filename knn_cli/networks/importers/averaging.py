@@ -15,11 +15,12 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import list_keys, weights_in
+from knn_cli.networks.importers.inert_objects import InertObject, plain_settings
 
 __all__ = ["averaged_content", "averaged_state", "checkpoints_to_average"]
 
 _NUMBERED = re.compile(r"model_\d+\.pt")  # of a training of wespeaker, one an epoch
-_SETTINGS = ("cfg", "dims", "model_config")  # of the network, in checkpoints that hold them beside its weights
+_SETTINGS = ("cfg", "args", "task_state", "dims", "model_config")  # in checkpoints that hold them beside the weights
 
 
 def checkpoints_to_average(path: Path, average: str) -> list[Path]:
@@ -165,7 +166,7 @@ def averaged_content(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         As of `averaged_state`, or settings of the network that stand beside the weights differ.
     """
     *_, last = contents.values()
-    kept = {key: last[key] for key in _SETTINGS if isinstance(last.get(key), dict)}
+    kept = {key: last[key] for key in _SETTINGS if isinstance(last.get(key), dict | InertObject)}
     for source, content in contents.items():
         if not content:
             raise KnnError(f"{source} is no single file of weights, of which a mean could be taken.", "Name files.")
@@ -179,6 +180,8 @@ def _are_same(one: Any, other: Any) -> bool:
     """Whether settings are the same, tensors within them included."""
     if type(one) is not type(other):
         return False
+    if isinstance(one, InertObject):
+        return plain_settings(one) == plain_settings(other)
     if isinstance(one, Tensor):
         return _form(one) == _form(other) and torch.equal(one, other)
     if isinstance(one, Mapping):

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from knn_cli.core.errors import KnnError
 from knn_cli.networks.importers.checkpoint_files import read
-from knn_cli.networks.importers.entry import import_embedding_network
+from knn_cli.networks.importers.components import ImportedModel
+from knn_cli.networks.importers.entry import import_checkpoint, import_embedding_network
 from knn_cli.networks.importers.inert_objects import plain_settings
 from tests.helpers.imported_networks import imported_network
 from tests.networks.importers.test_wav2vec2 import KINDS, clip, inputs, saved
@@ -208,6 +209,25 @@ def test_the_classifier_of_languages(tmp_path: Path, activation: str, programs: 
     assert "dict.lang.txt" in caught.value.hint
     (tmp_path / "dict.lang.txt").write_text("".join(f"{name} 1\n" for name in LABELS))
     assert import_embedding_network(other).labels == ("cs", "en", "sk", "de")
+
+
+def test_checkpoints_of_a_training_are_averaged(tmp_path: Path) -> None:
+    model = saved(tmp_path / "hf", "xls-r")
+    state, chosen = weights(model, "xls-r"), settings("xls-r", model)
+
+    def checkpoint(number: int, shift: float, **changed: Any) -> Path:
+        args = argparse.Namespace(**{**chosen, "normalize": True, **changed})
+        shifted = state | {"layer_norm.bias": state["layer_norm.bias"] + shift}
+        return write(tmp_path / f"checkpoint{number}.pt", {"args": args, "cfg": None, "model": shifted})
+
+    checkpoint(1, 1.0)
+    last = checkpoint(2, 3.0)
+    imported = import_checkpoint(last, average="2")
+    assert isinstance(imported, ImportedModel) and imported.encoder.args["normalize"] is True
+    torch.testing.assert_close(imported.encoder.state["front.norm.bias"], state["layer_norm.bias"] + 2)
+    checkpoint(1, 1.0, normalize=False)
+    with pytest.raises(KnnError, match="other settings of its network"):
+        import_checkpoint(last, average="2")
 
 
 def test_what_is_another_network_is_refused(tmp_path: Path) -> None:
