@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+LONGEST = 4000  # characters of a message: what a damaged file holds may be in it, of any length
+_GAP, _END = " [...] ", 200  # in the place of the middle of one that is longer; characters behind it
+
+
 class KnnError(Exception):
     """A mistake that the user can correct.
 
     Parameters
     ----------
     message : str
-        One sentence on what is wrong.
+        One sentence on what is wrong; of more than `LONGEST` characters, those in the middle are left out.
     hint : str
         One sentence on how to correct it. Parameters of functions stand between backticks, as in "`force=True`"; the
         command line puts its options in their place.
@@ -34,6 +38,8 @@ class KnnError(Exception):
     code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if len(message) > LONGEST:
+            message = message[: LONGEST - _END - len(_GAP)] + _GAP + message[-_END:]
         super().__init__(message)
         self.message = message
         self.hint = hint
