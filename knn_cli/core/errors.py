@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 LONGEST = 4000  # characters of a message: what a damaged file holds may be in it, of any length
 _GAP, _END = " [...] ", 200  # in the place of the middle of one that is longer; characters behind it
 
