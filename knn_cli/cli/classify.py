@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knn_cli.cli import stopping
+from knn_cli.cli import stdin, stopping
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.label_lists import NamesOption, parse_languages, parse_priors
 from knn_cli.cli.limits import MOST_COUNT, within
@@ -46,7 +47,7 @@ from knn_cli.cli.options import (
     valued,
 )
 from knn_cli.cli.own_outputs import check_own_outputs, output_task, task_digest
-from knn_cli.cli.skipped import note_skipped, refuse_missing
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ EPILOG = epilog(
 def classify(
     ctx: typer.Context,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, or stores.")
+        list[Path],
+        typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, stores, or -."),
     ],
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",
@@ -126,8 +128,10 @@ def classify(
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
     form = result_files.form_of(out, as_json)
+    received = stdin.open_sources(ctx, sources)
+    received.receive()
+    sources = received.paths
     recordings = expand_sources(sources)
-    refuse_missing(sources)
     note_skipped(sources)
     read = [*sources, *(one if isinstance(one, Path) else one.sound.path for one in recordings)]
     check_text_output(out, read)
@@ -159,7 +163,24 @@ def classify(
                 workers = held.enter_context(on_cluster(cluster))
                 score = partial(score_on_cluster, workers, ClassifierPlace.of(classifier, settings), options)
             classify = partial(classify_files, classifier=classifier, options=options, score=score)
+            if received.temporary:
+                classify = partial(_named, stdin.TITLE, classify)
             _classify(recordings, classify, classifier, top, weights, shown_names, form, out, task, journal)
+
+
+def _named(
+    name: str,
+    classify: Callable[[Sequence[Path | CorpusRecording]], Iterator[Scored]],
+    sources: Sequence[Path | CorpusRecording],
+) -> Iterator[Scored]:
+    """Results under a name of their own, in place of that of a temporary file."""
+    import numpy as np
+
+    from knn_cli.core.values import ScoreTable
+
+    for path, scores in classify(sources):
+        named = replace(scores, name=np.full(len(scores), name)) if isinstance(scores, ScoreTable) else scores
+        yield path, named
 
 
 def _classify(

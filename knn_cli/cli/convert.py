@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from knn_cli.cli import stdin
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import TurnFormat
 from knn_cli.cli.format_options import format_option
@@ -66,7 +67,8 @@ def convert(
     src: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="Audio, folder or list of it, embeddings, store, checkpoint, model, or turns."
+            metavar="SOURCE",
+            help="Audio, folder or list of it, - (stdin), embeddings, store, checkpoint, model, turns.",
         ),
     ],
     out: Annotated[
@@ -156,6 +158,10 @@ def convert(
     from knn_cli.networks.hub import HUB
     from knn_cli.store import hdf5
 
+    if src == stdin.STDIN:
+        received = stdin.open_sources(ctx, [src])
+        received.receive()
+        src = received.paths[0]
     if is_of_turns(ctx, src, out):
         additions = TurnAdditions.given(words, add_to, template)
         convert_turns(ctx, src, out, additions, sound_channel(channel, track))

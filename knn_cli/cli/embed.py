@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knn_cli.cli import stdin
 from knn_cli.cli.console import console, failed, leave
 from knn_cli.cli.options import (
     OUTPUT,
@@ -32,6 +33,7 @@ from knn_cli.cli.options import (
     SpeechOption,
     TrackOption,
     VerboseOption,
+    counted,
     epilog,
     note_model,
     note_silent_rows,
@@ -42,7 +44,7 @@ from knn_cli.cli.options import (
 )
 from knn_cli.cli.own_outputs import check_own_outputs
 from knn_cli.cli.repeated_stores import note_finished, noting, store_repetition
-from knn_cli.cli.skipped import note_skipped, refuse_missing
+from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ EPILOG = epilog(
 def embed(
     ctx: typer.Context,
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, or one audio store.")
+        list[Path],
+        typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, one audio store, or -."),
     ],
     labels: LabelsOption = "folder",
     segment: SegmentOption = None,
@@ -108,6 +111,9 @@ def embed(
         check_free(out, force=True)
         check_own_outputs(ctx, out)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
+    received = stdin.open_sources(ctx, sources)
+    received.receive()
+    sources = received.paths
     stores = [path for path in sources if hdf5.is_store(path)]
     if stores and cluster is not None:
         raise KnnError(f"{stores[0]} is a store, which is embedded on this machine.", "Leave --cluster out.")
@@ -116,7 +122,6 @@ def embed(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
         )
     recordings = [] if stores else read_corpora(sources, labels)
-    refuse_missing(sources)
     note_skipped(sources)
     if speech is not None:
         if stores:
@@ -130,7 +135,7 @@ def embed(
     elif stores:
         _store_to_stdout(stores[0], embedder, options, as_json)
     else:
-        _recordings_to_stdout(recordings, embedder, options, as_json)
+        _recordings_to_stdout(recordings, embedder, options, as_json, received.temporary)
 
 
 @contextmanager
@@ -175,7 +180,7 @@ def _into_store(
         rows = len(written)
     new = "" if rows == result.rows else f" ({result.rows} new, the rest from before)"
     of = f"of {embedder.dimension} values by {embedder.bundle.fingerprint}"
-    console.note(f"{out}: {rows} embeddings{new} {of}.")
+    console.note(f"{out}: {counted(rows, 'embedding')}{new} {of}.")
     if result.seconds:
         rate = result.seconds / (time.monotonic() - begun)
         console.detail(f"{result.seconds / 3600:.2f} h of sound, {rate:,.0f} s of it a second.")
@@ -198,7 +203,7 @@ def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions,
 
 
 def _recordings_to_stdout(
-    recordings: list[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, as_json: bool
+    recordings: list[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, as_json: bool, temporary: bool
 ) -> None:
     from knn_cli.cli import output
     from knn_cli.embedding.files import embed_recordings
@@ -216,5 +221,5 @@ def _recordings_to_stdout(
             if isinstance(rows, KnnError):
                 failures.append(failed(file, rows))
             else:
-                output.embeddings(sys.stdout, rows, as_json, key=key, file=file)
+                output.embeddings(sys.stdout, rows, as_json, key=key, file=stdin.TITLE if temporary else file)
     leave(failures, done=len(recordings) - len(failures))

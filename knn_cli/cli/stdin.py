@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STDIN = Path("-")
 TITLE = "stdin"
-HINT = "Pipe an audio file into it, such as: ffmpeg -v error -i talk.mp4 -f wav - | knn diarize -"
+HINT = "Pipe an audio file into it, such as: ffmpeg -v error -i talk.mp4 -f wav - | knn {command} -"
 
 NameOption = Annotated[
     str | None, valued("--name", metavar="NAME", panel=INPUT, help="Call the recording from stdin (SOURCE -) so.")
@@ -79,7 +79,7 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     """
     if STDIN not in sources:
         if name is not None:
-            raise KnnError("--name requires the source -, which is stdin.", "Files have names of their own.")
+            raise KnnError("`name` requires the source -, which is stdin.", "Files have names of their own.")
         return ReceivedSources(list(sources))
     if len(sources) > 1:
         raise KnnError("- is stdin and cannot be combined with other sources.", "Give it alone.")
@@ -87,9 +87,11 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     if not name.strip(".") or Path(name).name != name or not name.isprintable():
         raise KnnError(f"{name!r} is not a name for a recording.", "Give a file name without folders and suffix.")
     if sys.stdin is None or sys.stdin.closed:
-        raise KnnError("stdin is closed, so there is no sound to read.", HINT)
+        raise KnnError("stdin is closed, so there is no sound to read.", HINT.format(command=ctx.command.name))
     if sys.stdin.isatty():
-        raise KnnError("stdin is a terminal, not a recording.", HINT)
+        raise KnnError("stdin is a terminal, not a recording.", HINT.format(command=ctx.command.name))
+    if ctx.params.get("cluster") is not None:
+        raise KnnError("The workers of a cluster cannot read stdin.", "Leave `cluster` out, or name a file.")
     from knn_cli.audio.spool import spooled
 
     stream = cast(BufferedReader, sys.stdin.buffer)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from knn_cli.cli.app import app
 from knn_cli.core.values import Diarization, Turn
 from knn_cli.diarization import pipeline
+from knn_cli.store import hdf5
 from tests.helpers.command import done, knn
 
 TINY = ["--model", "tiny-test", "--device", "cpu", "--segmentation", "silero"]
@@ -112,8 +113,10 @@ def test_speakers_are_removed_from_the_sound_of_a_pipe(
         (b"RIFF", ["talk.wav", "--name", "a"], "--name requires the source -"),
     ],
 )
-@pytest.mark.parametrize("command", ["diarize", "timeline"])
+@pytest.mark.parametrize("command", ["diarize", "timeline", "classify", "embed"])
 def test_what_is_refused(command: str, data: bytes, arguments: list[str], message: str) -> None:
+    if "--name" in arguments and command not in ("diarize", "timeline"):
+        return
     result = piped(data, command, *arguments)
     assert result.exit_code in (1, 2) and message in said(result) and not result.stdout
 
@@ -159,6 +162,21 @@ def test_the_temporary_file_goes_when_the_command_is_stopped(number: int, tone: 
 def test_timelines_read_a_pipe(tone: Path, temporary: Path) -> None:
     result = piped(tone.read_bytes(), "timeline", "-", "--device", "cpu", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["file"] == "stdin"
+    assert not list(temporary.iterdir())
+
+
+def test_classify_embed_and_convert_read_a_pipe(tone: Path, temporary: Path, tmp_path: Path) -> None:
+    data = tone.read_bytes()
+    result = piped(data, "classify", "-", "--no-vad", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["file"] == "stdin", result.stderr
+    result = piped(data, "embed", "-", *TINY[:4], "--no-vad", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["file"] == "stdin", result.stderr
+    kept = done("embed", tone, *TINY[:4], "--no-vad").stdout.split()[1:]
+    for _ in range(2):
+        assert piped(data, "embed", "-", *TINY[:4], "--no-vad").stdout.split() == ["stdin", *kept]
+        result = piped(data, "convert", "-", tmp_path / "sound.h5")  # again: its own output is replaced
+        assert result.exit_code == 0 and hdf5.labels(tmp_path / "sound.h5").name.tolist() == ["stdin"]
+    assert "cannot read stdin" in said(piped(data, "embed", "-", "-o", tmp_path / "e.h5", "--cluster", "local:1"))
     assert not list(temporary.iterdir())
 
 
