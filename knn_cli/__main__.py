@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from typing import NoReturn
 
 from knn_cli.cli import stopping
@@ -14,6 +15,8 @@ def main() -> NoReturn:
     try:
         stopping.begin()
         atexit.register(stopping.ignore)  # the first to be registered is the last to be called
+        # Threads of an operation that wait for each other by spinning take the cores from those that they wait for.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is loaded
         from knn_cli.cli.app import run
 
         code = stopping.finished(run())

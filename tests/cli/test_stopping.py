@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,22 @@ def test_what_the_caller_ignores_is_ignored(table: Path, tmp_path: Path) -> None
     before = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     done = struck(400_000, signal.SIGHUP, "convert", table, tmp_path / "out.h5", before=before)
     assert done.returncode == 0 and (tmp_path / "out.h5").is_file(), done.stderr
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_without_spinning(given: dict[str, str], used: str) -> None:
+    """The policy is set before torch is loaded, which reads it once; who has chosen one keeps it."""
+    script = """
+import os, sys
+from knn_cli.__main__ import main
+sys.argv = ["knn", "--version"]
+try:
+    main()
+finally:
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=bare | given
+    )
+    assert finished.stdout.split()[-2:] == [used, "False"]
