@@ -47,14 +47,15 @@ def rotations(frames: int, width: int, base: float, device: torch.device) -> Ten
 
 
 class _BiasedAttention(SelfAttention):
-    """Self-attention with a bias that is gathered from products of queries with a table of positions."""
+    """Self-attention with a bias that is gathered from products of queries with a table of positions, few at once."""
 
     def _gathered(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        products: Tensor,
+        looking: Tensor,
+        table: Tensor,
         place: Callable[[Tensor, Tensor], Tensor],
         padding: Tensor | None,
     ) -> Tensor:
@@ -62,9 +63,10 @@ class _BiasedAttention(SelfAttention):
 
         Parameters
         ----------
-        query, key, value : Tensor, (B, H, T, D)
-        products : Tensor, (B, H, T, R)
-            What each query adds to the score of a key, by place in the table.
+        query, key, value, looking : Tensor, (B, H, T, D)
+            `looking` are the queries of positions.
+        table : Tensor, (D, R) or (H, D, R)
+            Its products with them, scaled as those with keys, are added to the scores, by place in the table.
         place : callable
             Queries (T', 1) and keys (1, T), as numbers of frames, to places (T', T) int64 in the table.
         padding : Tensor, (B, T) bool, optional
@@ -74,22 +76,21 @@ class _BiasedAttention(SelfAttention):
         keys = torch.arange(frames, device=query.device)
         mask = None if padding is None else padding[:, None, None, :]
 
-        def attend(query: Tensor, products: Tensor, numbers: Tensor) -> Tensor:
+        def attend(query: Tensor, looking: Tensor, numbers: Tensor) -> Tensor:
+            products = looking @ table * query.shape[3] ** -0.5  # (B, H, T', R)
             places = place(numbers[:, None], keys[None]).expand(*products.shape[:2], -1, -1)
             bias = products.gather(3, places)  # (B, H, T', T)
             bias = bias if mask is None else bias.masked_fill(mask, float("-inf"))
             return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
         if torch.onnx.is_in_onnx_export():
-            return attend(query, products, keys)
+            return attend(query, looking, keys)
         if torch.is_grad_enabled():  # nothing of size (B, H, T, T) is kept for the backward pass
-            return cast(
-                Tensor, checkpoint(attend, query, products, keys, use_reentrant=False, preserve_rng_state=False)
-            )
+            return cast(Tensor, checkpoint(attend, query, looking, keys, use_reentrant=False, preserve_rng_state=False))
         scores = MAX_SCORES.get(query.device.type, MAX_SCORES_ELSEWHERE)
         size = max(1, scores // (query.shape[0] * query.shape[1] * frames))
         blocks = (slice(start, start + size) for start in range(0, frames, size))
-        return torch.cat([attend(query[:, :, at], products[:, :, at], keys[at]) for at in blocks], dim=2)
+        return torch.cat([attend(query[:, :, at], looking[:, :, at], keys[at]) for at in blocks], dim=2)
 
 
 class KeyDistanceAttention(_BiasedAttention):
@@ -103,12 +104,12 @@ class KeyDistanceAttention(_BiasedAttention):
     def _attend(
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, padding: Tensor | None
     ) -> Tensor:
-        products = query @ self.distances.weight.T.to(query.dtype) * query.shape[3] ** -0.5  # (B, H, T, R)
+        table = self.distances.weight.T.to(query.dtype)  # (D, R)
 
         def place(queries: Tensor, keys: Tensor) -> Tensor:
             return (keys - queries).clamp(-self.left, self.right) + self.left
 
-        return self._gathered(query, key, value, products, place, padding)
+        return self._gathered(query, key, value, query, table, place, padding)
 
 
 class RelativeAttention(_BiasedAttention):
@@ -129,14 +130,13 @@ class RelativeAttention(_BiasedAttention):
         assert bias is not None
         table = self.position(bias.to(x.dtype)).view(bias.shape[0], self.heads, -1).permute(1, 2, 0)  # (H, D, 2 T - 1)
         by_position = query + self.position_query[:, None].to(query.dtype)
-        products = by_position @ table * query.shape[3] ** -0.5  # (B, H, T, 2 T - 1)
         by_content = query + self.content_query[:, None].to(query.dtype)
         middle = query.shape[2] - 1
 
         def place(queries: Tensor, keys: Tensor) -> Tensor:
             return keys - queries + middle
 
-        return self._gathered(by_content, key, value, products, place, padding)
+        return self._gathered(by_content, key, value, by_position, table, place, padding)
 
 
 class RotaryAttention(SelfAttention):

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders import wavlm_blocks
-from knn_cli.networks.encoders.conformer_sizes import POSITIONS
+from knn_cli.networks.encoders.conformer import attention_of, distance_sinusoids
+from knn_cli.networks.encoders.conformer_sizes import POSITIONS, W2vBertSizes
 from knn_cli.networks.encoders.w2v_bert import StackedMel, W2vBert
 from knn_cli.networks.pooling.mean import MeanPooling
 from tests.helpers.encoder_contract import check_frames, check_gradient, check_padding, shaken, sound
@@ -80,6 +83,31 @@ def test_blocks_of_queries_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", scores)
         for layer, other in zip(encoder(clips, lengths), whole, strict=True):
             torch.testing.assert_close(layer, other, atol=1e-5, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of values of the largest tensor that is made within."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.values = max(
+            self.values, *(each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor)), 0
+        )
+        return made
+
+
+@pytest.mark.parametrize("kind", ["key", "relative"])
+def test_products_with_positions_are_made_for_few_queries_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = W2vBertSizes(**SMALL, positions=kind)
+    attention, frames = attention_of(sizes), torch.zeros(1, 300, sizes.channels)
+    bias = distance_sinusoids(300, sizes.channels, frames.device) if kind == "relative" else None
+    monkeypatch.setitem(wavlm_blocks.MAX_SCORES, "cpu", 3 * 300 * 4)
+    with torch.no_grad(), Largest() as largest:
+        attention(frames, bias, None)
+    table = 3 * 8 * 599  # of all positions
+    assert largest.values <= table
 
 
 @torch.no_grad()
