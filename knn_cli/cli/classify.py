@@ -205,7 +205,7 @@ def _classify(
     tables: list[tuple[ScoreTable, Predictions]] = []
     as_json = result_files.is_json(form)
     as_table = out is None and sys.stdout.isatty() and not as_json
-    written = rows = right = known = silent = 0
+    written = rows = right = known = silent = guesses = 0
     passes = [progress.SPEECH_PASS, progress.SCORING_PASS]
     before: object = None
     with (
@@ -228,6 +228,7 @@ def _classify(
             if predictions.silent.any():
                 console.detail(f"{path} holds no speech.")
                 silent += 1
+            guesses += int(output.uncertain(scores, predictions).sum())
             counts = output.correct(scores, predictions)
             right, known = right + counts[0], known + counts[1]
             if as_table:
@@ -248,6 +249,9 @@ def _classify(
         console.note(f"{out}: {counted(rows, 'row')}.")
     if tables:
         output.score_table(tables, top, classifier.bundle.name, names)
+    if guesses:
+        of = f"{guesses} of {counted(rows, 'answer')} {'is' if guesses == 1 else 'are'} uncertain"
+        console.note(f"{of}, with a probability under 50 %; --languages says which are possible.")
     if silent:
         console.note(f"{counted(silent, 'recording')} without speech.")
     if known:

@@ -219,6 +219,8 @@ def convert(
         if result.dropped:
             lost = f"{result.dropped_seconds:.1f} s in total"
             console.note(f"Dropped {result.dropped} remainders under {min_segment:g} s, {lost}.")
+        if result.too_short:
+            _note_too_short(result.too_short, min_segment)
         if result.clipped:
             worst = max(result.clipped, key=lambda clipped: clipped.peak)
             more = f", and {counted(len(result.clipped) - 1, 'recording')} less loud" if len(result.clipped) > 1 else ""
@@ -242,6 +244,17 @@ def convert(
         of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
         console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
     leave(result.failures, report_errors=True, done=result.sources + result.earlier if result.failures else 0)
+
+
+def _note_too_short(names: list[str], minimum: float) -> None:
+    """Name the recordings of which nothing is in the store: all of them if verbose, else three."""
+    shown = names if console.verbose else names[:3]
+    more = f" and {len(names) - len(shown)} more (-v names all)" if len(names) > len(shown) else ""
+    are = "is" if len(names) == 1 else "are"
+    console.note(
+        f"{counted(len(names), 'recording')} {are} shorter than {minimum:g} s, and not in the store: "
+        f"{', '.join(shown)}{more}. A smaller --min-segment keeps such recordings."
+    )
 
 
 def _show_labels(store: Path) -> None:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from knn_cli.core.display_names import display_names, named
+from knn_cli.core.display_names import display_names, is_uncertain, named
 from knn_cli.core.tables import Table, tsv_field
 from knn_cli.core.values import Doubles, EmbeddingSet, ScoreTable
 from knn_cli.core.visible_text import json_text, visible
@@ -54,12 +55,20 @@ def answers_in_words(
     names = display_names(table.labels, given)
     if len(table) == 1:
         ((label, probability),) = predictions.ranked(table.labels, 0, 1)
-        return named(label, names) + ("" if probability is None else f", {probability:.1%}")
+        guess = "uncertain, perhaps " if is_uncertain(probability) else ""
+        return guess + named(label, names) + ("" if probability is None else f", {probability:.1%}")
     labels, counts = np.unique(predictions.label, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     shown = [f"{named(str(labels[place]), names)} {counts[place]}" for place in order[:MOST_NAMED].tolist()]
     more = [f"{len(order) - MOST_NAMED} more labels"] if len(order) > MOST_NAMED else []
-    return f"{counted(len(table), 'row')}: {', '.join(shown + more)}"
+    guesses = int(uncertain(table, predictions).sum())
+    return f"{counted(len(table), 'row')}: {', '.join(shown + more)}" + (f"; {guesses} uncertain" if guesses else "")
+
+
+def uncertain(table: ScoreTable, predictions: Predictions) -> NDArray[np.bool_]:
+    """(N,) whether the answer of a row is a guess, see `display_names.is_uncertain`."""
+    best = (predictions.ranked(table.labels, row, 1)[0][1] for row in range(len(table)))
+    return np.fromiter(map(is_uncertain, best), dtype=np.bool_, count=len(table))
 
 
 def score_lines(
@@ -88,6 +97,7 @@ def score_lines(
             "label": label,
             **({"name": names.get(label)} if names else {}),
             "probability": None if probability is None else round(probability, 6),
+            "uncertain": is_uncertain(probability),
             "probabilities": by_label(table.labels, predictions.posteriors, row, 6),
             "llr": by_label(table.labels, llr, row, 4),
         }
@@ -150,8 +160,10 @@ def score_table(tables: list[tuple[ScoreTable, Predictions]], top: int, model: s
         for row in range(len(table)):
             span = f"{table.start[row]:.1f}-{table.end[row]:.1f}" if _seconds(table.start[row]) is not None else ""
             ranked = [
-                named(label, names) + ("" if probability is None else f" {probability:.1%}")
-                for label, probability in predictions.ranked(table.labels, row, top)
+                named(label, names)
+                + ("" if probability is None else f" {probability:.1%}")
+                + ("?" if rank == 0 and is_uncertain(probability) else "")
+                for rank, (label, probability) in enumerate(predictions.ranked(table.labels, row, top))
             ]
             ranked += [""] * (min(top, len(table.labels)) - len(ranked))
             if predictions.groups:

@@ -310,14 +310,28 @@ class _TimelineWriter:
 
 
 def _note_languages(path: Path, result: LanguageTimeline) -> None:
-    from knn_cli.core.display_names import named
+    from knn_cli.core.display_names import is_uncertain, named
 
     parts = ", ".join(f"{named(label, result.names)} {seconds:.0f} s" for label, seconds in result.durations.items())
     console.note(f"{path}: {parts or 'no speech'}.")
+    guessed = [span for span in result.spans if is_uncertain(span.probability)]
+    if guessed:
+        seconds = sum(span.end - span.start for span in guessed)
+        console.note(f"{path}: {seconds:.0f} s of that are uncertain, with a probability under 50 %.")
+    starts = {(span.start, span.label) for span in guessed}
     for change in result.switches:
-        of = f" ({change.speaker})" if change.speaker else ""
+        facts = [change.speaker] if change.speaker else []
+        facts += ["uncertain"] if (change.time, change.after) in starts else []
+        of = f" ({', '.join(facts)})" if facts else ""
         before, after = named(change.before, result.names), named(change.after, result.names)
         console.note(f"{path}: at {change.time:.1f} s from {before} to {after}{of}.")
     for speaker in result.speakers:
+        perhaps = "perhaps, uncertain, " if is_uncertain(speaker.probability) else ""
         share = f"{speaker.probability:.0%}, {speaker.scored_seconds:.0f} s scored"
-        console.note(f"{path}: {speaker.speaker} speaks {named(speaker.label, result.names)} ({share}).")
+        label = named(speaker.label, result.names)
+        console.note(f"{path}: {speaker.speaker} over all turns: {perhaps}{label} ({share}).")
+    overall = {speaker.speaker: speaker.label for speaker in result.speakers}
+    others = sum(span.tier in overall and span.label != overall[span.tier] for span in result.spans)
+    if others:
+        differ = "1 turn has" if others == 1 else f"{others} turns have"
+        console.note(f"{path}: {differ} another label than the speaker over all turns.")

@@ -16,7 +16,7 @@ from knn_cli.core.languages import label_names
 from knn_cli.core.texts import read_table, tidy
 from knn_cli.core.toml_files import read_toml
 
-__all__ = ["CZECH_DIALECTS_TABLE", "czech_dialect_names", "display_names", "named", "read_names"]
+__all__ = ["CZECH_DIALECTS_TABLE", "czech_dialect_names", "display_names", "is_uncertain", "named", "read_names"]
 
 CZECH_DIALECTS_TABLE = "czech-dialects"  # what stands for the table of knn in place of a file
 _HINT = 'It has the columns label and name, or in TOML lines such as "1-1" = "Northeastern Bohemian".'
@@ -104,3 +104,14 @@ def display_names(labels: Iterable[str], given: Mapping[str, str] = MappingProxy
 def named(label: str, names: Mapping[str, str]) -> str:
     """Return a label with its name, such as "cs Czech"; the label alone where it has none."""
     return f"{label} {names[label]}" if label in names else label
+
+
+def is_uncertain(probability: float | None) -> bool:
+    """Whether an answer is less probable than all others together, so that it is to be shown as a guess.
+
+    Examples
+    --------
+    >>> is_uncertain(0.14), is_uncertain(0.5), is_uncertain(None)
+    (True, False, False)
+    """
+    return probability is not None and probability < 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from typing import Any, TextIO
 
+from knn_cli.core.display_names import is_uncertain
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.visible_text import cell, json_text, visible
 from knn_cli.formats import rttm
@@ -131,8 +132,8 @@ def _segment(segment: TranscriptSegment) -> dict[str, Any]:
 def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
     """Write a line of JSON, all times in seconds.
 
-    {"file", "seconds", "spans": [{"start", "end", "label", "name", "tier", "probability", "alternatives"}]}; "name" is
-    left out where no label has one.
+    {"file", "seconds", "spans": [{"start", "end", "label", "name", "tier", "probability", "uncertain",
+    "alternatives"}]}; "name" is left out where no label has one, and "uncertain" is a probability under 0.5.
     """
     rows = []
     for start_ms, end_ms, span in document.rounded():
@@ -143,6 +144,7 @@ def write_timeline_json(document: SpanDocument, file: TextIO) -> None:
             row["tier"] = span.tier
         if span.probability is not None:
             row["probability"] = round(span.probability, 6)
+            row["uncertain"] = is_uncertain(span.probability)
             row["alternatives"] = {label: round(p, 6) for label, p in span.alternatives}
         rows.append(row)
     line = {"file": document.name, "seconds": round(document.seconds, 3), "spans": rows, **document.metadata}

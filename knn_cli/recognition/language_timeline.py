@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from knn_cli.core.display_names import is_uncertain
 from knn_cli.formats.spans import Span, SpanDocument
 
 TIER = "language"
@@ -105,6 +106,7 @@ class LanguageTimeline:
                     "label": speaker.label,
                     **({"name": self.names.get(speaker.label)} if self.names else {}),
                     "probability": round(speaker.probability, 6),
+                    "uncertain": is_uncertain(speaker.probability),
                     "alternatives": {label: round(probability, 6) for label, probability in speaker.alternatives},
                     "seconds": round(speaker.seconds, 3),
                     "heard": round(speaker.scored_seconds, 3),

@@ -162,6 +162,7 @@ def _count(result: Conversion, counts: Conversion, path: Path) -> None:
     result.seconds += counts.seconds
     result.dropped += counts.dropped
     result.dropped_seconds += counts.dropped_seconds
+    result.too_short += [str(path)] if counts.dropped and not counts.rows else []
     result.clipped += [clipped._replace(source=path) for clipped in counts.clipped]
 
 

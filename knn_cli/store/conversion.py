@@ -46,6 +46,8 @@ class Conversion:
         Segments or embeddings written, or parameters of a model.
     seconds : float
         Duration of the segments written.
+    too_short : list of str
+        Recordings of which nothing is left, since all of them is shorter than the minimum.
     dropped, dropped_seconds : int, float
         Remainders shorter than the minimum, and their duration.
     earlier : int
@@ -67,6 +69,7 @@ class Conversion:
     seconds: float = 0.0
     dropped: int = 0
     dropped_seconds: float = 0.0
+    too_short: list[str] = field(default_factory=list)
     earlier: int = 0
     was_finished: bool = False
     failures: list[Failure] = field(default_factory=list)

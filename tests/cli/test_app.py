@@ -62,6 +62,15 @@ def chain(corpus: Path) -> dict[str, Path]:
     return made
 
 
+def test_recordings_that_are_too_short_are_named(tmp_path: Path) -> None:
+    for name, seconds in (("word", 0.8), ("other", 0.7), ("talk", 2.3)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "in" / f"{name}.wav", np.full(round(16000 * seconds), 0.1), 16000)
+    said = done("convert", tmp_path / "in", tmp_path / "c.h5", "--segment", "2").stderr
+    named = f"{tmp_path / 'in' / 'other.wav'}, {tmp_path / 'in' / 'word.wav'}"
+    assert f"2 recordings are shorter than 1 s, and not in the store: {named}. A smaller --min-segment" in said
+
+
 def test_convert_counts_what_it_drops(corpus: Path, tmp_path: Path) -> None:
     result = done("convert", corpus, tmp_path / "c.h5", "--segment", "2")
     assert "10 recordings, 20 segments, 40.0 s" in result.stderr

@@ -310,7 +310,7 @@ def test_the_language_of_each_speaker_in_one_command(sounds: Path, example: Path
     assert json.loads(result.stdout) == json.loads(done(*command, "--turns", tmp_path / "turns.rttm").stdout)
     speakers = [row["speaker"] for row in json.loads(result.stdout)["speakers"]]
     assert speakers == ["SPEAKER_00", "SPEAKER_01"]
-    assert "SPEAKER_00 speaks" in result.stderr and "Model voice@" in result.stderr
+    assert "SPEAKER_00 over all turns: " in result.stderr and "Model voice@" in result.stderr
 
 
 def test_no_source_is_overwritten(two: list[str | Path], sounds: Path, tmp_path: Path) -> None:

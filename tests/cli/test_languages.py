@@ -59,6 +59,17 @@ def test_names_stand_beside_codes(work: dict[str, Path], capsys: pytest.CaptureF
     assert "name" not in lines(work, model="dialects")[0]
 
 
+def test_an_answer_that_is_improbable_is_called_uncertain(work: dict[str, Path]) -> None:
+    """Without the threshold, the third row is one of five like scores; without `zxx`, the fourth of four equal ones."""
+    found = lines(work, "--no-unknown")
+    assert [line["uncertain"] for line in found] == [line["probability"] < 0.5 for line in found]
+    assert [line["uncertain"] for line in found] == [False, False, True, True]
+    said = done("classify", work["emb.h5"], "--model", work["m"], "--no-unknown").stderr
+    assert "; 2 uncertain." in said and "2 of 4 answers are uncertain, with a probability under 50 %" in said
+    sure = done("classify", work["emb.h5"], "--model", work["m"]).stderr  # `unknown` is no guess
+    assert "uncertain" not in sure
+
+
 def test_a_declared_set_on_the_command_line(work: dict[str, Path]) -> None:
     """Codes, English and own names; probabilities are the softmax over the set; German is unknown in it."""
     found = lines(work, "--languages", "ces,Polish,slovenčina")

@@ -223,7 +223,7 @@ def test_timeline_in_every_form(tmp_path: Path) -> None:
         done(*command, "-o", tmp_path / f"out.{suffix}")
         assert "rumble" in (tmp_path / f"out.{suffix}").read_text()
     (tmp_path / "turns.rttm").write_text("SPEAKER both 1 0.0 12.0 <NA> <NA> ann <NA> <NA>\n")
-    assert "ann speaks" in done(*command, "--turns", tmp_path / "turns.rttm").stderr
+    assert "ann over all turns: " in done(*command, "--turns", tmp_path / "turns.rttm").stderr
     done(*command, "--out-dir", tmp_path / "out", "--format", "srt")
     assert (tmp_path / "out" / "both.srt").is_file()
     assert "no turns of" in knn(*command, wavs / "hiss" / "hiss1.wav", "--turns", tmp_path / "turns.rttm").stderr

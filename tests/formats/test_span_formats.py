@@ -249,6 +249,7 @@ def test_timeline_json() -> None:
             "label": "b<i>&",
             "tier": "ann",
             "probability": 0.5,
+            "uncertain": False,
             "alternatives": {"c": 0.2},
         },
         {"start": 2.75, "end": 3600.0, "label": "c", "tier": "bob"},
