@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,10 +49,9 @@ from knn_cli.cli.skipped import note_skipped
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
-    from knn_cli.core.values import EmbeddingSet
+    from knn_cli.core.cluster import Cluster
     from knn_cli.embedding.embedder import Embedder
     from knn_cli.embedding.options import EmbeddingOptions
-    from knn_cli.embedding.stores import RecordingEmbedder
     from knn_cli.store.corpora.recordings import CorpusRecording
 
 EPILOG = epilog(
@@ -94,8 +94,8 @@ def embed(
     They are written to a store, where an interrupted command can be continued, or to stdout as Kaldi text vectors or
     JSON lines. The default model computes speaker embeddings; --model language computes embeddings of languages.
     """
+    from knn_cli.cli.workers import on_cluster
     from knn_cli.embedding.embedder import Embedder
-    from knn_cli.embedding.files import embed_recordings
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.formats.speech_lists import restricted
     from knn_cli.networks.chunk_setting import parse_chunk
@@ -115,8 +115,6 @@ def embed(
     received.receive()
     sources = received.paths
     stores = [path for path in sources if hdf5.is_store(path)]
-    if stores and cluster is not None:
-        raise KnnError(f"{stores[0]} is a store, which is embedded on this machine.", "Leave --cluster out.")
     if stores and len(sources) > 1:
         raise KnnError(
             "A store cannot be embedded together with other sources.", "Name one store, or audio files and folders."
@@ -130,28 +128,26 @@ def embed(
     embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
-        with nullcontext(embed_recordings) if cluster is None else _on_cluster(cluster, device) as embedding:
-            _into_store(ctx, stores[0] if stores else recordings, out, embedder, options, embedding)
+        with nullcontext() if cluster is None else on_cluster(cluster) as workers:
+            more = {} if workers is None else {"embed": _by_workers(workers, device, of_rows=bool(stores))}
+            _into_store(ctx, stores[0] if stores else recordings, out, embedder, options, more)
     elif stores:
         _store_to_stdout(stores[0], embedder, options, as_json)
     else:
         _recordings_to_stdout(recordings, embedder, options, as_json, received.temporary)
 
 
-@contextmanager
-def _on_cluster(where: str, device: Device) -> Iterator[RecordingEmbedder]:
-    """What embeds recordings in the workers of a cluster."""
-    from knn_cli.cli.workers import on_cluster
-    from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster
+def _by_workers(workers: Cluster, device: Device, *, of_rows: bool) -> Callable[..., Iterator[Any]]:
+    """What embeds recordings, or the rows of a store, in the workers of a cluster."""
+    from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster, embed_rows_on_cluster
 
-    with on_cluster(where) as cluster:
+    if of_rows:
+        return partial(embed_rows_on_cluster, workers, device.value)
 
-        def embedding(
-            recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions
-        ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-            return embed_on_cluster(cluster, recordings, EmbedderPlace.of(embedder, device.value), options)
+    def embed(recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions) -> Iterator[Any]:
+        return embed_on_cluster(workers, recordings, EmbedderPlace.of(embedder, device.value), options)
 
-        yield embedding
+    return embed
 
 
 def _into_store(
@@ -160,19 +156,18 @@ def _into_store(
     out: Path,
     embedder: Embedder,
     options: EmbeddingOptions,
-    embedding: RecordingEmbedder,
+    more: dict[str, Any],
 ) -> None:
     from knn_cli.embedding import stores
     from knn_cli.store import hdf5
 
     begun = time.monotonic()
     with console.progress("Embedding") as progress:
-        more: dict[str, Any] = {"force": ctx.params["force"], "progress": noting(progress)}
-        more["repetition"] = store_repetition(ctx)
+        more |= {"force": ctx.params["force"], "progress": noting(progress), "repetition": store_repetition(ctx)}
         if isinstance(source, Path):
             result = stores.embed_store_into(source, out, embedder, options, **more)
         else:
-            result = stores.embed_recordings_into(source, out, embedder, options, embed=embedding, **more)
+            result = stores.embed_recordings_into(source, out, embedder, options, **more)
     if result.was_finished:
         note_finished(out)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,18 +10,21 @@ from pathlib import Path
 
 import torch
 
+from knn_cli.audio import reading_notes
 from knn_cli.core.cluster import Cluster
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_recording
 from knn_cli.embedding.options import EmbeddingOptions
+from knn_cli.embedding.row_groups import EmbeddedRows, RowGroup, embed_group, row_groups
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import without_suffix
 from knn_cli.store.corpora.recording_map import by_workers
 from knn_cli.store.corpora.recordings import CorpusRecording
+from knn_cli.store.hdf5 import Store
 
-__all__ = ["EmbedderPlace", "embed_on_cluster"]
+__all__ = ["EmbedderPlace", "embed_on_cluster", "embed_rows_on_cluster"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,66 @@ def embed_on_cluster(
     results = by_workers(cluster)(partial(_prepared, embedder, options), recordings)
     for recording, result in zip(recordings, results, strict=True):
         yield str(recording.sound), result
+
+
+@dataclass(frozen=True)
+class _RowUnit:
+    """Rows of an audio store for a worker."""
+
+    store: Path
+    group: RowGroup
+    embedder: EmbedderPlace
+    use_vad: bool
+
+
+def _embed_rows(unit: _RowUnit) -> tuple[EmbeddedRows, list[tuple[Path, str, bool]]]:
+    """In a worker: the embeddings of rows, and what is to be said of them."""
+    notes: list[tuple[Path, str, bool]] = []
+    with reading_notes.listening(lambda *note: notes.append(note)), Store(unit.store, "audio") as store:
+        return embed_group(store, unit.group, unit.embedder.load(), unit.use_vad), notes
+
+
+def embed_rows_on_cluster(
+    cluster: Cluster,
+    device: str,
+    store: Store,
+    embedder: Embedder,
+    *,
+    use_vad: bool = True,
+    skip: Collection[str] = (),
+) -> Iterator[EmbeddedRows]:
+    """Embed the rows of an open audio store in the workers of a cluster, as `stores.embed_rows` does it here.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    device : str
+        As of `Embedder`, for the workers.
+    store : Store
+        Workers open it under its absolute path.
+    embedder, use_vad, skip
+        As of `stores.embed_rows`.
+
+    Yields
+    ------
+    EmbeddedRows
+        With an error for a group at which several workers ended.
+
+    Raises
+    ------
+    KnnError
+        As `stores.embed_rows`; and the scheduler is gone, or workers lack the model.
+    """
+    place, path = EmbedderPlace.of(embedder, device), store.path.absolute()
+    units = (_RowUnit(path, group, place, use_vad) for group in row_groups(store, embedder, skip))
+    for unit, found in cluster.ordered(_embed_rows, units):
+        result = cluster.alone(_embed_rows, unit) if isinstance(found, KnnError) else found
+        if isinstance(result, KnnError):
+            none = embedder.embedding_set({}, [], [])
+            yield EmbeddedRows(unit.group.key, none, 0, unit.group.rows.stop, result)
+            continue
+        rows, notes = result
+        for _, clause, loss in notes:
+            reading_notes.note(store.path, clause, loss=loss)
+        cluster.sound_seconds += unit.group.seconds
+        yield rows

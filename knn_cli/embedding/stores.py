@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knn_cli.audio import segments, speech_regions
+from knn_cli.audio import speech_regions
 from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.output_paths import check_output
-from knn_cli.core.values import EmbeddingSet, Progress, Segment
-from knn_cli.embedding.chunks import rechunk
+from knn_cli.core.values import EmbeddingSet, Progress
 from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
 from knn_cli.embedding.files import embed_recordings
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
+from knn_cli.embedding.row_groups import EmbeddedRows, embed_group, row_groups
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import Chunk
-from knn_cli.store import labels
 from knn_cli.store.corpora.recordings import CorpusRecording
-from knn_cli.store.hdf5 import AudioRow, Store
-from knn_cli.store.labels import Labels
+from knn_cli.store.hdf5 import Store
 from knn_cli.store.source_list import Repetition, source_facts, source_stamp
 from knn_cli.store.writer import StoreWriter
 
@@ -40,25 +38,7 @@ RecordingEmbedder = Callable[
 ]
 
 
-@dataclass(frozen=True)
-class EmbeddedRows:
-    """Embeddings of neighbouring rows of an audio store.
-
-    Attributes
-    ----------
-    key : str
-        Names the group of rows; the same in every run with the same batch size.
-    embeddings : EmbeddingSet
-    without_speech : int
-        Rows of the group that are left out because they hold too little speech.
-    done : int
-        Rows of the store up to the end of the group.
-    """
-
-    key: str
-    embeddings: EmbeddingSet
-    without_speech: int
-    done: int
+RowEmbedder = Callable[..., Iterator[EmbeddedRows]]  # as `embed_rows`
 
 
 @dataclass
@@ -110,30 +90,8 @@ def embed_rows(
     KnnError
         The store's rate is not the model's.
     """
-    if store.rate != embedder.rate:
-        raise KnnError(
-            f"{store.path} holds sound at {store.rate} Hz, {embedder.bundle.name} needs {embedder.rate} Hz.",
-            f"Convert the recordings again with `rate={embedder.rate}`.",
-        )
-    done = 0
-    for number, group in enumerate(_groups(store.segments(), embedder.batch_seconds)):
-        done += len(group)
-        if str(number) in skip:
-            continue
-        regions = speech_regions.of_clips([row.waveform for row in group], use_vad=use_vad)
-        kept = [
-            index for index, found in enumerate(regions) if segments.total_seconds(found) >= embedder.minimum_seconds
-        ]
-        embedder.note_parts(store.path, max((segments.total_seconds(regions[index]) for index in kept), default=0.0))
-        speech = (
-            (index, group[index].waveform.crop(region.start, region.end).samples)
-            for index in kept
-            for region in regions[index]
-        )
-        vectors = embedder.averages(rechunk(speech, embedder.rate, embedder.chunk_seconds))
-        spans = [Segment(group[index].start, group[index].end) for index in kept]
-        known = [Labels(*(getattr(group[index], name) for name in labels.FIELDS)) for index in kept]
-        yield EmbeddedRows(str(number), embedder.embedding_set(vectors, spans, known), len(group) - len(kept), done)
+    for group in row_groups(store, embedder, skip):
+        yield embed_group(store, group, embedder, use_vad)
 
 
 def embed_store(
@@ -181,6 +139,7 @@ def embed_store_into(
     force: bool = False,
     progress: Progress | None = None,
     repetition: Repetition | None = None,
+    embed: RowEmbedder = embed_rows,
 ) -> EmbeddingSummary:
     """Write the embeddings of an audio store into a store of embeddings; an interrupted run is continued.
 
@@ -195,6 +154,8 @@ def embed_store_into(
         Called with the number of rows that are done, and of all rows.
     repetition : Repetition, optional
         Goes on with a store that the same command has written; see `StoreWriter`. Its sources are groups of rows.
+    embed : callable
+        What computes them: `embed_rows`, or workers of a cluster in its place.
 
     Returns
     -------
@@ -209,21 +170,23 @@ def embed_store_into(
     """
     check_output(out, [source])
     summary = EmbeddingSummary()
-    plan = {**_plan(embedder, options), "store": source_stamp(source), "batch": embedder.batch_seconds}
+    plan = {**_plan(embedder, options), "store": source_stamp(source), "groups": embedder.batch_seconds}
     options.check_store()
     attributes = {"embedder": embedder.bundle.fingerprint}
     more: dict[str, Any] = {"plan": plan, "force": force, "repetition": repetition}
     with Store(source, "audio") as store, StoreWriter(out, "embeddings", attributes, **more) as writer:
         if writer.is_finished:
-            summary.was_finished = True
-            return summary
-        for group in embed_rows(store, embedder, use_vad=options.use_vad, skip=writer.finished):
-            summary.rows += writer.add(group.key, group.embeddings) if len(group.embeddings) else 0
+            return EmbeddingSummary(was_finished=True)
+        for group in embed(store, embedder, use_vad=options.use_vad, skip=writer.finished):
+            if group.error is not None:
+                summary.failures.append(Failure(f"{source} up to row {group.done}", group.error))
+            summary.rows += len(group.embeddings) and writer.add(group.key, group.embeddings)
             summary.without_speech += group.without_speech
             if progress is not None:
                 progress(group.done, len(store))
         if not summary.rows and not writer.finished:
-            raise speech_regions.no_speech(str(source), options.use_vad)
+            nothing = speech_regions.no_speech(str(source), options.use_vad)
+            raise summary.failures[0].error if summary.failures else nothing
     return summary
 
 
@@ -344,17 +307,3 @@ def load_or_embed(
 def _plan(embedder: Embedder, options: EmbeddingOptions) -> dict[str, Any]:
     """What an interrupted run must share with the one that continues it."""
     return {"embedder": embedder.bundle.fingerprint, "options": vars(options)}
-
-
-def _groups(rows: Iterable[AudioRow], seconds: float) -> Iterator[list[AudioRow]]:
-    """Consecutive rows, of at least so many seconds together."""
-    group: list[AudioRow] = []
-    total = 0.0
-    for row in rows:
-        group.append(row)
-        total += row.waveform.seconds
-        if total >= seconds:
-            yield group
-            group, total = [], 0.0
-    if group:
-        yield group

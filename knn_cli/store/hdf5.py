@@ -234,16 +234,18 @@ class Store:
         """Return all rows of an embedding store."""
         return replace(self.labels(), data=self.data())
 
-    def segments(self) -> Iterator[AudioRow]:
-        """Yield the rows of an audio store, or those that it was opened for. StoreError for a damaged row."""
+    def segments(self, rows: range | None = None) -> Iterator[AudioRow]:
+        """Yield some rows of an audio store, or those that it was opened for. StoreError for a damaged row."""
+        first, last = (0, len(self)) if rows is None else (rows.start, rows.stop)
         with self._reading():
-            name, group, subgroup, speaker = (self.column(field) for field in TEXT_DATASETS)
-            starts, ends = self.times()
-        for row in range(len(self)) if self._rows is None else self._rows.tolist():
+            name, group, subgroup, speaker = (self.column(field, first, last) for field in TEXT_DATASETS)
+            starts, ends = self.times(first, last)
+        for row in range(first, last) if self._rows is None else self._rows.tolist():
             with self._reading(f", row {row},"):
                 samples = decode_flac(self.flac(row))
-            labels = str(name[row]), str(group[row]), str(subgroup[row]), str(speaker[row])
-            yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[row]), float(ends[row]))
+            at = row - first
+            labels = str(name[at]), str(group[at]), str(subgroup[at]), str(speaker[at])
+            yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[at]), float(ends[at]))
 
     def find(self, name: str, start: float) -> int | None:
         """Return the (first) row of a recording that begins at `start` seconds, None if there is none."""
