@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from knn_cli.cli import stopping
+from knn_cli.cli.analysis_files import AnalysisFiles
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import (
     ClustererOption,
@@ -190,7 +192,6 @@ def diarize(
     from knn_cli.cli.workers import recording_diarizer
     from knn_cli.diarization import (
         given_turns,
-        kept_analysis,
         linking,
         recordings,
         removal_outputs,
@@ -201,7 +202,6 @@ def diarize(
     from knn_cli.diarization.pipeline import build_clusterer
     from knn_cli.formats import rttm as rttm_files
     from knn_cli.recognition import speaker_decision
-    from knn_cli.store.writer import check_free
 
     refuse_together(ctx, _TOGETHER)
     refuse_without(ctx, _NEEDS)
@@ -285,11 +285,12 @@ def diarize(
         whole=[*outputs.outs.values()],
         together=joint,
     )
-    for path, target in keep_files.items():
-        if not resumed.is_finished(target, path):
-            check_free(target, force)
     paths = resumed.left
+    goes_on = (joint or outputs.outs) and len(found.paths) > 1 and not (found.kept or given or per_channel)
+    beside = [*outputs.outs.values(), out_dir and out_dir / "knn", save_embeddings] if goes_on else []
+    kept = AnalysisFiles(ctx, models, {path: found.names[path] for path in paths}, keep_files, beside)
     if not paths:
+        kept.remove()
         leave(resumed.failures, done=resumed.finished)
         return
     enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder)
@@ -304,10 +305,7 @@ def diarize(
     analyses: dict[Path, KeptAnalysis] = {}
 
     def analysed(path: Path, analysis: KeptAnalysis) -> None:
-        if path in keep_files:
-            analysis = replace(analysis, recording=found.names[path])
-            kept_analysis.save(analysis, keep_files[path], force=True, task=resumed.task(path))
-            console.detail(f"{keep_files[path]}: kept from {path}.")
+        kept.save(path, analysis)
         if path in edits:
             analyses[path] = analysis
 
@@ -326,14 +324,15 @@ def diarize(
             "min_speakers": min_speakers,
             "max_speakers": max_speakers,
             "options": replace(options, segmentation=segmenter),
-            "analysed": analysed if keep_files or edits else None,
+            "analysed": analysed if kept or edits else None,
         }
         if given is not None:
             diarizations = given_turns.with_given_turns(paths, given, channel=channel)
         elif found.kept or embedder is None:
             diarizations = recordings.diarize_kept(paths, **more)
         else:
-            diarizations = diarize_all(paths, embedder, per_channel=per_channel, channel=channel, **more)
+            diarize_sound = partial(diarize_all, embedder=embedder, per_channel=per_channel, channel=channel)
+            diarizations = kept.diarized(diarize_sound, paths, **more)
         results: Iterable[tuple[Path, RecordingResult | KnnError]] = _with_progress(
             diarizations, finished, {} if found.kept else found.names
         )
@@ -369,6 +368,8 @@ def diarize(
             writer.kept, fingerprint, save_embeddings, known=enrolled_names, linked=link_speakers, force=force
         )
         console.note(f"{save_embeddings}: {counted(rows, 'speaker embedding')} by {fingerprint}.")
+    if not writer.failures:
+        kept.remove()
     leave([*resumed.failures, *writer.failures], done=resumed.finished + writer.done)
 
 

@@ -225,3 +225,54 @@ def test_a_stopped_command_says_whether_anything_is_kept(capsys: pytest.CaptureF
         text = " ".join(capsys.readouterr().err.split())
         assert f"Of 4 rows {finished} are done, {4 - finished} are left." in text and hint in text
     stopping._state = stopping._State()
+
+
+@pytest.fixture
+def analysed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the recordings that are analysed; where `stop` is one, the command is stopped at the last."""
+    from knn_cli.diarization import recordings
+
+    analyse, seen = recordings.analyse_recording, list[str]()
+
+    def noted(path: Path, *settings: object) -> object:
+        seen.append(path.stem)
+        if "stop" in seen and path.stem == "c":
+            raise KeyboardInterrupt
+        return analyse(path, *settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recordings, "analyse_recording", noted)
+    return seen
+
+
+@pytest.mark.parametrize("more", [("--rttm", "turns/all.rttm"), ("--link-speakers", "--out-dir", "turns")])
+def test_a_run_over_many_recordings_goes_on(
+    tapes: Path, tmp_path: Path, analysed: list[str], more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs that follow from all recordings: what was analysed is not analysed again."""
+    monkeypatch.chdir(tmp_path)
+    Path("turns").mkdir()
+    command = ("diarize", tapes, *TINY, *more)
+    done(*command)
+    expected = {path: path.read_text() for path in Path("turns").glob("*.rttm")}
+    analysed[:] = ["stop"]
+    assert knn(*command, "--again").exit_code != 0 and analysed == ["stop", "a", "b", "c"]
+    for path in expected:
+        path.unlink()
+    analysed[:] = []
+    assert "Analysed before: 2 of 3 recordings" in done(*command).stderr and analysed == ["c"]
+    assert {path: path.read_text() for path in Path("turns").glob("*.rttm")} == expected
+    assert not list(tmp_path.rglob("*.analyses"))
+    left = tmp_path / "turns" / (".all.rttm.analyses" if "--rttm" in more else ".knn.analyses")
+    left.mkdir()  # by a run that was killed when all was written
+    (left / "0123456789abcdef.h5").touch()
+    done(*command)
+    assert not left.exists()
+
+
+def test_a_kept_analysis_is_used_again(tapes: Path, tmp_path: Path, analysed: list[str]) -> None:
+    command = ("diarize", tapes / "a.wav", *TINY, "--keep", tmp_path / "a.h5")
+    turns = done(*command).stdout
+    made = (tmp_path / "a.h5").stat()
+    again = done(*command)
+    assert again.stdout == turns != "" and analysed == ["a"] and (tmp_path / "a.h5").stat() == made
+    assert "Analysed before: 1 of 1 recording" in again.stderr
