@@ -26,6 +26,7 @@ import numpy as np
 import scipy
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_regular
 from knn_cli.core.tables import tsv_field
 from knn_cli.core.texts import read_lines, read_table, tidy
 from knn_cli.core.values import Doubles, ScoreTable, Texts
@@ -45,7 +46,9 @@ _LEAST_POSTERIOR = 1e-10
 
 
 def is_score_table(path: Path) -> bool:
-    """Whether a file is text that begins as a table of scores does: with a column name, or as a JSON line."""
+    """Whether a file is text that begins as a table of scores does: with a column name, or as JSON of objects."""
+    if not is_regular(path):  # a pipe is read once
+        return False
     try:
         with path.open("rb") as file:
             if b"\0" in file.read(1 << 12):
@@ -54,7 +57,7 @@ def is_score_table(path: Path) -> bool:
     except (OSError, KnnError):
         return False
     fields = [field.strip('" ') for field in re.split("[\t,;]", tidy(first))]
-    return first.lstrip().startswith("{") or (len(fields) > 2 and any(name in fields for name in NAMES))
+    return first.lstrip().startswith(("{", "[")) or (len(fields) > 2 and any(name in fields for name in NAMES))
 
 
 def read_score_table(path: Path | str) -> ScoreTable:
@@ -67,8 +70,8 @@ def read_score_table(path: Path | str) -> ScoreTable:
     Returns
     -------
     ScoreTable
-        `start` and `end` are NaN where they are unknown, `truth` is empty where no row has a true label; rows of JSON
-        lines that hold no speech have NaN as scores.
+        `start` and `end` are NaN where they are unknown, `truth` is empty where no row has a true label; rows that
+        hold no speech, whose cells are all empty or whose LLRs are null, have NaN as scores.
 
     Raises
     ------
@@ -140,14 +143,20 @@ def _from_table(path: Path) -> tuple[ScoreTable, ScoreKind]:
     scores = np.empty((len(lines), len(labels)))
     spans = np.full((2, len(lines)), np.nan)
     for row, (number, cells) in enumerate(lines):
-        scores[row] = [_number(path, number, columns[place], cells[place]) for place in places]
+        if not any(cells[place] for place in places):  # no speech
+            scores[row] = math.nan
+        else:
+            scores[row] = [_number(path, number, columns[place], cells[place]) for place in places]
         for span, place in zip(spans, times, strict=True):
             if place is not None and cells[place]:
                 span[row] = _number(path, number, columns[place], cells[place])
     names = [cells[name] for _, cells in lines]
     truths = [] if truth is None else [cells[truth] for _, cells in lines]
-    logs, kind = _as_log_likelihoods(scores)
-    return _table(labels, logs, names, spans, truths), kind
+    heard = ~np.isnan(scores).any(axis=1)
+    if not heard.any():
+        raise KnnError(f"{path} has no scores in any row.", _HINT)
+    scores[heard], kind = _as_log_likelihoods(scores[heard])
+    return _table(labels, scores, names, spans, truths), kind
 
 
 def _as_log_likelihoods(scores: Doubles) -> tuple[Doubles, ScoreKind]:

@@ -122,9 +122,11 @@ def recording_names(files: Sequence[Path]) -> list[str]:
 
 
 def _short(files: Sequence[Path]) -> list[Path]:
-    """The files without their suffix, but where that would make two of a folder one."""
-    stems = [path.parent.resolve() / path.stem for path in files]
+    """The files without their suffix, but where that would make two of a folder one, or the name of another file."""
+    folders = {path.parent: path.parent.resolve() for path in files}
+    stems = [folders[path.parent] / path.stem for path in files]
     same = Counter(stems)
+    same.update(folders[path.parent] / path.name for path in files if path.suffix)
     return [path.with_name(path.stem) if same[stem] == 1 else path for path, stem in zip(files, stems, strict=True)]
 
 

@@ -18,7 +18,7 @@ DURATION_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.
 def duration_counts(seconds: Doubles) -> dict[str, int]:
     """Return how many of the lengths (N,) are in each span of seconds, from the first to the last that has any.
 
-    Lengths that are not known (NaN) are left out.
+    Lengths that are not known (NaN), or cannot be (below 0), are left out.
 
     Examples
     --------
@@ -26,7 +26,7 @@ def duration_counts(seconds: Doubles) -> dict[str, int]:
     >>> duration_counts(np.array([4.0, 4.0, 12.0, 4000.0, np.nan]))["2-5 s"]
     2
     """
-    known = seconds[np.isfinite(seconds)]
+    known = seconds[np.isfinite(seconds) & (seconds >= 0)]
     if not len(known):
         return {}
     edges = [*DURATION_EDGES, np.inf]

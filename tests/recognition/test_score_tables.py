@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ import pytest
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import ScoreTable
 from knn_cli.evaluation.metrics import detection_llr
-from knn_cli.recognition.score_tables import read_keys, read_score_table, write_score_table
+from knn_cli.recognition.score_tables import (
+    is_score_table,
+    read_keys,
+    read_score_table,
+    read_scores,
+    write_score_table,
+)
 
 
 def text(tmp_path: Path, content: str) -> Path:
@@ -36,6 +43,35 @@ def test_written_is_read(tmp_path: Path) -> None:
     assert read.labels == table.labels
     for field in ("log_likelihood", "name", "start", "end", "truth"):
         np.testing.assert_array_equal(getattr(read, field), getattr(table, field))
+
+
+def test_rows_without_speech_are_read_as_they_are_written(tmp_path: Path) -> None:
+    scores = np.log([[0.75, 0.25], [np.nan, np.nan]])
+    table = ScoreTable(("cs", "sk"), scores, np.asarray(["a", "b"]), np.zeros(2), np.ones(2))
+    stream = io.StringIO()
+    write_score_table(table, stream)
+    assert np.isnan(read_score_table(text(tmp_path, stream.getvalue())).log_likelihood).tolist() == [
+        [False] * 2,
+        [True] * 2,
+    ]
+    table.to_csv(tmp_path / "scores.csv")
+    read, kind = read_scores(tmp_path / "scores.csv")
+    assert kind == "posteriors" and read.best.tolist() == ["cs", "zxx"]
+    with pytest.raises(KnnError, match="no scores in any row"):
+        read_score_table(text(tmp_path, "name\ta\tb\nx\t\t\n"))
+
+
+def test_what_begins_as_a_table_of_scores(tmp_path: Path) -> None:
+    for content in ('{"file": "x", "llr": {}}', '[\n{"file": "x", "llr": {}}\n]', "name\ta\tb\n"):
+        assert is_score_table(text(tmp_path, content))
+    assert not is_score_table(text(tmp_path, "a\tb\n1\t2\n"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_opened_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("it was opened"))
+    assert not is_score_table(pipe)
 
 
 def test_tables_of_others(tmp_path: Path) -> None:

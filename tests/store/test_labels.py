@@ -67,6 +67,8 @@ def test_recordings_are_named_by_as_many_folders_as_they_need(tmp_path: Path) ->
     files = [tmp_path / "r1" / "audio.wav", tmp_path / "r2" / "audio.wav", tmp_path / "r2" / "talk.wav"]
     assert recording_names(files) == ["r1/audio", "r2/audio", "talk"]
     assert recording_names([tmp_path / "audio.wav", tmp_path / "audio.flac"]) == ["audio.wav", "audio.flac"]
+    alike = ["a.wav", "a.mp3", "a.wav.flac"]
+    assert recording_names([tmp_path / name for name in alike]) == alike
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ def test_lengths_by_hand() -> None:
         "1-2 s": 2, "2-5 s": 0, "5-10 s": 1, "10-20 s": 1, "20-30 s": 0, "30-60 s": 0, "60-120 s": 0, "120-300 s": 0,
         "300-600 s": 0, "600-1800 s": 0, "over 1800 s": 1,
     }  # fmt: skip
-    assert duration_counts(np.array([np.nan])) == duration_counts(np.zeros(0)) == {}
+    assert (
+        duration_counts(np.array([np.nan])) == duration_counts(np.array([-1.0])) == duration_counts(np.zeros(0)) == {}
+    )
 
 
 def test_recordings_of_labels() -> None:
