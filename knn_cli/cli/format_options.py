@@ -11,12 +11,12 @@ from knn_cli.cli.options import OUTPUT, valued
 from knn_cli.core.texts import did_you_mean
 
 
-def format_option(formats: type[Enum]) -> Any:
-    """--format, of one or several of a command's formats, which `epilog` lists; `parse_formats` parts them."""
+def format_option(formats: type[Enum], *, several: bool = True) -> Any:
+    """--format, of one or `several` of a command's formats, which `epilog` lists; `parse_formats` parts them."""
     names = [format.value for format in formats]
 
     def check(text: str | None) -> str | None:
-        for name in parse_formats(text):
+        for name in parse_formats(text) if several else filter(None, [text]):
             if name not in names:
                 known = f"{name!r} is none of {', '.join(names)}. {did_you_mean(name, names)}"
                 raise typer.BadParameter(known.rstrip())
@@ -32,7 +32,7 @@ def format_option(formats: type[Enum]) -> Any:
         panel=OUTPUT,
         callback=check,
         autocompletion=complete,
-        help="Write this format, or several: a,b.",
+        help="Write this format, or several: a,b." if several else "Write this format.",
     )
 
 

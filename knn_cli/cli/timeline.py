@@ -92,7 +92,7 @@ def timeline(
     no_vad: NoVadOption = False,
     out: TextOption = None,
     out_dir: FolderOption = None,
-    format: Annotated[str | None, format_option(TimelineFormat)] = None,
+    format: Annotated[str | None, format_option(TimelineFormat, several=False)] = None,
     as_json: JsonOption = False,
     force: ForceOption = False,
     backup: BackupOption = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,12 +104,13 @@ class TurnAdditions:
 
     def existing(self, name: str, suffix: str) -> Path | None:
         """Return the file of a recording with this suffix, in small or capital letters, that turns are added to."""
+        from knn_cli.formats.rttm import found_by_name
+
         if self.add_to is None:
             return None
         if not self.add_to.is_dir():
             return self.add_to if self.add_to.suffix.lower() == suffix.lower() else None
-        files = (file for file in sorted(self.add_to.iterdir()) if file.suffix.lower() == suffix.lower())
-        return next((file for file in files if file.stem == name), None)
+        return found_by_name(name, self._files.get(suffix.lower(), {}))
 
     def completed(self, document: SpanDocument, name: str, turns: Sequence[Turn], recordings: int) -> SpanDocument:
         """Return a document of a recording with what is said in it, and with the wish for templates."""
@@ -134,6 +136,22 @@ class TurnAdditions:
         if end is not None and last > end + BEYOND_SECONDS:
             console.note(f"{given} ends at {end:.1f} s, the turns at {last:.1f} s; what is behind is left out.")
 
+    @cached_property
+    def _files(self) -> dict[str, dict[str, Path]]:
+        """Suffix -> name of a recording -> its file in the folder to add to."""
+        from knn_cli.formats.rttm import by_rttm_name
+
+        by_suffix: dict[str, dict[str, Path]] = {}
+        for file in sorted(self.add_to.iterdir()) if self.add_to is not None else ():
+            by_suffix.setdefault(file.suffix.lower(), {}).setdefault(file.stem, file)
+        return {suffix: by_rttm_name(files) for suffix, files in by_suffix.items()}
+
+    @cached_property
+    def _words_by_name(self) -> Transcripts:
+        from knn_cli.formats.rttm import by_rttm_name
+
+        return by_rttm_name(self.words or {})
+
     def _words_of(self, name: str, recordings: int) -> Sequence[TranscriptSegment] | None:
         from knn_cli.formats.rttm import found_by_name
 
@@ -141,6 +159,6 @@ class TurnAdditions:
             return None
         if len(self.words) == recordings == 1:
             return next(iter(self.words.values()))
-        if (found := found_by_name(name, self.words)) is None:
+        if (found := found_by_name(name, self._words_by_name)) is None:
             raise KnnError(f"{self.words_path} has no words of {name}.", "Name a file or folder that has them.")
         return found

@@ -112,7 +112,8 @@ def _targets(names: Sequence[str], out: Path, asked: tuple[str, ...]) -> tuple[l
             raise KnnError(message, "Name a folder, and the format by --format.")
         return [known.name], {}
     if not asked:
-        raise KnnError(f"{out} is a folder.", "Say by --format what to write into it.")
+        problem = "is a folder" if out.is_dir() else "has not the suffix of a format of turns, so it would be a folder"
+        raise KnnError(f"{out} {problem}.", "Say by --format what to write into it.")
     if by_suffix is not None:
         raise KnnError(f"{out} cannot hold {len(asked)} formats.", "Name a folder.")
     stems = {name: name.replace("/", "_").replace("\\", "_") for name in names}
@@ -124,7 +125,8 @@ def _targets(names: Sequence[str], out: Path, asked: tuple[str, ...]) -> tuple[l
 def _sounds(audio: Path | None, names: Sequence[str]) -> dict[str, Path]:
     """The recordings by name, as far as they are there. KnnError for one file for several."""
     from knn_cli.audio import reading
-    from knn_cli.formats.rttm import found_by_name
+    from knn_cli.formats.rttm import by_rttm_name, found_by_name
+    from knn_cli.store.labels import recording_names
 
     if audio is None:
         return {}
@@ -132,8 +134,13 @@ def _sounds(audio: Path | None, names: Sequence[str]) -> dict[str, Path]:
         if len(names) > 1:
             raise KnnError(f"{audio} is one recording, the turns are of {len(names)}.", "Name a folder of recordings.")
         return dict.fromkeys(names, audio)
-    files = {file.stem: file for file in reading.find(audio)}
-    return {name: file for name in names if (file := found_by_name(name, files)) is not None}
+    files = reading.find(audio)
+    known = by_rttm_name(dict(zip(recording_names(files), files, strict=True)))
+    found = {name: file for name in names if (file := found_by_name(name, known)) is not None}
+    if missing := [name for name in names if name not in found]:
+        more = f" and {counted(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+        console.note(f"{audio} has no recording of {missing[0]}{more}.")
+    return found
 
 
 class _Writer:

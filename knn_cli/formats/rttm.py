@@ -153,6 +153,12 @@ def found_by_name(name: str, known: Mapping[str, Value]) -> Value | None:
     return known.get(tidy(name), known.get(rttm_field(name)))
 
 
+def by_rttm_name(known: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what is known by names of files by their names in RTTM too, for `found_by_name` of a name out of RTTM."""
+    in_rttm = {rttm_field(name): value for name, value in known.items()}
+    return in_rttm | {tidy(name): value for name, value in known.items()}
+
+
 def check_names(names: Iterable[str], kind: str) -> None:
     """Raise KnnError where two names are one in RTTM, which has underscores for white space: `a b` and `a_b`.
 

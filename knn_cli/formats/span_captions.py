@@ -52,8 +52,8 @@ class _Cue(NamedTuple):
 def _cues(document: SpanDocument) -> Iterator[_Cue]:
     if document.transcript is not None:
         for spoken in document.transcript:
-            if (end_ms := round(spoken.end * 1000)) > (start_ms := round(spoken.start * 1000)):
-                yield _Cue(start_ms, end_ms, spoken.speaker, spoken.text)
+            start_ms = round(spoken.start * 1000)  # a word that has no length is said all the same
+            yield _Cue(start_ms, max(round(spoken.end * 1000), start_ms + 1), spoken.speaker, spoken.text)
         return
     for start_ms, end_ms, span in document.rounded():
         yield _Cue(start_ms, end_ms, span.tier, _text(document, span))

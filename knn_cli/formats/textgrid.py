@@ -26,8 +26,9 @@ def write_textgrid(document: SpanDocument, file: TextIO) -> None:
     ----------
     https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html: intervals cover their tier, quotes are doubled.
     """
-    end_ms = max([1, math.ceil(document.seconds * 1000 - 1e-6), last_ms(document)])
     tiers = document_tiers(document)
+    last_rows = [rows[-1][1] for _, rows in tiers if rows]
+    end_ms = max([1, math.ceil(document.seconds * 1000 - 1e-6), last_ms(document), *last_rows])
     file.write('File type = "ooTextFile"\nObject class = "TextGrid"\n\n')
     file.write(f"xmin = 0 \nxmax = {number(end_ms)} \ntiers? <exists> \nsize = {len(tiers)} \nitem []: \n")
     for place, (name, rows) in enumerate(tiers, start=1):

@@ -134,7 +134,7 @@ def spoken_rows(segments: Iterable[TranscriptSegment]) -> dict[str, tuple[list[T
     -------
     dict of str to (list of (int, int, str), list of (int, int, str))
         Speaker -> segments and words, by first appearance: start and end in milliseconds, and text. Where one begins
-        before the one before it has ended, it begins when that ends; what is then of no length is left out.
+        before the one before it has ended, it begins when that ends; what is then of no length gets a millisecond.
     """
     found: dict[str, tuple[list[TimedText], list[TimedText]]] = {}
     for segment in segments:
@@ -142,8 +142,7 @@ def spoken_rows(segments: Iterable[TranscriptSegment]) -> dict[str, tuple[list[T
         for rows, spoken in ((parts, [segment]), (words, segment.words)):
             for one in spoken:
                 start = max(round(one.start * 1000), rows[-1][1] if rows else 0)
-                if (end := round(one.end * 1000)) > start:
-                    rows.append((start, end, one.text))
+                rows.append((start, max(round(one.end * 1000), start + 1), one.text))
     return found
 
 

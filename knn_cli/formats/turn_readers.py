@@ -40,6 +40,7 @@ _COLUMNS = {
 }
 _TIERS_OF_SPEAKERS = ("speaker", "speakers", "turns")
 _SECOND_LAYER = re.compile(r" \((\d+)\)$")
+_SPOKEN = re.compile(r" (transcription|words)( \(\d+\))?$")  # of tiers behind the name of their speaker
 
 
 def turn_reader(*suffixes: str) -> Callable[[TurnReader], TurnReader]:
@@ -208,7 +209,8 @@ def _read_textgrid(path: Path) -> Turns:
     """Praat's interval tiers, in the long or the short text format.
 
     An interval with a text is a turn of the speaker that the text names, if the tier is one of speakers; where each
-    tier is a speaker, whose intervals hold what is said, the tier is the speaker.
+    tier is a speaker, whose intervals hold what is said, the tier is the speaker. Tiers of what a speaker says, such as
+    "Anna words" beside "Anna", which `textgrid` writes too, are not read.
     """
     damaged = KnnError(f"{path} is not a TextGrid in Praat's text format.", "Save it in Praat as text file.")
     tokens = _praat_tokens(path)
@@ -226,6 +228,8 @@ def _read_textgrid(path: Path) -> Turns:
                 _skip(tokens, 2 * _count(count))
     except (StopIteration, ValueError) as error:
         raise damaged from error
+    names = {name for name, _ in tiers}
+    tiers = [tier for tier in tiers if (of := _SPOKEN.sub("", tier[0])) == tier[0] or of not in names]
     names = {name for name, _ in tiers}
     turns = []
     for name, rows in tiers:

@@ -218,11 +218,6 @@ def language_timelines(
     ------
     (Path, LanguageTimeline) or (Path, KnnError)
         A timeline, which has the file's name of `recording_names`, or why there is none.
-
-    Raises
-    ------
-    KnnError
-        Two files have one name.
     """
     wanted = set(files if chosen is None else chosen)
     for path, name in zip(files, recording_names(files), strict=True):

@@ -86,9 +86,31 @@ def test_words_get_speakers(given: Path, tmp_path: Path) -> None:
     assert [(one["speaker"], one["text"]) for one in segments] == [("ben", "Well, no."), ("anna", "Oh.")]
     assert 'name = "ben transcription"' in (tmp_path / "talk.TextGrid").read_text()
     assert 'TIER_ID="anna transcription"' in (tmp_path / "talk.eaf").read_text()
-    assert read_turns(tmp_path / "talk.eaf")["talk"] == read_turns(tmp_path / "talk.json")["talk"] == TURNS
+    for suffix in (".eaf", ".json", ".TextGrid"):
+        assert read_turns(tmp_path / f"talk{suffix}")["talk"] == TURNS, suffix
     refused = knn("convert", given / "talk.rttm", tmp_path / "x.rttm", "--words", given / "talk.json")
     assert refused.exit_code == 1 and "rttm say no words" in refused.stderr
+
+
+def test_sound_and_words_are_those_of_the_recording(given: Path, tmp_path: Path) -> None:
+    text = (given / "talk.rttm").read_text()
+    names = ("my_talk", "r1/audio", "gone")
+    (tmp_path / "all.rttm").write_text("".join(text.replace(" talk ", f" {name} ") for name in names))
+    tapes = {"my talk.wav": 4.5, "r1/audio.wav": 5.5, "r2/audio.wav": 6.5}
+    for name, seconds in tapes.items():
+        (path := tmp_path / "tapes" / name).parent.mkdir(parents=True, exist_ok=True)
+        clicks(path, seconds)
+    result = done("convert", tmp_path / "all.rttm", tmp_path / "out.json", "--audio", tmp_path / "tapes")
+    assert "tapes has no recording of gone." in " ".join(result.stderr.split())
+    lines = [json.loads(line) for line in (tmp_path / "out.json").read_text().splitlines()]
+    assert [(line["file"], line["duration"]) for line in lines] == [("my_talk", 4.5), ("r1/audio", 5.5), ("gone", 4.0)]
+    (tmp_path / "one.rttm").write_text(text.replace(" talk ", " my_talk ") + text)
+    words = tmp_path / "words"
+    words.mkdir()
+    for name in ("my talk", "talk"):
+        (words / f"{name}.json").write_text(json.dumps(WORDS))
+    done("convert", tmp_path / "one.rttm", tmp_path / "said.json", "--words", words)
+    assert '"text": "Well, no."' in (tmp_path / "said.json").read_text()
 
 
 @pytest.mark.parametrize("suffix", [".eaf", ".TextGrid"])
@@ -113,6 +135,7 @@ def test_turns_are_added_to_a_copy(given: Path, tmp_path: Path, suffix: str) -> 
         (("x.srt", "--format", "vtt"), "is that of srt"),
         (("x.srt", "--format", "srt,vtt"), "cannot hold 2 formats"),
         (("folder",), "names no format of turns"),
+        (("x.xyz", "--template"), "has not the suffix of a format"),
         (("talk.json", "--format", "json"), "exists already"),
     ],
 )
@@ -127,3 +150,5 @@ def test_refused(given: Path, tmp_path: Path, arguments: tuple[str, ...], messag
 def test_formats_that_there_are_not(given: Path, tmp_path: Path) -> None:
     result = knn("convert", given / "talk.rttm", tmp_path / "out", "--format", "rttm,textgird")
     assert result.exit_code == 2 and "Did you mean textgrid?" in " ".join(result.output.split())
+    several = knn("timeline", given / "talk.wav", "--format", "json,srt")
+    assert several.exit_code == 2 and "'json,srt' is none of" in " ".join(several.output.split())

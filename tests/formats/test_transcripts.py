@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knn_cli.core.values import Turn
-from knn_cli.formats.transcripts import TranscriptSegment, Word, joined, segments_of_words, with_speakers
+from knn_cli.formats.span_formats import write
+from knn_cli.formats.spans import SpanDocument
+from knn_cli.formats.transcripts import (
+    TranscriptSegment,
+    Word,
+    joined,
+    segments_of_words,
+    spoken_rows,
+    with_speakers,
+)
 
 TURNS = [Turn(0.0, 2.0, "Anna"), Turn(1.5, 4.0, "Ben"), Turn(6.0, 8.0, "Anna")]
 
@@ -51,6 +62,21 @@ def test_segments_of_words_end_at_pauses_and_in_time() -> None:
         (15.0, 16.9, 2),
     ]
     assert segments_of_words([]) == ()
+
+
+def test_no_word_is_lost_for_its_length(tmp_path: Path) -> None:
+    said = [("Anna", 0.0, 2.0, "Well."), ("Ben", 2.0, 2.0, "No!"), ("Anna", 1.0, 1.5, "Yes.")]
+    segments = [TranscriptSegment(start, end, text, speaker=speaker) for speaker, start, end, text in said]
+    assert {name: rows for name, (rows, _) in spoken_rows(segments).items()} == {
+        "Anna": [(0, 2000, "Well."), (2000, 2001, "Yes.")],
+        "Ben": [(2000, 2001, "No!")],
+    }
+    document = SpanDocument("turns", "talk", 2.0, [], transcript=segments)
+    for suffix in (".srt", ".vtt", ".TextGrid", ".eaf"):
+        write(document, path := tmp_path / f"talk{suffix}")
+        assert all(text in path.read_text() for _, _, _, text in said), suffix
+    assert "00:00:02,000 --> 00:00:02,001\nBen: No!" in (tmp_path / "talk.srt").read_text()
+    assert "\nxmax = 2.001 \n" in (tmp_path / "talk.TextGrid").read_text()
 
 
 times = st.integers(0, 60)
