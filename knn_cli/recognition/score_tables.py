@@ -152,10 +152,10 @@ def _from_table(path: Path) -> tuple[ScoreTable, ScoreKind]:
                 span[row] = _number(path, number, columns[place], cells[place])
     names = [cells[name] for _, cells in lines]
     truths = [] if truth is None else [cells[truth] for _, cells in lines]
-    heard = ~np.isnan(scores).any(axis=1)
-    if not heard.any():
+    scored = ~np.isnan(scores).any(axis=1)
+    if not scored.any():
         raise KnnError(f"{path} has no scores in any row.", _HINT)
-    scores[heard], kind = _as_log_likelihoods(scores[heard])
+    scores[scored], kind = _as_log_likelihoods(scores[scored])
     return _table(labels, scores, names, spans, truths), kind
 
 
