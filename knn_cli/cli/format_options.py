@@ -32,7 +32,7 @@ def format_option(formats: type[Enum], *, several: bool = True) -> Any:
         panel=OUTPUT,
         callback=check,
         autocompletion=complete,
-        help="Write this format, or several: a,b." if several else "Write this format.",
+        help="Write this format; of turns also several: a,b.",
     )
 
 
