@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from knn_cli.cli import stdin
+from knn_cli.cli import own_outputs, stdin
 from knn_cli.cli.console import console, leave
 from knn_cli.cli.diarization_options import TurnFormat
 from knn_cli.cli.format_options import format_option
@@ -156,7 +156,7 @@ def convert(
     from knn_cli.cli.workers import recording_map
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
-    from knn_cli.store import hdf5
+    from knn_cli.store import embedding_writers, hdf5
 
     if src == stdin.STDIN:
         received = stdin.open_sources(ctx, [src])
@@ -184,6 +184,12 @@ def convert(
 
     in_bytes = str(src).startswith(HUB)
     recordings = not in_bytes and conversion.is_of_recordings(src)
+    files = [] if recordings or in_bytes or not out.suffix or out.is_dir() else embedding_writers.outputs(out)
+    task = own_outputs.output_task(ctx, own_outputs.task_digest(ctx, [], [src]) if files else "")
+    if out.is_file() and own_outputs.is_finished(ctx, task, files):
+        note_finished(out)
+        return
+    force = own_outputs.may_replace(ctx, task, files) if files else force
     with (
         recording_map(cluster) as each,
         console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress,
@@ -207,6 +213,7 @@ def convert(
             repetition=store_repetition(ctx),
             each=each,
         )
+    own_outputs.note_outputs(task, files)
     if result.was_finished:
         note_finished(result.out)
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from knn_cli import __version__
-from knn_cli.core.output_records import OutputTask, check_replaceable, stamps
+from knn_cli.core.output_records import OutputRecords, OutputTask, add_line, check_replaceable, keep_old, stamps
 
 if TYPE_CHECKING:
     from knn_cli.networks.bundle import Bundle
@@ -35,6 +35,30 @@ def check_own_outputs(ctx: typer.Context, *outputs: Path | None) -> OutputTask:
     task = output_task(ctx)
     check_replaceable([out for out in outputs if out is not None], task, force=bool(ctx.params["force"]))
     return task
+
+
+def is_finished(ctx: typer.Context, task: OutputTask, outputs: Sequence[Path]) -> bool:
+    """Whether this very task wrote the outputs that are there, and --again does not ask for them anew."""
+    records, there = OutputRecords(), [path for path in outputs if path.is_file()]
+    return bool(there) and not ctx.params["again"] and all(records.is_finished(path, task) for path in there)
+
+
+def may_replace(ctx: typer.Context, task: OutputTask, outputs: Sequence[Path]) -> bool:
+    """Whether outputs that are there are replaced: by --force, or those of the command itself, or with --backup."""
+    there = [path for path in outputs if path.is_file()]
+    if ctx.params["force"] or not there:
+        return bool(ctx.params["force"])
+    check_replaceable(there, task)
+    for path in there:
+        keep_old(path, task)
+    return True
+
+
+def note_outputs(task: OutputTask, outputs: Iterable[Path]) -> None:
+    """Note complete outputs as those of a task."""
+    for path in outputs:
+        if path.is_file():
+            add_line(path, path, task)
 
 
 def task_digest(ctx: typer.Context, models: Iterable[Bundle], sources: Sequence[Path]) -> str:

@@ -36,6 +36,7 @@ class _State:
     noun: str = "recordings"  # or what else is counted
     before: int = 0  # recordings beside them that earlier runs have finished
     done: int = 0  # those of `total` that are finished
+    is_known: bool = False  # whether it is known how many are finished
     hint: str = HINT
 
 
@@ -55,6 +56,7 @@ def begin() -> None:
 def working(total: int, hint: str = GOES_ON, *, before: int = 0, noun: str = "recordings") -> None:
     """Note how many recordings are left to do, and how many are not, and how to go on if the command is stopped."""
     _state.total, _state.hint, _state.before, _state.noun = total, hint, before, noun
+    _state.is_known = True
 
 
 def advanced(done: int | None = None, total: int | None = None) -> None:
@@ -90,7 +92,7 @@ def stopped() -> int:
         if _state.total > 1:
             left = _state.total - _state.done
             sentence += f" Of {_state.total} {_state.noun} {_state.done} are done, {left} are left."
-        begins_anew = _state.total and not _state.done and not _state.before
+        begins_anew = _state.is_known and not _state.done and not _state.before
         hint = BEGINS_ANEW if begins_anew else _state.hint
         if shown is not None:
             from knn_cli.core.errors import KnnError

@@ -309,7 +309,6 @@ def test_outputs_that_exist_stay(chain: dict[str, Path], corpus: Path) -> None:
     for arguments in (
         ["convert", corpus, chain["embeddings"]],
         ["train", chain["embeddings"], "-o", chain["model"]],
-        ["convert", chain["embeddings"], chain["audio"]],
     ):
         result = knn(*arguments)
         assert result.exit_code == 1 and "exists already" in result.stderr and "--force" in result.stderr

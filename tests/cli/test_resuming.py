@@ -224,6 +224,9 @@ def test_a_stopped_command_says_whether_anything_is_kept(capsys: pytest.CaptureF
         assert stopping.stopped() == 130
         text = " ".join(capsys.readouterr().err.split())
         assert f"Of 4 rows {finished} are done, {4 - finished} are left." in text and hint in text
+    stopping._state = stopping._State(number=2)
+    stopping.working(0)  # a store, whose rows are not counted yet
+    assert stopping.stopped() == 130 and "begins anew" in " ".join(capsys.readouterr().err.split())
     stopping._state = stopping._State()
 
 
@@ -276,3 +279,22 @@ def test_a_kept_analysis_is_used_again(tapes: Path, tmp_path: Path, analysed: li
     again = done(*command)
     assert again.stdout == turns != "" and analysed == ["a"] and (tmp_path / "a.h5").stat() == made
     assert "Analysed before: 1 of 1 recording" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.ark", "e.h5"])
+def test_other_conversions_are_not_done_twice(tmp_path: Path, name: str) -> None:
+    table, out = tmp_path / "rows.csv", tmp_path / name
+    table.write_text("name,e0,e1\na,1,2\nb,3,4\n")
+    store = tmp_path / "rows.h5"
+    done("convert", table, store)
+    command = ("convert", store if name != "e.h5" else table, out)
+    done(*command)
+    made = out.stat()
+    assert "was finished before" in done(*command).stderr and out.stat() == made
+    done(*command, "--again")
+    done(*command, "--labels", "(?P<group>.)")  # other settings
+    out.write_bytes(b"mine")
+    refused = knn(*command)
+    assert refused.exit_code == 1 and "was changed since `knn convert` wrote it" in refused.stderr
+    done(*command, "--backup")
+    assert (tmp_path / f"{name}.bak").read_bytes() == b"mine" != out.read_bytes()
