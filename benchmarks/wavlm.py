@@ -1,10 +1,14 @@
 """Time and memory of our WavLM-Base + MHFA, compared with transformers' WavLM and a literal MHFA.
 
     python benchmarks/wavlm.py [--seconds 10 40] [--threads 1] [--runs 3]
+    python benchmarks/wavlm.py --utterances 200 [--threads 1] [--runs 2]
 
 Both have the same random weights. Each measurement is a separate process. Times are the best of `--runs` after a short
 warm-up clip; on a shared machine, CPU seconds are more reliable than wall-clock time. Memory is the peak resident size
 from then on, with and without the size before.
+
+`--utterances` embeds so many clips of 2 to 20 s, one at a time, with a third network: ours with int8 weights and
+products (`networks.int8`). The rounds take turns, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,17 +23,21 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers.entry import import_embedding_network
+from knn_cli.networks.int8 import quantised, with_int8_products
 from knn_cli.networks.network import Network
 from knn_cli.networks.pooling.mhfa import MHFA
 from tests.helpers.oracles import load_transformers
 
 MODELS = ("ours", "transformers")
+SHORTEST, LONGEST = 2.0, 20.0  # seconds of an utterance
 
 
 def write_model(folder: Path) -> None:
@@ -47,6 +55,12 @@ def our_network(folder: Path) -> nn.Module:
         encoder = ENCODERS.build(imported.name, **imported.args)
     encoder.load_state_dict(imported.state, assign=True)
     return Network(encoder, head(folder)).eval()
+
+
+def int8_network(folder: Path) -> nn.Module:
+    network = our_network(folder)
+    with_int8_products(network, quantised(network.state_dict()))
+    return network
 
 
 def their_network(folder: Path) -> nn.Module:
@@ -125,17 +139,65 @@ def measure(model: str, folder: Path, seconds: float, threads: int, runs: int) -
     return {"wall": wall, "busy": busy, "peak": top, "above": top - before, "embedding": embedding[0].tolist()}
 
 
+@torch.inference_mode()
+def measure_utterances(model: str, folder: Path, count: int, threads: int) -> dict[str, object]:
+    torch.set_num_threads(threads)
+    embed = {"ours": our_network, "transformers": their_network, "int8": int8_network}[model](folder)
+    random = torch.Generator().manual_seed(2)
+    lengths = (torch.rand(count, generator=random) * (LONGEST - SHORTEST) + SHORTEST) * 16000
+    embed(torch.randn(1, 16000, generator=random))
+    gc.collect()
+    forget_peak()
+    wall, busy, embeddings = time.perf_counter(), time.process_time(), []
+    for length in lengths.int().tolist():
+        embeddings.append(embed(torch.randn(1, length, generator=random) * 0.1)[0].tolist())
+    wall, busy = time.perf_counter() - wall, time.process_time() - busy
+    seconds = lengths.sum().item() / 16000
+    return {"wall": wall, "busy": busy, "peak": resident("VmHWM"), "seconds": seconds, "embedding": embeddings}
+
+
+def compare_utterances(count: int, threads: int, rounds: int) -> None:
+    """Print the rates of all networks, and how far their embeddings are from those of transformers."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        command = [sys.executable, __file__, "--utterances", str(count), "--threads", str(threads), "--measure"]
+        results: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(rounds):
+            for model in ("transformers", *MODELS[:1], "int8"):
+                done = subprocess.run([*command, model, folder], check=True, capture_output=True, text=True)
+                results.setdefault(model, []).append(json.loads(done.stdout.splitlines()[-1]))
+    theirs = results["transformers"]
+    print(f"{count} utterances of {theirs[0]['seconds']:.0f} s, {threads} thread(s), medians of {rounds}")
+    truth = torch.tensor(theirs[0]["embedding"])
+    for model, rows in results.items():
+        busy, wall, peak = (median(row[key] for row in rows) for key in ("busy", "wall", "peak"))
+        ratio = median(their["busy"] / row["busy"] for their, row in zip(theirs, rows, strict=True))
+        found = torch.tensor(rows[0]["embedding"])
+        cosine = torch.cosine_similarity(found, truth).min().item()
+        print(
+            f"{model:>13} {count / wall:6.2f} a second, {busy / count:6.3f} CPU s each, {ratio:5.2f} times the rate, "
+            f"{peak:6.0f} MiB, differ by {(found - truth).abs().max().item():.1e}, cosine at least {cosine:.5f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 40.0], help="clip lengths")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--utterances", type=int, metavar="N", help="compare N clips of 2 to 20 s instead")
     parser.add_argument("--measure", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         model, folder = options.measure
-        result = measure(model, Path(folder), options.seconds[0], options.threads, options.runs)
+        if options.utterances:
+            result = measure_utterances(model, Path(folder), options.utterances, options.threads)
+        else:
+            result = measure(model, Path(folder), options.seconds[0], options.threads, options.runs)
         print(json.dumps(result))
+        return
+    if options.utterances:
+        compare_utterances(options.utterances, options.threads, options.runs)
         return
     print(f"WavLM-Base + MHFA, fp32, {options.threads} thread(s), best of {options.runs}, torch {torch.__version__}")
     print(f"{'clip':>6} {'network':>13} {'wall s':>8} {'CPU s':>8} {'RTF':>7} {'peak MiB':>9} {'above loaded':>13}")
