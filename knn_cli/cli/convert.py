@@ -247,6 +247,11 @@ def convert(
         console.note(f"{result.out}: {result.rows} rows of {result.sources} recordings.")
     if result.out.suffix.lower() in hdf5.SUFFIXES:
         _show_labels(result.out)
+        if labels == "folder" and result.kind == "audio" and _has_folders_of_folders(src):
+            console.note(
+                "Labels are from the last folder of each path. Are the folders group/speaker? "
+                "Then give --labels group/speaker/file."
+            )
     if result.unlabelled:
         of = f"{counted(len(result.unlabelled), 'recording')} of {result.sources + result.earlier}"
         console.note(f"No label is known of {of}, such as {result.unlabelled[0]}; --labels says where labels stand.")
@@ -262,6 +267,11 @@ def _note_too_short(names: list[str], minimum: float) -> None:
         f"{counted(len(names), 'recording')} {are} shorter than {minimum:g} s, and not in the store: "
         f"{', '.join(shown)}{more}. A smaller --min-segment keeps such recordings."
     )
+
+
+def _has_folders_of_folders(folder: Path) -> bool:
+    """Whether recordings may lie two folders deep, as in dialect/speaker/file."""
+    return folder.is_dir() and any(inner.is_dir() for inner in folder.glob("*/*"))
 
 
 def _show_labels(store: Path) -> None:

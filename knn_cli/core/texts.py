@@ -70,7 +70,10 @@ def read_text(path: Path | str, what: str, *, error: type[KnnError] = KnnError) 
         return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as reason:
         line = raw.count(b"\n", 0, reason.start) + 1
-        hint = f"Save it as UTF-8, if it is {what}."
+        hint = (
+            f"Save it as UTF-8, if it is {what}: `iconv -f WINDOWS-1250 -t UTF-8 OLD > NEW`, with WINDOWS-1252 for "
+            "languages of Western Europe. It is not guessed, since a wrong guess changes names."
+        )
         raise error(f"Line {line} of {path} is not UTF-8 text.", hint) from reason
 
 

@@ -71,6 +71,17 @@ def test_recordings_that_are_too_short_are_named(tmp_path: Path) -> None:
     assert f"2 recordings are shorter than 1 s, and not in the store: {named}. A smaller --min-segment" in said
 
 
+def test_folders_of_folders_may_be_of_speakers(tmp_path: Path) -> None:
+    for name in ("north/ann", "north/bob", "south/eva"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / name / "1.wav", np.full(32000, 0.1), 16000)
+    asked = "Then give --labels group/speaker/file."
+    assert asked in done("convert", tmp_path / "in", tmp_path / "c.h5").stderr
+    said = done("convert", tmp_path / "in", tmp_path / "d.h5", "--labels", "group/speaker/file").stderr
+    assert asked not in said and "Labels: 2 groups, no subgroups, 3 speakers." in said
+    assert asked not in done("convert", tmp_path / "in" / "north", tmp_path / "e.h5").stderr
+
+
 def test_convert_counts_what_it_drops(corpus: Path, tmp_path: Path) -> None:
     result = done("convert", corpus, tmp_path / "c.h5", "--segment", "2")
     assert "10 recordings, 20 segments, 40.0 s" in result.stderr

@@ -34,7 +34,7 @@ def test_only_blanks_and_tabs_part_fields():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\nJos\u00e9".encode("latin-1"), "Line 2 of .* is not UTF-8 text"),
+        ("a\nJos\u00e9".encode("latin-1"), "Line 2 of .* is not UTF-8 text.*`iconv -f WINDOWS-1250 -t UTF-8"),
         ("a\nb".encode("utf-16"), "UTF-16"),
         (b"a\nb\0c", "Line 2 of .* holds a zero byte"),
     ],
