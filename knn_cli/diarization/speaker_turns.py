@@ -1,12 +1,12 @@
 """Turns of speakers from clusters of short windows.
 
-Short windows say which speakers there are, long ones who speaks at the same time: `aggregate_scores` lets both vote for
-each frame. A speaker that only the clusters of short windows know is none (`merge_contradicted`).
+Short windows say which speakers there are, long ones who speaks at the same time: `score_parts` lets both vote for each
+frame. A speaker that only the clusters of short windows know is none (`merge_contradicted`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,50 +25,74 @@ if TYPE_CHECKING:
 SHORT_WINDOW_WEIGHT = 0.6  # of the scores of short windows beside those of long ones
 SOFTMAX_TEMPERATURE = 0.1  # cosine by which one speaker is e times as likely as another
 SHORT_WINDOW_AGREEMENT_COSINE = 0.5  # what full agreement with short windows is worth to a local speaker
+FRAMES_AT_ONCE = 50_000  # whose scores are held at once: of ten hours with ninety speakers, all are 300 MB
 LEAST_OWN_SHARE = 0.5  # of the clean frames of a cluster, in which its speaker is active
 
 
-def aggregate_scores(embeddings: WindowEmbeddings, labels: Labels) -> Floats:
-    """(frames, S) score of each speaker in each frame, from the clusters (N,) of short windows; -1: no embedding.
+def score_parts(embeddings: WindowEmbeddings, labels: Labels) -> Iterator[tuple[int, Floats]]:
+    """Yield for some frames after the other their first one, and the score (F, S) float32 of each speaker in each.
 
-    A short window scores speakers by a softmax of the cosines of its embedding with theirs. A local speaker of a long
-    window is assigned to one speaker, by its embedding and by the scores of the short windows within it, and two local
-    speakers of one window are two speakers. So long windows say who speaks at the same time, and short ones who it is
-    where a long one takes two speakers for one.
+    Speakers are the clusters (N,) of short windows; -1: no embedding. A short window scores speakers by a softmax of
+    the cosines of its embedding with theirs. A local speaker of a long window is assigned to one speaker, by its
+    embedding and by the scores of the short windows within it, and two local speakers of one window are two speakers.
+    So long windows say who speaks at the same time, and short ones who it is where a long one takes two speakers for
+    one.
     """
     from knn_cli.core.vectors import l2_normalize
-    from knn_cli.diarization import reconstruction
     from knn_cli.diarization.clustering.base import weighted_means
 
-    segmentation = embeddings.segmentation
     rows = np.flatnonzero(labels >= 0)
     units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
-    centroids, _ = weighted_means(units, np.ones(len(rows)), labels[rows])
-    centroids = l2_normalize(centroids)
-    if embeddings.short_windows.several:
-        similarity = l2_normalize(embeddings.vectors.astype(np.float64)) @ centroids.T
-        assigned = _assigned(embeddings.short, similarity)
-        return reconstruction.aggregate(embeddings.short_windows, embeddings.short, assigned)
+    centroids = l2_normalize(weighted_means(units, np.ones(len(rows)), labels[rows])[0])
+    del units  # of ten hours, 70 MB
+    frames = embeddings.segmentation.frames
+    for first in range(0, frames, FRAMES_AT_ONCE):
+        last = min(first + FRAMES_AT_ONCE, frames)
+        if embeddings.short_windows.several:
+            yield first, _local_scores(embeddings, centroids, first, last)
+        else:
+            yield first, _scores_between(embeddings, labels, centroids, first, last)
+
+
+def _local_scores(embeddings: WindowEmbeddings, centroids: Doubles, first: int, last: int) -> Floats:
+    """(last - first, S) scores from local speakers of long windows that were clustered themselves."""
+    from knn_cli.core.vectors import l2_normalize
+    from knn_cli.diarization import reconstruction
+
+    part = reconstruction.part_between(embeddings.short_windows, embeddings.short, first, last)
+    similarity = l2_normalize(embeddings.vectors[part.rows].astype(np.float64)) @ centroids.T
+    scores = reconstruction.aggregate(part.segmentation, part.local, _assigned(part.local, similarity))
+    return scores[first - part.first : last - part.first]
+
+
+def _scores_between(embeddings: WindowEmbeddings, labels: Labels, centroids: Doubles, first: int, last: int) -> Floats:
+    """(last - first, S) scores from short windows, and from long ones where there are any."""
+    from knn_cli.core.vectors import l2_normalize
+    from knn_cli.diarization import reconstruction
+
+    # Long windows listen to short ones as far as they reach beyond the frames.
+    long = reconstruction.part_between(embeddings.segmentation, embeddings.local, first, last)
+    begin, end = (long.first, long.last) if embeddings.local else (first, last)
+    short = reconstruction.part_between(embeddings.short_windows, embeddings.short, begin, end)
+    known = labels[short.rows] >= 0
+    units = l2_normalize(embeddings.vectors[short.rows][known].astype(np.float64))
     likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
-    soft_assignment = np.zeros((len(labels), len(centroids)), dtype=np.float32)
-    soft_assignment[rows] = likelihoods / likelihoods.sum(1, keepdims=True)
-    scores = reconstruction.aggregate(embeddings.short_windows, embeddings.short, soft_assignment)
-    del units, likelihoods, soft_assignment  # ten hours of them are as much as the scores
+    soft_assignment = np.zeros((len(known), len(centroids)), dtype=np.float32)
+    soft_assignment[known] = likelihoods / likelihoods.sum(1, keepdims=True)
+    scores = reconstruction.aggregate(short.segmentation, short.local, soft_assignment)
+    scores = scores[begin - short.first : end - short.first]
     if not embeddings.local:
         return scores
-    similarity = l2_normalize(embeddings.local_vectors.astype(np.float64)) @ centroids.T  # (L, S), 0 without embedding
-    for row, speaker in enumerate(embeddings.local):
+    similarity = l2_normalize(embeddings.local_vectors[long.rows].astype(np.float64)) @ centroids.T  # 0: no embedding
+    for row, speaker in enumerate(long.local):
         mask = speaker.embedding_mask
-        inside = scores[segmentation.starts[speaker.window] :][: len(mask)]
+        inside = scores[long.segmentation.starts[speaker.window] :][: len(mask)]
         agreement = mask[: len(inside)].astype(np.float32) @ inside / max(1, int(mask.sum()))
         similarity[row] += SHORT_WINDOW_AGREEMENT_COSINE * agreement
     scores *= SHORT_WINDOW_WEIGHT
-    # Block by block: of ten hours with forty speakers, scores are 140 MB.
-    for first, long in reconstruction.score_blocks(
-        segmentation, embeddings.local, _assigned(embeddings.local, similarity)
-    ):
-        scores[first : first + len(long)] += np.float32(1 - SHORT_WINDOW_WEIGHT) * long
-    return scores
+    for at, block in reconstruction.score_blocks(long.segmentation, long.local, _assigned(long.local, similarity)):
+        scores[at : at + len(block)] += np.float32(1 - SHORT_WINDOW_WEIGHT) * block
+    return scores[first - begin : last - begin]
 
 
 def _assigned(local: Sequence[LocalSpeaker], similarity: Doubles) -> Floats:
@@ -88,8 +112,8 @@ class SpeakerActivity:
     Attributes
     ----------
     active : (frames, S) bool array
-    scores : (frames, S) float32 array
-        NaN where a speaker is not active.
+    scores : (K,) float32 array
+        Of the speakers that are active, frame by frame, as `active` has them.
     labels : (N,) int64 array
         Speaker of each short window, -1 without an embedding.
     """
@@ -119,18 +143,23 @@ def find_activity(embeddings: WindowEmbeddings, labels: Labels, *, min_speakers:
 
     if not (labels >= 0).any():
         nobody = np.zeros((embeddings.segmentation.frames, 0))
-        return SpeakerActivity(nobody.astype(bool), nobody.astype(np.float32), labels)
+        return SpeakerActivity(nobody.astype(bool), np.zeros(0, dtype=np.float32), labels)
     counts = reconstruction.speaker_count(embeddings.segmentation)
     while True:
-        scores = aggregate_scores(embeddings, labels)
-        active = reconstruction.select_active(counts, scores)
+        active = np.zeros((len(counts), int(labels.max()) + 1), dtype=bool)
+        scores = []
+        for first, part in score_parts(embeddings, labels):
+            some = active[first : first + len(part)]
+            some[:] = reconstruction.select_active(counts[first : first + len(part)], part)
+            scores.append(part[some])
         can_merge = labels.max() >= (min_speakers or 1)
         if not can_merge or (merged := merge_contradicted(embeddings, labels, active)) is None:
             break
         labels = merged
-    reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
-    scores[~active] = np.nan
-    return SpeakerActivity(active, scores, labels)
+    if not active.any(0).all():
+        reconstruction.ensure_every_speaker(active, embeddings.short_windows, embeddings.short, labels)
+        scores = [part[active[first : first + len(part)]] for first, part in score_parts(embeddings, labels)]
+    return SpeakerActivity(active, np.concatenate(scores), labels)
 
 
 def make_turns(
@@ -142,7 +171,7 @@ def make_turns(
     turns = post_processing.frame_turns(
         activity.active, embeddings.levels, min_turn=options.min_turn, max_gap=options.max_gap, margin=options.margin
     )
-    return _to_diarization(turns, activity.scores, embeddings, activity.labels, seconds, recording)
+    return _to_diarization(turns, activity, embeddings, seconds, recording)
 
 
 def merge_contradicted(embeddings: WindowEmbeddings, labels: Labels, active: NDArray[np.bool_]) -> Labels | None:
@@ -180,21 +209,27 @@ def merge_contradicted(embeddings: WindowEmbeddings, labels: Labels, active: NDA
 
 def _to_diarization(
     frame_turns: list[FrameTurn],
-    scores: Floats,
+    activity: SpeakerActivity,
     embeddings: WindowEmbeddings,
-    labels: Labels,
     seconds: float,
     recording: str,
 ) -> Diarization:
     """Turns with names by first appearance, confidences, and each speaker's embedding.
 
-    scores : (frames, S), NaN where a speaker is not active: pauses and margins of a turn say nothing of it
+    The confidence of a turn is the mean score of its speaker: pauses and margins of a turn say nothing of it.
     """
+    frames, speakers = np.nonzero(activity.active)
+    order = np.argsort(speakers, kind="stable")  # speaker by speaker, in each frame by frame
+    frames, scores = frames[order], activity.scores[order]
+    begins = np.searchsorted(speakers[order], np.arange(activity.active.shape[1] + 1))
+    labels = activity.labels
     names: dict[int, str] = {}
     turns: list[Turn] = []
     for first, last, speaker in frame_turns:
         name = names.setdefault(speaker, f"SPEAKER_{len(names):02d}")
-        confidence = float(np.nanmean(scores[first:last, speaker]))
+        own = slice(begins[speaker], begins[speaker + 1])
+        low, high = np.searchsorted(frames[own], [first, last])
+        confidence = float(scores[own][low:high].mean())
         turns.append(Turn(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds), name, confidence))
     rows_of = {name: np.flatnonzero(labels == speaker) for speaker, name in names.items()}
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}

@@ -142,6 +142,7 @@ class Voice:
 
 def _prepare(paths: list[Path], cache: Path) -> None:
     """Decode all recordings once and detect speech in the clean waveforms."""
+    cache.mkdir(parents=True, exist_ok=True)
     offset, sounds, regions = 0, [], []
     for batch in range(0, len(paths), 64):
         recordings = [read_16k(path) for path in paths[batch : batch + 64]]

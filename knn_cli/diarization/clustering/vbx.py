@@ -27,7 +27,7 @@ MIN_CLUSTER_SIZE = 4  # embeddings of a speaker where the tree is cut into a giv
 START_DISTANCES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)  # cosine distances at which the tree is cut to start
 CUT_DISTANCE = 0.6  # near which it is cut into a number of speakers to start
 MAX_START_ROWS = 800  # embeddings on which starts are compared
-MAX_COMPARED_SPEAKERS = 40  # of a start that is compared
+ROWS_AT_ONCE = 8192  # embeddings whose probabilities are computed at once
 MIN_GAIN = 20.0  # nats of the evidence lower bound by which a start has to exceed spectral clustering
 LN_2PI = float(np.log(2 * np.pi))
 
@@ -113,13 +113,17 @@ def infer(
     constant = -0.5 * scale * (np.einsum("nd,nd->n", x, x)[:, None] + x.shape[1] * LN_2PI)  # (N, 1)
     bounds: list[float] = []
     for _ in range(settings.iterations):
-        counts = (scale * gamma).sum(axis=0)[:, None]  # (S, 1) fa times those of eq. 17
+        counts = gamma.T @ scale  # (S, 1) fa times those of eq. 17
         precision = 1 / (1 + counts / fb * phi)  # (S, D) the inverse of L_s, eq. 17
         alpha = precision * (gamma.T @ rho) / fb  # (S, D) eq. 16
-        log_p = rho @ alpha.T  # (N, S)
-        log_p -= 0.5 * scale * ((precision + alpha**2) @ phi)
-        log_p += constant  # eq. 23
-        gamma, following, evidence = _posterior(log_p, prior, settings.loop)
+        out = np.empty_like(gamma) if gamma is responsibilities else gamma
+        penalty = 0.5 * ((precision + alpha**2) @ phi)  # (S,)
+        for at in range(0, len(x), ROWS_AT_ONCE):  # so that (N, S) values are held once
+            some = slice(at, at + ROWS_AT_ONCE)
+            np.matmul(rho[some], alpha.T, out=out[some])
+            out[some] -= penalty * scale[some]
+            out[some] += constant[some]  # eq. 23
+        gamma, following, evidence = _posterior(out, prior, settings.loop)
         divergence = 0.5 * float(np.sum(np.log(precision) - precision - alpha**2 + 1))
         bounds.append(evidence + fb * divergence)  # eq. 25
         if drop:
@@ -127,16 +131,20 @@ def infer(
             kept = prior >= MIN_PRIOR
             if not kept.all():
                 gamma, prior = gamma[:, kept], prior[kept] / prior[kept].sum()
-                gamma = gamma / gamma.sum(axis=1, keepdims=True)
+                gamma /= gamma.sum(axis=1, keepdims=True)
         if len(bounds) > 1 and bounds[-1] - bounds[-2] < settings.tolerance:
             break
     return Inference(gamma, prior, tuple(bounds))
 
 
 def _posterior(log_p: Doubles, prior: Doubles, loop: float) -> tuple[Doubles, Doubles, float]:
-    """Responsibilities (N, S) (eq. 19), the next priors (S,) (eq. 24), and log p of all embeddings (eq. 22)."""
+    """Responsibilities (N, S) (eq. 19), the next priors (S,) (eq. 24), and log p of all embeddings (eq. 22).
+
+    They take the place of log_p (N, S).
+    """
     top = log_p.max(axis=1, keepdims=True)
-    p = np.exp(log_p - top)  # (N, S)
+    log_p -= top
+    p = np.exp(log_p, out=log_p)
     if loop == 0:
         p *= prior
         each = p.sum(axis=1, keepdims=True)
@@ -281,7 +289,10 @@ class VBxClustering(BaseClusterer):
         arrays = (embeddings, *(() if weights is None else (weights,)), *self.plda.arrays())
         numbers = tuple(getattr(self, field.name) for field in fields(self) if field.name != "plda")
         (labels,) = remembered(
-            lambda: (self._partition(embeddings, bounds, weights),), "vbx", *arrays, settings=(*numbers, *bounds)
+            lambda: (self._partition(embeddings, bounds, weights),),
+            "vbx, all starts",
+            *arrays,
+            settings=(*numbers, *bounds),
         )
         return labels
 
@@ -341,7 +352,7 @@ class VBxClustering(BaseClusterer):
 
         numbers = (self.fa, self.fb, self.loop, self.smoothing, self.starts, self.limit, self.max_initial_speakers)
         arrays = (rows, x, phi, *(() if factors is None else (factors,)))
-        cuts, bounds = remembered(compare_cuts, "starts", *arrays, settings=numbers)
+        cuts, bounds = remembered(compare_cuts, "all starts", *arrays, settings=numbers)
         best = int(np.argmax(bounds))
         (own,) = remembered(lambda: (np.array([reached(spectral)]),), "start", *arrays, spectral, settings=numbers)
         return cuts[best] if bounds[best] >= own[0] + MIN_GAIN else spectral
@@ -351,8 +362,8 @@ class VBxClustering(BaseClusterer):
         counts = range(1, min(self.starts, len(tree.points)) + 1)
         cuts = [self._cut(tree, distance) for distance in START_DISTANCES]
         cuts += [tree.speakers(CUT_DISTANCE, MIN_CLUSTER_SIZE, Bounds(count, count, True)) for count in counts]
-        few = [by_first_appearance(labels) for labels in cuts if labels.max() < MAX_COMPARED_SPEAKERS]
-        return list({labels.tobytes(): labels for labels in few}.values())
+        ordered = [by_first_appearance(labels) for labels in cuts]
+        return list({labels.tobytes(): labels for labels in ordered}.values())
 
     def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Inference:
         settings = InferenceSettings(self.fa, self.fb, self.loop)

@@ -290,6 +290,24 @@ def test_several_starts_escape_a_bad_one() -> None:
     assert np.array_equal(several(points), truth)
 
 
+def test_many_speakers_are_not_few() -> None:
+    """Starts with more speakers than a meeting has are compared as well."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(60), 12)
+    voices = rng.normal(size=(60, 32)) / np.sqrt(32)
+    labels = VBxClustering(plda=spheres(32))(voices[truth] + rng.normal(0, 0.05, (len(truth), 32)))
+    assert len(set(labels)) == len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == 60
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, phi, gamma = conversation()
+    whole = infer(x, phi, gamma, InferenceSettings(0.6, 2.0))
+    monkeypatch.setattr(vbx, "ROWS_AT_ONCE", 3)
+    blocks = infer(x, phi, gamma, InferenceSettings(0.6, 2.0))
+    np.testing.assert_allclose(blocks.responsibilities, whole.responsibilities, atol=1e-9)
+    np.testing.assert_allclose(blocks.elbo, whole.elbo, rtol=1e-12)
+
+
 def test_a_gain_that_chance_explains_leaves_spectral_clustering(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(1)
     points = np.eye(8)[np.repeat(np.arange(2), 20)] + 0.1 * generator.normal(size=(40, 8))
