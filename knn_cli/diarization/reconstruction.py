@@ -68,7 +68,7 @@ class LocalSpeaker:
 
 
 @dataclass(frozen=True)
-class Part:
+class WindowsBetween:
     """The windows over some frames of a recording.
 
     first        : frame of the recording from which the part's frames are counted
@@ -88,7 +88,7 @@ class Part:
         return self.first + self.segmentation.frames
 
 
-def part_between(segmentation: Segmentation, local: Sequence[LocalSpeaker], first: int, last: int) -> Part:
+def windows_between(segmentation: Segmentation, local: Sequence[LocalSpeaker], first: int, last: int) -> WindowsBetween:
     """The windows over frames from `first` to before `last`, and beyond as far as these windows reach."""
     size = segmentation.probabilities.shape[1]
     low, high = np.searchsorted(segmentation.starts, [first - size + 1, last]).tolist()
@@ -98,7 +98,9 @@ def part_between(segmentation: Segmentation, local: Sequence[LocalSpeaker], firs
     if len(starts):
         first, last = min(first, int(starts[0])), max(last, min(int(starts[-1]) + size, segmentation.frames))
     moved = [replace(speaker, window=speaker.window - low) for speaker in local[rows]]
-    return Part(first, Segmentation(starts - first, segmentation.probabilities[low:high], last - first), rows, moved)
+    return WindowsBetween(
+        first, Segmentation(starts - first, segmentation.probabilities[low:high], last - first), rows, moved
+    )
 
 
 def single_speaker_windows(

@@ -59,7 +59,7 @@ def _local_scores(embeddings: WindowEmbeddings, centroids: Doubles, first: int, 
     from knn_cli.core.vectors import l2_normalize
     from knn_cli.diarization import reconstruction
 
-    part = reconstruction.part_between(embeddings.short_windows, embeddings.short, first, last)
+    part = reconstruction.windows_between(embeddings.short_windows, embeddings.short, first, last)
     similarity = l2_normalize(embeddings.vectors[part.rows].astype(np.float64)) @ centroids.T
     scores = reconstruction.aggregate(part.segmentation, part.local, _assigned(part.local, similarity))
     return scores[first - part.first : last - part.first]
@@ -71,9 +71,9 @@ def _scores_between(embeddings: WindowEmbeddings, labels: Labels, centroids: Dou
     from knn_cli.diarization import reconstruction
 
     # Long windows listen to short ones as far as they reach beyond the frames.
-    long = reconstruction.part_between(embeddings.segmentation, embeddings.local, first, last)
+    long = reconstruction.windows_between(embeddings.segmentation, embeddings.local, first, last)
     begin, end = (long.first, long.last) if embeddings.local else (first, last)
-    short = reconstruction.part_between(embeddings.short_windows, embeddings.short, begin, end)
+    short = reconstruction.windows_between(embeddings.short_windows, embeddings.short, begin, end)
     known = labels[short.rows] >= 0
     units = l2_normalize(embeddings.vectors[short.rows][known].astype(np.float64))
     likelihoods = np.exp((units @ centroids.T - 1) / SOFTMAX_TEMPERATURE)
