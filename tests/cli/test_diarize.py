@@ -92,6 +92,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return made_up(path, **settings)
 
     monkeypatch.setattr(pipeline, "diarize", diarize)
+    monkeypatch.setattr("knn_cli.cli.analysis_files.AnalysisFiles.__bool__", lambda self: bool(self._keep))
     return calls
 
 
