@@ -18,7 +18,7 @@ from knn_cli.reports.contents import ReportContents
 from knn_cli.reports.notes import different_labels_note, priors_note
 from knn_cli.reports.report import write_report
 from knn_cli.reports.tables import NamedEvaluation, counted
-from knn_cli.store.hdf5 import Store
+from knn_cli.store.hdf5 import Store, is_store
 
 
 def result_notes(result: TestSetResult, max_segments: int = 0) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def write_test_set_report(
     """
     paths = tuple(test_set.path for test_set in result.test_sets)
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store(path)) for path in paths]
+        stores = [stack.enter_context(Store(path)) for path in paths if is_store(path)]  # others are tables of scores
         contents = ReportContents(
             named_evaluations(result, names),
             curves={model.name: model.curve for model in result.models if model.curve},

@@ -101,6 +101,8 @@ def test_tables_that_cannot_be_evaluated(tmp_path: Path) -> None:
     keyed = ["evaluate", str(tmp_path / "a.tsv"), "--keys", str(tmp_path / "keys.tsv"), "--draws", "0"]
     run = CliRunner().invoke(app, [*keyed, "-o", str(tmp_path / "figures.tex")])
     assert run.exit_code == 0 and "Accuracy & 100.0 \\%" in (tmp_path / "figures.tex").read_text(), run.stderr
+    run = CliRunner().invoke(app, [*keyed, "--report", str(tmp_path / "report")])
+    assert run.exit_code == 0 and (tmp_path / "report" / "report.html").is_file(), run.stderr
     for arguments, sentence in (
         (["a.tsv"], "have no true labels"),
         (["best.tsv"], "has the most probable labels alone"),
