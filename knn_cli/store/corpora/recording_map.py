@@ -22,6 +22,7 @@ __all__ = ["RecordingMap", "by_workers", "one_by_one"]
 
 UNIT_BYTES = 16_000_000  # of files with sound that go to a worker together
 UNIT_RECORDINGS = 32
+UNITS_PER_THREAD = 4  # at least, so that few recordings keep all workers busy to the end
 
 Source = TypeVar("Source", bound="Path | CorpusRecording")
 Result = TypeVar("Result")
@@ -121,7 +122,9 @@ def _by_workers(
     caught: Caught = AudioError,
     /,
 ) -> Iterator[Result | KnnError]:
-    units = [_Unit(tuple(group), prepare, caught) for group in _groups([_absolute(source) for source in sources])]
+    most = min(UNIT_RECORDINGS, max(1, len(sources) // (UNITS_PER_THREAD * max(1, cluster.threads))))
+    groups = _groups([_absolute(source) for source in sources], most)
+    units = [_Unit(tuple(group), prepare, caught) for group in groups]
     left = iter(sources)
     for unit, results in cluster.ordered(_do, units):
         for done in _by_recording(cluster, unit, results):
@@ -150,13 +153,13 @@ def _by_recording(
         yield _Done(found) if isinstance(found, KnnError) else found[0]
 
 
-def _groups(sources: Sequence[Source]) -> Iterator[list[Source]]:
-    """Recordings that go to a worker together: one large file, or several small ones."""
+def _groups(sources: Sequence[Source], most: int) -> Iterator[list[Source]]:
+    """Recordings that go to a worker together: one large file, or several small ones, at most so many."""
     group: list[Source] = []
     total = 0
     for source in sources:
         size = _size(source)
-        if group and (total + size > UNIT_BYTES or len(group) == UNIT_RECORDINGS):
+        if group and (total + size > UNIT_BYTES or len(group) == most):
             yield group
             group, total = [], 0
         group.append(source)
