@@ -9,7 +9,7 @@ from knn_cli.core.values import Doubles
 NORM_ROWS = 4096  # whose squares are in memory at once
 
 
-def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
+def l2_normalize(rows: Doubles, *, min_norm: float | None = None, overwrite: bool = False) -> Doubles:
     """Scale rows to unit Euclidean length.
 
     Parameters
@@ -18,6 +18,8 @@ def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
     min_norm : float, optional
         Divide by at least this, as `torch.nn.functional.normalize` does with its `eps`. By default rows are divided by
         their exact length, and rows of zeros stay zero.
+    overwrite : bool
+        Scale the given array in place.
 
     Returns
     -------
@@ -26,5 +28,5 @@ def l2_normalize(rows: Doubles, *, min_norm: float | None = None) -> Doubles:
     blocks = range(0, max(1, len(rows)), NORM_ROWS)
     norms = np.concatenate([np.linalg.norm(rows[at : at + NORM_ROWS], axis=1, keepdims=True) for at in blocks])
     divisors = np.where(norms > 0, norms, 1.0) if min_norm is None else np.maximum(norms, min_norm)
-    normalized: Doubles = rows / divisors
+    normalized: Doubles = np.divide(rows, divisors, out=rows if overwrite else None)
     return normalized

@@ -42,9 +42,9 @@ def score_parts(embeddings: WindowEmbeddings, labels: Labels) -> Iterator[tuple[
     from knn_cli.diarization.clustering.base import weighted_means
 
     rows = np.flatnonzero(labels >= 0)
-    units = l2_normalize(embeddings.vectors[rows].astype(np.float64))
+    units = l2_normalize(embeddings.vectors[rows].astype(np.float64), overwrite=True)  # of ten hours, 66 MB
     centroids = l2_normalize(weighted_means(units, np.ones(len(rows)), labels[rows])[0])
-    del units  # of ten hours, 70 MB
+    del units
     frames = embeddings.segmentation.frames
     for first in range(0, frames, FRAMES_AT_ONCE):
         last = min(first + FRAMES_AT_ONCE, frames)

@@ -42,7 +42,7 @@ def remembered(
     digest = hashlib.blake2b(repr((name, settings)).encode(), digest_size=16)
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     key = digest.hexdigest()
     if key not in memory:
         memory[key] = compute()

@@ -83,6 +83,7 @@ def infer(
     *,
     weights: Doubles | None = None,
     drop: bool = True,
+    overwrite: bool = False,
 ) -> Inference:
     """Variational Bayes inference, until the evidence lower bound increases by less than the tolerance.
 
@@ -99,6 +100,8 @@ def infer(
         Additional factors of the statistics of each embedding, beside fa.
     drop : bool
         Drop speakers whose prior falls below MIN_PRIOR; otherwise all speakers stay, with equal priors.
+    overwrite : bool
+        The responsibilities given may be overwritten, which saves the memory of as many.
 
     Returns
     -------
@@ -116,7 +119,7 @@ def infer(
         counts = gamma.T @ scale  # (S, 1) fa times those of eq. 17
         precision = 1 / (1 + counts / fb * phi)  # (S, D) the inverse of L_s, eq. 17
         alpha = precision * (gamma.T @ rho) / fb  # (S, D) eq. 16
-        out = np.empty_like(gamma) if gamma is responsibilities else gamma
+        out = np.empty_like(gamma) if gamma is responsibilities and not overwrite else gamma
         penalty = 0.5 * ((precision + alpha**2) @ phi)  # (S,)
         for at in range(0, len(x), ROWS_AT_ONCE):  # so that (N, S) values are held once
             some = slice(at, at + ROWS_AT_ONCE)
@@ -304,15 +307,17 @@ class VBxClustering(BaseClusterer):
         """
         assert self.plda is not None  # checked when built
         plda = self.plda if self.dimension is None else self.plda.keep(self.dimension)
+        # Ten hours of rows are 66 MB: those of each method are made when it needs them.
+        spectral = SpectralClustering().partition(embeddings, bounds, weights) if self.starts else None
         rows = plda.normalised(embeddings)
         x = plda.from_normalised(rows)
         factors = None if weights is None else np.clip(weights / self.scale, 1e-3, 1.0)
         distance = 1 - calibrated_threshold(rows) - self.bias if self.threshold is None else self.threshold
-        if self.starts:
-            spectral = SpectralClustering().partition(embeddings, bounds, weights)
-            first = self._best_start(spectral, rows, x, plda.between, factors)
-        else:
+        if spectral is None:
             first = self._cut(self._tree(rows), distance)
+        else:
+            first = self._best_start(spectral, rows, x, plda.between, factors)
+        del rows
         gamma = self._infer(x, plda.between, self._smoothed(first), factors).responsibilities
         if _count(gamma) > bounds.high:
             gamma = gamma[:, np.sort(np.argsort(-gamma.sum(axis=0), kind="stable")[: bounds.high])] + 1e-12
@@ -321,7 +326,9 @@ class VBxClustering(BaseClusterer):
         labels: Labels = gamma.argmax(axis=1)
         if _count(gamma) >= bounds.low:
             return labels
-        exact = self._tree(rows).speakers(distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True))
+        exact = self._tree(plda.normalised(embeddings)).speakers(
+            distance, MIN_CLUSTER_SIZE, Bounds(bounds.low, bounds.low, True)
+        )
         if bounds.low > self.max_initial_speakers:
             return exact
         gamma = self._infer(x, plda.between, self._smoothed(exact), factors, drop=False).responsibilities
@@ -367,7 +374,7 @@ class VBxClustering(BaseClusterer):
 
     def _infer(self, x: Doubles, phi: Doubles, gamma: Doubles, factors: Doubles | None, drop: bool = True) -> Inference:
         settings = InferenceSettings(self.fa, self.fb, self.loop)
-        return infer(x, phi, gamma, settings, weights=factors, drop=drop)
+        return infer(x, phi, gamma, settings, weights=factors, drop=drop, overwrite=True)
 
     def _smoothed(self, labels: Labels) -> Doubles:
         """(N,) labels to (N, S) responsibilities, the softmax of `smoothing` times the labels' indicators."""
