@@ -121,11 +121,7 @@ def infer(
         alpha = precision * (gamma.T @ rho) / fb  # (S, D) eq. 16
         out = np.empty_like(gamma) if gamma is responsibilities and not overwrite else gamma
         penalty = 0.5 * ((precision + alpha**2) @ phi)  # (S,)
-        for at in range(0, len(x), ROWS_AT_ONCE):  # so that (N, S) values are held once
-            some = slice(at, at + ROWS_AT_ONCE)
-            np.matmul(rho[some], alpha.T, out=out[some])
-            out[some] -= penalty * scale[some]
-            out[some] += constant[some]  # eq. 23
+        _fill_log_likelihoods(out, rho, alpha, penalty, scale, constant)  # eq. 23
         gamma, following, evidence = _posterior(out, prior, settings.loop)
         divergence = 0.5 * float(np.sum(np.log(precision) - precision - alpha**2 + 1))
         bounds.append(evidence + fb * divergence)  # eq. 25
@@ -138,6 +134,17 @@ def infer(
         if len(bounds) > 1 and bounds[-1] - bounds[-2] < settings.tolerance:
             break
     return Inference(gamma, prior, tuple(bounds))
+
+
+def _fill_log_likelihoods(
+    log_p: Doubles, rho: Doubles, alpha: Doubles, penalty: Doubles, scale: Doubles, constant: Doubles
+) -> None:
+    """Set log_p (N, S) of rho (N, D), alpha (S, D), penalty (S,), scale and constant (N, 1), a block after the other."""
+    for at in range(0, len(rho), ROWS_AT_ONCE):
+        some = slice(at, at + ROWS_AT_ONCE)
+        np.matmul(rho[some], alpha.T, out=log_p[some])
+        log_p[some] -= penalty * scale[some]
+        log_p[some] += constant[some]
 
 
 def _posterior(log_p: Doubles, prior: Doubles, loop: float) -> tuple[Doubles, Doubles, float]:
