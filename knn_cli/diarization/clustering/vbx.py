@@ -139,7 +139,7 @@ def infer(
 def _fill_log_likelihoods(
     log_p: Doubles, rho: Doubles, alpha: Doubles, penalty: Doubles, scale: Doubles, constant: Doubles
 ) -> None:
-    """Set log_p (N, S) of rho (N, D), alpha (S, D), penalty (S,), scale and constant (N, 1), a block after the other."""
+    """Set log_p (N, S) from rho (N, D), alpha (S, D), penalty (S,), scale and constant (N, 1), block by block."""
     for at in range(0, len(rho), ROWS_AT_ONCE):
         some = slice(at, at + ROWS_AT_ONCE)
         np.matmul(rho[some], alpha.T, out=log_p[some])
