@@ -50,6 +50,7 @@ class Comparison:
 COMPARISONS = {
     "start": Comparison("start", "--runs 7"),
     "wavlm": Comparison("wavlm", "--threads 1", ("transformers",)),
+    "wavlm-utterances": Comparison("wavlm", "--threads 1 --utterances 10 --runs 2", ("transformers",)),
     "wavlm-training": Comparison("wavlm_training", "--threads 1 --steps 3", ("transformers",)),
     "classifier": Comparison("glc", "--rows 100000 --repeats 5", ("sklearn",)),
     "clustering": Comparison("clustering"),
@@ -61,6 +62,8 @@ COMPARISONS = {
         "--variant 'pyannote-community-1=--preset pyannote-community-1'",
         ("pyannote.metrics",),
     ),
+    "cluster": Comparison("cluster", "--files 64 --rows 0 --folder {folder}", ("distributed",)),
+    "cluster-statistics": Comparison("cluster", "--files 0 --folder {folder}", ("distributed",)),
     "long-files": Comparison("long_files", "--data {data} --folder {folder} --minutes 5 30 120"),
 }
 

@@ -103,7 +103,7 @@ def test_the_chain_learns(chain: dict[str, Path], corpus: Path) -> None:
     assert [line.split("\t")[3] for line in lines[1:]] == [path.parent.name for path in files]
     as_json = done("classify", files[0], "--model", chain["model"], "--no-vad", "--json").stdout
     found = json.loads(as_json)
-    assert set(found) == {"file", "start", "end", "label", "probability", "probabilities", "llr"}
+    assert set(found) == {"file", "start", "end", "label", "probability", "probabilities", "llr", "uncertain"}
     assert found["file"] == str(files[0]) and found["end"] == pytest.approx(4.3)
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert found["llr"]["1-1"] == pytest.approx(-found["llr"]["2-3"], abs=1e-3)
