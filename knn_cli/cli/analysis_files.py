@@ -73,11 +73,7 @@ class AnalysisFiles:
             return
         self._tasks = {path: output_task(ctx, task_digest(ctx, models, [path])) for path in names}
         if self._folder is not None:
-            keys = {
-                path: hashlib.sha256(f"{path.resolve()} {task.digest}".encode("utf-8", "surrogateescape"))
-                for path, task in self._tasks.items()
-            }
-            self._files = {path: self._folder / f"{key.hexdigest()[:16]}.h5" for path, key in keys.items()}
+            self._files = {path: self._folder / f"{_key(path, task)}.h5" for path, task in self._tasks.items()}
         records = OutputRecords()
         there = {path: file for path, file in self._files.items() if file.is_file()}
         self._found = {
