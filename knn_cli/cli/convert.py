@@ -64,18 +64,18 @@ EPILOG = epilog(
 
 def convert(
     ctx: typer.Context,
-    src: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
             metavar="SOURCE",
-            help="Audio, folder or list of it, - (stdin), embeddings, store, checkpoint, model, turns.",
+            help="Audio, folder or list of it, - (stdin), embeddings, stores, checkpoint, model, turns.",
         ),
     ],
     out: Annotated[
         Path,
         typer.Argument(
             metavar="TARGET",
-            help="Store (.h5), .npz, .ark, .scp, .csv, .parquet, .onnx, folder of a model or Kaldi data, or turns.",
+            help="Store (.h5), .npz, .ark, .scp, .csv, .onnx, .parquet, folder (model, Kaldi), or turns.",
         ),
     ],
     labels: LabelsOption = "folder",
@@ -148,31 +148,35 @@ def convert(
     """Convert recordings, embeddings, checkpoints, models and turns.
 
     Recordings become an audio store, cut into segments and labelled from their paths. Embeddings of other programs
-    become a store, and a store becomes any of their formats. A checkpoint becomes a model (--labels then gives its
-    classes, a,b,c or a file of them), as does a saved classifier of KNN-proj; settings of wespeaker (.yaml) become a
-    recipe (.toml). A model becomes an ONNX file, with --languages a model of these labels, with --int8 a model in 8
-    bits, or with --adapt one whose PLDA fits other recordings. Turns go from any format to any other.
+    become a store, a store becomes any of their formats, several stores become one. A checkpoint becomes a model
+    (--labels gives its classes: a,b,c or a file), as does a saved classifier of KNN-proj; settings of wespeaker (.yaml)
+    become a recipe (.toml). A model becomes ONNX, with --languages one of these labels, with --int8 one of 8 bits, with
+    --adapt one whose PLDA fits other recordings. Turns go from any format to any other.
     """
     from knn_cli.cli.workers import recording_map
     from knn_cli.networks import bundle, conversion
     from knn_cli.networks.hub import HUB
     from knn_cli.store import embedding_writers, hdf5
 
-    if src == stdin.STDIN:
-        received = stdin.open_sources(ctx, [src])
+    if stdin.STDIN in sources:
+        received = stdin.open_sources(ctx, sources)
         received.receive()
-        src = received.paths[0]
+        sources = received.paths
+    if len(sources) > 1:
+        _merge_stores(ctx, sources, out)
+        return
+    src = sources[0]
     if is_of_turns(ctx, src, out):
         additions = TurnAdditions.given(words, add_to, template)
         convert_turns(ctx, src, out, additions, sound_channel(channel, track))
         return
     if (names := parse_languages(languages)) is not None:
-        refuse_beside(ctx, "languages", ("src", "out", "force", "quiet", "verbose"), "Convert in two steps.")
+        refuse_beside(ctx, "languages", ("sources", "out", "force", "quiet", "verbose"), "Convert in two steps.")
         _keep_labels(src, out, names, force)
         return
     refuse_without(ctx, {"adaptation": ("adapt",)})
     if adapt is not None:
-        allowed = ("src", "out", "force", "adaptation", "quiet", "verbose")
+        allowed = ("sources", "out", "force", "adaptation", "quiet", "verbose")
         refuse_beside(ctx, "adapt", allowed, "Convert in two steps.")
         _adapt_plda(src, out, adapt, adaptation, force)
         return
@@ -336,10 +340,28 @@ def _converted_recipe(ctx: typer.Context, src: Path, out: Path, force: bool) -> 
     return True
 
 
-def _refuse_others(ctx: typer.Context, what: str) -> None:
+def _refuse_others(ctx: typer.Context, what: str, *allowed: str) -> None:
     """Refuse options that are for other sources."""
-    if more := sorted(given(ctx) - {"src", "out", "force", "quiet", "verbose"}):
+    if more := sorted(given(ctx) - {"sources", "out", "force", "quiet", "verbose", *allowed}):
         raise KnnError(f"{flag(ctx, more[0])} does not apply to {what}.", "Leave it out.")
+
+
+def _merge_stores(ctx: typer.Context, sources: list[Path], out: Path) -> None:
+    """Write several stores to one."""
+    from knn_cli.store.merging import check_stores, merge_stores
+
+    _refuse_others(ctx, "several stores", "backup", "again")
+    check_stores(sources, out)
+    task = own_outputs.output_task(ctx, own_outputs.task_digest(ctx, [], sources))
+    if own_outputs.is_finished(ctx, task, [out]):
+        note_finished(out)
+        return
+    force = own_outputs.may_replace(ctx, task, [out])
+    with console.progress("Merging") as progress:
+        result = merge_stores(sources, out, force=force, progress=progress)
+    own_outputs.note_outputs(task, [out])
+    rows, of = counted(result.rows, "row"), counted(result.sources, "recording")
+    console.note(f"{out}: {rows} of {of}, of {len(sources)} stores.")
 
 
 def _keep_labels(src: Path, out: Path, names: list[str], force: bool) -> None:

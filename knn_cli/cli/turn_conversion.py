@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from knn_cli.formats.spans import SpanDocument
 
 OPTIONS = ("audio", "format", "words", "add_to", "template")  # that are for turns alone
-_ALLOWED = ("src", "out", *OPTIONS, "channel", "track", "force", "quiet", "verbose")
+_ALLOWED = ("sources", "out", *OPTIONS, "channel", "track", "force", "quiet", "verbose")
 # Suffixes of files that can hold nothing but turns.
 _OF_TURNS = (".rttm", ".textgrid", ".eaf", ".srt", ".vtt")
 

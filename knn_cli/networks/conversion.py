@@ -6,7 +6,7 @@ The kind of output depends on the source, its format on the suffix of the output
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from knn_cli.store.audio_store import AudioStoreOptions, recordings_to_store
 from knn_cli.store.conversion import LABEL_RULE, Conversion, embeddings_to_store, export_store
 from knn_cli.store.corpora import registry
 from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
+from knn_cli.store.merging import merge_stores
 from knn_cli.store.source_list import Repetition
 
 if TYPE_CHECKING:
@@ -88,7 +89,12 @@ class OnnxConversion(Conversion):
 
 
 def convert(
-    src: Path | str, out: Path | str, *, force: bool = False, progress: Progress | None = None, **options: Any
+    src: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Conversion:
     """Convert recordings, embeddings, stores, checkpoints and models.
 
@@ -103,13 +109,14 @@ def convert(
     embedding store                                      .npz, .ark, .scp, .csv, .tsv, .parquet, .txt, .h5, or
                                                          without a suffix a Kaldi data directory
     audio store                                          Kaldi data directory
+    several stores of one kind (a sequence of paths)     one store (.h5), see `merging.merge_stores`
     checkpoint, or `hf:OWNER/NAME`                       model bundle (folder)
     model bundle, by folder or name                      .onnx; with `int8` model bundle in 8 bits (folder)
     ===================================================  ======================================================
 
     Parameters
     ----------
-    src : path or str
+    src : path or str, or sequence of these
         `hf:OWNER/NAME@REVISION` is read from the Hugging Face cache, or downloaded into it; see `hub.Address`.
     out : path
     force : bool
@@ -138,15 +145,29 @@ def convert(
     >>> result.kind, result.failures
     ('audio', [])
     """
-    settings = ConversionOptions(**options)
-    to_onnx = Path(out).suffix.lower() == ONNX
-    if to_onnx or settings.int8:
-        if settings != ConversionOptions(int8=settings.int8):
+    return _convert(src, Path(out), ConversionOptions(**options), force, progress)
+
+
+def _convert(
+    src: Path | str | Sequence[Path | str],
+    out: Path,
+    options: ConversionOptions,
+    force: bool,
+    progress: Progress | None,
+) -> Conversion:
+    """Convert one source, or merge several."""
+    if not isinstance(src, (str, Path)):
+        if options != ConversionOptions():
+            raise KnnError("Stores are merged as they are.", "Of the options, only `force` applies.")
+        return merge_stores([*map(Path, src)], out, force=force, progress=progress)
+    to_onnx = out.suffix.lower() == ONNX
+    if to_onnx or options.int8:
+        if options != ConversionOptions(int8=options.int8):
             raise KnnError(f"{out} is made from a model as it is.", "Of the options, only `int8` and `force` apply.")
-        return _export(src, Path(out), settings.int8, force) if to_onnx else _quantise(src, Path(out), force)
+        return _export(src, out, options.int8, force) if to_onnx else _quantise(src, out, force)
     if str(src).startswith(hub.HUB):
-        return _convert_hub_model(str(src), Path(out), settings, force, progress)
-    return _convert_path(Path(src), Path(out), settings, force, progress)
+        return _convert_hub_model(str(src), out, options, force, progress)
+    return _convert_path(Path(src), out, options, force, progress)
 
 
 def _convert_hub_model(

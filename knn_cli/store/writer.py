@@ -63,11 +63,19 @@ def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = Fal
     KnnError
         If the store exists and `force` is false, or if the file system refuses.
     """
-    path = Path(path)
+    blocks, size = [_embedding_columns(embeddings)], embeddings.data.nbytes
+    write_blocks(Path(path), "embeddings", {"embedder": embeddings.embedder}, blocks, size=size, force=force)
+
+
+def write_blocks(
+    path: Path, kind: str, attributes: Mapping[str, Any], blocks: Iterable[Columns], *, size: int, force: bool
+) -> None:
+    """Write a store of a kind from blocks of its rows, of roughly `size` bytes together; else as `write_store`."""
     check_free(path, force)
-    with new_hdf5(path, embeddings.data.nbytes) as file:
-        file.attrs.update(_file_attributes("embeddings", {"embedder": embeddings.embedder}))
-        _append(file, _embedding_columns(embeddings))
+    with new_hdf5(path, size) as file:
+        file.attrs.update(_file_attributes(kind, attributes))
+        for columns in blocks:
+            _append(file, columns)
 
 
 def _file_attributes(kind: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,8 +322,13 @@ def _copy(rows: h5py.File, file: h5py.File, kept: Sequence[range] | None = None)
 
 def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:
     """Datasets of an embedding store."""
+    return {"Data": rows.data, **label_columns(rows)}
+
+
+def label_columns(rows: EmbeddingSet) -> Columns:
+    """Datasets of the names, labels and times of rows."""
     texts = {dataset: getattr(rows, field).astype(object) for field, dataset in TEXT_DATASETS.items()}
-    return {"Data": rows.data, **texts, "Start": rows.start, "End": rows.end}
+    return {**texts, "Start": rows.start, "End": rows.end}
 
 
 def audio_columns(rows: Iterable[AudioRow]) -> Columns:

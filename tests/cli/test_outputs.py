@@ -14,8 +14,9 @@ import pytest
 import soundfile
 
 from knn_cli.core.output_records import RECORD
+from knn_cli.store import hdf5
 from knn_cli.store.writer import write_store
-from tests.helpers.command import knn
+from tests.helpers.command import done, knn
 from tests.helpers.killed import ROOT, locked_elsewhere
 from tests.helpers.store_rows import random_rows
 
@@ -143,3 +144,28 @@ def test_too_little_memory_is_one_sentence(error: Exception, monkeypatch: pytest
     example = Path(__file__).parents[2] / "examples" / "meeting.flac"
     result = knn("info", example)
     assert result.exit_code == 1 and "There is not enough memory for this." in result.stderr
+
+
+def test_stores_are_merged_and_the_own_result_is_replaced(store: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "in" / "f.h5", tmp_path / "all.h5"
+    write_store(other, random_rows(3, 1))
+    assert "23 rows of 23 recordings, of 2 stores" in " ".join(done("convert", store, other, out).stderr.split())
+    assert hdf5.labels(out).name.tolist() == [*hdf5.labels(store).name, *hdf5.labels(other).name]
+    assert "was finished before" in done("convert", store, other, out).stderr
+    write_store(other, random_rows(4, 1), force=True)
+    done("convert", store, other, out)  # a source has changed
+    assert len(hdf5.labels(out)) == 24
+    write_store(out, random_rows(5, 7), force=True)  # by another than the command
+    before = out.read_bytes()
+    for arguments, message in (
+        ((store, other, out), "--force"),
+        ((store, tmp_path / "gone.h5", out, "--force"), "gone.h5 does not exist"),
+        ((store, store, out, "--force"), "are the same file"),
+        ((store, other, out, "--force", "--labels", "folder"), "--labels does not apply to several stores"),
+        ((store, "-", out, "--force"), "- is stdin and cannot be combined"),
+    ):
+        result = knn("convert", *arguments)
+        assert result.exit_code == 1 and message in " ".join(result.stderr.split()), result.output
+        assert "Traceback" not in result.output and out.read_bytes() == before
+    done("convert", store, other, out, "--backup")
+    assert len(hdf5.labels(out)) == 24 and (tmp_path / "all.h5.bak").read_bytes() == before

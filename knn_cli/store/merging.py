@@ -1,0 +1,213 @@
+"""Several stores of one kind merged into one, block by block.
+
+Embeddings and labels are copied through the writer of stores, FLAC as it is. Beside one block of rows, the memory that
+is used grows with the number of rows only by the digests by which rows that stand in two stores are found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knn_cli.core.errors import StoreError
+from knn_cli.core.output_paths import check_output, resolved
+from knn_cli.core.values import Progress
+from knn_cli.store import hdf5
+from knn_cli.store.conversion import Conversion, check_suffix
+from knn_cli.store.hdf5 import Store
+from knn_cli.store.writer import Columns, check_free, label_columns, write_blocks
+
+_BLOCK_ROWS = 4096  # in memory at once
+_BLOCK_BYTES = 32 << 20  # of sound, or one row
+_HINT = "Merge stores of one kind, of one model or sampling rate."
+
+
+def check_stores(sources: Sequence[Path], out: Path) -> None:
+    """Refuse sources that cannot become one store, before any row is read.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+    out : Path
+        The store to be.
+
+    Raises
+    ------
+    KnnError
+        If there is no source, if one is missing, is no store, is given twice or is the output, if kinds, numbers of
+        dimensions, models or sampling rates differ, or if `out` has no suffix of a store.
+    """
+    if not sources:
+        raise StoreError("There are no stores to merge.", "Name some.")
+    for source in sources:
+        if not source.exists():
+            raise StoreError(f"{source} does not exist.", "Check the path.")
+    check_suffix(out, "a store, which several sources are merged into")
+    check_output(out, sources)
+    for first, second in combinations(sources, 2):
+        if resolved(first) == resolved(second):
+            raise StoreError(f"{first} and {second} are the same file.", "Name each store once.")
+    for source in sources:
+        if hdf5.kind_of(source) is None:
+            raise StoreError(f"{source} is no store, and only stores can be merged.", "Convert it to a store first.")
+    expected = _facts(sources[0])
+    for source in sources[1:]:
+        for (what, own), (other, value) in zip(_facts(source), expected, strict=False):
+            if (what, own) != (other, value):
+                difference = f"{other} {value}, and {what} {own}"
+                raise StoreError(f"{sources[0]} and {source} cannot be merged: they hold {difference}.", _HINT)
+
+
+def _facts(path: Path) -> list[tuple[str, str]]:
+    """What must be alike in all stores, as a noun and its value; the first tells the kind."""
+    with Store(path) as store:
+        if store.kind == "audio":
+            return [("audio of", f"{store.rate} Hz")]
+        model = f"the model {store.embedder}" if store.embedder else "an unknown model"
+        return [("embeddings of", f"{store.dimension} dimensions"), ("embeddings of", model)]
+
+
+def merge_stores(
+    sources: Sequence[Path], out: Path, *, force: bool = False, progress: Progress | None = None
+) -> Conversion:
+    """Write the rows of several stores to one, in the order of the stores.
+
+    Embeddings, labels of all levels and times are those of the sources; sound is copied as FLAC, not encoded again.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Stores of one kind, with embeddings of one model or sound of one sampling rate.
+    out : Path
+        The store.
+    force : bool
+        Replace an existing store.
+    progress : callable, optional
+        Called with the number of rows done and of all.
+
+    Returns
+    -------
+    Conversion
+        `sources` is the number of recordings, by name.
+
+    Raises
+    ------
+    KnnError
+        As `check_stores`; if a row (name, start and end) is in two stores; or if `out` exists or cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from knn_cli.core.values import EmbeddingSet
+    >>> from knn_cli.store.writer import write_store
+    >>> for name in ("one", "two"):
+    ...     rows = EmbeddingSet.from_columns(np.ones((1, 2)), [name], start=[0.0], end=[4.0])
+    ...     write_store(f"merging-{name}.h5", rows, force=True)
+    >>> merge_stores([Path("merging-one.h5"), Path("merging-two.h5")], Path("merged.h5"), force=True).rows
+    2
+    """
+    check_stores(sources, out)
+    check_free(out, force)
+    recordings = _check_rows(sources)
+    with Store(sources[0]) as store:
+        kind = store.kind
+        attributes: dict[str, Any] = {"rate": store.rate} if kind == "audio" else {"embedder": store.embedder}
+    total = sum(map(_length, sources))
+    size = sum(source.stat().st_size for source in sources)
+    write_blocks(out, kind, attributes, _all_blocks(sources, total, progress), size=size, force=force)
+    return Conversion(out, kind, sources=recordings, rows=total)
+
+
+def _all_blocks(sources: Sequence[Path], total: int, progress: Progress | None) -> Iterator[Columns]:
+    """The rows of all stores, some at a time."""
+    done = 0
+    for source in sources:
+        with Store(source) as store:
+            for columns in _blocks(store):
+                yield columns
+                done += len(columns["Start"])
+                if progress is not None:
+                    progress(done, total)
+
+
+def _length(path: Path) -> int:
+    with Store(path) as store:
+        return len(store)
+
+
+def _blocks(store: Store) -> Iterator[Columns]:
+    """Datasets of some rows at a time; FLAC as it stands in the file."""
+    first = 0
+    while first < len(store):
+        rows = range(len(store))[first : first + _BLOCK_ROWS]
+        payload = (
+            {"Data": store.data(first, rows.stop)} if store.kind == "embeddings" else {"Audio": _flac(store, rows)}
+        )
+        last = first + sum(map(len, payload.values()))
+        yield label_columns(store.labels(first, last)) | payload
+        first = last
+
+
+def _flac(store: Store, rows: range) -> list[NDArray[np.uint8]]:
+    """The FLAC of the first of some rows, as many as fit into a block."""
+    found, size = list[NDArray[np.uint8]](), 0
+    for row in rows:
+        found.append(np.frombuffer(store.flac(row), dtype=np.uint8))
+        size += len(found[-1])
+        if size >= _BLOCK_BYTES:
+            break
+    return found
+
+
+def _check_rows(sources: Sequence[Path]) -> int:
+    """Refuse a row that is in two stores; return the number of recordings."""
+    found, names = list[NDArray[np.uint64]](), set[int]()
+    for source in sources:
+        with Store(source) as store:
+            found.append(np.fromiter(_digests(store, names), np.uint64, len(store)))
+    part = np.repeat(np.arange(len(sources)), [len(digests) for digests in found])
+    digests = np.concatenate(found)
+    order = np.argsort(digests, kind="stable")
+    again = np.flatnonzero(
+        (digests[order][1:] == digests[order][:-1]) & (part[order][1:] != part[order][:-1])
+    )  # rows of one store may be alike: it was made so
+    if len(again):
+        at = again[np.argmin(order[again])]  # the first such row
+        rows = order[at : at + 2]
+        one, other = (sources[part[row]] for row in rows)
+        row = int(rows[1] - sum(len(digests) for digests in found[: part[rows[1]]]))
+        raise StoreError(
+            f"{one} and {other} both have the row {_row_name(other, row)}.", "Leave it out of one of them."
+        )
+    return len(names)
+
+
+def _digests(store: Store, names: set[int]) -> Iterator[int]:
+    """A digest of name, start and end of each row, and of vector or sound where times are not known; notes names."""
+    size = 1 << 16
+    for first in range(0, len(store), size):
+        rows = store.labels(first, first + size)
+        for at, (name, start, end) in enumerate(
+            zip(rows.name.tolist(), rows.start.tolist(), rows.end.tolist(), strict=True)
+        ):
+            row = first + at
+            facts = f"{start!r} {end!r} {name}".encode()
+            if math.isnan(start) or math.isnan(end):
+                facts += store.flac(row) if store.kind == "audio" else store.data(row, row + 1).tobytes()
+            names.add(hash(name))
+            yield int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest(), "little")
+
+
+def _row_name(path: Path, row: int) -> str:
+    with Store(path) as store:
+        rows = store.labels(row, row + 1)
+    times = "" if math.isnan(rows.start[0]) else f" from {rows.start[0]:g} to {rows.end[0]:g} s"
+    return f"{rows.name[0]}{times}"
