@@ -27,9 +27,22 @@ def visible_usage_errors() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        text = visible_lines(in_words(error.format_message()))
+        text = visible_lines(_missing(error) or in_words(error.format_message()))
         error.format_message = lambda: text
         raise
+
+
+def _missing(error: Any) -> str:
+    """What to say where one of several arguments is missing, but it is not known which.
+
+    A single value counts as the last argument if the first takes any number of them, whichever it was meant to be.
+    """
+    if type(error).__name__ != "MissingParameter" or error.ctx is None or error.param is None:
+        return ""
+    arguments = [param for param in error.ctx.command.params if param.param_type_name == "argument"]
+    if len(arguments) < 2 or error.param is not arguments[0] or error.param.nargs != -1:
+        return ""
+    return f"Missing argument: {' and '.join(param.human_readable_name for param in arguments)} are needed."
 
 
 def in_words(message: str) -> str:

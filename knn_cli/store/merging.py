@@ -209,5 +209,5 @@ def _digests(store: Store, names: set[int]) -> Iterator[int]:
 def _row_name(path: Path, row: int) -> str:
     with Store(path) as store:
         rows = store.labels(row, row + 1)
-    times = "" if math.isnan(rows.start[0]) else f" from {rows.start[0]:g} to {rows.end[0]:g} s"
+    times = "" if math.isnan(rows.start[0] + rows.end[0]) else f" from {rows.start[0]:g} to {rows.end[0]:g} s"
     return f"{rows.name[0]}{times}"

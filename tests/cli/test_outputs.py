@@ -167,5 +167,6 @@ def test_stores_are_merged_and_the_own_result_is_replaced(store: Path, tmp_path:
         result = knn("convert", *arguments)
         assert result.exit_code == 1 and message in " ".join(result.stderr.split()), result.output
         assert "Traceback" not in result.output and out.read_bytes() == before
+    assert "SOURCE and TARGET are needed" in knn("convert", store).stderr
     done("convert", store, other, out, "--backup")
     assert len(hdf5.labels(out)) == 24 and (tmp_path / "all.h5.bak").read_bytes() == before
