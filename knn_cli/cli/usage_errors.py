@@ -42,7 +42,7 @@ def _missing(error: Any) -> str:
     arguments = [param for param in error.ctx.command.params if param.param_type_name == "argument"]
     if len(arguments) < 2 or error.param is not arguments[0] or error.param.nargs != -1:
         return ""
-    return f"Missing argument: {' and '.join(param.human_readable_name for param in arguments)} are needed."
+    return f"Missing argument: {' and '.join(param.metavar or param.name for param in arguments)} are needed."
 
 
 def in_words(message: str) -> str:

@@ -119,6 +119,10 @@ def test_rows_without_times_are_the_same_if_their_values_are(tmp_path: Path) -> 
     assert merge_stores([one, two], out).sources == 1  # one recording in two pieces
     with pytest.raises(StoreError, match="both have the row tape"):
         merge_stores([one, out], tmp_path / "more.h5")
+    for path in (one, two):
+        write_store(path, random_rows(1, 1), force=True)  # whose end is not known
+    with pytest.raises(StoreError, match=r"both have the row rec1_0 žluťoučký\."):
+        merge_stores([one, two], tmp_path / "more.h5")
 
 
 def test_a_missing_store_is_named_before_any_is_read(tmp_path: Path) -> None:
