@@ -25,15 +25,15 @@ _NO_CONTENT = frozenset(
 )
 
 
-def output_task(ctx: typer.Context, digest: str = "") -> OutputTask:
+def output_task(ctx: typer.Context, digest: str = "", source: Path | None = None) -> OutputTask:
     """What makes the outputs of a command; see `core.output_records`."""
-    return OutputTask(str(ctx.command.name), digest, backup=bool(ctx.params.get("backup")))
+    return OutputTask(str(ctx.command.name), digest, backup=bool(ctx.params.get("backup")), source=source)
 
 
 def check_own_outputs(ctx: typer.Context, *outputs: Path | None) -> OutputTask:
     """Raise KnnError for outputs that others wrote or changed, unless --force or --backup; return what makes them."""
     task = output_task(ctx)
-    check_replaceable([out for out in outputs if out is not None], task, force=bool(ctx.params["force"]))
+    check_replaceable({out: task for out in outputs if out is not None}, force=bool(ctx.params["force"]))
     return task
 
 
@@ -48,7 +48,7 @@ def may_replace(ctx: typer.Context, task: OutputTask, outputs: Sequence[Path]) -
     there = [path for path in outputs if path.is_file()]
     if ctx.params["force"] or not there:
         return bool(ctx.params["force"])
-    check_replaceable(there, task)
+    check_replaceable(dict.fromkeys(there, task))
     for path in there:
         keep_old(path, task)
     return True

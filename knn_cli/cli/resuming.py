@@ -27,7 +27,8 @@ class Resumption:
 
     Files that the command did not write, or that were changed since, are refused unless --force or --backup; but of
     several sources, those whose outputs were changed since, as by a correction, stay as they are, and the others are
-    done. That is a failure where something else was asked for than what was corrected.
+    done. That is a failure where something else was asked for than what was corrected. So it is with outputs of other
+    recordings.
 
     Parameters
     ----------
@@ -75,7 +76,8 @@ class Resumption:
         self._records = OutputRecords()
         self.whole = output_task(ctx, task_digest(ctx, models, sources))
         self._tasks = {
-            path: self.whole if together else output_task(ctx, task_digest(ctx, models, [path])) for path in sources
+            path: self.whole if together else output_task(ctx, task_digest(ctx, models, [path]), path)
+            for path in sources
         }
         self.left, self.failures = sources, list[Failure]()
         self._files = {path: [*outputs[path], *([kept[path]] if kept else [])] for path in sources}
@@ -94,9 +96,9 @@ class Resumption:
         self._note(len(sources), changed)
         if keeps_changed and not whole:
             self._leave_changed()
-        files = [file for path in self.left for file in outputs[path]]
-        files += whole if self.left else []
-        check_replaceable(files, self.whole, force=bool(ctx.params["force"]), records=self._records)
+        tasks = {file: self._tasks[path] for path in self.left for file in outputs[path]}
+        tasks |= dict.fromkeys(whole if self.left else [], self.whole)
+        check_replaceable(tasks, force=bool(ctx.params["force"]), records=self._records)
         goes_on = all(outputs.values()) and not together
         hint = _ONE if len(sources) == 1 else stopping.GOES_ON if goes_on else _BEGINS_ANEW
         stopping.working(len(self.left), hint, before=self.finished)
@@ -121,13 +123,15 @@ class Resumption:
             console.note(f"The output of {path} was changed since, and stays as it is.")
 
     def _leave_changed(self) -> None:
-        """Pass over the sources whose outputs were corrected, and are not what is asked for now."""
+        """Pass over the sources whose outputs were corrected, or are of other recordings."""
         for path in self.left:
-            states = {file: self._records.state(file, self.whole.command) for file in self._files[path]}
-            if (file := next((file for file, state in states.items() if state == "changed"), None)) is not None:
-                message = (
-                    f"{file} was changed since `knn {self.whole.command}` wrote it, and stays; {path} is not done."
-                )
-                hint = "Replace it with `force=True`, or keep it under another name with `backup=True`."
-                self.failures.append(failed(str(path), KnnError(message, hint)))
+            states = {file: self._records.state(file, self._tasks[path]) for file in self._files[path]}
+            for file, state in states.items():
+                if state in ("changed", "another"):
+                    why = f"was changed since `knn {self.whole.command}` wrote it"
+                    why = why if state == "changed" else "is of another recording"
+                    hint = "Replace it with `force=True`, or keep it under another name with `backup=True`."
+                    message = f"{file} {why}, and stays; {path} is not done."
+                    self.failures.append(failed(str(path), KnnError(message, hint)))
+                    break
         self.left = [path for path in self.left if str(path) not in {failure.file for failure in self.failures}]

@@ -2,12 +2,13 @@
 
 In the folder of outputs lies `.knn-outputs.jsonl`, with a line for each file that was written there:
 
-    {"name", "size", "mtime_ns", "sha256", "command": "diarize", "task": digest}
+    {"name", "size", "mtime_ns", "sha256", "command": "diarize", "task": digest, "source": [path, size, mtime_ns]}
 
-where the digest covers all that the content follows from: sources, options, models, version. The line is added before
-the file takes its name, so that a process that is killed leaves no output of ours that is unknown. Of several lines of
-one name, any may be that of the file that is there. A record that is damaged, or cannot be written, costs nothing but
-this knowledge: the files count as those of others.
+where the digest covers all that the content follows from: sources, options, models, version. `source` is the recording
+of an output that has one, by its path from the folder: an output of another recording is not replaced. The line is
+added before the file takes its name, so that a process that is killed leaves no output of ours that is unknown. Of
+several lines of one name, any may be that of the file that is there. A record that is damaged, or cannot be written,
+costs nothing but this knowledge: the files count as those of others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from knn_cli.core.output_paths import is_stream, resolved
 
 RECORD = ".knn-outputs.jsonl"
 
-State = Literal["missing", "unchanged", "changed", "others", "unknown"]
+State = Literal["missing", "unchanged", "changed", "another", "others", "unknown"]
 _HASHED_BYTES = 64 << 20  # of larger files an unchanged time of change is believed
 _MAX_RECORD_BYTES = 256 << 20
 _TEXTS = ("name", "sha256", "command", "task")  # fields of a line that are texts
@@ -51,11 +52,14 @@ class OutputTask:
         Of all that the output follows from; "" where it is not known, so that the output never counts as finished.
     backup : bool
         Whether a file that the command did not write, or that was changed since, is kept under another name.
+    source : Path, optional
+        The recording of an output that has one of its own.
     """
 
     command: str
     digest: str = ""
     backup: bool = False
+    source: Path | None = None
 
 
 class OutputRecords:
@@ -64,15 +68,16 @@ class OutputRecords:
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[dict[str, Any]]]] = {}
 
-    def state(self, path: Path, command: str) -> State:
+    def state(self, path: Path, task: OutputTask) -> State:
         """What is known of a file.
 
         Returns
         -------
         str
             "missing": there is none, or an empty one of others, or what is never replaced, such as a pipe;
-            "unchanged": the command wrote it as it is; "changed": the command wrote it, and it is another one now;
-            "others": another command wrote it; "unknown": nothing says who did.
+            "unchanged": the task's command wrote it as it is; "another": so it did, but of another recording than the
+            task's; "changed": the command wrote it, and it is another one now; "others": another command wrote it;
+            "unknown": nothing says who did.
         """
         target = resolved(path)
         if is_stream(target) or not target.is_file():
@@ -81,12 +86,14 @@ class OutputRecords:
         line = next((line for line in reversed(lines) if _is_file_of(line, target)), None)
         if line is None:
             return ("changed" if lines else "unknown") if target.stat().st_size else "missing"
-        return "unchanged" if line["command"] == command else "others"
+        if line["command"] != task.command:
+            return "others"
+        return "another" if _is_of_another(line.get("source"), task.source, target) else "unchanged"
 
     def is_finished(self, path: Path, task: OutputTask, *, changed: bool = False) -> bool:
         """Whether the file is there and this very task wrote it; with `changed`, also where it was changed since."""
         fine = ("unchanged", "changed") if changed else ("unchanged",)
-        if not task.digest or self.state(path, task.command) not in fine:
+        if not task.digest or self.state(path, task) not in fine:
             return False
         target = resolved(path)
         lines = [line for line in self._lines(target) if changed or _is_file_of(line, target)]
@@ -99,16 +106,14 @@ class OutputRecords:
 
 
 def check_replaceable(
-    paths: Iterable[Path], task: OutputTask, *, force: bool = False, records: OutputRecords | None = None
+    tasks: Mapping[Path, OutputTask], *, force: bool = False, records: OutputRecords | None = None
 ) -> None:
-    """Refuse to replace files that the command did not write, or that were changed since.
+    """Refuse to replace files that the command did not write, that were changed since, or that are of other recordings.
 
     Parameters
     ----------
-    paths : iterable of Path
-        The outputs.
-    task : OutputTask
-        Whose command writes them; with its `backup`, nothing is refused.
+    tasks : mapping of Path to OutputTask
+        What makes each output, all by one command; with its `backup`, nothing is refused.
     force : bool
         Replace whatever is there.
     records : OutputRecords, optional
@@ -118,21 +123,20 @@ def check_replaceable(
     KnnError
         For the first of such files, with their number.
     """
-    if force or task.backup:
-        return
     records = records or OutputRecords()
-    paths = list(paths)
-    states = {path: records.state(path, task.command) for path in paths}
-    kept = {path: state for path, state in states.items() if state in ("changed", "others", "unknown")}
+    states = {path: records.state(path, task) for path, task in tasks.items() if not (force or task.backup)}
+    kept = {path: state for path, state in states.items() if state not in ("missing", "unchanged")}
     if not kept:
         return
     path, state = next(iter(kept.items()))
+    task = tasks[path]
     why = {
+        "another": f"and is of another recording than {task.source}",
         "changed": f"and was changed since `knn {task.command}` wrote it",
         "others": f"and was not written by `knn {task.command}`",
         "unknown": f"and nothing says that `knn {task.command}` wrote it",
     }[state]
-    more = f" So it is with {len(kept)} of {len(paths)} outputs." if len(kept) > 1 else ""
+    more = f" So it is with {len(kept)} of {len(tasks)} outputs." if len(kept) > 1 else ""
     raise KnnError(f"{path} exists already, {why}.{more}", _HINT)
 
 
@@ -147,6 +151,8 @@ def add_line(part: Path, target: Path, task: OutputTask) -> None:
         "command": task.command,
         "task": task.digest,
     }
+    if task.source is not None and (made_of := _source_stamp(task.source, target)) is not None:
+        line["source"] = made_of
     with suppress(OSError):
         file = os.open(target.parent / RECORD, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
         try:
@@ -176,7 +182,7 @@ def keep_old(target: Path, task: OutputTask) -> Path | None:
     OSError
         Where the copy cannot be made; nothing is then replaced.
     """
-    if not task.backup or OutputRecords().state(target, task.command) in ("missing", "unchanged"):
+    if not task.backup or OutputRecords().state(target, task) in ("missing", "unchanged"):
         return None
     digest, number = file_sha256(target), 0
     while True:
@@ -214,6 +220,25 @@ def stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
             else:
                 found.append((name, status.st_size, status.st_mtime_ns))
     return found
+
+
+def _source_stamp(source: Path, target: Path) -> list[Any] | None:
+    """Path of a source from the folder of an output, bytes and time of change; None where there is no such file."""
+    try:
+        status = source.stat()
+    except OSError:
+        return None
+    place = str(source.resolve())
+    with suppress(ValueError):  # on another drive
+        place = os.path.relpath(place, target.parent)
+    return [place, status.st_size, status.st_mtime_ns]
+
+
+def _is_of_another(noted: Any, source: Path | None, target: Path) -> bool:
+    """Whether an output was made of a recording that neither lies in the place of this one nor is the same file."""
+    if not isinstance(noted, list) or source is None or (own := _source_stamp(source, target)) is None:
+        return False
+    return noted[:1] != own[:1] and noted[1:] != own[1:]
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:

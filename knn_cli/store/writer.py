@@ -163,7 +163,7 @@ class StoreWriter:
     def _check_free(self) -> None:
         check_free(self.path, self._force or self._repetition is not None)
         if self._task is not None:
-            check_replaceable([self.path], self._task, force=self._force)
+            check_replaceable({self.path: self._task}, force=self._force)
 
     def __enter__(self) -> StoreWriter:
         if not self.path.parent.is_dir():
@@ -202,7 +202,7 @@ class StoreWriter:
         repetition = self._repetition
         if repetition is None or repetition.again or not self.path.is_file():
             return
-        if OutputRecords().state(self.path, repetition.task.command) != "unchanged":
+        if OutputRecords().state(self.path, repetition.task) != "unchanged":
             return
         plan, written = source_list.read(self.path)
         if plan != self._plan:

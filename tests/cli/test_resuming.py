@@ -77,6 +77,27 @@ def test_a_single_corrected_output_is_refused(tapes: Path, tmp_path: Path) -> No
     assert out.read_text() != "corrected"
 
 
+def test_outputs_of_other_recordings_of_the_same_names_stay(tapes: Path, tmp_path: Path) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    others.mkdir()
+    sound, rate = soundfile.read(tapes / "a.wav")
+    for name, seconds in (("a", 4), ("new", 5)):
+        soundfile.write(others / f"{name}.wav", sound[: seconds * rate], rate)
+    edited = ("--unwanted", "least", "--mute")
+    done("diarize", tapes, *TINY, "--out-dir", out)
+    done("diarize", tapes / "a.wav", *TINY, "--out-dir", tmp_path / "edited", *edited)
+    before = {path.name: path.read_bytes() for path in (*out.glob("*.rttm"), *(tmp_path / "edited").glob("a*"))}
+    refused = knn("diarize", others, *TINY, "--out-dir", out)
+    assert refused.exit_code == 1 and "a.rttm is of another recording, and stays" in refused.stderr
+    assert "--backup" in refused.stderr and (out / "new.rttm").is_file()
+    refused = knn("diarize", others / "a.wav", *TINY, "--out-dir", tmp_path / "edited", *edited)
+    assert refused.exit_code == 1 and "is of another recording than" in refused.stderr
+    for path in (*out.glob("[abc].rttm"), *(tmp_path / "edited").glob("a*")):
+        assert path.read_bytes() == before[path.name]
+    done("diarize", others, *TINY, "--out-dir", out, "--backup")
+    assert (out / "a.rttm.bak").read_bytes() == before["a.rttm"] != (out / "a.rttm").read_bytes()
+
+
 def test_one_file_of_several_recordings_is_not_finished_without_one(tapes: Path, tmp_path: Path) -> None:
     (tapes / "b.wav").write_bytes(b"no sound")
     out = tmp_path / "all.rttm"

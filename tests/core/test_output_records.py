@@ -21,7 +21,7 @@ def write(path: Path, text: str, task: OutputTask = TASK) -> None:
 
 
 def state(path: Path, command: str = "diarize") -> str:
-    return OutputRecords().state(path, command)
+    return OutputRecords().state(path, OutputTask(command))
 
 
 def test_states(tmp_path: Path) -> None:
@@ -59,16 +59,42 @@ def test_what_is_refused(tmp_path: Path) -> None:
         write(path, "x")
     changed.write_text("y")
     unknown.write_text("z")
-    check_replaceable([ours, tmp_path / "new.eaf"], TASK)
+    check_replaceable(dict.fromkeys([ours, tmp_path / "new.eaf"], TASK))
     with pytest.raises(
         KnnError, match=r"changed\.eaf exists already, and was changed since `knn diarize` wrote it"
     ) as e:
-        check_replaceable([ours, changed, unknown], TASK)
+        check_replaceable(dict.fromkeys([ours, changed, unknown], TASK))
     assert "So it is with 2 of 3 outputs." in e.value.message and "`force=True`" in e.value.hint
     with pytest.raises(KnnError, match="was not written by `knn timeline`"):
-        check_replaceable([ours], OutputTask("timeline"))
-    check_replaceable([changed, unknown], TASK, force=True)
-    check_replaceable([changed, unknown], OutputTask("diarize", backup=True))
+        check_replaceable({ours: OutputTask("timeline")})
+    check_replaceable(dict.fromkeys([changed, unknown], TASK), force=True)
+    check_replaceable(dict.fromkeys([changed, unknown], OutputTask("diarize", backup=True)))
+
+
+def test_outputs_of_other_recordings_are_not_replaced(tmp_path: Path) -> None:
+    for name, sound in (("A", "one"), ("B", "other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "side1.wav").write_text(sound)
+    first, second = (OutputTask("diarize", "abc", source=tmp_path / name / "side1.wav") for name in "AB")
+    path = tmp_path / "side1.rttm"
+    write(path, "x", first)
+    assert '"A/side1.wav"' in (tmp_path / RECORD).read_text()
+    assert [OutputRecords().state(path, task) for task in (first, second, TASK)] == [
+        "unchanged",
+        "another",
+        "unchanged",
+    ]
+    with pytest.raises(KnnError, match=r"is of another recording than .*B/side1\.wav"):
+        check_replaceable({path: second})
+    (tmp_path / "A" / "side1.wav").write_text("edited in its place")
+    assert OutputRecords().state(path, first) == "unchanged"
+    (tmp_path / "A").rename(tmp_path / "moved")
+    write(path, "x", moved := OutputTask("diarize", "abc", source=tmp_path / "moved" / "side1.wav"))
+    (tmp_path / "moved").rename(tmp_path / "A")
+    assert OutputRecords().state(path, first) == "unchanged"  # the same file elsewhere
+    assert OutputRecords().state(path, moved) == "unchanged"  # of what is not there, nothing is known
+    write(path, "y", OutputTask("diarize", "abc", backup=True, source=second.source))
+    assert path.with_name("side1.rttm.bak").read_text() == "x"
 
 
 def test_old_files_are_kept_under_new_names(tmp_path: Path) -> None:
