@@ -19,9 +19,10 @@ import h5py
 import numpy as np
 
 from knn_cli.core.errors import StoreError
-from knn_cli.core.output_records import OutputTask
+from knn_cli.core.output_records import OutputRecords, OutputTask
 from knn_cli.store import hdf5_reading
 from knn_cli.store.corpora.recordings import CorpusRecording
+from knn_cli.store.hdf5 import Store
 from knn_cli.store.shards import Written
 
 GROUP = "Sources"
@@ -64,6 +65,23 @@ def source_facts(recordings: Sequence[CorpusRecording]) -> dict[str, list[Any]]:
     """What the rows of each recording follow from, beside settings: `StoreWriter` takes it."""
     stamps = {recording.sound.path: source_stamp(recording.sound.path) for recording in recordings}
     return {str(one.sound): [*stamps[one.sound.path], one.sound.member, one.parts] for one in recordings}
+
+
+def check_embedder(store: Path, embedder: str, task: OutputTask) -> None:
+    """Refuse to replace our own embeddings by those of another model, which nobody may have asked for.
+
+    Raises
+    ------
+    StoreError
+        The task's command made the store with another embedder.
+    """
+    if not embedder or OutputRecords().state(store, task) != "unchanged":
+        return
+    with Store(store) as opened:
+        before = opened.embedder
+    if before not in ("", embedder):
+        hint = "Give this model, name another output, or replace the store with `force=True`."
+        raise StoreError(f"{store} was made with the model {before}, not {embedder}.", hint)
 
 
 def write(file: h5py.File, plan: str, sources: Sequence[Written]) -> None:

@@ -164,6 +164,8 @@ class StoreWriter:
         check_free(self.path, self._force or self._repetition is not None)
         if self._task is not None:
             check_replaceable({self.path: self._task}, force=self._force)
+            if not self._force:
+                source_list.check_embedder(self.path, str(self._attributes.get("embedder", "")), self._task)
 
     def __enter__(self) -> StoreWriter:
         if not self.path.parent.is_dir():

@@ -235,6 +235,18 @@ def test_stores_are_gone_on_with(tapes: Path, tmp_path: Path) -> None:
     assert (tmp_path / "e.h5.bak").read_bytes().endswith(b"changed")
 
 
+def test_embeddings_of_another_model_are_not_replaced(tapes: Path, tmp_path: Path) -> None:
+    store = tmp_path / "e.h5"
+    done("embed", tapes / "a.wav", "-o", store, "--no-vad", "--model", "tiny-test", "--device", "cpu")
+    before = store.read_bytes()
+    command = ("embed", tapes / "a.wav", "-o", store, "--no-vad", "--device", "cpu", "--chunk", "3")
+    refused = knn(*command, "--model", "tiny-test")
+    assert refused.exit_code == 1 and "was made with the model tiny-test@" in refused.stderr
+    assert "--force" in refused.stderr and store.read_bytes() == before
+    done(*command, "--model", "tiny-test", "--force")
+    assert store.read_bytes() != before
+
+
 def test_a_stopped_command_says_whether_anything_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     from knn_cli.cli import stopping
 
