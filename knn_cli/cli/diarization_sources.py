@@ -108,13 +108,13 @@ def find(ctx: typer.Context, sources: Sequence[Path]) -> Sources:
     return Sources(paths, called, labels.output_places(sources, paths), {path: path for path in paths})
 
 
-def given_turns(found: Sources, turns: Path | None) -> dict[Path, tuple[Turn, ...]] | None:
-    """The turns of each recording out of files of them, None where none are given.
+def given_turns(found: Sources, turns: Path | None) -> dict[Path, tuple[Turn, ...] | KnnError] | None:
+    """The turns of each recording out of files of them, None where none are given; an error for one that has none.
 
     Raises
     ------
     KnnError
-        For kept analyses, for a recording without turns, and as `formats.turn_readers.read_given_turns`.
+        For kept analyses, where no recording has turns, and as `formats.turn_readers.read_given_turns`.
     """
     if turns is None:
         return None
@@ -124,7 +124,16 @@ def given_turns(found: Sources, turns: Path | None) -> dict[Path, tuple[Turn, ..
     if found.kept:
         raise KnnError(f"{found.paths[0]} is no recording, to which {turns} could belong.", "Name the sound instead.")
     by_name = read_given_turns(turns)
-    return {path: turns_of_recording(name, by_name, found.paths, turns) for path, name in found.names.items()}
+    given: dict[Path, tuple[Turn, ...] | KnnError] = {}
+    for path, name in found.names.items():
+        try:
+            given[path] = turns_of_recording(name, by_name, found.paths, turns)
+        except KnnError as error:
+            given[path] = error
+    errors = [one for one in given.values() if isinstance(one, KnnError)]
+    if len(errors) == len(given):
+        raise errors[0]
+    return given
 
 
 def _kept_below(folder: Path) -> list[Path]:

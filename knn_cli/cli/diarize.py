@@ -298,7 +298,8 @@ def diarize(
     if "rttm" in outputs.formats:
         rttm_files.check_names(names, "speakers")
     if given is not None:  # who speaks in one of the recordings may be unwanted in all
-        names = (*names, *sorted({turn.speaker for turns in given.values() for turn in turns}))
+        known = [turns for turns in given.values() if not isinstance(turns, KnnError)]
+        names = (*names, *sorted({turn.speaker for turns in known for turn in turns}))
     if clean is not None and not (edits or found.kept or per_channel):  # these give speakers other names
         clean.check_names(names, numbered=given is None)
     decision = known_speakers.decision_for(voice, enrolled, tuning, links=link_speakers)

@@ -13,20 +13,24 @@ from knn_cli.core.values import Diarization, Turn, sort_turns
 
 
 def with_given_turns(
-    files: Sequence[Path], turns: Mapping[Path, Sequence[Turn]], *, channel: str = "mix"
+    files: Sequence[Path], turns: Mapping[Path, Sequence[Turn] | KnnError], *, channel: str = "mix"
 ) -> Iterator[tuple[Path, Diarization | KnnError]]:
-    """Yield each recording with turns that somebody else has found; AudioError where it cannot be read.
+    """Yield each recording with turns that somebody else has found; the error of one that has none, or is no audio.
 
     Turns, and parts of turns, behind the end of a recording are left out with a note.
     """
     for path in files:
+        given = turns[path]
+        if isinstance(given, KnnError):
+            yield path, given
+            continue
         try:
             seconds = reading.info(path, channel=channel).seconds
         except KnnError as error:
             yield path, error
             continue
-        last = max((turn.end for turn in turns[path]), default=0.0)
+        last = max((turn.end for turn in given), default=0.0)
         if last > seconds + BEYOND_SECONDS:
             reading_notes.note(path, f"ends at {seconds:.1f} s, its turns at {last:.1f} s; what is behind is left out")
-        inside = sort_turns(replace(turn, end=min(turn.end, seconds)) for turn in turns[path] if turn.start < seconds)
+        inside = sort_turns(replace(turn, end=min(turn.end, seconds)) for turn in given if turn.start < seconds)
         yield path, Diarization(inside, path.stem, seconds=seconds)

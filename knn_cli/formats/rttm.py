@@ -140,6 +140,9 @@ def turns_of_recording(name: str, turns: Mapping[str, Value], files: Sequence[Pa
     if len(turns) == len(files) == 1:
         return next(iter(turns.values()))
     found = found_by_name(name, turns)
+    if found is None:  # of one file out of a folder whose turns lie in folders, too
+        inside = [key for key in turns if key.rpartition("/")[2] in (tidy(name), rttm_field(name))]
+        found = turns[inside[0]] if len(inside) == 1 else None
     if found is None:
         others = f" and {len(turns) - _MAX_LISTED} others" if len(turns) > _MAX_LISTED else ""
         raise KnnError(

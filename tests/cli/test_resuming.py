@@ -189,6 +189,19 @@ def test_turns_in_folders_are_found_again(tapes: Path, tmp_path: Path) -> None:
     assert below(tmp_path / "again") == below(tmp_path / "turns") == ["a.rttm", "c.rttm", "day/b.rttm"], given.stderr
 
 
+def test_a_recording_without_turns_costs_none_of_the_others(tapes: Path, tmp_path: Path) -> None:
+    (tapes / "1983").mkdir()
+    (tapes / "b.wav").rename(tapes / "1983" / "b.wav")
+    done("diarize", tapes, *TINY, "--out-dir", tmp_path / "turns")
+    (tmp_path / "turns" / "c.rttm").unlink()
+    left = knn("diarize", tapes, "--turns", tmp_path / "turns", "--out-dir", tmp_path / "eaf", "--format", "eaf")
+    assert left.exit_code == 1 and "has no turns of c" in left.stderr
+    assert below(tmp_path / "eaf") == ["1983/b.eaf", "a.eaf"]
+    done("diarize", tapes / "1983" / "b.wav", "--turns", tmp_path / "turns", "-o", tmp_path / "b.eaf")
+    none = knn("diarize", tapes / "c.wav", tapes / "c.wav", "--turns", tmp_path / "turns", "-o", tmp_path / "c.csv")
+    assert none.exit_code == 1 and not (tmp_path / "c.csv").exists()
+
+
 def test_turns_of_recordings_of_one_name_are_read_back(tmp_path: Path) -> None:
     """In the folders that the recordings have, in any format."""
     tapes = tmp_path / "sound"
