@@ -73,6 +73,13 @@ def test_links_lead_somewhere(document: str) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lines_are_short(document: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (TOP / document).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    ", "[", "!["))]
+    assert not [line for line in lines if len(line) > 120 and "](http" not in line and "<http" not in line]
+
+
 # What a page continues with: files that commands of other pages make.
 MADE = ("corpus.h5", "emb.h5", "split.tsv", "my-dialects")
 
