@@ -112,7 +112,27 @@ def first_embedding() -> float:
         return start(["-m", "knn_cli", "embed", str(clip)], ["-c", "import torch"])
 
 
+def store() -> float:
+    """20,000 rows of 256 values into a store, beside a writer that resizes compressed datasets row by row."""
+    import numpy as np
+
+    from benchmarks.stores import spent, write_row_by_row
+    from knn_cli.core.values import EmbeddingSet
+    from knn_cli.store.writer import write_store
+
+    vectors = np.random.default_rng(0).standard_normal((20_000, 256), dtype=np.float32)
+    names = [f"recording-{row // 10}" for row in range(len(vectors))]
+    rows = EmbeddingSet.from_columns(vectors, names)
+    with tempfile.TemporaryDirectory() as folder:
+        path, few = Path(folder) / "ours.h5", 500
+        ours = min(spent(lambda: write_store(path, rows, force=True)) for _ in range(3)) / len(rows)
+        other = Path(folder) / "theirs.h5"
+        theirs = min(spent(lambda: write_row_by_row(other, vectors[:few], names[:few])) for _ in range(3)) / few
+    return ours / theirs
+
+
 CHECKS = {
+    "store": Check("embeddings into a store / row by row", store, 0.1),
     "classifier": Check("Gaussian linear classifier / scikit-learn's LDA", classifier, 0.6, "sklearn"),
     "wavlm": Check("WavLM-Base + MHFA, 10 s / transformers", wavlm, 1.2, "transformers"),
     "help": Check("knn --help / import typer", help_page, 3.2),

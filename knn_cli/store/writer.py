@@ -41,6 +41,7 @@ from knn_cli.store.source_list import Repetition
 _TEXT_TYPE = h5py.string_dtype("utf-8")
 _BYTES_TYPE = h5py.vlen_dtype(np.uint8)
 _CHUNK_ROWS = 1024
+_CHUNK_BYTES = 256 << 10  # of embeddings, with a checksum: gzip takes 25 times as long to write, and saves a seventh
 _COPIED_ROWS = 256  # that are held when some rows of a store are copied
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
@@ -353,7 +354,7 @@ def _concatenate(columns: list[Any]) -> Any:
 
 
 def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
-    """Append rows to the datasets of an open file; the first call creates these, in chunks and compressed."""
+    """Append rows to the datasets of an open file; the first call creates these, in chunks."""
     for name, values in columns.items():
         count = len(values)
         if name not in file:
@@ -361,8 +362,10 @@ def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
                 file.create_dataset(name, (0,), maxshape=(None,), chunks=(_CHUNK_ROWS,), dtype=_BYTES_TYPE)
             elif name == "Data":
                 width = values.shape[1]
-                settings = {"chunks": (_CHUNK_ROWS, width), "compression": "gzip", "compression_opts": 1}
-                file.create_dataset(name, (0, width), maxshape=(None, width), dtype="f4", shuffle=True, **settings)
+                chunks = (max(1, _CHUNK_BYTES // (4 * width)), width)
+                file.create_dataset(
+                    name, (0, width), maxshape=(None, width), dtype="f4", chunks=chunks, fletcher32=True
+                )
             else:
                 dtype = "f8" if name in {"Start", "End"} else _TEXT_TYPE
                 file.create_dataset(name, (0,), maxshape=(None,), chunks=(_CHUNK_ROWS,), dtype=dtype)

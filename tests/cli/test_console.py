@@ -47,7 +47,7 @@ def test_every_flag_is_an_option_and_every_setting_is_one() -> None:
         ["classify", "a.wav", "--top", "\x1b[31m"],
         ["classify", "a.wav", "--device", "\x9b31m\u202e"],
         ["classify", "a.wav", "--step=\udcff\x1b"],
-        ["convert", "a", "b", "c\x1b]0;x\x07"],
+        ["split", "a", "b\x1b]0;x\x07"],
         ["timeline", "a.wav", "--step", "nan\x1b"],
     ],
 )
