@@ -133,7 +133,7 @@ def store() -> float:
 
 CHECKS = {
     "store": Check("embeddings into a store / row by row", store, 0.1),
-    "classifier": Check("Gaussian linear classifier / scikit-learn's LDA", classifier, 0.6, "sklearn"),
+    "classifier": Check("Gaussian linear classifier / scikit-learn's LDA", classifier, 0.8, "sklearn"),
     "wavlm": Check("WavLM-Base + MHFA, 10 s / transformers", wavlm, 1.2, "transformers"),
     "help": Check("knn --help / import typer", help_page, 3.2),
     "embed": Check("knn embed, 5 s / import torch", first_embedding, 1.8),
