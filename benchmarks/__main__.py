@@ -65,6 +65,10 @@ COMPARISONS = {
     ),
     "cluster": Comparison("cluster", "--files 64 --rows 0 --folder {folder}", ("distributed",)),
     "cluster-statistics": Comparison("cluster", "--files 0 --folder {folder}", ("distributed",)),
+    "scale-overhead": Comparison("scale_simulation", "--overhead", ("distributed",)),
+    "scale-costs": Comparison("scale_costs", "--data {data}"),
+    "scale-simulation": Comparison("scale_simulation"),
+    "scale-capacity": Comparison("scale_capacity"),
     "long-files": Comparison("long_files", "--data {data} --folder {folder} --minutes 5 30 120"),
 }
 
