@@ -53,7 +53,7 @@ COMPARISONS = {
     "wavlm-utterances": Comparison("wavlm", "--threads 1 --utterances 10 --runs 2", ("transformers",)),
     "wavlm-training": Comparison("wavlm_training", "--threads 1 --steps 3", ("transformers",)),
     "classifier": Comparison("glc", "--rows 100000 --repeats 5", ("sklearn",)),
-    "stores": Comparison("stores", "--folder {folder}"),
+    "stores": Comparison("stores", "--folder {folder}", ("sklearn",)),
     "clustering": Comparison("clustering"),
     "speakers": Comparison("speakers", "--data {data} --resemblyzer {peers}/resemblyzer/bin/python"),
     "diarization": Comparison(

@@ -101,14 +101,10 @@ def help_page() -> float:
 
 def first_embedding() -> float:
     """`knn embed` of a clip of 5 s, beside `import torch`."""
-    import soundfile
-
-    from benchmarks.start import CLIP_SECONDS, MEETING
+    from benchmarks.start import write_clip
 
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.wav"
-        samples, rate = soundfile.read(MEETING, stop=CLIP_SECONDS * 16_000)
-        soundfile.write(clip, samples, rate)
+        clip = write_clip(Path(folder))
         return start(["-m", "knn_cli", "embed", str(clip)], ["-c", "import torch"])
 
 
@@ -116,7 +112,8 @@ def store() -> float:
     """20,000 rows of 256 values into a store, beside a writer that resizes compressed datasets row by row."""
     import numpy as np
 
-    from benchmarks.stores import spent, write_row_by_row
+    from benchmarks.glc import best
+    from benchmarks.stores import write_row_by_row
     from knn_cli.core.values import EmbeddingSet
     from knn_cli.store.writer import write_store
 
@@ -124,15 +121,19 @@ def store() -> float:
     names = [f"recording-{row // 10}" for row in range(len(vectors))]
     rows = EmbeddingSet.from_columns(vectors, names)
     with tempfile.TemporaryDirectory() as folder:
-        path, few = Path(folder) / "ours.h5", 500
-        ours = min(spent(lambda: write_store(path, rows, force=True)) for _ in range(3)) / len(rows)
-        other = Path(folder) / "theirs.h5"
-        theirs = min(spent(lambda: write_row_by_row(other, vectors[:few], names[:few])) for _ in range(3)) / few
-    return ours / theirs
+        ours, theirs, few = Path(folder) / "ours.h5", Path(folder) / "theirs.h5", 500
+        seconds = best(
+            {
+                "ours": lambda: write_store(ours, rows, force=True),
+                "theirs": lambda: write_row_by_row(theirs, vectors[:few], names[:few]),
+            },
+            3,
+        )
+    return (seconds["ours"] / len(rows)) / (seconds["theirs"] / few)
 
 
 CHECKS = {
-    "store": Check("embeddings into a store / row by row", store, 0.1),
+    "store": Check("embeddings into a store / row by row", store, 0.1, "sklearn"),
     "classifier": Check("Gaussian linear classifier / scikit-learn's LDA", classifier, 0.8, "sklearn"),
     "wavlm": Check("WavLM-Base + MHFA, 10 s / transformers", wavlm, 1.2, "transformers"),
     "help": Check("knn --help / import typer", help_page, 3.2),

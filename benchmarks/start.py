@@ -32,15 +32,21 @@ def processor_seconds(arguments: list[str]) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def write_clip(folder: Path) -> Path:
+    """The beginning of the example meeting, as a file in a folder."""
+    clip = folder / "clip.wav"
+    samples, rate = soundfile.read(MEETING, stop=CLIP_SECONDS * 16_000)
+    soundfile.write(clip, samples, rate)
+    return clip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
     with tempfile.TemporaryDirectory() as folder:
-        clip = str(Path(folder) / "clip.wav")
-        samples, rate = soundfile.read(MEETING, stop=CLIP_SECONDS * 16_000)
-        soundfile.write(clip, samples, rate)
+        clip = str(write_clip(Path(folder)))
         processes = {"import typer": ["-c", "import typer"], "knn --help": ["-m", "knn_cli", "--help"]}
         processes["import torch"] = ["-c", "import torch"]
         processes |= {f"knn {name}": ["-m", "knn_cli", name, clip] for name in COMMANDS}

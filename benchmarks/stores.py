@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from benchmarks.glc import best
 from knn_cli.core.values import EmbeddingSet, Floats
 from knn_cli.store.hdf5 import Store
 from knn_cli.store.writer import write_store
@@ -44,13 +43,6 @@ def read(path: Path) -> None:
             pass
 
 
-def spent(call: Callable[[], object]) -> float:
-    """Processor seconds of a call."""
-    before = time.process_time()
-    call()
-    return time.process_time() - before
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
@@ -62,16 +54,19 @@ def main() -> None:
     names = [f"recording-{row // 10}" for row in range(options.rows)]
     rows = EmbeddingSet.from_columns(vectors, names, group=["a"] * options.rows)
     few, few_names = vectors[:ROWS_ONE_BY_ONE], names[:ROWS_ONE_BY_ONE]
-    seconds: dict[str, list[float]] = {"write_store": [], "row by row, gzip": [], "Store.blocks": []}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         ours, theirs = Path(folder) / "ours.h5", Path(folder) / "theirs.h5"
-        for _ in range(options.runs):
-            seconds["write_store"].append(spent(lambda: write_store(ours, rows, force=True)) / options.rows)
-            loop = spent(lambda: write_row_by_row(theirs, few, few_names))
-            seconds["row by row, gzip"].append(loop / len(few))
-            seconds["Store.blocks"].append(spent(lambda: read(ours)) / options.rows)
+        seconds = best(
+            {
+                "write_store": lambda: write_store(ours, rows, force=True),
+                "row by row, gzip": lambda: write_row_by_row(theirs, few, few_names),
+                "Store.blocks": lambda: read(ours),
+            },
+            options.runs,
+        )
         size = ours.stat().st_size / options.rows
-    least = {name: min(values) for name, values in seconds.items()}
+    counts = {"row by row, gzip": len(few)}
+    least = {name: value / counts.get(name, options.rows) for name, value in seconds.items()}
     print(f"{options.rows} x {options.dimension} float32, {size:.0f} bytes a row\n")
     print("| | µs of a processor a row | of the row-by-row writer |\n|---|--:|--:|")
     for name, value in least.items():
