@@ -1,13 +1,15 @@
 """Memory and time of `knn diarize` for files of increasing duration: memory should stay nearly constant.
 
     python -m benchmarks.long_files [--minutes 5 30 120 600] [--data ../shared/data] [--folder DIR] [--arguments "..."]
+                                    [--peers PEERS [--systems knn senko sherpa resemblyzer]]
 
 The file is a simulated long meeting: turns of 1 to 15 s from recordings of many speakers, with short pauses; every ten
 minutes, a new group of four to eight speakers starts. Without --data, the example meeting is repeated with varying
 gain. The file is written in blocks to DIR or the temporary folder of the system (FLAC: about 65 MB per hour).
 
 Peak memory is that of the whole process, as reported by the operating system; processor seconds are user and system
-time, including loading; their ratio to the duration is the real-time factor.
+time, including loading; their ratio to the duration is the real-time factor. With --peers, the folder of
+`benchmarks/peers/setup.sh`, other programs with their defaults diarize the same file, one after the other.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from benchmarks.diarization import System, run
+from benchmarks.diarization import VERSIONS, System, run, systems
 from tools.shipped_models.data import read_16k, read_manifest
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "meeting.flac"
@@ -88,23 +90,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with speech/manifest.tsv")
     parser.add_argument("--folder", type=Path, help="folder for the audio; about 0.7 GB for ten hours")
     parser.add_argument("--arguments", default="", help="additional arguments of `knn diarize`, as a single string")
+    parser.add_argument("--peers", type=Path, help="environments of other programs")
+    parser.add_argument("--systems", nargs="+", default=[*VERSIONS], choices=[*VERSIONS])
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     command = [sys.executable, "-m", "knn_cli", "diarize", *shlex.split(arguments.arguments)]
-    system = System("knn", command, "--out-dir")
-    print("| minutes | CPU s | real-time factor | s | peak memory | speakers |\n|--:|--:|--:|--:|--:|--:|")
+    others = [system for system in systems(arguments.peers, {}) if not system.is_knn]
+    chosen = [one for one in (System("knn", command, "--out-dir"), *others) if one.name in arguments.systems]
+    print("| minutes | system | CPU s | real-time factor | s | peak memory | speakers |\n|--:|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for minutes in arguments.minutes:
             path = Path(folder) / f"{minutes:g}.flac"
             make(path, minutes, arguments.data)
-            cost = run(system, [path], Path(folder) / "out", arguments.threads)
-            rttm = (Path(folder) / "out" / f"{path.stem}.rttm").read_text().splitlines()
-            speakers = len({line.split()[7] for line in rttm})
-            print(
-                f"| {minutes:g} | {cost.cpu:.1f} | {cost.cpu / (minutes * 60):.4f} | {cost.wall:.0f} "
-                f"| {cost.peak:.0f} MB | {speakers} |",
-                flush=True,
-            )
+            for system in chosen:
+                out = Path(folder) / system.name
+                cost = run(system, [path], out, arguments.threads)
+                speakers = len({line.split()[7] for line in (out / f"{path.stem}.rttm").read_text().splitlines()})
+                print(
+                    f"| {minutes:g} | {system.name} | {cost.cpu:.1f} | {cost.cpu / (minutes * 60):.4f} "
+                    f"| {cost.wall:.0f} | {cost.peak:.0f} MB | {speakers} |",
+                    flush=True,
+                )
             path.unlink()
 
 
