@@ -20,7 +20,7 @@ COSTS = {  # processor seconds of a second of sound
     "diarize": 0.051,
     "embed, WavLM-Base + MHFA": 0.21,
 }
-ROWS = {"voice": 937, "language": 2218}  # bytes of an embedding with its labels in a store
+ROWS = {"voice": 825, "language": 2106}  # bytes of an embedding with its labels in a store
 ROW_SECONDS = (3.0, 10.0)  # of sound of an embedding
 SOUND = {"Opus": 3140.0, "FLAC store": 16_800.0, "WAV": 32_000.0}  # bytes of a second, 16 kHz, mono
 

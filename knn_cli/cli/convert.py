@@ -283,23 +283,25 @@ def _show_labels(store: Path) -> None:
     import numpy as np
 
     from knn_cli.core.values import LABEL_LEVELS
-    from knn_cli.store import hdf5
+    from knn_cli.store.hdf5 import Store
 
-    rows, levels = hdf5.labels(store), [level for level in LABEL_LEVELS if level != "name"]
-    counts = {level: len({*rows.label(level).tolist()} - {""}) for level in levels}
-    found = [counted(count, level) if count else f"no {level}s" for level, count in counts.items()]
-    console.note(f"Labels: {', '.join(found)}.")
-    if not any(counts.values()):
-        return
-    finest = next(level for level in ("subgroup", "group", "speaker") if counts[level])
-    _, first = np.unique(rows.label(finest), return_index=True)  # a recording of each class
-    _, other = np.unique(rows.name, return_index=True)
-    rows_of: dict[str, int] = {}
-    for row in [*sorted(first.tolist()), *sorted(other.tolist())]:
-        rows_of.setdefault(str(rows.name[row]), row)
-    for row in [*rows_of.values()][:3]:
-        known = [f"{level} {rows.label(level)[row]}" for level in levels if rows.label(level)[row]]
-        console.note(f"  {rows.name[row]}: {', '.join(known) or 'no label'}")
+    levels = [level for level in LABEL_LEVELS if level != "name"]
+    with Store(store) as opened:
+        columns = {level: opened.encoded(level) for level in levels}
+        counts = {level: len({*column.values.tolist()} - {""}) for level, column in columns.items()}
+        found = [counted(count, level) if count else f"no {level}s" for level, count in counts.items()]
+        console.note(f"Labels: {', '.join(found)}.")
+        if not any(counts.values()):
+            return
+        finest = next(level for level in ("subgroup", "group", "speaker") if counts[level])
+        names = opened.codes("name")
+        first = np.sort(columns[finest].first_rows())  # a recording of each class, then others
+        rows = np.concatenate([first, np.sort(np.unique(names, return_index=True)[1])])
+        shown = rows[np.sort(np.unique(names[rows], return_index=True)[1])][:3]
+        for row in shown.tolist():
+            labels = opened.labels(row, row + 1)
+            known = [f"{level} {labels.label(level)[0]}" for level in levels if labels.label(level)[0]]
+            console.note(f"  {labels.name[0]}: {', '.join(known) or 'no label'}")
 
 
 def _converted_glc(ctx: typer.Context, src: Path, out: Path, force: bool) -> bool:

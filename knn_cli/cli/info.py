@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -200,30 +199,30 @@ def models() -> list[dict[str, Any]]:
 
 def _store(path: Path) -> dict[str, Any]:
     from knn_cli.store import hdf5
-    from knn_cli.store.row_counts import duration_counts, recordings_by_label
+    from knn_cli.store.row_counts import duration_counts, recordings_by_label, rows_by_label
 
     with hdf5.Store(path) as opened:
-        start, end = opened.times()
+        seconds = opened.seconds()
         facts: dict[str, Any] = {
             "path": str(path),
             "kind": opened.kind.removesuffix("s") + " store",
             "rows": len(opened),
         }
-        facts["recordings"] = len(set(opened.column("name").tolist()))
+        names = opened.codes("name")
+        facts["recordings"] = int(names.max()) + 1
         if opened.kind == "embeddings":
             facts["dimensions"] = opened.dimension
             facts["embedder"] = opened.embedder or "unknown"
         else:
             facts["rate"] = opened.rate
-            facts["seconds"] = round(float((end - start).sum()), 2)
-        if lengths := duration_counts(end - start):
+            facts["seconds"] = round(float(seconds.sum()), 2)
+        if lengths := duration_counts(seconds):
             facts["rows by length"] = lengths
-        names = opened.column("name").tolist()
         for level in ("group", "subgroup", "speaker"):
-            labels = opened.column(level).tolist()
-            counts = Counter(label for label in labels if label)
+            labels = opened.encoded(level)
+            counts = rows_by_label(labels)
             if counts:
-                facts[f"{level}s"] = dict(sorted(counts.items())[:MAX_LABELS])
+                facts[f"{level}s"] = dict([*counts.items()][:MAX_LABELS])
                 if len(counts) > MAX_LABELS:
                     facts[f"{level}s in all"] = len(counts)
                 recordings = recordings_by_label(names, labels)

@@ -120,10 +120,6 @@ def split(
     check_text_output(out, [src])
     if out.exists() and not force:
         raise KnnError(f"{out} exists already.", "Replace it with --force, or name another file.")
-    rows = hdf5.labels(src)
-    seconds = rows.end - rows.start
-    if kind is SplitKind.quartiles and bool((seconds != seconds).any()):  # NaN
-        console.note("Rows have no start and end, so a recording counts as long as the number of its rows.")
     options = SplitOptions(
         label=level.value,
         units="name" if units is None else units.value,
@@ -135,7 +131,11 @@ def split(
         seed=seed,
         ignore=listed(ignore),
     )
-    drawn = make_split(rows, options)
-    write_split(out, drawn)
-    output.split_counts(sys.stdout, count_split(drawn, rows), as_json)
+    with hdf5.Store(src) as rows:
+        seconds = rows.seconds()
+        if kind is SplitKind.quartiles and bool((seconds != seconds).any()):  # NaN
+            console.note("Rows have no start and end, so a recording counts as long as the number of its rows.")
+        drawn = make_split(rows, options)
+        write_split(out, drawn)
+        output.split_counts(sys.stdout, count_split(drawn, rows), as_json)
     console.note(f"{out}: {len(drawn.lines)} lines, {drawn.kind} by {drawn.units}, seed {drawn.seed}.")

@@ -216,8 +216,8 @@ def _speaker(path: PurePosixPath) -> str:
 
 def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bool, progress: Progress | None) -> None:
     with Store(path) as opened:
-        named = opened.column("speaker")
-        if unnamed := int((named == "").sum()):
+        named = opened.encoded("speaker")
+        if unnamed := int((named.values == "")[named.codes].sum()):
             message = f"{unnamed} of {len(named)} rows of {path} have no Speaker."
             raise StoreError(message, "Create it with a label rule that has speakers, such as speaker/file.")
         if not len(named):
@@ -228,7 +228,7 @@ def _add_rows(sums: _EnrollmentSums, path: Path, embedder: Embedder, use_vad: bo
             with_speech.update(rows.speaker.tolist())
             if progress is not None:
                 progress(done, len(named))
-    if silent := sorted(set(named.tolist()) - with_speech):
+    if silent := sorted({*named.values.tolist()} - with_speech):
         raise AudioError(f"{path} holds no speech of {_listed(silent)}.", "Give clips in which each speaker speaks.")
 
 

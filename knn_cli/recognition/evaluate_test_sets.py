@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import KnnError
@@ -21,6 +20,7 @@ from knn_cli.evaluation.metrics import prior_weights
 from knn_cli.evaluation.results import DurationPoint, Evaluation
 from knn_cli.recognition.classifier import ROWS_AT_ONCE, Classifier
 from knn_cli.recognition.split_file import Split, read_split
+from knn_cli.recognition.splitters import Mask
 from knn_cli.recognition.train_classifier import fitted_hash
 from knn_cli.store import hdf5
 from knn_cli.store.hdf5 import Store
@@ -262,18 +262,20 @@ def _labelled_rows(
 ) -> Iterator[EmbeddingSet]:
     """The rows of a store that are on a side of a split, block after block, none of them empty."""
 
-    def wanted(names: Texts) -> slice | NDArray[np.int64]:
-        return slice(None) if split is None else np.flatnonzero(split.part_of(names) == options.part)
+    def side(names: Texts) -> Mask:
+        assert split is not None
+        return np.asarray(split.part_of(names) == options.part)
 
     with Store(source) as store:
         if store.kind == "embeddings":
             for first in range(0, len(store), ROWS_AT_ONCE):
                 block = store.labels(first, first + ROWS_AT_ONCE)
-                rows = wanted(block.name)
+                rows = slice(None) if split is None else np.flatnonzero(side(block.name))
                 if len(block.name[rows]):
                     yield replace(block, data=store.data(first, first + ROWS_AT_ONCE)).take(rows)
             return
-        chosen = np.arange(len(store))[wanted(store.column("name"))]
+        names = store.encoded("name")
+        chosen = np.arange(len(store)) if split is None else np.flatnonzero(side(names.values)[names.codes])
     with Store(source, rows=chosen) as store:
         for group in embed_rows(store, model.embedder, use_vad=options.use_vad):
             if len(group.embeddings):

@@ -140,9 +140,8 @@ def _labels(sources: Sequence[Path]) -> tuple[str, tuple[str, ...]]:
     for source in sources:
         with Store(source, "embeddings") as store:
             sizes.add(store.dimension)
-            rows = store.labels()
-        for level in _LEVELS:
-            found[level] |= set(rows.label(level).tolist()) - {""}
+            for level in _LEVELS:
+                found[level] |= {*store.encoded(level).values.tolist()} - {""}
     size = max(sizes)
     for level in _LEVELS:
         if len(sizes) == 1 and len(found[level]) == size:

@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.errors import KnnError
-from knn_cli.core.values import LABEL_LEVELS, EmbeddingSet, Texts
+from knn_cli.core.values import LABEL_LEVELS, Doubles, EmbeddingSet, Texts
 from knn_cli.recognition import splitters
 from knn_cli.recognition.split_file import KINDS, SIDES, Split, SplitLine
+from knn_cli.recognition.splitters import Mask
+from knn_cli.recognition.training_steps.cross_validation import RecordingKeys
+from knn_cli.store.hdf5 import Store
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,13 @@ class SplitOptions:
         return rule | {name: getattr(self, name) for name in of_kind.get(self.kind, ())}
 
 
-def make_split(rows: EmbeddingSet, options: SplitOptions | None = None) -> Split:
+def make_split(rows: EmbeddingSet | Store, options: SplitOptions | None = None) -> Split:
     """Draw a split of recordings. Nothing depends on the order of the rows.
 
     Parameters
     ----------
-    rows : EmbeddingSet
-        Their labels are enough: `hdf5.labels`.
+    rows : EmbeddingSet or Store
+        Labels and times are enough, and all that is read of a store.
     options : SplitOptions, optional
         How it is drawn.
 
@@ -99,18 +103,38 @@ def make_split(rows: EmbeddingSet, options: SplitOptions | None = None) -> Split
         A side would lack a class; see the functions of `splitters`.
     """
     options = options or SplitOptions()
-    names, truth = rows.name, rows.label(options.label)
-    unit = whole_units(rows.label(options.units), names, options.units)
+    keys = RecordingKeys.from_columns(*(_column(rows, level) for level in ("name", options.units, options.label)))
+    names, truth, units = keys.recording, keys.label, keys.unit
+    assert units is not None
+    unit = whole_units(units, names, options.units)
     used = (truth != "") & ~np.isin(truth, list(options.ignore))
     if options.kind == "leave-one-out":
-        used &= rows.label(options.units) != ""
+        used &= units != ""
     if not used.any():
-        known = [level for level in LABEL_LEVELS[:-1] if (rows.label(level) != "").any()]
+        known = [level for level in LABEL_LEVELS[:-1] if (_column(rows, level).values != "").any()]
         raise KnnError(f"No row has a {options.label} to split by.", without_level(options.label, known))
-    parts = np.full(len(rows), "", dtype=object)
-    parts[used] = _draw(names[used], truth[used], unit[used], (rows.end - rows.start)[used], options)
+    lengths = _lengths(rows, keys, used) if options.kind == "quartiles" else np.zeros(len(names))
+    parts = np.full(len(names), "", dtype=object)
+    parts[used] = _draw(names[used], truth[used], unit[used], lengths[used], options)
     lines = {SplitLine(*line) for line in zip(names.tolist(), unit.tolist(), truth.tolist(), parts, strict=True)}
     return Split(tuple(sorted(lines)), options.rule, options.seed)
+
+
+def _column(rows: EmbeddingSet | Store, level: str) -> EncodedTexts:
+    """The labels (N,) of a level, with sorted values."""
+    column = rows.encoded(level) if isinstance(rows, Store) else EncodedTexts.from_texts(rows.label(level))
+    return column.sorted()
+
+
+def _seconds(rows: EmbeddingSet | Store) -> Doubles:
+    """(N,) lengths of rows, NaN where unknown."""
+    return rows.seconds() if isinstance(rows, Store) else rows.end - rows.start
+
+
+def _lengths(rows: EmbeddingSet | Store, keys: RecordingKeys, used: Mask) -> Doubles:
+    """(P,) seconds of each key; the number of its rows, if the length of any row that is used is unknown."""
+    seconds = splitters.totals(_seconds(rows), keys.row, len(used))
+    return keys.rows.astype(np.float64) if np.isnan(seconds[used]).any() else seconds
 
 
 def _draw(names: Texts, truth: Texts, unit: Texts, seconds: Any, options: SplitOptions) -> Any:
@@ -192,7 +216,7 @@ class SplitCount(NamedTuple):
     seconds: float
 
 
-def count_split(split: Split, rows: EmbeddingSet) -> tuple[SplitCount, ...]:
+def count_split(split: Split, rows: EmbeddingSet | Store) -> tuple[SplitCount, ...]:
     """How much of each class is on each side or in each fold.
 
     Returns
@@ -205,15 +229,16 @@ def count_split(split: Split, rows: EmbeddingSet) -> tuple[SplitCount, ...]:
     KnnError
         As `Split.part_of`.
     """
-    truth, ignored = rows.label(split.label), [*split.rule["ignore"], ""]
-    part = np.where(np.isin(truth, ignored), "", split.part_of(rows.name))
-    names, name = np.unique(rows.name, return_inverse=True)
-    labels, label = np.unique(truth, return_inverse=True)
-    parts, which = np.unique(part, return_inverse=True)
-    cell, size = which * len(labels) + label, len(parts) * len(labels)
+    names, truth, ignored = _column(rows, "name"), _column(rows, split.label), [*split.rule["ignore"], ""]
+    labels = truth.values
+    parts, which = np.unique(np.append(split.part_of(names.values), ""), return_inverse=True)  # of names, and none
+    cell = np.where(np.isin(labels, ignored)[truth.codes], which[-1], which[names.codes]) * len(labels) + truth.codes
+    size = len(parts) * len(labels)
     sums = np.bincount(cell, minlength=size)
-    seconds = np.bincount(cell, weights=rows.end - rows.start, minlength=size)
-    recordings = np.bincount(np.unique(cell * len(names) + name) // max(1, len(names)), minlength=size)
+    seconds = np.bincount(cell, weights=_seconds(rows), minlength=size)
+    cell *= len(names.values)
+    cell += names.codes
+    recordings = np.bincount(np.unique(cell) // max(1, len(names.values)), minlength=size)
     place_of = {str(name): place for place, name in enumerate(parts)}
 
     def count(code: int, text: str, side: str) -> SplitCount:

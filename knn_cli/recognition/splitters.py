@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -327,7 +327,7 @@ def between_quartiles(
         lengths = np.ones(len(codes))
     classes = np.unique(texts)
     class_of = _class_of_recording(names, codes, texts, classes)
-    total = _total_by_code(lengths, codes, len(names))
+    total = totals(lengths, codes, len(names))
     rank = np.random.default_rng(seed).permutation(len(names))
     drawn = np.zeros(len(names), dtype=np.bool_)
     unfit: dict[str, list[str]] = {}
@@ -358,7 +358,7 @@ def _class_of_recording(names: Texts, codes: NDArray[np.int64], texts: Texts, cl
     return class_of
 
 
-def _total_by_code(values: Doubles, codes: NDArray[np.int64], size: int) -> Doubles:
+def totals(values: Doubles, codes: NDArray[np.integer[Any]], size: int) -> Doubles:
     """(size,) sums of the values of each code, exact up to one rounding, so that the order of rows does not matter."""
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(size + 1))

@@ -16,7 +16,6 @@ from knn_cli.recognition.plda import PLDA
 from knn_cli.recognition.speaker_decision import Clips, SpeakerDecision, calibrate, read_decision
 from knn_cli.recognition.trials import Trials
 from knn_cli.recognition.verification import MeanEmbeddings, mean_embeddings, score_trials
-from knn_cli.store import hdf5
 from knn_cli.store.hdf5 import Store
 
 _UNDECIDED = "a model of speakers or a cohort makes other scores, for which no threshold was measured"
@@ -112,7 +111,9 @@ def verify_trials(
 
 def _cohort(path: Path) -> MeanEmbeddings:
     """Means of the cohort's speakers, of its recordings where it names no speakers."""
-    return mean_embeddings(_blocks([path]), "speaker" if (hdf5.labels(path).speaker != "").any() else "name")
+    with Store(path) as store:
+        named = store.encoded("speaker").values.tolist() != [""]
+    return mean_embeddings(_blocks([path]), "speaker" if named else "name")
 
 
 def _decision(recordings: MeanEmbeddings, speakers: Path | None) -> tuple[SpeakerDecision | None, str]:

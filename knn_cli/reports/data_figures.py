@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from knn_cli.core.display_names import named
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.tables import CellValue, Table
 from knn_cli.formats.drawing import COLOURS, HATCHES, PALE, Plot, add_title, new_figure, style
 from knn_cli.reports.tables import NamedEvaluation, counted
@@ -20,7 +21,7 @@ def data_histograms(model: NamedEvaluation) -> Plot:
     """Draw how many rows have which length, and how many recordings each true label has."""
     table = model.evaluation.table
     lengths = duration_counts(table.end - table.start)
-    recordings = recordings_by_label(table.name.tolist(), table.truth.tolist() if table.truth is not None else ())
+    recordings = recordings_by_label(EncodedTexts.from_texts(table.name).codes, EncodedTexts.from_texts(table.truth))
     with style():
         figure, (left, right) = new_figure(9, max(3.2, 1.3 + 0.17 * len(recordings)), columns=2)
         left.bar(range(len(lengths)), list(lengths.values()), color=COLOURS[0], edgecolor="white")

@@ -18,8 +18,9 @@ from knn_cli.store.corpora.recording_map import RecordingMap, one_by_one
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import AudioRow
 from knn_cli.store.labels import Labels
+from knn_cli.store.row_columns import Columns, audio_columns
 from knn_cli.store.source_list import Repetition, source_facts
-from knn_cli.store.writer import Columns, StoreWriter, audio_columns
+from knn_cli.store.writer import StoreWriter
 
 SEGMENT_SECONDS = 40.0
 MIN_SEGMENT_SECONDS = 1.0

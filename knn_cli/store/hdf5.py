@@ -2,14 +2,14 @@
 
 Both kinds hold one row per segment in plain datasets at the root:
 
-    Name, GroupID, SubgroupID, Speaker   (N,) UTF-8 strings, "" where unknown
+    Name, GroupID, SubgroupID, Speaker   (N,) uint32 codes of the texts in Texts/Name and so on (see `text_tables`)
     Start, End                           (N,) float64 seconds in the recording, NaN where unknown
     Data   (embeddings)                  (N, D) float32
     Audio  (audio)                       (N,) variable-length bytes: 16-bit mono FLAC at the attribute `rate`
 
 and the attributes `schema`, `kind`, `created`, and for embeddings `embedder` (the fingerprint of the bundle that made
-them). Files of the legacy format (`Data`, `Name`, `GroupID`, `SubgroupID` as bytes of shape (N,) or (N, 1), no
-attributes) are read as they are.
+them). In schema 1 the columns of texts were UTF-8 themselves; these and files of the legacy format (`Data`, `Name`,
+`GroupID`, `SubgroupID` as bytes of shape (N,) or (N, 1), no attributes) are read as they are.
 
 This module reads them; `writer` writes them.
 """
@@ -29,13 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.audio.flac_bytes import decode_flac
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.errors import StoreError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import EmbeddingSet, Floats, Waveform
 from knn_cli.store import hdf5_reading, row_labels
-from knn_cli.store.row_texts import holds_texts, row_texts
+from knn_cli.store.text_tables import TextReader, holds_codes
 
-SCHEMA = 1
+SCHEMA = 2
 KINDS = ("audio", "embeddings")
 SUFFIXES = frozenset([".h5", ".hdf5"])
 
@@ -44,7 +45,8 @@ TEXT_DATASETS = {"name": "Name", "group": "GroupID", "subgroup": "SubgroupID", "
 TIME_DATASETS = ("Start", "End")
 PAYLOAD_DATASETS = {"audio": "Audio", "embeddings": "Data"}  # by kind
 
-_TEXT_ROWS_PER_READ = 1 << 16
+_ROWS_PER_READ = 1 << 12
+_TIMES_PER_READ = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Store:
         if not self.path.exists():
             raise StoreError(f"{self.path} does not exist.", "Make a store with `knn convert` or `knn embed -o`.")
         self._file = hdf5_reading.opened(self.path)
+        self._texts = TextReader(self._file, self.path)
         try:
             with self._reading():
                 self._check(kind)
@@ -92,7 +95,7 @@ class Store:
 
     def _check(self, kind: str | None) -> None:
         file = self._file
-        schema = file.attrs.get("schema", SCHEMA)
+        schema = file.attrs.get("schema", 1)
         if not isinstance(schema, (int, np.integer)):
             raise StoreError(f"{self.path} has the schema {schema!r}, which is no number.", "Make it again.")
         if schema > SCHEMA:
@@ -130,8 +133,8 @@ class Store:
                 raise StoreError(f"{self.path}: {name} must be a dataset of shape {(len(payload),)}.")
             if name in TIME_DATASETS and column.dtype.kind not in "fiu":
                 raise StoreError(f"{self.path}: {name} must be seconds, it is {column.dtype}.")
-            if name not in TIME_DATASETS and not holds_texts(column.dtype):
-                raise StoreError(f"{self.path}: {name} must be texts, it is {column.dtype}.")
+            if name not in TIME_DATASETS:
+                self._texts.check(name)
 
     def __enter__(self) -> Store:
         return self
@@ -164,32 +167,33 @@ class Store:
         with self._reading():
             return {key: _text(value) for key, value in self._file.attrs.items()}
 
-    def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
-        """Return (n,) texts of name, group, subgroup or speaker, of all rows or some; "" for none or blanks.
+    def encoded(self, field: str, first: int = 0, last: int | None = None) -> EncodedTexts:
+        """Return name, group, subgroup or speaker of all rows or some, as codes and distinct texts; "" for none.
 
-        Names in files of other programs that are those of pieces, or of files, become those of their recordings.
+        Ten million rows are 40 MB and their distinct texts. Names in files of other programs that are those of pieces,
+        or of files, become those of their recordings.
         """
         rows = range(len(self))[first:last]
-        foreign = "schema" not in self._file.attrs
-        if foreign and field == "name":
-            return row_labels.recordings(self._texts(field, rows))
-        if foreign and field in LABEL_FIELDS and not any(TEXT_DATASETS[level] in self._file for level in LABEL_FIELDS):
-            return row_labels.folder_labels(self._texts("name", rows), field)
-        return self._texts(field, rows)
+        with self._reading():
+            foreign = "schema" not in self._file.attrs
+            if foreign and field in LABEL_FIELDS and not any(TEXT_DATASETS[one] in self._file for one in LABEL_FIELDS):
+                names = self._texts.encoded("Name", rows)
+                return names.with_values(row_labels.folder_labels(names.values, field).tolist())
+            column = self._texts.encoded(TEXT_DATASETS[field], rows)
+            if foreign and field == "name":
+                return column.with_values(row_labels.recordings(column.values).tolist())
+            return column
 
-    def _texts(self, field: str, rows: range) -> NDArray[np.str_]:
-        """As `column`, as they are in the file."""
-        dataset = self._file.get(TEXT_DATASETS[field])
-        if dataset is None:
-            return np.full(len(rows), "", dtype=np.str_)
-        parts = [np.zeros(0, dtype=np.str_)]
-        # In blocks, since texts take many times as much memory as Python objects as in numpy's arrays.
-        for at in range(rows.start, rows.stop, _TEXT_ROWS_PER_READ):
-            texts = dataset[at : min(at + _TEXT_ROWS_PER_READ, rows.stop)].reshape(-1)
-            source = f"{self.path}, {TEXT_DATASETS[field]}"
-            named = [text if text.strip() else "" for text in row_texts(texts, source, at)]
-            parts.append(np.array(named, dtype=np.str_))
-        return np.concatenate(parts)
+    def column(self, field: str, first: int = 0, last: int | None = None) -> NDArray[np.str_]:
+        """Return (n,) texts as `encoded` has them; of all rows they take as much memory as the longest, for each."""
+        return self.encoded(field, first, last).texts
+
+    def codes(self, field: str) -> NDArray[np.int32]:
+        """Return the codes (N,) of all rows as `encoded` has them; where the store has codes, texts are not read."""
+        if holds_codes(self._file) and TEXT_DATASETS[field] in self._file:
+            with self._reading():
+                return self._texts.codes(TEXT_DATASETS[field], range(len(self)))[0]
+        return self.encoded(field).codes
 
     def times(self, first: int = 0, last: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (n,) start and (n,) end in seconds, of all rows or some; NaN where unknown."""
@@ -200,6 +204,15 @@ class Store:
             for name in TIME_DATASETS
         )
         return start, end
+
+    def seconds(self) -> NDArray[np.float64]:
+        """Return (N,) lengths of all rows, NaN where unknown, in the memory of one column."""
+        seconds = np.empty(len(self))
+        with self._reading():
+            for first in range(0, len(self), _TIMES_PER_READ):
+                start, end = self.times(first, first + _TIMES_PER_READ)
+                seconds[first : first + _TIMES_PER_READ] = end - start
+        return seconds
 
     def labels(self, first: int = 0, last: int | None = None) -> EmbeddingSet:
         """Return rows of either kind of store without vectors or sound: names, labels, times, and `data` (n, 0)."""
@@ -237,15 +250,22 @@ class Store:
     def segments(self, rows: range | None = None) -> Iterator[AudioRow]:
         """Yield some rows of an audio store, or those that it was opened for. StoreError for a damaged row."""
         first, last = (0, len(self)) if rows is None else (rows.start, rows.stop)
-        with self._reading():
-            name, group, subgroup, speaker = (self.column(field, first, last) for field in TEXT_DATASETS)
-            starts, ends = self.times(first, last)
-        for row in range(first, last) if self._rows is None else self._rows.tolist():
-            with self._reading(f", row {row},"):
-                samples = decode_flac(self.flac(row))
-            at = row - first
-            labels = str(name[at]), str(group[at]), str(subgroup[at]), str(speaker[at])
-            yield AudioRow(Waveform(samples, self.rate), *labels, float(starts[at]), float(ends[at]))
+        for at in range(first, last, _ROWS_PER_READ):
+            labels = self.labels(at, min(at + _ROWS_PER_READ, last))
+            if self._rows is None:
+                yield from (self._segment(labels, at, row) for row in range(at, at + len(labels)))
+            else:
+                wanted = self._rows[(self._rows >= at) & (self._rows < at + len(labels))]
+                yield from (self._segment(labels, at, row) for row in wanted.tolist())
+
+    def _segment(self, labels: EmbeddingSet, first: int, row: int) -> AudioRow:
+        """A row of an audio store, whose labels are among those of the rows from `first` on."""
+        with self._reading(f", row {row},"):
+            samples = decode_flac(self.flac(row))
+        at = row - first
+        name, group, subgroup, speaker = (str(labels.label(field)[at]) for field in TEXT_DATASETS)
+        times = float(labels.start[at]), float(labels.end[at])
+        return AudioRow(Waveform(samples, self.rate), name, group, subgroup, speaker, *times)
 
     def find(self, name: str, start: float) -> int | None:
         """Return the (first) row of a recording that begins at `start` seconds, None if there is none."""
@@ -256,11 +276,10 @@ class Store:
     @cached_property
     def _index(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """(N,) starts and (N,) hashes of the names, read once: 16 bytes per row however long the names are."""
+        names = self.encoded("name")
+        hashes = np.fromiter(map(hash, names.values.tolist()), np.int64, len(names.values))
         with self._reading():
-            size = _TEXT_ROWS_PER_READ
-            blocks = (self.column("name", first, first + size) for first in range(0, len(self), size))
-            hashes = (hash(str(name)) for block in blocks for name in block)
-            return self.times()[0], np.fromiter(hashes, np.int64, len(self))
+            return self.times()[0], hashes[names.codes]
 
     def flac(self, row: int) -> bytes:
         """Return the sound of a row as a FLAC file."""

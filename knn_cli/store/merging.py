@@ -22,7 +22,8 @@ from knn_cli.core.values import Progress
 from knn_cli.store import hdf5
 from knn_cli.store.conversion import Conversion, check_suffix
 from knn_cli.store.hdf5 import Store
-from knn_cli.store.writer import Columns, check_free, label_columns, write_blocks
+from knn_cli.store.row_columns import Columns, stored_labels
+from knn_cli.store.writer import check_free, write_blocks
 
 _BLOCK_ROWS = 4096  # in memory at once
 _BLOCK_BYTES = 32 << 20  # of sound, or one row
@@ -152,7 +153,7 @@ def _blocks(store: Store) -> Iterator[Columns]:
             {"Data": store.data(first, rows.stop)} if store.kind == "embeddings" else {"Audio": _flac(store, rows)}
         )
         last = first + sum(map(len, payload.values()))
-        yield label_columns(store.labels(first, last)) | payload
+        yield stored_labels(store, first, last) | payload
         first = last
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.values import Doubles
 
-__all__ = ["DURATION_EDGES", "duration_counts", "recordings_by_label"]
+__all__ = ["DURATION_EDGES", "duration_counts", "recordings_by_label", "rows_by_label"]
 
 DURATION_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)  # seconds
 
@@ -38,13 +38,28 @@ def duration_counts(seconds: Doubles) -> dict[str, int]:
     return {names[place]: counts[place] for place in range(filled[0], filled[-1] + 1)}
 
 
-def recordings_by_label(names: Iterable[str], labels: Iterable[str]) -> dict[str, int]:
+def rows_by_label(labels: EncodedTexts) -> dict[str, int]:
+    """Return how many rows have each label, sorted by label; rows without one are left out."""
+    counts = np.bincount(labels.codes, minlength=len(labels.values)).tolist()
+    return {label: count for label, count in sorted(zip(labels.values.tolist(), counts, strict=True)) if label}
+
+
+def recordings_by_label(names: NDArray[np.int32], labels: EncodedTexts) -> dict[str, int]:
     """Return how many recordings have rows of each label, sorted by label; rows without one are left out.
+
+    Parameters
+    ----------
+    names : (N,) int array
+        The recording of each row, as a code.
+    labels : EncodedTexts
+        The label of each row.
 
     Examples
     --------
-    >>> recordings_by_label(["a", "a", "b", "c"], ["cs", "cs", "cs", ""])
+    >>> import numpy as np
+    >>> recordings_by_label(np.array([0, 0, 1, 2]), EncodedTexts.from_blocks([["cs", "cs", "cs", ""]]))
     {'cs': 2}
     """
-    pairs = {(name, label) for name, label in zip(names, labels, strict=True) if label}
-    return dict(sorted(Counter(label for _, label in pairs).items()))
+    pairs = np.unique(names.astype(np.int64) * len(labels.values) + labels.codes)
+    first = np.unique(pairs % max(1, len(labels.values)), return_inverse=True)
+    return rows_by_label(EncodedTexts(first[1].astype(np.int32), labels.values[first[0]]))

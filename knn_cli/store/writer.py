@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,9 +23,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from knn_cli.audio.flac_bytes import encode_flac
 from knn_cli.core.atomic import replacing
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.locks import locked
@@ -33,20 +31,15 @@ from knn_cli.core.output_paths import resolved
 from knn_cli.core.output_records import OutputRecords, check_replaceable
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.store import hdf5_reading, source_list
-from knn_cli.store.hdf5 import PAYLOAD_DATASETS, SCHEMA, TEXT_DATASETS, AudioRow
+from knn_cli.store.hdf5 import PAYLOAD_DATASETS, SCHEMA, AudioRow
 from knn_cli.store.hdf5_files import filling_hdf5, hdf5_image, new_hdf5
+from knn_cli.store.row_columns import Columns, RowFile, audio_columns, concatenate, embedding_columns
 from knn_cli.store.shards import ShardFolder, Written, clear_finished
 from knn_cli.store.source_list import Repetition
 
-_TEXT_TYPE = h5py.string_dtype("utf-8")
-_BYTES_TYPE = h5py.vlen_dtype(np.uint8)
-_CHUNK_ROWS = 1024
-_CHUNK_BYTES = 256 << 10  # of embeddings, with a checksum: gzip takes 25 times as long to write, and saves a seventh
-_COPIED_ROWS = 256  # that are held when some rows of a store are copied
+_PLAN_SCHEMA = 1  # since when rows mean the same, so that work of then is gone on with
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
-
-Columns = dict[str, Any]  # dataset -> values of rows
 
 
 def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = False) -> None:
@@ -64,7 +57,7 @@ def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = Fal
     KnnError
         If the store exists and `force` is false, or if the file system refuses.
     """
-    blocks, size = [_embedding_columns(embeddings)], embeddings.data.nbytes
+    blocks, size = [embedding_columns(embeddings)], embeddings.data.nbytes
     write_blocks(Path(path), "embeddings", {"embedder": embeddings.embedder}, blocks, size=size, force=force)
 
 
@@ -75,8 +68,9 @@ def write_blocks(
     check_free(path, force)
     with new_hdf5(path, size) as file:
         file.attrs.update(_file_attributes(kind, attributes))
+        rows = RowFile(file)
         for columns in blocks:
-            _append(file, columns)
+            rows.add(columns)
 
 
 def _file_attributes(kind: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +137,7 @@ class StoreWriter:
         self.path = Path(path)
         self.kind = kind
         self._attributes = attributes
-        self._plan = _digest({"schema": SCHEMA, "kind": kind, **attributes, **plan})
+        self._plan = _digest({"schema": _PLAN_SCHEMA, "kind": kind, **attributes, **plan})
         self._digests = None if sources is None else {name: self._digest(name, sources[name]) for name in sources}
         self._force, self._repetition = force, repetition
         self._task = None if repetition is None else repetition.task
@@ -225,7 +219,7 @@ class StoreWriter:
         recording is never in memory as float32. If they raise, nothing of the source is added.
         """
         if isinstance(rows, EmbeddingSet):
-            columns = _embedding_columns(rows)
+            columns = embedding_columns(rows)
         else:
             columns = rows if isinstance(rows, dict) else audio_columns(rows)
         self._pending.append((source, columns))
@@ -240,10 +234,9 @@ class StoreWriter:
         """Write pending rows to a new shard."""
         if not self._pending:
             return
-        joined = {name: _concatenate([columns[name] for _, columns in self._pending]) for name in self._pending[0][1]}
         with hdf5_image() as (file, images):
             file.attrs.update(_file_attributes(self.kind, self._attributes))
-            _append(file, joined)
+            RowFile(file).add(concatenate([columns for _, columns in self._pending]))
         with _disk_errors(self.path):
             self._shards.add(images[0], {source: self._written(source, columns) for source, columns in self._pending})
         self._pending, self._pending_bytes, self._last_flush = [], 0, time.monotonic()
@@ -283,12 +276,13 @@ class StoreWriter:
         written = [one for name, one in self._before.items() if name in self._kept]
         with filling_hdf5(part, sum(path.stat().st_size for path in (*old, *self._shards.sources))) as file:
             file.attrs.update(_file_attributes(self.kind, self._attributes))
+            joined = RowFile(file)
             if self._kept:
                 with hdf5_reading.opened(self.path) as rows:
-                    _copy(rows, file, None if len(written) == len(self._before) else self._kept_rows())
+                    joined.copy(rows, None if len(written) == len(self._before) else self._kept_rows())
             for shard, sources in self._shards.sources.items():
                 with h5py.File(shard, "r") as rows:
-                    _copy(rows, file)
+                    joined.copy(rows)
                 written += sources.values()
             source_list.write(file, self._plan, written)
 
@@ -305,80 +299,6 @@ class StoreWriter:
 def _digest(facts: Any) -> str:
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _copy(rows: h5py.File, file: h5py.File, kept: Sequence[range] | None = None) -> None:
-    """Add the rows of another file, or some of them."""
-    datasets = {name: rows[name] for name in rows if isinstance(rows[name], h5py.Dataset)}
-    if kept is None and not len(file):  # as they lie there, compressed
-        for name, dataset in datasets.items():
-            file.copy(dataset, file, name)
-        return
-    if kept is None:
-        _append(file, {name: dataset[...] for name, dataset in datasets.items()})
-        return
-    for part in kept:
-        for first in range(part.start, part.stop, _COPIED_ROWS):
-            last = min(first + _COPIED_ROWS, part.stop)
-            _append(file, {name: dataset[first:last] for name, dataset in datasets.items()})
-
-
-def _embedding_columns(rows: EmbeddingSet) -> dict[str, Any]:
-    """Datasets of an embedding store."""
-    return {"Data": rows.data, **label_columns(rows)}
-
-
-def label_columns(rows: EmbeddingSet) -> Columns:
-    """Datasets of the names, labels and times of rows."""
-    texts = {dataset: getattr(rows, field).astype(object) for field, dataset in TEXT_DATASETS.items()}
-    return {**texts, "Start": rows.start, "End": rows.end}
-
-
-def audio_columns(rows: Iterable[AudioRow]) -> Columns:
-    """Datasets of an audio store: the rows, encoded as they come."""
-    fields = [*TEXT_DATASETS, "start", "end"]
-    flac: list[NDArray[np.uint8]] = []
-    values: dict[str, list[Any]] = {field: [] for field in fields}
-    for row in rows:
-        flac.append(np.frombuffer(encode_flac(row.waveform.samples, row.waveform.rate), dtype=np.uint8))
-        for field in fields:
-            values[field].append(getattr(row, field))
-    texts = {name: np.array(values[field], dtype=object) for field, name in TEXT_DATASETS.items()}
-    return {"Audio": flac, **texts, "Start": np.array(values["start"]), "End": np.array(values["end"])}
-
-
-def _concatenate(columns: list[Any]) -> Any:
-    if isinstance(columns[0], list):
-        return [item for column in columns for item in column]
-    return np.concatenate(columns)
-
-
-def _append(file: h5py.File, columns: Mapping[str, Any]) -> None:
-    """Append rows to the datasets of an open file; the first call creates these, in chunks."""
-    for name, values in columns.items():
-        count = len(values)
-        if name not in file:
-            if name == "Audio":
-                file.create_dataset(name, (0,), maxshape=(None,), chunks=(_CHUNK_ROWS,), dtype=_BYTES_TYPE)
-            elif name == "Data":
-                width = values.shape[1]
-                chunks = (max(1, _CHUNK_BYTES // (4 * width)), width)
-                file.create_dataset(
-                    name, (0, width), maxshape=(None, width), dtype="f4", chunks=chunks, fletcher32=True
-                )
-            else:
-                dtype = "f8" if name in {"Start", "End"} else _TEXT_TYPE
-                file.create_dataset(name, (0,), maxshape=(None,), chunks=(_CHUNK_ROWS,), dtype=dtype)
-        dataset = file[name]
-        first = len(dataset)
-        if name == "Data" and dataset.shape[1] != values.shape[1]:
-            raise StoreError(f"Embeddings of {values.shape[1]} values cannot join embeddings of {dataset.shape[1]}.")
-        dataset.resize(first + count, axis=0)
-        if name == "Audio":  # h5py would take items of equal length for a matrix
-            for offset, item in enumerate(values):
-                dataset[first + offset] = item
-        elif count:
-            dataset[first:] = values
 
 
 @contextmanager

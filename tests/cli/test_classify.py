@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import soundfile
 from knn_cli.audio import reading, speech_regions
 from knn_cli.cli import output
 from knn_cli.core.values import EmbeddingSet, ScoreTable
+from knn_cli.embedding.row_groups import RowGroup
 from knn_cli.evaluation.metrics import detection_llr
 from knn_cli.recognition import evaluate_test_sets as test_sets
 from knn_cli.recognition.classifier import Classifier
@@ -199,8 +201,14 @@ def test_only_the_side_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     original = speech_regions.is_silent
     monkeypatch.setattr(speech_regions, "is_silent", lambda samples: heard.append("") or original(samples))
     command = ["evaluate", tmp_path / "audio.h5", "--model", tmp_path / "m", "--curve", "1", "--no-vad", "--draws", "0"]
-    said = json.loads(done(*command, "--split", tmp_path / "split.tsv", "--json").stdout)
-    assert len(heard) == said["rows"] == 6 and said["recordings"] == 2
+    said = done(*command, "--split", tmp_path / "split.tsv", "--json").stdout
+    assert len(heard) == json.loads(said)["rows"] == 6 and json.loads(said)["recordings"] == 2
+
+    def one_by_one(store: hdf5.Store, *_: object) -> Iterator[RowGroup]:
+        yield from (RowGroup(str(row), range(row, row + 1), 2.0) for row in range(len(store)))
+
+    monkeypatch.setattr("knn_cli.embedding.stores.row_groups", one_by_one)
+    assert done(*command, "--split", tmp_path / "split.tsv", "--json").stdout == said
 
 
 # ---- refusals, and files that stay ----

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import h5py
 import numpy as np
 
 from knn_cli.core.values import EmbeddingSet
@@ -19,3 +23,18 @@ def same_rows(a: EmbeddingSet, b: EmbeddingSet) -> bool:
     texts = all((getattr(a, field) == getattr(b, field)).all() for field in ("name", "group", "subgroup", "speaker"))
     times = np.array_equal(a.start, b.start, equal_nan=True) and np.array_equal(a.end, b.end, equal_nan=True)
     return texts and times and np.array_equal(a.data, b.data) and a.embedder == b.embedder
+
+
+def datasets(path: Path) -> dict[str, Any]:
+    """Type, chunks and values of every dataset of a file, in a form that can be compared."""
+    found: dict[str, Any] = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = item[...]
+            bare = [*map(bytes, values)] if values.dtype.hasobject else values.tobytes()
+            found[name] = (item.dtype, item.chunks, bare)
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found

@@ -132,8 +132,8 @@ def test_rows_are_found_by_name_and_start_in_one_reading(tmp_path: Path, monkeyp
         writer.add("a.wav", rows)
     with Store(tmp_path / "a.h5") as opened:
         read: list[int] = []
-        column = opened.column
-        monkeypatch.setattr(opened, "column", lambda *arguments: read.append(1) or column(*arguments))
+        encoded = opened.encoded
+        monkeypatch.setattr(opened, "encoded", lambda *arguments: read.append(1) or encoded(*arguments))
         wanted = [("a", 0.0), ("b", 0.0004), ("a", 1.5), ("b", 1.5), ("c", 0.0)]
         assert [opened.find(*one) for one in wanted] == [0, 1, 2, None, None]
         assert len(read) == 1
@@ -146,6 +146,8 @@ def test_some_rows_of_a_store(tmp_path: Path) -> None:
         writer.add("a.wav", rows)
     with Store(tmp_path / "a.h5", rows=np.array([1, 3])) as opened:
         assert [row.name for row in opened.segments()] == ["b", "d"] and len(opened) == 4
+        parts = [[row.name for row in opened.segments(range(*part))] for part in ((0, 1), (1, 2), (2, 4))]
+        assert parts == [[], ["b"], ["d"]]
 
 
 def _store(path: Path, names: object, **more: object) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from knn_cli.store.row_counts import duration_counts, recordings_by_label
+from knn_cli.core.encoded_texts import EncodedTexts
+from knn_cli.store.row_counts import duration_counts, recordings_by_label, rows_by_label
 
 
 def test_lengths_by_hand() -> None:
@@ -19,4 +20,6 @@ def test_lengths_by_hand() -> None:
 
 
 def test_recordings_of_labels() -> None:
-    assert recordings_by_label(["a", "a", "b", "b", "c"], ["sk", "cs", "cs", "cs", ""]) == {"cs": 2, "sk": 1}
+    labels = EncodedTexts.from_blocks([["sk", "cs", "cs", "cs", ""]])
+    assert recordings_by_label(np.array([0, 0, 1, 1, 2]), labels) == {"cs": 2, "sk": 1}
+    assert rows_by_label(labels) == {"cs": 3, "sk": 1}

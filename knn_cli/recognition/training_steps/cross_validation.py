@@ -6,13 +6,14 @@ Recordings are split, not rows, so that the arrays here grow with the number of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import Texts
 from knn_cli.recognition import splitters
@@ -21,34 +22,6 @@ from knn_cli.recognition.split_file import Split
 from knn_cli.recognition.splitters import Mask
 
 Indices = NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedTexts:
-    """Categorical column: the texts of rows are `values[codes]`, which takes four bytes per row.
-
-    Attributes
-    ----------
-    codes : (N,) int32 array
-        The index into `values` of each row.
-    values : (V,) str array
-        The distinct texts, sorted.
-    """
-
-    codes: NDArray[np.int32]
-    values: Texts
-
-    @classmethod
-    def from_blocks(cls, blocks: Iterable[Texts]) -> EncodedTexts:
-        """Encode texts that are read in blocks."""
-        number_of: dict[str, int] = {}
-        parts = [np.zeros(0, dtype=np.int32)]
-        for block in blocks:
-            distinct, inverse = np.unique(block, return_inverse=True)
-            numbers = [number_of.setdefault(text, len(number_of)) for text in distinct.tolist()]
-            parts.append(np.asarray(numbers, dtype=np.int32)[inverse])
-        values, inverse = np.unique(np.asarray(list(number_of), dtype=np.str_), return_inverse=True)
-        return cls(inverse.astype(np.int32)[np.concatenate(parts)], values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +45,7 @@ class RecordingKeys:
 
     @classmethod
     def from_columns(cls, names: EncodedTexts, units: EncodedTexts | None, truth: EncodedTexts) -> RecordingKeys:
-        """The keys of all rows, from the recording, unit and label of each row."""
+        """The keys of all rows, from the recording, unit and label of each row, whose values are sorted."""
         size, labels = 1 if units is None else max(1, len(units.values)), max(1, len(truth.values))
         code = names.codes.astype(np.int64) * size
         code += 0 if units is None else units.codes

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.tree_reduction import TreeReduction, reduced_here
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats
 from knn_cli.recognition.gaussian_statistics import BLOCK_ROWS
 from knn_cli.recognition.splitters import Mask
-from knn_cli.recognition.training_steps.cross_validation import EncodedTexts, Indices
+from knn_cli.recognition.training_steps.cross_validation import Indices
 from knn_cli.store.hdf5 import Store
 
 MAX_BLOCK_VALUES = 1 << 23  # 32 MiB of float32
@@ -61,12 +62,11 @@ class EmbeddingSource:
         return len(range(self.width)[self.view])
 
     def column(self, level: str) -> EncodedTexts:
-        """The labels (N,) of a level."""
+        """The labels (N,) of a level, with sorted values."""
         if self._rows is not None:
-            return EncodedTexts.from_blocks([self._rows.label(level)])
+            return EncodedTexts.from_texts(self._rows.label(level)).sorted()
         with self._open() as store:
-            firsts = range(0, len(store), LABEL_BLOCK_ROWS)
-            return EncodedTexts.from_blocks(store.column(level, first, first + LABEL_BLOCK_ROWS) for first in firsts)
+            return store.encoded(level).sorted()
 
     def seconds(self, rows: Indices) -> Doubles:
         """The lengths (n,) in seconds of rows (n,), given in ascending order; NaN if unknown."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.errors import KnnError
 from knn_cli.core.values import LABEL_LEVELS, Texts
 from knn_cli.evaluation.open_set import UNKNOWN
 from knn_cli.recognition.make_split import whole_units, without_level
 from knn_cli.recognition.split_file import Split
 from knn_cli.recognition.splitters import Mask
-from knn_cli.recognition.training_steps.cross_validation import EncodedTexts, Indices, RecordingKeys, halve_out_of_set
+from knn_cli.recognition.training_steps.cross_validation import Indices, RecordingKeys, halve_out_of_set
 from knn_cli.recognition.training_steps.embedding_source import EmbeddingSource
 
 

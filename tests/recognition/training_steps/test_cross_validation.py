@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from knn_cli.core.encoded_texts import EncodedTexts
 from knn_cli.core.errors import KnnError
 from knn_cli.recognition.training_steps import cross_validation
 from tests.helpers.embedding_sets import labelled
@@ -12,10 +13,7 @@ from tests.helpers.embedding_sets import labelled
 
 def test_units_are_cut_by_no_fold() -> None:
     rows = labelled()
-    columns = (
-        cross_validation.EncodedTexts.from_blocks([one[:50], one[50:]])
-        for one in (rows.name, rows.speaker, rows.subgroup)
-    )
+    columns = (EncodedTexts.from_texts(one).sorted() for one in (rows.name, rows.speaker, rows.subgroup))
     whole = cross_validation.RecordingKeys.from_columns(*columns)
     for column, texts in (("recording", rows.name), ("unit", rows.speaker), ("label", rows.subgroup)):
         np.testing.assert_array_equal(getattr(whole, column)[whole.row], texts)
@@ -43,7 +41,7 @@ def test_the_cells_of_a_cross_validation() -> None:
 def test_halves_of_out_of_set_rows_share_no_label_where_they_can() -> None:
     def halved(rows: list[tuple[str, str, str]], field: int, seed: int = 0) -> tuple[list[set[str]], bool]:
         """Of rows of (recording, unit, label); what the two halves have of one of these."""
-        columns = [cross_validation.EncodedTexts.from_blocks([np.array(one)]) for one in zip(*rows, strict=True)]
+        columns = [EncodedTexts.from_blocks([one]).sorted() for one in zip(*rows, strict=True)]
         keys = cross_validation.RecordingKeys.from_columns(*columns)
         half, by_label = cross_validation.halve_out_of_set(keys, seed)
         row = keys.spread(half.astype(np.int8))
@@ -75,7 +73,7 @@ def test_halves_of_out_of_set_rows_share_no_label_where_they_can() -> None:
 def test_columns_of_texts_by_blocks() -> None:
     texts = np.array(["b", "", "ab", "b", "c" * 70, "ab"])
     for size in (1, 2, 6):
-        column = cross_validation.EncodedTexts.from_blocks(texts[first : first + size] for first in range(0, 6, size))
+        column = EncodedTexts.from_blocks(texts[first : first + size].tolist() for first in range(0, 6, size)).sorted()
         assert column.values.tolist() == ["", "ab", "b", "c" * 70] and column.codes.dtype == np.int32
         np.testing.assert_array_equal(column.values[column.codes], texts)
-    assert len(cross_validation.EncodedTexts.from_blocks([]).codes) == 0
+    assert len(EncodedTexts.from_blocks([]).sorted()) == 0
