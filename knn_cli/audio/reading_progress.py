@@ -36,6 +36,11 @@ def report(path: Path, seconds: float, total: float | None) -> None:
         listener(path, seconds, total)
 
 
+def current() -> Listener | None:
+    """Who listens here, for work that is done in other threads."""
+    return _listener.get()
+
+
 def is_listening() -> bool:
     """Whether anybody listens."""
     return _listener.get() is not None

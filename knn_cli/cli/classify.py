@@ -26,6 +26,7 @@ from knn_cli.cli.options import (
     Device,
     DeviceOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     LanguagesOption,
     ModelOption,
@@ -42,6 +43,7 @@ from knn_cli.cli.options import (
     epilog,
     note_classifier,
     note_silent_rows,
+    refuse_together,
     refuse_without,
     sound_channel,
     valued,
@@ -103,6 +105,7 @@ def classify(
     priors: PriorsOption = "",
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
+    jobs: JobsOption = None,
     cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -124,6 +127,7 @@ def classify(
     from knn_cli.recognition.classify_files import classify_files, expand_sources
     from knn_cli.recognition.score_journal import ScoreJournal
 
+    refuse_together(ctx, [("jobs", "cluster")])
     refuse_without(ctx, {"force": ("out",), "backup": ("out",), "again": ("out",)})
     weights = None if priors == "model" else parse_priors(priors)
     options = EmbeddingOptions(segment=segment, use_vad=not no_vad, channel=sound_channel(channel, track))
@@ -162,7 +166,7 @@ def classify(
 
                 workers = held.enter_context(on_cluster(cluster))
                 score = partial(score_on_cluster, workers, ClassifierPlace.of(classifier, settings), options)
-            classify = partial(classify_files, classifier=classifier, options=options, score=score)
+            classify = partial(classify_files, classifier=classifier, options=options, score=score, jobs=jobs)
             if received.temporary:
                 classify = partial(_named, stdin.TITLE, classify)
             _classify(recordings, classify, classifier, top, weights, shown_names, form, out, task, journal)

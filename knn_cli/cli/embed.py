@@ -25,6 +25,7 @@ from knn_cli.cli.options import (
     Device,
     DeviceOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     LabelsOption,
     ModelOption,
@@ -50,8 +51,9 @@ from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
     from knn_cli.core.cluster import Cluster
+    from knn_cli.core.values import EmbeddingSet
     from knn_cli.embedding.embedder import Embedder
-    from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
     from knn_cli.store.corpora.recordings import CorpusRecording
 
 EPILOG = epilog(
@@ -85,6 +87,7 @@ def embed(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    jobs: JobsOption = None,
     cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -96,14 +99,16 @@ def embed(
     """
     from knn_cli.cli.workers import on_cluster
     from knn_cli.embedding.embedder import Embedder
+    from knn_cli.embedding.files import embed_recordings
     from knn_cli.embedding.options import EmbeddingOptions
+    from knn_cli.embedding.stores import embed_rows, embed_store
     from knn_cli.formats.speech_lists import restricted
     from knn_cli.networks.chunk_setting import parse_chunk
     from knn_cli.store import hdf5
     from knn_cli.store.corpora.registry import read_corpora
     from knn_cli.store.writer import check_free
 
-    refuse_together(ctx, [("as_json", "out")])
+    refuse_together(ctx, [("as_json", "out"), ("jobs", "cluster")])
     refuse_without(
         ctx, {"labels": ("out",), "cluster": ("out",), **dict.fromkeys(("force", "backup", "again"), ("out",))}
     )
@@ -129,12 +134,14 @@ def embed(
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
         with nullcontext() if cluster is None else on_cluster(cluster) as workers:
-            more = {} if workers is None else {"embed": _by_workers(workers, device, of_rows=bool(stores))}
-            _into_store(ctx, stores[0] if stores else recordings, out, embedder, options, more)
+            here = partial(embed_rows if stores else embed_recordings, jobs=jobs)
+            embed = here if workers is None else _by_workers(workers, device, of_rows=bool(stores))
+            _into_store(ctx, stores[0] if stores else recordings, out, embedder, options, embed)
     elif stores:
-        _store_to_stdout(stores[0], embedder, options, as_json)
+        _store_to_stdout(embed_store(stores[0], embedder, options, jobs=jobs), as_json)
     else:
-        _recordings_to_stdout(recordings, embedder, options, as_json, received.temporary)
+        results = embed_recordings(recordings, embedder, options, jobs=jobs)
+        _recordings_to_stdout(recordings, results, as_json, received.temporary)
 
 
 def _by_workers(workers: Cluster, device: Device, *, of_rows: bool) -> Callable[..., Iterator[Any]]:
@@ -156,14 +163,15 @@ def _into_store(
     out: Path,
     embedder: Embedder,
     options: EmbeddingOptions,
-    more: dict[str, Any],
+    embed: Callable[..., Iterator[Any]],
 ) -> None:
     from knn_cli.embedding import stores
     from knn_cli.store import hdf5
 
     begun = time.monotonic()
     with console.progress("Embedding") as progress:
-        more |= {"force": ctx.params["force"], "progress": noting(progress), "repetition": store_repetition(ctx)}
+        more: dict[str, Any] = {"force": ctx.params["force"], "progress": noting(progress), "embed": embed}
+        more["repetition"] = store_repetition(ctx)
         if isinstance(source, Path):
             result = stores.embed_store_into(source, out, embedder, options, **more)
         else:
@@ -185,12 +193,11 @@ def _into_store(
     )
 
 
-def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions, as_json: bool) -> None:
+def _store_to_stdout(groups: Iterator[EmbeddingSet | RowsWithoutSpeech], as_json: bool) -> None:
     from knn_cli.cli import output
-    from knn_cli.embedding import stores
     from knn_cli.embedding.options import RowsWithoutSpeech
 
-    for rows in stores.embed_store(store, embedder, options):
+    for rows in groups:
         if isinstance(rows, RowsWithoutSpeech):
             note_silent_rows(rows.rows)
         else:
@@ -198,10 +205,12 @@ def _store_to_stdout(store: Path, embedder: Embedder, options: EmbeddingOptions,
 
 
 def _recordings_to_stdout(
-    recordings: list[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, as_json: bool, temporary: bool
+    recordings: list[CorpusRecording],
+    embedded: Iterator[tuple[str, EmbeddingSet | KnnError]],
+    as_json: bool,
+    temporary: bool,
 ) -> None:
     from knn_cli.cli import output
-    from knn_cli.embedding.files import embed_recordings
     from knn_cli.store import labels
     from knn_cli.store.row_labels import KeyPath
 
@@ -209,7 +218,7 @@ def _recordings_to_stdout(
     # Keys of Kaldi's lines: stems, so that pieces of one recording differ, with folders where they do not.
     stems = [KeyPath(entry.sound.member or entry.sound.path).stem for entry in recordings]
     keys = labels.distinct(stems, [entry.sound.path.parent for entry in recordings])
-    results = zip(keys, embed_recordings(recordings, embedder, options), strict=True)
+    results = zip(keys, embedded, strict=True)
     with console.progress("Embedding") as progress:
         for done, (key, (file, rows)) in enumerate(results, start=1):
             progress(done, len(recordings))

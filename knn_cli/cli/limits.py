@@ -11,6 +11,7 @@ import typer
 MOST_SECONDS = 1e6  # eleven days
 MOST_SPEAKERS = 1000
 MOST_TRACKS = 1000
+MOST_JOBS = 1024
 MOST_COUNT = 1_000_000
 
 

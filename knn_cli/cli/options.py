@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knn_cli.cli.console import console
-from knn_cli.cli.limits import MOST_SECONDS, MOST_SPEAKERS, MOST_TRACKS, within
+from knn_cli.cli.limits import MOST_JOBS, MOST_SECONDS, MOST_SPEAKERS, MOST_TRACKS, within
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
@@ -93,6 +93,16 @@ ClusterOption = Annotated[
         metavar="WHERE",
         panel=MODEL,
         help="Work on Dask: tcp://..., local:N, FILE.",
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    valued(
+        "--jobs",
+        metavar="N",
+        callback=within(1, MOST_JOBS),
+        panel=MODEL,
+        help="Use N processors; else all idle ones.",
     ),
 ]
 NoVadOption = Annotated[bool, switch("--no-vad", panel=INPUT, help="Use all of the sound, not only the speech.")]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Parameters of commands on which the content of an output does not depend; sources are counted one by one.
 _NO_CONTENT = frozenset(
     (
-        "force backup again quiet verbose out out_dir rttm keep save_embeddings sources device batch_seconds cluster"
+        "force backup again quiet verbose out out_dir rttm keep save_embeddings sources "
+        "device batch_seconds jobs cluster"
     ).split()
 )
 

@@ -10,16 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Lock
 from typing import Protocol, TypeVar
 
 import torch
+
+from knn_cli.core.processors import idle_processors
 
 MAX_PARALLEL_ITEMS = 16  # with the shipped networks, each item takes some tens of megabytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# In a thread of a map, and inside `limited`: the processors for the maps within, so that all together are no more.
+_share: ContextVar[int | None] = ContextVar("share", default=None)
 _lock = Lock()
 _active_callers = 0  # threads of the program that are in `single_threaded`
 _torch_threads = 0  # torch's number before the first of them entered
@@ -54,13 +59,33 @@ def single_threaded() -> Iterator[int]:
 
 
 @contextmanager
-def parallel_map(device: torch.device, max_items: int = MAX_PARALLEL_ITEMS) -> Iterator[OrderedMap]:
+def limited(jobs: int | None) -> Iterator[None]:
+    """Let the maps of this context use no more than so many processors; None: as many as without it."""
+    token = _share.set(jobs if jobs is not None else _share.get())
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def _processors(jobs: int | None, threads: int) -> int:
+    """Processors for a map, which finds that torch uses so many threads."""
+    share = _share.get()
+    if jobs is None:
+        return min(threads, idle_processors()) if share is None else share
+    return jobs if share is None else min(jobs, share)
+
+
+@contextmanager
+def parallel_map(
+    device: torch.device, max_items: int = MAX_PARALLEL_ITEMS, *, jobs: int | None = None
+) -> Iterator[OrderedMap]:
     """Yield a map that processes several items at once, each on a separate thread.
 
-    There are as many threads as torch uses, at most `max_items`. On other devices than the CPU it is the built-in
-    `map`. Items are taken as they are needed, at most one more than there are threads. An exception of the function is
-    raised where its result would be yielded, an exception of the iterable when an item is taken. A map may be the
-    input of another.
+    On other devices than the CPU it is the built-in `map`. Items are taken as they are needed, at most one more than
+    there are threads. An exception of the function is raised where its result
+    would be yielded, an exception of the iterable when an item is taken. A map may be the input of another; maps inside
+    the function share the processors of this one.
 
     Parameters
     ----------
@@ -68,6 +93,9 @@ def parallel_map(device: torch.device, max_items: int = MAX_PARALLEL_ITEMS) -> I
         Where the work runs.
     max_items : int
         Largest number of items processed at once.
+    jobs : int, optional
+        Processors that are used. By default as many as others leave idle (`idle_processors`), and no more than torch
+        uses threads, which `OMP_NUM_THREADS` bounds.
 
     Yields
     ------
@@ -77,20 +105,43 @@ def parallel_map(device: torch.device, max_items: int = MAX_PARALLEL_ITEMS) -> I
         yield map
         return
     with single_threaded() as threads:
-        workers = min(threads, max_items)
-        # `single_threaded` sets torch's own number, but MKL keeps another one in every thread.
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        processors = _processors(jobs, threads)
+        workers = min(processors, max_items)
+        share = max(1, processors // workers)
+        if workers > 1:
+            with _by_threads(workers, share) as ordered:
+                yield ordered
+            return
 
-        def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-            waiting: deque[Future[Result]] = deque()
+        def alone(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                with limited(share):
+                    result = work(item)
+                yield result
 
-        try:
-            yield ordered
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield alone
+
+
+@contextmanager
+def _by_threads(workers: int, share: int) -> Iterator[OrderedMap]:
+    """The map of so many threads, each of which has `share` processors for the maps within."""
+
+    def begin() -> None:
+        torch.set_num_threads(1)  # `single_threaded` sets torch's own number, but MKL keeps another one in every thread
+        _share.set(share)
+
+    pool = ThreadPoolExecutor(workers, initializer=begin)
+
+    def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield ordered
+    finally:
+        pool.shutdown(cancel_futures=True)

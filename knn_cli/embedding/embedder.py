@@ -16,6 +16,7 @@ import torch
 from knn_cli.audio import reading, reading_notes
 from knn_cli.core.device import torch_device
 from knn_cli.core.errors import KnnError
+from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, parallel_map
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Segment
 from knn_cli.embedding.chunks import rechunk
 from knn_cli.networks import bundle
@@ -28,6 +29,7 @@ __all__ = ["BATCH_SECONDS", "MIN_SPEECH_SECONDS", "Embedder"]
 
 MIN_SPEECH_SECONDS = 0.25  # less speech than this has no embedding worth the name
 BATCH_SECONDS = 120.0
+CPU_BATCH_SECONDS = 20.0  # layers of longer batches leave the caches: with CAM++, 120 s take 1.3 times as long
 
 
 class Embedder:
@@ -121,21 +123,29 @@ class Embedder:
             Embeddings in the order of the waveforms.
         """
         result = np.zeros((len(waveforms), self.dimension), dtype=np.float32)
-        for rows in self._batches([len(waveform) for waveform in waveforms]):
-            lengths = [max(len(waveforms[row]), self._network.minimum) for row in rows]
-            batch = np.zeros((len(rows), max(lengths)), dtype=np.float32)
-            for clip, row, length in zip(batch, rows, lengths, strict=True):
-                lead = (length - len(waveforms[row])) // 2
-                clip[lead : lead + len(waveforms[row])] = waveforms[row]
-            sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
-            unequal = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self.device)
-            try:
-                with torch.inference_mode():
-                    result[rows] = self._network(sound, unequal).float().cpu().numpy()
-            except torch.OutOfMemoryError as error:
-                hint = f"Lower `batch_seconds`, now {self.batch_seconds:g}, or take `device=cpu`."
-                raise KnnError(f"The {self.device.type} device has too little memory.", hint) from error
+        batches = [*self._batches([len(waveform) for waveform in waveforms])]
+        with parallel_map(self.device, max(1, min(MAX_PARALLEL_ITEMS, len(batches)))) as each:
+            vectors = each(lambda rows: self._embed([waveforms[row] for row in rows]), batches)
+            for rows, found in zip(batches, vectors, strict=True):
+                result[rows] = found
         return result
+
+    def _embed(self, waveforms: Sequence[Floats]) -> Floats:
+        """(B, E) embeddings of a batch."""
+        lengths = [max(len(waveform), self._network.minimum) for waveform in waveforms]
+        batch = np.zeros((len(waveforms), max(lengths)), dtype=np.float32)
+        for clip, waveform, length in zip(batch, waveforms, lengths, strict=True):
+            lead = (length - len(waveform)) // 2
+            clip[lead : lead + len(waveform)] = waveform
+        sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
+        unequal = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self.device)
+        try:
+            with torch.inference_mode():
+                vectors: Floats = self._network(sound, unequal).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            hint = f"Lower `batch_seconds`, now {self.batch_seconds:g}, or take `device=cpu`."
+            raise KnnError(f"The {self.device.type} device has too little memory.", hint) from error
+        return vectors
 
     def frames(self, waveforms: Sequence[Floats]) -> list[torch.Tensor]:
         """Frames of waveforms, from which `pool` makes embeddings of any parts.
@@ -244,11 +254,12 @@ class Embedder:
         )
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers in batches of similar lengths, of at most `batch_seconds` with their padding.
+        """Row numbers in batches of similar lengths, of at most `batch_seconds` with their padding; less on a CPU.
 
         Where products are of 8 bits, each by itself: rounding makes much of the last digits, which a batch may change.
         """
-        limit = 0.0 if self.bundle.has_int8_products else self.batch_seconds * self.rate
+        seconds = min(self.batch_seconds, CPU_BATCH_SECONDS) if self.device.type == "cpu" else self.batch_seconds
+        limit = 0.0 if self.bundle.has_int8_products else seconds * self.rate
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if batch and (len(batch) + 1) * lengths[row] > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from knn_cli.audio import reading, segments, speech_regions
@@ -13,6 +14,7 @@ from knn_cli.embedding.chunks import cut_span, rechunk
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.store import labels
+from knn_cli.store.corpora.recording_map import at_once
 from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
 from knn_cli.store.labels import Labels
 
@@ -121,14 +123,11 @@ def _disjoint_groups(rows: Sequence[int], units: Sequence[Segment]) -> list[list
 
 
 def embed_recordings(
-    recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions
+    recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, *, jobs: int | None = None
 ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-    """Embed recording after recording: (where it is, its embeddings, or the error of one that has none)."""
-    for recording in recordings:
-        try:
-            result: EmbeddingSet | KnnError = embed_recording(recording, embedder, options)
-        except AudioError as error:
-            result = error
+    """Embed recordings, several at once (see `at_once`): (where one is, its embeddings, or why it has none)."""
+    work = partial(embed_recording, embedder=embedder, options=options)
+    for recording, result in zip(recordings, at_once(embedder.device, jobs)(lambda: work, recordings), strict=True):
         yield str(recording.sound), result
 
 

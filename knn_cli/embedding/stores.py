@@ -10,6 +10,7 @@ from typing import Any
 from knn_cli.audio import speech_regions
 from knn_cli.core.errors import Failure, KnnError
 from knn_cli.core.output_paths import check_output
+from knn_cli.core.parallel import limited
 from knn_cli.core.values import EmbeddingSet, Progress
 from knn_cli.embedding.embedder import BATCH_SECONDS, Embedder
 from knn_cli.embedding.files import embed_recordings
@@ -67,7 +68,12 @@ class EmbeddingSummary:
 
 
 def embed_rows(
-    store: Store, embedder: Embedder, *, use_vad: bool = True, skip: Collection[str] = ()
+    store: Store,
+    embedder: Embedder,
+    *,
+    use_vad: bool = True,
+    skip: Collection[str] = (),
+    jobs: int | None = None,
 ) -> Iterator[EmbeddedRows]:
     """Embed the rows of an open audio store, group of rows after group of rows.
 
@@ -80,6 +86,8 @@ def embed_rows(
         Embed speech only.
     skip : collection of str
         Keys of groups that are not embedded again.
+    jobs : int, optional
+        Processors that are used on a CPU; by default those that are idle.
 
     Yields
     ------
@@ -91,11 +99,13 @@ def embed_rows(
         The store's rate is not the model's.
     """
     for group in row_groups(store, embedder, skip):
-        yield embed_group(store, group, embedder, use_vad)
+        with limited(jobs):
+            embedded = embed_group(store, group, embedder, use_vad)
+        yield embedded
 
 
 def embed_store(
-    path: Path, embedder: Embedder, options: EmbeddingOptions
+    path: Path, embedder: Embedder, options: EmbeddingOptions, *, jobs: int | None = None
 ) -> Iterator[EmbeddingSet | RowsWithoutSpeech]:
     """Embed an audio store.
 
@@ -104,6 +114,8 @@ def embed_store(
     path : Path
     embedder : Embedder
     options : EmbeddingOptions
+    jobs : int, optional
+        See `embed_rows`.
 
     Yields
     ------
@@ -120,7 +132,7 @@ def embed_store(
     options.check_store()
     rows = without_speech = 0
     with Store(path, "audio") as store:
-        for group in embed_rows(store, embedder, use_vad=options.use_vad):
+        for group in embed_rows(store, embedder, use_vad=options.use_vad, jobs=jobs):
             rows += len(group.embeddings)
             without_speech += group.without_speech
             yield group.embeddings

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knn_cli.core.device import torch_device
 from knn_cli.core.display_names import display_names
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.languages import NO_SPEECH, choose_labels
@@ -23,6 +24,8 @@ from knn_cli.recognition.head_settings import HeadSettings, read_head_settings
 from knn_cli.store import hdf5
 
 if TYPE_CHECKING:
+    import torch
+
     from knn_cli.embedding.embedder import Embedder
 
 ROWS_AT_ONCE = 1 << 14  # rows of a store that are scored together
@@ -140,6 +143,11 @@ class Classifier:
         return {label: weight / total for label, weight in weights.items()}
 
     @property
+    def device(self) -> torch.device:
+        """Where sound is embedded."""
+        return torch_device(self._device)
+
+    @property
     def embedder(self) -> Embedder:
         """The network in front of the classifier."""
         if self._embedder is None:
@@ -210,8 +218,8 @@ class Classifier:
         embeddings = embed_file(path, self.embedder, segment=segment, use_vad=use_vad, channel=channel)
         return self.score(embeddings, str(path))
 
-    def score_store(self, path: Path | str, *, use_vad: bool = True) -> Iterator[ScoreTable]:
-        """Score a store of any size, block of rows after block; an audio store is embedded on the way."""
+    def score_store(self, path: Path | str, *, use_vad: bool = True, jobs: int | None = None) -> Iterator[ScoreTable]:
+        """Score a store of any size, block of rows after block; an audio store is embedded, see `embed_rows`."""
         with hdf5.Store(path) as store:
             if store.kind == "embeddings":
                 for block in store.blocks(ROWS_AT_ONCE):
@@ -219,7 +227,7 @@ class Classifier:
                 return
             from knn_cli.embedding.stores import embed_rows
 
-            for group in embed_rows(store, self.embedder, use_vad=use_vad):
+            for group in embed_rows(store, self.embedder, use_vad=use_vad, jobs=jobs):
                 if len(group.embeddings):
                     yield self.score(group.embeddings, str(path))
 

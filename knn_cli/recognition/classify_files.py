@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -23,7 +24,7 @@ from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
-from knn_cli.store.corpora.recording_map import one_by_one
+from knn_cli.store.corpora.recording_map import at_once
 from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
 from knn_cli.store.labels import recording_names
 
@@ -66,6 +67,7 @@ def classify_files(
     options: EmbeddingOptions | None = None,
     *,
     score: SourceScorer | None = None,
+    jobs: int | None = None,
 ) -> Iterator[tuple[Path | SoundSource, ScoreTable | RowsWithoutSpeech | KnnError]]:
     """Score audio files, recordings of corpora, and stores.
 
@@ -79,6 +81,8 @@ def classify_files(
         How the sound of files becomes rows.
     score : callable, optional
         What scores recordings that are in no store, in their order; by default `score_source`, here.
+    jobs : int, optional
+        Processors that are used on a CPU; see `recording_map.at_once`.
 
     Yields
     ------
@@ -101,12 +105,14 @@ def classify_files(
         if in_store:
             for source in group:
                 assert isinstance(source, Path)
-                for part in _score_store(source, classifier, options):
+                for part in _score_store(source, classifier, options, jobs):
                     yield source, part
             continue
         found = list(group)
-        here = partial(one_by_one, lambda: partial(score_source, classifier=classifier, options=options))
-        results = here(found, CAUGHT) if score is None else score(found)
+        if score is None:
+            results = at_once(classifier.device, jobs)(partial(_scorer, classifier, options), found, CAUGHT)
+        else:
+            results = score(found)
         for source, result in zip(found, results, strict=True):
             yield source.sound if isinstance(source, CorpusRecording) else source, result
 
@@ -117,6 +123,13 @@ def _is_in_store(source: Path | CorpusRecording) -> bool:
         return not isinstance(source, CorpusRecording) and hdf5.is_store(source)
     except StoreError:
         return True
+
+
+def _scorer(classifier: Classifier, options: EmbeddingOptions) -> Callable[[Path | CorpusRecording], ScoreTable]:
+    """`score_source` of a classifier whose network is loaded, unless there is none, which each recording then says."""
+    with suppress(BundleError):
+        classifier.embedder  # noqa: B018
+    return partial(score_source, classifier=classifier, options=options)
 
 
 def score_source(source: Path | CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
@@ -161,14 +174,14 @@ def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segm
 
 
 def _score_store(
-    path: Path, classifier: Classifier, options: EmbeddingOptions
+    path: Path, classifier: Classifier, options: EmbeddingOptions, jobs: int | None
 ) -> Iterator[ScoreTable | RowsWithoutSpeech | KnnError]:
     """The tables of a store, then how many rows have none, or why there are no more."""
     scored = 0
     try:
         hdf5.is_store(path)  # says what it is in place of one
         options.check_store()
-        for table in classifier.score_store(path, use_vad=options.use_vad):
+        for table in classifier.score_store(path, use_vad=options.use_vad, jobs=jobs):
             scored += len(table)
             yield table
         if not scored:

@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from knn_cli.core.cluster import opened_cluster
-from knn_cli.core.parallel import single_threaded
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
@@ -54,8 +53,7 @@ def both(where: str, *arguments: str | Path, code: int = 1) -> tuple[str, str]:
     """What a command says here and on the cluster, which it names; the exit code is 1 where a recording is bad."""
     said = []
     for name, more in (("by-one", ()), ("by-two", ("--cluster", where))):
-        with single_threaded():  # as workers are; with more threads, sums differ in their last bits
-            result = knn(*(str(argument).replace("NAME", name) for argument in (*arguments, *more)))
+        result = knn(*(str(argument).replace("NAME", name) for argument in (*arguments, *more)))
         assert result.exit_code == code, result.output
         lines = [line for line in result.output.splitlines() if not line.startswith("Cluster ")]
         said.append("\n".join(lines).replace(name, "NAME"))

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from knn_cli.core.parallel import parallel_map, single_threaded
+from knn_cli.core import parallel
+from knn_cli.core.parallel import limited, parallel_map, single_threaded
 
 CPU = torch.device("cpu")
 
@@ -35,7 +37,7 @@ def test_order_and_threads() -> None:
         assert number or third.wait(10)
         return number, torch.get_num_threads()
 
-    with parallel_map(CPU) as mapped:
+    with parallel_map(CPU, jobs=3) as mapped:
         assert list(mapped(work, range(20))) == [(number, 1) for number in range(20)]
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
@@ -66,7 +68,7 @@ def test_sums_start_no_threads_of_their_own() -> None:
     script = """
 import os, torch
 from knn_cli.core.parallel import parallel_map
-with parallel_map(torch.device("cpu")) as mapped:
+with parallel_map(torch.device("cpu"), jobs=4) as mapped:
     work = lambda _: torch.mm(torch.ones(512, 512), torch.ones(512, 512)).sum().item()
     assert list(mapped(work, range(40))) == [512.0**3] * 40
     print(len(os.listdir("/proc/self/task")))
@@ -92,15 +94,52 @@ def test_items_are_taken_as_they_are_needed() -> None:
             taken += 1
             yield number
 
-    with parallel_map(CPU) as mapped:
+    with parallel_map(CPU, jobs=3) as mapped:
         results = iter(mapped(abs, items()))
         assert next(results) == 0
         assert taken <= 4  # of three threads, and the one that was waited for
 
 
 def test_there_are_never_more_threads_than_that() -> None:
+    with parallel_map(CPU, max_items=2, jobs=3) as mapped:
+        assert len(set(mapped(lambda _: threading.get_ident(), range(50)))) <= 2
     with parallel_map(CPU, max_items=1) as mapped:
-        assert len(set(mapped(lambda _: threading.get_ident(), range(50)))) == 1
+        assert set(mapped(lambda _: threading.get_ident(), range(50))) == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("jobs", "items", "inner"), [(7, 2, 3), (7, 16, 1), (5, 1, 5), (1, 4, 1)])
+def test_maps_inside_share_the_processors(jobs: int, items: int, inner: int) -> None:
+    """Of seven processors with two items at once, each item has three, however many it asks for."""
+
+    def most_at_once(_: int) -> int:
+        together: list[int] = []
+        with parallel_map(CPU, jobs=20) as mapped:
+            inside: set[int] = set()
+
+            def work(number: int) -> None:
+                inside.add(number)
+                time.sleep(0.002)
+                together.append(len(inside))
+                inside.discard(number)
+
+            list(mapped(work, range(30)))
+        return max(together)
+
+    with parallel_map(CPU, items, jobs=jobs) as mapped:
+        found = list(mapped(most_at_once, range(3)))
+    assert max(found) <= inner and (inner == 1 or max(found) > 1)
+    with limited(2), parallel_map(CPU, jobs=jobs) as mapped:
+        assert len(set(mapped(lambda _: threading.get_ident(), range(50)))) <= 2
+
+
+def test_idle_processors_are_taken_up_to_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads(idle: int) -> int:
+        monkeypatch.setattr(parallel, "idle_processors", lambda: idle)
+        met = threading.Barrier(min(3, idle), timeout=20)  # passed only if so many are at work at once
+        with parallel_map(CPU) as mapped:
+            return len({found for found in mapped(lambda _: met.wait() * 0 + threading.get_ident(), range(6))})
+
+    assert [threads(idle) for idle in (1, 2, 40)] == [1, 2, 3]
 
 
 def test_an_error_comes_where_the_result_would() -> None:

@@ -13,7 +13,6 @@ import soundfile
 from knn_cli.audio import reading_notes
 from knn_cli.core.cluster import opened_cluster
 from knn_cli.core.errors import KnnError
-from knn_cli.core.parallel import single_threaded
 from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.cluster_embedding import EmbedderPlace, embed_on_cluster
 from knn_cli.embedding.embedder import Embedder
@@ -62,7 +61,7 @@ def test_the_store_is_that_of_one_process(loopback: None, tmp_path: Path, monkey
         summaries = {}
         for name, embedding in (("here", embed_recordings), ("there", embed)):
             listening = reading_notes.listening(lambda *note, name=name: said.setdefault(name, []).append(note))
-            with single_threaded(), listening:  # as workers are; with more threads, sums differ in their last bits
+            with listening:
                 summaries[name] = embed_recordings_into(
                     recordings, tmp_path / f"{name}.h5", embedder, options, embed=embedding
                 )

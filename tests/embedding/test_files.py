@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from knn_cli.audio import reading
-from knn_cli.core.errors import AudioError, SilenceError
+from knn_cli.core.errors import AudioError, KnnError, SilenceError
 from knn_cli.embedding import chunks
 from knn_cli.embedding.embedder import Embedder
-from knn_cli.embedding.files import embed_file, expand_folders
+from knn_cli.embedding.files import embed_file, embed_recordings, expand_folders
+from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.store.corpora.registry import read_corpora
 
 
@@ -79,3 +81,27 @@ def test_files_of_a_folder_have_its_labels(tmp_path: Path) -> None:
     assert len({label.name for label in found.values()}) == 2
     alone = read_corpora([tmp_path / "b.wav"])[0].parts[0].labels
     assert (alone.name, alone.group) == ("b", "")
+
+
+def test_embeddings_are_the_same_bits_for_any_number_of_processors(tiny: Embedder, tmp_path: Path) -> None:
+    """Also those of a file alone, and whatever number of threads torch would use for one operation."""
+    paths = [tmp_path / f"{number}.wav" for number in range(3)]
+    for seed, (path, seconds) in enumerate(zip(paths, (3.0, 0.01, 45.0), strict=True)):
+        soundfile.write(path, noise(seconds, seed), 16000, subtype="FLOAT")
+    options = EmbeddingOptions(segment=5.0, use_vad=False)
+
+    def embedded(jobs: int | None) -> list[bytes | str]:
+        results = embed_recordings(read_corpora([tmp_path], "folder"), tiny, options, jobs=jobs)
+        return [found.message if isinstance(found, KnnError) else found.data.tobytes() for _, found in results]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        alone = [embed_file(path, tiny, segment=5.0, use_vad=False).data.tobytes() for path in paths[::2]]
+        many = [embedded(jobs) for jobs in (None, 1, 2, 3)]
+        torch.set_num_threads(1)
+        many.append(embedded(None))
+    finally:
+        torch.set_num_threads(before)
+    assert [alone[0], alone[1]] == many[0][::2] and "is too short" in str(many[0][1])
+    assert all(other == many[0] for other in many)

@@ -1,4 +1,4 @@
-"""The same work for each of many recordings: one after the other here, or by the workers of a cluster.
+"""The same work for each of many recordings: one after the other, several at once, or by the workers of a cluster.
 
 Either way the results come in the order of the recordings, and are the same: a command takes a `RecordingMap` and does
 not know where the work is done. What is to be said of the sound, and how far it is read, reaches the listeners of
@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from threading import Event
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from knn_cli.audio import reading_notes, reading_progress
 from knn_cli.core.cluster import Cluster
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.store.corpora.recordings import CorpusRecording
 
-__all__ = ["RecordingMap", "by_workers", "one_by_one"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RecordingMap", "at_once", "by_workers", "one_by_one"]
 
 UNIT_BYTES = 16_000_000  # of files with sound that go to a worker together
 UNIT_RECORDINGS = 32
@@ -69,6 +73,63 @@ def _attempt(work: Callable[[Source], Result], source: Source, caught: Caught) -
         return error
 
 
+def at_once(device: torch.device, jobs: int | None = None) -> RecordingMap:
+    """The map for networks on `device`: on a CPU with several recordings at a time, each on one thread.
+
+    The results are the same for any number of processors. When the caller stops, recordings that are being read are
+    given up at their next piece of sound.
+
+    Parameters
+    ----------
+    device : torch.device
+    jobs : int, optional
+        Processors that are used, by default those that are idle; see `core.parallel.parallel_map`. Where there are
+        fewer recordings, the work on each shares what is left; no more than 16 are held at once.
+    """
+    return partial(_at_once, device, jobs)
+
+
+class _StoppedError(Exception):
+    """In a thread: nobody wants the result any more."""
+
+
+def _at_once(
+    device: torch.device,
+    jobs: int | None,
+    prepare: Prepare[Source, Result],
+    sources: Sequence[Source],
+    caught: Caught = AudioError,
+    /,
+) -> Iterator[Result | KnnError]:
+    if device.type != "cpu" or not sources:
+        yield from one_by_one(prepare, sources, caught)
+        return
+    from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, parallel_map
+
+    work, stopped, listener = prepare(), Event(), reading_progress.current()
+    awaited = 0  # the recording whose result comes next: its progress is shown
+
+    def do(numbered: tuple[int, Source]) -> _Done[Result]:
+        number, source = numbered
+
+        def follow(path: Path, seconds: float, total: float | None) -> None:
+            if stopped.is_set():
+                raise _StoppedError
+            if number == awaited and listener is not None:
+                listener(path, seconds, total)
+
+        return _listened(work, source, caught, follow)
+
+    with parallel_map(device, min(MAX_PARALLEL_ITEMS, len(sources)), jobs=jobs) as each:
+        try:
+            for source, done in zip(sources, each(do, enumerate(sources)), strict=True):
+                awaited += 1
+                _note(_path(source), done)
+                yield done.result
+        finally:
+            stopped.set()
+
+
 def by_workers(cluster: Cluster) -> RecordingMap:
     """The map whose work is done by the workers of a cluster, which read the files under their absolute paths.
 
@@ -98,21 +159,35 @@ class _Done(Generic[Result]):
 
 def _do(unit: _Unit[Source, Result]) -> list[_Done[Result]]:
     """In a worker: what each recording of a unit gives."""
-    work, done = unit.prepare(), []
-    for source in unit.sources:
-        notes: list[Note] = []
-        read = [0.0]
+    work = unit.prepare()
+    return [_listened(work, source, unit.caught) for source in unit.sources]
 
-        def note(path: Path, clause: str, loss: bool, notes: list[Note] = notes) -> None:
-            notes.append((path, clause, loss))
 
-        def progress(path: Path, seconds: float, total: float | None, read: list[float] = read) -> None:
-            read[0] = max(read[0], seconds)
+def _listened(
+    work: Callable[[Source], Result], source: Source, caught: Caught, watch: reading_progress.Listener | None = None
+) -> _Done[Result]:
+    """What a recording gives, with what is to be said of it; `watch` is told how far its sound is read."""
+    notes: list[Note] = []
+    read = 0.0
 
-        with reading_notes.listening(note), reading_progress.listening(progress):
-            result = _attempt(work, source, unit.caught)
-        done.append(_Done(result, notes, read[0]))
-    return done
+    def note(path: Path, clause: str, loss: bool) -> None:
+        notes.append((path, clause, loss))
+
+    def progress(path: Path, seconds: float, total: float | None) -> None:
+        nonlocal read
+        read = max(read, seconds)
+        if watch is not None:
+            watch(path, seconds, total)
+
+    with reading_notes.listening(note), reading_progress.listening(progress):
+        result = _attempt(work, source, caught)
+    return _Done(result, notes, read)
+
+
+def _note(path: Path, done: _Done[Any]) -> None:
+    """Tell the listener here what is to be said of sound that was heard elsewhere."""
+    for _, clause, loss in done.notes:
+        reading_notes.note(path, clause, loss=loss)
 
 
 def _by_workers(
@@ -129,9 +204,8 @@ def _by_workers(
     for unit, results in cluster.ordered(_do, units):
         for done in _by_recording(cluster, unit, results):
             path = _path(next(left))
-            for _, clause, loss in done.notes:
-                reading_notes.note(path, clause, loss=loss)
             cluster.sound_seconds += done.seconds
+            _note(path, done)
             reading_progress.report(path, done.seconds, done.seconds)
             yield done.result if not isinstance(done.result, KnnError) else as_named(done.result, path)
 
