@@ -32,6 +32,8 @@ from knn_cli.cli.options import (
     ModelOption,
     NoUnknownOption,
     NoVadOption,
+    PrecisionName,
+    PrecisionOption,
     PriorsOption,
     QuietOption,
     SegmentOption,
@@ -102,6 +104,7 @@ def classify(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    precision: PrecisionOption = PrecisionName.auto,
     priors: PriorsOption = "",
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
@@ -123,6 +126,7 @@ def classify(
     from knn_cli.core.output_records import OutputRecords
     from knn_cli.embedding.options import EmbeddingOptions
     from knn_cli.networks.chunk_setting import parse_chunk
+    from knn_cli.networks.precision import check_precision
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import classify_files, expand_sources
     from knn_cli.recognition.score_journal import ScoreJournal
@@ -145,6 +149,7 @@ def classify(
         "device": device.value,
         "batch_seconds": batch_seconds,
         "chunk": parse_chunk(chunk),
+        "precision": check_precision(precision.value),
         "languages": parse_languages(languages),
         "open_set": not no_unknown,
     }

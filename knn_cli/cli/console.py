@@ -30,8 +30,8 @@ SAME_NAMES = frozenset(
     "as_norm backup batch_seconds calibration channel chunk cluster clusterer cohort config curve device draws "
     "folds force groups held_out ignore int8 keep keys kind labels languages level link_speakers margin max_gap "
     "max_silence max_speakers origin min_segment min_speakers min_turn model name num_speakers number out_of_set "
-    "part per_channel preset priors rate recursive reference report seed segment segmentation speakers speech split "
-    "step transforms uem units unwanted window".split()
+    "part per_channel precision preset priors rate recursive reference report seed segment segmentation speakers "
+    "speech split step transforms uem units unwanted window".split()
 )
 # ... and some by an option of another name.
 FLAGS = {

@@ -30,6 +30,8 @@ from knn_cli.cli.options import (
     LabelsOption,
     ModelOption,
     NoVadOption,
+    PrecisionName,
+    PrecisionOption,
     QuietOption,
     SegmentOption,
     SpeechOption,
@@ -87,6 +89,7 @@ def embed(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    precision: PrecisionOption = PrecisionName.auto,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
     quiet: QuietOption = False,
@@ -104,6 +107,7 @@ def embed(
     from knn_cli.embedding.stores import embed_rows, embed_store
     from knn_cli.formats.speech_lists import restricted
     from knn_cli.networks.chunk_setting import parse_chunk
+    from knn_cli.networks.precision import check_precision
     from knn_cli.store import hdf5
     from knn_cli.store.corpora.registry import read_corpora
     from knn_cli.store.writer import check_free
@@ -130,7 +134,13 @@ def embed(
         if stores:
             raise KnnError(f"{stores[0]} is a store, whose rows are cut already.", "Leave --speech out.")
         recordings = restricted(recordings, speech)
-    embedder = Embedder(model, device=device.value, batch_seconds=batch_seconds, chunk=parse_chunk(chunk))
+    embedder = Embedder(
+        model,
+        device=device.value,
+        batch_seconds=batch_seconds,
+        chunk=parse_chunk(chunk),
+        precision=check_precision(precision.value),
+    )
     note_model(model, embedder.bundle, f"on {embedder.device}")
     if out is not None:
         with nullcontext() if cluster is None else on_cluster(cluster) as workers:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knn_cli.cli.console import console, failed, leave
-from knn_cli.cli.options import OUTPUT, JsonOption, QuietOption, VerboseOption, complete_models, epilog, switch
+from knn_cli.cli.options import OUTPUT, JsonOption, QuietOption, VerboseOption, complete_models, epilog, switch, valued
 from knn_cli.core.display_names import display_names
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 30
 
-EPILOG = epilog("knn info", "knn info corpus.h5 voice meeting.wav", "knn info talks/ --speech-quality > quality.tsv")
+EPILOG = epilog(
+    "knn info",
+    "knn info corpus.h5 voice meeting.wav",
+    "knn info talks/ --speech-quality > quality.tsv",
+    "knn info voice --precisions meeting.wav",
+)
 
 
 def info(
@@ -42,6 +47,15 @@ def info(
             "--speech-quality", panel=OUTPUT, help="Write speech and noise of recordings as a table, for `knn fuse`."
         ),
     ] = False,
+    precisions: Annotated[
+        list[Path] | None,
+        valued(
+            "--precisions",
+            metavar="SOUND",
+            panel=OUTPUT,
+            help="Measure how near other precisions of the models come, on this sound.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -50,10 +64,13 @@ def info(
 
     A model that is named lists its labels, with names of languages and the figures that were measured for each.
     """
-    from knn_cli.cli import output
+    from knn_cli.cli import output, precision_table
 
     if speech_quality:
         _write_quality([Path(name) for name in what or []], as_json)
+        return
+    if precisions:
+        precision_table.write(what or [], precisions, as_json)
         return
     descriptions = [describe(name) for name in what] if what else models()
     for number, facts in enumerate(descriptions):
@@ -252,6 +269,9 @@ def _bundle(model: Bundle) -> dict[str, Any]:
         facts["pooling"] = model.config["pooling"]["name"]
         if shares := layer_weights(model):
             facts["layer weights"] = {name: [round(share, 4) for share in of_sum] for name, of_sum in shares.items()}
+        facts["precision"] = model.precision
+        if cosines := model.config.get("precision_cosines"):
+            facts["cosine to fp32"] = {name: of["mean"] for name, of in cosines.items()}
         facts["chunk"] = model.chunk if model.chunk == WHOLE else f"{model.chunk:g} s"
     if model.has_network or model.is_segmenter:
         facts["rate"] = model.rate

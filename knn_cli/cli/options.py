@@ -33,6 +33,16 @@ class Device(str, Enum):
     mps = "mps"
 
 
+class PrecisionName(str, Enum):
+    """In which numbers networks compute."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
+    onnx = "onnx"
+
+
 class Level(str, Enum):
     """Levels of the labels in a store."""
 
@@ -175,23 +185,24 @@ DeviceOption = Annotated[
 BatchOption = Annotated[
     float,
     valued(
-        "--batch-seconds",
-        metavar="SECONDS",
-        callback=within(0.01, MOST_SECONDS),
-        panel=MODEL,
+        "--batch-seconds", metavar="SECONDS", callback=within(0.01, MOST_SECONDS), panel=MODEL, show_default=False,
         help="Process this much sound at once (120).",
-        show_default=False,
     ),
-]
+]  # fmt: skip
 ChunkOption = Annotated[
     str | None,
     valued(
-        "--chunk",
-        metavar="SECONDS",
-        panel=MODEL,
+        "--chunk", metavar="SECONDS", panel=MODEL,
         help="Hear this much speech at once, or whole; else as the model says.",
     ),
-]
+]  # fmt: skip
+PrecisionOption = Annotated[
+    PrecisionName,
+    valued(
+        "--precision", metavar="NUMBERS", panel=MODEL, show_default=False,
+        help="Compute in fp32, bf16, int8 or onnx; else as the model says.",
+    ),
+]  # fmt: skip
 LevelOption = Annotated[
     Level,
     valued(

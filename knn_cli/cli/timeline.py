@@ -31,6 +31,8 @@ from knn_cli.cli.options import (
     NoUnknownOption,
     NoVadOption,
     NumSpeakersOption,
+    PrecisionName,
+    PrecisionOption,
     QuietOption,
     TextOption,
     TrackOption,
@@ -101,6 +103,7 @@ def timeline(
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
+    precision: PrecisionOption = PrecisionName.auto,
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
     diarize: Annotated[
@@ -151,6 +154,7 @@ def timeline(
     from knn_cli.embedding.files import expand_folders
     from knn_cli.networks import bundle
     from knn_cli.networks.chunk_setting import parse_chunk
+    from knn_cli.networks.precision import check_precision
     from knn_cli.recognition.classifier import Classifier
     from knn_cli.recognition.classify_files import language_timelines, speakers_from_rttm
     from knn_cli.recognition.timeline import TimelineOptions
@@ -180,6 +184,7 @@ def timeline(
         device=device.value,
         batch_seconds=batch_seconds,
         chunk=parse_chunk(chunk),
+        precision=check_precision(precision.value),
         languages=parse_languages(languages),
         open_set=not no_unknown,
     )

@@ -37,3 +37,15 @@ def torch_device(name: str) -> torch.device:
             f"This machine has no {kind} device that torch can use.", 'Choose `device="cpu"` or `device="auto"`.'
         )
     return torch.device(name)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 numbers itself, so that they are faster than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

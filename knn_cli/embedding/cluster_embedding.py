@@ -19,7 +19,7 @@ from knn_cli.embedding.files import embed_recording
 from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.embedding.row_groups import EmbeddedRows, RowGroup, embed_group, row_groups
 from knn_cli.networks import bundle
-from knn_cli.networks.chunk_setting import without_suffix
+from knn_cli.networks.precision import without_suffix
 from knn_cli.store.corpora.recording_map import by_workers
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import Store
@@ -61,10 +61,10 @@ class EmbedderPlace:
 @lru_cache(maxsize=2)
 def _loaded(place: EmbedderPlace) -> Embedder:
     torch.set_num_threads(1)  # a worker has as many units in hand as it has processors
-    _, chunk = without_suffix(place.fingerprint)
+    _, chunk, precision = without_suffix(place.fingerprint)
     found = None
     with suppress(BundleError):
-        found = bundle.find(place.folder).with_chunk(chunk)
+        found = bundle.find(place.folder).with_settings(chunk=chunk, precision=precision)
     if found is None or not bundle.same_embedder(found.fingerprint, place.fingerprint):
         found = bundle.find_embedder(place.fingerprint)
     return Embedder(found, device=place.device, batch_seconds=place.batch_seconds)

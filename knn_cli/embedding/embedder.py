@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from knn_cli.audio import reading, reading_notes
-from knn_cli.core.device import torch_device
+from knn_cli.core.device import has_bfloat16, torch_device
 from knn_cli.core.errors import KnnError
 from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, parallel_map
 from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Segment
@@ -23,7 +25,11 @@ from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.chunk_setting import WHOLE, Chunk, chunk_seconds
 from knn_cli.networks.contracts import Encoder, FramePooling
+from knn_cli.networks.precision import AUTO, BF16, INT8, ONNX, Precision
 from knn_cli.store.labels import Labels
+
+if TYPE_CHECKING:
+    from knn_cli.networks.onnx_network import OnnxNetwork
 
 __all__ = ["BATCH_SECONDS", "MIN_SPEECH_SECONDS", "Embedder"]
 
@@ -46,13 +52,17 @@ class Embedder:
     chunk : float or "whole", optional
         The most seconds of a clip's speech that go through it at once; longer speech is cut evenly, and the embeddings
         of its chunks are averaged. None takes what the bundle says; another becomes part of the fingerprint.
+    precision : str
+        In which numbers the network computes: "fp32", "bf16", "int8" or "onnx", see `networks.precision`. "auto" takes
+        what the bundle says; another becomes part of the fingerprint.
 
     Raises
     ------
     BundleError
         The model cannot be loaded.
     KnnError
-        The device is not there, `batch_seconds` is not a number above 0, or `chunk` is longer than the encoder takes.
+        The device is not there, `batch_seconds` is not a number above 0, `chunk` is longer than the encoder takes, or
+        the device cannot compute with that `precision`.
 
     Examples
     --------
@@ -70,18 +80,25 @@ class Embedder:
         device: str = "auto",
         batch_seconds: float = BATCH_SECONDS,
         chunk: Chunk | None = None,
+        precision: Precision = AUTO,
     ) -> None:
         found = model if isinstance(model, Bundle) else bundle.find(model)
-        self.bundle = found if chunk is None else found.with_chunk(chunk)
+        self.bundle = found.with_settings(chunk=chunk, precision=None if precision == AUTO else precision)
         if not 0 < batch_seconds < math.inf:
             raise KnnError(f"Batches cannot be {batch_seconds:g} s long.", "Give `batch_seconds` above 0.")
         self.device = torch_device(device)
         self.batch_seconds = batch_seconds
+        self.precision = _checked(self.bundle.precision, self.device)
         self._network = bundle.load_network(self.bundle).to(self.device)
         longest = self._network.encoder.longest_seconds
         self.chunk_seconds = chunk_seconds(self.bundle.chunk, longest, self.bundle.name)  # of speech in a chunk at most
         pooling = self._network.pooling
         self._frame_pooling = pooling if isinstance(pooling, FramePooling) else None
+        self._onnx: OnnxNetwork | None = None
+        if self.precision == ONNX:
+            from knn_cli.networks.onnx_network import OnnxNetwork
+
+            self._onnx = OnnxNetwork(self.bundle)
 
     @property
     def rate(self) -> int:
@@ -137,10 +154,12 @@ class Embedder:
         for clip, waveform, length in zip(batch, waveforms, lengths, strict=True):
             lead = (length - len(waveform)) // 2
             clip[lead : lead + len(waveform)] = waveform
+        if self._onnx is not None:
+            return self._onnx(batch)
         sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
         unequal = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self.device)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._products():
                 vectors: Floats = self._network(sound, unequal).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             hint = f"Lower `batch_seconds`, now {self.batch_seconds:g}, or take `device=cpu`."
@@ -160,6 +179,8 @@ class Embedder:
         list of (X, T, C) float
             The layers of the encoder; of a `FramePooling` its frames (X = 1), which are less.
         """
+        if self._onnx is not None:
+            raise KnnError("ONNX Runtime embeds whole clips only.", "Take another `precision`.")
         encoder, pooling = self._network.encoder, self._frame_pooling
         result: list[torch.Tensor] = [torch.zeros(0)] * len(waveforms)
         for rows in self._batches([len(waveform) for waveform in waveforms]):
@@ -168,7 +189,7 @@ class Embedder:
             for clip, row in zip(batch, rows, strict=True):
                 clip[: len(waveforms[row])] = waveforms[row]
             sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._products():
                 layers = encoder(sound, lengths)
                 frames = torch.stack(list(layers)) if pooling is None else pooling.frames(layers)[None]
             for number, row in enumerate(rows):
@@ -190,7 +211,7 @@ class Embedder:
         (K, E) float32
         """
         masks = masks.to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._products():
             layers = [layer.expand(len(masks), -1, -1) for layer in frames]
             if self._frame_pooling is None:
                 vectors = self._network.pooling(iter(layers), masks)
@@ -253,10 +274,15 @@ class Embedder:
             embedder=self.bundle.fingerprint,
         )
 
+    def _products(self) -> AbstractContextManager[object]:
+        """Within it, products are of bfloat16 where that is the precision."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == BF16 else nullcontext()
+
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Row numbers in batches of similar lengths, of at most `batch_seconds` with their padding; less on a CPU.
 
         Where products are of 8 bits, each by itself: rounding makes much of the last digits, which a batch may change.
+        Also for ONNX Runtime, whose batches have clips of one length.
         """
         seconds = min(self.batch_seconds, CPU_BATCH_SECONDS) if self.device.type == "cpu" else self.batch_seconds
         limit = 0.0 if self.bundle.has_int8_products else seconds * self.rate
@@ -268,6 +294,15 @@ class Embedder:
             batch.append(row)
         if batch:
             yield batch
+
+
+def _checked(precision: Precision, device: torch.device) -> Precision:
+    """The precision; KnnError if the device cannot compute so."""
+    if precision == BF16 and not has_bfloat16(device):
+        raise KnnError(f"This {device.type} device has no bfloat16 products.", "Take `precision=fp32`.")
+    if precision == ONNX and device.type != "cpu":
+        raise KnnError("ONNX Runtime is used on the CPU only.", "Take `device=cpu` too.")
+    return precision
 
 
 def _streamed(chunks: Iterable[tuple[int, Floats]], samples: float) -> Iterator[list[tuple[int, Floats]]]:

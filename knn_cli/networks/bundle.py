@@ -20,9 +20,6 @@ from knn_cli.core.output_paths import check_folder
 from knn_cli.core.registry import SEGMENTERS
 from knn_cli.core.texts import did_you_mean
 from knn_cli.networks.bundle_config import (
-    INT8 as INT8,
-)
-from knn_cli.networks.bundle_config import (
     SCHEMA,
     is_config,
     read_config,
@@ -41,7 +38,8 @@ from knn_cli.networks.bundle_identity import check_embedder as check_embedder
 from knn_cli.networks.bundle_identity import same_embedder as same_embedder
 from knn_cli.networks.bundle_search import CONFIG as CONFIG
 from knn_cli.networks.bundle_search import bundle_folders, first_usable, note_shadowed
-from knn_cli.networks.chunk_setting import without_suffix
+from knn_cli.networks.precision import FP32, without_suffix
+from knn_cli.networks.precision import INT8 as INT8
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +136,7 @@ def find_default(name: str, *, segmenter: bool = False) -> Bundle:
 
 def find_embedder(fingerprint: str) -> Bundle:
     """The bundle on the search path whose embeddings have this fingerprint; BundleError if there is none."""
-    network, chunk = without_suffix(fingerprint)
+    network, chunk, precision = without_suffix(fingerprint)
     same = [
         bundle.folder
         for bundle in usable()
@@ -147,7 +145,7 @@ def find_embedder(fingerprint: str) -> Bundle:
     if not same:
         wanted = fingerprint or "an unknown model"
         raise BundleError(f"No model here computes embeddings of {wanted}.", _known(available()))
-    return _open(first_usable(same, _whole)).with_chunk(chunk)
+    return _open(first_usable(same, _whole)).with_settings(chunk=chunk, precision=precision)
 
 
 def usable() -> Iterator[Bundle]:
@@ -175,7 +173,7 @@ def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
     ----------
     bundle : Bundle
     float_products : bool
-        Compute with floats even if the bundle's products are of 8 bits, for training and export.
+        Compute with floats even where the bundle's precision is of 8 bits, for training and export.
 
     Raises
     ------
@@ -185,10 +183,16 @@ def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
     if not bundle.has_network:
         only = "segmentation network" if bundle.is_segmenter else "classifier"
         raise BundleError(f"The bundle {bundle.folder} has a {only} only.", "Name a model that embeds.")
-    int8_products = bundle.has_int8_products and not float_products
+    precision = FP32 if float_products else bundle.precision
     from knn_cli.networks.construction import build_network
 
-    return _loaded(lambda source: build_network(bundle.config, source), bundle, int8_products).eval()
+    is_int8 = precision == INT8 == bundle.own_precision
+    network = _loaded(lambda source: build_network(bundle.config, source), bundle, is_int8).eval()
+    if precision == INT8 and not is_int8:
+        from knn_cli.networks.int8 import quantised, with_int8_products
+
+        with_int8_products(network, quantised(network.state_dict()))
+    return network
 
 
 def load_segmenter(bundle: Bundle) -> SegmentationNetwork:

@@ -13,9 +13,9 @@ from knn_cli.core.errors import BundleError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.lfs import check_pointer
 from knn_cli.networks.chunk_setting import LIMITS, WHOLE, is_chunk
+from knn_cli.networks.precision import INT8, PRECISIONS
 
 SCHEMA = 1
-INT8 = "int8"  # of `products`: linear layers multiply 8-bit integers
 SEGMENTER = "segmenter"  # the kind of bundles with a segmentation network; others embed or classify
 IDENTITY = ("audio", "encoder", "pooling", "weights_sha256")  # what determines an embedding, with `products` if there
 SEGMENTER_IDENTITY = ("audio", SEGMENTER, "weights_sha256")
@@ -54,6 +54,15 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
+def _is_cosines(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(of, dict)
+        and of.keys() == {"least", "mean", "clips"}
+        and all(_is_number(one, (-1, 1e9)) for one in of.values())
+        for of in value.values()
+    )
+
+
 _Entry = tuple[Callable[[Any], bool], str]  # what a value must fit, and what that is
 
 _ENTRIES: dict[str, _Entry] = {
@@ -63,6 +72,8 @@ _ENTRIES: dict[str, _Entry] = {
     "names": (_is_names, "an object of texts"),
     "views": (_is_views, "pairs of whole numbers"),
     "chunk": (is_chunk, f"{WHOLE!r} or a number of seconds, {LIMITS[0]:g} to {LIMITS[1]:g}"),
+    "precision": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+    "precision_cosines": (_is_cosines, "an object of precisions, each with least, mean and clips"),
 }
 _NAMED: dict[str, _Entry] = {"name": (_is_text, "a text"), "args": (_is_mapping, "an object")}
 _PARTS: dict[str, dict[str, _Entry]] = {

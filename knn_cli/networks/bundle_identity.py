@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from knn_cli.core.errors import BundleError
-from knn_cli.networks.bundle_config import IDENTITY, INT8, SEGMENTER, SEGMENTER_IDENTITY
-from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk, with_suffix, without_suffix
+from knn_cli.networks.bundle_config import IDENTITY, SEGMENTER, SEGMENTER_IDENTITY
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS, Chunk
+from knn_cli.networks.precision import AUTO, FP32, INT8, Precision, with_suffix, without_suffix
 
 WEIGHTS, CLASSIFIER, PLDA, CARD = "weights.safetensors", "classifier.h5", "plda.safetensors", "README.md"
 
@@ -54,11 +55,6 @@ class Bundle:
         return bool(self.config["kind"] == SEGMENTER)
 
     @property
-    def has_int8_products(self) -> bool:
-        """Whether linear layers with int8 weights multiply integers."""
-        return self.config.get("products") == INT8
-
-    @property
     def rate(self) -> int:
         """Samples per second that the network takes."""
         return int(self.config["audio"]["rate"])
@@ -74,18 +70,38 @@ class Bundle:
         chunk: Chunk = self.config.get("chunk", CHUNK_SECONDS)
         return chunk
 
-    def with_chunk(self, chunk: Chunk) -> Bundle:
-        """The bundle with another `chunk`; a classifier alone then needs an embedder with that."""
+    @property
+    def own_precision(self) -> Precision:
+        """In which numbers the network computes unless another `precision` is asked for."""
+        return INT8 if self.config.get("products") == INT8 else FP32
+
+    @property
+    def precision(self) -> Precision:
+        """In which numbers the network computes, see `precision`."""
+        precision: Precision = self.config.get("precision", self.own_precision)
+        return precision
+
+    def with_settings(self, *, chunk: Chunk | None = None, precision: Precision | None = None) -> Bundle:
+        """The bundle with another `chunk` or `precision`; a classifier alone then needs an embedder with these.
+
+        None leaves what the config says; "auto" is the bundle's own precision.
+        """
         if self.has_network or self.is_segmenter:
-            return Bundle(self.folder, {**self.config, "chunk": chunk})
-        embedder, _ = without_suffix(self.fingerprint)
-        return Bundle(self.folder, {**self.config, "embedder": with_suffix(embedder, chunk)})
+            config = {**self.config, **({} if chunk is None else {"chunk": chunk})}
+            if precision is not None:
+                config["precision"] = self.own_precision if precision == AUTO else precision
+            if config.get("precision") == self.own_precision:
+                del config["precision"]
+            return Bundle(self.folder, config)
+        embedder, own_chunk, own_precision = without_suffix(self.fingerprint)
+        suffix = own_chunk if chunk is None else chunk, own_precision if precision is None else precision
+        return Bundle(self.folder, {**self.config, "embedder": with_suffix(embedder, *suffix)})
 
     @property
     def fingerprint(self) -> str:
         """`name@hash` of the embedder, for a classifier alone the one that it needs; or of the segmentation network.
 
-        A `chunk` of an own length follows: `name@hash+whole`.
+        A `chunk` other than 20 s and a `precision` other than the bundle's own follow: `name@hash+whole+int8`.
         """
         if not self.has_network and not self.is_segmenter:
             return str(self.config.get("embedder", ""))
@@ -93,7 +109,8 @@ class Bundle:
         keys = (*keys, "products") if "products" in self.config else keys
         identity = json.dumps({key: self.config[key] for key in keys}, sort_keys=True)
         origin = self.config.get("embedder_name", self.name)
-        return with_suffix(f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}", self.chunk)
+        hashed = f"{origin}@{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        return with_suffix(hashed, self.chunk, AUTO if self.precision == self.own_precision else self.precision)
 
     @property
     def head_labels(self) -> tuple[str, ...]:

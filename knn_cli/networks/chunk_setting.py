@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from knn_cli.core.errors import KnnError
@@ -15,8 +14,6 @@ __all__ = [
     "chunk_seconds",
     "is_chunk",
     "parse_chunk",
-    "with_suffix",
-    "without_suffix",
 ]
 
 Chunk = float | Literal["whole"]
@@ -67,18 +64,3 @@ def chunk_seconds(chunk: Chunk, longest: float, name: str) -> float:
     if float(chunk) > longest:
         raise KnnError(f"The model {name} takes up to {longest:g} s at once, not {chunk} s.", "Make `chunk` smaller.")
     return float(chunk)
-
-
-def with_suffix(fingerprint: str, chunk: Chunk) -> str:
-    """A fingerprint without a suffix -> the one that says `chunk` too, unless it is `CHUNK_SECONDS`."""
-    if not fingerprint or chunk == CHUNK_SECONDS:
-        return fingerprint
-    return f"{fingerprint}+{chunk if chunk == WHOLE else format(chunk, 'g')}"
-
-
-def without_suffix(fingerprint: str) -> tuple[str, Chunk]:
-    """A fingerprint -> the one without a suffix, and the chunk that it says."""
-    match = re.fullmatch(rf"(.*@\w+)\+({WHOLE}|[\d.e+]+)", fingerprint, re.DOTALL)
-    if match is None:
-        return fingerprint, CHUNK_SECONDS
-    return match[1], WHOLE if match[2] == WHOLE else float(match[2])

@@ -18,6 +18,7 @@ from knn_cli.evaluation.metrics import weighted
 from knn_cli.evaluation.open_set import UNKNOWN, possible_answers
 from knn_cli.networks import bundle
 from knn_cli.networks.chunk_setting import Chunk
+from knn_cli.networks.precision import AUTO, Precision
 from knn_cli.recognition.calibrated_classifier import CalibratedClassifier
 from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.recognition.head_settings import HeadSettings, read_head_settings
@@ -50,6 +51,8 @@ class Classifier:
         Sound that goes through the network at once.
     chunk : float or "whole", optional
         The most seconds of a clip that it hears at once, see `Embedder`; None takes what the bundle says.
+    precision : str
+        In which numbers the network computes, see `Embedder`.
     languages : sequence of str, optional
         The labels that are possible, as `core.languages.find_label` takes them: labels of the model, ISO 639 codes,
         names in English or in the language itself. None: all labels of the model.
@@ -93,11 +96,12 @@ class Classifier:
         device: str = "auto",
         batch_seconds: float | None = None,
         chunk: Chunk | None = None,
+        precision: Precision = AUTO,
         languages: Sequence[str] | None = None,
         open_set: bool = True,
     ) -> None:
         found = bundle.find_default(bundle.LANGUAGE) if model is None else bundle.find(model)
-        self.bundle = found if chunk is None else found.with_chunk(chunk)
+        self.bundle = found.with_settings(chunk=chunk, precision=None if precision == AUTO else precision)
         if not self.bundle.knows_labels:
             with_labels = sorted({known.folder.name for known in bundle.usable() if known.knows_labels})
             raise BundleError(

@@ -21,8 +21,9 @@ from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.files import embed_file
 from knn_cli.embedding.stores import embed_rows, load_or_embed
 from knn_cli.networks import bundle
-from knn_cli.networks.chunk_setting import Chunk, parse_chunk, with_suffix, without_suffix
+from knn_cli.networks.chunk_setting import Chunk, parse_chunk
 from knn_cli.networks.conversion import convert
+from knn_cli.networks.precision import with_suffix, without_suffix
 from knn_cli.store.hdf5 import Store
 
 
@@ -67,17 +68,17 @@ def test_files_stores_and_spans_are_heard_in_such_chunks(
 
 def test_the_fingerprint_says_it_and_finds_it() -> None:
     found = bundle.find("tiny-test")
-    whole, forty = found.with_chunk("whole"), found.with_chunk(40.0)
+    whole, forty = found.with_settings(chunk="whole"), found.with_settings(chunk=40.0)
     assert whole.fingerprint == f"{found.fingerprint}+whole" and forty.fingerprint == f"{found.fingerprint}+40"
-    assert found.with_chunk(20.0).fingerprint == found.fingerprint  # as stores of before have it
+    assert found.with_settings(chunk=20.0).fingerprint == found.fingerprint  # as stores of before have it
     assert bundle.find_embedder(forty.fingerprint).chunk == 40.0
     assert bundle.find_embedder(found.fingerprint).chunk == 20.0
     with pytest.raises(BundleError, match="Make the embeddings again"):
         bundle.check_embedder(whole.fingerprint, found.fingerprint, "The store")
     alone = bundle.Bundle(found.folder, {"name": "x", "kind": "classifier", "embedder": forty.fingerprint})
-    assert alone.with_chunk("whole").fingerprint == whole.fingerprint
-    assert without_suffix(with_suffix("a+b@c0ffee", 0.5)) == ("a+b@c0ffee", 0.5)
-    assert without_suffix("a@b+whole@c0ffee") == ("a@b+whole@c0ffee", 20.0)
+    assert alone.with_settings(chunk="whole").fingerprint == whole.fingerprint
+    assert without_suffix(with_suffix("a+b@c0ffee", 0.5)) == ("a+b@c0ffee", 0.5, "auto")
+    assert without_suffix("a@b+whole@c0ffee") == ("a@b+whole@c0ffee", 20.0, "auto")
 
 
 def test_a_bundle_states_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

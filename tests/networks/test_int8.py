@@ -123,7 +123,7 @@ def test_convolutions_are_products_of_the_frames_they_cover(kernel: int, stride:
 def test_a_bundle_in_8_bits(small: bundle.Bundle, small8: bundle.Bundle) -> None:
     """It is near the bundle of floats, an embedder of its own, and gives a clip one embedding in any company."""
     assert (small8.folder / bundle.WEIGHTS).stat().st_size < 0.35 * (small.folder / bundle.WEIGHTS).stat().st_size
-    assert small8.has_int8_products and not bundle.same_embedder(small.fingerprint, small8.fingerprint)
+    assert small8.precision == "int8" and not bundle.same_embedder(small.fingerprint, small8.fingerprint)
     network, floats = bundle.load_network(small8), bundle.load_network(small8, float_products=True)
     kinds = {type(module) for module in network.modules()}
     assert {Int8Linear, Int8Convolution} <= kinds and nn.Conv1d not in kinds

@@ -69,7 +69,7 @@ def test_a_head_in_8_bits(tmp_path: Path) -> None:
     state |= {key: (100 * state[key]).to(torch.int8), f"{key}_scale": torch.arange(5) / 100}
     model = bundle.write(tmp_path / "m8", {**source.config, "products": "int8"}, state=state).folder
     written = write_label_set(model, tmp_path / "some", ["cs", "pl", "sk"])
-    assert written.has_int8_products
+    assert written.precision == "int8"
     found = Classifier(written.folder).score(embedded_scores([[9.0, 8.0, 7.0, 6.0, 5.0]])).log_likelihood
     np.testing.assert_allclose(found, [[0, 14, 18, 20]], atol=0.2)
 

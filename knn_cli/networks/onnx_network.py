@@ -1,0 +1,72 @@
+"""A bundle's network in ONNX Runtime: embeddings of whole clips, from a file that is exported once and kept."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from knn_cli.core.errors import KnnError
+from knn_cli.core.folders import is_regular
+from knn_cli.core.values import Floats
+from knn_cli.networks.bundle_identity import Bundle
+from knn_cli.networks.precision import FP32, without_suffix
+
+__all__ = ["OnnxNetwork"]
+
+_log = logging.getLogger(__name__)
+
+
+class OnnxNetwork:
+    """A bundle's network in ONNX Runtime, on the CPU.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its export (`onnx_export`, compared with torch) is kept in the user's cache folder, under its fingerprint.
+
+    Raises
+    ------
+    KnnError
+        Packages are missing, or the network cannot be exported.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        try:
+            runtime = import_module("onnxruntime")
+        except ImportError as error:
+            raise KnnError("`precision=onnx` needs ONNX Runtime.", "pip install 'knn-cli[onnx]'") from error
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = 1  # clips are computed in parallel, see `core.parallel`
+        options.log_severity_level = 4
+        try:
+            self._session: Any = runtime.InferenceSession(
+                str(_exported(bundle)), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has classes of errors of its own, which it does not document
+            raise KnnError(f"ONNX Runtime cannot load {_place(bundle)}: {error}.", "Delete that file.") from error
+
+    def __call__(self, waveforms: Floats) -> Floats:
+        """Embed waveforms (B, S) float32 of one length in [-1, 1], not scaled -> (B, E) float32."""
+        embeddings: Floats = self._session.run(["embeddings"], {"waveforms": waveforms})[0]
+        return embeddings
+
+
+def _place(bundle: Bundle) -> Path:
+    fingerprint, _, _ = without_suffix(bundle.fingerprint)
+    return Path(platformdirs.user_cache_dir("knn")) / "onnx" / f"{fingerprint.rpartition('@')[2]}.onnx"
+
+
+def _exported(bundle: Bundle) -> Path:
+    """The file of a bundle's network, which is made where there is none."""
+    path = _place(bundle)
+    if not is_regular(path):
+        from knn_cli.networks.onnx_export import export_onnx
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export = export_onnx(bundle.with_settings(precision=FP32), path, force=True)
+        _log.warning("%s is exported for ONNX Runtime, once: %s, %.0f MB.", bundle.name, path, export.size / 1e6)
+    return path
