@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MAX_LABELS = 30
 
 EPILOG = epilog(
-    "knn info",
     "knn info corpus.h5 voice meeting.wav",
     "knn info talks/ --speech-quality > quality.tsv",
     "knn info voice --precisions meeting.wav",

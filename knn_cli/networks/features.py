@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.networks.contracts import Samples
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = [
     "DecibelMel",
@@ -80,7 +81,7 @@ def slaney_matrix(bins: int, size: int, rate: int) -> Tensor:
 
 def windows(x: Tensor, size: int, step: int) -> Tensor:
     """(B, S, ...) -> (B, N, ..., size): complete windows over the second axis, one every `step`."""
-    if not torch.onnx.is_in_onnx_export():
+    if not is_in_onnx_export():
         return x.unfold(1, size, step)
     # ONNX has no unfold: the graph gathers each window's values, for any number of windows
     first = torch.arange((x.shape[1] - size) // step + 1, device=x.device) * step
@@ -89,7 +90,7 @@ def windows(x: Tensor, size: int, step: int) -> Tensor:
 
 def power_spectra(frames: Tensor, size: int) -> Tensor:
     """Frames (B, N, L) of L <= `size` samples -> powers (B, N, size // 2 + 1) of their `size`-point transform."""
-    if torch.onnx.is_in_onnx_export():  # ONNX has no Fourier transform that is fast everywhere, hence a matrix product
+    if is_in_onnx_export():  # ONNX has no Fourier transform that is fast everywhere, hence a matrix product
         angles = np.outer(np.arange(frames.shape[2]), np.arange(size // 2 + 1)) * (2 * math.pi / size)
         matrix = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
         real, imaginary = (frames @ torch.from_numpy(matrix).to(frames.device)).chunk(2, dim=2)

@@ -175,7 +175,7 @@ def _clips(graph: _Graph, rate: int, count: int, seconds: float) -> Tensor:
 
 
 def _trace(graph: _Graph, rate: int, part: Path) -> None:
-    """Write the graph as an ONNX model; modules that differ for it ask `torch.onnx.is_in_onnx_export()`."""
+    """Write the graph as an ONNX model; modules that differ for it ask `onnx_state`."""
     names = ["embeddings"] if graph.network.head is None else ["embeddings", "scores"]
     torch.onnx.export(
         graph,

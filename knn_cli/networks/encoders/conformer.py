@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from knn_cli.networks.encoders.conformer_sizes import W2vBertSizes
 from knn_cli.networks.encoders.wavlm_blocks import MAX_SCORES, MAX_SCORES_ELSEWHERE, SelfAttention
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = [
     "ConformerBlock",
@@ -83,7 +84,7 @@ class _BiasedAttention(SelfAttention):
             bias = bias if mask is None else bias.masked_fill(mask, float("-inf"))
             return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
-        if torch.onnx.is_in_onnx_export():
+        if is_in_onnx_export():
             return attend(query, looking, keys)
         if torch.is_grad_enabled():  # nothing of size (B, H, T, T) is kept for the backward pass
             return cast(Tensor, checkpoint(attend, query, looking, keys, use_reentrant=False, preserve_rng_state=False))

@@ -23,6 +23,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from knn_cli.networks.onnx_state import is_in_onnx_export
+
 __all__ = [
     "ConvolutionOfActivation",
     "NormalizedConvolution",
@@ -280,7 +282,7 @@ def _positions(query: Tensor, bias: Tensor, max_scores: int) -> Iterator[tuple[s
     """Blocks of queries, the last query first, each with its biases (H, block, T), a view."""
     batch, heads, frames, _ = query.shape
     # Row r is a view that starts at position r - (T - 1): the bias of query T - 1 - r.
-    if torch.onnx.is_in_onnx_export():  # ONNX has neither unfold nor loops
+    if is_in_onnx_export():  # ONNX has neither unfold nor loops
         steps = torch.arange(frames, device=bias.device)
         rows, size = bias[:, steps[:, None] + steps], frames  # (H, T, T)
     else:

@@ -27,6 +27,7 @@ from knn_cli.networks.encoders.gradient_checkpointing import free_memory, free_m
 from knn_cli.networks.encoders.wavlm_blocks import PositionConvolution
 from knn_cli.networks.encoders.wavlm_front_end import ConvolutionalFrontEnd
 from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = ["WaveformTransformer", "chosen_sizes", "signature_of"]
 
@@ -148,7 +149,7 @@ class WaveformTransformer(Encoder):
         return self._layers(waveforms, ends)
 
     def _layers(self, waveforms: Tensor, ends: list[int]) -> Iterator[Tensor]:
-        if self.sizes.normalize and torch.onnx.is_in_onnx_export():  # layer_norm needs the length as a number
+        if self.sizes.normalize and is_in_onnx_export():  # layer_norm needs the length as a number
             centred = waveforms - waveforms.mean(dim=1, keepdim=True)
             waveforms = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.epsilon)
         elif self.sizes.normalize:

@@ -17,6 +17,7 @@ from knn_cli.networks.encoders.gradient_checkpointing import (
     trains_on_cpu,
 )
 from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = ["GatedRelativeAttention", "PositionConvolution", "RelativePositions", "SelfAttention", "TransformerBlock"]
 
@@ -43,7 +44,7 @@ class PositionConvolution(nn.Module):
         if trains_on_cpu(x):
             near = apply_function(NormalizedConvolution, x, self.direction, self.magnitude)
             return F.gelu(near + self.bias)
-        if torch.onnx.is_in_onnx_export():  # the exporter folds norm() into a single weight, but not the form below
+        if is_in_onnx_export():  # the exporter folds norm() into a single weight, but not the form below
             size = self.direction.norm(dim=(0, 1), keepdim=True)
         else:
             size = self.direction.square().sum(dim=(0, 1), keepdim=True).sqrt()  # 8 times as fast as norm() here

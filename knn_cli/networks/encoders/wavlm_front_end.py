@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from knn_cli.networks.encoders.gradient_checkpointing import ConvolutionOfActivation, apply_function, trains_on_cpu
 from knn_cli.networks.encoders.wavlm_sizes import TransformerSizes
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = ["ConvolutionalFrontEnd"]
 
@@ -48,7 +49,7 @@ class ConvolutionalFrontEnd(nn.Module):
         self.stride, self.minimum = sizes.stride, sizes.minimum
 
     def forward(self, waveforms: Tensor, ends: list[int]) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
+        if is_in_onnx_export():
             return self._convolve(waveforms, None)  # a graph has neither loops nor clips of unequal lengths
         count = (waveforms.shape[1] - self.minimum) // self.stride + 1
         max_frames = MAX_FRAMES.get(waveforms.device.type, MAX_FRAMES_ELSEWHERE)

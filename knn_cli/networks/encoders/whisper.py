@@ -23,6 +23,7 @@ from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.contracts import Encoder, Samples
 from knn_cli.networks.features import check_clip_lengths, frame_mask, power_spectra, slaney_matrix, windows
 from knn_cli.networks.int8 import linears
+from knn_cli.networks.onnx_state import is_in_onnx_export
 
 __all__ = ["Whisper", "WhisperMel"]
 
@@ -207,7 +208,7 @@ class Whisper(Encoder):
             x = x * mask.unsqueeze(1)  # the second convolution gets zeros past the end, as for a single clip
         x = F.gelu(self.second(x)).transpose(1, 2)  # (B, T, C)
         places = self.places
-        if torch.onnx.is_in_onnx_export() or x.shape[1] > len(places):
+        if is_in_onnx_export() or x.shape[1] > len(places):
             places = sinusoids(torch.arange(x.shape[1], device=x.device), self.channels)
         x = x + places[: x.shape[1]]
         real = None if counts is None else frame_mask((counts + 1) // 2, x.shape[1])  # (B, T)

@@ -17,6 +17,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import POOLINGS
 from knn_cli.networks.contracts import Pooling
 from knn_cli.networks.features import frame_mask
+from knn_cli.networks.onnx_state import is_in_onnx_export
 from knn_cli.networks.pooling.base import (
     check_sizes,
     clamp_min,
@@ -87,7 +88,7 @@ class XVector(Pooling):
         """
         frames = layer_sums(layers, self.layer_weights)[0] if self.weighted else last_layer(layers, self.layers)
         frames = self.projector(zero_padding(frames, mask))  # (B, T, D)
-        if mask is not None or frames.shape[1] < self.span or torch.onnx.is_in_onnx_export():  # a graph has no branches
+        if mask is not None or frames.shape[1] < self.span or is_in_onnx_export():  # a graph has no branches
             frames, mask = self._lengthened(frames, mask)
         x = frames.transpose(1, 2)  # (B, D, T)
         for linear, kernel, dilation in zip(self.tdnn, self.kernels, self.dilations, strict=True):
