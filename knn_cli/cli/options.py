@@ -98,23 +98,15 @@ VerboseOption = Annotated[bool, switch("-v", "--verbose", callback=louder, hidde
 
 ClusterOption = Annotated[
     str | None,
-    valued(
-        "--cluster",
-        metavar="WHERE",
-        panel=MODEL,
-        help="Work on Dask: tcp://..., local:N, FILE.",
-    ),
+    valued("--cluster", metavar="WHERE", panel=MODEL, help="Work on Dask: tcp://..., local:N, FILE."),
 ]
 JobsOption = Annotated[
     int | None,
     valued(
-        "--jobs",
-        metavar="N",
-        callback=within(1, MOST_JOBS),
-        panel=MODEL,
+        "--jobs", metavar="N", callback=within(1, MOST_JOBS), panel=MODEL,
         help="Use N processors; else all idle ones.",
     ),
-]
+]  # fmt: skip
 NoVadOption = Annotated[bool, switch("--no-vad", panel=INPUT, help="Use all of the sound, not only the speech.")]
 ChannelOption = Annotated[
     str,

@@ -285,7 +285,7 @@ class Embedder:
         Also for ONNX Runtime, whose batches have clips of one length.
         """
         seconds = min(self.batch_seconds, CPU_BATCH_SECONDS) if self.device.type == "cpu" else self.batch_seconds
-        limit = 0.0 if self.bundle.has_int8_products else seconds * self.rate
+        limit = 0.0 if self.precision in (INT8, ONNX) else seconds * self.rate
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if batch and (len(batch) + 1) * lengths[row] > limit:
