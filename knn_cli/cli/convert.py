@@ -23,6 +23,7 @@ from knn_cli.cli.options import (
     ChannelOption,
     ClusterOption,
     ForceOption,
+    JobsOption,
     LabelsOption,
     LanguagesOption,
     QuietOption,
@@ -35,6 +36,7 @@ from knn_cli.cli.options import (
     flag,
     given,
     refuse_beside,
+    refuse_together,
     refuse_without,
     sound_channel,
     switch,
@@ -110,7 +112,7 @@ def convert(
             "--average",
             metavar="WHICH",
             panel=INPUT,
-            help="Take the mean of a training's last checkpoints (3), or of SOURCE and others (b.pt,c.pt).",
+            help="Mean of a training's last checkpoints (3), or of SOURCE and others (b.pt,c.pt).",
         ),
     ] = None,
     rate: Annotated[
@@ -141,6 +143,7 @@ def convert(
     add_to: AddToOption = None,
     format: Annotated[str | None, format_option(TurnFormat)] = None,
     template: TemplateOption = False,
+    jobs: JobsOption = None,
     cluster: ClusterOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -183,8 +186,10 @@ def convert(
     if _converted_glc(ctx, src, out, force) or _converted_recipe(ctx, src, out, force):
         return
     assert segment is not None  # it has a default here
-    if cluster is not None and not conversion.is_of_recordings(src):
-        raise KnnError(f"{src} holds no recordings, which are what a cluster converts.", "Leave --cluster out.")
+    refuse_together(ctx, [("jobs", "cluster")])
+    for option, asked in (("--cluster", cluster), ("--jobs", jobs)):
+        if asked is not None and not conversion.is_of_recordings(src):
+            raise KnnError(f"{src} holds no recordings, which {option} is for.", f"Leave {option} out.")
 
     in_bytes = str(src).startswith(HUB)
     recordings = not in_bytes and conversion.is_of_recordings(src)
@@ -195,7 +200,7 @@ def convert(
         return
     force = own_outputs.may_replace(ctx, task, files) if files else force
     with (
-        recording_map(cluster) as each,
+        recording_map(cluster, jobs) as each,
         console.progress("Downloading" if in_bytes else "Converting", in_bytes=in_bytes) as progress,
     ):
         result = conversion.convert(

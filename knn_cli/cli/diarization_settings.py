@@ -11,6 +11,8 @@ from knn_cli.cli.settings import setting
 from knn_cli.core.errors import KnnError
 
 if TYPE_CHECKING:
+    import typer
+
     from knn_cli.diarization.options import DiarizationOptions
 
 
@@ -28,6 +30,11 @@ class DiarizationSettings:
 
 # Name in `--set` -> name of the parameter of the clustering methods.
 CLUSTERING_SETTINGS = {"linkage": "linkage", "distance_threshold": "threshold", "min_cluster_size": "minimum_size"}
+_SETTINGS_NEED = {  # settings that have no effect without an option
+    "identification_threshold": "speakers",
+    "linking_threshold": "link_speakers",
+    "silence_threshold": "max_silence",
+}
 
 
 def choose_options(
@@ -63,3 +70,14 @@ def choose_options(
     if clusterer == "vbx":
         arguments["starts"] = 0  # one start, at that distance
     return DiarizationOptions(clusterer=clusterer, clusterer_settings=arguments, **given)
+
+
+def check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
+    """Raise KnnError for a setting without the option that it belongs to."""
+    for name, option in _SETTINGS_NEED.items():
+        if getattr(settings, name) is not None and not ctx.params[option]:
+            raise KnnError(f"The setting {name} requires --{option.replace('_', '-')}.", "Add it.")
+    if ctx.params["preset"] is not None:
+        for name in CLUSTERING_SETTINGS:
+            if getattr(settings, name) is not None:
+                raise KnnError(f"--preset and the setting {name} cannot be combined.", "Choose one of them.")

@@ -42,7 +42,7 @@ from knn_cli.cli.diarization_options import (
     UemOption,
     UnwantedOption,
 )
-from knn_cli.cli.diarization_settings import CLUSTERING_SETTINGS, DiarizationSettings
+from knn_cli.cli.diarization_settings import DiarizationSettings, check_settings
 from knn_cli.cli.format_options import format_option, parse_formats
 from knn_cli.cli.options import (
     AgainOption,
@@ -54,6 +54,7 @@ from knn_cli.cli.options import (
     DeviceOption,
     FolderOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     ModelOption,
     NumSpeakersOption,
@@ -92,6 +93,7 @@ _TOGETHER = (  # at most one option of each group
     ("mute", "cut"),
     ("per_channel", "channel"),
     ("per_channel", "keep"),
+    ("jobs", "cluster"),
 )
 _NEEDS = {  # options that have no effect without one of others
     "uem": ("reference",),
@@ -105,12 +107,6 @@ _NEEDS = {  # options that have no effect without one of others
     "backup": ("rttm", "out", "out_dir"),
     "again": ("rttm", "out", "out_dir", "keep"),
 }
-_SETTINGS_NEED = {  # settings that have no effect without an option
-    "identification_threshold": "speakers",
-    "linking_threshold": "link_speakers",
-    "silence_threshold": "max_silence",
-}
-
 # Options that still say something where turns are given.
 _BESIDE_TURNS = (
     "sources name channel track rttm out out_dir format as_json force backup again reference uem words add_to template "
@@ -172,6 +168,7 @@ def diarize(
     preset: PresetOption = None,
     device: DeviceOption = Device.auto,
     batch_seconds: BatchOption = 120.0,
+    jobs: JobsOption = None,
     cluster: ClusterOption = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
@@ -207,7 +204,7 @@ def diarize(
     refuse_without(ctx, _NEEDS)
     refuse_beside(ctx, "turns", _BESIDE_TURNS, "The turns are given, so none are looked for.")
     tuning = read_settings(DiarizationSettings, settings)
-    _check_settings(ctx, tuning)
+    check_settings(ctx, tuning)
     check_speakers(num_speakers, min_speakers, max_speakers)
     channel = sound_channel(channel, track)
     reading.track_and_channel(channel)
@@ -293,7 +290,7 @@ def diarize(
         kept.remove()
         leave(resumed.failures, done=resumed.finished)
         return
-    enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder)
+    enrolled = None if speakers is None or embedder is None else known_speakers.enrolled(speakers, embedder, jobs)
     names = enrolled_names = () if enrolled is None else enrolled.names
     if "rttm" in outputs.formats:
         rttm_files.check_names(names, "speakers")
@@ -317,7 +314,7 @@ def diarize(
         return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS][: 1 if cluster else 2] * channels
 
     with (
-        recording_diarizer(cluster, device) as diarize_all,
+        recording_diarizer(cluster, device, jobs) as diarize_all,
         progress.over_files("Diarizing", len(paths), passes) as finished,
     ):
         more: dict[str, Any] = {
@@ -372,17 +369,6 @@ def diarize(
     if not writer.failures:
         kept.remove()
     leave([*resumed.failures, *writer.failures], done=resumed.finished + writer.done)
-
-
-def _check_settings(ctx: typer.Context, settings: DiarizationSettings) -> None:
-    """Raise KnnError for a setting without the option that it belongs to."""
-    for name, option in _SETTINGS_NEED.items():
-        if getattr(settings, name) is not None and not ctx.params[option]:
-            raise KnnError(f"The setting {name} requires --{option.replace('_', '-')}.", "Add it.")
-    if ctx.params["preset"] is not None:
-        for name in CLUSTERING_SETTINGS:
-            if getattr(settings, name) is not None:
-                raise KnnError(f"--preset and the setting {name} cannot be combined.", "Choose one of them.")
 
 
 def _with_progress(

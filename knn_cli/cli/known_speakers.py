@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from knn_cli.recognition.speaker_decision import SpeakerDecision
 
 
-def enrolled(path: Path, embedder: Embedder) -> EnrolledSpeakers:
+def enrolled(path: Path, embedder: Embedder, jobs: int | None) -> EnrolledSpeakers:
     """The speakers of a file or folder of clips, whose number is told; KnnError as `enrollment.enroll`."""
+    from knn_cli.core.parallel import limited
     from knn_cli.diarization import enrollment
 
-    with console.progress("Enrolling") as progress:
+    with limited(jobs), console.progress("Enrolling") as progress:
         enrolled = enrollment.enroll(path, embedder, progress=progress)
     console.detail(f"{path}: {counted(len(enrolled), 'known speaker')}, {counted(int(enrolled.clips.sum()), 'clip')}.")
     for name in enrolled.inconsistent:

@@ -25,6 +25,7 @@ from knn_cli.cli.options import (
     DeviceOption,
     FolderOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     LanguagesOption,
     ModelOption,
@@ -104,6 +105,7 @@ def timeline(
     batch_seconds: BatchOption = 120.0,
     chunk: ChunkOption = None,
     precision: PrecisionOption = PrecisionName.auto,
+    jobs: JobsOption = None,
     languages: LanguagesOption = "",
     no_unknown: NoUnknownOption = False,
     diarize: Annotated[
@@ -204,7 +206,7 @@ def timeline(
     passes = [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS] if diarize else []
     passes += [progress.SPEECH_PASS, progress.SCORING_PASS]
     with progress.over_files("Classifying", len(resumed.left), lambda path: passes) as finished:
-        for path, result in language_timelines(paths, classifier, speakers, options, chosen=resumed.left):
+        for path, result in language_timelines(paths, classifier, speakers, options, chosen=resumed.left, jobs=jobs):
             finished()
             if isinstance(result, KnnError):
                 failures.append(failed(str(path), result))

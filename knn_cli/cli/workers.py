@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from knn_cli.cli.console import console
@@ -38,24 +39,24 @@ def on_cluster(where: str) -> Iterator[Cluster]:
 
 
 @contextmanager
-def recording_map(where: str | None) -> Iterator[RecordingMap]:
-    """What goes through recordings: the process itself, or the workers of the cluster that is named."""
-    from knn_cli.store.corpora.recording_map import by_workers, one_by_one
+def recording_map(where: str | None, jobs: int | None) -> Iterator[RecordingMap]:
+    """What goes through recordings without networks: this process, or the workers of the cluster that is named."""
+    from knn_cli.store.corpora.recording_map import at_once, by_workers
 
     if where is None:
-        yield one_by_one
+        yield at_once(None, jobs)
         return
     with on_cluster(where) as cluster:
         yield by_workers(cluster)
 
 
 @contextmanager
-def recording_diarizer(where: str | None, device: Device) -> Iterator[Callable[..., Iterator[Any]]]:
+def recording_diarizer(where: str | None, device: Device, jobs: int | None) -> Iterator[Callable[..., Iterator[Any]]]:
     """What diarizes recordings, as `diarization.recordings.diarize_recordings`: it, or workers of the cluster named."""
     from knn_cli.diarization.recordings import diarize_recordings
 
     if where is None:
-        yield diarize_recordings
+        yield partial(diarize_recordings, jobs=jobs)
         return
     from knn_cli.diarization.cluster_diarization import DiarizerPlace, diarize_on_cluster
     from knn_cli.diarization.segmentation import Segmenter

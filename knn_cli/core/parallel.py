@@ -6,17 +6,20 @@ same work takes less processor time, ends sooner, and gives the same values for 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Lock
-from typing import Protocol, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from knn_cli.core.processors import idle_processors
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PARALLEL_ITEMS = 16  # with the shipped networks, each item takes some tens of megabytes
 
@@ -42,6 +45,8 @@ def single_threaded() -> Iterator[int]:
 
     The number belongs to the whole process: the first of several concurrent callers saves it, the last restores it.
     """
+    import torch
+
     global _active_callers, _torch_threads
     with _lock:
         if not _active_callers:
@@ -68,8 +73,14 @@ def limited(jobs: int | None) -> Iterator[None]:
         _share.reset(token)
 
 
+def _threads_asked() -> int:
+    """The threads that `OMP_NUM_THREADS` allows, as torch understands it; many where it says nothing."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else sys.maxsize
+
+
 def _processors(jobs: int | None, threads: int) -> int:
-    """Processors for a map, which finds that torch uses so many threads."""
+    """Processors for a map, where torch would use so many threads."""
     share = _share.get()
     if jobs is None:
         return min(threads, idle_processors()) if share is None else share
@@ -78,7 +89,7 @@ def _processors(jobs: int | None, threads: int) -> int:
 
 @contextmanager
 def parallel_map(
-    device: torch.device, max_items: int = MAX_PARALLEL_ITEMS, *, jobs: int | None = None
+    device: torch.device | None, max_items: int = MAX_PARALLEL_ITEMS, *, jobs: int | None = None
 ) -> Iterator[OrderedMap]:
     """Yield a map that processes several items at once, each on a separate thread.
 
@@ -89,8 +100,8 @@ def parallel_map(
 
     Parameters
     ----------
-    device : torch.device
-        Where the work runs.
+    device : torch.device or None
+        Where the work runs; None for work without torch, which is then not imported.
     max_items : int
         Largest number of items processed at once.
     jobs : int, optional
@@ -101,15 +112,15 @@ def parallel_map(
     ------
     OrderedMap
     """
-    if device.type != "cpu":
+    if device is not None and device.type != "cpu":
         yield map
         return
-    with single_threaded() as threads:
+    with nullcontext(_threads_asked()) if device is None else single_threaded() as threads:
         processors = _processors(jobs, threads)
         workers = min(processors, max_items)
         share = max(1, processors // workers)
         if workers > 1:
-            with _by_threads(workers, share) as ordered:
+            with _by_threads(workers, share, with_torch=device is not None) as ordered:
                 yield ordered
             return
 
@@ -123,12 +134,15 @@ def parallel_map(
 
 
 @contextmanager
-def _by_threads(workers: int, share: int) -> Iterator[OrderedMap]:
+def _by_threads(workers: int, share: int, *, with_torch: bool) -> Iterator[OrderedMap]:
     """The map of so many threads, each of which has `share` processors for the maps within."""
 
     def begin() -> None:
-        torch.set_num_threads(1)  # `single_threaded` sets torch's own number, but MKL keeps another one in every thread
         _share.set(share)
+        if with_torch:  # `single_threaded` sets torch's own number, but MKL keeps another one in every thread
+            import torch
+
+            torch.set_num_threads(1)
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
 

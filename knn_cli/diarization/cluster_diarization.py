@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from knn_cli.core.cluster import Cluster
 from knn_cli.core.errors import BundleError, KnnError
 from knn_cli.core.values import Diarization
-from knn_cli.diarization.kept_analysis import KeptAnalysis
-from knn_cli.diarization.recordings import AnalysisUser, diarize_recordings
+from knn_cli.diarization.recordings import AnalysisUser, DiarizedRecording, diarize_recording
 from knn_cli.diarization.segmentation import Segmenter
 from knn_cli.embedding.cluster_embedding import EmbedderPlace
 from knn_cli.networks import bundle
@@ -63,24 +62,10 @@ def _segmenter(place: DiarizerPlace) -> Segmenter | None:
     return Segmenter(found, embedder=place.embedder.load())
 
 
-class _Diarized(NamedTuple):
-    """What a worker has of a recording."""
-
-    result: Diarization | KnnError
-    analysis: KeptAnalysis | None
-
-
-def _prepared(place: DiarizerPlace, settings: Mapping[str, Any], keeps: bool) -> Callable[[Path], _Diarized]:
+def _prepared(place: DiarizerPlace, settings: Mapping[str, Any], keeps: bool) -> Callable[[Path], DiarizedRecording]:
     """In a worker: what diarizes a recording."""
     options = replace(settings["options"], segmentation=_segmenter(place))
-    return partial(_diarize, place.embedder, {**settings, "options": options}, keeps)
-
-
-def _diarize(place: EmbedderPlace, settings: Mapping[str, Any], keeps: bool, path: Path) -> _Diarized:
-    kept: list[KeptAnalysis] = []
-    analysed = (lambda _, analysis: kept.append(analysis)) if keeps else None
-    ((_, result),) = diarize_recordings([path], place.load(), analysed=analysed, **settings)
-    return _Diarized(result, kept[0] if kept else None)
+    return partial(diarize_recording, embedder=place.embedder.load(), keeps=keeps, **{**settings, "options": options})
 
 
 def diarize_on_cluster(
@@ -111,14 +96,6 @@ def diarize_on_cluster(
     """
     settings = {**more, "options": replace(more["options"], segmentation=None)}
     prepare = partial(_prepared, place, settings, analysed is not None)
-    for path, found in zip(files, by_workers(cluster)(prepare, files), strict=True):
-        if isinstance(found, KnnError):
-            yield path, found
-            continue
-        try:
-            if analysed is not None and found.analysis is not None:
-                analysed(path, found.analysis)
-        except KnnError as error:
-            yield path, error
-            continue
-        yield path, as_named(found.result, path) if isinstance(found.result, KnnError) else found.result
+    for path, found in zip(files, by_workers(cluster)(prepare, files, KnnError), strict=True):
+        result = found if isinstance(found, KnnError) else found.used(path, analysed)
+        yield path, as_named(result, path) if isinstance(result, KnnError) else result

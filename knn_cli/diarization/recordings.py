@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from knn_cli.audio import alike_channels, reading, reading_notes, reading_progress
-from knn_cli.core.errors import AudioError, KnnError, StoreError
+from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import (
     channels,
@@ -35,6 +35,7 @@ from knn_cli.formats import rttm, turn_readers
 from knn_cli.formats.uem import read_uem
 from knn_cli.networks import bundle
 from knn_cli.recognition.speaker_decision import UNCALIBRATED, SpeakerDecision
+from knn_cli.store.corpora.recording_map import at_once
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation, Timeline
@@ -65,9 +66,10 @@ def diarize_recordings(
     per_channel: bool = False,
     channel: str = "mix",
     analysed: AnalysisUser | None = None,
+    jobs: int | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Path, Diarization | KnnError]]:
-    """Diarize files one after the other.
+    """Diarize files, several at once on a CPU, with the same turns for any number.
 
     Parameters
     ----------
@@ -83,6 +85,8 @@ def diarize_recordings(
         The channel that is read; of its audio track all, where `per_channel` is True.
     analysed : callable, optional
         Called with each file and its `KeptAnalysis`; not where `per_channel` is True.
+    jobs : int, optional
+        Processors that are used on a CPU; see `recording_map.at_once`.
     **settings
         Further arguments of `pipeline.diarize`.
 
@@ -90,24 +94,48 @@ def diarize_recordings(
     ------
     tuple of Path and (Diarization or KnnError)
     """
-    for path in files:
+    keeps = analysed is not None
+    work = partial(
+        diarize_recording, embedder=embedder, per_channel=per_channel, channel=channel, keeps=keeps, **settings
+    )
+    for path, found in zip(files, at_once(embedder.device, jobs)(lambda: work, files, KnnError), strict=True):
+        yield path, found if isinstance(found, KnnError) else found.used(path, analysed)
+
+
+class DiarizedRecording(NamedTuple):
+    """What a recording gives, and its analysis, which is there even if clustering fails."""
+
+    result: Diarization | KnnError
+    analysis: KeptAnalysis | None = None
+
+    def used(self, path: Path, analysed: AnalysisUser | None) -> Diarization | KnnError:
+        """The result, when `analysed` was called with the analysis; its error in place of a result."""
+        if analysed is None or self.analysis is None:
+            return self.result
         try:
-            if per_channel:
-                yield path, _diarize_channels(path, embedder, channel, settings)
-            elif analysed is None:
-                yield path, pipeline.diarize(path, model=embedder, channel=channel, **settings)
-            else:
-                analysis = analyse_recording(path, embedder, settings["options"], channel)
-                try:
-                    if _has_enough_windows(analysis, settings):
-                        result = diarize_analysis(analysis, embedder.bundle, **settings)
-                    else:  # so little sound that it costs nothing to embed it in shorter windows
-                        result = pipeline.diarize(path, model=embedder, channel=channel, **settings)
-                finally:  # after clustering, so that its tree is kept too
-                    analysed(path, analysis)
-                yield path, result
+            analysed(path, self.analysis)
         except KnnError as error:
-            yield path, error
+            return error
+        return self.result
+
+
+def diarize_recording(
+    path: Path, embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", keeps: bool, **settings: Any
+) -> DiarizedRecording:
+    """Diarize one recording of `diarize_recordings`, with its analysis where it `keeps` it; KnnError if it fails."""
+    if per_channel:
+        return DiarizedRecording(channels.diarize_channels(path, embedder, channel, settings))
+    if not keeps:
+        return DiarizedRecording(pipeline.diarize(path, model=embedder, channel=channel, **settings))
+    analysis = analyse_recording(path, embedder, settings["options"], channel)
+    try:
+        if _has_enough_windows(analysis, settings):
+            result = diarize_analysis(analysis, embedder.bundle, **settings)
+        else:  # so little sound that it costs nothing to embed it in shorter windows
+            result = pipeline.diarize(path, model=embedder, channel=channel, **settings)
+    except KnnError as error:  # after clustering, so that its tree is kept too
+        return DiarizedRecording(error, analysis)
+    return DiarizedRecording(result, analysis)
 
 
 def diarize_kept(
@@ -201,27 +229,6 @@ def _has_enough_windows(analysis: KeptAnalysis, settings: Mapping[str, Any]) -> 
     """False where a diarization of the sound would embed shorter windows, for the speakers asked for."""
     asked = settings.get("num_speakers") or settings.get("min_speakers") or 1
     return not 0 < np.count_nonzero(analysis.windows.seconds) < asked
-
-
-def _diarize_channels(path: Path, embedder: Embedder, channel: str, settings: Mapping[str, Any]) -> Diarization:
-    """Diarize the channels separately and merge the results; of channels with the same sound, the first only."""
-    count = reading.info(path, channel=channel).channels
-    track, _ = reading.track_and_channel(channel)
-    names = [f"{track}:{number}" if track else str(number) for number in range(1, count + 1)]
-    if count < 2:
-        raise AudioError(f"{path} has one channel, not several.", "Diarize it without separate channels.")
-    with reading_progress.listening(None):
-        first = alike_channels.first_alike(path, names)
-    results = []
-    for number, earlier in enumerate(first, start=1):
-        if earlier + 1 == number:
-            results.append(pipeline.diarize(path, model=embedder, channel=names[earlier], **settings))
-        else:
-            results.append(Diarization((), path.stem))
-            reading_notes.note(
-                path, f"has the same sound in channels {earlier + 1} and {number}; channel {number} is left out"
-            )
-    return channels.merge(results, path.stem) if len(set(first)) > 1 else results[0]
 
 
 def identify_speakers(

@@ -66,7 +66,7 @@ class ConversionOptions(AudioStoreOptions):
         Model bundle or ONNX file from a model: store learnt matrices in 8 bits, see `int8` and
         `onnx_export.export_onnx`.
     each : RecordingMap
-        Recordings: what goes through them, here or on a cluster.
+        Recordings: what goes through them, one by one, or several at once (`at_once(None)`), or on a cluster.
     repetition : Repetition, optional
         Recordings: go on with a store that the same command has written, see `StoreWriter`.
     """
@@ -77,7 +77,7 @@ class ConversionOptions(AudioStoreOptions):
     origin: str | None = None
     average: str | None = None
     int8: bool = False
-    each: RecordingMap = one_by_one
+    each: RecordingMap = field(default=one_by_one, compare=False)
     repetition: Repetition | None = field(default=None, compare=False)
 
 

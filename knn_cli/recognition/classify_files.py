@@ -126,10 +126,15 @@ def _is_in_store(source: Path | CorpusRecording) -> bool:
 
 
 def _scorer(classifier: Classifier, options: EmbeddingOptions) -> Callable[[Path | CorpusRecording], ScoreTable]:
-    """`score_source` of a classifier whose network is loaded, unless there is none, which each recording then says."""
+    """What scores a source, when the network is loaded."""
+    _load_network(classifier)
+    return partial(score_source, classifier=classifier, options=options)
+
+
+def _load_network(classifier: Classifier) -> None:
+    """Load the network once, before threads use it; where there is none, each recording says so."""
     with suppress(BundleError):
         classifier.embedder  # noqa: B018
-    return partial(score_source, classifier=classifier, options=options)
 
 
 def score_source(source: Path | CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
@@ -210,6 +215,7 @@ def language_timelines(
     options: TimelineOptions | None = None,
     *,
     chosen: Collection[Path] | None = None,
+    jobs: int | None = None,
 ) -> Iterator[tuple[Path, LanguageTimeline | KnnError]]:
     """Find the languages of each file over time.
 
@@ -226,22 +232,27 @@ def language_timelines(
         How the language is followed.
     chosen : collection of Path, optional
         Those of the files that timelines are found for; all where None.
+    jobs : int, optional
+        Processors that are used on a CPU; see `recording_map.at_once`.
 
     Yields
     ------
     (Path, LanguageTimeline) or (Path, KnnError)
         A timeline, which has the file's name of `recording_names`, or why there is none.
     """
+    names = dict(zip(files, recording_names(files), strict=True))
     wanted = set(files if chosen is None else chosen)
-    for path, name in zip(files, recording_names(files), strict=True):
-        if path not in wanted:
-            continue
+    left = [path for path in names if path in wanted]
+
+    def follow(path: Path) -> LanguageTimeline | KnnError:
         try:
-            turns = None if speakers is None else speakers(path, name)
+            turns = None if speakers is None else speakers(path, names[path])
         except KnnError as error:
-            yield path, error
-            continue
-        try:
-            yield path, replace(timeline(path, classifier, speakers=turns, options=options), name=name)
-        except AudioError as error:
-            yield path, error
+            return error
+        return replace(timeline(path, classifier, speakers=turns, options=options), name=names[path])
+
+    def prepared() -> Callable[[Path], LanguageTimeline | KnnError]:
+        _load_network(classifier)
+        return follow
+
+    yield from zip(left, at_once(classifier.device, jobs)(prepared, left), strict=True)

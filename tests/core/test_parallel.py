@@ -160,3 +160,18 @@ def test_one_thread_says_how_many_there_were() -> None:
         assert (threads, torch.get_num_threads()) == (3, 1)
         raise KeyError
     assert torch.get_num_threads() == 3
+
+
+def test_work_without_torch_does_not_load_it() -> None:
+    script = """
+import sys, threading
+from knn_cli.core.parallel import parallel_map
+with parallel_map(None) as mapped:
+    print(len(set(mapped(lambda _: threading.get_ident(), range(9)))))
+with parallel_map(None, jobs=2) as mapped:
+    met = threading.Barrier(2, timeout=20)
+    print(len(set(mapped(lambda _: met.wait() * 0 + threading.get_ident(), range(6)))), "torch" in sys.modules)
+"""
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1,2"})
+    assert done.stdout.split() == ["1", "2", "False"]

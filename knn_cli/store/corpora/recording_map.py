@@ -73,15 +73,16 @@ def _attempt(work: Callable[[Source], Result], source: Source, caught: Caught) -
         return error
 
 
-def at_once(device: torch.device, jobs: int | None = None) -> RecordingMap:
-    """The map for networks on `device`: on a CPU with several recordings at a time, each on one thread.
+def at_once(device: torch.device | None, jobs: int | None = None) -> RecordingMap:
+    """The map for work on `device`: on a CPU with several recordings at a time, each on one thread.
 
     The results are the same for any number of processors. When the caller stops, recordings that are being read are
     given up at their next piece of sound.
 
     Parameters
     ----------
-    device : torch.device
+    device : torch.device or None
+        None for work without networks.
     jobs : int, optional
         Processors that are used, by default those that are idle; see `core.parallel.parallel_map`. Where there are
         fewer recordings, the work on each shares what is left; no more than 16 are held at once.
@@ -94,14 +95,14 @@ class _StoppedError(Exception):
 
 
 def _at_once(
-    device: torch.device,
+    device: torch.device | None,
     jobs: int | None,
     prepare: Prepare[Source, Result],
     sources: Sequence[Source],
     caught: Caught = AudioError,
     /,
 ) -> Iterator[Result | KnnError]:
-    if device.type != "cpu" or not sources:
+    if (device is not None and device.type != "cpu") or not sources:
         yield from one_by_one(prepare, sources, caught)
         return
     from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, parallel_map
