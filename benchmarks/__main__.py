@@ -49,6 +49,7 @@ class Comparison:
 
 COMPARISONS = {
     "start": Comparison("start", "--runs 7"),
+    "jobs": Comparison("jobs", "--folder {folder}"),
     "wavlm": Comparison("wavlm", "--threads 1", ("transformers",)),
     "wavlm-utterances": Comparison("wavlm", "--threads 1 --utterances 10 --runs 2", ("transformers",)),
     "wavlm-training": Comparison("wavlm_training", "--threads 1 --steps 3", ("transformers",)),

@@ -9,9 +9,9 @@ from operator import itemgetter
 
 import numpy as np
 
-from knn_cli.core.values import Floats, Segment
+from knn_cli.core.values import Doubles, Floats, Segment
 
-__all__ = ["READ_SECONDS", "cut_span", "rechunk"]
+__all__ = ["READ_SECONDS", "Averages", "cut_span", "rechunk"]
 
 READ_SECONDS = 20.0  # the most speech that is read at once
 
@@ -49,3 +49,20 @@ def rechunk(waveforms: Iterable[tuple[int, Floats]], rate: int, seconds: float) 
                 pending = pending[size:]
         for chunk in np.array_split(pending, math.ceil(len(pending) / size)):
             yield row, chunk
+
+
+class Averages:
+    """Averages of the embeddings of each row's chunks, weighted by their lengths."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Doubles] = {}
+        self._weights: dict[int, int] = {}
+
+    def add(self, row: int, samples: int, vector: Floats) -> None:
+        """Count the (E,) embedding of a chunk of so many samples."""
+        self._sums[row] = self._sums.get(row, 0.0) + samples * vector.astype(np.float64)
+        self._weights[row] = self._weights.get(row, 0) + samples
+
+    def of_rows(self) -> dict[int, Floats]:
+        """(E,) float32 of each row."""
+        return {row: (total / self._weights[row]).astype(np.float32) for row, total in self._sums.items()}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from knn_cli.audio import reading, reading_notes
 from knn_cli.core.device import has_bfloat16, torch_device
 from knn_cli.core.errors import KnnError
 from knn_cli.core.parallel import MAX_PARALLEL_ITEMS, parallel_map
-from knn_cli.core.values import Doubles, EmbeddingSet, Floats, Segment
-from knn_cli.embedding.chunks import rechunk
+from knn_cli.core.values import EmbeddingSet, Floats, Segment
+from knn_cli.embedding.chunks import Averages, rechunk
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.chunk_setting import WHOLE, Chunk, chunk_seconds
@@ -36,6 +36,9 @@ __all__ = ["BATCH_SECONDS", "MIN_SPEECH_SECONDS", "Embedder"]
 MIN_SPEECH_SECONDS = 0.25  # less speech than this has no embedding worth the name
 BATCH_SECONDS = 120.0
 CPU_BATCH_SECONDS = 20.0  # layers of longer batches leave the caches: with CAM++, 120 s take 1.3 times as long
+
+
+Key = TypeVar("Key")
 
 
 class Embedder:
@@ -156,7 +159,10 @@ class Embedder:
             clip[lead : lead + len(waveform)] = waveform
         if self._onnx is not None:
             return self._onnx(batch)
-        sound = torch.from_numpy(batch * np.float32(self.bundle.scale)).to(self.device)  # (B, S)
+        sound = torch.from_numpy(batch * np.float32(self.bundle.scale))
+        if is_cuda := self.device.type == "cuda":
+            sound = sound.pin_memory()  # from where it is copied while the processor goes on
+        sound = sound.to(self.device, non_blocking=is_cuda)  # (B, S)
         unequal = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self.device)
         try:
             with torch.inference_mode(), self._products():
@@ -238,13 +244,16 @@ class Embedder:
         -------
         dict of int to (E,) float32
         """
-        sums: dict[int, Doubles] = {}
-        weights: dict[int, int] = {}
-        for batch in _streamed(chunks, self.batch_seconds * self.rate):
-            for (row, chunk), vector in zip(batch, self([chunk for _, chunk in batch]), strict=True):
-                sums[row] = sums.get(row, 0.0) + len(chunk) * vector.astype(np.float64)
-                weights[row] = weights.get(row, 0) + len(chunk)
-        return {row: (total / weights[row]).astype(np.float32) for row, total in sums.items()}
+        averages = Averages()
+        for row, samples, vector in self.embedded(chunks, self.batch_seconds):
+            averages.add(row, samples, vector)
+        return averages.of_rows()
+
+    def embedded(self, chunks: Iterable[tuple[Key, Floats]], seconds: float) -> Iterator[tuple[Key, int, Floats]]:
+        """(key, samples, (E,) embedding) of a stream of chunks with keys, so many seconds of which are held."""
+        for held in _streamed(chunks, seconds * self.rate):
+            vectors = self([chunk for _, chunk in held])
+            yield from ((key, len(chunk), vector) for (key, chunk), vector in zip(held, vectors, strict=True))
 
     def note_parts(self, path: Path | str, seconds: float) -> None:
         """Tell the listener of `reading_notes` if so much speech of a row is to be heard whole and is too much."""
@@ -305,9 +314,9 @@ def _checked(precision: Precision, device: torch.device) -> Precision:
     return precision
 
 
-def _streamed(chunks: Iterable[tuple[int, Floats]], samples: float) -> Iterator[list[tuple[int, Floats]]]:
+def _streamed(chunks: Iterable[tuple[Key, Floats]], samples: float) -> Iterator[list[tuple[Key, Floats]]]:
     """Consecutive chunks, of at least so many samples together."""
-    batch: list[tuple[int, Floats]] = []
+    batch: list[tuple[Key, Floats]] = []
     count = 0
     for row, chunk in chunks:
         batch.append((row, chunk))

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from knn_cli.audio import reading, segments, speech_regions
+from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.folders import is_folder
-from knn_cli.core.values import EmbeddingSet, Floats, Segment
-from knn_cli.embedding.chunks import cut_span, rechunk
+from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.embedder import Embedder
+from knn_cli.embedding.full_batches import embed_in_full_batches
 from knn_cli.embedding.options import EmbeddingOptions
+from knn_cli.embedding.recording_speech import RecordingSpeech
 from knn_cli.store import labels
 from knn_cli.store.corpora.recording_map import at_once
 from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
@@ -65,67 +66,20 @@ def embed_file(
 def embed_recording(recording: CorpusRecording, embedder: Embedder, options: EmbeddingOptions) -> EmbeddingSet:
     """Embed the parts of one recording of a corpus: a row for each, or for each of its segments; see `embed_file`."""
     with recording.sound.opened() as path:
-        return _embed(path, recording, embedder, options)
-
-
-def _embed(path: Path, recording: CorpusRecording, embedder: Embedder, options: EmbeddingOptions) -> EmbeddingSet:
-    sound = reading.HeldRecording(path, rate=embedder.rate, channel=options.channel)
-    regions, seconds = speech_regions.of_blocks(sound.blocks(), use_vad=options.use_vad)
-    needed = embedder.minimum_seconds
-    if seconds < needed:
-        raise AudioError(
-            f"{path} is too short: {seconds:.2f} s, at least {needed:.2f} s are needed.", "Give a longer clip."
-        )
-    units: list[Segment] = []
-    known: list[Labels] = []
-    speech: dict[int, list[Segment]] = {}
-    for part in recording.parts:
-        used = part.used(seconds)
-        for unit in _units(part, seconds, options.segment, needed):
-            speech[len(units)] = [span for one in used for span in segments.crop(regions, one & unit)]
-            units.append(unit)
-            known.append(part.labels)
-    if not any(speech.values()):
-        raise speech_regions.no_speech(str(path), options.use_vad)
-    kept = [row for row, spans in speech.items() if sum(span.duration for span in spans) >= needed]
-    if not kept:
-        longest = max(map(segments.total_seconds, speech.values()))
-        amounts = f"{longest:.2f} s of speech, at least {needed:.2f} s are needed"
-        raise AudioError(f"{path} holds {amounts}.", "Give a longer clip, or take all of it with `use_vad=False`.")
-    embedder.note_parts(path, max(segments.total_seconds(speech[row]) for row in kept))
-    rows: dict[int, Floats] = {}
-    for group in _disjoint_groups(kept, units):
-        parts = [(row, part) for row in group for span in speech[row] for part in cut_span(span)]
-        crops = sound.crops([part for _, part in parts])
-        joined = rechunk(zip((row for row, _ in parts), crops, strict=True), embedder.rate, embedder.chunk_seconds)
-        rows |= embedder.averages(joined)
-    return embedder.embedding_set(
-        {row: rows[row] for row in kept}, [units[row] for row in kept], [known[row] for row in kept]
-    )
-
-
-def _units(part: CorpusPart, seconds: float, segment: float | None, needed: float) -> list[Segment]:
-    """Where the rows of a part of a recording begin and end."""
-    unit = Segment(0.0, seconds) if part.span is None else part.span & Segment(0.0, seconds)
-    if segment is None:
-        return [unit]
-    cuts, _ = segments.cut(unit.duration, segment, min(needed, segment))
-    return [Segment(unit.start + cut.start, unit.start + cut.end) for cut in cuts]
-
-
-def _disjoint_groups(rows: Sequence[int], units: Sequence[Segment]) -> list[list[int]]:
-    """Rows in groups whose units do not overlap, sorted by start, so that each group is read in one pass."""
-    groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: units[row].start):
-        free = next((group for group in groups if units[group[-1]].end <= units[row].start + segments.EPSILON), None)
-        groups.append([row]) if free is None else free.append(row)
-    return groups
+        speech = RecordingSpeech.find(path, recording, embedder, options)
+        return speech.embedding_set(embedder.averages(speech.chunks(embedder)), embedder)
 
 
 def embed_recordings(
     recordings: Sequence[CorpusRecording], embedder: Embedder, options: EmbeddingOptions, *, jobs: int | None = None
 ) -> Iterator[tuple[str, EmbeddingSet | KnnError]]:
-    """Embed recordings, several at once (see `at_once`): (where one is, its embeddings, or why it has none)."""
+    """Embed recordings, several at once: (where one is, its embeddings, or why it has none).
+
+    On a CPU as `at_once` does it, with `jobs` processors; on other devices as `embed_in_full_batches`.
+    """
+    if embedder.device.type != "cpu":
+        yield from embed_in_full_batches(recordings, embedder, options, jobs=jobs)
+        return
     work = partial(embed_recording, embedder=embedder, options=options)
     for recording, result in zip(recordings, at_once(embedder.device, jobs)(lambda: work, recordings), strict=True):
         yield str(recording.sound), result
