@@ -104,7 +104,7 @@ def convert(
     ] = None,
     origin: Annotated[
         str | None,
-        valued("--origin", metavar="NAME", panel=INPUT, help="Take a checkpoint as one of wespeaker or 3d-speaker."),
+        valued("--origin", metavar="NAME", panel=INPUT, help="Checkpoint: of wespeaker or 3d-speaker."),
     ] = None,
     average: Annotated[
         str | None,
@@ -126,6 +126,9 @@ def convert(
         ),
     ] = 16000,
     int8: Annotated[bool, switch("--int8", panel=OUTPUT, help="Make a model or .onnx file of 8-bit weights.")] = False,
+    virtual: Annotated[
+        bool, switch("--virtual", panel=OUTPUT, help="Refer to several stores, copying labels only.")
+    ] = False,
     force: ForceOption = False,
     backup: BackupOption = False,
     again: AgainOption = False,
@@ -165,8 +168,8 @@ def convert(
         received = stdin.open_sources(ctx, sources)
         received.receive()
         sources = received.paths
-    if len(sources) > 1:
-        _merge_stores(ctx, sources, out)
+    if len(sources) > 1 or virtual:
+        _merge_stores(ctx, sources, out, virtual)
         return
     src = sources[0]
     if is_of_turns(ctx, src, out):
@@ -353,11 +356,11 @@ def _refuse_others(ctx: typer.Context, what: str, *allowed: str) -> None:
         raise KnnError(f"{flag(ctx, more[0])} does not apply to {what}.", "Leave it out.")
 
 
-def _merge_stores(ctx: typer.Context, sources: list[Path], out: Path) -> None:
-    """Write several stores to one."""
+def _merge_stores(ctx: typer.Context, sources: list[Path], out: Path, virtual: bool) -> None:
+    """Write several stores to one, or one that refers to them."""
     from knn_cli.store.merging import check_stores, merge_stores
 
-    _refuse_others(ctx, "several stores", "backup", "again")
+    _refuse_others(ctx, "several stores", "virtual", "backup", "again")
     check_stores(sources, out)
     task = own_outputs.output_task(ctx, own_outputs.task_digest(ctx, [], sources))
     if own_outputs.is_finished(ctx, task, [out]):
@@ -365,7 +368,7 @@ def _merge_stores(ctx: typer.Context, sources: list[Path], out: Path) -> None:
         return
     force = own_outputs.may_replace(ctx, task, [out])
     with console.progress("Merging") as progress:
-        result = merge_stores(sources, out, force=force, progress=progress)
+        result = merge_stores(sources, out, virtual=virtual, force=force, progress=progress)
     own_outputs.note_outputs(task, [out])
     rows, of = counted(result.rows, "row"), counted(result.sources, "recording")
     console.note(f"{out}: {rows} of {of}, of {len(sources)} stores.")

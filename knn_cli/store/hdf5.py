@@ -151,6 +151,11 @@ class Store:
         return int(self._file["Data"].shape[1])
 
     @property
+    def is_virtual(self) -> bool:
+        """Whether the embeddings or the sound are in other files."""
+        return bool(self._file[PAYLOAD_DATASETS[self.kind]].is_virtual)
+
+    @property
     def rate(self) -> int:
         """Samples per second of an audio store."""
         return int(self._file.attrs["rate"])
@@ -311,7 +316,7 @@ def _written_share(dataset: h5py.Dataset) -> float:
 def _mapped_values(file: h5py.File, source: Any) -> int:
     """How many values of a virtual dataset one of its sources has; none where that is missing or smaller."""
     if source.file_name != ".":
-        found = Path(file.filename).with_name(source.file_name).exists() or Path(source.file_name).exists()
+        found = (Path(file.filename).parent / source.file_name).exists() or Path(source.file_name).exists()
         return int(source.vspace.get_select_npoints()) if found else 0
     own = file.get(source.dset_name)
     if not isinstance(own, h5py.Dataset) or own.is_virtual or _written_share(own) < 1:

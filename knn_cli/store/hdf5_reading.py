@@ -1,7 +1,8 @@
 """Opening HDF5 files that others may have made or damaged: stores, kept analyses, classifiers.
 
 libhdf5 trusts its files: bytes that were changed can make it loop for ever, crash, or take memory without end, and a
-file can name others (external links, external storage, virtual data sets) whose content then appears as its own. So a
+file can name others (external links, external storage, virtual data sets) whose content then appears as its own, which
+is refused but for a store with `parts` that are known to be what they were. So a
 file is looked through first, in a process of its own that has little time and memory and can be given up (Linux; in
 this process elsewhere), and is opened if nothing was found. It is looked through once as long as it does not change.
 That takes some 15 ms, and neither arrays of numbers nor the texts of files over 8 MB are read.
@@ -30,6 +31,7 @@ from knn_cli.core.errors import StoreError
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.lfs import check_pointer
 from knn_cli.core.signals import become_helper, deferred
+from knn_cli.store import parts
 
 FOLLOW_LINKS = "KNN_HDF5_LINKS"  # in the environment, "1" lets a file name others
 
@@ -85,7 +87,14 @@ def opened(path: Path | str, hint: str = "Make it again.", what: str = "not an H
         if key not in _checked:
             _check(path, hint)
             _checked.add(key)
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
+        try:
+            for part in parts.check(file, path):
+                opened(part, hint, what).close()
+        except BaseException:
+            file.close()
+            raise
+        return file
     except LIBRARY_ERRORS as error:
         raise _refusal(path, error, hint, what) from error
 
@@ -255,7 +264,8 @@ def _dataset(item: h5py.Dataset, with_texts: bool) -> str:
         if properties.get_external_count():
             return f"keeps {item.name} in another file, {properties.get_external(0)[0].decode(errors='replace')!r}"
         if item.is_virtual:
-            others = [source.file_name for source in item.virtual_sources() if source.file_name != "."]
+            known = {".", *parts.names(item.file)}  # which are looked at before anything is read of them
+            others = [source.file_name for source in item.virtual_sources() if source.file_name not in known]
             if others:
                 return f"keeps {item.name} in another file, {others[0]!r}"
     if item.shape is None or item.is_virtual:

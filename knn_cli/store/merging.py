@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from knn_cli.core.errors import StoreError
 from knn_cli.core.output_paths import check_output, resolved
 from knn_cli.core.values import Progress
-from knn_cli.store import hdf5
+from knn_cli.store import hdf5, parts
 from knn_cli.store.conversion import Conversion, check_suffix
-from knn_cli.store.hdf5 import Store
+from knn_cli.store.hdf5 import PAYLOAD_DATASETS, Store
 from knn_cli.store.row_columns import Columns, stored_labels
 from knn_cli.store.writer import check_free, write_blocks
 
@@ -76,18 +78,22 @@ def _facts(path: Path) -> list[tuple[str, str]]:
 
 
 def merge_stores(
-    sources: Sequence[Path], out: Path, *, force: bool = False, progress: Progress | None = None
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    virtual: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Conversion:
-    """Write the rows of several stores to one, in the order of the stores.
-
-    Embeddings, labels of all levels and times are those of the sources; sound is copied as FLAC, not encoded again.
+    """Write the rows of several stores to one, in the order of the stores; sound is copied as FLAC.
 
     Parameters
     ----------
     sources : sequence of Path
         Stores of one kind, with embeddings of one model or sound of one sampling rate.
     out : Path
-        The store.
+    virtual : bool
+        Copy labels and times only: embeddings or sound stay in the sources, which must stay where they are (`parts`).
     force : bool
         Replace an existing store.
     progress : callable, optional
@@ -101,7 +107,8 @@ def merge_stores(
     Raises
     ------
     KnnError
-        As `check_stores`; if a row (name, start and end) is in two stores; or if `out` exists or cannot be written.
+        As `check_stores`; if a row (name, start and end) is in two stores; if there is one source of a virtual store,
+        or one is virtual itself; or if `out` exists or cannot be written.
 
     Examples
     --------
@@ -116,23 +123,52 @@ def merge_stores(
     2
     """
     check_stores(sources, out)
+    if virtual:
+        _check_parts(sources)
     check_free(out, force)
-    recordings = _check_rows(sources)
+    recordings, total = _check_rows(sources), sum(map(_length, sources))
     with Store(sources[0]) as store:
         kind = store.kind
         attributes: dict[str, Any] = {"rate": store.rate} if kind == "audio" else {"embedder": store.embedder}
-    total = sum(map(_length, sources))
-    size = sum(source.stat().st_size for source in sources)
-    write_blocks(out, kind, attributes, _all_blocks(sources, total, progress), size=size, force=force)
+    blocks = _all_blocks(sources, total, progress, _label_blocks if virtual else _blocks)
+    finish = partial(_refer, sources=sources, out=out) if virtual else None
+    size = 0 if virtual else sum(source.stat().st_size for source in sources)
+    write_blocks(out, kind, attributes, blocks, size=size, force=force, finish=finish)
     return Conversion(out, kind, sources=recordings, rows=total)
 
 
-def _all_blocks(sources: Sequence[Path], total: int, progress: Progress | None) -> Iterator[Columns]:
+def _check_parts(sources: Sequence[Path]) -> None:
+    """Refuse what a virtual store cannot refer to."""
+    if len(sources) < 2:
+        raise StoreError("A virtual store refers to several stores, and there is one.", "Name all of its parts.")
+    for source in sources:
+        with Store(source) as store:
+            if store.is_virtual:
+                hint = "Name the parts of it in its place."
+                raise StoreError(f"{source} refers to other stores itself.", hint)
+
+
+def _refer(file: h5py.File, sources: Sequence[Path], out: Path) -> None:
+    """Let the embeddings or the sound of a new store be those of its parts."""
+    known = [parts.part_of(source, _length(source), resolved(out).parent) for source in sources]
+    with Store(sources[0]) as store:
+        name, width = PAYLOAD_DATASETS[store.kind], [store.dimension] if store.kind == "embeddings" else []
+    dtype = h5py.vlen_dtype(np.uint8) if name == "Audio" else np.dtype("f4")
+    parts.refer(file, name, (sum(part.rows for part in known), *width), known, dtype)
+    parts.write(file, known)
+
+
+def _all_blocks(
+    sources: Sequence[Path],
+    total: int,
+    progress: Progress | None,
+    blocks_of: Callable[[Store], Iterator[Columns]],
+) -> Iterator[Columns]:
     """The rows of all stores, some at a time."""
     done = 0
     for source in sources:
         with Store(source) as store:
-            for columns in _blocks(store):
+            for columns in blocks_of(store):
                 yield columns
                 done += len(columns["Start"])
                 if progress is not None:
@@ -142,6 +178,12 @@ def _all_blocks(sources: Sequence[Path], total: int, progress: Progress | None) 
 def _length(path: Path) -> int:
     with Store(path) as store:
         return len(store)
+
+
+def _label_blocks(store: Store) -> Iterator[Columns]:
+    """Names, labels and times of some rows at a time."""
+    for first in range(0, len(store), _BLOCK_ROWS):
+        yield stored_labels(store, first, min(first + _BLOCK_ROWS, len(store)))
 
 
 def _blocks(store: Store) -> Iterator[Columns]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,15 +62,27 @@ def write_store(path: Path | str, embeddings: EmbeddingSet, *, force: bool = Fal
 
 
 def write_blocks(
-    path: Path, kind: str, attributes: Mapping[str, Any], blocks: Iterable[Columns], *, size: int, force: bool
+    path: Path,
+    kind: str,
+    attributes: Mapping[str, Any],
+    blocks: Iterable[Columns],
+    *,
+    size: int,
+    force: bool,
+    finish: Callable[[h5py.File], None] | None = None,
 ) -> None:
-    """Write a store of a kind from blocks of its rows, of roughly `size` bytes together; else as `write_store`."""
+    """Write a store of a kind from blocks of its rows, of roughly `size` bytes together; else as `write_store`.
+
+    `finish` adds to the file what is not in the blocks.
+    """
     check_free(path, force)
     with new_hdf5(path, size) as file:
         file.attrs.update(_file_attributes(kind, attributes))
         rows = RowFile(file)
         for columns in blocks:
             rows.add(columns)
+        if finish is not None:
+            finish(file)
 
 
 def _file_attributes(kind: str, attributes: Mapping[str, Any]) -> dict[str, Any]:

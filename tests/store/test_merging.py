@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from knn_cli.core.errors import KnnError, StoreError
-from knn_cli.core.values import EmbeddingSet, Waveform
+from knn_cli.core.values import EmbeddingSet
 from knn_cli.networks.conversion import convert
 from knn_cli.store import hdf5, merging
-from knn_cli.store.hdf5 import AudioRow, Store
+from knn_cli.store.hdf5 import Store
 from knn_cli.store.merging import merge_stores
-from knn_cli.store.writer import StoreWriter, write_store
-from tests.helpers.store_rows import datasets, random_rows, same_rows
+from knn_cli.store.writer import write_store
+from tests.helpers.store_rows import audio_store, datasets, random_rows, same_rows
 
 
 def labelled(rows: int) -> EmbeddingSet:
@@ -27,14 +27,6 @@ def labelled(rows: int) -> EmbeddingSet:
     speakers = np.where(number % 3 == 0, "", np.char.add("mluvčí", number.astype(str)))
     subgroups = np.where(number % 2 == 0, "cs-1", "")
     return replace(made, subgroup=subgroups, speaker=speakers, end=made.start + 0.1)
-
-
-def audio_store(path: Path, names: str, rate: int = 8000) -> Path:
-    with StoreWriter(path, "audio", {"rate": rate}, plan={}) as writer:
-        for number, name in enumerate(names):
-            samples = np.random.default_rng(ord(name)).uniform(-0.5, 0.5, 400 + 10 * number).astype(np.float32)
-            writer.add(name, [AudioRow(Waveform(samples, rate), name, "cs", "cs-1", f"of {name}", 0.25, 0.3)])
-    return path
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 9), (5,), (3, 6)])
