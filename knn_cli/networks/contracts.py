@@ -98,6 +98,12 @@ class Encoder(nn.Module, ABC):
         """Weights of the convolutions over the waveform, whose gradients a recipe can scale; none by default."""
         return []
 
+    def fold(self) -> None:
+        """Prepare for inference with the weights as they are, which then must not change; nothing by default.
+
+        Layers stay the same but for rounding; in training, and where gradients are wanted, nothing changes.
+        """
+
     def mask_features(self, mask: Callable[[Tensor], Tensor]) -> None:
         """Apply `mask` to the features of clips, (B, T, F) to the same, in every forward pass from here on.
 

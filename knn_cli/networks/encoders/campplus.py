@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
 from knn_cli.networks.contracts import Pooling
+from knn_cli.networks.encoders.campplus_folded import FoldedCAMPPlus
 from knn_cli.networks.encoders.filter_bank import FilterBankEncoder
 from knn_cli.networks.encoders.four_stages import zero_ends
 from knn_cli.networks.encoders.resnet import BasicBlock
@@ -81,12 +82,20 @@ class CAMPPlus(FilterBankEncoder):
         self.blocks, self.transits = nn.ModuleList(dense), nn.ModuleList(transits)
         self.norm = nn.BatchNorm1d(channels)
         self.channels = channels
+        self.folded: FoldedCAMPPlus | None = None
+
+    def fold(self) -> None:
+        """As `Encoder.fold`: norms go into products."""
+        with torch.no_grad():
+            self.folded = FoldedCAMPPlus(self, SEGMENT, DILATIONS)
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.blocks)
 
     def encode(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
+        if self.folded is not None and not self.training and not torch.is_grad_enabled():
+            return self.folded(features, counts)  # type: ignore[no-any-return]
         x = self.tdnn(self.head(features, counts))  # (B, C, T / 2)
         mask = torch.ones_like(x[:, :1])
         if counts is not None:

@@ -8,6 +8,7 @@ import torch
 
 from knn_cli.core.errors import KnnError
 from knn_cli.core.registry import ENCODERS, POOLINGS
+from knn_cli.networks import bundle
 from knn_cli.networks.encoders.campplus import CAMPPlus, CAMPPlusPooling, _context
 from knn_cli.networks.importers.weight_names import CAMPPLUS, CAMPPLUS_POOLING
 from knn_cli.networks.network import Network
@@ -54,3 +55,32 @@ def test_a_long_clip_in_a_padded_batch() -> None:
         together, alone = next(encoder(waveforms, lengths))[1], next(encoder(waveforms[1:, :41000]))[0]
     assert len(alone) > 100
     torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(400,), (720,), (16_000,), (64_000, 41_000, 33_000)])
+def test_folded_norms_change_nothing(sizes: tuple[int, ...]) -> None:
+    """Of any sign, of clips alone and padded, shorter than a segment of context and longer; and no state has them."""
+    torch.manual_seed(0)
+    encoder = shaken(CAMPPlus(width=4, channels=8, growth=4, bottleneck=2, blocks=(2, 2, 1), bins=40))
+    for number, norm in enumerate(each for each in encoder.modules() if isinstance(each, torch.nn.BatchNorm1d)):
+        norm.weight.data[number % 3 :: 3] *= -1.0
+        norm.weight.data[number % 5 :: 5] *= number % 2
+    waveforms = sound(*sizes)
+    lengths = torch.tensor(sizes) if len(sizes) > 1 else None
+    names = encoder.state_dict().keys()
+    with torch.inference_mode():
+        plain = next(encoder(waveforms, lengths))
+        encoder.fold()
+        folded = next(encoder(waveforms, lengths))
+    assert not torch.equal(folded, plain)  # the other computation, but for rounding:
+    for row, size in enumerate(sizes):
+        frames = encoder.frames(size)
+        torch.testing.assert_close(folded[row, :frames], plain[row, :frames], atol=1e-5, rtol=1e-5)
+    assert encoder.state_dict().keys() == names
+    assert torch.equal(next(encoder(waveforms, lengths)), next(encoder(waveforms, lengths)))
+    assert next(encoder(waveforms, lengths)).requires_grad  # with gradients, the weights themselves are used
+
+
+def test_the_shipped_model_is_folded_unless_floats_are_to_be_trained() -> None:
+    assert bundle.load_network(bundle.find("voice")).encoder.folded is not None
+    assert bundle.load_network(bundle.find("voice"), float_products=True).encoder.folded is None
