@@ -55,6 +55,8 @@ COMPARISONS = {
     "wavlm-training": Comparison("wavlm_training", "--threads 1 --steps 3", ("transformers",)),
     "classifier": Comparison("glc", "--rows 100000 --repeats 5", ("sklearn",)),
     "stores": Comparison("stores", "--folder {folder}", ("sklearn",)),
+    "stores-scale": Comparison("stores_scale", "--folder {folder}"),
+    "stores-chunks": Comparison("stores_scale", "--chunks --folder {folder}"),
     "clustering": Comparison("clustering"),
     "speakers": Comparison("speakers", "--data {data} --resemblyzer {peers}/resemblyzer/bin/python"),
     "diarization": Comparison(
