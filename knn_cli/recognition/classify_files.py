@@ -16,7 +16,7 @@ from knn_cli.audio import reading
 from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError, StoreError
 from knn_cli.core.languages import NO_SPEECH
-from knn_cli.core.values import ScoreTable, Segment
+from knn_cli.core.values import EmbeddingSet, ScoreTable, Segment
 from knn_cli.embedding.options import EmbeddingOptions, RowsWithoutSpeech
 from knn_cli.formats.rttm import turns_of_recording
 from knn_cli.formats.turn_readers import read_references
@@ -25,8 +25,8 @@ from knn_cli.recognition.language_timeline import LanguageTimeline
 from knn_cli.recognition.timeline import TimelineOptions, timeline
 from knn_cli.store import hdf5
 from knn_cli.store.corpora.recording_map import at_once
-from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource
-from knn_cli.store.labels import recording_names
+from knn_cli.store.corpora.recordings import CorpusPart, CorpusRecording, SoundSource
+from knn_cli.store.labels import Labels, recording_names
 
 if TYPE_CHECKING:
     from pyannote.core import Annotation
@@ -109,7 +109,9 @@ def classify_files(
                     yield source, part
             continue
         found = list(group)
-        if score is None:
+        if score is None and classifier.device.type != "cpu" and _load_network(classifier):
+            results = _score_in_full_batches(found, classifier, options, jobs)
+        elif score is None:
             results = at_once(classifier.device, jobs)(partial(_scorer, classifier, options), found, CAUGHT)
         else:
             results = score(found)
@@ -131,42 +133,56 @@ def _scorer(classifier: Classifier, options: EmbeddingOptions) -> Callable[[Path
     return partial(score_source, classifier=classifier, options=options)
 
 
-def _load_network(classifier: Classifier) -> None:
-    """Load the network once, before threads use it; where there is none, each recording says so."""
+def _score_in_full_batches(
+    sources: Sequence[Path | CorpusRecording], classifier: Classifier, options: EmbeddingOptions, jobs: int | None
+) -> Iterator[ScoreTable | KnnError]:
+    """The scores of sources that an accelerator embeds, with batches across files."""
+    from knn_cli.embedding.files import embed_recordings
+
+    recordings = [_named_by_key(source) for source in sources]
+    embedded = embed_recordings(recordings, classifier.embedder, options, jobs=jobs)
+    for recording, (_, rows) in zip(recordings, embedded, strict=True):
+        try:
+            yield _score_rows(recording, rows, classifier)
+        except CAUGHT as error:
+            yield error
+
+
+def _load_network(classifier: Classifier) -> bool:
+    """Whether the network is loaded now, before threads use it; where it cannot be, each recording says so."""
     with suppress(BundleError):
-        classifier.embedder  # noqa: B018
+        return classifier.embedder is not None
+    return False
 
 
 def score_source(source: Path | CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
     """Score an audio file, or a recording of a list; one of `CAUGHT` says why it has no scores."""
-    if isinstance(source, CorpusRecording):
-        return _score_recording(source, classifier, options)
-    return _score_file(source, classifier, options)
-
-
-def _score_file(path: Path, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
-    try:
-        table = classifier.score_file(path, **vars(options))
-    except SilenceError:
-        if NO_SPEECH not in classifier.labels:
-            raise
-        return _without_speech(classifier, path, {str(path): None})
-    return replace(table, name=np.full(len(table), str(path)))
-
-
-def _score_recording(recording: CorpusRecording, classifier: Classifier, options: EmbeddingOptions) -> ScoreTable:
-    """The scores of a recording's parts, named by their keys."""
     from knn_cli.embedding.files import embed_recording
 
-    parts = [replace(part, labels=replace(part.labels, name=part.key)) for part in recording.parts]
+    recording = _named_by_key(source)
     try:
-        rows = embed_recording(replace(recording, parts=tuple(parts)), classifier.embedder, options)
-        return classifier.score(rows, str(recording.sound))
-    except SilenceError:
-        if NO_SPEECH not in classifier.labels:
-            raise
+        rows: EmbeddingSet | KnnError = embed_recording(recording, classifier.embedder, options)
+    except SilenceError as error:
+        rows = error
+    return _score_rows(recording, rows, classifier)
+
+
+def _named_by_key(source: Path | CorpusRecording) -> CorpusRecording:
+    """A source as a recording, whose rows are named by the keys of its parts; those of a file by its path."""
+    if isinstance(source, Path):
+        return CorpusRecording(SoundSource(source), (CorpusPart(str(source), Labels(str(source))),))
+    parts = [replace(part, labels=replace(part.labels, name=part.key)) for part in source.parts]
+    return replace(source, parts=tuple(parts))
+
+
+def _score_rows(recording: CorpusRecording, rows: EmbeddingSet | KnnError, classifier: Classifier) -> ScoreTable:
+    """The scores of a recording's rows, or what silence is answered with; other errors are raised."""
+    if isinstance(rows, SilenceError) and NO_SPEECH in classifier.labels:
         with recording.sound.opened() as path:
-            return _without_speech(classifier, path, {part.key: part.span for part in parts})
+            return _without_speech(classifier, path, {part.key: part.span for part in recording.parts})
+    if isinstance(rows, KnnError):
+        raise rows
+    return classifier.score(rows, str(recording.sound))
 
 
 def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segment | None]) -> ScoreTable:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import EmbeddingSet, ScoreTable
+from knn_cli.embedding import files
 from knn_cli.embedding.embedder import Embedder
+from knn_cli.embedding.full_batches import embed_in_full_batches
 from knn_cli.embedding.options import EmbeddingOptions
 from knn_cli.recognition.classifier import Classifier
 from knn_cli.recognition.classify_files import classify_files, expand_sources
@@ -83,3 +86,27 @@ def test_what_is_no_list_stays_a_path(tmp_path: Path) -> None:
     (tmp_path / "silent").mkdir()
     with pytest.raises(KnnError, match="holds no audio files"):
         expand_sources([tmp_path / "silent"])
+
+
+def test_full_batches_of_accelerators_give_the_same_scores(
+    heard: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried on a CPU, with files, recordings of a list, and what is no sound."""
+    for folder in ("in", "list"):
+        (tmp_path / folder).mkdir()
+    sources = expand_sources([CORPORA["folder"][0](tmp_path / "in"), CORPORA["kaldi"][0](tmp_path / "list")])
+    (bad := tmp_path / "bad.wav").write_bytes(b"nothing")
+    sources.insert(1, bad)
+    options = EmbeddingOptions(use_vad=False)
+    wanted = [*classify_files(sources, heard, options)]
+    monkeypatch.setattr(Classifier, "device", torch.device("meta"))
+    monkeypatch.setattr(files, "embed_recordings", embed_in_full_batches)
+    found = [*classify_files(sources, heard, options)]
+    assert [source for source, _ in found] == [source for source, _ in wanted]
+    for (_, table), (_, other) in zip(found, wanted, strict=True):
+        if isinstance(other, ScoreTable):
+            assert isinstance(table, ScoreTable) and table.name.tolist() == other.name.tolist()
+            assert np.allclose(table.log_likelihood, other.log_likelihood, rtol=1e-4, atol=1e-3)
+        else:
+            assert isinstance(table, KnnError) and str(table) == str(other)
+    assert sum(isinstance(table, KnnError) for _, table in found) == 1 and len(found) == len(sources)
