@@ -114,9 +114,7 @@ class Store:
         if not payload.shape or not payload.size:
             shape = "no rows" if payload.shape is None else f"the shape {payload.shape}"
             raise StoreError(f"{self.path} is empty: {payload.name[1:]} has {shape}.", "Make it again.")
-        if (written := _written_share(payload)) < 1:
-            message = f"{written:.0%} of {payload.name[1:]} in {self.path} was written"
-            raise StoreError(f"{message}; the rest would be read as zeros.", "Make it again.")
+        self._check_written(payload)
         if own_kind == "embeddings" and (payload.ndim != 2 or payload.dtype.kind not in "fiu"):
             raise StoreError(
                 f"{self.path}: Data is {payload.dtype} of shape {payload.shape}, not numbers (rows, dimensions)."
@@ -126,15 +124,24 @@ class Store:
         if own_kind == "audio" and (payload.ndim != 1 or h5py.check_vlen_dtype(payload.dtype) != np.uint8):
             raise StoreError(f"{self.path}: Audio is {payload.dtype} of shape {payload.shape}, not bytes (rows,).")
         for name in (*TEXT_DATASETS.values(), *TIME_DATASETS):
-            column = file.get(name)
-            if column is None:
-                continue
-            if not isinstance(column, h5py.Dataset) or column.shape not in {(len(payload),), (len(payload), 1)}:
-                raise StoreError(f"{self.path}: {name} must be a dataset of shape {(len(payload),)}.")
-            if name in TIME_DATASETS and column.dtype.kind not in "fiu":
-                raise StoreError(f"{self.path}: {name} must be seconds, it is {column.dtype}.")
-            if name not in TIME_DATASETS:
-                self._texts.check(name)
+            if name in file:
+                self._check_column(name, len(payload))
+
+    def _check_column(self, name: str, rows: int) -> None:
+        column = self._file[name]
+        if not isinstance(column, h5py.Dataset) or column.shape not in {(rows,), (rows, 1)}:
+            raise StoreError(f"{self.path}: {name} must be a dataset of shape {(rows,)}.")
+        if name in TIME_DATASETS and column.dtype.kind not in "fiu":
+            raise StoreError(f"{self.path}: {name} must be seconds, it is {column.dtype}.")
+        if name not in TIME_DATASETS:
+            self._texts.check(name)
+        if holds_codes(self._file):  # zeros would be a name
+            self._check_written(column)
+
+    def _check_written(self, dataset: h5py.Dataset) -> None:
+        if (written := _written_share(dataset)) < 1:
+            message = f"{written:.0%} of {dataset.name[1:]} in {self.path} was written"
+            raise StoreError(f"{message}; the rest would be read as zeros.", "Make it again.")
 
     def __enter__(self) -> Store:
         return self

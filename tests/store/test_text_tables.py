@@ -123,6 +123,11 @@ def test_columns_that_are_damaged(tmp_path: Path) -> None:
         del file["Texts/Speaker"]
     with pytest.raises(StoreError, match="lacks Texts/Speaker, the texts of Speaker"):
         Store(tmp_path / "table.h5")
+    with damaged("hole.h5") as file:
+        del file["Name"]
+        file.create_dataset("Name", (5,), "u4", chunks=(3,))[:3] = [0, 0, 1]
+    with pytest.raises(StoreError, match=r"50% of Name in .*hole\.h5 was written; the rest would be read as zeros"):
+        Store(tmp_path / "hole.h5")
     with damaged("float.h5") as file:
         del file["GroupID"]
         file["GroupID"] = np.zeros(5)
