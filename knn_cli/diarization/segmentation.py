@@ -144,11 +144,12 @@ class Segmenter:
         chosen = torch.from_numpy(network.nearest(middles, network.frames(size)))
 
         def classify(group: Sequence[tuple[int, Floats]]) -> list[tuple[int, Floats]]:
-            batch = np.zeros((len(group), size), dtype=np.float32)
-            for row, (_, sound) in zip(batch, group, strict=True):
-                row[: len(sound)] = sound
+            starts = [start - group[0][0] for start, _ in group]
+            joined = np.zeros(starts[-1] + size, dtype=np.float32)
+            for first, (_, sound) in zip(starts, group, strict=True):
+                joined[first : first + len(sound)] = sound
             with torch.inference_mode():
-                logs = network(torch.from_numpy(batch).to(self.device)).cpu()[:, chosen]
+                logs = network.of_windows(torch.from_numpy(joined).to(self.device), starts, size).cpu()[:, chosen]
             probabilities = to_multilabel(logs, network.speakers, network.most, hard=True).numpy()
             return [
                 (start // frame, window[: -(-len(sound) // frame)])

@@ -10,10 +10,11 @@ Shapes: B clips, S samples, T frames, L layers, C channels of a layer, E values 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -260,6 +261,23 @@ class WaveformSegmenter(SegmentationNetwork):
     @abstractmethod
     def forward(self, waveforms: Tensor) -> Tensor:
         """Chunks (B, S) float32 in [-1, 1] -> (B, frames(S), classes) float32 log-probabilities of the classes."""
+
+    def of_windows(self, waveform: Tensor, starts: Sequence[int], size: int) -> Tensor:
+        """The result of `forward` for windows of a waveform, which may overlap.
+
+        Parameters
+        ----------
+        waveform : Tensor, (S,) float32
+        starts : sequence of int
+            The first sample of each window.
+        size : int
+            Samples of a window.
+
+        Returns
+        -------
+        Tensor, (B, frames(size), classes) float32
+        """
+        return self(torch.stack([waveform[start : start + size] for start in starts]))
 
     if TYPE_CHECKING:
 

@@ -439,3 +439,20 @@ def test_segmentation_3_equals_pyannote_audio(published: Path, example: Path) ->
         np.testing.assert_allclose(ours[frame], expected, atol=1e-4)
     # Single precision shows in the phases of long filters, and so in logarithms of what hardly happens.
     np.testing.assert_allclose(np.exp(ours), np.exp(plain(published_names(network), clip, 10)), atol=5e-4)
+
+
+@pytest.mark.parametrize("starts", [[0, 4032, 8064, 9000], [0, 4033], [0]])
+def test_windows_that_share_sound(starts: list[int]) -> None:
+    """Filtered once or one by one, with silence and a constant offset among them."""
+    torch.manual_seed(0)
+    network = cast(PyanNet, SEGMENTERS.build("pyannet", **SMALL)).eval()
+    with torch.no_grad():
+        network.normalize.weight.fill_(0.7)
+        network.normalize.bias.fill_(0.2)
+    sound = torch.randn(30_000) * torch.linspace(0, 0.3, 30_000)
+    sound[:9000], sound[12_000:] = 0.0, sound[12_000:] + 0.1
+    with torch.inference_mode():
+        together = network.of_windows(sound, starts, 16_000)
+        apart = torch.cat([network(sound[None, start : start + 16_000]) for start in starts])
+    torch.testing.assert_close(together, apart, atol=2e-5, rtol=0)
+    assert network.of_windows(sound, starts, 16_000).requires_grad  # as it is without them
