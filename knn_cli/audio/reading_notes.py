@@ -45,3 +45,22 @@ def note(path: Path, clause: str, *, loss: bool = False) -> None:
         _log.warning("%s %s.", path, clause)
     else:
         listener(path, clause, loss)
+
+
+@contextmanager
+def renamed(copy: Path, path: Path) -> Iterator[None]:
+    """Within the block, what is said of a copy is said of what it was made of."""
+    listener = _listener.get()
+
+    def tell(named: Path, clause: str, loss: bool) -> None:
+        named = path if named == copy else named
+        if listener is None:
+            _log.warning("%s %s.", named, clause)
+        else:
+            listener(named, clause, loss)
+
+    token = _listener.set(tell)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

@@ -24,6 +24,7 @@ from knn_cli.audio import decoding, flac_frames, mp3_frames, reading_notes, soun
 from knn_cli.audio.joined_files import Range, find_parts
 from knn_cli.audio.sound_headers import SoundHeader
 from knn_cli.core.errors import AudioError
+from knn_cli.core.urls import UrlPath
 
 Numbers = Literal["float32", "float64", "int32"]
 
@@ -88,6 +89,8 @@ class SourceFacts:
 
 def existing_file(path: Path | str) -> Path:
     """Return the path of a file that is not empty. AudioError if it is missing, empty or no regular file."""
+    if isinstance(path, UrlPath):
+        raise AudioError(f"{path} is a URL, which is not read here.", "Copy it to a file first.")
     path = Path(path)
     try:
         status = path.stat()

@@ -78,7 +78,7 @@ def classify(
     ctx: typer.Context,
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, stores, or -."),
+        typer.Argument(metavar="SOURCE", help="Audio files, URLs, folders and lists of them, stores, or -."),
     ],
     segment: SegmentOption = None,
     channel: ChannelOption = "mix",

@@ -171,7 +171,7 @@ def convert(
     if len(sources) > 1 or virtual:
         _merge_stores(ctx, sources, out, virtual)
         return
-    src = sources[0]
+    src = stdin.known_urls(sources)[0]
     if is_of_turns(ctx, src, out):
         additions = TurnAdditions.given(words, add_to, template)
         convert_turns(ctx, src, out, additions, sound_channel(channel, track))

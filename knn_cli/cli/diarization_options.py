@@ -54,7 +54,7 @@ def _complete_presets(incomplete: str) -> list[str]:
 
 
 SourcesArgument = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE", help="Audio files, folders, kept analyses, or -.")
+    list[Path], typer.Argument(metavar="SOURCE", help="Audio files, URLs, folders, kept analyses, or -.")
 ]
 RttmOption = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ import typer
 
 from knn_cli.cli.options import flag, given
 from knn_cli.cli.skipped import note_skipped
+from knn_cli.cli.stdin import STORE_SUFFIXES
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import files_below
 from knn_cli.core.locks import locked_files
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from knn_cli.core.values import Turn
     from knn_cli.networks.bundle import Bundle
 
-STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
 # Options that say something about sound or its networks, which a kept analysis has behind it.
 _NEED_SOUND = ("model", "segmentation", "channel", "track", "per_channel", "keep", "batch_seconds")
 

@@ -310,7 +310,7 @@ def diarize(
     def passes(path: Path) -> list[float]:
         if given is not None:
             return []
-        channels = reading.info(path, channel=channel).channels if per_channel else 1
+        channels = reading.info(path, channel=channel).channels if per_channel and path.is_file() else 1
         return [progress.SEGMENTATION_PASS, progress.EMBEDDING_PASS][: 1 if cluster else 2] * channels
 
     with (

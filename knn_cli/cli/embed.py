@@ -69,7 +69,7 @@ def embed(
     ctx: typer.Context,
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE", help="Audio files, folders and lists of them, one audio store, or -."),
+        typer.Argument(metavar="SOURCE", help="Audio files, URLs, folders and lists of them, one audio store, or -."),
     ],
     labels: LabelsOption = "folder",
     segment: SegmentOption = None,

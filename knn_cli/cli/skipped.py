@@ -9,11 +9,12 @@ from pathlib import Path
 from knn_cli.cli.console import console
 from knn_cli.cli.options import counted
 from knn_cli.core.errors import KnnError
+from knn_cli.core.urls import UrlPath
 
 
 def refuse_missing(sources: Sequence[Path]) -> None:
     """Raise KnnError where none of the sources is there, before models are loaded; one of several costs itself only."""
-    if sources and not any(os.path.lexists(source) for source in sources):
+    if sources and not any(isinstance(source, UrlPath) or os.path.lexists(source) for source in sources):
         raise KnnError(f"{sources[0]} does not exist.", "Check the path; paths are relative to the current folder.")
 
 
@@ -24,7 +25,7 @@ def note_skipped(sources: Iterable[Path]) -> None:
     from knn_cli.store.corpora import registry
 
     for folder in sources:
-        if not is_folder(folder) or not reading.find(folder):
+        if isinstance(folder, UrlPath) or not is_folder(folder) or not reading.find(folder):
             continue
         if (kind := registry.kind_of(folder)) is not None and not kind.is_sound:
             continue  # a corpus, whose lists say what belongs to it

@@ -1,4 +1,4 @@
-"""`-` as the source of a command: sound from stdin, kept in a temporary file while the command runs."""
+"""`-` as the source of a command: sound from stdin, kept in a temporary file while the command runs; and URLs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from knn_cli.cli.console import console
 from knn_cli.cli.options import INPUT, valued
 from knn_cli.cli.skipped import refuse_missing
 from knn_cli.core.errors import KnnError
+from knn_cli.core.urls import UrlPath, as_source
 
 if TYPE_CHECKING:
     from knn_cli.audio.spool import Spool
 
 STDIN = Path("-")
 TITLE = "stdin"
+STORE_SUFFIXES = frozenset([".h5", ".hdf5"])  # those of `store.hdf5`, which imports h5py
 HINT = "Pipe an audio file into it, such as: ffmpeg -v error -i talk.mp4 -f wav - | knn {command} -"
 
 NameOption = Annotated[
@@ -61,7 +63,7 @@ class ReceivedSources:
 
 
 def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None = None) -> ReceivedSources:
-    """Replace the source `-` by a temporary file, which is deleted when the command ends, however it ends.
+    """Know URLs, and replace the source `-` by a temporary file, which is deleted when the command ends, however.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     if STDIN not in sources:
         if name is not None:
             raise KnnError("`name` requires the source -, which is stdin.", "Files have names of their own.")
-        return ReceivedSources(list(sources))
+        return ReceivedSources(known_urls(sources))
     if len(sources) > 1:
         raise KnnError("- is stdin and cannot be combined with other sources.", "Give it alone.")
     name = TITLE if name is None else name
@@ -98,3 +100,12 @@ def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None =
     spool = ctx.with_resource(spooled(stream, name=name, title=TITLE))
     console.show_as(str(spool.path), TITLE)
     return ReceivedSources([spool.path], spool)
+
+
+def known_urls(sources: Sequence[Path]) -> list[Path]:
+    """The sources, of which those that are URLs are known as such. KnnError for stores at URLs."""
+    found = [as_source(source) for source in sources]
+    for source in found:
+        if isinstance(source, UrlPath) and source.suffix.lower() in STORE_SUFFIXES:
+            raise KnnError(f"{source} is a store at a URL; only sound is read there.", "Download it first.")
+    return found

@@ -223,6 +223,7 @@ def timeline(
 
 def _diarizer(num_speakers: int | None, channel: str, device: str, batch_seconds: float) -> SpeakerTurns:
     """Turns of recordings by the shipped models of `knn diarize` with its defaults."""
+    from knn_cli.audio import fetched
     from knn_cli.diarization.options import DiarizationOptions
     from knn_cli.diarization.pipeline import diarize
     from knn_cli.diarization.segmentation import Segmenter
@@ -234,8 +235,9 @@ def _diarizer(num_speakers: int | None, channel: str, device: str, batch_seconds
     options = DiarizationOptions(segmentation=segmenter)
 
     def turns(path: Path, name: str) -> Annotation:
-        result = diarize(path, num_speakers=num_speakers, model=embedder, options=options, channel=channel)
-        return result.annotation
+        with fetched.opened(path) as file:
+            found = diarize(file, num_speakers=num_speakers, model=embedder, options=options, channel=channel)
+        return found.annotation
 
     return turns
 

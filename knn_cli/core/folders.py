@@ -7,6 +7,8 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from knn_cli.core.urls import UrlPath
+
 
 def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the files below a folder whose names end in one of the suffixes, sorted by path.
@@ -22,6 +24,10 @@ def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
     """
     if not is_folder(root):
         return []
+    if isinstance(root, UrlPath):
+        from knn_cli.core import url_reading
+
+        return [*url_reading.files_below(root, suffixes)]
     found: list[Path] = []
 
     def refused(error: OSError) -> None:
@@ -34,7 +40,7 @@ def files_below(root: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def others_below(root: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return the files that `files_below` passes over for their suffix, sorted by path."""
+    """Return the files that `files_below` passes over for their suffix, sorted by path; none of a URL."""
     paths = [Path(folder, name) for folder, _, names in _walk(root) for name in names]
     return sorted(path for path in paths if path.suffix.lower() not in suffixes)
 
@@ -51,6 +57,10 @@ def is_regular(path: Path) -> bool:
 
 def _kind(path: Path) -> int | None:
     """The kind of what is at a path, such as `stat.S_IFREG`; None where there is nothing, or it may not be known."""
+    if isinstance(path, UrlPath):
+        from knn_cli.core import url_reading
+
+        return stat.S_IFDIR if url_reading.is_folder(path) else stat.S_IFREG
     try:
         return stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a null byte

@@ -10,12 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from knn_cli.core.errors import KnnError
+from knn_cli.core.urls import UrlPath
 
 LIST_OF_FILES = "knn.json"  # in output folders that are no bundles and no reports
 
 
 def resolved(path: str | Path) -> Path:
-    """Return the absolute path without links. KnnError where links lead in a circle."""
+    """Return the absolute path without links; a URL is as it is. KnnError where links lead in a circle."""
+    if isinstance(path, UrlPath):
+        return path
     try:
         Path(path).stat()
     except OSError as error:

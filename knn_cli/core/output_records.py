@@ -28,6 +28,7 @@ from knn_cli.core.file_digests import file_sha256
 from knn_cli.core.folders import is_regular
 from knn_cli.core.locks import NO_FOLLOW
 from knn_cli.core.output_paths import is_stream, resolved
+from knn_cli.core.urls import UrlPath
 
 RECORD = ".knn-outputs.jsonl"
 
@@ -210,6 +211,9 @@ def stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """
     found = []
     for path in paths:
+        if isinstance(path, UrlPath):
+            found.append(_url_stamp(path))
+            continue
         inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
         for file in inside:
             name = file.relative_to(path).as_posix() if file != path else file.name
@@ -222,8 +226,16 @@ def stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     return found
 
 
+def _url_stamp(path: UrlPath) -> tuple[str, int, int]:
+    from knn_cli.core import url_reading
+
+    return url_reading.stamp(path)
+
+
 def _source_stamp(source: Path, target: Path) -> list[Any] | None:
     """Path of a source from the folder of an output, bytes and time of change; None where there is no such file."""
+    if isinstance(source, UrlPath):
+        return [*_url_stamp(source)]
     try:
         status = source.stat()
     except OSError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from knn_cli.audio import fetched
 from knn_cli.core.errors import KnnError, StoreError
 from knn_cli.core.values import Diarization
 from knn_cli.diarization import (
@@ -123,6 +124,15 @@ def diarize_recording(
     path: Path, embedder: Embedder, *, per_channel: bool = False, channel: str = "mix", keeps: bool, **settings: Any
 ) -> DiarizedRecording:
     """Diarize one recording of `diarize_recordings`, with its analysis where it `keeps` it; KnnError if it fails."""
+    with fetched.opened(path) as file:
+        diarized = _diarize_file(file, embedder, per_channel, channel, keeps, settings)
+    kept = diarized.analysis
+    return diarized._replace(analysis=kept and replace(kept, source=str(path.resolve())))
+
+
+def _diarize_file(
+    path: Path, embedder: Embedder, per_channel: bool, channel: str, keeps: bool, settings: Mapping[str, Any]
+) -> DiarizedRecording:
     if per_channel:
         return DiarizedRecording(channels.diarize_channels(path, embedder, channel, settings))
     if not keeps:

@@ -17,6 +17,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.input_files import check_regular
 from knn_cli.core.texts import read_lines
+from knn_cli.core.urls import UrlPath
 from knn_cli.core.values import Progress
 from knn_cli.formats.speech_lists import restricted
 from knn_cli.networks import bundle, hub
@@ -167,6 +168,10 @@ def _convert(
         return _export(src, out, options.int8, force) if to_onnx else _quantise(src, out, force)
     if str(src).startswith(hub.HUB):
         return _convert_hub_model(str(src), out, options, force, progress)
+    if isinstance(src, UrlPath):
+        if (options.config, options.origin, options.average) != (None, None, None):
+            raise KnnError(f"{src} is no checkpoint here.", "Download it first; of URLs, only sound is read.")
+        return _recordings_to_store(src, out, options, force, progress)
     return _convert_path(Path(src), out, options, force, progress)
 
 
@@ -181,6 +186,8 @@ def _convert_hub_model(
 
 def is_of_recordings(src: Path) -> bool:
     """Whether a source holds recordings, which become an audio store."""
+    if isinstance(src, UrlPath):
+        return True
     return src.exists() and hdf5.kind_of(src) is None and not _is_checkpoint(src) and registry.kind_of(src) is not None
 
 
@@ -204,21 +211,28 @@ def _convert_path(
         if getattr(options, name) is not None:
             raise KnnError(f"{src} is no checkpoint.", f"`{name}` is for checkpoints that a training wrote.")
     if registry.kind_of(src) is not None:
-        recordings = registry.read_corpus(src, options.label_rule)
-        if options.speech is not None:
-            recordings = restricted(recordings, options.speech)
-        rows = AudioStoreOptions(**{field.name: getattr(options, field.name) for field in fields(AudioStoreOptions)})
-        how: dict[str, Any] = {
-            "force": force,
-            "progress": progress,
-            "each": options.each,
-            "repetition": options.repetition,
-        }
-        return recordings_to_store(src, recordings, out, rows, **how)
+        return _recordings_to_store(src, out, options, force, progress)
     if src.is_file() or any(src.rglob("*.gz") if options.recursive else [*src.glob("*.gz"), *src.glob("*/*.gz")]):
         return embeddings_to_store(src, out, recursive=options.recursive, label_rule=options.label_rule, force=force)
     hint = "Audio is found at any depth; embeddings in .gz files below the first level need `recursive=True`."
     raise KnnError(f"{src} holds no audio, no embeddings and no checkpoint that knn knows.", hint)
+
+
+def _recordings_to_store(
+    src: Path, out: Path, options: ConversionOptions, force: bool, progress: Progress | None
+) -> Conversion:
+    """Convert a corpus, or the sound at a URL."""
+    recordings = registry.read_corpus(src, options.label_rule)
+    if options.speech is not None:
+        recordings = restricted(recordings, options.speech)
+    rows = AudioStoreOptions(**{field.name: getattr(options, field.name) for field in fields(AudioStoreOptions)})
+    how: dict[str, Any] = {
+        "force": force,
+        "progress": progress,
+        "each": options.each,
+        "repetition": options.repetition,
+    }
+    return recordings_to_store(src, recordings, out, rows, **how)
 
 
 def _is_checkpoint(src: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knn_cli.audio import reading
+from knn_cli.audio import fetched, reading
 from knn_cli.audio.speech_regions import no_speech
 from knn_cli.core.errors import AudioError, BundleError, KnnError, SilenceError, StoreError
 from knn_cli.core.languages import NO_SPEECH
@@ -265,7 +265,9 @@ def language_timelines(
             turns = None if speakers is None else speakers(path, names[path])
         except KnnError as error:
             return error
-        return replace(timeline(path, classifier, speakers=turns, options=options), name=names[path])
+        with fetched.opened(path) as file:
+            found = timeline(file, classifier, speakers=turns, options=options)
+        return replace(found, name=names[path])
 
     def prepared() -> Callable[[Path], LanguageTimeline | KnnError]:
         _load_network(classifier)

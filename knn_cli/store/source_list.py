@@ -20,6 +20,7 @@ import numpy as np
 
 from knn_cli.core.errors import StoreError
 from knn_cli.core.output_records import OutputRecords, OutputTask
+from knn_cli.core.urls import UrlPath
 from knn_cli.store import hdf5_reading
 from knn_cli.store.corpora.recordings import CorpusRecording
 from knn_cli.store.hdf5 import Store
@@ -52,8 +53,13 @@ class Repetition:
 def source_stamp(path: Path) -> tuple[str, int, int]:
     """Return (absolute path, bytes, time of change in ns) of a source: if it differs, a run is not resumed.
 
-    Bytes and time are -1 where the system does not give them; reading the source then says why.
+    Bytes and time are -1 where the system does not give them; reading the source then says why. Of a URL the time is a
+    number that follows from its entity tag, or from the time that its server gives.
     """
+    if isinstance(path, UrlPath):
+        from knn_cli.core import url_reading
+
+        return url_reading.stamp(path)
     try:
         status = path.stat()
     except OSError:

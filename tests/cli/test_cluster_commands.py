@@ -22,6 +22,7 @@ from knn_cli.store.writer import write_store
 from tests.helpers.command import done, knn
 from tests.helpers.embedding_sets import blobs
 from tests.helpers.head_bundles import write_head_bundle
+from tests.helpers.stores import assert_same_store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 distributed = pytest.importorskip("distributed")
@@ -59,16 +60,6 @@ def both(where: str, *arguments: str | Path, code: int = 1) -> tuple[str, str]:
         said.append("\n".join(lines).replace(name, "NAME"))
     assert f"Cluster {where}: 2 processors" in result.output
     return said[0], said[1]
-
-
-def assert_same_store(here: Path, there: Path) -> None:
-    with h5py.File(here) as a, h5py.File(there) as b:
-        keys: list[str] = []
-        a.visititems(lambda key, found: keys.append(key) if isinstance(found, h5py.Dataset) else None)
-        assert a.keys() == b.keys() and len(a["Name"]) > 3
-        for key in keys:
-            equal = [np.array_equal(one, other) for one, other in zip(a[key][...], b[key][...], strict=True)]
-            assert all(equal), key
 
 
 def test_embed(loopback: None, where: str, sounds: Path) -> None:

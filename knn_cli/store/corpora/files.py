@@ -8,8 +8,9 @@ from pathlib import Path
 
 from knn_cli.audio import reading
 from knn_cli.core.errors import AudioError
-from knn_cli.core.folders import is_folder, is_regular
+from knn_cli.core.folders import files_below, is_folder, is_regular
 from knn_cli.core.texts import read_lines
+from knn_cli.core.urls import UrlPath
 from knn_cli.store import embedding_readers
 from knn_cli.store.corpora import tar_shards
 from knn_cli.store.corpora.recordings import SoundSource, Utterance, class_and_speaker, find_sound
@@ -21,13 +22,19 @@ SHARD = ".tar"
 
 def _is_shards(path: Path) -> bool:
     if is_folder(path):
-        return any(path.glob(f"*{SHARD}"))
+        return bool(_shards_in(path))
     return path.suffix.lower() == SHARD and is_regular(path)
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    if isinstance(folder, UrlPath):
+        return [shard for shard in files_below(folder, {SHARD}) if shard.parent == folder]
+    return sorted(folder.glob(f"*{SHARD}"))
 
 
 @corpus_reader("tar shards", _is_shards)
 def _read_shards(path: Path) -> Iterable[Utterance]:
-    return of_shards(sorted(path.glob(f"*{SHARD}")) if is_folder(path) else [path], path)
+    return of_shards(_shards_in(path) if is_folder(path) else [path], path)
 
 
 def _is_shard_list(path: Path) -> bool:

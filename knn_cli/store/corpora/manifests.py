@@ -1,6 +1,7 @@
 """lhotse's manifests: recordings, supervisions and cuts, a line of JSON each, packed or not (lhotse.readthedocs.io).
 
-Only sound in files is read: commands are refused, as are changes that lhotse would make when it loads sound.
+Only sound in files and at URLs is read: commands are refused, as are changes that lhotse would make when it loads
+sound.
 """
 
 from __future__ import annotations
@@ -129,9 +130,9 @@ def _listed(found: dict[str, Any], place: str, manifest: Path) -> _Listed:
     if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources) or not sources:
         raise KnnError(f"{place} has no sources.", "Is it a manifest of recordings?")
     kinds = {str(source.get("type")) for source in sources}
-    if len(sources) > 1 or kinds != {"file"}:
+    if len(sources) > 1 or not kinds <= {"file", "url"}:
         what = "several sources" if len(sources) > 1 else f"a source of the type {kinds.pop()}"
-        raise KnnError(f"{place} has {what}; only sound in one file is read.", "Write it to a file first.")
+        raise KnnError(f"{place} has {what}; only one file or URL is read.", "Write it to a file first.")
     if found.get("transforms"):
         raise KnnError(f"{place} is to be changed when it is loaded.", "Write the changed sound to files first.")
     (name,) = texts_of(sources[0], place, "source")

@@ -7,17 +7,17 @@ file together, so that each file is read once.
 from __future__ import annotations
 
 import math
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knn_cli.audio import reading
+from knn_cli.audio import fetched, reading
 from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.texts import path_text, tidy
+from knn_cli.core.urls import UrlPath, is_url
 from knn_cli.core.values import Segment
 from knn_cli.store import labels, row_labels
 from knn_cli.store.labels import Labels
@@ -35,7 +35,7 @@ class SoundSource:
     Attributes
     ----------
     path : Path
-        The file.
+        The file, or a `UrlPath`, which is copied when it is opened.
     member : str
         Its name in the tar file `path`, "" for a file.
     offset, size : int
@@ -52,26 +52,31 @@ class SoundSource:
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
-        """Yield a path that can be read: of a member, a copy that is removed afterwards.
+        """Yield a path that can be read: of a member or a URL, a copy that is removed afterwards.
 
-        AudioError names the member where it cannot be read.
+        AudioError names the member or the URL where it cannot be read.
         """
         if not self.member:
-            yield self.path
+            with fetched.opened(self.path) as path:
+                yield path
             return
-        with tempfile.TemporaryDirectory(prefix="knn-") as folder:
-            copy = Path(folder, "member").with_suffix(Path(self.member).suffix)
-            try:
-                with self.path.open("rb") as tar, copy.open("wb") as file:
-                    tar.seek(self.offset)
-                    for start in range(0, self.size, _COPIED_BYTES):
-                        file.write(tar.read(min(_COPIED_BYTES, self.size - start)))
-            except OSError as error:
-                raise AudioError(f"{self} cannot be read: {error.strerror or error}.", "Check it.") from error
-            try:
-                yield copy
-            except AudioError as error:
-                raise type(error)(error.message.replace(str(copy), str(self)), error.hint) from error
+        name = f"member{Path(self.member).suffix}"
+        with fetched.copied(self._copy_member, name, self.path, str(self)) as copy:
+            yield copy
+
+    def _copy_member(self, copy: Path) -> None:
+        if isinstance(self.path, UrlPath):
+            from knn_cli.core import url_reading
+
+            url_reading.copy(self.path, copy, offset=self.offset, size=self.size)
+            return
+        try:
+            with self.path.open("rb") as tar, copy.open("wb") as file:
+                tar.seek(self.offset)
+                for start in range(0, self.size, _COPIED_BYTES):
+                    file.write(tar.read(min(_COPIED_BYTES, self.size - start)))
+        except OSError as error:
+            raise AudioError(f"{self} cannot be read: {error.strerror or error}.", "Check it.") from error
 
 
 @dataclass(frozen=True)
@@ -168,8 +173,11 @@ def gathered(utterances: Iterable[Utterance], rule: str = labels.DEFAULT_RULE) -
     """
     lines = list(utterances)
     parts: dict[SoundSource, list[CorpusPart]] = {}
+    urls: dict[str, SoundSource] = {}
     seconds: dict[SoundSource, float] = {}
     for line, label in zip(lines, _labelled(lines, rule), strict=True):
+        if isinstance(line.sound.path, UrlPath) and urls.setdefault(str(line.sound), line.sound) != line.sound:
+            raise KnnError(f"{line.sound} stands there with two queries.", "Queries are no part of names: copy one.")
         parts.setdefault(line.sound, []).append(CorpusPart(line.key, label, line.span, line.speech))
         if line.seconds is not None and seconds.setdefault(line.sound, line.seconds) != line.seconds:
             raise KnnError(f"{line.sound} has two lengths in its lists.", "Leave one of them out.")
@@ -191,7 +199,8 @@ def _labelled(lines: Sequence[Utterance], rule: str) -> list[Labels]:
 
 def _is_closed_folder(sound: SoundSource) -> bool:
     """Whether a folder stands in the place of a file, since it could not be listed."""
-    return sound.path.suffix.lower() not in reading.SUFFIXES and not sound.member and is_folder(sound.path)
+    is_known = isinstance(sound.path, UrlPath) or sound.path.suffix.lower() in reading.SUFFIXES
+    return not is_known and not sound.member and is_folder(sound.path)
 
 
 def _by_rule(lines: Sequence[Utterance], rule: str) -> list[Labels]:
@@ -251,7 +260,9 @@ def class_and_speaker(classes: str, speaker: str, name: str = "") -> Labels:
 
 
 def find_sound(name: str, source: Path) -> SoundSource:
-    """The file that a list names: one beside the list where there is one, else as the path stands."""
+    """The file that a list names, or a URL: a file beside the list where there is one, else as the path stands."""
+    if is_url(name) and "://" in name:
+        return SoundSource(UrlPath.of(name))
     path = Path(name)
     if not path.is_absolute() and not (path := source.parent / name).is_file():
         path = Path(name)

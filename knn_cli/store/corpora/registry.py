@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from knn_cli.core.errors import AudioError, KnnError
+from knn_cli.core.urls import UrlPath
 from knn_cli.core.visible_text import visible
 from knn_cli.store import labels
 from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource, Utterance, gathered
@@ -20,6 +21,7 @@ from knn_cli.store.corpora.recordings import CorpusRecording, SoundSource, Utter
 SOUND = "sound"
 _PACKAGE = "knn_cli.store.corpora"
 _MODULES = ("features", "kaldi_data", "wespeaker_lists", "manifests", "tables", "files")
+_OF_URLS = f"{_PACKAGE}.files"
 
 Recogniser = Callable[[Path], bool]
 Reader = Callable[[Path], Iterable[Utterance]]
@@ -68,8 +70,9 @@ def readers() -> list[CorpusReader]:
 
 
 def kind_of(path: Path) -> CorpusReader | None:
-    """Return the reader that recognises a path; None if it is no corpus."""
-    return next((reader for reader in readers() if reader.recognises(path)), None)
+    """Return the reader that recognises a path; None if it is no corpus. At URLs there are sound and shards only."""
+    asked = [one for one in readers() if not isinstance(path, UrlPath) or one.read.__module__ == _OF_URLS]
+    return next((reader for reader in asked if reader.recognises(path)), None)
 
 
 def read_corpus(path: Path, rule: str = labels.DEFAULT_RULE) -> list[CorpusRecording]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_folder
 from knn_cli.core.texts import read_lines, read_table, tidy
+from knn_cli.core.urls import is_url, shown
 from knn_cli.core.values import Segment
 from knn_cli.store import labels
 from knn_cli.store.corpora.files import first_line
@@ -89,7 +90,8 @@ def _listed(table: Path, columns: Sequence[str], lines: Iterable[tuple[str, list
         if not name:
             raise KnnError(f"{place} has no {FILE_COLUMN}.", "Add it, or leave the line out.")
         values = {field: labels.only_label(cells, names, place) for field, names in known.items()}
-        yield Utterance(name, find_sound(name, table), _stated(values), _span(cells, place))
+        key = shown(name) if is_url(name) else name
+        yield Utterance(key, find_sound(name, table), _stated(values), _span(cells, place))
 
 
 def _stated(values: dict[str, str]) -> Labels:

@@ -9,6 +9,7 @@ from typing import IO
 
 import soundfile
 
+from knn_cli.audio import fetched
 from knn_cli.audio.flac_bytes import memory_sound
 from knn_cli.core.errors import AudioError
 from knn_cli.core.input_files import check_regular
@@ -55,10 +56,15 @@ def _label(shard: Path, member: tarfile.TarInfo, file: IO[bytes]) -> str:
 
 
 def members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
-    """Scan a shard: audio path -> (offset and size in bytes, seconds), and path of a label -> its text.
+    """Scan a shard, also at a URL: audio path -> (offset and size in bytes, seconds), path of a label -> its text.
 
     AudioError if it is damaged, compressed, or holds features in place of sound.
     """
+    with fetched.opened(shard) as file:
+        return _members(file)
+
+
+def _members(shard: Path) -> tuple[dict[str, tuple[int, int, float]], dict[str, str]]:
     sounds: dict[str, tuple[int, int, float]] = {}
     texts: dict[str, str] = {}
     features = ""
