@@ -165,13 +165,15 @@ def classify(
         if journal.finished:
             console.note(f"Finished before: {len(journal.finished)} of {counted(len(recordings), 'recording')}.")
         with ExitStack() as held:
-            score = None
+            classify = partial(classify_files, classifier=classifier, options=options, jobs=jobs)
             if cluster is not None:
-                from knn_cli.recognition.cluster_classification import ClassifierPlace, score_on_cluster
+                from knn_cli.recognition import cluster_classification as by_workers
 
                 workers = held.enter_context(on_cluster(cluster))
-                score = partial(score_on_cluster, workers, ClassifierPlace.of(classifier, settings), options)
-            classify = partial(classify_files, classifier=classifier, options=options, score=score, jobs=jobs)
+                place = by_workers.ClassifierPlace.of(classifier, settings)
+                score = partial(by_workers.score_on_cluster, workers, place, options)
+                score_store = partial(by_workers.score_store_on_cluster, workers, place, classifier)
+                classify = partial(classify, score=score, score_store=score_store)
             if received.temporary:
                 classify = partial(_named, stdin.TITLE, classify)
             _classify(recordings, classify, classifier, top, weights, shown_names, form, out, task, journal)

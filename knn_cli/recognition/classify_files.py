@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyannote.core import Annotation
 
     SourceScorer = Callable[[Sequence[Path | CorpusRecording]], Iterator[ScoreTable | KnnError]]
+    StoreScorer = Callable[[Path, bool], Iterator[ScoreTable | KnnError]]
     SpeakerTurns = Callable[[Path, str], Annotation]
 
 CAUGHT = (AudioError, StoreError, BundleError)  # errors that cost no other source
@@ -67,6 +68,7 @@ def classify_files(
     options: EmbeddingOptions | None = None,
     *,
     score: SourceScorer | None = None,
+    score_store: StoreScorer | None = None,
     jobs: int | None = None,
 ) -> Iterator[tuple[Path | SoundSource, ScoreTable | RowsWithoutSpeech | KnnError]]:
     """Score audio files, recordings of corpora, and stores.
@@ -81,6 +83,8 @@ def classify_files(
         How the sound of files becomes rows.
     score : callable, optional
         What scores recordings that are in no store, in their order; by default `score_source`, here.
+    score_store : callable, optional
+        What scores a store, by its path and whether speech only counts; by default `Classifier.score_store`, here.
     jobs : int, optional
         Processors that are used on a CPU; see `recording_map.at_once`.
 
@@ -105,7 +109,7 @@ def classify_files(
         if in_store:
             for source in group:
                 assert isinstance(source, Path)
-                for part in _score_store(source, classifier, options, jobs):
+                for part in _score_store(source, options, score_store or partial(_score_here, classifier, jobs)):
                     yield source, part
             continue
         found = list(group)
@@ -194,21 +198,28 @@ def _without_speech(classifier: Classifier, path: Path, spans: Mapping[str, Segm
     return ScoreTable(classifier.labels, scores, np.array(list(spans)), *times)
 
 
+def _score_here(classifier: Classifier, jobs: int | None, path: Path, use_vad: bool) -> Iterator[ScoreTable]:
+    return classifier.score_store(path, use_vad=use_vad, jobs=jobs)
+
+
 def _score_store(
-    path: Path, classifier: Classifier, options: EmbeddingOptions, jobs: int | None
+    path: Path, options: EmbeddingOptions, score: StoreScorer
 ) -> Iterator[ScoreTable | RowsWithoutSpeech | KnnError]:
-    """The tables of a store, then how many rows have none, or why there are no more."""
-    scored = 0
+    """The tables of a store, and errors of rows; then how many rows have none, or why there are no more."""
+    scored, is_whole = 0, True
     try:
         hdf5.is_store(path)  # says what it is in place of one
         options.check_store()
-        for table in classifier.score_store(path, use_vad=options.use_vad, jobs=jobs):
-            scored += len(table)
+        for table in score(path, options.use_vad):
+            if isinstance(table, KnnError):
+                is_whole = False
+            else:
+                scored += len(table)
             yield table
-        if not scored:
+        if is_whole and not scored:
             raise no_speech(str(path), options.use_vad)
         with hdf5.Store(path) as store:
-            if scored < len(store):
+            if is_whole and scored < len(store):
                 yield RowsWithoutSpeech(len(store) - scored)
     except CAUGHT as error:
         yield error

@@ -13,6 +13,7 @@ import soundfile
 
 from knn_cli.core.cluster import opened_cluster
 from knn_cli.core.values import EmbeddingSet
+from knn_cli.recognition import classifier
 from knn_cli.recognition.classifier_file import read_classifier
 from knn_cli.recognition.gaussian_statistics import GaussianStatistics
 from knn_cli.recognition.training_steps import fitting
@@ -89,6 +90,26 @@ def test_classify(loopback: None, where: str, sounds: Path) -> None:
     assert said[0] == said[1] and "knn: sounds/bad.wav is not audio" in said[0]
     answers = Path("by-one.jsonl").read_text()
     assert answers == Path("by-two.jsonl").read_text() and len(answers.splitlines()) == 7
+
+
+def test_classify_stores(loopback: None, where: str, sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores of sound and of embeddings, several units of each; this process scores none of them."""
+    write_head_bundle(Path("three"), ["cs", "pl", "sk"])
+    (sounds / "bad.wav").unlink()
+    done("convert", sounds, "sound.h5", "--segment", "0.25", "--min-segment", "0.25")
+    done("embed", "sound.h5", "--model", "three", "--no-vad", "-o", "embeddings.h5")
+    monkeypatch.setattr(classifier, "ROWS_AT_ONCE", 5)
+    options = ["--model", "three", "--no-vad", "--batch-seconds", "0.5", "-o"]
+    here = done("classify", "sound.h5", "embeddings.h5", *options, "here.jsonl")
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a store was scored here")
+
+    monkeypatch.setattr(classifier.Classifier, "score", refused)
+    there = done("classify", "sound.h5", "embeddings.h5", *options, "there.jsonl", "--cluster", where)
+    assert Path("here.jsonl").read_text() == Path("there.jsonl").read_text() != ""
+    lines = [line for line in there.output.replace("there.", "here.").splitlines() if not line.startswith("Cluster ")]
+    assert lines == here.output.splitlines()
 
 
 def test_diarize(loopback: None, where: str, sounds: Path) -> None:
