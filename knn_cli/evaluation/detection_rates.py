@@ -82,8 +82,11 @@ class DetectionErrorRates:
         """(2 T + 1, U) target and nontarget trials by cell and unit: one pair per label, then that of all trials."""
         by_label = [self._counted(label, self._target_scores(label)) for label in range(self.labels)]
         scores = self._target_scores(None)
-        pooled = [self._counted(label, scores) for label in range(self.labels)]
-        targets, nontargets = (sum(pair[side] for pair in pooled[1:]) + pooled[0][side] for side in (0, 1))
+        first, *others = [*range(1, self.labels), 0]
+        targets, nontargets = self._counted(first, scores)
+        for label in others:  # one at a time, since each has a place for every score
+            more = self._counted(label, scores)
+            targets, nontargets = targets + more[0], nontargets + more[1]
         return [
             *by_label,
             (scipy.sparse.csr_array(targets / self.labels), scipy.sparse.csr_array(nontargets / self.labels)),

@@ -81,7 +81,7 @@ def evaluate(
     """
     weights = () if priors is None else tuple(metrics.prior_weights(priors, table.labels).tolist())  # sum to 1
     truth, known = _checked_truth(table, bootstrap)
-    result = _known_rows(table.take(known), priors, weights, bootstrap, seed)
+    result = _known_rows(table if known.all() else table.take(known), priors, weights, bootstrap, seed)
     unlabelled = truth == ""
     names, counts = np.unique(truth[~known & ~unlabelled], return_counts=True)
     return replace(
