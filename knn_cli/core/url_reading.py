@@ -207,7 +207,8 @@ def _system(path: UrlPath) -> tuple[Any, str]:
     except ImportError as error:
         raise AudioError(f"{path} needs a package that is not installed: {error}.", _INSTALL) from error
     except ValueError as error:
-        raise AudioError(f"{path} is of a kind that is not known: {path.scheme}://.", "See docs/cluster.md.") from error
+        known = "http://, https:// and those of fsspec, such as s3:// and gs://"
+        raise AudioError(f"{path} is of a kind that is not known: {path.scheme}://.", f"Known: {known}.") from error
 
 
 def _attempted(path: UrlPath, work: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
