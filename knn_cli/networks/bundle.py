@@ -192,7 +192,7 @@ def load_network(bundle: Bundle, *, float_products: bool = False) -> Network:
         from knn_cli.networks.int8 import quantised, with_int8_products
 
         with_int8_products(network, quantised(network.state_dict()))
-    if precision != INT8 and not float_products:
+    if not float_products:
         network.encoder.fold()
     return network
 

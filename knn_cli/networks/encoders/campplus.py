@@ -85,9 +85,10 @@ class CAMPPlus(FilterBankEncoder):
         self.folded: FoldedCAMPPlus | None = None
 
     def fold(self) -> None:
-        """As `Encoder.fold`: norms go into products."""
-        with torch.no_grad():
-            self.folded = FoldedCAMPPlus(self, SEGMENT, DILATIONS)
+        """As `Encoder.fold`: norms go into products, unless these are of 8 bits."""
+        if type(self.tdnn.linear) is nn.Conv1d:
+            with torch.no_grad():
+                self.folded = FoldedCAMPPlus(self, SEGMENT, DILATIONS)
 
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""

@@ -107,6 +107,10 @@ class WaveformTransformer(Encoder):
         """What the attention of every block takes besides its frames."""
         return None
 
+    def fold(self) -> None:
+        """As `Encoder.fold`: of the position embedding."""
+        self.position.fold()
+
     def block_list(self) -> list[nn.Module]:
         """As `Encoder.block_list`."""
         return list(self.blocks)

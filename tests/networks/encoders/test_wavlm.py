@@ -18,7 +18,7 @@ from knn_cli.core.errors import AudioError, KnnError
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.encoders import wavlm_blocks, wavlm_front_end
 from knn_cli.networks.encoders.wavlm import WavLM
-from knn_cli.networks.encoders.wavlm_blocks import RelativePositions
+from knn_cli.networks.encoders.wavlm_blocks import PositionConvolution, RelativePositions
 from knn_cli.networks.encoders.wavlm_sizes import SIZES, WavLMSizes
 from knn_cli.networks.importers.weight_names import HUGGING_FACE
 from tests.helpers.oracles import load_transformers
@@ -311,3 +311,21 @@ def test_refused_clips() -> None:
     for lengths in ([800], [800, 801]):
         with pytest.raises(ValueError, match="do not fit"):
             network(noise(2, 800), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize(("kernel", "groups", "frames"), [(128, 2, 300), (16, 4, 1), (5, 1, 40)])
+def test_positions_by_spectra(kernel: int, groups: int, frames: int) -> None:
+    """Several blocks of frames, a single frame, an odd kernel; gradients go through the taps themselves."""
+    torch.manual_seed(0)
+    layer = PositionConvolution(8, kernel, groups)
+    layer.bias.data.normal_()
+    x = torch.randn(3, frames, 8)
+    names = layer.state_dict().keys()
+    with torch.inference_mode():
+        plain = layer(x)
+        layer.fold()
+        folded = layer(x)
+    assert folded.shape == plain.shape and not torch.equal(folded, plain)
+    torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-5)
+    assert layer.state_dict().keys() == names
+    assert layer(x).requires_grad
