@@ -16,6 +16,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import files_below
 from knn_cli.core.locks import locked_files
 from knn_cli.core.output_paths import make_output_folder
+from knn_cli.core.urls import UrlPath
 from knn_cli.core.visible_text import readable
 
 if TYPE_CHECKING:
@@ -62,8 +63,10 @@ class Sources:
         return bundle.find_embedder(self.embedder)
 
     def check_sounds(self, why: str) -> None:
-        """Raise KnnError where the sound of a kept analysis is not there."""
+        """Raise KnnError where the sound of a kept analysis is not there, or is at a URL."""
         for path in self.paths:
+            if isinstance(path, UrlPath):
+                raise KnnError(f"{path} is at a URL, and {why} needs a file.", "Download it first.")
             if path not in self.sounds:
                 raise KnnError(
                     f"The recording {self.names[path]} of {path} is needed for {why}, and is not where it was.",

@@ -132,6 +132,8 @@ def test_diarize(site: FakeSite) -> None:
     assert Path("there/talk.rttm").read_text() == Path("here/talk.rttm").read_text() != ""
     with h5py.File("kept/talk.h5") as kept:
         assert kept.attrs["source"] == f"{site.url}/talk.flac"
+    refused = knn("diarize", f"{site.url}/talk.flac", "--model", "tiny-test", "-o", "player.html")
+    assert refused.exit_code == 1 and "needs a file. Download it first." in " ".join(refused.output.split())
 
 
 def test_damaged_sound_is_called_by_its_url(site: FakeSite) -> None:
