@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FoldedCAMPPlus"]
 
+_FARTHEST_EDGE = 1e30  # bounds beyond it would be infinite as float32, and no activation comes near them
+
 
 class FoldedCAMPPlus(nn.Module):
     """What `CAMPPlus.encode` computes in evaluation mode, from copies of its weights that no state has.
@@ -139,6 +141,7 @@ class _Product(nn.Module):
         low = high = None
         if before is not None:
             scale, shift = _affine(before)
+            scale = torch.where(scale.abs() * _FARTHEST_EDGE > shift.abs(), scale, 0.0)  # shift alone, to any float32
             edge = -shift / scale
             low = torch.where(scale > 0, edge, -torch.inf)
             high = torch.where(scale < 0, edge, torch.inf) if bool((scale < 0).any()) else None
