@@ -124,9 +124,9 @@ def _at_once(
     with parallel_map(device, min(MAX_PARALLEL_ITEMS, len(sources)), jobs=jobs) as each:
         try:
             for source, done in zip(sources, each(do, enumerate(sources)), strict=True):
-                awaited += 1
                 _note(_path(source), done)
                 yield done.result
+                awaited += 1  # now that the caller has counted this one
         finally:
             stopped.set()
 

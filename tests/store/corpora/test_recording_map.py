@@ -47,6 +47,24 @@ def test_results_notes_and_progress_are_those_of_one_after_the_other() -> None:
     ]
 
 
+def test_progress_of_the_next_recording_begins_when_the_caller_is_done_with_the_last() -> None:
+    counting, reported = threading.Event(), threading.Event()
+
+    def work(path: Path) -> None:
+        if path.stem == "1":
+            assert counting.wait(20)
+            reading_progress.report(path, 1.0, 2.0)
+            reported.set()
+
+    read: list[Path] = []
+    with reading_progress.listening(lambda path, seconds, total: read.append(path)):
+        results = at_once(CPU, 2)(lambda: work, PATHS[:2])
+        next(iter(results))
+        counting.set()
+        assert reported.wait(20) and not read
+        assert [*results] == [None]
+
+
 def test_another_error_is_raised_and_ends_what_is_being_read() -> None:
     begun, ended = threading.Event(), []
 
