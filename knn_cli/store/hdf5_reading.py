@@ -87,7 +87,7 @@ def opened(path: Path | str, hint: str = "Make it again.", what: str = "not an H
         if key not in _checked:
             _check(path, hint)
             _checked.add(key)
-        file = h5py.File(path, "r")
+        file = h5py.File(path.resolve(), "r")  # beside which its parts are, not beside a link to it
         try:
             for part in parts.check(file, path):
                 opened(part, hint, what).close()

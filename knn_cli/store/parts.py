@@ -103,7 +103,7 @@ def check(file: h5py.File, path: Path) -> list[Path]:
     hint = "Put its parts where they were, or make it again of the parts that there are."
     found = []
     for part in _read(file):
-        place = path.parent / part.file
+        place = path.resolve().parent / part.file
         if not place.is_file():
             raise StoreError(f"{path} refers to rows of {place}, which is gone.", hint)
         try:

@@ -43,6 +43,15 @@ def test_rows_are_those_of_the_parts_wherever_they_lie(tmp_path: Path, monkeypat
     assert same_rows(hdf5.read(tmp_path / "copy.h5"), rows)
 
 
+def test_parts_of_a_store_behind_a_link_lie_beside_the_store(tmp_path: Path) -> None:
+    path, rows = virtual_store(tmp_path / "here")
+    other, _ = virtual_store(tmp_path / "there")
+    write_store(tmp_path / "there" / "below" / "part-1.h5", random_rows(300, 9, dimension=256), force=True)
+    other.unlink()
+    other.symlink_to(path)
+    assert same_rows(hdf5.read(other), rows)
+
+
 def test_sound_stays_in_its_parts(tmp_path: Path) -> None:
     sources = [audio_store(tmp_path / "one.h5", "abc"), audio_store(tmp_path / "two.h5", "d")]
     merge_stores(sources, tmp_path / "copy.h5")
