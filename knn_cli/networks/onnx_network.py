@@ -42,12 +42,11 @@ class OnnxNetwork:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = 1  # clips are computed in parallel, see `core.parallel`
         options.log_severity_level = 4
+        path = _exported(bundle)
         try:
-            self._session: Any = runtime.InferenceSession(
-                str(_exported(bundle)), options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has classes of errors of its own, which it does not document
-            raise KnnError(f"ONNX Runtime cannot load {_place(bundle)}: {error}.", "Delete that file.") from error
+            raise KnnError(f"ONNX Runtime cannot load {path}: {error}.", "Delete that file.") from error
 
     def __call__(self, waveforms: Floats) -> Floats:
         """Embed waveforms (B, S) float32 of one length in [-1, 1], not scaled -> (B, E) float32."""
@@ -66,7 +65,11 @@ def _exported(bundle: Bundle) -> Path:
     if not is_regular(path):
         from knn_cli.networks.onnx_export import export_onnx
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"The network cannot be kept for ONNX Runtime: {path.parent} cannot be made, {error.strerror}."
+            raise KnnError(message, "Let XDG_CACHE_HOME name a folder that you may write to.") from error
         export = export_onnx(bundle.with_settings(precision=FP32), path, force=True)
         _log.warning("%s is exported for ONNX Runtime, once: %s, %.0f MB.", bundle.name, path, export.size / 1e6)
     return path

@@ -102,6 +102,21 @@ def test_onnx_runtime_computes_the_same(
         Embedder("tiny-test", device="cpu", precision="onnx")
 
 
+def test_why_there_is_no_network_for_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr("knn_cli.networks.onnx_network.platformdirs.user_cache_dir", lambda name: str(file))
+    with pytest.raises(KnnError, match="cannot be made") as no_folder:
+        Embedder("tiny-test", device="cpu", precision="onnx")
+    assert "XDG_CACHE_HOME" in no_folder.value.hint
+    monkeypatch.setattr("knn_cli.networks.onnx_network.platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr("knn_cli.networks.onnx_export.MAX_WEIGHT_BYTES", 10)
+    with pytest.raises(KnnError, match="an ONNX file holds 2 GB") as too_large:
+        Embedder("tiny-test", device="cpu", precision="onnx")
+    assert "Delete" not in too_large.value.hint
+
+
 def test_a_bundle_states_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNN_MODELS", str(tmp_path), prepend=os.pathsep)
     shutil.copytree(bundle.find("tiny-test").folder, tmp_path / "own")
