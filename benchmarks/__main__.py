@@ -51,7 +51,7 @@ COMPARISONS = {
     "start": Comparison("start", "--runs 7"),
     "jobs": Comparison("jobs", "--folder {folder}"),
     "wavlm": Comparison("wavlm", "--threads 1", ("transformers",)),
-    "wavlm-utterances": Comparison("wavlm", "--threads 1 --utterances 10 --runs 2", ("transformers",)),
+    "wavlm-utterances": Comparison("wavlm", "--threads 2 --utterances 200 --runs 1", ("transformers",)),
     "wavlm-training": Comparison("wavlm_training", "--threads 1 --steps 3", ("transformers",)),
     "classifier": Comparison("glc", "--rows 100000 --repeats 5", ("sklearn",)),
     "stores": Comparison("stores", "--folder {folder}", ("sklearn",)),

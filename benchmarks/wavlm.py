@@ -7,8 +7,9 @@ Both have the same random weights. Each measurement is a separate process. Times
 warm-up clip; on a shared machine, CPU seconds are more reliable than wall-clock time. Memory is the peak resident size
 from then on, with and without the size before.
 
-`--utterances` embeds so many clips of 2 to 20 s, one at a time, with a third network: ours with int8 weights and
-products (`networks.int8`). The rounds take turns, each in a process of its own.
+`--utterances` embeds so many clips of 2 to 20 s, with a third network: ours with int8 weights and products
+(`networks.int8`). transformers takes one clip at a time with as many threads as `--threads` says; ours take as many
+clips at a time, one thread each, as `knn embed` does. The rounds take turns, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knn_cli.core.parallel import parallel_map
 from knn_cli.core.registry import ENCODERS
 from knn_cli.networks.importers.entry import import_embedding_network
 from knn_cli.networks.int8 import quantised, with_int8_products
@@ -54,7 +57,9 @@ def our_network(folder: Path) -> nn.Module:
     with torch.device("meta"):
         encoder = ENCODERS.build(imported.name, **imported.args)
     encoder.load_state_dict(imported.state, assign=True)
-    return Network(encoder, head(folder)).eval()
+    network = Network(encoder, head(folder)).eval()
+    network.encoder.fold()  # as `bundle.load_network` does
+    return network
 
 
 def int8_network(folder: Path) -> nn.Module:
@@ -145,12 +150,16 @@ def measure_utterances(model: str, folder: Path, count: int, threads: int) -> di
     embed = {"ours": our_network, "transformers": their_network, "int8": int8_network}[model](folder)
     random = torch.Generator().manual_seed(2)
     lengths = (torch.rand(count, generator=random) * (LONGEST - SHORTEST) + SHORTEST) * 16000
+    clips = (torch.randn(1, length, generator=random) * 0.1 for length in lengths.int().tolist())
     embed(torch.randn(1, 16000, generator=random))
     gc.collect()
     forget_peak()
-    wall, busy, embeddings = time.perf_counter(), time.process_time(), []
-    for length in lengths.int().tolist():
-        embeddings.append(embed(torch.randn(1, length, generator=random) * 0.1)[0].tolist())
+    wall, busy = time.perf_counter(), time.process_time()
+    if model == "transformers":
+        embeddings = [embed(clip)[0].tolist() for clip in clips]
+    else:
+        with parallel_map(torch.device("cpu"), jobs=threads) as each:
+            embeddings = [found[0].tolist() for found in each(torch.inference_mode()(embed.forward), clips)]
     wall, busy = time.perf_counter() - wall, time.process_time() - busy
     seconds = lengths.sum().item() / 16000
     return {"wall": wall, "busy": busy, "peak": resident("VmHWM"), "seconds": seconds, "embedding": embeddings}
@@ -164,19 +173,26 @@ def compare_utterances(count: int, threads: int, rounds: int) -> None:
         results: dict[str, list[dict[str, Any]]] = {}
         for _ in range(rounds):
             for model in ("transformers", *MODELS[:1], "int8"):
-                done = subprocess.run([*command, model, folder], check=True, capture_output=True, text=True)
+                pages = {} if model == "transformers" else {"THP_MEM_ALLOC_ENABLE": "1"}  # as `knn` sets it
+                done = subprocess.run(
+                    [*command, model, folder], check=True, capture_output=True, text=True, env=os.environ | pages
+                )
                 results.setdefault(model, []).append(json.loads(done.stdout.splitlines()[-1]))
     theirs = results["transformers"]
     print(f"{count} utterances of {theirs[0]['seconds']:.0f} s, {threads} thread(s), medians of {rounds}")
+    print("| network | utterances a second | ratio | CPU s each | rate by CPU s | peak | largest difference ", end="")
+    print("| least cosine |\n|---|--:|--:|--:|--:|--:|--:|--:|")
     truth = torch.tensor(theirs[0]["embedding"])
     for model, rows in results.items():
         busy, wall, peak = (median(row[key] for row in rows) for key in ("busy", "wall", "peak"))
-        ratio = median(their["busy"] / row["busy"] for their, row in zip(theirs, rows, strict=True))
+        ratio, faster = (
+            median(their[key] / row[key] for their, row in zip(theirs, rows, strict=True)) for key in ("busy", "wall")
+        )
         found = torch.tensor(rows[0]["embedding"])
         cosine = torch.cosine_similarity(found, truth).min().item()
         print(
-            f"{model:>13} {count / wall:6.2f} a second, {busy / count:6.3f} CPU s each, {ratio:5.2f} times the rate, "
-            f"{peak:6.0f} MiB, differ by {(found - truth).abs().max().item():.1e}, cosine at least {cosine:.5f}"
+            f"| {model} | {count / wall:.2f} | {faster:.2f} | {busy / count:.2f} | {ratio:.2f} | {peak:.0f} MiB "
+            f"| {(found - truth).abs().max().item():.0e} | {cosine:.5f} |"
         )
 
 
