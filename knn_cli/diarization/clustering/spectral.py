@@ -16,6 +16,7 @@ from knn_cli.diarization.clustering.base import BaseClusterer, Bounds, Labels, w
 from knn_cli.diarization.clustering.memory import remembered
 
 SMALL_RECORDING = 150  # embeddings
+SMALL_MATRIX = 64  # rows of which all eigenvectors are found sooner than scipy's solver of a few is imported
 
 
 @CLUSTERERS.register("spectral")
@@ -99,8 +100,6 @@ class SpectralClustering(BaseClusterer):
 
     def _spectrum(self, points: Doubles, weights: Doubles, count: int) -> tuple[Doubles, Doubles]:
         """The `count` smallest eigenvalues of the normalised Laplacian (count,) and their eigenvectors (n, count)."""
-        from scipy.linalg import eigh
-
         affinity = points @ points.T  # (n, n)
         norms = np.sqrt(np.maximum(np.diag(affinity), 1e-24))
         affinity = np.maximum(affinity / norms / norms[:, None], 0.0)
@@ -116,9 +115,20 @@ class SpectralClustering(BaseClusterer):
         degree = affinity @ weights
         scale = np.sqrt(weights / degree)
         affinity *= scale * scale[:, None]
-        last = len(points) - 1
-        values, vectors = eigh(affinity, subset_by_index=(last - count + 1, last), overwrite_a=True)
+        values, vectors = _largest(affinity, count)
         return 1.0 - values[::-1], vectors[:, ::-1]
+
+
+def _largest(matrix: Doubles, count: int) -> tuple[Doubles, Doubles]:
+    """The `count` largest eigenvalues of a symmetric matrix (n, n), ascending, and their eigenvectors (n, count)."""
+    if len(matrix) <= SMALL_MATRIX:
+        values, vectors = np.linalg.eigh(matrix)
+        return values[-count:], vectors[:, -count:]
+    from scipy.linalg import eigh
+
+    last = len(matrix) - 1
+    some: tuple[Doubles, Doubles] = eigh(matrix, subset_by_index=(last - count + 1, last), overwrite_a=True)
+    return some
 
 
 def k_means(points: Doubles, weights: Doubles, count: int) -> Labels:

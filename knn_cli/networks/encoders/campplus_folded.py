@@ -136,8 +136,8 @@ class _Product(nn.Module):
         behind: nn.BatchNorm1d | None = None,
     ) -> None:
         super().__init__()
-        matrix = weight.double()  # (O, C)
-        added = torch.zeros(len(matrix), dtype=torch.float64) if bias is None else bias.double()
+        matrix = weight.float()  # (O, C)
+        added = torch.zeros(len(matrix)) if bias is None else bias.float()
         low = high = None
         if before is not None:
             scale, shift = _affine(before)
@@ -145,13 +145,13 @@ class _Product(nn.Module):
             edge = -shift / scale
             low = torch.where(scale > 0, edge, -torch.inf)
             high = torch.where(scale < 0, edge, torch.inf) if bool((scale < 0).any()) else None
-            added = added + matrix @ torch.where(scale == 0, shift.relu(), shift)
-            matrix = matrix * scale
+            added = added + matrix @ torch.where(scale == 0, shift.relu(), shift).float()
+            matrix = matrix * scale.float()
         if behind is not None:
             scale, shift = _affine(behind)
-            matrix, added = matrix * scale[:, None], added * scale + shift
-        self.register_buffer("matrix", matrix.T.float().contiguous(), persistent=False)  # (C, O)
-        self.register_buffer("bias", added.float(), persistent=False)
+            matrix, added = matrix * scale[:, None].float(), (added * scale + shift).float()
+        self.register_buffer("matrix", matrix.T.contiguous(), persistent=False)  # (C, O)
+        self.register_buffer("bias", added, persistent=False)
         self.register_buffer("low", None if low is None else low.float(), persistent=False)
         self.register_buffer("high", None if high is None else high.float(), persistent=False)
 
@@ -205,7 +205,7 @@ class _Convolution(nn.Module):
     def __init__(self, layer: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         scale, shift = _affine(norm)
-        weight = (layer.weight.double() * scale[:, None, None, None]).float()
+        weight = layer.weight * scale[:, None, None, None].float()
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last), persistent=False)
         self.register_buffer("bias", shift.float(), persistent=False)
         self.stride, self.padding = layer.stride, cast("tuple[int, int]", layer.padding)
