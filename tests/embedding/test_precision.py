@@ -17,13 +17,18 @@ from typer.testing import CliRunner
 
 from knn_cli.cli.app import app
 from knn_cli.core.errors import BundleError, KnnError
+from knn_cli.core.values import EmbeddingSet
 from knn_cli.embedding.cluster_embedding import EmbedderPlace
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.precision_comparison import PrecisionFigures, compare_precisions, speech_clips
 from knn_cli.networks import bundle
 from knn_cli.networks.int8 import Int8Linear
 from knn_cli.networks.precision import AUTO, PRECISIONS, Precision, check_precision, with_suffix, without_suffix
+from knn_cli.recognition.classifier import Classifier
+from knn_cli.recognition.train_classifier import train_classifier
 from knn_cli.store.hdf5 import Store
+from knn_cli.store.writer import write_store
+from tests.helpers.gaussian_classes import overlapping
 
 MEETING = Path(__file__).resolve().parents[2] / "examples" / "meeting.flac"
 
@@ -129,6 +134,17 @@ def test_a_bundle_states_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.write_text(json.dumps({**config, **entry}))
         with pytest.raises(BundleError, match="precision"):
             bundle.find("own")
+
+
+def test_a_model_that_is_trained_on_embeddings_hears_in_their_precision(tmp_path: Path) -> None:
+    embedder = bundle.find("tiny-test").with_settings(chunk=40.0, precision="int8").fingerprint
+    data, group = overlapping(rows=60, dimension=24, classes=2)
+    names = [f"tape-{number}" for number in range(60)]
+    write_store(tmp_path / "e.h5", EmbeddingSet.from_columns(data, names, group=group, embedder=embedder))
+    train_classifier(tmp_path / "e.h5", tmp_path / "model", label="group")
+    trained = Classifier(tmp_path / "model", device="cpu")
+    assert trained.bundle.fingerprint == embedder and trained.embedder.precision == "int8"
+    assert len(next(trained.score_store(tmp_path / "e.h5"))) == 60
 
 
 def test_float32_of_a_bundle_of_8_bits() -> None:

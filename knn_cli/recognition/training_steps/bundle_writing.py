@@ -106,7 +106,7 @@ def write_classifier_bundle(
         source = embedder.bundle
         weights = source.folder / bundle.WEIGHTS
         config["embedder_name"] = source.config.get("embedder_name", source.name)
-        carried = ("audio", "encoder", "pooling", "head", "views", "products", "chunk")
+        carried = ("audio", "encoder", "pooling", "head", "views", "products", "chunk", "precision")
         config |= {key: source.config[key] for key in carried if key in source.config}
     known = {*counts, *model.groups.values()}
     of_source: Mapping[str, str] = {} if embedder.bundle is None else embedder.bundle.config.get("names", {})
