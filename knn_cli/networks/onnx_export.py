@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from knn_cli.core.values import Floats
 from knn_cli.networks import bundle
 from knn_cli.networks.bundle import Bundle
 from knn_cli.networks.network import Network
+from knn_cli.networks.onnx_packages import onnx_package
 from knn_cli.store.writer import check_free
 
 OPSET = 17
@@ -111,7 +111,7 @@ def export_onnx(
     source = model if isinstance(model, Bundle) else bundle.find(model)
     out = Path(out)
     check_free(out, force)
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    onnx, runtime = onnx_package("onnx"), onnx_package("onnxruntime")
     network = bundle.load_network(source, float_products=True)
     weights = list(network.state_dict().values())
     if (size := sum(each.nbytes for each in weights)) > MAX_WEIGHT_BYTES:
@@ -141,17 +141,10 @@ def export_onnx(
     return Export(sum(each.numel() for each in weights), size, float_size, difference, cosine, clips)
 
 
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise KnnError(f"An ONNX file needs the package {name}.", "pip install 'knn-cli[onnx]'") from error
-
-
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
     """Turn errors of the exporter and of onnxruntime into one sentence; hide warnings, because outputs are compared."""
-    state = _package("onnxruntime.capi.onnxruntime_pybind11_state")
+    state = onnx_package("onnxruntime.capi.onnxruntime_pybind11_state")
     refusals = [state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException]
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -195,7 +188,7 @@ def _quantise(onnx_model: Any, part: Path) -> None:
     Only learnt matrices are initializers of the graph. The Fourier matrix and the filters of the filter bank, which
     need float precision, are constants, because no bundle stores them.
     """
-    quantization = _package("onnxruntime.quantization")
+    quantization = onnx_package("onnxruntime.quantization")
     learnt = {each.name for each in onnx_model.graph.initializer}
     products = [node for node in onnx_model.graph.node if node.op_type in ("MatMul", "Gemm")]
     quantization.quantize_dynamic(

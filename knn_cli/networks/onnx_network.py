@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from knn_cli.core.errors import KnnError
 from knn_cli.core.folders import is_regular
 from knn_cli.core.values import Floats
 from knn_cli.networks.bundle_identity import Bundle
+from knn_cli.networks.onnx_packages import onnx_package
 from knn_cli.networks.precision import FP32, without_suffix
 
 __all__ = ["OnnxNetwork"]
@@ -35,10 +35,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        try:
-            runtime = import_module("onnxruntime")
-        except ImportError as error:
-            raise KnnError("`precision=onnx` needs ONNX Runtime.", "pip install 'knn-cli[onnx]'") from error
+        runtime = onnx_package("onnxruntime", "`precision=onnx`")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = 1  # clips are computed in parallel, see `core.parallel`
         options.log_severity_level = 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,12 @@ def test_a_missing_package_is_one_sentence(package: str, tmp_path: Path, monkeyp
     assert result.exit_code == 1
     assert result.stderr == f"knn: An ONNX file needs the package {package}.\n     pip install 'knn-cli[onnx]'\n"
     assert not (tmp_path / "network.onnx").exists()
+
+
+def test_onnx_runtime_is_told_to_send_nothing(tmp_path: Path) -> None:
+    """Its telemetry would leave a number of this machine in the cache folder."""
+    program = "from knn_cli.networks.onnx_packages import onnx_package; onnx_package('onnxruntime')"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    assert not [*tmp_path.iterdir()]
