@@ -52,7 +52,7 @@ from knn_cli.cli.options import (
 )
 from knn_cli.cli.own_outputs import check_own_outputs, output_task, task_digest
 from knn_cli.cli.skipped import note_skipped
-from knn_cli.core.errors import KnnError
+from knn_cli.core.errors import Failure, KnnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,7 +212,7 @@ def _classify(
     from knn_cli.embedding.options import RowsWithoutSpeech
     from knn_cli.recognition.predictions import predict
 
-    failures = []
+    failures: dict[str, Failure] = {}  # by file: rows of a store fail in several places
     tables: list[tuple[ScoreTable, Predictions]] = []
     as_json = result_files.is_json(form)
     as_table = out is None and sys.stdout.isatty() and not as_json
@@ -230,7 +230,7 @@ def _classify(
                 stopping.advanced()
                 before = path
             if isinstance(scores, KnnError):
-                failures.append(failed(str(path), scores))
+                failures[str(path)] = failed(str(path), scores)
                 continue
             if isinstance(scores, RowsWithoutSpeech):
                 note_silent_rows(scores.rows)
@@ -252,7 +252,7 @@ def _classify(
             if not as_table:
                 console.note(f"{path}: {output.answers_in_words(scores, predictions, names)}.")
         if not written:
-            leave(failures)  # before an empty file replaces an older result
+            leave([*failures.values()])  # before an empty file replaces an older result
     journal.remove()
     if out is not None:
         if failures:
@@ -267,4 +267,4 @@ def _classify(
         console.note(f"{counted(silent, 'recording')} without speech.")
     if known:
         console.note(f"Of {known} rows with a label that the model knows, {right} are right ({right / known:.1%}).")
-    leave(failures, done=len(sources) - len(failures))
+    leave([*failures.values()], done=len(sources) - len(failures))

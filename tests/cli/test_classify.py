@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import soundfile
 
 from knn_cli.audio import reading, speech_regions
 from knn_cli.cli import output
+from knn_cli.core.errors import KnnError
 from knn_cli.core.values import EmbeddingSet, ScoreTable
 from knn_cli.embedding.row_groups import RowGroup
 from knn_cli.evaluation.metrics import detection_llr
@@ -163,6 +165,21 @@ def test_rows_that_the_model_was_fitted_on_are_counted(work: dict[str, Path]) ->
     names = Classifier(work["m"]).meta["fitted"]
     train = [line.recording for line in read_split(work["split.tsv"]).lines if line.part == "train"]
     assert set(names) >= {hashlib.sha256(name.encode()).hexdigest()[:12] for name in train}
+
+
+def test_a_store_whose_rows_fail_in_two_places_is_one_file(
+    work: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(classifier: Classifier, jobs: int | None, path: Path, use_vad: bool) -> Iterator[ScoreTable | KnnError]:
+        if path.parent == tmp_path:
+            yield from (KnnError(f"{path}: rows {first} to {first + 9} have no scores.") for first in (0, 10))
+        yield from classifier.score_store(path, use_vad=use_vad)
+
+    monkeypatch.setattr("knn_cli.recognition.classify_files._score_here", score)
+    broken = Path(shutil.copy(work["emb.h5"], tmp_path))
+    result = knn("classify", broken, work["emb.h5"], "--model", work["m"])
+    assert result.exit_code == 1 and "rows 0 to 9" in result.stderr and "rows 10 to 19" in result.stderr
+    assert result.stderr.endswith(f"knn: 1 file failed; the other is done: {broken}\n")
 
 
 def test_curve_ends_with_the_longest_recording(work: dict[str, Path]) -> None:
