@@ -15,7 +15,7 @@ import re
 from typing import Literal
 
 from knn_cli.core.errors import KnnError
-from knn_cli.networks.chunk_setting import CHUNK_SECONDS, WHOLE, Chunk
+from knn_cli.networks.chunk_setting import CHUNK_SECONDS, WHOLE, Chunk, is_chunk
 
 __all__ = [
     "AUTO",
@@ -38,6 +38,8 @@ BF16: Literal["bf16"] = "bf16"
 INT8: Literal["int8"] = "int8"
 ONNX: Literal["onnx"] = "onnx"
 PRECISIONS: tuple[Precision, ...] = (FP32, BF16, INT8, ONNX)
+
+_SECONDS = r"\d+(?:\.\d+)?"
 
 
 def check_precision(precision: str) -> Precision:
@@ -64,9 +66,16 @@ def with_suffix(fingerprint: str, chunk: Chunk = CHUNK_SECONDS, precision: Preci
 
 
 def without_suffix(fingerprint: str) -> tuple[str, Chunk, Precision]:
-    """A fingerprint -> the one without a suffix, and the chunk and the precision that it says."""
-    match = re.fullmatch(rf"(.*@\w+?)(?:\+({WHOLE}|[\d.e+]+))?(?:\+({'|'.join(PRECISIONS)}))?", fingerprint, re.DOTALL)
+    """A fingerprint -> the one without a suffix, and the chunk and the precision that it says.
+
+    Files may state any text: what no `with_suffix` writes is no suffix.
+    """
+    match = re.fullmatch(
+        rf"(.*@\w+?)(?:\+({WHOLE}|{_SECONDS}))?(?:\+({'|'.join(PRECISIONS)}))?", fingerprint, re.DOTALL
+    )
     if match is None:
         return fingerprint, CHUNK_SECONDS, AUTO
     chunk: Chunk = CHUNK_SECONDS if match[2] is None else WHOLE if match[2] == WHOLE else float(match[2])
+    if not is_chunk(chunk):
+        return fingerprint, CHUNK_SECONDS, AUTO
     return match[1], chunk, AUTO if match[3] is None else check_precision(match[3])

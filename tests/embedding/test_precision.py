@@ -49,6 +49,14 @@ def test_a_suffix_says_both_settings(chunk: float | str, precision: Precision) -
     assert with_suffix("", chunk, precision) == ""  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("suffix", ["e", ".", "+", "3.4.5", "20+20", "1e999", "0", "1e+400", "int8+5", "int8+int8"])
+def test_a_fingerprint_with_another_suffix_is_one_that_nobody_knows(suffix: str) -> None:
+    unknown = f"{bundle.find('tiny-test').fingerprint}+{suffix}"
+    assert without_suffix(unknown) == (unknown, 20.0, AUTO)
+    with pytest.raises(BundleError, match="No model here computes embeddings of"):
+        bundle.find_embedder(unknown)
+
+
 def test_the_fingerprint_says_it_and_finds_it() -> None:
     found = bundle.find("tiny-test")
     small = found.with_settings(chunk="whole", precision="int8")
