@@ -65,6 +65,8 @@ def info(
     """
     from knn_cli.cli import output, precision_table
 
+    if speech_quality and precisions:
+        raise KnnError("--speech-quality and --precisions cannot be combined.", "Choose one of them.")
     if speech_quality:
         _write_quality([Path(name) for name in what or []], as_json)
         return

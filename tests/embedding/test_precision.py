@@ -188,6 +188,8 @@ def test_cosines_are_measured_on_given_sound(monkeypatch: pytest.MonkeyPatch) ->
     assert run.exit_code == 0, run.output
     lines = [line.split("\t")[:2] for line in run.stdout.splitlines()]
     assert lines[1:3] == [["tiny-test", "fp32"], ["tiny-test", "int8"]]
+    both = CliRunner().invoke(app, ["info", str(MEETING), "--speech-quality", "--precisions", str(MEETING)])
+    assert both.exit_code == 1 and "cannot be combined" in both.output
 
 
 def test_shipped_models_say_what_was_measured() -> None:
