@@ -2,8 +2,8 @@
 
     python -m benchmarks.jobs --folder FOLDER [--jobs 1 2] [--files 64] [--runs 3] [--before CHECKOUT]
 
-`knn embed` and `knn classify` go through FLACs of 5 and 20 s in turns, cut from the example meeting; `knn classify` and
-`knn convert` through half of them. CHECKOUT is another version of this repository, which is measured beside this one.
+`knn embed` and `knn convert` go through FLACs of 5 and 20 s in turns, cut from the example meeting; `knn classify`
+through half of them. CHECKOUT is another version of this repository, which is measured beside this one.
 """
 
 from __future__ import annotations

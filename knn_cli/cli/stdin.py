@@ -63,7 +63,7 @@ class ReceivedSources:
 
 
 def open_sources(ctx: typer.Context, sources: Sequence[Path], name: str | None = None) -> ReceivedSources:
-    """Know URLs, and replace the source `-` by a temporary file, which is deleted when the command ends, however.
+    """Recognise URLs, and replace the source `-` by a temporary file, which is deleted however the command ends.
 
     Parameters
     ----------
