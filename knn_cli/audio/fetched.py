@@ -38,7 +38,9 @@ def opened(path: Path) -> Iterator[Path]:
         return
     from knn_cli.core import url_reading
 
-    is_name = path.name.isprintable() and 0 < len(path.name.encode(errors="replace")) <= MOST_NAME_BYTES
+    is_name = (
+        path.name.isprintable() and path.name != ".." and 0 < len(path.name.encode(errors="replace")) <= MOST_NAME_BYTES
+    )
     url, name = path, path.name if is_name else f"sound{path.suffix[:10]}"
     with copied(lambda copy: url_reading.copy(url, copy), name, path, str(path)) as copy:
         yield copy

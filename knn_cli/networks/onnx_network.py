@@ -43,7 +43,8 @@ class OnnxNetwork:
         try:
             self._session: Any = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has classes of errors of its own, which it does not document
-            raise KnnError(f"ONNX Runtime cannot load {path}: {error}.", "Delete that file.") from error
+            reason = str(error).rstrip(".")
+            raise KnnError(f"ONNX Runtime cannot load {path}: {reason}.", "Delete that file.") from error
 
     def __call__(self, waveforms: Floats) -> Floats:
         """Embed waveforms (B, S) float32 of one length in [-1, 1], not scaled -> (B, E) float32."""

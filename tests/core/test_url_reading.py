@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from knn_cli.audio import fetched
 from knn_cli.core import folders, url_reading
 from knn_cli.core.errors import AudioError
 from knn_cli.core.urls import UrlPath, as_source, is_url
@@ -150,3 +151,18 @@ def test_no_room_for_the_copy(site: FakeSite) -> None:
     with pytest.raises(AudioError, match=r"could not be copied to /dev: No space.*TMPDIR"):
         url_reading.copy(UrlPath.of(f"{site.url}/cs/My talk.wav"), Path("/dev/full"))
     assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://example.org/a/talk.wav", "talk.wav"),
+        ("https://example.org/a/..", "sound"),
+        ("https://a.b/x%0A.wav", "sound.wav"),
+    ],
+)
+def test_a_copy_lies_in_its_own_folder(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(url_reading, "copy", lambda path, target: target.write_bytes(b"sound"))
+    with fetched.opened(UrlPath.of(url)) as copy:
+        assert copy.name == name and copy.parent.name.startswith("knn-")
+        assert copy.read_bytes() == b"sound"

@@ -177,7 +177,9 @@ def gathered(utterances: Iterable[Utterance], rule: str = labels.DEFAULT_RULE) -
     seconds: dict[SoundSource, float] = {}
     for line, label in zip(lines, _labelled(lines, rule), strict=True):
         if isinstance(line.sound.path, UrlPath) and urls.setdefault(str(line.sound), line.sound) != line.sound:
-            raise KnnError(f"{line.sound} stands there with two queries.", "Queries are no part of names: copy one.")
+            raise KnnError(
+                f"{line.sound} is listed twice, with another text behind the `?`.", "Download one of the two."
+            )
         parts.setdefault(line.sound, []).append(CorpusPart(line.key, label, line.span, line.speech))
         if line.seconds is not None and seconds.setdefault(line.sound, line.seconds) != line.seconds:
             raise KnnError(f"{line.sound} has two lengths in its lists.", "Leave one of them out.")
