@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from knn_cli.core.processors import idle_processors
@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 
 # In a thread of a map, and inside `limited`: the processors for the maps within, so that all together are no more.
 _share: ContextVar[int | None] = ContextVar("share", default=None)
+# In a thread of a map: set when nobody wants the results of that map any more.
+_given_up: ContextVar[Event | None] = ContextVar("given_up", default=None)
 _lock = Lock()
 _active_callers = 0  # threads of the program that are in `single_threaded`
 _torch_threads = 0  # torch's number before the first of them entered
@@ -73,6 +75,16 @@ def limited(jobs: int | None) -> Iterator[None]:
         _share.reset(token)
 
 
+class _GivenUpError(Exception):
+    """In a thread of a map: nobody wants its results any more."""
+
+
+def _check_wanted() -> None:
+    given_up = _given_up.get()
+    if given_up is not None and given_up.is_set():
+        raise _GivenUpError
+
+
 def _threads_asked() -> int:
     """The threads that `OMP_NUM_THREADS` allows, as torch understands it; many where it says nothing."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
@@ -96,7 +108,7 @@ def parallel_map(
     On other devices than the CPU it is the built-in `map`. Items are taken as they are needed, at most one more than
     there are threads. An exception of the function is raised where its result
     would be yielded, an exception of the iterable when an item is taken. A map may be the input of another; maps inside
-    the function share the processors of this one.
+    the function share the processors of this one, and end at their next item when the block of this one ends.
 
     Parameters
     ----------
@@ -126,6 +138,7 @@ def parallel_map(
 
         def alone(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
             for item in items:
+                _check_wanted()
                 with limited(share):
                     result = work(item)
                 yield result
@@ -136,9 +149,11 @@ def parallel_map(
 @contextmanager
 def _by_threads(workers: int, share: int, *, with_torch: bool) -> Iterator[OrderedMap]:
     """The map of so many threads, each of which has `share` processors for the maps within."""
+    given_up = Event()
 
     def begin() -> None:
         _share.set(share)
+        _given_up.set(given_up)
         if with_torch:  # `single_threaded` sets torch's own number, but MKL keeps another one in every thread
             import torch
 
@@ -149,6 +164,7 @@ def _by_threads(workers: int, share: int, *, with_torch: bool) -> Iterator[Order
     def ordered(work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         waiting: deque[Future[Result]] = deque()
         for item in items:
+            _check_wanted()
             waiting.append(pool.submit(work, item))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
@@ -158,4 +174,5 @@ def _by_threads(workers: int, share: int, *, with_torch: bool) -> Iterator[Order
     try:
         yield ordered
     finally:
+        given_up.set()
         pool.shutdown(cancel_futures=True)

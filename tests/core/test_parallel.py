@@ -175,3 +175,23 @@ with parallel_map(None, jobs=2) as mapped:
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1,2"})
     assert done.stdout.split() == ["1", "2", "False"]
+
+
+def test_maps_within_end_when_nobody_wants_their_results() -> None:
+    begun, done = threading.Event(), []
+
+    def batch(number: int) -> None:
+        begun.set()
+        time.sleep(0.01)
+        done.append(number)
+
+    def work(number: int) -> None:
+        if not number:
+            begun.wait(20)
+            raise ZeroDivisionError
+        with parallel_map(None) as each:
+            list(each(batch, range(200)))
+
+    with pytest.raises(ZeroDivisionError), parallel_map(None, 2, jobs=2) as each:
+        list(each(work, [0, 1]))
+    assert 0 < len(done) < 20
