@@ -70,7 +70,7 @@ def convert(
         list[Path],
         typer.Argument(
             metavar="SOURCE",
-            help="Audio, folder or list of it, - (stdin), embeddings, stores, checkpoint, model, turns.",
+            help="Audio, URL, folder or list of it, - (stdin), embeddings, stores, checkpoint, model, turns.",
         ),
     ],
     out: Annotated[

@@ -178,7 +178,7 @@ BatchOption = Annotated[
     float,
     valued(
         "--batch-seconds", metavar="SECONDS", callback=within(0.01, MOST_SECONDS), panel=MODEL, show_default=False,
-        help="Process this much sound at once (120).",
+        help="Hear this much at once (CPU 20, GPU 120).",
     ),
 ]  # fmt: skip
 ChunkOption = Annotated[

@@ -106,9 +106,9 @@ def parallel_map(
     """Yield a map that processes several items at once, each on a separate thread.
 
     On other devices than the CPU it is the built-in `map`. Items are taken as they are needed, at most one more than
-    there are threads. An exception of the function is raised where its result
-    would be yielded, an exception of the iterable when an item is taken. A map may be the input of another; maps inside
-    the function share the processors of this one, and end at their next item when the block of this one ends.
+    there are threads. An exception of the function is raised where its result would be yielded, an exception of the
+    iterable when an item is taken. A map may be the input of another; maps inside the function share the processors of
+    this one, and end at their next item when the block of this one ends.
 
     Parameters
     ----------
