@@ -51,7 +51,7 @@ class Embedder:
     device : str
         "auto", "cpu", "cuda" or "mps".
     batch_seconds : float
-        Seconds of sound that go through the network at once.
+        Seconds of sound that go through the network at once; on a CPU no more than `CPU_BATCH_SECONDS`.
     chunk : float or "whole", optional
         The most seconds of a clip's speech that go through it at once; longer speech is cut evenly, and the embeddings
         of its chunks are averaged. None takes what the bundle says; another becomes part of the fingerprint.
