@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +174,11 @@ def test_info_lists_what_a_model_knows(work: dict[str, Path], tmp_path: Path, mo
     facts = json.loads(done("info", tmp_path / "m", "--json").stdout)
     assert facts["labels"] == list(LABELS) and facts["names"]["pl"] == "Polish" and facts["measured"] == measured
     assert facts["unknown"] == {"threshold": 2.0, "false reject": 0.05, "false accept": None}
-    shown = done("info", tmp_path / "m").stdout.splitlines()
-    assert "unknown   threshold 2.0, false reject 0.05, false accept not known" in shown
-    at = shown.index("labels    5")
+    shown = [re.sub(r"^(\w+) {2,}", r"\1  ", line) for line in done("info", tmp_path / "m").stdout.splitlines()]
+    assert "unknown  threshold 2.0, false reject 0.05, false accept not known" in shown
+    at = shown.index("labels  5")
     assert shown[at : at + 7] == [
-        "labels    5",
+        "labels  5",
         "  label  name       accuracy  recordings",
         "  cs     Czech         0.975          40",
         "  de     German",
@@ -185,5 +186,5 @@ def test_info_lists_what_a_model_knows(work: dict[str, Path], tmp_path: Path, mo
         "  sk     Slovak",
         "  zxx    no speech",
     ]
-    assert "labels    cs, de, pl, sk, zxx" in done("info").stdout
-    assert "labels    haná, lach, slovácko, zxx" in done("info", work["dialects"]).stdout
+    assert re.search(r"^labels +cs, de, pl, sk, zxx$", done("info").stdout, flags=re.MULTILINE)
+    assert re.search(r"^labels +haná, lach, slovácko, zxx$", done("info", work["dialects"]).stdout, flags=re.MULTILINE)

@@ -15,7 +15,7 @@ from tests.faults.targets import HEARD, TINY
 # Parameters of commands that name files: read, or written. A command with a parameter in neither fails a test.
 READ = frozenset(
     "src sources config stores trials cohort speakers reference uem corrections split groups recipe turns "
-    "speech average tables keys measures fusion adapt names audio words add_to".split()
+    "speech average tables keys measures fusion adapt names audio words add_to precisions".split()
 )
 WRITTEN = frozenset("out out_dir rttm save_embeddings keep report".split())
 SILERO = ("--segmentation", "silero")

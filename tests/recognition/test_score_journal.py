@@ -90,16 +90,16 @@ def test_nothing_is_left_where_nothing_was_scored(tmp_path: Path) -> None:
 
 
 def test_a_stopped_command_goes_on(tmp_path: Path, tones: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    out, score, heard = tmp_path / "answers.jsonl", classify_files._score_file, list[str]()
+    out, score, heard = tmp_path / "answers.jsonl", classify_files.score_source, list[str]()
 
-    def scored(path: Path, *rest: Any) -> ScoreTable:
+    def scored(path: Path, **settings: Any) -> ScoreTable:
         heard.append(path.name)
         if len(heard) == 3:
             raise KeyboardInterrupt
-        return score(path, *rest)
+        return score(path, **settings)
 
-    monkeypatch.setattr(classify_files, "_score_file", scored)
-    command = ["classify", *tones, "--model", "language", "-o", out, "--no-vad"]
+    monkeypatch.setattr(classify_files, "score_source", scored)
+    command = ["classify", *tones, "--model", "language", "-o", out, "--no-vad", "--jobs", "1"]
     knn(*command)
     assert not out.exists() and (tmp_path / ".answers.jsonl.partial").is_file() and len(heard) == 3
     said = done(*command).stderr
