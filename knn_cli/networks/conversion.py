@@ -356,7 +356,9 @@ def _quantise(src: Path | str, out: Path, force: bool) -> Conversion:
         )
     state = quantised(read_weights(source.folder / bundle.WEIGHTS, source.config["weights_sha256"]))
     card = f"{source.card.rstrip()}\n\nWeights and products of linear layers in 8 bits, from {source.fingerprint}.\n"
-    config = {**source.settings, "name": out.name, "products": bundle.INT8}
+    of_floats = ("precision", "precision_cosines")
+    kept = {key: value for key, value in source.settings.items() if key not in of_floats}
+    config = {**kept, "name": out.name, "products": bundle.INT8}
     bundle.write(out, config, state=state, card=card, force=force)
     weights = {key: tensor for key, tensor in state.items() if not key.endswith(SCALE)}
     return Conversion(out, "bundle", sources=1, rows=_parameters(weights))

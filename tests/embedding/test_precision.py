@@ -22,6 +22,7 @@ from knn_cli.embedding.cluster_embedding import EmbedderPlace
 from knn_cli.embedding.embedder import Embedder
 from knn_cli.embedding.precision_comparison import PrecisionFigures, compare_precisions, speech_clips
 from knn_cli.networks import bundle
+from knn_cli.networks.conversion import convert
 from knn_cli.networks.int8 import Int8Linear
 from knn_cli.networks.precision import AUTO, PRECISIONS, Precision, check_precision, with_suffix, without_suffix
 from knn_cli.recognition.classifier import Classifier
@@ -142,6 +143,16 @@ def test_a_bundle_states_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.write_text(json.dumps({**config, **entry}))
         with pytest.raises(BundleError, match="precision"):
             bundle.find("own")
+
+
+def test_a_model_of_8_bits_has_no_precision_of_the_model_that_it_is_from(tmp_path: Path) -> None:
+    shutil.copytree(bundle.find("tiny-test").folder, tmp_path / "floats")
+    path = tmp_path / "floats" / "config.json"
+    cosines = {"int8": {"least": 0.9, "mean": 0.9, "clips": 50}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "precision": "bf16", "precision_cosines": cosines}))
+    convert(tmp_path / "floats", tmp_path / "small", int8=True)
+    small = bundle.find(tmp_path / "small")
+    assert small.precision == "int8" and "precision_cosines" not in small.config
 
 
 def test_a_model_that_is_trained_on_embeddings_hears_in_their_precision(tmp_path: Path) -> None:
