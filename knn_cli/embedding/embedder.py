@@ -308,7 +308,8 @@ class Embedder:
 def _checked(precision: Precision, device: torch.device) -> Precision:
     """The precision; KnnError if the device cannot compute so."""
     if precision == BF16 and not has_bfloat16(device):
-        raise KnnError(f"This {device.type} device has no bfloat16 products.", "Take `precision=fp32`.")
+        what = "processor" if device.type == "cpu" else f"{device.type} device"
+        raise KnnError(f"This {what} cannot compute in bf16.", "Take `precision=fp32`.")
     if precision == ONNX and device.type != "cpu":
         raise KnnError("ONNX Runtime is used on the CPU only.", "Take `device=cpu` too.")
     return precision

@@ -83,7 +83,7 @@ def test_8_bits_are_near_and_one_by_one(clips: list[np.ndarray]) -> None:
 
 def test_bfloat16_only_where_the_device_has_it(clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("knn_cli.embedding.embedder.has_bfloat16", lambda device: False)
-    with pytest.raises(KnnError, match="no bfloat16 products"):
+    with pytest.raises(KnnError, match="This processor cannot compute in bf16"):
         Embedder("tiny-test", device="cpu", precision="bf16")
     monkeypatch.setattr("knn_cli.embedding.embedder.has_bfloat16", lambda device: True)
     half, exact = Embedder("tiny-test", device="cpu", precision="bf16"), Embedder("tiny-test", device="cpu")
