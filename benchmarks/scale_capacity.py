@@ -14,11 +14,11 @@ HOUR = 3600.0  # seconds
 ARCHIVES = {"VoxLingua107": 6628, "a national archive": 100_000, "a million hours": 1_000_000}  # hours
 CORES = (16, 200, 1000)
 COSTS = {  # processor seconds of a second of sound
-    "convert": 0.0035,
-    "classify": 0.032,
-    "embed": 0.032,
-    "diarize": 0.051,
-    "embed, WavLM-Base + MHFA": 0.21,
+    "convert": 0.0037,
+    "classify": 0.027,
+    "embed": 0.019,
+    "diarize": 0.038,
+    "embed, WavLM-Base + MHFA": 0.24,
 }
 ROWS = {"voice": 825, "language": 2106}  # bytes of an embedding with its labels in a store
 ROW_SECONDS = (3.0, 10.0)  # of sound of an embedding

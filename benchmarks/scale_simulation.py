@@ -1,6 +1,6 @@
 """What a cluster of hundreds of workers would do with an archive: a simulation, and the measured cost of a unit.
 
-    python -m benchmarks.scale_simulation [--hours 100000] [--core-seconds 0.051] [--workers 1000] ...
+    python -m benchmarks.scale_simulation [--hours 100000] [--core-seconds 0.038] [--workers 1000] ...
     python -m benchmarks.scale_simulation --overhead [--units 2000]
 
 Workers take units of work from one scheduler, which hands them out one after the other, then read the sound from one
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--units", type=int, default=2000, help="empty ones, of --overhead")
     parser.add_argument("--hours", type=float, default=100_000, help="of sound")
-    parser.add_argument("--core-seconds", type=float, default=0.051, help="for a second of sound")
+    parser.add_argument("--core-seconds", type=float, default=0.038, help="for a second of sound")
     parser.add_argument("--bytes", type=float, default=3140, help="on the shared disk, of a second of sound")
     parser.add_argument("--bandwidth", type=float, default=1e9, help="of the shared disk, bytes a second")
     parser.add_argument("--scheduler-ms", type=float, default=6.0, help="for a unit")
