@@ -31,36 +31,35 @@ def listening(listener: Listener) -> Iterator[None]:
             seen.add((path, clause))
             listener(path, clause, loss)
 
-    token = _listener.set(once)
-    try:
+    with _replaced(once):
         yield
-    finally:
-        _listener.reset(token)
 
 
 def note(path: Path, clause: str, *, loss: bool = False) -> None:
     """Tell the listener something of a file, such as a loss of sound; without one, it is a warning of the log."""
-    listener = _listener.get()
-    if listener is None:
-        _log.warning("%s %s.", path, clause)
-    else:
-        listener(path, clause, loss)
+    (_listener.get() or _logged)(path, clause, loss)
 
 
 @contextmanager
 def renamed(copy: Path, path: Path) -> Iterator[None]:
     """Within the block, what is said of a copy is said of what it was made of."""
-    listener = _listener.get()
+    outer = _listener.get() or _logged
 
     def tell(named: Path, clause: str, loss: bool) -> None:
-        named = path if named == copy else named
-        if listener is None:
-            _log.warning("%s %s.", named, clause)
-        else:
-            listener(named, clause, loss)
+        outer(path if named == copy else named, clause, loss)
 
-    token = _listener.set(tell)
+    with _replaced(tell):
+        yield
+
+
+@contextmanager
+def _replaced(listener: Listener) -> Iterator[None]:
+    token = _listener.set(listener)
     try:
         yield
     finally:
         _listener.reset(token)
+
+
+def _logged(path: Path, clause: str, loss: bool) -> None:
+    _log.warning("%s %s.", path, clause)
